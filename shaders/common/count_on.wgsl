@@ -1,0 +1,11 @@
+// Counting of global loads and stores, for the test that compares them with what a plan states.
+// const COUNTERS: binding of the two counters, loads and stores, in elements.
+@group(0) @binding(COUNTERS) var<storage, read_write> counters: array<atomic<u32>, 2>;
+
+fn count_load(elements: u32) {
+    atomicAdd(&counters[0], elements);
+}
+
+fn count_store(elements: u32) {
+    atomicAdd(&counters[1], elements);
+}

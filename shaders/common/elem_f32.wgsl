@@ -1,0 +1,2 @@
+// Storage type of sequence tensors: single precision.
+alias Elem = f32;

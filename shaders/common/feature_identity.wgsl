@@ -1,0 +1,4 @@
+// x.
+fn feature(x: f32) -> f32 {
+    return x;
+}

@@ -1,0 +1,48 @@
+// The core of the recurrences, second half: reading the state of state_write.wgsl by the features of queries.
+//
+// Each invocation has only ROWS of the rows, so a read leaves one partial sum per row thread in workgroup memory; after
+// a barrier they are added in a fixed order. READ_HEADS query heads share one key head's state in one workgroup.
+//
+// Consts of the prelude: READ_HEADS, and those of state_write.wgsl.
+
+// Features of the queries, [READ_HEADS][TILE][DIM4].
+var<workgroup> wg_q: array<vec4<f32>, READ_HEADS * TILE * DIM4>;
+// Partial sums, [READ_HEADS][TILE][ROW_THREADS][COL_THREADS], and those of the weights, [READ_HEADS][TILE][ROW_THREADS].
+var<workgroup> wg_partial: array<vec4<f32>, READ_HEADS * TILE * INVOCATIONS>;
+var<workgroup> wg_weight: array<f32, READ_HEADS * TILE * ROW_THREADS>;
+
+// Partial sums of S^T phi(q_t) and z . phi(q_t) for token t of query head r.
+fn read_state(r: u32, t: u32, row_thread: u32, col_thread: u32) {
+    let row = r * TILE + t;
+    var sum = vec4<f32>(0.0);
+    var weight = 0.0;
+    for (var i = 0u; i < ROWS4; i++) {
+        let q = wg_q[row * DIM4 + row_thread * ROWS4 + i];
+        sum += q.x * state_rows[4u * i];
+        sum += q.y * state_rows[4u * i + 1u];
+        sum += q.z * state_rows[4u * i + 2u];
+        sum += q.w * state_rows[4u * i + 3u];
+        weight += dot(q, norm_rows[i]);
+    }
+    wg_partial[(row * ROW_THREADS + row_thread) * COL_THREADS + col_thread] = sum;
+    if (col_thread == 0u) {
+        wg_weight[row * ROW_THREADS + row_thread] = weight;
+    }
+}
+
+// Whole sums of one row (r * TILE + t), after a barrier.
+fn sum_partials(row: u32, col_thread: u32) -> vec4<f32> {
+    var sum = wg_partial[row * INVOCATIONS + col_thread];
+    for (var y = 1u; y < ROW_THREADS; y++) {
+        sum += wg_partial[row * INVOCATIONS + y * COL_THREADS + col_thread];
+    }
+    return sum;
+}
+
+fn sum_weights(row: u32) -> f32 {
+    var sum = wg_weight[row * ROW_THREADS];
+    for (var y = 1u; y < ROW_THREADS; y++) {
+        sum += wg_weight[row * ROW_THREADS + y];
+    }
+    return sum;
+}

@@ -1,0 +1,29 @@
+// Pass 1: the state that the tokens of one segment alone make.
+// Grid: column splits, segments, key heads. Reads k, v; writes segments.
+@group(0) @binding(3) var<storage, read_write> segments: array<f32>; // [B G][segments][segment_stride]
+
+@compute @workgroup_size(ROW_THREADS * COL_THREADS)
+fn linear_segment(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) invocation: u32,
+) {
+    let index = group_index(params.grid, group, groups);
+    if (index >= params.grid.end) {
+        return;
+    }
+    let p = place(index);
+    let row_thread = invocation / COL_THREADS;
+    let col_thread = invocation % COL_THREADS;
+    let end = min((p.segment + 1u) * params.segment, params.keys);
+    clear_state();
+    for (var n = p.segment * params.segment; n < end; n += TILE) {
+        workgroupBarrier();
+        load_keys(p, n, end, invocation);
+        workgroupBarrier();
+        for (var t = 0u; t < TILE; t++) {
+            write_state(t, row_thread, col_thread);
+        }
+    }
+    store_segment(p, row_thread, col_thread);
+}

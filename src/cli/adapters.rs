@@ -1,0 +1,122 @@
+//! `subquad adapters`.
+
+use clap::{ArgMatches, Command};
+use serde_json::{Value, json};
+
+use super::target::Target;
+use super::{Outcome, args, report};
+use crate::error::Error;
+use crate::gpu::context::{self, AdapterRequest, Candidate};
+
+/// `subquad adapters`.
+pub fn command() -> Command {
+    Command::new("adapters")
+        .about("What can run here, its limits and tier, and why an adapter is refused")
+        .after_help(
+            "`refused` says why `run` does not take an adapter by itself. Software adapters run when they are named: \
+             --adapter INDEX|NAME, --backend, WGPU_BACKEND or WGPU_ADAPTER_NAME. The cpu backend is always there.",
+        )
+        .arg(args::json())
+}
+
+/// Lists the adapters of this machine.
+pub fn adapters(matches: &ArgMatches) -> Result<Outcome, Error> {
+    let candidates = context::candidates(&AdapterRequest::default());
+    if args::is_on(matches, "json") {
+        report::json(&json!({
+            "schema": report::SCHEMA,
+            "command": "adapters",
+            "adapters": candidates.iter().map(object).collect::<Vec<_>>(),
+            "cpu": {"threads": Target::Cpu.threads(), "f16": true},
+        }))?;
+        return Ok(Outcome::Done);
+    }
+    let header = ["index", "name", "backend", "type", "driver", "f16", "subgroups", "timestamps", "tier"];
+    let mut rows: Vec<_> = candidates.iter().map(row).collect();
+    let cpu = ["-", &Target::Cpu.to_string(), "cpu", "cpu", "-", "yes", "-", "-", "-"];
+    rows.push(cpu.map(str::to_owned).to_vec());
+    let mut text = report::table(&header, &rows, &[]);
+    if !candidates.is_empty() {
+        let header = ["index", "buffer", "binding", "workgroup memory", "invocations", "storage buffers", "refused"];
+        let rows: Vec<_> = candidates.iter().map(limits).collect();
+        text.push('\n');
+        text.push_str(&report::table(&header, &rows, &[]));
+    }
+    report::stdout(&text)?;
+    Ok(Outcome::Done)
+}
+
+fn yes(is: bool) -> String {
+    if is { "yes" } else { "no" }.into()
+}
+
+fn kind(candidate: &Candidate) -> &'static str {
+    match candidate.info.device_type {
+        _ if candidate.software => "software",
+        wgpu::DeviceType::DiscreteGpu => "discrete",
+        wgpu::DeviceType::IntegratedGpu => "integrated",
+        wgpu::DeviceType::VirtualGpu => "virtual",
+        wgpu::DeviceType::Cpu => "software",
+        wgpu::DeviceType::Other => "other",
+    }
+}
+
+fn driver(candidate: &Candidate) -> String {
+    let info = &candidate.info;
+    [info.driver.as_str(), info.driver_info.as_str()].join(" ").trim().to_owned()
+}
+
+fn row(candidate: &Candidate) -> Vec<String> {
+    let subgroups = match candidate.subgroups {
+        Some((least, most)) if least == most => least.to_string(),
+        Some((least, most)) => format!("{least}-{most}"),
+        None => "no".into(),
+    };
+    vec![
+        candidate.index.to_string(),
+        candidate.info.name.clone(),
+        candidate.info.backend.to_str().into(),
+        kind(candidate).into(),
+        driver(candidate),
+        yes(candidate.f16),
+        subgroups,
+        yes(candidate.timestamps),
+        candidate.tier.into(),
+    ]
+}
+
+fn limits(candidate: &Candidate) -> Vec<String> {
+    let limits = &candidate.limits;
+    vec![
+        candidate.index.to_string(),
+        report::bytes(limits.max_buffer_size),
+        report::bytes(limits.max_storage_buffer_binding_size),
+        report::bytes(limits.max_compute_workgroup_storage_size.into()),
+        limits.max_compute_invocations_per_workgroup.to_string(),
+        limits.max_storage_buffers_per_shader_stage.to_string(),
+        candidate.refused.clone().unwrap_or_else(|| "no".into()),
+    ]
+}
+
+fn object(candidate: &Candidate) -> Value {
+    let limits = &candidate.limits;
+    json!({
+        "index": candidate.index,
+        "name": candidate.info.name,
+        "backend": candidate.info.backend.to_str(),
+        "type": kind(candidate),
+        "driver": driver(candidate),
+        "f16": candidate.f16,
+        "subgroups": candidate.subgroups.map(|(least, most)| [least, most]),
+        "timestamps": candidate.timestamps,
+        "tier": candidate.tier,
+        "limits": {
+            "max_buffer_size": limits.max_buffer_size,
+            "max_storage_buffer_binding_size": limits.max_storage_buffer_binding_size,
+            "max_compute_workgroup_storage_size": limits.max_compute_workgroup_storage_size,
+            "max_compute_invocations_per_workgroup": limits.max_compute_invocations_per_workgroup,
+            "max_storage_buffers_per_shader_stage": limits.max_storage_buffers_per_shader_stage,
+        },
+        "refused": candidate.refused,
+    })
+}

@@ -1,0 +1,309 @@
+//! The grammar of the command line, built from the rows of [`OPS`]: `subquad run OP --help` shows the tensors, flags and
+//! defaults of its row.
+
+use std::fmt::Write;
+use std::path::{Path, PathBuf};
+
+use clap::builder::PossibleValuesParser;
+use clap::{Arg, ArgAction, ArgMatches, ColorChoice, Command, value_parser};
+
+use super::{adapters, check, completions, diff, inspect, sample};
+use crate::error::Error;
+use crate::ops::{Causality, FlagKind, OPS, Op, Role, TensorSpec};
+use crate::tensor::Layout;
+
+/// Backends that `--backend` takes, `auto` first.
+pub const BACKENDS: [&str; 6] = ["auto", "vulkan", "metal", "dx12", "gl", "cpu"];
+
+const CODES: &str = "Exit codes:
+  0  done
+  1  failed: a bad file or shape, a diff that differs, --strict
+  2  usage: wrong by the command line alone
+  3  --verify or check failed
+  4  no adapter of the kind asked for";
+
+/// The whole command.
+pub fn command() -> Command {
+    Command::new("subquad")
+        .version(env!("CARGO_PKG_VERSION"))
+        .about("Sub-quadratic sequence mixing on any GPU through wgpu, or on the CPU")
+        .after_help(CODES)
+        .color(ColorChoice::Never)
+        .subcommand_required(true)
+        .arg_required_else_help(true)
+        .subcommand(per_operator("run", "Run one operator on the tensors in a file", run))
+        .subcommand(per_operator("sample", "Write a valid random input file for an operator", sample::command))
+        .subcommand(diff::command())
+        .subcommand(inspect::command())
+        .subcommand(check::command())
+        .subcommand(adapters::command())
+        .subcommand(completions::command())
+}
+
+/// A command with one subcommand per row. A name that is none reaches [`operator`], which lists those there are.
+fn per_operator(name: &'static str, about: &'static str, one: fn(&'static Op) -> Command) -> Command {
+    Command::new(name)
+        .about(about)
+        .subcommand_required(true)
+        .arg_required_else_help(true)
+        .allow_external_subcommands(true)
+        .subcommand_value_name("OP")
+        .subcommand_help_heading("Operators")
+        .disable_help_subcommand(true)
+        .subcommands(OPS.iter().map(one))
+}
+
+/// The row a user named, with its arguments.
+pub fn operator(matches: &ArgMatches) -> Result<(&'static Op, &ArgMatches), Error> {
+    let names = OPS.iter().map(|op| op.name).collect::<Vec<_>>().join(", ");
+    let Some((name, matches)) = matches.subcommand() else {
+        return Err(Error::Usage(format!("expected an operator: {names}")));
+    };
+    match crate::ops::find(name) {
+        Some(op) => Ok((op, matches)),
+        None => Err(Error::Usage(format!("operator: expected one of {names}, found `{name}`"))),
+    }
+}
+
+/// `subquad run OP`.
+fn run(op: &'static Op) -> Command {
+    let mut command = Command::new(op.name)
+        .about(op.summary)
+        .after_help(manual(op))
+        .next_help_heading("Files")
+        .arg(path("input").short('i').required(true).help("Tensors to read; `-` is standard input"))
+        .arg(path("output").short('o').help("Where the outputs go; without it they are only summarised"))
+        .arg(path("params").help("A second file with weights, for tensors that --input lacks"));
+    if !op.state.is_empty() {
+        command = command
+            .arg(path("state-in").help("State to start from; every part must be there"))
+            .arg(path("state-out").help("Where the state after the last token goes"));
+    }
+    command = command
+        .arg(path("save-params").help("Where parameters drawn from --seed go; not written if none are drawn"))
+        .next_help_heading("Options of this operator");
+    for flag in op.flags {
+        let arg = match flag.kind {
+            FlagKind::Choice(words) => {
+                value(flag.name).value_name("WORD").value_parser(PossibleValuesParser::new(words))
+            }
+            FlagKind::Number => value(flag.name).value_name("X").allow_negative_numbers(true),
+            FlagKind::Count => value(flag.name).value_name("COUNT").allow_negative_numbers(true),
+            FlagKind::Switch => {
+                let [on, off] = switch(flag.name);
+                command = command.arg(on.help(flag.help)).arg(off.help(format!("The opposite of --{}", flag.name)));
+                continue;
+            }
+        };
+        command = command.arg(arg.help(flag.help));
+    }
+
+    let [causal, no_causal] = switch("causal");
+    command = command
+        .next_help_heading("Common options")
+        .arg(
+            causal
+                .help("Query i sees keys up to i (the default where there is a causal form)")
+                .hide(op.causal == Causality::Never),
+        )
+        .arg(no_causal.help("Every query sees every key").hide(op.causal == Causality::Always))
+        .arg(layout())
+        .arg(
+            value("dtype")
+                .value_name("DTYPE")
+                .value_parser(["auto", "f32", "f16"])
+                .default_value("auto")
+                .help("Storage; arithmetic is always f32. auto: f16 if the input is and the adapter can"),
+        );
+    if op.recurrent {
+        command = command
+            .arg(
+                value("segment")
+                    .value_name("LENGTH")
+                    .allow_negative_numbers(true)
+                    .help("Tokens in a segment of the scan (the plan chooses, and says so)"),
+            )
+            .arg(on("decode", "The one-token form: one dispatch over the state; needs N = 1 and a state file"));
+    }
+    command
+        .arg(backend())
+        .arg(adapter())
+        .arg(seed("Seed of parameters that are drawn"))
+        .arg(on("verify", "Also run the CPU reference and print the error of each output"))
+        .arg(on("strict", "Refuse inputs with values that are not finite"))
+        .arg(json())
+        .arg(on("quiet", "Print nothing but errors, and --json"))
+        .disable_help_flag(true)
+        .arg(Arg::new("help").short('h').long("help").action(ArgAction::Help).help("Print help"))
+}
+
+/// An option with a value, named as its id.
+pub fn value(name: &'static str) -> Arg {
+    Arg::new(name).long(name).action(ArgAction::Set)
+}
+
+/// An option that is there or not.
+pub fn on(name: &'static str, help: &'static str) -> Arg {
+    Arg::new(name).long(name).action(ArgAction::SetTrue).help(help)
+}
+
+/// An option with a file.
+pub fn path(name: &'static str) -> Arg {
+    value(name).value_name("FILE").value_parser(value_parser!(PathBuf))
+}
+
+/// A required file by position.
+pub fn file(name: &'static str) -> Arg {
+    Arg::new(name).value_name(name).value_parser(value_parser!(PathBuf)).required(true)
+}
+
+/// `--name` and `--no-name`; the later one counts.
+fn switch(name: &'static str) -> [Arg; 2] {
+    // clap takes names for as long as the process lives. A row's own name does; its opposite is made once, here.
+    let no: &'static str = Box::leak(negative(name).into_boxed_str());
+    let flag = |id: &'static str| Arg::new(id).long(id).action(ArgAction::SetTrue).overrides_with_all([name, no]);
+    [flag(name), flag(no)]
+}
+
+/// The opposite of a switch.
+pub fn negative(name: &str) -> String {
+    format!("no-{name}")
+}
+
+/// `--layout`.
+pub fn layout() -> Arg {
+    value("layout")
+        .value_name("LAYOUT")
+        .value_parser(["bhnd", "bnhd"])
+        .default_value("bhnd")
+        .help("Axis order of sequence tensors: bnhd puts the length before the heads")
+}
+
+/// `--backend`.
+pub fn backend() -> Arg {
+    value("backend")
+        .value_name("BACKEND")
+        .value_parser(BACKENDS)
+        .help("Where to run (auto: a hardware adapter, else cpu; WGPU_BACKEND if it is set)")
+}
+
+/// `--adapter`.
+pub fn adapter() -> Arg {
+    value("adapter")
+        .value_name("INDEX|NAME")
+        .help("Adapter by its index in `subquad adapters` or by a part of its name (WGPU_ADAPTER_NAME if it is set)")
+}
+
+/// `--seed`.
+pub fn seed(help: &'static str) -> Arg {
+    value("seed").value_name("N").value_parser(value_parser!(u64)).default_value("0").help(help)
+}
+
+/// `--json`.
+pub fn json() -> Arg {
+    on("json", "Print one JSON object on stdout")
+}
+
+/// The path given under that name; none too if this command does not know the name.
+pub fn path_of<'a>(matches: &'a ArgMatches, name: &str) -> Option<&'a Path> {
+    matches.try_get_one::<PathBuf>(name).ok().flatten().map(PathBuf::as_path)
+}
+
+/// A path that the grammar requires.
+pub fn required<'a>(matches: &'a ArgMatches, name: &str) -> Result<&'a Path, Error> {
+    path_of(matches, name).ok_or_else(|| Error::Usage(format!("expected {name}")))
+}
+
+/// The word given under that name; none too if this command does not know the name.
+pub fn word_of<'a>(matches: &'a ArgMatches, name: &str) -> Option<&'a str> {
+    matches.try_get_one::<String>(name).ok().flatten().map(String::as_str)
+}
+
+/// Whether that option was given.
+pub fn is_on(matches: &ArgMatches, name: &str) -> bool {
+    matches.try_get_one::<bool>(name).ok().flatten().copied().unwrap_or(false)
+}
+
+/// The value of `--layout`.
+pub fn layout_of(matches: &ArgMatches) -> Layout {
+    if word_of(matches, "layout") == Some("bnhd") { Layout::Bnhd } else { Layout::Bhnd }
+}
+
+/// The value of `--seed`.
+pub fn seed_of(matches: &ArgMatches) -> u64 {
+    matches.try_get_one::<u64>("seed").ok().flatten().copied().unwrap_or(0)
+}
+
+/// What the letters of the contract stand for. A letter of one operator alone is explained in its documentation.
+const LETTERS: [(&str, &str); 9] = [
+    ("B", "batch"),
+    ("H", "query heads"),
+    ("G", "key/value heads (H is a multiple of G)"),
+    ("N", "query length"),
+    ("M", "key length"),
+    ("D", "key dim"),
+    ("E", "value dim"),
+    ("S", "state size"),
+    ("C", "channels"),
+];
+
+/// Tensors of a row, for people.
+fn manual(op: &Op) -> String {
+    let mut text = String::new();
+    let mut list = |title: &str, specs: &[TensorSpec]| {
+        if specs.is_empty() {
+            return;
+        }
+        let _ = writeln!(text, "{title}:");
+        for spec in specs {
+            let optional = if spec.optional && spec.role != Role::State { "  optional" } else { "" };
+            let _ = writeln!(text, "  {:<8} [{}]{optional}", spec.name, spec.letters(Layout::Bhnd).join(", "));
+        }
+    };
+    list("Reads", op.inputs);
+    list("Writes", op.outputs);
+    list("State, f32 (--state-in, --state-out)", op.state);
+    text.push_str("Axes:\n");
+    for (letter, meaning) in LETTERS {
+        if op.axes.iter().any(|(known, _)| *known == letter) {
+            let _ = writeln!(text, "  {letter}  {meaning}");
+        }
+    }
+    let name = op.name;
+    let _ = write!(
+        text,
+        "Leading axes, batch or batch and heads, may be absent from all sequence tensors alike;\n\
+         outputs then lack them too. --layout bnhd has the length before the heads.\n\
+         Cost: O({}).\n\n\
+         Example:\n  subquad sample {name} --output in.safetensors\n  \
+         subquad run {name} --input in.safetensors --output out.safetensors --verify\n\n{CODES}",
+        op.complexity
+    );
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_row_makes_a_grammar_without_contradictions() {
+        command().debug_assert();
+    }
+
+    #[test]
+    fn the_later_of_two_switches_counts() {
+        for (words, causal, no_causal) in [
+            (&["--causal", "--no-causal"][..], false, true),
+            (&["--no-causal", "--causal"], true, false),
+            (&["--causal", "--causal"], true, false),
+            (&[], false, false),
+        ] {
+            let start = ["subquad", "run", OPS[0].name, "--input", "x"];
+            let words = start.iter().chain(words);
+            let matches = command().try_get_matches_from(words).unwrap();
+            let (_, matches) = operator(matches.subcommand_matches("run").unwrap()).unwrap();
+            assert_eq!((is_on(matches, "causal"), is_on(matches, "no-causal")), (causal, no_causal));
+        }
+    }
+}

@@ -1,0 +1,272 @@
+//! `subquad check [OP...]`.
+
+use clap::builder::PossibleValuesParser;
+use clap::{Arg, ArgAction, ArgMatches, Command};
+use serde_json::{Value, json};
+
+use super::report::{self, Progress, Ui};
+use super::target::{Target, Wish};
+use super::verify::Truth;
+use super::{Outcome, args, summary};
+use crate::error::Error;
+use crate::gpu::context::{self, AdapterRequest};
+use crate::ops::tolerance::Verdict;
+use crate::ops::{Case, OPS, Op, draw};
+use crate::tensor::DType;
+
+/// `subquad check`.
+pub fn command() -> Command {
+    Command::new("check")
+        .about("Run every case of the operators and compare with the CPU reference")
+        .after_help(
+            "Without --adapter and --backend it checks what `run` would take. `--adapter all` stands for every adapter, \
+             software ones too, and the cpu backend. Shaders keep all of wgpu's checks. Exit code 3 if a case fails.",
+        )
+        .arg(
+            Arg::new("op")
+                .value_name("OP")
+                .action(ArgAction::Append)
+                .value_parser(PossibleValuesParser::new(OPS.iter().map(|op| op.name)))
+                .hide_possible_values(false)
+                .help("Operators to check (all)"),
+        )
+        .arg(
+            args::adapter()
+                .value_name("INDEX|NAME|all")
+                .action(ArgAction::Append)
+                .help("Adapter by index or a part of its name, or all; may be repeated"),
+        )
+        .arg(args::backend())
+        .arg(args::on("quick", "Only the quick cases"))
+        .arg(args::on("verbose", "A line per case, not only per failure"))
+        .arg(args::json())
+        .arg(args::on("quiet", "Print nothing but errors, and --json"))
+}
+
+/// Where to check, and what could not be opened.
+struct Places {
+    open: Vec<Target>,
+    failed: Vec<String>,
+}
+
+/// One operator on one target.
+#[derive(Default)]
+struct Tally {
+    cases: usize,
+    /// Cases in f16, on a target without it.
+    skipped: usize,
+    failed: usize,
+    failures: Vec<String>,
+    worst: Option<Worst>,
+}
+
+/// The verdict nearest to its bound, or farthest over it.
+struct Worst {
+    case: String,
+    tensor: String,
+    verdict: Verdict,
+}
+
+/// How the lines of cases are printed.
+#[derive(Clone, Copy)]
+struct Voice {
+    failures: bool,
+    all: bool,
+}
+
+/// Runs every case of the operators and compares with the CPU reference.
+pub fn check(matches: &ArgMatches) -> Result<Outcome, Error> {
+    let ui = Ui::new(args::is_on(matches, "quiet"));
+    let json = args::is_on(matches, "json");
+    let quiet = args::is_on(matches, "quiet");
+    let quick = args::is_on(matches, "quick");
+    let ops = operators(matches);
+    let places = places(matches, &ui)?;
+    let voice = Voice { failures: !json && !quiet, all: !json && !quiet && args::is_on(matches, "verbose") };
+
+    let cases: Vec<(&'static Op, Case)> = ops
+        .iter()
+        .flat_map(|op| (op.cases)().into_iter().map(move |case| (*op, case)))
+        .filter(|(_, case)| case.quick || !quick)
+        .collect();
+    let mut progress = ui.progress("check");
+    let mut tallies: Vec<Vec<Tally>> =
+        ops.iter().map(|_| places.open.iter().map(|_| Tally::default()).collect()).collect();
+    for (done, (op, case)) in cases.iter().enumerate() {
+        progress.set(done as f64 / cases.len() as f64);
+        let row = ops.iter().zip(&mut tallies).find(|(known, _)| known.name == op.name);
+        if let Some((_, row)) = row {
+            one(op, case, &places.open, row, &progress, voice)?;
+        }
+    }
+    drop(progress);
+
+    let lines =
+        || ops.iter().zip(&tallies).flat_map(|(op, row)| row.iter().zip(&places.open).map(|(t, p)| (*op, p, t)));
+    let wrong = !places.failed.is_empty() || lines().any(|(_, _, tally)| !tally.failures.is_empty());
+    if json {
+        report::json(&json!({
+            "schema": report::SCHEMA,
+            "command": "check",
+            "version": env!("CARGO_PKG_VERSION"),
+            "quick": quick,
+            "ok": !wrong,
+            "not_opened": places.failed,
+            "results": lines().map(|(op, target, tally)| tally.json(op, target)).collect::<Vec<_>>(),
+        }))?;
+    } else if !quiet {
+        let rows: Vec<_> = lines().map(|(op, target, tally)| tally.row(op, target)).collect();
+        let header = ["operator", "ran on", "cases", "failed", "skipped", "worst error", "bound", "in"];
+        report::stdout(&report::table(&header, &rows, &[2, 3, 4, 5, 6]))?;
+        let skipped: usize = lines().map(|(_, _, tally)| tally.skipped).sum();
+        if skipped > 0 {
+            report::stdout(&format!("skipped: {skipped} cases in f16, on adapters without it\n"))?;
+        }
+    }
+    Ok(if wrong { Outcome::Wrong } else { Outcome::Done })
+}
+
+fn operators(matches: &ArgMatches) -> Vec<&'static Op> {
+    let named: Vec<_> = matches.get_many::<String>("op").into_iter().flatten().collect();
+    OPS.iter().filter(|op| named.is_empty() || named.iter().any(|name| *name == op.name)).collect()
+}
+
+fn places(matches: &ArgMatches, ui: &Ui) -> Result<Places, Error> {
+    let mut places = Places { open: Vec::new(), failed: Vec::new() };
+    let backend = args::word_of(matches, "backend");
+    let adapters: Vec<_> = matches.get_many::<String>("adapter").into_iter().flatten().collect();
+    if adapters.is_empty() {
+        places.open.push(Target::open(&Wish::new(backend.clone(), None)?, true, ui)?);
+    }
+    for adapter in adapters {
+        let all = adapter == "all";
+        let wish = Wish::new(backend, Some(adapter))?;
+        if all {
+            every(&wish, ui, &mut places);
+        } else {
+            places.open.push(Target::open(&wish, true, ui)?);
+        }
+    }
+    Ok(places)
+}
+
+/// Every adapter of the backend asked for; the cpu backend too if none was.
+fn every(wish: &Wish, ui: &Ui, places: &mut Places) {
+    let mut request = AdapterRequest { software: true, ..AdapterRequest::default() };
+    let named = wish.backend().filter(|backend| *backend != "auto");
+    if let Some(backend) = named {
+        request.backends = wgpu::Backends::from_comma_list(backend);
+    }
+    for candidate in context::candidates(&request) {
+        if let Some(reason) = &candidate.refused {
+            ui.note(&format!("skipped: adapter {}: {reason}", candidate.title()));
+            continue;
+        }
+        match Target::of(&candidate, true) {
+            Ok(target) => places.open.push(target),
+            Err(error) => {
+                report::stderr(&format!("error: {error}"));
+                places.failed.push(error.to_string());
+            }
+        }
+    }
+    if named.is_none() {
+        places.open.push(Target::Cpu);
+    }
+}
+
+/// One case on every target; its reference is computed once.
+fn one(
+    op: &'static Op,
+    case: &Case,
+    targets: &[Target],
+    row: &mut [Tally],
+    progress: &Progress,
+    voice: Voice,
+) -> Result<(), Error> {
+    let mut truth = None;
+    for (target, tally) in targets.iter().zip(row) {
+        if case.dtype == DType::F16 && !target.f16() {
+            tally.skipped += 1;
+            continue;
+        }
+        tally.cases += 1;
+        let place = format!("{} {case} on {target}", op.name);
+        let verdicts = (|| {
+            let operator = case.configure(op)?;
+            let inputs = draw::inputs(op, case)?;
+            let run = target.execute(&*operator, &inputs, true, &mut |_| {})?;
+            let truth = truth.get_or_insert_with(|| Truth::of(&*operator, &inputs));
+            Ok::<_, Error>(truth.judge(op.name, &run.outputs))
+        })();
+        let failures = tally.failures.len();
+        match verdicts {
+            Err(error) => {
+                tally.failures.push(format!("{case}: {error}"));
+                if voice.failures {
+                    progress.print(&format!("{place}: {error}: FAILED\n"))?;
+                }
+            }
+            Ok(verdicts) => {
+                for (tensor, verdict) in verdicts {
+                    let line = format!("{tensor}: {}", summary::judgement(&verdict));
+                    if voice.all || (voice.failures && !verdict.ok) {
+                        progress.print(&format!("{place}: {line}\n"))?;
+                    }
+                    if !verdict.ok {
+                        tally.failures.push(format!("{case}: {line}"));
+                    }
+                    tally.note(case, tensor, verdict);
+                }
+            }
+        }
+        tally.failed += usize::from(tally.failures.len() > failures);
+    }
+    Ok(())
+}
+
+/// Error as a share of its bound.
+fn share(verdict: &Verdict) -> f64 {
+    let share = verdict.error / verdict.bound;
+    if share.is_nan() { f64::INFINITY } else { share }
+}
+
+impl Tally {
+    fn note(&mut self, case: &Case, tensor: String, verdict: Verdict) {
+        if self.worst.as_ref().is_none_or(|worst| share(&verdict) > share(&worst.verdict)) {
+            self.worst = Some(Worst { case: case.name.clone(), tensor, verdict });
+        }
+    }
+
+    fn row(&self, op: &Op, target: &Target) -> Vec<String> {
+        let worst = |of: fn(&Worst) -> String| self.worst.as_ref().map_or_else(|| "-".to_owned(), of);
+        vec![
+            op.name.to_owned(),
+            target.to_string(),
+            self.cases.to_string(),
+            self.failed.to_string(),
+            self.skipped.to_string(),
+            worst(|worst| format!("{:.2e}", worst.verdict.error)),
+            worst(|worst| format!("{:.2e}", worst.verdict.bound)),
+            worst(|worst| format!("{} of {}", worst.tensor, worst.case)),
+        ]
+    }
+
+    fn json(&self, op: &Op, target: &Target) -> Value {
+        json!({
+            "operator": op.name,
+            "backend": target.backend(),
+            "adapter": target.adapter(),
+            "cases": self.cases,
+            "failed": self.failed,
+            "skipped_f16": self.skipped,
+            "worst": self.worst.as_ref().map(|worst| json!({
+                "case": worst.case,
+                "tensor": worst.tensor,
+                "error": report::number(worst.verdict.error),
+                "bound": report::number(worst.verdict.bound),
+            })),
+            "failures": self.failures,
+        })
+    }
+}

@@ -1,0 +1,183 @@
+//! What a user asked of `subquad run`, checked as far as the command line alone allows: every [`Error::Usage`] of a run
+//! arises here, before a file is opened.
+
+use std::path::{Path, PathBuf};
+
+use clap::ArgMatches;
+
+use super::args;
+use super::target::Wish;
+use crate::error::Error;
+use crate::io;
+use crate::ops::{Causality, FlagKind, Flags, Op};
+use crate::tensor::{DType, Layout};
+
+/// Everything `subquad run OP` was told.
+#[derive(Debug)]
+pub struct Options {
+    /// Flags the operator reads: its own, `causal`, `segment`, `decode`.
+    pub flags: Flags,
+    pub input: PathBuf,
+    pub params: Option<PathBuf>,
+    pub state_in: Option<PathBuf>,
+    pub output: Option<PathBuf>,
+    pub state_out: Option<PathBuf>,
+    pub save_params: Option<PathBuf>,
+    pub layout: Layout,
+    /// Storage asked for; `None`: auto.
+    pub dtype: Option<DType>,
+    pub wish: Wish,
+    pub seed: u64,
+    pub verify: bool,
+    pub json: bool,
+    pub quiet: bool,
+    pub strict: bool,
+}
+
+impl Options {
+    /// Reads the arguments of `run OP`.
+    pub fn parse(op: &Op, matches: &ArgMatches) -> Result<Self, Error> {
+        let path = |name| args::path_of(matches, name).map(Path::to_path_buf);
+        let options = Self {
+            flags: flags(op, matches),
+            input: args::required(matches, "input")?.to_path_buf(),
+            params: path("params"),
+            state_in: path("state-in"),
+            output: path("output"),
+            state_out: path("state-out"),
+            save_params: path("save-params"),
+            layout: args::layout_of(matches),
+            dtype: match args::word_of(matches, "dtype") {
+                Some("f32") => Some(DType::F32),
+                Some("f16") => Some(DType::F16),
+                _ => None,
+            },
+            wish: Wish::of(matches)?,
+            seed: args::seed_of(matches),
+            verify: args::is_on(matches, "verify"),
+            json: args::is_on(matches, "json"),
+            quiet: args::is_on(matches, "quiet"),
+            strict: args::is_on(matches, "strict"),
+        };
+        options.check_flags(op)?;
+        options.check_files(op)?;
+        Ok(options)
+    }
+
+    /// Whether state is read in or written out.
+    pub fn carry(&self) -> bool {
+        self.state_in.is_some() || self.state_out.is_some()
+    }
+
+    fn check_flags(&self, op: &Op) -> Result<(), Error> {
+        let name = op.name;
+        let refuse = |text: &str| Err(Error::Usage(format!("{name}: {text}")));
+        match (op.causal, self.flags.switch("causal")) {
+            (Causality::Never, Some(true)) => return refuse("--causal: this operator has no causal form"),
+            (Causality::Always, Some(false)) => return refuse("--no-causal: this operator has only a causal form"),
+            (_, Some(false)) if self.carry() => {
+                return refuse("--no-causal: expected the causal form with --state-in or --state-out");
+            }
+            (_, Some(false)) if self.flags.switch("decode") == Some(true) => {
+                return refuse("--decode: expected the causal form, found --no-causal");
+            }
+            _ => {}
+        }
+        if self.flags.switch("decode") == Some(true) && !self.carry() {
+            return refuse("--decode: expected --state-in or --state-out, found neither");
+        }
+        self.flags.count(name, "segment")?;
+        for flag in op.flags {
+            match flag.kind {
+                FlagKind::Number => drop(self.flags.number(name, flag.name)?),
+                FlagKind::Count => drop(self.flags.count(name, flag.name)?),
+                FlagKind::Choice(_) | FlagKind::Switch => {}
+            }
+        }
+        (op.usage)(&self.flags)
+    }
+
+    fn check_files(&self, op: &Op) -> Result<(), Error> {
+        let name = op.name;
+        let inputs = named([
+            ("input", Some(&self.input)),
+            ("params", self.params.as_ref()),
+            ("state-in", self.state_in.as_ref()),
+        ]);
+        let outputs = named([
+            ("output", self.output.as_ref()),
+            ("state-out", self.state_out.as_ref()),
+            ("save-params", self.save_params.as_ref()),
+        ]);
+        for (paths, stream) in [(&inputs, "input"), (&outputs, "output")] {
+            if paths.iter().filter(|(_, path)| is_dash(path)).count() > 1 {
+                return Err(Error::Usage(format!("{name}: `-`: expected one file on standard {stream}, found more")));
+            }
+        }
+        if self.json && outputs.iter().any(|(_, path)| is_dash(path)) {
+            let text = "--json: expected standard output to be free, found an output file `-` on it";
+            return Err(Error::Usage(format!("{name}: {text}")));
+        }
+        for (at, (flag, path)) in outputs.iter().enumerate() {
+            let before = outputs.iter().take(at);
+            if let Some((other, _)) = inputs.iter().chain(before).find(|(_, other)| io::same_file(other, path)) {
+                let text = format!("--{flag} {}: expected another file than --{other}, found the same", path.display());
+                return Err(Error::Usage(format!("{name}: {text}")));
+            }
+        }
+        outputs.iter().try_for_each(|(_, path)| io::write_check(path))
+    }
+}
+
+/// Whether a path is standard input or output.
+pub fn is_dash(path: &Path) -> bool {
+    path.as_os_str() == "-"
+}
+
+fn named<'a, const K: usize>(paths: [(&'static str, Option<&'a PathBuf>); K]) -> Vec<(&'static str, &'a Path)> {
+    paths.into_iter().filter_map(|(flag, path)| Some((flag, path?.as_path()))).collect()
+}
+
+fn flags(op: &Op, matches: &ArgMatches) -> Flags {
+    let mut flags = Flags::new();
+    for flag in op.flags {
+        match flag.kind {
+            FlagKind::Switch => set_switch(&mut flags, matches, flag.name),
+            FlagKind::Choice(_) | FlagKind::Number | FlagKind::Count => set_word(&mut flags, matches, flag.name),
+        }
+    }
+    set_switch(&mut flags, matches, "causal");
+    set_word(&mut flags, matches, "segment");
+    if args::is_on(matches, "decode") {
+        flags.set("decode", "true");
+    }
+    flags
+}
+
+fn set_word(flags: &mut Flags, matches: &ArgMatches, name: &str) {
+    if let Some(word) = args::word_of(matches, name) {
+        flags.set(name, word);
+    }
+}
+
+fn set_switch(flags: &mut Flags, matches: &ArgMatches, name: &str) {
+    if args::is_on(matches, name) {
+        flags.set(name, "true");
+    } else if args::is_on(matches, &args::negative(name)) {
+        flags.set(name, "false");
+    }
+}
+
+/// Flags as one would type them, without files and adapters: what metadata records.
+pub fn as_typed(op: &Op, flags: &Flags) -> String {
+    let is_switch = |name: &str| {
+        matches!(name, "causal" | "decode")
+            || op.flags.iter().any(|flag| flag.name == name && matches!(flag.kind, FlagKind::Switch))
+    };
+    let words = flags.iter().map(|(name, value)| match (is_switch(name), value) {
+        (true, "true") => format!("--{name}"),
+        (true, _) => format!("--{}", args::negative(name)),
+        (false, value) => format!("--{name} {value}"),
+    });
+    words.collect::<Vec<_>>().join(" ")
+}

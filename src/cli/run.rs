@@ -1,0 +1,128 @@
+//! `subquad run OP`.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use clap::ArgMatches;
+
+use super::Outcome;
+use super::given::{self, Given};
+use super::options::{self, Options};
+use super::report::{self, Ui};
+use super::summary::{Summary, Written};
+use super::target::Target;
+use super::verify::Truth;
+use crate::error::Error;
+use crate::io;
+use crate::ops::Op;
+use crate::tensor::{Access, DType, TensorMap};
+
+/// Runs one operator on the tensors in a file.
+pub fn run(op: &'static Op, matches: &ArgMatches) -> Result<Outcome, Error> {
+    let options = Options::parse(op, matches)?;
+    let mut ui = Ui::new(options.quiet);
+    let given = Given::read(op, &options, &mut ui)?;
+    // Shapes are judged before an adapter is opened; the dtype is not known until then.
+    given.configure(&options, options.dtype.unwrap_or(DType::F32))?;
+    given.note_unused(&ui);
+
+    let target = Target::open(&options.wish, false, &ui)?;
+    let (dtype, changed) = given.storage(options.dtype, target.f16(), &target.to_string())?;
+    if let Some(line) = changed {
+        ui.note(&line);
+    }
+    let operator = given.configure(&options, dtype)?;
+    let absent = given.absent;
+    let inputs = given.bring(&*operator, &options, &mut ui)?;
+
+    let run = {
+        let mut progress = ui.progress(op.name);
+        target.execute(&*operator, &inputs, false, &mut |fraction| progress.set(fraction))?
+    };
+    let verdicts = if options.verify {
+        let _alive = ui.spinner("computing the reference");
+        Truth::of(&*operator, &inputs).judge(op.name, &run.outputs)
+    } else {
+        Vec::new()
+    };
+
+    let mut outputs = TensorMap::new();
+    let mut state = TensorMap::new();
+    let slots = operator.slots();
+    for (name, tensor) in run.outputs {
+        if let Some(spec) = given::output(op, &name) {
+            let shape = absent.strip(spec, options.layout, tensor.shape());
+            outputs.insert(name, tensor.reshape(shape));
+        } else if let Some((slot, part)) = given::parts(&slots, Access::Update).find(|(_, part)| part.name == name) {
+            state.insert(name, tensor.reshape(part.shape.clone()).cast(slot.dtype));
+        }
+    }
+    let metadata = metadata(op, &options, &target, dtype);
+    let store = |path: &Option<PathBuf>, tensors: &TensorMap| match path {
+        Some(path) => io::write(path, tensors, &metadata),
+        None => Ok(()),
+    };
+    store(&options.output, &outputs)?;
+    store(&options.state_out, &state)?;
+    if let Some(path) = &options.save_params {
+        ui.note(&format!("{} is not written: {} drew no parameters from the seed", path.display(), op.name));
+    }
+
+    let failed: Vec<_> = verdicts.iter().filter(|(_, verdict)| !verdict.ok).map(|(name, _)| name.as_str()).collect();
+    let summary = Summary {
+        op,
+        options: &options,
+        target: &target,
+        dtype,
+        variant: &run.variant,
+        wall: run.wall,
+        workspace_bytes: run.workspace_bytes,
+        written: vec![
+            Written { path: options.output.as_deref(), tensors: &outputs },
+            Written { path: options.state_out.as_deref(), tensors: &state },
+        ],
+        verdicts: &verdicts,
+        warnings: ui.warnings(),
+    };
+    if options.json {
+        report::json(&summary.json())?;
+    } else if !options.quiet {
+        // Standard output may be taken by a tensor file.
+        let taken = [&options.output, &options.state_out].into_iter().flatten().any(|path| is_dash(path));
+        if taken {
+            report::stderr(summary.text().trim_end());
+        } else {
+            report::stdout(&summary.text())?;
+        }
+    }
+    if failed.is_empty() {
+        return Ok(Outcome::Done);
+    }
+    if options.quiet {
+        let names = failed.join("`, `");
+        report::stderr(&format!("error: {}: --verify: `{names}` is not within its bound", op.name));
+    }
+    Ok(Outcome::Wrong)
+}
+
+fn is_dash(path: &Path) -> bool {
+    options::is_dash(path)
+}
+
+/// How a file was made.
+fn metadata(op: &Op, options: &Options, target: &Target, dtype: DType) -> BTreeMap<String, String> {
+    let adapter = match target.adapter() {
+        Some(name) => format!("{name} ({})", target.backend()),
+        None => "cpu".to_owned(),
+    };
+    let pairs = [
+        ("operator", op.name.to_owned()),
+        ("flags", options::as_typed(op, &options.flags)),
+        ("adapter", adapter),
+        ("version", concat!("subquad ", env!("CARGO_PKG_VERSION")).to_owned()),
+        ("seed", options.seed.to_string()),
+        ("layout", options.layout.to_string()),
+        ("dtype", dtype.to_string()),
+    ];
+    pairs.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
+}

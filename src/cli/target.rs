@@ -1,0 +1,252 @@
+//! Where a run happens: the flags `--backend` and `--adapter`, the variables `WGPU_BACKEND` and `WGPU_ADAPTER_NAME`, and
+//! the choice that follows from them.
+
+use clap::ArgMatches;
+
+use super::args;
+use super::report::Ui;
+use crate::error::Error;
+use crate::gpu::Context;
+use crate::gpu::context::{AdapterRequest, Candidate, Select};
+use crate::ops::Operator;
+use crate::ops::execute::{self, Run};
+use crate::tensor::TensorMap;
+
+/// `--backend` and `--adapter` as given.
+#[derive(Debug, Clone, Default)]
+pub struct Wish {
+    backend: Option<String>,
+    adapter: Option<String>,
+}
+
+/// The variables that wgpu programs honour, as set.
+#[derive(Debug, Clone, Default)]
+struct Variables {
+    backend: Option<String>,
+    adapter: Option<String>,
+}
+
+/// What a wish and the variables come to.
+#[derive(Debug)]
+enum Choice {
+    Cpu,
+    Gpu { request: AdapterRequest, asked: Option<String> },
+}
+
+impl Wish {
+    /// Reads the arguments.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] if they contradict each other.
+    pub fn of(matches: &ArgMatches) -> Result<Self, Error> {
+        Self::new(args::word_of(matches, "backend"), args::word_of(matches, "adapter"))
+    }
+
+    /// From the two values.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] if they contradict each other.
+    pub fn new(backend: Option<&str>, adapter: Option<&str>) -> Result<Self, Error> {
+        if backend == Some("cpu")
+            && let Some(adapter) = adapter
+        {
+            let text = format!("--adapter {adapter}: expected no adapter with --backend cpu, which uses none");
+            return Err(Error::Usage(text));
+        }
+        if adapter == Some("") {
+            return Err(Error::Usage("--adapter: expected an index or a part of a name, found nothing".into()));
+        }
+        let [backend, adapter] = [backend, adapter].map(|word| word.map(str::to_owned));
+        Ok(Self { backend, adapter })
+    }
+
+    /// Whether `--backend` was given.
+    pub fn backend(&self) -> Option<&str> {
+        self.backend.as_deref()
+    }
+
+    /// A flag beats a variable: `--backend` stands for `WGPU_BACKEND`, `--adapter` for `WGPU_ADAPTER_NAME`.
+    fn resolve(&self, variables: &Variables) -> Result<Choice, Error> {
+        let mut request = AdapterRequest::default();
+        let mut asked = Vec::new();
+        match self.backend.as_deref() {
+            Some("cpu") => return Ok(Choice::Cpu),
+            Some("auto") => {}
+            Some(name) => {
+                request.backends = wgpu::Backends::from_comma_list(name);
+                asked.push(format!("--backend {name}"));
+            }
+            None => {
+                if let Some(list) = &variables.backend {
+                    request.backends = wgpu::Backends::from_comma_list(list);
+                    asked.push(format!("WGPU_BACKEND={list}"));
+                    if request.backends.is_empty() {
+                        return Err(Error::NoAdapter(format!(
+                            "WGPU_BACKEND: expected some of vulkan, metal, dx12, gl, found `{list}`"
+                        )));
+                    }
+                }
+            }
+        }
+        if let Some(adapter) = &self.adapter {
+            request.select = Some(select(adapter));
+            asked.push(format!("--adapter {adapter}"));
+        } else if let Some(name) = &variables.adapter {
+            request.select = Some(Select::Name(name.clone()));
+            asked.push(format!("WGPU_ADAPTER_NAME={name}"));
+        }
+        request.software = !asked.is_empty();
+        Ok(Choice::Gpu { request, asked: (!asked.is_empty()).then(|| asked.join(", ")) })
+    }
+}
+
+/// `--adapter` as an index or a part of a name.
+fn select(adapter: &str) -> Select {
+    adapter.parse().map_or_else(|_| Select::Name(adapter.to_owned()), Select::Index)
+}
+
+impl Variables {
+    fn read() -> Self {
+        let read = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
+        Self { backend: read("WGPU_BACKEND"), adapter: read("WGPU_ADAPTER_NAME") }
+    }
+}
+
+/// Something that runs operators.
+pub enum Target {
+    /// The `cpu` backend.
+    Cpu,
+    /// An adapter, opened.
+    Gpu(Box<Context>),
+}
+
+impl Target {
+    /// Opens what the user wished for, and says on stderr what was taken and why.
+    ///
+    /// # Errors
+    /// [`Error::NoAdapter`] if something was asked for that is not there.
+    pub fn open(wish: &Wish, shader_checks: bool, ui: &Ui) -> Result<Self, Error> {
+        let (mut request, asked) = match wish.resolve(&Variables::read())? {
+            Choice::Cpu => return Ok(Self::Cpu),
+            Choice::Gpu { request, asked } => (request, asked),
+        };
+        request.shader_checks = shader_checks;
+        match (Context::open(&request), asked) {
+            (Ok(context), asked) => {
+                let target = Self::Gpu(Box::new(context));
+                let why = asked.unwrap_or_else(|| "a hardware adapter was found".into());
+                ui.note(&format!("running on {target} ({why})"));
+                Ok(target)
+            }
+            (Err(error), Some(_)) => Err(error),
+            (Err(error), None) => {
+                ui.note(&format!("running on {} ({error})", Self::Cpu));
+                Ok(Self::Cpu)
+            }
+        }
+    }
+
+    /// Opens one adapter of a list.
+    pub fn of(candidate: &Candidate, shader_checks: bool) -> Result<Self, Error> {
+        pollster::block_on(candidate.open(shader_checks)).map(|context| Self::Gpu(Box::new(context)))
+    }
+
+    /// `cpu`, `vulkan`, `metal`, `dx12` or `gl`.
+    pub fn backend(&self) -> &'static str {
+        match self {
+            Self::Cpu => "cpu",
+            Self::Gpu(context) => context.info().backend.to_str(),
+        }
+    }
+
+    /// Name of the adapter; none for the `cpu` backend.
+    pub fn adapter(&self) -> Option<&str> {
+        match self {
+            Self::Cpu => None,
+            Self::Gpu(context) => Some(&context.info().name),
+        }
+    }
+
+    /// Threads of the `cpu` backend.
+    pub fn threads(&self) -> Option<usize> {
+        match self {
+            Self::Cpu => Some(rayon::current_num_threads()),
+            Self::Gpu(_) => None,
+        }
+    }
+
+    /// Whether tensors can be stored as f16.
+    pub fn f16(&self) -> bool {
+        match self {
+            Self::Cpu => true,
+            Self::Gpu(context) => context.caps().f16,
+        }
+    }
+
+    /// Runs an operator. With `poison`, a GPU's outputs and workspace hold NaN before.
+    pub fn execute(
+        &self,
+        operator: &dyn Operator,
+        inputs: &TensorMap,
+        poison: bool,
+        progress: &mut dyn FnMut(f64),
+    ) -> Result<Run, Error> {
+        match self {
+            Self::Cpu => execute::cpu(operator, inputs),
+            Self::Gpu(context) => execute::gpu(context, operator, inputs, poison, progress),
+        }
+    }
+}
+
+impl std::fmt::Display for Target {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match (self.adapter(), self.threads()) {
+            (Some(adapter), _) => write!(f, "{adapter}, {}", self.backend()),
+            (None, Some(1)) => f.write_str("cpu, 1 thread"),
+            (None, threads) => write!(f, "cpu, {} threads", threads.unwrap_or(0)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn resolve(flags: [&str; 2], variables: [&str; 2]) -> String {
+        fn given(word: &str) -> Option<&str> {
+            (!word.is_empty()).then_some(word)
+        }
+        let [backend, adapter] = variables.map(|word| given(word).map(str::to_owned));
+        let variables = Variables { backend, adapter };
+        let [backend, adapter] = flags.map(given);
+        match Wish::new(backend, adapter).and_then(|wish| wish.resolve(&variables)) {
+            Err(error) => error.to_string(),
+            Ok(Choice::Cpu) => "cpu".into(),
+            Ok(Choice::Gpu { request, asked }) => format!(
+                "{} {} {} {}",
+                if request.backends == AdapterRequest::default().backends { "any" } else { "some" },
+                match request.select {
+                    None => "first".into(),
+                    Some(Select::Index(index)) => format!("#{index}"),
+                    Some(Select::Name(name)) => name,
+                },
+                if request.software { "software" } else { "hardware" },
+                asked.unwrap_or_else(|| "unasked".into())
+            ),
+        }
+    }
+
+    #[test]
+    fn a_flag_beats_a_variable_and_software_must_be_asked_for() {
+        assert_eq!(resolve(["", ""], ["", ""]), "any first hardware unasked");
+        assert_eq!(resolve(["auto", ""], ["", ""]), "any first hardware unasked");
+        assert_eq!(resolve(["auto", ""], ["gl", ""]), "any first hardware unasked");
+        assert_eq!(resolve(["", ""], ["gl", ""]), "some first software WGPU_BACKEND=gl");
+        assert_eq!(resolve(["vulkan", ""], ["gl", ""]), "some first software --backend vulkan");
+        assert_eq!(resolve(["", "3"], ["", "pipe"]), "any #3 software --adapter 3");
+        assert_eq!(resolve(["", ""], ["", "pipe"]), "any pipe software WGPU_ADAPTER_NAME=pipe");
+        assert_eq!(resolve(["cpu", ""], ["vulkan", "pipe"]), "cpu");
+        assert!(resolve(["cpu", "0"], ["", ""]).starts_with("--adapter 0: expected no adapter"));
+        assert!(resolve(["", ""], ["voodoo", ""]).contains("found `voodoo`"));
+    }
+}

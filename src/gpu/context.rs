@@ -1,0 +1,367 @@
+//! A device to run on: somebody's, wrapped, or one we open. Which adapters there are and why one is refused.
+
+use std::sync::Arc;
+
+use super::kernel::KernelCache;
+use crate::error::Error;
+use crate::tensor::DType;
+
+/// What the device can do: what plans choose their variant by.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Caps {
+    /// Limits of the device (not of the adapter).
+    pub limits: wgpu::Limits,
+    /// Whether f16 storage is possible.
+    pub f16: bool,
+    /// Smallest and largest subgroup, where subgroup operations are on.
+    pub subgroups: Option<(u32, u32)>,
+    /// Whether passes can be timed on the GPU.
+    pub timestamps: bool,
+    /// Whether the CPU does the work (lavapipe, SwiftShader, WARP).
+    pub software: bool,
+    /// Workgroups from which on the device counts as full: an estimate by kind of device, since wgpu does not tell the
+    /// number of cores.
+    pub full_groups: u64,
+    /// Floating-point operations in one dispatch that stay well below a desktop's watchdog.
+    pub dispatch_flops: f64,
+    /// Whether shaders keep all of wgpu's checks (tests, `check`).
+    pub shader_checks: bool,
+}
+
+impl Caps {
+    /// WebGPU's default limits and nothing else: what every device has.
+    pub fn portable() -> Self {
+        Self {
+            limits: wgpu::Limits::default(),
+            f16: false,
+            subgroups: None,
+            timestamps: false,
+            software: false,
+            full_groups: FULL_HARDWARE,
+            dispatch_flops: DISPATCH_FLOPS_HARDWARE,
+            shader_checks: false,
+        }
+    }
+
+    fn of(device: &wgpu::Device, info: &wgpu::AdapterInfo, shader_checks: bool) -> Self {
+        let features = device.features();
+        let software = is_software(info);
+        let subgroups = features.contains(wgpu::Features::SUBGROUP);
+        Self {
+            limits: device.limits(),
+            f16: features.contains(wgpu::Features::SHADER_F16),
+            subgroups: subgroups.then_some((info.subgroup_min_size, info.subgroup_max_size)),
+            timestamps: features.contains(wgpu::Features::TIMESTAMP_QUERY),
+            software,
+            full_groups: if software { FULL_SOFTWARE } else { FULL_HARDWARE },
+            dispatch_flops: if software { DISPATCH_FLOPS_SOFTWARE } else { DISPATCH_FLOPS_HARDWARE },
+            shader_checks,
+        }
+    }
+
+    /// Name of the tier: which group of faster variants is open.
+    pub fn tier(&self) -> &'static str {
+        tier(self.f16, self.subgroups.is_some())
+    }
+
+    /// Refuses a storage type that the device lacks.
+    ///
+    /// # Errors
+    /// [`Error::Limit`] for f16 on a device without it.
+    pub fn require(&self, op: &'static str, dtype: DType) -> Result<(), Error> {
+        if dtype == DType::F16 && !self.f16 {
+            let what = "f16 storage (device feature SHADER_F16)".into();
+            return Err(Error::Limit { op: op.into(), what, needed: 1, limit: 0 });
+        }
+        Ok(())
+    }
+}
+
+/// Eight workgroups for each of 128 cores.
+const FULL_HARDWARE: u64 = 1024;
+/// A few for each core of a laptop's CPU.
+const FULL_SOFTWARE: u64 = 8;
+/// 0.2 s on a small integrated GPU (0.5 TFLOP/s, half used).
+const DISPATCH_FLOPS_HARDWARE: f64 = 5e10;
+/// About 1 s on a software adapter, which has no watchdog; bounds how long progress stands still.
+const DISPATCH_FLOPS_SOFTWARE: f64 = 1e9;
+
+fn tier(f16: bool, subgroups: bool) -> &'static str {
+    match (f16, subgroups) {
+        (true, true) => "portable+f16+subgroups",
+        (true, false) => "portable+f16",
+        (false, true) => "portable+subgroups",
+        (false, false) => "portable",
+    }
+}
+
+fn is_software(info: &wgpu::AdapterInfo) -> bool {
+    let name = info.name.to_ascii_lowercase();
+    info.device_type == wgpu::DeviceType::Cpu
+        || ["llvmpipe", "swiftshader", "softpipe", "microsoft basic render"].iter().any(|s| name.contains(s))
+}
+
+/// Which adapter is wanted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Select {
+    /// As numbered by [`candidates`].
+    Index(usize),
+    /// A part of its name, upper or lower case.
+    Name(String),
+}
+
+/// What device to open.
+#[derive(Debug, Clone)]
+pub struct AdapterRequest {
+    /// APIs to look at.
+    pub backends: wgpu::Backends,
+    /// One adapter; `None`: the best.
+    pub select: Option<Select>,
+    /// Whether a software adapter may be taken without being selected.
+    pub software: bool,
+    /// Whether shaders keep all of wgpu's checks.
+    pub shader_checks: bool,
+}
+
+impl Default for AdapterRequest {
+    fn default() -> Self {
+        Self { backends: wgpu::Backends::all(), select: None, software: false, shader_checks: false }
+    }
+}
+
+/// An adapter of this machine.
+#[derive(Debug, Clone)]
+pub struct Candidate {
+    /// Number for [`Select::Index`], counted over all backends.
+    pub index: usize,
+    /// Name, driver, backend.
+    pub info: wgpu::AdapterInfo,
+    /// Its limits.
+    pub limits: wgpu::Limits,
+    /// Whether it has f16.
+    pub f16: bool,
+    /// Subgroup sizes.
+    pub subgroups: Option<(u32, u32)>,
+    /// Whether it can time passes.
+    pub timestamps: bool,
+    /// Whether the CPU does the work.
+    pub software: bool,
+    /// As [`Caps::tier`].
+    pub tier: &'static str,
+    /// Why the request does not take it; `None` if it would do.
+    pub refused: Option<String>,
+    adapter: wgpu::Adapter,
+}
+
+impl Candidate {
+    /// `0: NVIDIA H200 (vulkan)`.
+    pub fn title(&self) -> String {
+        format!("{}: {} ({})", self.index, self.info.name, self.info.backend)
+    }
+}
+
+/// Every adapter of this machine, best kind first within the order of the backends, with the reason if the request
+/// refuses it.
+///
+/// Adapters are numbered over all backends, whatever the request's, so that a number means the same in every call.
+pub async fn candidates_async(request: &AdapterRequest) -> Vec<Candidate> {
+    // WGPU_BACKEND is read by whoever makes the request: here it would change the numbers of the adapters.
+    let descriptor = wgpu::InstanceDescriptor::new_without_display_handle();
+    let instance = wgpu::Instance::new(wgpu::InstanceDescriptor {
+        flags: descriptor.flags.with_env(),
+        backend_options: descriptor.backend_options.clone().with_env(),
+        ..descriptor
+    });
+    let adapters = instance.enumerate_adapters(wgpu::Backends::all()).await;
+    adapters.into_iter().enumerate().map(|(index, adapter)| candidate(index, adapter, request)).collect()
+}
+
+fn candidate(index: usize, adapter: wgpu::Adapter, request: &AdapterRequest) -> Candidate {
+    let info = adapter.get_info();
+    let limits = adapter.limits();
+    let features = adapter.features();
+    let software = is_software(&info);
+    let f16 = features.contains(wgpu::Features::SHADER_F16);
+    let subgroups =
+        features.contains(wgpu::Features::SUBGROUP).then_some((info.subgroup_min_size, info.subgroup_max_size));
+    let compute = adapter.get_downlevel_capabilities().flags.contains(wgpu::DownlevelFlags::COMPUTE_SHADERS);
+    let refused = if !compute {
+        Some("it has no compute shaders".to_owned())
+    } else if let Some(lack) = below_portable(&limits) {
+        Some(lack)
+    } else if !request.backends.contains(info.backend.into()) {
+        Some(format!("its backend, {}, was not asked for", info.backend))
+    } else {
+        match &request.select {
+            Some(Select::Index(wanted)) if *wanted != index => Some(format!("adapter {wanted} was asked for")),
+            Some(Select::Name(name)) if !info.name.to_lowercase().contains(&name.to_lowercase()) => {
+                Some(format!("its name does not contain `{name}`"))
+            }
+            None if software && !request.software => {
+                Some("it is a software adapter, slower than the cpu backend; name it to use it".to_owned())
+            }
+            _ => None,
+        }
+    };
+    let timestamps = features.contains(wgpu::Features::TIMESTAMP_QUERY);
+    Candidate {
+        index,
+        info,
+        limits,
+        f16,
+        subgroups,
+        timestamps,
+        software,
+        tier: tier(f16, subgroups.is_some()),
+        refused,
+        adapter,
+    }
+}
+
+/// The first limit that lies below WebGPU's defaults, which every kernel counts on.
+fn below_portable(limits: &wgpu::Limits) -> Option<String> {
+    let base = wgpu::Limits::default();
+    let pairs = [
+        ("storage buffers", limits.max_storage_buffers_per_shader_stage, base.max_storage_buffers_per_shader_stage),
+        ("workgroup memory", limits.max_compute_workgroup_storage_size, base.max_compute_workgroup_storage_size),
+        ("invocations", limits.max_compute_invocations_per_workgroup, base.max_compute_invocations_per_workgroup),
+        (
+            "workgroups a dimension",
+            limits.max_compute_workgroups_per_dimension,
+            base.max_compute_workgroups_per_dimension,
+        ),
+    ];
+    let (what, has, needs) = pairs.into_iter().find(|(_, has, needs)| has < needs)?;
+    Some(format!("it allows {has} {what}, {needs} are needed"))
+}
+
+/// [`candidates_async`], waited for.
+#[cfg(not(target_arch = "wasm32"))]
+pub fn candidates(request: &AdapterRequest) -> Vec<Candidate> {
+    pollster::block_on(candidates_async(request))
+}
+
+#[derive(Debug)]
+struct Inner {
+    device: wgpu::Device,
+    queue: wgpu::Queue,
+    info: wgpu::AdapterInfo,
+    caps: Caps,
+    kernels: KernelCache,
+}
+
+/// A device with its queue, what it can do, and the pipelines made on it. Lives as long as the process or the
+/// application's device; clones share everything.
+#[derive(Debug, Clone)]
+pub struct Context(Arc<Inner>);
+
+impl Context {
+    /// Wraps a device and queue of the caller, who keeps them: nothing is submitted, polled or installed by this.
+    ///
+    /// Faster tiers are open where the device was made with their features (`SHADER_F16`, `SUBGROUP`,
+    /// `TIMESTAMP_QUERY`) and limits.
+    pub fn from_device(device: wgpu::Device, queue: wgpu::Queue) -> Self {
+        Self::wrap(device, queue, false)
+    }
+
+    /// As [`Context::from_device`], with all of wgpu's checks inside shaders, as the tests run.
+    pub fn from_device_checked(device: wgpu::Device, queue: wgpu::Queue) -> Self {
+        Self::wrap(device, queue, true)
+    }
+
+    fn wrap(device: wgpu::Device, queue: wgpu::Queue, shader_checks: bool) -> Self {
+        let info = device.adapter_info();
+        let caps = Caps::of(&device, &info, shader_checks);
+        Self(Arc::new(Inner { device, queue, info, caps, kernels: KernelCache::default() }))
+    }
+
+    /// Opens a device of its own: the adapter asked for or, if none is, the best kind there is, with all its limits
+    /// and the features faster tiers use.
+    ///
+    /// # Errors
+    /// [`Error::NoAdapter`] with the reason for each that was refused, [`Error::Device`] if it does not open.
+    pub async fn open_async(request: &AdapterRequest) -> Result<Self, Error> {
+        let candidates = candidates_async(request).await;
+        let best = candidates.iter().filter(|c| c.refused.is_none()).min_by_key(|c| rank(c));
+        let Some(best) = best else {
+            let reasons: Vec<_> = candidates
+                .iter()
+                .map(|c| format!("{}: {}", c.title(), c.refused.as_deref().unwrap_or("usable")))
+                .collect();
+            return Err(Error::NoAdapter(if reasons.is_empty() {
+                "this machine shows none to Vulkan, Metal, DX12 or GL".into()
+            } else {
+                format!("none of the {} found will do ({})", reasons.len(), reasons.join("; "))
+            }));
+        };
+        best.open(request.shader_checks).await
+    }
+
+    /// [`Context::open_async`], waited for.
+    ///
+    /// # Errors
+    /// As [`Context::open_async`].
+    #[cfg(not(target_arch = "wasm32"))]
+    pub fn open(request: &AdapterRequest) -> Result<Self, Error> {
+        pollster::block_on(Self::open_async(request))
+    }
+
+    /// The device.
+    pub fn device(&self) -> &wgpu::Device {
+        &self.0.device
+    }
+
+    /// The queue. Used by [`readback`](super::readback) alone.
+    pub fn queue(&self) -> &wgpu::Queue {
+        &self.0.queue
+    }
+
+    /// Name, driver and backend of the adapter.
+    pub fn info(&self) -> &wgpu::AdapterInfo {
+        &self.0.info
+    }
+
+    /// What the device can do.
+    pub fn caps(&self) -> &Caps {
+        &self.0.caps
+    }
+
+    /// Pipelines made so far.
+    pub fn kernels(&self) -> &KernelCache {
+        &self.0.kernels
+    }
+}
+
+impl Candidate {
+    /// Opens a device on this adapter with all its limits and the features faster tiers use.
+    ///
+    /// # Errors
+    /// [`Error::Device`] if it does not open.
+    pub async fn open(&self, shader_checks: bool) -> Result<Context, Error> {
+        let wanted = wgpu::Features::SHADER_F16 | wgpu::Features::SUBGROUP | wgpu::Features::TIMESTAMP_QUERY;
+        let descriptor = wgpu::DeviceDescriptor {
+            label: Some("subquad"),
+            required_features: self.adapter.features() & wanted,
+            required_limits: self.limits.clone(),
+            ..Default::default()
+        };
+        let (device, queue) = self
+            .adapter
+            .request_device(&descriptor)
+            .await
+            .map_err(|e| Error::Device(format!("{} does not open: {e}", self.title())))?;
+        Ok(Context::wrap(device, queue, shader_checks))
+    }
+}
+
+/// Discrete before integrated before virtual before unknown before software; GL last, since it lacks most tiers.
+fn rank(candidate: &Candidate) -> (u8, bool, usize) {
+    let kind = match candidate.info.device_type {
+        _ if candidate.software => 4,
+        wgpu::DeviceType::DiscreteGpu => 0,
+        wgpu::DeviceType::IntegratedGpu => 1,
+        wgpu::DeviceType::VirtualGpu => 2,
+        _ => 3,
+    };
+    (kind, candidate.info.backend == wgpu::Backend::Gl, candidate.index)
+}

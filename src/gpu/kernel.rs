@@ -1,0 +1,147 @@
+//! Pipelines: made from a kernel and a specialisation, checked against the device first, kept.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::context::Caps;
+#[cfg(not(target_arch = "wasm32"))]
+use super::limits;
+use super::source::{Bind, Kernel, Spec, Target, assemble};
+use crate::error::Error;
+
+/// A compiled kernel.
+#[derive(Debug)]
+pub struct Pipeline {
+    /// [`Spec::label`].
+    pub label: String,
+    /// The wgpu object.
+    pub raw: wgpu::ComputePipeline,
+    /// Layout of group 0.
+    pub layout: wgpu::BindGroupLayout,
+    /// Invocations in a workgroup, as naga found them; `[0; 3]` in a browser, which does not tell.
+    pub workgroup: [u32; 3],
+}
+
+type Key = (&'static str, Spec);
+
+/// Pipelines of one device. Shared by clones of a [`Context`](super::Context).
+#[derive(Debug, Default)]
+pub struct KernelCache(Mutex<HashMap<Key, Arc<Pipeline>>>);
+
+impl KernelCache {
+    /// The pipeline for that specialisation, made now if it is not there yet.
+    ///
+    /// # Errors
+    /// [`Error::Limit`] if the device cannot hold it, [`Error::Kernel`] if it does not compile.
+    pub fn get(
+        &self,
+        device: &wgpu::Device,
+        caps: &Caps,
+        kernel: &'static Kernel,
+        spec: &Spec,
+    ) -> Result<Arc<Pipeline>, Error> {
+        let key = (kernel.name, spec.clone());
+        let lock = || self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(pipeline) = lock().get(&key) {
+            return Ok(pipeline.clone());
+        }
+        let pipeline = Arc::new(build(device, caps, kernel, spec)?);
+        Ok(lock().entry(key).or_insert(pipeline).clone())
+    }
+
+    /// Number of pipelines made so far.
+    pub fn len(&self) -> usize {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).len()
+    }
+
+    /// Whether none was made.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+fn build(device: &wgpu::Device, caps: &Caps, kernel: &Kernel, spec: &Spec) -> Result<Pipeline, Error> {
+    let label = spec.label(kernel);
+    #[cfg(not(target_arch = "wasm32"))]
+    let workgroup = {
+        let resolved = limits::resolve(kernel, spec)?;
+        let needs = limits::needs(kernel, &resolved)?;
+        limits::check(kernel, &needs, &caps.limits)?;
+        needs.workgroup
+    };
+    #[cfg(target_arch = "wasm32")]
+    let workgroup = [0; 3];
+    tracing::debug!(label, "building a pipeline");
+
+    let entries: Vec<_> = std::iter::once(wgpu::BufferBindingType::Uniform)
+        .chain(
+            kernel.bindings.iter().map(|(_, bind)| wgpu::BufferBindingType::Storage { read_only: *bind == Bind::Read }),
+        )
+        .enumerate()
+        .map(|(binding, ty)| wgpu::BindGroupLayoutEntry {
+            binding: binding as u32,
+            visibility: wgpu::ShaderStages::COMPUTE,
+            ty: wgpu::BindingType::Buffer { ty, has_dynamic_offset: false, min_binding_size: None },
+            count: None,
+        })
+        .collect();
+
+    let target = if cfg!(target_arch = "wasm32") { Target::Web } else { Target::Native };
+    let source = assemble(kernel, spec, target);
+    let scope = device.push_error_scope(wgpu::ErrorFilter::Validation);
+    let layout =
+        device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor { label: Some(&label), entries: &entries });
+    let pipeline_layout = device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
+        label: Some(&label),
+        bind_group_layouts: &[Some(&layout)],
+        immediate_size: 0,
+    });
+    let descriptor = wgpu::ShaderModuleDescriptor {
+        label: Some(&label),
+        source: wgpu::ShaderSource::Wgsl(source.text.as_str().into()),
+    };
+    let unchecked = kernel.bounds_proof.is_some() && !caps.shader_checks;
+    let module = if unchecked {
+        // Loops are bounded by consts and uniforms, indices proven in `bounds_proof`; storage access stays checked,
+        // since its bounds are the caller's buffers.
+        let checks = wgpu::ShaderRuntimeChecks {
+            force_loop_bounding: false,
+            int_div_checks: false,
+            ..wgpu::ShaderRuntimeChecks::checked()
+        };
+        // SAFETY: the kernel declares why its indices stay in bounds and its loops end.
+        unsafe { device.create_shader_module_trusted(descriptor, checks) }
+    } else {
+        device.create_shader_module(descriptor)
+    };
+    let constants = spec.constants();
+    let raw = device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
+        label: Some(&label),
+        layout: Some(&pipeline_layout),
+        module: &module,
+        entry_point: Some(kernel.name),
+        compilation_options: wgpu::PipelineCompilationOptions {
+            constants: &constants,
+            // Every kernel writes workgroup memory before it reads it; tests run with zeroing off.
+            zero_initialize_workgroup_memory: false,
+        },
+        cache: None,
+    });
+    if let Some(error) = pop(scope) {
+        return Err(Error::Kernel { kernel: label, message: error.to_string() });
+    }
+    Ok(Pipeline { label, raw, layout, workgroup })
+}
+
+/// The error a scope caught. In a browser it cannot be waited for here; it reaches the page's own handler.
+pub(super) fn pop(scope: wgpu::ErrorScopeGuard) -> Option<wgpu::Error> {
+    #[cfg(not(target_arch = "wasm32"))]
+    {
+        pollster::block_on(scope.pop())
+    }
+    #[cfg(target_arch = "wasm32")]
+    {
+        drop(scope);
+        None
+    }
+}

@@ -1,0 +1,147 @@
+//! What a kernel needs, read from its WGSL by naga, against what a device allows. Works without a device.
+//!
+//! wgpu 30 checks a pipeline before overrides are resolved, so a workgroup size or workgroup memory behind an override
+//! passes unchecked and fails (or not) inside the driver. Here the overrides are resolved first.
+
+use wgpu::naga;
+
+use super::source::{Assembled, Bind, Kernel, Spec, Target, assemble};
+use crate::error::Error;
+
+/// What a kernel needs of a device.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Needs {
+    /// Invocations in x, y, z.
+    pub workgroup: [u32; 3],
+    /// Bytes of workgroup memory.
+    pub workgroup_bytes: u32,
+    /// Storage bindings.
+    pub storage_buffers: u32,
+}
+
+/// A kernel as naga sees it: overrides resolved, validated.
+pub struct Resolved {
+    /// The text it came from.
+    pub source: Assembled,
+    /// The module without overrides.
+    pub module: naga::Module,
+    /// What the validator found.
+    pub info: naga::valid::ModuleInfo,
+}
+
+fn defect(kernel: &Kernel, message: impl Into<String>) -> Error {
+    Error::Kernel { kernel: kernel.name.into(), message: message.into() }
+}
+
+/// naga's capabilities for what our kernels may use beyond plain WGSL.
+pub fn capabilities() -> naga::valid::Capabilities {
+    naga::valid::Capabilities::SHADER_FLOAT16 | naga::valid::Capabilities::SUBGROUP
+}
+
+/// Parses, validates and specialises a kernel.
+///
+/// # Errors
+/// [`Error::Kernel`] with file and line.
+pub fn resolve(kernel: &Kernel, spec: &Spec) -> Result<Resolved, Error> {
+    let source = assemble(kernel, spec, Target::Native);
+    let module = naga::front::wgsl::parse_str(&source.text).map_err(|e| {
+        let at = e.location(&source.text).map_or("?".into(), |l| source.locate(l.line_number as usize));
+        defect(kernel, format!("{at}: {}", e.message()))
+    })?;
+    let mut validator = naga::valid::Validator::new(naga::valid::ValidationFlags::all(), capabilities());
+    let info = validator.validate(&module).map_err(|e| {
+        let at = e.location(&source.text).map_or("?".into(), |l| source.locate(l.line_number as usize));
+        defect(kernel, format!("{at}: {}", chain(e.as_inner())))
+    })?;
+    let constants: naga::back::PipelineConstants =
+        spec.constants().into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+    let entry = Some((naga::ShaderStage::Compute, kernel.name));
+    let (module, info) = naga::back::pipeline_constants::process_overrides(&module, &info, entry, &constants)
+        .map_err(|e| defect(kernel, format!("override: {}", chain(&e))))?;
+    let (module, info) = (module.into_owned(), info.into_owned());
+    Ok(Resolved { source, module, info })
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        next = cause.source();
+    }
+    text
+}
+
+/// What a resolved kernel needs. Compares its bindings and uniform with the declaration on the way.
+///
+/// # Errors
+/// [`Error::Kernel`] if declaration and WGSL differ.
+pub fn needs(kernel: &Kernel, resolved: &Resolved) -> Result<Needs, Error> {
+    let module = &resolved.module;
+    let entry = module
+        .entry_points
+        .iter()
+        .find(|e| e.name == kernel.name)
+        .ok_or_else(|| defect(kernel, "the WGSL has no entry point of that name"))?;
+    let mut workgroup_bytes = 0u32;
+    let mut found: Vec<(u32, &str, Option<Bind>)> = Vec::new();
+    for (_, global) in module.global_variables.iter() {
+        let size = module.types[global.ty].inner.size(module.to_ctx());
+        match global.space {
+            naga::AddressSpace::WorkGroup => {
+                // 16 is the widest alignment of any WGSL type we use.
+                workgroup_bytes = workgroup_bytes.saturating_add(size.next_multiple_of(16));
+            }
+            naga::AddressSpace::Uniform | naga::AddressSpace::Storage { .. } => {
+                let binding = global.binding.ok_or_else(|| defect(kernel, "a buffer without a binding"))?;
+                if binding.group != 0 {
+                    return Err(defect(kernel, format!("binding group {}, expected 0", binding.group)));
+                }
+                let bind = match global.space {
+                    naga::AddressSpace::Storage { access } if access.contains(naga::StorageAccess::STORE) => {
+                        Some(Bind::Write)
+                    }
+                    naga::AddressSpace::Storage { .. } => Some(Bind::Read),
+                    _ => None,
+                };
+                if bind.is_none() && size as usize != kernel.params_size {
+                    let message = format!("Params is {size} bytes in WGSL, {} in Rust", kernel.params_size);
+                    return Err(defect(kernel, message));
+                }
+                found.push((binding.binding, global.name.as_deref().unwrap_or("?"), bind));
+            }
+            _ => {}
+        }
+    }
+    found.sort_unstable_by_key(|f| f.0);
+    let mut declared = vec![(0, "params", None)];
+    declared.extend(kernel.bindings.iter().enumerate().map(|(i, (name, bind))| (i as u32 + 1, *name, Some(*bind))));
+    if found != declared {
+        return Err(defect(kernel, format!("declared bindings {declared:?}, the WGSL has {found:?}")));
+    }
+    Ok(Needs { workgroup: entry.workgroup_size, workgroup_bytes, storage_buffers: kernel.bindings.len() as u32 })
+}
+
+/// Refuses a kernel that passes a limit.
+///
+/// # Errors
+/// [`Error::Limit`] naming the limit.
+pub fn check(kernel: &Kernel, needs: &Needs, limits: &wgpu::Limits) -> Result<(), Error> {
+    let [x, y, z] = needs.workgroup;
+    let invocations = u64::from(x) * u64::from(y) * u64::from(z);
+    for (what, needed, limit) in [
+        ("workgroup invocations", invocations, limits.max_compute_invocations_per_workgroup),
+        ("workgroup size x", x.into(), limits.max_compute_workgroup_size_x),
+        ("workgroup size y", y.into(), limits.max_compute_workgroup_size_y),
+        ("workgroup size z", z.into(), limits.max_compute_workgroup_size_z),
+        ("workgroup memory (bytes)", needs.workgroup_bytes.into(), limits.max_compute_workgroup_storage_size),
+        ("storage buffers", needs.storage_buffers.into(), limits.max_storage_buffers_per_shader_stage),
+    ] {
+        if needed > u64::from(limit) {
+            let op = format!("kernel {}", kernel.name);
+            return Err(Error::Limit { op, what: what.into(), needed, limit: limit.into() });
+        }
+    }
+    Ok(())
+}

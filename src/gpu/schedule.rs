@@ -1,0 +1,95 @@
+//! The host-side scheduler: several recordings in order, their cost, and where to cut them into submissions.
+//!
+//! Inside a caller's encoder a schedule only records. At the edge (command line, bench) it is cut so that no submission
+//! keeps a desktop's GPU long enough for the watchdog to reset it.
+
+use std::fmt;
+use std::ops::Range;
+
+use super::program::Cost;
+use super::recording::Recording;
+
+/// Recordings in order.
+#[derive(Debug, Default)]
+pub struct Schedule {
+    recordings: Vec<Recording>,
+}
+
+/// Part of a schedule that goes to the GPU in one submission.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Submission {
+    /// Which dispatches of which recording, in order.
+    pub parts: Vec<(usize, Range<usize>)>,
+    /// Their work.
+    pub cost: Cost,
+}
+
+impl Schedule {
+    /// Nothing to do.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds a recording behind the others.
+    pub fn push(&mut self, recording: Recording) -> &mut Self {
+        self.recordings.push(recording);
+        self
+    }
+
+    /// The recordings, in order.
+    pub fn recordings(&self) -> &[Recording] {
+        &self.recordings
+    }
+
+    /// Work of all of them.
+    pub fn cost(&self) -> Cost {
+        self.recordings.iter().map(Recording::cost).sum()
+    }
+
+    /// Records everything into the caller's encoder.
+    pub fn encode(&self, encoder: &mut wgpu::CommandEncoder) {
+        for recording in &self.recordings {
+            recording.encode(encoder);
+        }
+    }
+
+    /// Records one submission.
+    pub fn encode_submission(&self, encoder: &mut wgpu::CommandEncoder, submission: &Submission) {
+        for (recording, range) in &submission.parts {
+            self.recordings[*recording].encode_range(encoder, range.clone());
+        }
+    }
+
+    /// Cuts into submissions of at most `flops` operations each; a single dispatch above it stands alone.
+    pub fn submissions(&self, flops: f64) -> Vec<Submission> {
+        let mut list: Vec<Submission> = Vec::new();
+        for (index, recording) in self.recordings.iter().enumerate() {
+            for (step, info) in recording.steps().enumerate() {
+                match list.last_mut() {
+                    Some(last) if last.cost.flops + info.cost.flops <= flops => {
+                        last.cost = last.cost + info.cost;
+                        match last.parts.last_mut() {
+                            Some((r, range)) if *r == index => range.end = step + 1,
+                            _ => last.parts.push((index, step..step + 1)),
+                        }
+                    }
+                    _ => list.push(Submission { parts: vec![(index, step..step + 1)], cost: info.cost }),
+                }
+            }
+        }
+        list
+    }
+}
+
+impl fmt::Display for Schedule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (i, recording) in self.recordings.iter().enumerate() {
+            writeln!(f, "{} {}:", i + 1, recording.op())?;
+            for line in recording.to_string().lines() {
+                writeln!(f, "  {line}")?;
+            }
+        }
+        let cost = self.cost();
+        writeln!(f, "in all {:.3} MFLOP, {:.3} MB", cost.flops / 1e6, cost.bytes() / 1e6)
+    }
+}

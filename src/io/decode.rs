@@ -1,0 +1,165 @@
+//! Raw little- or big-endian elements to [`Values`], read once, straight into the vector that keeps them.
+
+use std::io::{ErrorKind, Read};
+
+use bytemuck::Pod;
+use half::{bf16, f16};
+
+use super::{Told, unread};
+use crate::tensor::Values;
+
+/// Element types that can be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Elem {
+    F32,
+    F16,
+    Bf16,
+    F64,
+    I64,
+    I32,
+    U32,
+}
+
+/// Their names, for the refusal of another.
+pub(super) const READABLE: &str = "f32, f16, bf16, f64, i64, i32 or u32";
+
+/// Elements in a file: how many, of what type, in which byte order.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Data {
+    pub elem: Elem,
+    pub big_endian: bool,
+    pub count: usize,
+    /// The file is known to be long enough, so all memory may be taken at once. Otherwise it grows with what arrives:
+    /// behind a pipe or a compressed entry, the count is only a claim.
+    pub present: bool,
+}
+
+/// Bytes read at a time: small enough for the cache, where new memory is cleared just before it is filled.
+const STEP: usize = 1 << 20;
+
+impl Data {
+    /// Reads them all.
+    pub(super) fn read(self, r: &mut dyn Read) -> Told<Values> {
+        Ok(match self.elem {
+            Elem::F32 => Values::F32(self.same(r)?),
+            Elem::F16 => Values::F16(self.same(r)?),
+            Elem::I64 => Values::I64(self.same(r)?),
+            Elem::Bf16 => Values::F32(self.converted(r, bf16::to_f32)?),
+            Elem::F64 => Values::F32(self.converted(r, |x: f64| x as f32)?),
+            Elem::I32 => Values::I64(self.converted(r, |x: i32| i64::from(x))?),
+            Elem::U32 => Values::I64(self.converted(r, |x: u32| i64::from(x))?),
+        })
+    }
+
+    fn room<T>(&self) -> Told<Vec<T>> {
+        let mut out = Vec::new();
+        if self.present {
+            out.try_reserve_exact(self.count).map_err(|_| self.too_large::<T>())?;
+        }
+        Ok(out)
+    }
+
+    fn too_large<T>(&self) -> String {
+        let bytes = (self.count as u128) * size_of::<T>() as u128;
+        format!("expected a tensor that fits in memory, found one of {bytes} bytes")
+    }
+
+    /// Elements kept as they are stored.
+    fn same<T: Pod>(self, r: &mut dyn Read) -> Told<Vec<T>> {
+        let mut out: Vec<T> = self.room()?;
+        while out.len() < self.count {
+            let at = out.len();
+            let n = (STEP / size_of::<T>()).min(self.count - at);
+            out.try_reserve(n).map_err(|_| self.too_large::<T>())?;
+            out.resize(at + n, T::zeroed());
+            self.fill(r, &mut out[at..], at)?;
+        }
+        Ok(out)
+    }
+
+    /// Elements converted one by one.
+    fn converted<S: Pod, T>(self, r: &mut dyn Read, f: impl Fn(S) -> T) -> Told<Vec<T>> {
+        let mut out: Vec<T> = self.room()?;
+        let mut part = vec![S::zeroed(); (STEP / size_of::<S>()).min(self.count)];
+        while out.len() < self.count {
+            let n = part.len().min(self.count - out.len());
+            out.try_reserve(n).map_err(|_| self.too_large::<T>())?;
+            self.fill(r, &mut part[..n], out.len())?;
+            out.extend(part[..n].iter().map(|&x| f(x)));
+        }
+        Ok(out)
+    }
+
+    /// Fills `part` with the elements from number `done` on.
+    fn fill<T: Pod>(self, r: &mut dyn Read, part: &mut [T], done: usize) -> Told<()> {
+        let bytes: &mut [u8] = bytemuck::cast_slice_mut(part);
+        let mut got = 0;
+        while got < bytes.len() {
+            match r.read(&mut bytes[got..]) {
+                Ok(0) => {
+                    let size = size_of::<T>() as u128;
+                    let (expected, found) = (self.count as u128 * size, done as u128 * size + got as u128);
+                    return Err(format!("truncated: expected {expected} bytes of data, found {found}"));
+                }
+                Ok(n) => got += n,
+                Err(e) if e.kind() == ErrorKind::Interrupted => {}
+                Err(e) => return Err(unread(e)),
+            }
+        }
+        if self.big_endian != cfg!(target_endian = "big") {
+            bytes.chunks_exact_mut(size_of::<T>()).for_each(<[u8]>::reverse);
+        }
+        Ok(())
+    }
+}
+
+/// Column-major (Fortran order) values in row-major order.
+pub(super) fn row_major(values: Values, shape: &[usize]) -> Told<Values> {
+    // With at most one axis longer than 1 both orders are the same.
+    if shape.iter().filter(|&&d| d != 1).count() < 2 {
+        return Ok(values);
+    }
+    Ok(match values {
+        Values::F32(v) => Values::F32(transposed(&v, shape)?),
+        Values::F16(v) => Values::F16(transposed::<f16>(&v, shape)?),
+        Values::I64(v) => Values::I64(transposed(&v, shape)?),
+    })
+}
+
+fn transposed<T: Copy>(source: &[T], shape: &[usize]) -> Told<Vec<T>> {
+    let mut out = Vec::new();
+    if source.is_empty() {
+        return Ok(out);
+    }
+    out.try_reserve_exact(source.len()).map_err(|_| "expected a tensor that fits in memory twice".to_owned())?;
+    let mut step = 1;
+    let mut axes: Vec<(usize, usize)> = Vec::new();
+    for &d in shape {
+        axes.push((d, step));
+        step *= d;
+    }
+    let Some((len, stride)) = axes.pop() else {
+        return Ok(source.to_vec());
+    };
+    // An odometer over all axes but the last; `base` is where its reading lies in the source.
+    let mut at = vec![0; axes.len()];
+    let mut base = 0;
+    loop {
+        out.extend((0..len).map(|i| source[base + i * stride]));
+        let mut axis = axes.len();
+        loop {
+            if axis == 0 {
+                return Ok(out);
+            }
+            axis -= 1;
+            let (len, stride) = axes[axis];
+            at[axis] += 1;
+            base += stride;
+            if at[axis] < len {
+                break;
+            }
+            base -= stride * len;
+            at[axis] = 0;
+        }
+    }
+}

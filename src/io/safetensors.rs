@@ -1,0 +1,268 @@
+//! The safetensors format, streamed.
+//!
+//! The `safetensors` crate supplies the vocabulary (dtypes and the entries of the header). The header's frame is read
+//! here, because the crate wants the whole file in memory, lets the second of two equal names win, and says of most
+//! damage only that there is some.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::io::{Read, Write};
+
+use safetensors::tensor::{Dtype, TensorInfo};
+use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, Visitor};
+
+use super::decode::{Data, Elem, READABLE};
+use super::{Entry, Listing, MAX_HEADER, TensorFile, Told, all_different, elements, few_enough, quoted, shown};
+use super::{unread, unwritten};
+use crate::tensor::{DType, HostTensor, TensorMap};
+
+/// Reserved key of the header.
+const METADATA_KEY: &str = "__metadata__";
+
+/// A header whose offsets have been checked: the tensors lie one after the other, each as long as its shape says.
+struct Header {
+    metadata: BTreeMap<String, String>,
+    tensors: Vec<(String, TensorInfo)>,
+    /// Bytes of all data.
+    data: u64,
+}
+
+pub(super) fn read(r: &mut dyn Read, len: Option<u64>) -> Told<TensorFile> {
+    let header = Header::read(r, len)?;
+    few_enough(header.tensors.len())?;
+    // All dtypes first: better to refuse before gigabytes were read than after.
+    let mut datas = Vec::with_capacity(header.tensors.len());
+    for (name, info) in &header.tensors {
+        let refuse = || format!("tensor {}: expected dtype {READABLE}, found {}", quoted(name), info.dtype);
+        let elem = elem(info.dtype).ok_or_else(refuse)?;
+        // The offsets were compared with the shape.
+        let count = (info.data_offsets.1 - info.data_offsets.0) / (info.dtype.bitsize() / 8);
+        datas.push(Data { elem, big_endian: false, count, present: len.is_some() });
+    }
+    let mut tensors = Vec::with_capacity(datas.len());
+    for ((name, info), data) in header.tensors.into_iter().zip(datas) {
+        let values = data.read(r).map_err(|e| format!("tensor {}: {e}", quoted(&name)))?;
+        tensors.push((name, HostTensor::new(info.shape, values)));
+    }
+    if len.is_none() {
+        end_of_stream(r)?;
+    }
+    Ok(TensorFile { tensors: tensors.into_iter().collect(), metadata: header.metadata })
+}
+
+pub(super) fn inspect(r: &mut dyn Read, len: Option<u64>) -> Told<Listing> {
+    let header = Header::read(r, len)?;
+    if len.is_none() {
+        // Only by going through a pipe can one tell whether it is whole.
+        let found = std::io::copy(&mut r.take(header.data), &mut std::io::sink()).map_err(unread)?;
+        if found < header.data {
+            return Err(truncated(header.data, found));
+        }
+        end_of_stream(r)?;
+    }
+    let entry = |(name, info): (String, TensorInfo)| Entry {
+        name,
+        dtype: info.dtype.to_string(),
+        bytes: (info.data_offsets.1 - info.data_offsets.0) as u64,
+        shape: info.shape.into_iter().map(|d| d as u64).collect(),
+    };
+    let entries = header.tensors.into_iter().map(entry).collect();
+    Ok(Listing { format: "safetensors", metadata: header.metadata, entries })
+}
+
+pub(super) fn write(out: &mut dyn Write, tensors: &TensorMap, metadata: &BTreeMap<String, String>) -> Told<()> {
+    // Wider elements first keep every tensor aligned to its element, as readers that map the file expect.
+    let mut order: Vec<(&str, &HostTensor)> = tensors.iter().collect();
+    order.sort_by_key(|(_, t)| std::cmp::Reverse(t.dtype().size()));
+
+    let failed = |e: serde_json::Error| format!("header cannot be written: {e}");
+    let mut header = serde_json::Map::new();
+    if !metadata.is_empty() {
+        header.insert(METADATA_KEY.into(), serde_json::to_value(metadata).map_err(failed)?);
+    }
+    let mut offset = 0;
+    for (name, tensor) in &order {
+        if *name == METADATA_KEY {
+            return Err(format!("tensor `{METADATA_KEY}`: expected another name, this one is reserved by the format"));
+        }
+        let dtype = match tensor.dtype() {
+            DType::F32 => Dtype::F32,
+            DType::F16 => Dtype::F16,
+            DType::I64 => Dtype::I64,
+        };
+        let end = offset + tensor.bytes().len();
+        let info = TensorInfo { dtype, shape: tensor.shape().dims().to_vec(), data_offsets: (offset, end) };
+        header.insert((*name).into(), serde_json::to_value(info).map_err(failed)?);
+        offset = end;
+    }
+    let mut text = serde_json::to_vec(&header).map_err(failed)?;
+    text.resize(text.len().next_multiple_of(8), b' ');
+    if text.len() as u64 > MAX_HEADER {
+        return Err(format!("expected names and metadata of at most {MAX_HEADER} bytes, found {}", text.len()));
+    }
+    out.write_all(&(text.len() as u64).to_le_bytes()).map_err(unwritten)?;
+    out.write_all(&text).map_err(unwritten)?;
+    for (_, tensor) in order {
+        out.write_all(tensor.bytes()).map_err(unwritten)?;
+    }
+    Ok(())
+}
+
+fn elem(dtype: Dtype) -> Option<Elem> {
+    Some(match dtype {
+        Dtype::F32 => Elem::F32,
+        Dtype::F16 => Elem::F16,
+        Dtype::BF16 => Elem::Bf16,
+        Dtype::F64 => Elem::F64,
+        Dtype::I64 => Elem::I64,
+        Dtype::I32 => Elem::I32,
+        Dtype::U32 => Elem::U32,
+        _ => return None,
+    })
+}
+
+fn truncated(expected: u64, found: u64) -> String {
+    format!("truncated: expected {expected} bytes of tensor data, found {found}")
+}
+
+fn end_of_stream(r: &mut dyn Read) -> Told<()> {
+    let extra = std::io::copy(r, &mut std::io::sink()).map_err(unread)?;
+    if extra > 0 {
+        return Err(format!("expected the end of the file after the last tensor, found {extra} more bytes"));
+    }
+    Ok(())
+}
+
+impl Header {
+    fn read(r: &mut dyn Read, len: Option<u64>) -> Told<Self> {
+        let mut word = Vec::with_capacity(8);
+        r.take(8).read_to_end(&mut word).map_err(unread)?;
+        let Ok(word) = <[u8; 8]>::try_from(word.as_slice()) else {
+            return Err(format!("truncated: expected 8 bytes with the length of a header, found {}", word.len()));
+        };
+        let claimed = u64::from_le_bytes(word);
+        if claimed > MAX_HEADER {
+            return Err(format!("expected a safetensors header of at most {MAX_HEADER} bytes, found one of {claimed}"));
+        }
+        let short = |found: u64| format!("truncated: expected a header of {claimed} bytes, found {found}");
+        let rest = len.map(|len| len.saturating_sub(8));
+        if let Some(rest) = rest.filter(|&rest| rest < claimed) {
+            return Err(short(rest));
+        }
+        // Grows with what arrives, never on the word of the length alone.
+        let mut text = Vec::new();
+        r.take(claimed).read_to_end(&mut text).map_err(unread)?;
+        if (text.len() as u64) < claimed {
+            return Err(short(text.len() as u64));
+        }
+        let raw: Raw = serde_json::from_slice(&text).map_err(|e| format!("expected a JSON header, found {e}"))?;
+        drop(text);
+        let header = raw.checked()?;
+        match rest.map(|rest| rest - claimed) {
+            Some(found) if found < header.data => Err(truncated(header.data, found)),
+            Some(found) if found > header.data => {
+                Err(format!("expected {} bytes of tensor data, found {found}", header.data))
+            }
+            _ => Ok(header),
+        }
+    }
+}
+
+/// The header as it is written.
+#[derive(Default)]
+struct Raw {
+    metadata: Option<Text>,
+    tensors: Vec<(String, TensorInfo)>,
+}
+
+impl Raw {
+    fn checked(self) -> Told<Header> {
+        all_different(self.tensors.iter().map(|(name, _)| name.as_str()))?;
+        let mut tensors = self.tensors;
+        // Stable, so that tensors without elements keep their place in the header.
+        tensors.sort_by_key(|(_, info)| info.data_offsets);
+        let mut end = 0;
+        let mut before: Option<&str> = None;
+        for (name, info) in &tensors {
+            let refuse = |expected: String| {
+                let (from, to) = info.data_offsets;
+                Err(format!("tensor {}: expected {expected}, found data_offsets [{from}, {to}]", quoted(name)))
+            };
+            let shape: Vec<u64> = info.shape.iter().map(|&d| d as u64).collect();
+            let count = elements(&shape).map_err(|e| format!("tensor {}: {e}", quoted(name)))?;
+            let (from, to) = (info.data_offsets.0 as u64, info.data_offsets.1 as u64);
+            if from != end {
+                let place = before.map_or("the start".into(), |name| format!("the end of tensor {}", quoted(name)));
+                return refuse(format!("data from byte {end} on, {place}"));
+            }
+            let bits = u128::from(count) * info.dtype.bitsize() as u128;
+            if !bits.is_multiple_of(8) || from as u128 + bits / 8 != u128::from(to) {
+                let bytes = bits.div_ceil(8);
+                return refuse(format!("{bytes} bytes for {} {}", info.dtype, shown(&shape)));
+            }
+            end = to;
+            before = Some(name);
+        }
+        Ok(Header { metadata: self.metadata.unwrap_or_default().0, tensors, data: end })
+    }
+}
+
+impl<'de> Deserialize<'de> for Raw {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Fields;
+        impl<'de> Visitor<'de> for Fields {
+            type Value = Raw;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object of tensors")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Raw, A::Error> {
+                let mut raw = Raw::default();
+                let mut seen = false;
+                while let Some(name) = map.next_key::<String>()? {
+                    let within = |e| A::Error::custom(format_args!("tensor {}: {e}", quoted(&name)));
+                    if name != METADATA_KEY {
+                        let info = map.next_value().map_err(within)?;
+                        raw.tensors.push((name, info));
+                    } else if seen {
+                        return Err(A::Error::custom("several `__metadata__`"));
+                    } else {
+                        seen = true;
+                        raw.metadata = map.next_value()?;
+                    }
+                }
+                Ok(raw)
+            }
+        }
+        deserializer.deserialize_map(Fields)
+    }
+}
+
+/// Text by key, each key once.
+#[derive(Default)]
+struct Text(BTreeMap<String, String>);
+
+impl<'de> Deserialize<'de> for Text {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Fields;
+        impl<'de> Visitor<'de> for Fields {
+            type Value = Text;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object of strings")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Text, A::Error> {
+                let mut text = BTreeMap::new();
+                while let Some((key, value)) = map.next_entry::<String, String>()? {
+                    if let Some(key) = text.insert(key.clone(), value).map(|_| key) {
+                        return Err(A::Error::custom(format_args!("several metadata {}", quoted(&key))));
+                    }
+                }
+                Ok(Text(text))
+            }
+        }
+        deserializer.deserialize_map(Fields)
+    }
+}

@@ -1,0 +1,132 @@
+//! Which format a path is, and whether two paths are one file.
+
+use std::fs::{self, File};
+use std::io::{BufReader, Cursor, Read, Seek, SeekFrom};
+use std::path::{Component, Path, PathBuf};
+
+use super::{Told, is_dash, unread};
+
+/// A zip is read from its end.
+pub(super) trait ReadSeek: Read + Seek {}
+impl<T: Read + Seek> ReadSeek for T {}
+
+/// An opened input.
+pub(super) enum Source {
+    Directory,
+    /// With its length.
+    Npz(Box<dyn ReadSeek>, u64),
+    /// With its length, which a pipe does not tell.
+    Safetensors(Box<dyn Read>, Option<u64>),
+}
+
+const SINGLE_NPY: &str = "expected tensors with names, found a single .npy array, which has none: put it into a \
+                          directory as NAME.npy and give the directory";
+
+pub(super) fn open(path: &Path) -> Told<Source> {
+    if is_dash(path) {
+        return stream(std::io::stdin().lock());
+    }
+    let about = fs::metadata(path).map_err(unread)?;
+    if about.is_dir() {
+        return Ok(Source::Directory);
+    }
+    if has_extension(path, "npy") {
+        return Err(SINGLE_NPY.into());
+    }
+    let mut file = File::open(path).map_err(unread)?;
+    if !about.is_file() {
+        // A pipe, as from the shell's <(...): neither length nor seeking.
+        return stream(file);
+    }
+    // Asked of the open file: the path may name another one by now.
+    let len = file.metadata().map_err(unread)?.len();
+    let start = first_bytes(&mut file)?;
+    file.seek(SeekFrom::Start(0)).map_err(unread)?;
+    let named_npz = has_extension(path, "npz");
+    let named_safetensors = has_extension(path, "safetensors");
+    let reader = BufReader::new(file);
+    if named_npz || (!named_safetensors && is_zip(&start)) {
+        return Ok(Source::Npz(Box::new(reader), len));
+    }
+    refuse_others(&start, named_safetensors)?;
+    Ok(Source::Safetensors(Box::new(reader), Some(len)))
+}
+
+/// What comes through a pipe: safetensors tensor by tensor; a zip, whose index is at its end, whole.
+fn stream(mut reader: impl Read + 'static) -> Told<Source> {
+    let mut start = first_bytes(&mut reader)?;
+    if is_zip(&start) {
+        reader.read_to_end(&mut start).map_err(unread)?;
+        let len = start.len() as u64;
+        return Ok(Source::Npz(Box::new(Cursor::new(start)), len));
+    }
+    refuse_others(&start, true)?;
+    Ok(Source::Safetensors(Box::new(BufReader::new(Cursor::new(start).chain(reader))), None))
+}
+
+fn first_bytes(reader: &mut impl Read) -> Told<Vec<u8>> {
+    let mut start = Vec::with_capacity(8);
+    reader.take(8).read_to_end(&mut start).map_err(unread)?;
+    Ok(start)
+}
+
+fn is_zip(start: &[u8]) -> bool {
+    // An archive's first entry, or the end record of an empty one.
+    start.starts_with(b"PK\x03\x04") || start.starts_with(b"PK\x05\x06")
+}
+
+/// Content that is recognisably something else than safetensors. Each of these would otherwise be reported as a header
+/// of astronomic length.
+fn refuse_others(start: &[u8], expected: bool) -> Told<()> {
+    if start.starts_with(b"\x93NUMPY") {
+        return Err(SINGLE_NPY.into());
+    }
+    if is_zip(start) {
+        return Err("expected safetensors as the extension says, found a zip archive (named .npz it is read)".into());
+    }
+    if start.starts_with(b"version ") {
+        return Err("expected tensors, found a Git LFS pointer: fetch the file itself with `git lfs pull`".into());
+    }
+    // A safetensors header of more than 100 MB is refused anyway, so the length's upper four bytes are 0.
+    if !expected && start.len() == 8 && start[4..] != [0; 4] {
+        return Err(
+            "expected .safetensors, .npz or a directory of .npy files, found neither by name nor by content".into()
+        );
+    }
+    Ok(())
+}
+
+/// Adds to a refusal that nothing but the lack of a better guess made this file safetensors.
+pub(super) fn guessed(path: &Path, message: String) -> String {
+    if is_dash(path) || has_extension(path, "safetensors") {
+        return message;
+    }
+    format!("{message} (read as safetensors, since its name ends in neither .safetensors nor .npz)")
+}
+
+fn has_extension(path: &Path, extension: &str) -> bool {
+    path.extension().is_some_and(|e| e.eq_ignore_ascii_case(extension))
+}
+
+/// See [`super::same_file`].
+pub(super) fn same(a: &Path, b: &Path) -> bool {
+    #[cfg(unix)]
+    if let (Ok(a), Ok(b)) = (fs::metadata(a), fs::metadata(b)) {
+        use std::os::unix::fs::MetadataExt;
+        return (a.dev(), a.ino()) == (b.dev(), b.ino());
+    }
+    full(a) == full(b)
+}
+
+/// The path with links and `..` resolved as far as it exists.
+fn full(path: &Path) -> PathBuf {
+    if let Ok(found) = fs::canonicalize(path) {
+        return found;
+    }
+    let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf());
+    // The last name is not there (yet): resolve what it would be in.
+    match (absolute.parent(), absolute.components().next_back()) {
+        (Some(parent), Some(Component::Normal(name))) => full(parent).join(name),
+        _ => absolute,
+    }
+}

@@ -1,0 +1,144 @@
+//! What the public functions cannot show: writers and readers that fail or dawdle half way. The rest is in
+//! `tests/files.rs`.
+
+use std::io::{Cursor, Error, ErrorKind, Read, Result as IoResult, Seek, SeekFrom, Write};
+
+use super::*;
+use crate::tensor::{HostTensor, Values};
+
+fn sample() -> TensorMap {
+    let mut map = TensorMap::new();
+    map.insert("q", HostTensor::f32([2, 3], (0..6).map(|i| i as f32).collect()));
+    map.insert("position", HostTensor::new([1], Values::I64(vec![-7])));
+    map
+}
+
+fn about() -> BTreeMap<String, String> {
+    BTreeMap::from([("operator".to_owned(), "linear".to_owned())])
+}
+
+fn left(dir: &Path) -> Vec<String> {
+    std::fs::read_dir(dir).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect()
+}
+
+#[test]
+fn a_write_that_fails_half_way_leaves_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("a.npz");
+    let fail = |out: &mut dyn Write| {
+        out.write_all(&vec![1; 3 << 20]).unwrap();
+        Err("the disk is full".to_owned())
+    };
+    assert!(atomic::replace(&path, |out| fail(out)).is_err());
+    assert!(left(dir.path()).is_empty());
+
+    std::fs::write(&path, b"before").unwrap();
+    assert!(atomic::replace(&path, |out| fail(out)).is_err());
+    assert_eq!(left(dir.path()), ["a.npz"]);
+    assert_eq!(std::fs::read(&path).unwrap(), b"before");
+
+    std::fs::remove_file(&path).unwrap();
+    let made =
+        atomic::new_directory(&dir.path().join("d"), |at| fail(&mut std::fs::File::create(at.join("q")).unwrap()));
+    assert!(made.is_err());
+    assert!(left(dir.path()).is_empty());
+}
+
+/// Takes so many bytes and no more, and counts the attempts beyond.
+struct Full(Cursor<Vec<u8>>, usize, usize);
+
+impl Write for Full {
+    fn write(&mut self, bytes: &[u8]) -> IoResult<usize> {
+        let room = self.1.saturating_sub(self.0.position() as usize);
+        if room == 0 {
+            self.2 += 1;
+            return Err(Error::new(ErrorKind::StorageFull, "no space"));
+        }
+        self.0.write(&bytes[..room.min(bytes.len())])
+    }
+
+    fn flush(&mut self) -> IoResult<()> {
+        Ok(())
+    }
+}
+
+impl Seek for Full {
+    fn seek(&mut self, to: SeekFrom) -> IoResult<u64> {
+        self.0.seek(to)
+    }
+}
+
+#[test]
+fn a_full_disk_is_an_error_wherever_it_strikes() {
+    let whole = |write: fn(&mut Full) -> Told<()>| {
+        let mut out = Full(Cursor::default(), usize::MAX, 0);
+        write(&mut out).unwrap();
+        for room in 0..out.0.get_ref().len() {
+            let mut out = Full(Cursor::default(), room, 0);
+            let message = write(&mut out).unwrap_err();
+            assert!(message.contains("no space"), "{message}");
+            // Nobody comes back to it, least of all a destructor.
+            assert_eq!(out.2, 1);
+        }
+    };
+    whole(|out| safetensors::write(out, &sample(), &about()));
+    whole(|out| npz::write(out, &sample(), &about()));
+    whole(|out| sample().iter().try_for_each(|(_, tensor)| npy::write(out, tensor)));
+}
+
+/// One byte at a time, and interruptions.
+struct Slow<'a>(&'a [u8], bool);
+
+impl Read for Slow<'_> {
+    fn read(&mut self, out: &mut [u8]) -> IoResult<usize> {
+        self.1 = !self.1;
+        if self.1 {
+            return Err(ErrorKind::Interrupted.into());
+        }
+        let n = 1.min(out.len());
+        self.0.read(&mut out[..n])
+    }
+}
+
+#[test]
+fn a_pipe_of_any_pace_cut_anywhere() {
+    let mut bytes = Vec::new();
+    safetensors::write(&mut bytes, &sample(), &about()).unwrap();
+    for end in 0..bytes.len() {
+        assert!(safetensors::read(&mut Slow(&bytes[..end], false), None).is_err());
+        assert!(safetensors::inspect(&mut &bytes[..end], None).is_err());
+    }
+    let found = safetensors::read(&mut Slow(&bytes, false), None).unwrap();
+    assert_eq!(found, safetensors::read(&mut bytes.as_slice(), Some(bytes.len() as u64)).unwrap());
+    assert_eq!(found.metadata, about());
+    assert_eq!(found.tensors.get("q"), sample().get("q"));
+    safetensors::inspect(&mut bytes.as_slice(), None).unwrap();
+    bytes.push(0);
+    let message = safetensors::read(&mut bytes.as_slice(), None).unwrap_err();
+    assert!(message.ends_with("found 1 more bytes"), "{message}");
+    assert!(safetensors::inspect(&mut bytes.as_slice(), None).is_err());
+}
+
+/// Wider elements first, so that each starts on a multiple of its size.
+#[test]
+fn elements_are_aligned() {
+    let mut map = TensorMap::new();
+    map.insert("odd", HostTensor::zeros([3], crate::tensor::DType::F16));
+    map.insert("q", HostTensor::f32([1], vec![1.0]));
+    map.insert("position", HostTensor::new([1], Values::I64(vec![3])));
+    let mut bytes = Vec::new();
+    safetensors::write(&mut bytes, &map, &BTreeMap::new()).unwrap();
+    let listing = safetensors::inspect(&mut bytes.as_slice(), Some(bytes.len() as u64)).unwrap();
+    assert_eq!(listing.entries.iter().map(|e| e.name.as_str()).collect::<Vec<_>>(), ["position", "q", "odd"]);
+    assert_eq!(bytes[..8], ((bytes.len() as u64 - 8 - 8 - 4 - 6).to_le_bytes()));
+    assert!((bytes.len() - 8 - 4 - 6).is_multiple_of(8));
+}
+
+#[test]
+fn messages_stay_short_and_on_one_line() {
+    assert_eq!(one_line("a\nb\u{1b}[0m".into()), "a\\nb\\u{1b}[0m");
+    assert_eq!(one_line("µ".repeat(1000)).chars().count(), 601);
+    assert_eq!(quoted(&"é".repeat(81)), format!("`{}…`", "é".repeat(80)));
+    assert_eq!(shown(&[2, 3]), "[2, 3]");
+    assert_eq!(shown::<u64>(&[]), "[]");
+}

@@ -1,0 +1,124 @@
+//! A case: an operator at a named shape with its flags. Data used three ways: by tests, by `check` and by benches.
+
+use std::fmt;
+
+use super::{AxisDefault, Error, Flags, Op, Operator, Request, Role, TensorSpec};
+use crate::tensor::{DType, Layout, Shape};
+
+/// An operator at a named shape with its flags.
+#[derive(Debug, Clone)]
+pub struct Case {
+    /// Short name, unique within the operator: `odd_257`.
+    pub name: String,
+    /// Axis letters with lengths; those not named have the row's default.
+    pub axes: Vec<(&'static str, usize)>,
+    /// Flags as on the command line.
+    pub flags: Flags,
+    /// Axis order.
+    pub layout: Layout,
+    /// Storage type.
+    pub dtype: DType,
+    /// Whether a state is read in (random) and written out.
+    pub carry: bool,
+    /// Seed of the inputs.
+    pub seed: u64,
+    /// Whether it belongs to the quick set.
+    pub quick: bool,
+}
+
+impl Case {
+    /// A quick f32 case in layout bhnd without flags.
+    pub fn new(name: impl Into<String>, axes: &[(&'static str, usize)]) -> Self {
+        Self {
+            name: name.into(),
+            axes: axes.to_vec(),
+            flags: Flags::new(),
+            layout: Layout::Bhnd,
+            dtype: DType::F32,
+            carry: false,
+            seed: 1,
+            quick: true,
+        }
+    }
+
+    /// With a flag.
+    pub fn flag(mut self, name: &str, value: &str) -> Self {
+        self.flags.set(name, value);
+        self
+    }
+
+    /// In this layout.
+    pub fn layout(mut self, layout: Layout) -> Self {
+        self.layout = layout;
+        self
+    }
+
+    /// With this storage type.
+    pub fn dtype(mut self, dtype: DType) -> Self {
+        self.dtype = dtype;
+        self
+    }
+
+    /// With a random state in, and the state out.
+    pub fn carry(mut self) -> Self {
+        self.carry = true;
+        self
+    }
+
+    /// Only in the full set.
+    pub fn slow(mut self) -> Self {
+        self.quick = false;
+        self
+    }
+
+    /// Length of an axis in this case.
+    pub fn axis(&self, op: &Op, letter: &str) -> Option<usize> {
+        axis_length(op, &self.axes, letter)
+    }
+
+    /// Shape of a tensor of the operator's row in this case; `None` if an axis letter is unknown.
+    pub fn shape(&self, op: &Op, spec: &TensorSpec) -> Option<Shape> {
+        spec.letters(self.layout)
+            .into_iter()
+            .map(|letter| letter.parse().ok().or_else(|| self.axis(op, letter)))
+            .collect::<Option<Vec<_>>>()
+            .map(Shape::from)
+    }
+
+    /// The operator at this shape.
+    ///
+    /// # Errors
+    /// Whatever the operator refuses.
+    pub fn configure(&self, op: &Op) -> Result<Box<dyn Operator>, Error> {
+        let shapes: Vec<_> = op
+            .inputs
+            .iter()
+            .filter(|spec| !spec.optional && spec.role != Role::State)
+            .filter_map(|spec| Some((spec.name.to_owned(), self.shape(op, spec)?)))
+            .collect();
+        (op.configure)(&Request {
+            flags: &self.flags,
+            shapes: &shapes,
+            layout: self.layout,
+            dtype: self.dtype,
+            carry: self.carry,
+        })
+    }
+}
+
+impl fmt::Display for Case {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.name)
+    }
+}
+
+/// Length of an axis where some are given and the rest have the row's default.
+pub fn axis_length(op: &Op, given: &[(&str, usize)], letter: &str) -> Option<usize> {
+    if let Some((_, length)) = given.iter().find(|(l, _)| *l == letter) {
+        return Some(*length);
+    }
+    match op.axes.iter().find(|(l, _)| *l == letter)?.1 {
+        AxisDefault::Length(length) => Some(length),
+        AxisDefault::Same(other) => axis_length(op, given, other),
+    }
+}

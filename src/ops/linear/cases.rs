@@ -1,0 +1,68 @@
+//! Named shapes of linear attention.
+
+use super::FeatureMap;
+use crate::ops::Case;
+use crate::tensor::{DType, Layout};
+
+/// Lengths that meet and miss every tile.
+const LENGTHS: [usize; 6] = [1, 63, 64, 65, 257, 2000];
+
+pub(super) fn cases() -> Vec<Case> {
+    let mut list = Vec::new();
+    for n in LENGTHS {
+        let case = Case::new(format!("length_{n}"), &[("H", 2), ("N", n), ("D", 24), ("E", 20)]);
+        list.push(case);
+    }
+    for (d, e) in [(1, 1), (3, 5), (16, 16), (32, 32), (64, 64), (80, 48), (100, 72), (128, 128), (256, 256)] {
+        let case = Case::new(format!("dims_{d}_{e}"), &[("H", 1), ("N", 65), ("D", d), ("E", e)]);
+        // The widest compile for seconds on a software adapter.
+        list.push(if d > 100 { case.slow() } else { case });
+    }
+    for map in FeatureMap::ALL {
+        for normalize in ["true", "false"] {
+            // A signed map normalised divides by sums that may vanish: random inputs would test the condition of the
+            // problem. A golden file covers it.
+            if map == FeatureMap::Identity && normalize == "true" {
+                continue;
+            }
+            let name = format!("{}_{}", map.name(), if normalize == "true" { "normalized" } else { "plain" });
+            let case = Case::new(name, &[("H", 2), ("N", 129), ("D", 20), ("E", 12)])
+                .flag("feature-map", map.name())
+                .flag("normalize", normalize);
+            // relu has rows without any weight only in tiny shapes; none here.
+            list.push(case);
+        }
+    }
+    let grouped = &[("B", 2), ("H", 6), ("G", 2), ("N", 70), ("D", 24), ("E", 20)];
+    list.push(Case::new("grouped", grouped));
+    list.push(Case::new("grouped_bnhd", grouped).layout(Layout::Bnhd));
+    list.push(Case::new("grouped_f16", grouped).dtype(DType::F16));
+    let many = [("H", 12), ("G", 1), ("N", 33), ("D", 64), ("E", 64)];
+    list.push(Case::new("twelve_query_heads", &many).slow());
+    list.push(Case::new("scale", &[("H", 1), ("N", 40), ("D", 8)]).flag("scale", "0.3").flag("norm-eps", "0.5"));
+    list.push(Case::new("cross", &[("H", 2), ("N", 37), ("M", 300), ("D", 24), ("E", 20)]).flag("causal", "false"));
+    list.push(
+        Case::new("cross_bnhd", &[("H", 4), ("G", 2), ("N", 130), ("M", 65), ("D", 16), ("E", 24)])
+            .flag("causal", "false")
+            .layout(Layout::Bnhd),
+    );
+    list.push(Case::new("f16", &[("H", 2), ("N", 257), ("D", 33), ("E", 31)]).dtype(DType::F16));
+    let carried = &[("H", 4), ("G", 2), ("N", 200), ("D", 24), ("E", 20)];
+    list.push(Case::new("carried", carried).carry());
+    list.push(Case::new("carried_plain", carried).carry().flag("normalize", "false").flag("feature-map", "identity"));
+    list.push(Case::new("carried_wide", &[("H", 2), ("N", 100), ("D", 40), ("E", 100)]).carry());
+    list.push(Case::new("segments", carried).carry().flag("segment", "48"));
+    list.push(Case::new("segments_of_one", &[("H", 1), ("N", 9), ("D", 8)]).flag("segment", "1"));
+    list.push(Case::new("segment_beyond_end", &[("H", 1), ("N", 9), ("D", 8)]).carry().flag("segment", "1000"));
+    list.push(Case::new("two_passes", &[("H", 1), ("N", 3000), ("D", 16)]));
+    for (name, axes) in [
+        ("decode", [("B", 2), ("H", 4), ("G", 2), ("N", 1), ("D", 24), ("E", 20)]),
+        ("decode_wide", [("B", 1), ("H", 3), ("G", 1), ("N", 1), ("D", 256), ("E", 200)]),
+    ] {
+        list.push(Case::new(name, &axes).carry().flag("decode", "true"));
+    }
+    list.push(
+        Case::new("decode_f16", &[("H", 2), ("N", 1), ("D", 64)]).carry().flag("decode", "true").dtype(DType::F16),
+    );
+    list
+}

@@ -1,0 +1,227 @@
+//! The operators. [`OPS`] has one row per operator; the command line, `check`, the tests and the benches iterate over it.
+//!
+//! An operator is one place under five equal names: `src/ops/X`, `shaders/X`, `tests/ops/X.rs`, its row here and
+//! `subquad run X`. A new operator adds its places and its row and changes nothing else.
+
+pub mod case;
+#[cfg(feature = "cpu")]
+pub mod cpu;
+#[cfg(feature = "cli")]
+pub mod draw;
+pub mod execute;
+pub mod flags;
+pub mod linear;
+pub mod rank;
+pub mod tolerance;
+
+use crate::error::Error;
+use crate::gpu::program::{Cost, Program};
+use crate::gpu::{Caps, Kernel, Spec};
+use crate::tensor::{DType, Layout, Shape, Slot, TensorMap};
+
+pub use case::Case;
+pub use flags::{Flag, FlagKind, Flags};
+
+/// What a tensor is to its operator.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// A tensor along the sequence: its dtype follows `--dtype`, its axes follow `--layout`, leading axes may be missing.
+    Sequence,
+    /// A weight: as given, any storage type.
+    Weight,
+    /// State: f32, full rank, in `--state-in` and `--state-out`.
+    State,
+}
+
+/// A tensor an operator reads or writes, as its row declares it.
+#[derive(Debug, Clone, Copy)]
+pub struct TensorSpec {
+    /// Name in files.
+    pub name: &'static str,
+    /// Axis letters outermost first under layout bhnd: `B H N D`.
+    pub axes: &'static str,
+    /// What it is.
+    pub role: Role,
+    /// Whether a run is complete without it.
+    pub optional: bool,
+    /// What values a made-up one has.
+    pub draw: Draw,
+}
+
+/// Values of a made-up tensor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Draw {
+    /// Standard normal.
+    Normal,
+    /// Absolute value of a standard normal: sums of weights.
+    Positive,
+}
+
+impl TensorSpec {
+    /// A required tensor along the sequence.
+    pub const fn sequence(name: &'static str, axes: &'static str) -> Self {
+        Self { name, axes, role: Role::Sequence, optional: false, draw: Draw::Normal }
+    }
+
+    /// State, carried from run to run.
+    pub const fn state(name: &'static str, axes: &'static str) -> Self {
+        Self { name, axes, role: Role::State, optional: true, draw: Draw::Normal }
+    }
+
+    /// With values of this kind where they are made up.
+    pub const fn drawn(mut self, draw: Draw) -> Self {
+        self.draw = draw;
+        self
+    }
+
+    /// Axis letters in the order of `layout`: under bnhd the length stands before the heads.
+    pub fn letters(&self, layout: Layout) -> Vec<&'static str> {
+        let mut letters: Vec<_> = self.axes.split(' ').collect();
+        if self.role == Role::Sequence && layout == Layout::Bnhd && letters.len() >= 3 {
+            letters.swap(1, 2);
+        }
+        letters
+    }
+}
+
+/// Default length of an axis when an input is made up (`subquad sample`).
+#[derive(Debug, Clone, Copy)]
+pub enum AxisDefault {
+    /// This length.
+    Length(usize),
+    /// The length of that axis.
+    Same(&'static str),
+}
+
+/// One operator.
+pub struct Op {
+    /// Name: one snake_case word.
+    pub name: &'static str,
+    /// One line for `--help`.
+    pub summary: &'static str,
+    /// Tensors read, in the order of the kernels' bindings.
+    pub inputs: &'static [TensorSpec],
+    /// Tensors written.
+    pub outputs: &'static [TensorSpec],
+    /// State tensors read from `--state-in` and written to `--state-out`; empty for operators that carry none.
+    pub state: &'static [TensorSpec],
+    /// Axis letters of all tensors, with the length each has in a made-up input.
+    pub axes: &'static [(&'static str, AxisDefault)],
+    /// Flags of its own, beside those every operator has.
+    pub flags: &'static [Flag],
+    /// Whether it has a causal and a non-causal form.
+    pub causal: Causality,
+    /// Whether it runs along the sequence with a state (`--segment`, `--decode`, state files).
+    pub recurrent: bool,
+    /// Cost in the length, for people: `O(N D E)`.
+    pub complexity: &'static str,
+    /// Checks what is wrong by the flags alone ([`Error::Usage`]).
+    pub usage: fn(&Flags) -> Result<(), Error>,
+    /// Fits flags and shapes together.
+    pub configure: fn(&Request<'_>) -> Result<Box<dyn Operator>, Error>,
+    /// Named shapes for tests, `check` and benches.
+    pub cases: fn() -> Vec<Case>,
+    /// Every kernel in every specialisation that shader validation should see.
+    pub kernels: fn() -> Vec<(&'static Kernel, Spec)>,
+}
+
+/// Which of the two masks an operator knows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Causality {
+    /// Causal unless `--no-causal` is given.
+    Both,
+    /// Only causal.
+    Always,
+    /// Only without a mask; `--causal` is a usage error.
+    Never,
+}
+
+/// What [`Op::configure`] works from.
+pub struct Request<'a> {
+    /// Flags as given.
+    pub flags: &'a Flags,
+    /// Shapes of the tensors given, full rank, in the order of `layout`.
+    pub shapes: &'a [(String, Shape)],
+    /// Axis order of sequence tensors.
+    pub layout: Layout,
+    /// Storage type of sequence tensors.
+    pub dtype: DType,
+    /// Whether state is read in or written out.
+    pub carry: bool,
+}
+
+impl Request<'_> {
+    /// Shape of the tensor of that name, if it was given.
+    pub fn shape(&self, name: &str) -> Option<&Shape> {
+        self.shapes.iter().find(|(n, _)| n == name).map(|(_, s)| s)
+    }
+
+    /// Shape of a tensor the operator needs, which must have `spec`'s rank and no axis of length 0.
+    pub fn required(&self, op: &'static str, spec: &TensorSpec) -> Result<&Shape, Error> {
+        let letters = spec.letters(self.layout).join(", ");
+        let Some(shape) = self.shape(spec.name) else {
+            let given: Vec<_> = self.shapes.iter().map(|(n, _)| n.as_str()).collect();
+            return Err(Error::Missing {
+                op,
+                tensor: spec.name.into(),
+                expected: format!("[{letters}]"),
+                given: if given.is_empty() { "none".into() } else { given.join(", ") },
+            });
+        };
+        let rank = spec.axes.split(' ').count();
+        if shape.rank() != rank {
+            let expected = format!("rank {rank} [{letters}]");
+            return Err(Error::tensor(op, spec.name, expected, format!("rank {} {shape}", shape.rank())));
+        }
+        if shape.dims().contains(&0) {
+            return Err(Error::tensor(op, spec.name, "axes of length 1 or more", shape.to_string()));
+        }
+        Ok(shape)
+    }
+}
+
+/// Precision of the definition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Precision {
+    /// Single: what error the definition itself makes in f32.
+    F32,
+    /// Double: the truth.
+    F64,
+}
+
+/// Outputs of the definition, by name, as f64 whatever precision they were computed in.
+pub type Definition = Vec<(&'static str, Vec<f64>)>;
+
+/// An operator at a shape, with its settings, ready for any backend. Made by [`Op::configure`] or from the operator's
+/// own `Config`.
+pub trait Operator: Send + Sync {
+    /// Every tensor with its exact shape and dtype. Tensors of [`Access::Update`](crate::tensor::Access::Update) are
+    /// the state.
+    fn slots(&self) -> Vec<Slot>;
+
+    /// What a GPU with these capabilities has to do.
+    fn program(&self, caps: &Caps) -> Result<Program, Error>;
+
+    /// The `cpu` backend: f32, all threads of the current rayon pool. `tensors` holds every input under its part name;
+    /// state not given counts as zero. Returns outputs, and state when it is carried.
+    #[cfg(feature = "cpu")]
+    fn cpu(&self, tensors: &TensorMap) -> Result<TensorMap, Error>;
+
+    /// Which algorithm the `cpu` backend takes, for people.
+    #[cfg(feature = "cpu")]
+    fn cpu_variant(&self) -> String;
+
+    /// The definition, step by step, over the same inputs. Outputs and state as [`Operator::cpu`] returns them.
+    fn reference(&self, tensors: &TensorMap, precision: Precision) -> Definition;
+
+    /// Essential work: each input read once, each output written once.
+    fn cost(&self) -> Cost;
+}
+
+/// Every operator of this crate.
+pub static OPS: &[Op] = &[linear::OP];
+
+/// The row of that name.
+pub fn find(name: &str) -> Option<&'static Op> {
+    OPS.iter().find(|op| op.name == name)
+}

@@ -1,0 +1,271 @@
+//! Runs that end well, on the `cpu` backend.
+
+use super::*;
+
+const RUN: &str = "run linear --backend cpu --quiet --input";
+
+/// o of linear attention with elu1 and the normaliser, written independently of the crate, in f64.
+fn expected(q: &HostTensor, k: &HostTensor, v: &HostTensor) -> Vec<f64> {
+    let [_, h, n, d] = *q.shape().dims() else { panic!("four axes") };
+    let e = v.shape().dims()[3];
+    let phi = |x: &f64| if *x > 0.0 { x + 1.0 } else { x.exp() };
+    let [q, k, v] = [q, k, v].map(HostTensor::to_f64);
+    let mut o = Vec::new();
+    for head in 0..h {
+        for i in 0..n {
+            let query: Vec<f64> = q[(head * n + i) * d..][..d].iter().map(phi).collect();
+            let weights: Vec<f64> = (0..=i)
+                .map(|j| k[(head * n + j) * d..][..d].iter().map(phi).zip(&query).map(|(k, q)| k * q).sum())
+                .collect();
+            let total = weights.iter().sum::<f64>() + 1e-6;
+            o.extend(
+                (0..e).map(|c| {
+                    weights.iter().enumerate().map(|(j, w)| w * v[(head * n + j) * e + c]).sum::<f64>() / total
+                }),
+            );
+        }
+    }
+    o
+}
+
+#[test]
+fn the_output_is_linear_attention() {
+    let place = Place::new();
+    place.write("in.safetensors", PLAIN);
+    place.done(&format!("{RUN} in.safetensors -o out.safetensors"));
+    let [q, k, v] = ["q", "k", "v"].map(|name| place.tensor("in.safetensors", name));
+    let out = place.read("out.safetensors");
+    assert_eq!(out.tensors.names(), "o");
+    let o = place.tensor("out.safetensors", "o");
+    assert_eq!((o.dtype(), o.shape()), (DType::F32, &[1, 2, 6, 3].into()));
+    let error = subquad::ops::tolerance::relative_rms(&o.to_f64(), &expected(&q, &k, &v));
+    assert!(error < 1e-6, "relative RMS {error:.2e}");
+}
+
+#[test]
+fn ranks_two_and_three_give_outputs_of_their_rank() {
+    let place = Place::new();
+    place.write("four.npz", PLAIN);
+    place.done(&format!("{RUN} four.npz -o o4.npz"));
+    let o4 = place.tensor("o4.npz", "o");
+    let four = place.read("four.npz").tensors;
+
+    let reshape = |drop: usize, batch_heads: usize| -> TensorMap {
+        let one = |(name, tensor): (&str, &HostTensor)| {
+            let heads = rows_of_heads(tensor, batch_heads);
+            let shape = heads.shape().dims()[drop..].to_vec();
+            (name.to_owned(), heads.reshape(shape))
+        };
+        four.iter().map(one).collect()
+    };
+    place.write_map("three.npz", &reshape(1, 2));
+    place.done(&format!("{RUN} three.npz -o o3.npz"));
+    same(&place.tensor("o3.npz", "o"), &o4.clone().reshape([2, 6, 3]));
+
+    place.write_map("two.npz", &reshape(2, 1));
+    place.done(&format!("{RUN} two.npz -o o2.npz"));
+    same(&place.tensor("o2.npz", "o"), &rows_of_heads(&o4, 1).reshape([6, 3]));
+    // A 2-D tensor is the same in both layouts.
+    place.done(&format!("{RUN} two.npz -o o2b.npz --layout bnhd"));
+    same(&place.tensor("o2b.npz", "o"), &place.tensor("o2.npz", "o"));
+}
+
+/// The first heads of a tensor of batch 1.
+fn rows_of_heads(tensor: &HostTensor, heads: usize) -> HostTensor {
+    let [b, h, n, d] = *tensor.shape().dims() else { panic!("four axes") };
+    assert_eq!(b, 1);
+    let heads = heads.min(h);
+    HostTensor::f32([1, heads, n, d], tensor.to_f32()[..heads * n * d].to_vec())
+}
+
+#[test]
+fn both_layouts_give_the_same_numbers() {
+    let place = Place::new();
+    place.write("in.npz", &[("q", &[2, 4, 70, 8]), ("k", &[2, 2, 70, 8]), ("v", &[2, 2, 70, 5])]);
+    let other = place.read("in.npz").tensors.iter().map(|(name, t)| (name.to_owned(), swapped(t))).collect();
+    place.write_map("bnhd.npz", &other);
+    place.done(&format!("{RUN} in.npz -o a.npz"));
+    place.done(&format!("{RUN} bnhd.npz -o b.npz --layout bnhd"));
+    close(&swapped(&place.tensor("b.npz", "o")), &place.tensor("a.npz", "o"));
+    // Three axes of bnhd: length before heads.
+    let three = other_three(&place, "bnhd.npz");
+    place.write_map("nhd.npz", &three);
+    place.done(&format!("{RUN} nhd.npz -o c.npz --layout bnhd"));
+    assert_eq!(place.tensor("c.npz", "o").shape(), &[70, 4, 5].into());
+    let first = place.tensor("b.npz", "o").to_f32()[..70 * 4 * 5].to_vec();
+    close(&place.tensor("c.npz", "o"), &HostTensor::f32([70, 4, 5], first));
+}
+
+/// The first batch of each tensor, without the batch axis.
+fn other_three(place: &Place, file: &str) -> TensorMap {
+    let cut = |(name, tensor): (&str, &HostTensor)| {
+        let dims = tensor.shape().dims()[1..].to_vec();
+        let count = dims.iter().product();
+        (name.to_owned(), HostTensor::f32(dims, tensor.to_f32()[..count].to_vec()))
+    };
+    place.read(file).tensors.iter().map(cut).collect()
+}
+
+#[test]
+fn storage_follows_the_input_unless_told() {
+    let place = Place::new();
+    place.write("f32.safetensors", PLAIN);
+    let half: TensorMap =
+        place.read("f32.safetensors").tensors.iter().map(|(name, t)| (name.to_owned(), half_of(t))).collect();
+    place.write_map("f16.safetensors", &half);
+    let mut mixed = half.clone();
+    mixed.insert("v", filled("v", PLAIN[2].1));
+    place.write_map("mixed.safetensors", &mixed);
+    for (file, flags, dtype) in [
+        ("f32", "", DType::F32),
+        ("f16", "", DType::F16),
+        ("f16", "--dtype auto", DType::F16),
+        ("f16", "--dtype f32", DType::F32),
+        ("f32", "--dtype f16", DType::F16),
+        ("mixed", "", DType::F32),
+    ] {
+        place.done(&format!("{RUN} {file}.safetensors -o {file}.npz {flags}"));
+        let o = place.tensor(&format!("{file}.npz"), "o");
+        assert_eq!(o.dtype(), dtype, "{file} {flags}");
+        let [q, k, v] = PLAIN.iter().map(|(name, shape)| filled(name, shape)).collect::<Vec<_>>().try_into().unwrap();
+        let error = subquad::ops::tolerance::relative_rms(&o.to_f64(), &expected(&q, &k, &v));
+        assert!(error < 2e-3, "{file} {flags}: {error:.2e}");
+        assert_eq!(place.read(&format!("{file}.npz")).metadata["dtype"], dtype.name());
+    }
+    let ran = place.run("run linear --backend cpu --input mixed.safetensors");
+    assert_eq!((ran.code, ran.err.as_str()), (0, "stored as f32: q, k are f16, but v are not\n"));
+}
+
+#[test]
+fn metadata_says_how_a_file_was_made() {
+    let place = Place::new();
+    place.write("in.safetensors", PLAIN);
+    let flags = "--feature-map relu --no-causal --scale -0.5 --seed 9";
+    place.done(&format!("{RUN} in.safetensors -o out.safetensors {flags}"));
+    let metadata = place.read("out.safetensors").metadata;
+    for (key, value) in [
+        ("operator", "linear"),
+        ("flags", "--no-causal --feature-map relu --scale -0.5"),
+        ("adapter", "cpu"),
+        ("version", concat!("subquad ", env!("CARGO_PKG_VERSION"))),
+        ("seed", "9"),
+        ("layout", "bhnd"),
+        ("dtype", "f32"),
+    ] {
+        assert_eq!(metadata.get(key).map(String::as_str), Some(value), "{key}");
+    }
+    // A file that says its layout is not silently read as the other.
+    place.done("sample linear -o s.npz --layout bnhd --shape 1,2,5,4");
+    let ran = place.run("run linear --backend cpu -i s.npz");
+    assert_eq!(ran.err, "warning: the input says it has layout bnhd, but it is read as bhnd\n");
+}
+
+#[test]
+fn formats_and_streams_hold_the_same_numbers() {
+    let place = Place::new();
+    place.write("in.safetensors", PLAIN);
+    place.write("in.npz", PLAIN);
+    place.write("in", PLAIN);
+    assert!(place.path("in/q.npy").is_file());
+    place.done(&format!("{RUN} in.safetensors -o a.safetensors"));
+    let a = place.tensor("a.safetensors", "o");
+    for (input, output) in [("in.npz", "b.npz"), ("in", "c"), ("in.npz", "d/")] {
+        place.done(&format!("{RUN} {input} -o {output}"));
+        same(&place.tensor(output, "o"), &a);
+    }
+    let mut command = place.command(&["run", "linear", "--backend", "cpu", "--input", "-", "--output", "-"]);
+    let bytes = std::fs::read(place.path("in.safetensors")).unwrap();
+    let output = command.write_stdin(bytes).output().unwrap();
+    assert!(output.status.success());
+    assert!(String::from_utf8_lossy(&output.stderr).contains("variant"), "the summary moves to stderr");
+    std::fs::write(place.path("piped.safetensors"), output.stdout).unwrap();
+    same(&place.tensor("piped.safetensors", "o"), &a);
+}
+
+#[test]
+fn weights_come_from_params_where_the_input_lacks_them() {
+    let place = Place::new();
+    place.write("in.npz", PLAIN);
+    place.write("q.npz", &[("q", PLAIN[0].1), ("mask", &[6, 6])]);
+    // A v that the input has too: the input counts.
+    place.write("kv.npz", &[PLAIN[1], PLAIN[2], ("q", &[3]), ("other", &[2])]);
+    place.done(&format!("{RUN} in.npz -o a.npz"));
+    let ran = place.run("run linear --backend cpu --input q.npz --params kv.npz --output b.npz");
+    let note = "not used: mask (tensors of the input that linear does not read)\n";
+    assert_eq!((ran.code, ran.err.as_str()), (0, note));
+    same(&place.tensor("b.npz", "o"), &place.tensor("a.npz", "o"));
+}
+
+#[test]
+fn results_go_to_stdout_for_people_and_programs() {
+    let place = Place::new();
+    place.write("in.npz", PLAIN);
+    let ran = place.run("run linear --backend cpu --input in.npz --output o.npz --verify");
+    assert_eq!((ran.code, ran.err.as_str()), (0, ""));
+    let lines: Vec<Vec<&str>> = ran.out.lines().map(|line| line.split_whitespace().collect()).collect();
+    let keys: Vec<_> = lines.iter().map(|words| words[0]).collect();
+    assert_eq!(keys, ["operator", "ran", "variant", "time", "o", "relative"], "{}", ran.out);
+    assert!(ran.out.contains("o          f32 [1, 2, 6, 3] -> o.npz\n") && ran.out.ends_with(": ok\n"), "{}", ran.out);
+
+    let out = place.done("run linear --backend cpu --input in.npz --json --verify --causal");
+    assert_eq!(out.lines().count(), 1);
+    let report = json(&out);
+    assert_eq!(report["schema"], 1);
+    assert_eq!((&report["command"], &report["operator"]), (&"run".into(), &"linear".into()));
+    assert_eq!((&report["backend"], &report["verified"]), (&"cpu".into(), &true.into()));
+    assert_eq!(report["flags"], serde_json::json!({"causal": "true"}));
+    assert_eq!(report["outputs"][0]["shape"], serde_json::json!([1, 2, 6, 3]));
+    assert_eq!(report["outputs"][0]["file"], serde_json::Value::Null);
+    assert!(report["outputs"][0]["error"].as_f64().unwrap() <= report["outputs"][0]["bound"].as_f64().unwrap());
+    assert!(report["seconds"].as_f64().unwrap() > 0.0 && report["threads"].as_u64().unwrap() > 0);
+    assert_eq!(place.names(), ["in.npz", "o.npz"]);
+}
+
+#[test]
+fn parameters_that_are_not_drawn_are_not_saved() {
+    let place = Place::new();
+    place.write("in.npz", PLAIN);
+    let ran = place.run("run linear --backend cpu --input in.npz --save-params p.npz");
+    assert_eq!((ran.code, ran.err.as_str()), (0, "p.npz is not written: linear drew no parameters from the seed\n"));
+    assert_eq!(place.names(), ["in.npz"]);
+}
+
+#[test]
+fn a_reader_that_goes_away_is_no_error() {
+    let place = Place::new();
+    for arguments in ["completions bash", "--help", "run linear --help"] {
+        let arguments: Vec<_> = arguments.split(' ').collect();
+        let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_subquad"))
+            .args(&arguments)
+            .current_dir(place.0.path())
+            .stdout(std::process::Stdio::piped())
+            .stderr(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        drop(child.stdout.take());
+        let output = child.wait_with_output().unwrap();
+        assert_eq!((output.status.code(), output.stderr.len()), (Some(0), 0), "{arguments:?}");
+    }
+}
+
+/// Scores inside a chunk pass the range of f32 where the definition, which multiplies the state, does not.
+#[test]
+fn a_wrong_output_is_written_and_ends_in_exit_code_3() {
+    let place = Place::new();
+    let mut tensors: TensorMap = [("q", 1e20), ("k", 1e20), ("v", 1e-15)]
+        .map(|(name, x)| (name.to_owned(), HostTensor::f32([9, 4], vec![x; 36])))
+        .into_iter()
+        .collect();
+    place.write_map("in.npz", &tensors);
+    let run = "run linear --backend cpu -i in.npz -o o.npz --verify --no-normalize --feature-map identity --scale 1";
+    let ran = place.run(run);
+    assert_eq!((ran.code, ran.err.as_str()), (3, ""), "{ran:?}");
+    assert!(ran.out.ends_with(": FAILED\n"), "{ran:?}");
+    assert_eq!(place.tensor("o.npz", "o").shape(), &[9, 4].into());
+    let ran = place.run(&format!("{run} --quiet --json"));
+    assert_eq!((ran.code, json(&ran.out)["verified"].as_bool()), (3, Some(false)), "{ran:?}");
+    assert_eq!(ran.err, "error: linear: --verify: `o` is not within its bound\n");
+    tensors.insert("q", filled("q", &[9, 4]));
+    place.write_map("in.npz", &tensors);
+    place.done(run);
+}

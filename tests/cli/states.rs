@@ -1,0 +1,101 @@
+//! State files: a sequence in pieces equals the sequence whole.
+
+use super::*;
+
+const RUN: &str = "run linear --backend cpu --quiet --input";
+const WHOLE: &[(&str, &[usize])] = &[("q", &[2, 4, 90, 8]), ("k", &[2, 2, 90, 8]), ("v", &[2, 2, 90, 5])];
+
+/// Rows of the whole sequence as a file of their own.
+fn piece(place: &Place, file: &str, from: usize, to: usize) {
+    let cut = WHOLE.iter().map(|(name, shape)| ((*name).to_owned(), rows(&filled(name, shape), from, to)));
+    place.write_map(file, &cut.collect());
+}
+
+#[test]
+fn pieces_equal_the_whole_and_bit_for_bit_on_segments() {
+    let place = Place::new();
+    place.write("whole.npz", WHOLE);
+    for (flags, cuts, exact) in [("", [0, 17, 80, 90], false), ("--segment 16", [0, 32, 48, 90], true)] {
+        place.done(&format!("{RUN} whole.npz -o o.npz --state-out end.safetensors {flags}"));
+        let whole = place.tensor("o.npz", "o");
+        let mut state = String::new();
+        for (at, pair) in cuts.windows(2).enumerate() {
+            piece(&place, "piece.npz", pair[0], pair[1]);
+            place.done(&format!("{RUN} piece.npz -o p.npz --state-out s{at}.safetensors {flags} {state}"));
+            state = format!("--state-in s{at}.safetensors");
+            let (got, want) = (place.tensor("p.npz", "o"), rows(&whole, pair[0], pair[1]));
+            if exact { same(&got, &want) } else { close(&got, &want) }
+        }
+        for (name, shape) in [("state", &[2, 2, 8, 5][..]), ("norm", &[2, 2, 8])] {
+            let (got, want) = (place.tensor("s2.safetensors", name), place.tensor("end.safetensors", name));
+            assert_eq!((got.dtype(), got.shape()), (DType::F32, &shape.into()));
+            if exact { same(&got, &want) } else { close(&got, &want) }
+        }
+    }
+}
+
+#[test]
+fn one_token_after_another_equals_the_whole() {
+    let place = Place::new();
+    piece(&place, "six.npz", 0, 6);
+    place.done(&format!("{RUN} six.npz -o o.npz"));
+    let whole = place.tensor("o.npz", "o");
+    let mut state = String::new();
+    for at in 0..6 {
+        piece(&place, "one.npz", at, at + 1);
+        place.done(&format!("{RUN} one.npz -o p.npz --decode --state-out s{at}.npz {state}"));
+        state = format!("--state-in s{at}.npz");
+        close(&place.tensor("p.npz", "o"), &rows(&whole, at, at + 1));
+    }
+    piece(&place, "two.npz", 0, 2);
+    let sentence = "linear: tensor `q`: expected N = 1 to decode, found N = 2";
+    place.refuse("run linear --backend cpu --input two.npz --decode --state-out t.npz", 1, sentence);
+}
+
+#[test]
+fn a_state_keeps_full_rank_and_f32() {
+    let place = Place::new();
+    let half: TensorMap = [("q", [7, 4]), ("k", [7, 4]), ("v", [7, 3])]
+        .into_iter()
+        .map(|(name, shape)| (name.to_owned(), half_of(&filled(name, &shape))))
+        .collect();
+    place.write_map("in.npz", &half);
+    place.done(&format!("{RUN} in.npz -o o.npz --state-out s.npz"));
+    assert_eq!(place.tensor("o.npz", "o").dtype(), DType::F16);
+    assert_eq!(place.tensor("o.npz", "o").shape(), &[7, 3].into());
+    let state = place.tensor("s.npz", "state");
+    assert_eq!((state.dtype(), state.shape()), (DType::F32, &[1, 1, 4, 3].into()));
+    // Without --state-out the state goes nowhere.
+    assert_eq!(place.read("o.npz").tensors.names(), "o");
+    assert_eq!(place.read("s.npz").tensors.names(), "state, norm");
+}
+
+#[test]
+fn a_state_that_lacks_a_part_or_has_another_shape_is_refused_by_name() {
+    let place = Place::new();
+    place.write("in.npz", PLAIN);
+    let run = "run linear --backend cpu --input in.npz --output o.npz --state-in s.npz";
+    place.write("s.npz", &[("state", &[1, 2, 4, 3])]);
+    let sentence = "linear: tensor `norm`: expected [1, 2, 4] in the state file, found none (given: none)";
+    place.refuse(run, 1, sentence);
+    place.write("s.npz", &[("norm", &[1, 2, 4]), ("position", &[1])]);
+    let sentence =
+        "linear: tensor `state`: expected [1, 2, 4, 3] in the state file, found none (given: norm, position)";
+    place.refuse(run, 1, sentence);
+    place.write("s.npz", &[("state", &[2, 4, 3]), ("norm", &[2, 4])]);
+    let sentence = "linear: tensor `state`: expected f32 [1, 2, 4, 3] in the state file, found f32 [2, 4, 3]";
+    place.refuse(run, 1, sentence);
+    let whole = [("state", [1, 2, 4, 3].to_vec()), ("norm", [1, 2, 4].to_vec())];
+    let whole = whole.map(|(name, shape)| (name.to_owned(), HostTensor::zeros(shape, DType::I64)));
+    place.write_map("s.npz", &whole.into_iter().collect());
+    let sentence = "linear: tensor `state`: expected f32 [1, 2, 4, 3] in the state file, found i64 [1, 2, 4, 3]";
+    place.refuse(run, 1, sentence);
+    // What the run does not need is ignored; without the normaliser that is the norm.
+    place.write("s.npz", &[("state", &[1, 2, 4, 3]), ("extra", &[1])]);
+    place.done(&format!("{run} --no-normalize"));
+    // Half precision is read as well.
+    let half = [("state", &[1, 2, 4, 3][..]), ("norm", &[1, 2, 4])];
+    let half = half.map(|(name, shape)| (name.to_owned(), half_of(&filled(name, shape))));
+    place.write_map("s.npz", &half.into_iter().collect());
+    place.done(&format!("{run} --verify"));
+}

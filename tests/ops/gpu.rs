@@ -1,0 +1,140 @@
+//! The layer below the operators: timers, schedules, counted loads and stores.
+
+use subquad::gpu::program::Operand;
+use subquad::gpu::{Bind, Kernel, Plan, Program, Schedule, Source, Timer, Workspace, readback};
+use subquad::ops::linear::Config;
+use subquad::ops::{Operator, draw};
+use subquad::tensor::{Access, DType, HostTensor, Slot, Tensor};
+
+use crate::support::context;
+
+fn tensors(ctx: &subquad::gpu::Context, plan: &Plan) -> Vec<Tensor> {
+    plan.slots()
+        .iter()
+        .enumerate()
+        .map(|(i, slot)| {
+            let shape = slot.parts[0].shape.clone();
+            match slot.access {
+                Access::Read => {
+                    let values = draw::normal(5, i as u64, shape.count());
+                    readback::upload(ctx, slot.name, &HostTensor::f32(shape, values).cast(slot.dtype)).unwrap()
+                }
+                _ => readback::empty(ctx, slot.name, [slot.checked_count().unwrap() as usize], slot.dtype)
+                    .map(|t| if slot.parts.len() == 1 { t_reshape(&t, slot) } else { t })
+                    .unwrap(),
+            }
+        })
+        .collect()
+}
+
+fn t_reshape(t: &Tensor, slot: &Slot) -> Tensor {
+    Tensor::view(t.buffer(), 0..t.bytes(), slot.parts[0].shape.clone(), slot.dtype).unwrap()
+}
+
+/// The program with every kernel counting its loads and stores into one more tensor.
+fn counting(mut program: Program) -> Program {
+    let on = Source { path: "common/count_on.wgsl", text: include_str!("../../shaders/common/count_on.wgsl") };
+    let slot = program.slots.len();
+    program.slots.push(Slot::plain("counters", Access::Update, DType::F32, [2]));
+    for step in &mut program.steps {
+        let kernel = step.kernel;
+        let mut bindings = kernel.bindings.to_vec();
+        bindings.push(("counters", Bind::Write));
+        step.spec.consts.push(("COUNTERS", bindings.len() as u32));
+        for fragment in &mut step.spec.fragments {
+            if fragment.path == "common/count_off.wgsl" {
+                *fragment = on;
+            }
+        }
+        assert!(step.spec.fragments.contains(&on), "{} cannot count", kernel.name);
+        step.operands.push(Operand::Slot(slot));
+        // A test leaks a few bytes: a kernel is a static thing.
+        step.kernel = Box::leak(Box::new(Kernel { bindings: Box::leak(bindings.into_boxed_slice()), ..*kernel }));
+    }
+    program
+}
+
+#[test]
+fn plans_move_the_bytes_they_state() {
+    let Some(ctx) = context() else { return };
+    let base = Config::new(1, 4, 50, 12, 20);
+    for (what, config) in [
+        ("one pass", base.clone()),
+        ("one pass, state", Config { carry: true, kv_heads: 2, ..base.clone() }),
+        ("two passes", Config { segment: Some(16), ..base.clone() }),
+        ("two passes, state, grouped", Config { segment: Some(16), carry: true, kv_heads: 2, ..base.clone() }),
+        ("two column splits", Config { dim_v: 70, segment: Some(25), ..base.clone() }),
+        ("two column splits, plain", Config { dim_v: 70, segment: Some(25), normalize: false, ..base.clone() }),
+        ("not causal", Config { causal: false, keys: 33, ..base.clone() }),
+        ("decode", Config { queries: 1, keys: 1, carry: true, decode: true, kv_heads: 2, ..base.clone() }),
+    ] {
+        let program = counting(config.program(ctx.caps()).unwrap());
+        let stated = program.cost();
+        let plan = Plan::new(ctx, program).unwrap();
+        let tensors = tensors(ctx, &plan);
+        let mut workspace = Workspace::new();
+        workspace.reserve(ctx, plan.workspace()).unwrap();
+        let named: Vec<_> = plan.slots().iter().map(|s| s.name).zip(&tensors).collect();
+        let mut schedule = Schedule::new();
+        schedule.push(plan.bind(&named, &workspace).unwrap());
+        readback::run(ctx, &schedule, &mut |_| {}).unwrap();
+        let counters = readback::read_blocking(ctx, tensors.last().unwrap()).unwrap();
+        let counts: Vec<u32> = counters.to_f32().iter().map(|x| x.to_bits()).collect();
+        assert_eq!(f64::from(counts[0]) * 4.0, stated.bytes_read, "{what}: bytes read");
+        assert_eq!(f64::from(counts[1]) * 4.0, stated.bytes_written, "{what}: bytes written");
+    }
+}
+
+#[test]
+fn a_timer_sees_every_dispatch() {
+    let Some(ctx) = context() else { return };
+    let Some(mut timer) = Timer::new(ctx, 3) else {
+        eprintln!("SKIPPED: {} has no timestamps", ctx.info().name);
+        return;
+    };
+    let config = Config { segment: Some(64), ..Config::new(1, 2, 256, 32, 32) };
+    let plan = Plan::new(ctx, config.program(ctx.caps()).unwrap()).unwrap();
+    let tensors = tensors(ctx, &plan);
+    let mut workspace = Workspace::new();
+    workspace.reserve(ctx, plan.workspace()).unwrap();
+    let named: Vec<_> = plan.slots().iter().map(|s| s.name).zip(&tensors).collect();
+    let recording = plan.bind(&named, &workspace).unwrap();
+    let mut encoder = ctx.device().create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+    recording.encode_timed(&mut encoder, &mut timer);
+    timer.resolve(&mut encoder);
+    readback::submit(ctx, encoder).unwrap();
+    let spans = pollster::block_on(readback::read_timer(ctx, &timer)).unwrap();
+    let labels: Vec<_> = spans.iter().map(|s| s.label.split('.').next().unwrap()).collect();
+    assert_eq!(labels, ["linear_segment", "linear_scan", "linear_output"]);
+    assert!(spans.iter().all(|s| s.nanoseconds.is_some_and(|t| t > 0.0)), "{spans:?}");
+}
+
+#[test]
+fn long_steps_are_cut_and_give_the_same() {
+    let Some(ctx) = context() else { return };
+    let config = Config { segment: Some(32), ..Config::new(2, 4, 256, 16, 16) };
+    let plan = Plan::new(ctx, config.program(ctx.caps()).unwrap()).unwrap();
+    let tensors = tensors(ctx, &plan);
+    let mut workspace = Workspace::new();
+    workspace.reserve(ctx, plan.workspace()).unwrap();
+    let named: Vec<_> = plan.slots().iter().map(|s| s.name).zip(&tensors).collect();
+    let o = tensors.last().unwrap();
+    let run = |schedule: &Schedule| {
+        readback::fill(ctx, o.buffer(), 0xff);
+        readback::run(ctx, schedule, &mut |_| {}).unwrap();
+        readback::read_blocking(ctx, o).unwrap()
+    };
+    let mut whole = Schedule::new();
+    whole.push(plan.bind(&named, &workspace).unwrap());
+    // A program whose steps claim a thousand times the work is cut into many dispatches over parts of the same grid.
+    let mut claimed = config.program(ctx.caps()).unwrap();
+    let factor = 20.0 * ctx.caps().dispatch_flops / claimed.steps[0].cost.flops;
+    claimed.steps.iter_mut().for_each(|s| s.cost.flops *= factor);
+    let cut_plan = Plan::new(ctx, claimed).unwrap();
+    let mut cut = Schedule::new();
+    cut.push(cut_plan.bind(&named, &workspace).unwrap());
+    assert!(cut.recordings()[0].len() > 20, "{cut}");
+    assert!(cut.submissions(ctx.caps().dispatch_flops).len() > 20);
+    assert_eq!(whole.submissions(f64::INFINITY).len(), 1);
+    assert_eq!(run(&whole), run(&cut));
+}

@@ -1,0 +1,399 @@
+//! Linear attention: what is particular to it.
+
+use subquad::gpu::{Caps, Plan, Workspace, readback};
+use subquad::ops::linear::layout::{Tiles, Walk, walk};
+use subquad::ops::linear::{self, Config, FeatureMap};
+use subquad::ops::{Op, Operator, Precision, draw, find, tolerance};
+use subquad::tensor::{DType, HostTensor, Layout, TensorMap};
+
+use crate::support::{assert_matches, assert_same_bits, context, on_gpu};
+
+fn op() -> &'static Op {
+    find("linear").unwrap()
+}
+
+fn random(shape: [usize; 4], stream: u64) -> HostTensor {
+    HostTensor::f32(shape, draw::normal(11, stream, shape.iter().product()))
+}
+
+fn inputs(c: &Config) -> TensorMap {
+    let shape = |heads, len, dim| {
+        let dims = c.layout.shape(c.batch, heads, len, dim);
+        <[usize; 4]>::try_from(dims.dims()).unwrap()
+    };
+    let mut map = TensorMap::new();
+    map.insert("q", random(shape(c.heads, c.queries, c.dim_k), 0).cast(c.dtype));
+    map.insert("k", random(shape(c.kv_heads, c.keys, c.dim_k), 1).cast(c.dtype));
+    map.insert("v", random(shape(c.kv_heads, c.keys, c.dim_v), 2).cast(c.dtype));
+    map
+}
+
+/// Tokens `range` of a `[B, H, N, D]` tensor.
+fn tokens(t: &HostTensor, range: std::ops::Range<usize>) -> HostTensor {
+    let d = t.shape().dims();
+    let (outer, len, dim) = (d[0] * d[1], d[2], d[3]);
+    let values = t.to_f32();
+    let mut cut = Vec::new();
+    for i in 0..outer {
+        cut.extend_from_slice(&values[(i * len + range.start) * dim..(i * len + range.end) * dim]);
+    }
+    HostTensor::f32([d[0], d[1], range.len(), dim], cut)
+}
+
+type Runner<'a> = Box<dyn Fn(&Config, &TensorMap) -> TensorMap + 'a>;
+
+/// The backends of this run.
+fn backends() -> Vec<(&'static str, Runner<'static>)> {
+    let mut list: Vec<(&'static str, Runner<'static>)> =
+        vec![("cpu", Box::new(|c: &Config, t: &TensorMap| c.cpu(t).unwrap()))];
+    if let Some(ctx) = context() {
+        list.push(("gpu", Box::new(move |c: &Config, t: &TensorMap| on_gpu(ctx, c, t).outputs)));
+    }
+    list
+}
+
+/// Runs `whole` in pieces that carry the state, and puts the outputs together.
+fn in_pieces(run: &Runner<'_>, whole: &Config, all: &TensorMap, cuts: &[usize]) -> TensorMap {
+    let mut state = TensorMap::new();
+    let mut out: Vec<HostTensor> = Vec::new();
+    for pair in cuts.windows(2) {
+        let len = pair[1] - pair[0];
+        let config = Config { queries: len, keys: len, carry: true, ..whole.clone() };
+        let mut piece: TensorMap = all.iter().map(|(name, t)| (name.to_owned(), tokens(t, pair[0]..pair[1]))).collect();
+        state.into_iter().for_each(|(name, t)| piece.insert(name, t));
+        let mut got = run(&config, &piece);
+        out.push(got.remove("o").unwrap());
+        state = got;
+    }
+    let d = out[0].shape().dims().to_vec();
+    let mut o = Vec::new();
+    for i in 0..d[0] * d[1] {
+        for piece in &out {
+            let row = piece.shape().dims()[2] * d[3];
+            o.extend_from_slice(&piece.to_f32()[i * row..(i + 1) * row]);
+        }
+    }
+    let mut result = TensorMap::new();
+    result.insert("o", HostTensor::f32([d[0], d[1], whole.queries, d[3]], o));
+    state.into_iter().for_each(|(name, t)| result.insert(name, t));
+    result
+}
+
+#[test]
+fn pieces_equal_the_whole_at_any_cut() {
+    let whole = Config { kv_heads: 2, carry: true, ..Config::new(1, 4, 150, 20, 12) };
+    let all = inputs(&whole);
+    for (backend, run) in backends() {
+        let got = in_pieces(&run, &whole, &all, &[0, 1, 37, 100, 150]);
+        assert_matches(&format!("{backend}, pieces"), op(), &whole, &all, &got);
+    }
+}
+
+#[test]
+fn pieces_equal_the_whole_bit_for_bit_when_cuts_fall_on_segments() {
+    let whole = Config { segment: Some(24), carry: true, ..Config::new(1, 2, 130, 20, 12) };
+    let all = inputs(&whole);
+    for (backend, run) in backends() {
+        let want = run(&whole, &all);
+        let got = in_pieces(&run, &whole, &all, &[0, 48, 72, 130]);
+        for (name, tensor) in want.iter() {
+            assert_same_bits(&format!("{backend}: {name}"), tensor, got.get(name).unwrap());
+        }
+    }
+}
+
+#[test]
+fn decode_goes_on_where_prefill_stopped() {
+    let whole = Config { kv_heads: 1, carry: true, ..Config::new(2, 3, 20, 24, 70) };
+    let all = inputs(&whole);
+    for (backend, run) in backends() {
+        let run: Runner<'_> = Box::new(move |c, t| run(&Config { decode: c.queries == 1, ..c.clone() }, t));
+        let got = in_pieces(&run, &whole, &all, &[0, 16, 17, 18, 19, 20]);
+        assert_matches(&format!("{backend}, decode"), op(), &whole, &all, &got);
+    }
+}
+
+#[test]
+fn an_output_does_not_depend_on_later_tokens() {
+    let c = Config::new(1, 2, 90, 16, 16);
+    let before = inputs(&c);
+    for at in [50usize, 89] {
+        let mut after = before.clone();
+        for name in ["q", "k", "v"] {
+            let t = before.get(name).unwrap();
+            let mut values = t.to_f32();
+            for head in 0..2 {
+                for x in &mut values[(head * 90 + at) * 16..(head + 1) * 90 * 16] {
+                    *x = -3.0 * *x + 100.0;
+                }
+            }
+            after.insert(name, HostTensor::f32([1, 2, 90, 16], values));
+        }
+        for (backend, run) in backends() {
+            let (a, b) = (run(&c, &before), run(&c, &after));
+            let cut = |map: &TensorMap| tokens(map.get("o").unwrap(), 0..at);
+            assert_same_bits(&format!("{backend}, token {at} changed"), &cut(&a), &cut(&b));
+        }
+    }
+}
+
+#[test]
+fn layouts_hold_the_same_numbers() {
+    let c = Config { kv_heads: 2, ..Config::new(2, 4, 33, 8, 12) };
+    let all = inputs(&c);
+    let turned = Config { layout: Layout::Bnhd, ..c.clone() };
+    let turn = |t: &HostTensor| {
+        let d = t.shape().dims().to_vec();
+        let values = t.to_f32();
+        let mut out = vec![0.0; values.len()];
+        for b in 0..d[0] {
+            for i in 0..d[1] {
+                for j in 0..d[2] {
+                    for x in 0..d[3] {
+                        out[((b * d[2] + j) * d[1] + i) * d[3] + x] = values[((b * d[1] + i) * d[2] + j) * d[3] + x];
+                    }
+                }
+            }
+        }
+        HostTensor::f32([d[0], d[2], d[1], d[3]], out)
+    };
+    let turned_inputs: TensorMap = all.iter().map(|(n, t)| (n.to_owned(), turn(t))).collect();
+    for (backend, run) in backends() {
+        let a = run(&c, &all);
+        let b = run(&turned, &turned_inputs);
+        assert_same_bits(backend, &turn(a.get("o").unwrap()), b.get("o").unwrap());
+    }
+}
+
+#[test]
+fn golden_files_of_independent_implementations() {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens");
+    let mut seen = 0;
+    let mut paths: Vec<_> = std::fs::read_dir(folder).unwrap().map(|e| e.unwrap().path()).collect();
+    paths.sort();
+    for path in paths {
+        let name = path.file_stem().unwrap().to_string_lossy().into_owned();
+        if !name.starts_with("linear_") {
+            continue;
+        }
+        seen += 1;
+        let file = subquad::io::read(&path).unwrap();
+        let config = golden_config(&file.tensors, &file.metadata);
+        let mut given = TensorMap::new();
+        for (from, to) in [("q", "q"), ("k", "k"), ("v", "v"), ("state_in", "state"), ("norm_in", "norm")] {
+            if let Some(t) = file.tensors.get(from) {
+                given.insert(to, t.clone());
+            }
+        }
+        for (backend, run) in backends() {
+            let got = run(&config, &given);
+            for (theirs, ours) in [("o", "o"), ("state_out", "state"), ("norm_out", "norm")] {
+                let Some(want) = file.tensors.get(theirs) else { continue };
+                let error = tolerance::relative_rms(&got.get(ours).unwrap().to_f64(), &want.to_f64());
+                assert!(
+                    error < 2e-6,
+                    "{name} on {backend}: `{ours}` differs by {error:.2e} from {}",
+                    file.metadata["source"]
+                );
+            }
+        }
+    }
+    assert!(seen >= 8, "{seen} golden files");
+}
+
+fn golden_config(tensors: &TensorMap, metadata: &std::collections::BTreeMap<String, String>) -> Config {
+    let layout = if metadata["layout"] == "bnhd" { Layout::Bnhd } else { Layout::Bhnd };
+    let axes = |name: &str| {
+        let d = tensors.get(name).unwrap().shape().dims().to_vec();
+        if layout == Layout::Bhnd { [d[0], d[1], d[2], d[3]] } else { [d[0], d[2], d[1], d[3]] }
+    };
+    let ([batch, heads, queries, dim_k], [_, kv_heads, keys, dim_v]) = (axes("q"), axes("v"));
+    let mut c = Config { kv_heads, keys, layout, ..Config::new(batch, heads, queries, dim_k, dim_v) };
+    let mut words = metadata["flags"].split_whitespace();
+    while let Some(word) = words.next() {
+        match word {
+            "--causal" => c.causal = true,
+            "--no-causal" => c.causal = false,
+            "--normalize" => c.normalize = true,
+            "--no-normalize" => c.normalize = false,
+            "--scale" => c.scale = Some(words.next().unwrap().parse().unwrap()),
+            "--norm-eps" => c.norm_eps = words.next().unwrap().parse().unwrap(),
+            "--layout" | "--rule" => drop(words.next()),
+            "--decode" => c.decode = true,
+            "--feature-map" => {
+                let name = words.next().unwrap();
+                c.feature_map = FeatureMap::ALL.into_iter().find(|m| m.name() == name).unwrap();
+            }
+            other => panic!("unknown flag {other} in a golden file"),
+        }
+    }
+    c.carry = tensors.get("state_out").is_some();
+    c
+}
+
+/// The library's own way in: plan, workspace, bind, encode.
+#[test]
+fn a_plan_replays_over_a_dirty_workspace() {
+    let Some(ctx) = context() else { return };
+    let c = Config { segment: Some(16), ..Config::new(1, 2, 70, 16, 16) };
+    let all = inputs(&c);
+    let plan: Plan = linear::plan(ctx, &c).unwrap();
+    let up = |name: &str| readback::upload(ctx, name, all.get(name).unwrap()).unwrap();
+    let (q, k, v) = (up("q"), up("k"), up("v"));
+    let o = readback::empty(ctx, "o", [1, 2, 70, 16], DType::F32).unwrap();
+    let mut workspace = Workspace::new();
+    assert!(!workspace.reserve(ctx, plan.workspace()).unwrap(), "nothing to replace yet");
+    for buffer in workspace.buffers() {
+        readback::fill(ctx, buffer, 0xff);
+    }
+    let tensors = linear::Tensors { q: &q, k: &k, v: &v, o: &o, state: None };
+    let recording = linear::bind(&plan, tensors, &workspace).unwrap();
+    assert_eq!(recording.len(), 3, "{recording}");
+    for round in 0..3 {
+        readback::fill(ctx, o.buffer(), 0xff);
+        let mut encoder = ctx.device().create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+        if round == 1 {
+            let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
+            recording.encode_in(&mut pass);
+        } else {
+            recording.encode(&mut encoder);
+        }
+        readback::submit(ctx, encoder).unwrap();
+        let mut got = TensorMap::new();
+        got.insert("o", readback::read_blocking(ctx, &o).unwrap());
+        assert_matches(&format!("round {round}"), op(), &c, &all, &got);
+    }
+}
+
+#[test]
+fn refused_before_anything_runs() {
+    let base = Config::new(1, 4, 8, 16, 16);
+    let caps = Caps::portable();
+    for (config, sentence) in [
+        (
+            Config { kv_heads: 3, ..base.clone() },
+            "linear: tensor `k`: expected key heads that divide the 4 query heads, found 3 key heads",
+        ),
+        (Config { keys: 9, ..base.clone() }, "linear: tensor `k`: expected M = N = 8 for the causal form, found M = 9"),
+        (Config { dim_k: 257, ..base.clone() }, "linear: tensor `k`: expected D of at most 256, found 257"),
+        (Config { batch: 0, ..base.clone() }, "linear: `B`: expected 1 or more, found 0"),
+        (
+            Config { causal: false, carry: true, ..base.clone() },
+            "linear: `carry`: expected none for the non-causal form, found a state",
+        ),
+        (
+            Config { decode: true, carry: true, ..base.clone() },
+            "linear: tensor `q`: expected N = 1 to decode, found N = 8",
+        ),
+        (Config { segment: Some(0), ..base.clone() }, "linear: `segment`: expected 1 or more, found 0"),
+        (
+            Config { dtype: DType::F16, ..base.clone() },
+            "linear: f16 storage (device feature SHADER_F16) needs 1, the limit of this device is 0",
+        ),
+    ] {
+        assert_eq!(config.program(&caps).unwrap_err().to_string(), sentence);
+    }
+}
+
+#[test]
+fn what_does_not_fit_the_device_is_refused_with_both_numbers() {
+    let Some(ctx) = context() else { return };
+    let refuse = |heads, len| linear::plan(ctx, &Config::new(1, heads, len, 256, 256)).unwrap_err().to_string();
+    let error = refuse(64, 1 << 20);
+    assert_eq!(error, "linear: tensor `q` (elements) needs 17179869184, the limit of this device is 4294967295");
+    let error = refuse(15, 1 << 20);
+    assert!(error.starts_with("linear: tensor `q` (bytes) needs 16106127360, the limit of this device is "), "{error}");
+}
+
+#[test]
+fn wrong_tensors_are_refused_by_name_when_bound() {
+    let Some(ctx) = context() else { return };
+    let c = Config::new(1, 1, 8, 4, 4);
+    let plan = linear::plan(ctx, &c).unwrap();
+    let mut workspace = Workspace::new();
+    workspace.reserve(ctx, plan.workspace()).unwrap();
+    let make = |name, shape: [usize; 4]| readback::empty(ctx, name, shape, DType::F32).unwrap();
+    let (q, k, v, o) =
+        (make("q", [1, 1, 8, 4]), make("k", [1, 1, 8, 4]), make("v", [1, 1, 8, 4]), make("o", [1, 1, 8, 4]));
+    let short = make("short", [1, 1, 7, 4]);
+    let bind = |named: &[(&str, &subquad::tensor::Tensor)]| plan.bind(named, &workspace).unwrap_err().to_string();
+    assert_eq!(
+        bind(&[("q", &q), ("k", &short), ("v", &v), ("o", &o)]),
+        "linear: tensor `k`: expected f32 [1, 1, 8, 4], found f32 [1, 1, 7, 4]"
+    );
+    assert_eq!(
+        bind(&[("q", &q), ("k", &k), ("o", &o)]),
+        "linear: tensor `v`: expected f32 [1, 1, 8, 4], found none (given: q, k, o)"
+    );
+    assert_eq!(
+        bind(&[("q", &q), ("k", &k), ("v", &v), ("o", &q)]),
+        "linear: tensor `o`: expected a buffer of its own (`q` shares it), found one buffer bound twice"
+    );
+}
+
+/// Sizes are pure: shapes that no machine here could hold.
+#[test]
+fn bytes_and_segments_of_large_shapes() {
+    let caps = Caps { f16: true, ..Caps::portable() };
+    for (dim, splits) in [(16, 1.0), (64, 1.0), (128, 2.0), (256, 4.0)] {
+        for dtype in [DType::F32, DType::F16] {
+            let c = Config { dtype, ..Config::new(1, 4, 1 << 21, dim, dim) };
+            let program = c.program(&caps).unwrap();
+            let essential = c.cost().bytes();
+            let states = 4.0 * program.workspace[0].bytes as f64;
+            let stream = (3.0 * splits + 3.0) / 4.0 * essential;
+            // The sums of features go to every column split: the only bytes beside streams and states.
+            let sums = (splits - 1.0) * program.workspace[0].bytes as f64 / (dim as f64 + 1.0);
+            let moved = program.cost().bytes();
+            assert!((moved - stream - states - sums).abs() < 1e-9 * moved, "{dim} {dtype}: {moved} {stream} {states}");
+            assert!(states <= 0.1 * essential, "{dim} {dtype}: states {states} of {essential}");
+        }
+    }
+}
+
+#[test]
+fn one_pass_where_heads_fill_the_machine() {
+    let few = Config::new(1, 16, 65536, 64, 64);
+    let many = Config::new(64, 16, 65536, 64, 64);
+    let tiles = Tiles::new(64, 64, 1);
+    assert!(matches!(walk(&few, &tiles, 1024), Walk::TwoPasses { .. }));
+    assert_eq!(walk(&many, &tiles, 1024), Walk::OnePass);
+    assert_eq!(walk(&Config::new(1, 16, 65, 64, 64), &tiles, 1024), Walk::OnePass);
+    let given = Config { segment: Some(100), ..many };
+    assert_eq!(walk(&given, &tiles, 1024), Walk::TwoPasses { keys: 100, queries: 100 });
+}
+
+#[test]
+fn tiles_fit_the_portable_budget_at_every_dim() {
+    for dim_k in 1..=linear::MAX_DIM {
+        for dim_v in [1, 7, 64, 65, 130, 256] {
+            for group in [1, 2, 3, 8, 64] {
+                let t = Tiles::new(dim_k, dim_v, group);
+                assert!(t.workgroup_bytes() <= 16384, "{dim_k} {dim_v} {group}: {t:?}");
+                assert!(t.row_threads * t.col_threads <= 256);
+                assert!(t.rows * t.row_threads >= dim_k && 4 * t.col_threads * t.col_splits >= dim_v);
+                assert!(t.read_heads * t.head_splits >= group);
+            }
+        }
+    }
+}
+
+/// A quadratic form as a second opinion on the definition itself.
+#[test]
+fn the_definition_equals_the_masked_quadratic_form() {
+    let c = Config { norm_eps: 1e-3, scale: Some(0.7), ..Config::new(1, 1, 40, 6, 5) };
+    let all = inputs(&c);
+    let [q, k, v] = ["q", "k", "v"].map(|n| all.get(n).unwrap().to_f64());
+    let phi = |x: f64| if x > 0.0 { x + 1.0 } else { x.exp() };
+    let o = &c.reference(&all, Precision::F64)[0].1;
+    for i in 0..40 {
+        let weights: Vec<f64> = (0..=i)
+            .map(|j| (0..6).map(|d| phi(q[i * 6 + d]) * phi(k[j * 6 + d])).sum::<f64>() * f64::from(0.7f32))
+            .collect();
+        let sum: f64 = weights.iter().sum::<f64>() + f64::from(1e-3f32);
+        for e in 0..5 {
+            let want = weights.iter().enumerate().map(|(j, w)| w * v[j * 5 + e]).sum::<f64>() / sum;
+            assert!((o[i * 5 + e] - want).abs() < 1e-12);
+        }
+    }
+}

@@ -1,0 +1,78 @@
+//! What holds for every row of the table.
+
+use subquad::gpu::{Caps, plan};
+use subquad::ops::{OPS, Precision};
+use subquad::tensor::DType;
+
+use crate::support::{assert_matches, assert_same_bits, cases, context, on_gpu, prepare};
+
+#[test]
+fn every_case_matches_the_definition_on_the_gpu() {
+    let Some(ctx) = context() else { return };
+    for op in OPS {
+        for case in cases(op) {
+            if case.dtype == DType::F16 && !ctx.caps().f16 {
+                eprintln!("SKIPPED: {} {case}: {} has no f16", op.name, ctx.info().name);
+                continue;
+            }
+            let (operator, inputs) = prepare(op, &case);
+            let run = on_gpu(ctx, operator.as_ref(), &inputs);
+            assert_matches(&format!("{} {case}", op.name), op, operator.as_ref(), &inputs, &run.outputs);
+        }
+    }
+}
+
+#[test]
+fn every_case_matches_the_definition_on_the_cpu() {
+    for op in OPS {
+        for case in cases(op) {
+            let (operator, inputs) = prepare(op, &case);
+            let outputs = operator.cpu(&inputs).unwrap();
+            assert_matches(&format!("{} {case}", op.name), op, operator.as_ref(), &inputs, &outputs);
+        }
+    }
+}
+
+#[test]
+fn the_same_run_gives_the_same_bits() {
+    let Some(ctx) = context() else { return };
+    for op in OPS {
+        let case = cases(op).into_iter().max_by_key(|c| c.axis(op, "N")).unwrap();
+        let (operator, inputs) = prepare(op, &case);
+        let first = on_gpu(ctx, operator.as_ref(), &inputs);
+        let second = on_gpu(ctx, operator.as_ref(), &inputs);
+        for ((name, a), (_, b)) in first.outputs.iter().zip(second.outputs.iter()) {
+            assert_same_bits(&format!("{} {case}: {name}", op.name), a, b);
+        }
+        let pool = |threads| rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        let one = pool(1).install(|| operator.cpu(&inputs).unwrap());
+        let three = pool(3).install(|| operator.cpu(&inputs).unwrap());
+        for ((name, a), (_, b)) in one.iter().zip(three.iter()) {
+            assert_same_bits(&format!("{} {case} on the cpu: {name}", op.name), a, b);
+        }
+    }
+}
+
+#[test]
+fn plans_of_all_cases_are_consistent_and_move_at_least_the_essential_bytes() {
+    let caps = Caps { f16: true, ..Caps::portable() };
+    for op in OPS {
+        let mut names: Vec<_> = (op.cases)().into_iter().map(|c| c.name).collect();
+        names.sort();
+        names.windows(2).for_each(|w| assert_ne!(w[0], w[1], "{}: two cases of one name", op.name));
+        for case in (op.cases)() {
+            let (operator, inputs) = prepare(op, &case);
+            let program = operator.program(&caps).unwrap();
+            assert!(plan::operands_fit(&program), "{} {case}", op.name);
+            let (cost, essential) = (program.cost(), operator.cost());
+            assert!(cost.bytes_read >= essential.bytes_read, "{} {case}: {cost:?} {essential:?}", op.name);
+            assert!(cost.bytes_written >= essential.bytes_written, "{} {case}", op.name);
+            assert!(cost.flops >= essential.flops, "{} {case}", op.name);
+            let slots = operator.slots();
+            for (name, values) in operator.reference(&inputs, Precision::F32) {
+                let part = slots.iter().flat_map(|s| &s.parts).find(|p| p.name == name);
+                assert_eq!(part.map(|p| p.shape.count()), Some(values.len()), "{} {case} {name}", op.name);
+            }
+        }
+    }
+}
