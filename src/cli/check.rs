@@ -136,7 +136,7 @@ fn places(matches: &ArgMatches, ui: &Ui) -> Result<Places, Error> {
     let backend = args::word_of(matches, "backend");
     let adapters: Vec<_> = matches.get_many::<String>("adapter").into_iter().flatten().collect();
     if adapters.is_empty() {
-        places.open.push(Target::open(&Wish::new(backend.clone(), None)?, true, ui)?);
+        places.open.push(Target::open(&Wish::new(backend, None)?, true, ui)?);
     }
     for adapter in adapters {
         let all = adapter == "all";

@@ -1,6 +1,7 @@
 //! The command `subquad`. Each subcommand is a file; what they share is in `args` (the grammar), `target` (which
 //! adapter), `report` (what is printed where). Nothing here knows an operator: everything comes from the rows of
 //! [`OPS`](crate::ops::OPS).
+#![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 mod adapters;
 mod args;

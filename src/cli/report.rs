@@ -11,6 +11,9 @@ use crate::error::Error;
 /// Work shorter than this shows no progress bar.
 const PATIENCE: Duration = Duration::from_millis(400);
 
+/// Work smaller than this shows no spinner: a plain loop on one core takes a few tenths of a second.
+const LONG_FLOPS: f64 = 5e8;
+
 /// Version of the JSON objects that `--json` prints; raised when a field changes its meaning.
 pub const SCHEMA: u32 = 1;
 
@@ -70,9 +73,9 @@ impl Ui {
         Progress { what, shown, started: Instant::now(), bar: None }
     }
 
-    /// A sign of life on a terminal during work that cannot say how far it is.
-    pub fn spinner(&self, what: &'static str) -> Spinner {
-        if self.quiet || !std::io::stderr().is_terminal() {
+    /// A sign of life on a terminal during work of so many floating-point operations that cannot say how far it is.
+    pub fn spinner(&self, what: &'static str, flops: f64) -> Spinner {
+        if self.quiet || flops < LONG_FLOPS || !std::io::stderr().is_terminal() {
             return Spinner(None);
         }
         let bar = ProgressBar::new_spinner().with_message(what);

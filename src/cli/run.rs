@@ -35,12 +35,14 @@ pub fn run(op: &'static Op, matches: &ArgMatches) -> Result<Outcome, Error> {
     let absent = given.absent;
     let inputs = given.bring(&*operator, &options, &mut ui)?;
 
+    let flops = operator.cost().flops;
     let run = {
+        let _alive = target.threads().map(|_| ui.spinner(op.name, flops));
         let mut progress = ui.progress(op.name);
         target.execute(&*operator, &inputs, false, &mut |fraction| progress.set(fraction))?
     };
     let verdicts = if options.verify {
-        let _alive = ui.spinner("computing the reference");
+        let _alive = ui.spinner("computing the reference", flops);
         Truth::of(&*operator, &inputs).judge(op.name, &run.outputs)
     } else {
         Vec::new()

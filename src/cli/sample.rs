@@ -49,13 +49,13 @@ pub fn sample(op: &'static Op, matches: &ArgMatches) -> Result<Outcome, Error> {
     let layout = args::layout_of(matches);
     let mut case = Case::new("sample", &axes).layout(layout).dtype(dtype);
     case.seed = args::seed_of(matches);
-    check_size(op, &case)?;
+    let bytes = size(op, &case)?;
     check_fit(op, &case)?;
     io::write_check(path)?;
 
     let ui = Ui::new(args::is_on(matches, "quiet"));
     let tensors = {
-        let _alive = ui.spinner("drawing");
+        let _alive = ui.spinner("drawing", bytes as f64 * 10.0);
         draw::inputs(op, &case)?
     };
     let lengths: Vec<_> =
@@ -130,8 +130,8 @@ fn check_fit(op: &Op, case: &Case) -> Result<(), Error> {
     Err(Error::Usage(format!("--shape: {error}")))
 }
 
-/// Refuses what cannot be held in memory, before it is tried.
-fn check_size(op: &Op, case: &Case) -> Result<(), Error> {
+/// Bytes of all tensors. Refuses what cannot be held in memory, before it is tried.
+fn size(op: &Op, case: &Case) -> Result<u64, Error> {
     let mut total = 0u64;
     for spec in op.inputs.iter().filter(|spec| spec.role != Role::State) {
         let Some(shape) = case.shape(op, spec) else { continue };
@@ -147,7 +147,7 @@ fn check_size(op: &Op, case: &Case) -> Result<(), Error> {
         };
         total = sum;
     }
-    Ok(())
+    Ok(total)
 }
 
 #[cfg(test)]

@@ -136,7 +136,7 @@ fn exp(x: f32) -> f32 {
     let r = (x - n * (355.0 / 512.0)) + n * 2.121_944_4e-4;
     // Coefficients of Cephes' expf.
     let mut p = 1.987_569_1e-4;
-    for c in [1.398_2e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 0.5] {
+    for c in [1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 0.5] {
         p = p * r + c;
     }
     let power = f32::from_bits((shifted.to_bits() << 23).wrapping_add(1.0f32.to_bits()));

@@ -25,7 +25,7 @@ pub use flags::{Flag, FlagKind, Flags};
 /// What a tensor is to its operator.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
-    /// A tensor along the sequence: its dtype follows `--dtype`, its axes follow `--layout`, leading axes may be missing.
+    /// A tensor along the sequence: its dtype follows `--dtype`, leading axes may be missing.
     Sequence,
     /// A weight: as given, any storage type.
     Weight,
@@ -46,6 +46,8 @@ pub struct TensorSpec {
     pub optional: bool,
     /// What values a made-up one has.
     pub draw: Draw,
+    /// Whether its axes follow `--layout`: heads before or behind the length.
+    pub follows_layout: bool,
 }
 
 /// Values of a made-up tensor.
@@ -58,14 +60,19 @@ pub enum Draw {
 }
 
 impl TensorSpec {
-    /// A required tensor along the sequence.
+    /// A required tensor along the sequence, its axes in the order of `--layout`.
     pub const fn sequence(name: &'static str, axes: &'static str) -> Self {
-        Self { name, axes, role: Role::Sequence, optional: false, draw: Draw::Normal }
+        Self { name, axes, role: Role::Sequence, optional: false, draw: Draw::Normal, follows_layout: true }
+    }
+
+    /// A required tensor along the sequence, its axes always in the order given.
+    pub const fn stream(name: &'static str, axes: &'static str) -> Self {
+        Self { follows_layout: false, ..Self::sequence(name, axes) }
     }
 
     /// State, carried from run to run.
     pub const fn state(name: &'static str, axes: &'static str) -> Self {
-        Self { name, axes, role: Role::State, optional: true, draw: Draw::Normal }
+        Self { name, axes, role: Role::State, optional: true, draw: Draw::Normal, follows_layout: false }
     }
 
     /// With values of this kind where they are made up.
@@ -77,7 +84,7 @@ impl TensorSpec {
     /// Axis letters in the order of `layout`: under bnhd the length stands before the heads.
     pub fn letters(&self, layout: Layout) -> Vec<&'static str> {
         let mut letters: Vec<_> = self.axes.split(' ').collect();
-        if self.role == Role::Sequence && layout == Layout::Bnhd && letters.len() >= 3 {
+        if self.follows_layout && layout == Layout::Bnhd && letters.len() >= 3 {
             letters.swap(1, 2);
         }
         letters

@@ -351,21 +351,14 @@ fn configure(request: &Request<'_>) -> Result<Box<dyn Operator>, Error> {
     let [batch, heads, queries, dim_k] = axes(&OP.inputs[0])?;
     let [batch_k, kv_heads, keys, dim_k2] = axes(&OP.inputs[1])?;
     let [batch_v, heads_v, keys_v, dim_v] = axes(&OP.inputs[2])?;
-    for (tensor, what, expected, found) in [
-        ("k", "batch B", batch, batch_k),
-        ("v", "batch B", batch, batch_v),
-        ("k", "key dim D", dim_k, dim_k2),
-        ("v", "heads G", kv_heads, heads_v),
-        ("v", "length M", keys, keys_v),
+    for (tensor, what, expected, of, found) in [
+        ("k", "batch B", batch, "q", batch_k),
+        ("v", "batch B", batch, "q", batch_v),
+        ("k", "key dim D", dim_k, "q", dim_k2),
+        ("v", "heads G", kv_heads, "k", heads_v),
+        ("v", "length M", keys, "k", keys_v),
     ] {
         if expected != found {
-            let of = if tensor == "k" {
-                "q"
-            } else if what == "batch B" {
-                "q"
-            } else {
-                "k"
-            };
             return Err(Error::tensor(NAME, tensor, format!("{what} = {expected} as in {of}"), found.to_string()));
         }
     }

@@ -1,0 +1,134 @@
+//! The shape of the tree, without a GPU: an operator is one place under five equal names.
+
+use std::collections::HashSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use subquad::ops::{OPS, find};
+
+fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn read(path: impl AsRef<Path>) -> String {
+    fs::read_to_string(root().join(path.as_ref())).unwrap_or_else(|e| panic!("{}: {e}", path.as_ref().display()))
+}
+
+fn files(folder: &str, extension: &str) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let mut open = vec![root().join(folder)];
+    while let Some(dir) = open.pop() {
+        for entry in fs::read_dir(&dir).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                open.push(path);
+            } else if path.extension().is_some_and(|e| e == extension) {
+                found.push(path);
+            }
+        }
+    }
+    found
+}
+
+#[test]
+fn every_operator_has_its_five_places() {
+    for op in OPS {
+        let name = op.name;
+        assert!(name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_'), "{name}");
+        for file in ["mod.rs", "layout.rs", "reference.rs", "cpu.rs", "cases.rs"] {
+            assert!(root().join("src/ops").join(name).join(file).exists(), "src/ops/{name}/{file}");
+        }
+        assert!(root().join("shaders").join(name).join("types.wgsl").exists(), "shaders/{name}/types.wgsl");
+        assert!(root().join("tests/ops").join(format!("{name}.rs")).exists(), "tests/ops/{name}.rs");
+        assert!(std::ptr::eq(find(name).unwrap(), op), "two rows named {name}");
+        assert!((op.kernels)().iter().all(|(k, _)| k.name.starts_with(&format!("{name}_"))), "{name}: kernel names");
+    }
+    let folders = fs::read_dir(root().join("shaders")).unwrap().map(|e| e.unwrap().file_name());
+    for folder in folders {
+        let folder = folder.to_string_lossy().into_owned();
+        assert!(folder == "common" || find(&folder).is_some(), "shaders/{folder} belongs to no operator");
+    }
+}
+
+#[test]
+fn every_shader_file_is_used_has_one_entry_point_at_most_and_no_directive() {
+    let rust: String = files("src", "rs").iter().map(|p| fs::read_to_string(p).unwrap()).collect();
+    let tests: String = files("tests", "rs").iter().map(|p| fs::read_to_string(p).unwrap()).collect();
+    let mut entries = HashSet::new();
+    for path in files("shaders", "wgsl") {
+        let name = path.strip_prefix(root().join("shaders")).unwrap().to_string_lossy().replace('\\', "/");
+        let quoted = format!("\"{name}\"");
+        assert!(rust.contains(&quoted) || tests.contains(&quoted), "shaders/{name} is not used");
+        let text = fs::read_to_string(&path).unwrap();
+        assert!(text.starts_with("// "), "shaders/{name} does not say what it is");
+        assert!(text.matches("@compute").count() <= 1, "shaders/{name} has two entry points");
+        for line in text.lines() {
+            let first = line.split_whitespace().next().unwrap_or("");
+            assert!(
+                !["enable", "requires", "diagnostic", "#define", "#import"].contains(&first),
+                "shaders/{name}: {line}"
+            );
+            if let Some(rest) = line.strip_prefix("fn ").filter(|_| text.contains("@compute")) {
+                let function = rest.split('(').next().unwrap();
+                if text.contains(&format!(")\nfn {function}(")) {
+                    assert!(entries.insert(function.to_owned()), "{function} is an entry point twice");
+                    assert_ne!(function, "main", "shaders/{name}: name it after operator and stage");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn no_source_file_is_long() {
+    let rust = ["src", "tests", "benches", "examples"].iter().flat_map(|f| files(f, "rs"));
+    for path in rust.chain(files("shaders", "wgsl")) {
+        let lines = fs::read_to_string(&path).unwrap().lines().count();
+        assert!(lines <= 600, "{} has {lines} lines", path.display());
+    }
+}
+
+#[test]
+fn only_the_edge_submits_or_waits_and_dependencies_run_one_way() {
+    for path in files("src", "rs") {
+        let name = path.strip_prefix(root()).unwrap().to_string_lossy().replace('\\', "/");
+        let text = fs::read_to_string(&path).unwrap();
+        if name != "src/gpu/readback.rs" {
+            for call in [".submit(", ".poll(", ".write_buffer("] {
+                let edge = format!("readback::{}", &call[1..]);
+                assert!(!text.replace(&edge, "").contains(call), "{name} calls {call}..)");
+            }
+        }
+        let forbid = |words: &[&str]| {
+            for word in words {
+                assert!(!text.contains(word), "{name} must not know {word}");
+            }
+        };
+        if name.starts_with("src/gpu/") {
+            forbid(&["crate::ops", "crate::io", "crate::cli"]);
+        }
+        if name.starts_with("src/ops/") {
+            forbid(&["crate::cli", "crate::io"]);
+        }
+        if name.starts_with("src/io/") {
+            forbid(&["wgpu::", "crate::ops", "crate::gpu", "crate::cli"]);
+        }
+        if name.ends_with("/layout.rs") || name.ends_with("/reference.rs") {
+            forbid(&["wgpu::"]);
+        }
+        if name.ends_with("/reference.rs") {
+            forbid(&["crate::gpu"]);
+        }
+    }
+}
+
+#[test]
+fn the_readme_has_every_operator_and_the_package_its_licences() {
+    let readme = read("README.md");
+    for op in OPS {
+        assert!(readme.contains(&format!("| `{}` |", op.name)), "README.md: no row for {}", op.name);
+    }
+    for file in ["LICENSE-MIT", "LICENSE-APACHE", "CHANGELOG.md"] {
+        assert!(root().join(file).exists(), "{file}");
+    }
+}
