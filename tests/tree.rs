@@ -92,7 +92,9 @@ fn no_source_file_is_long() {
 fn only_the_edge_submits_or_waits_and_dependencies_run_one_way() {
     for path in files("src", "rs") {
         let name = path.strip_prefix(root()).unwrap().to_string_lossy().replace('\\', "/");
+        // Comments may show what a caller does.
         let text = fs::read_to_string(&path).unwrap();
+        let text: String = text.lines().filter(|l| !l.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n");
         if name != "src/gpu/readback.rs" {
             for call in [".submit(", ".poll(", ".write_buffer("] {
                 let edge = format!("readback::{}", &call[1..]);
