@@ -77,6 +77,21 @@ pub struct Step {
     pub cost: Cost,
 }
 
+/// Refuses tensors that no memory can hold, so that sizes computed from them do not overflow.
+///
+/// # Errors
+/// [`Error::Limit`] naming the tensor.
+pub fn check_memory(op: &'static str, slots: &[Slot]) -> Result<(), Error> {
+    for slot in slots {
+        let needed = slot.checked_bytes().unwrap_or(u64::MAX);
+        let limit = isize::MAX as u64;
+        if needed > limit {
+            return Err(Error::Limit { op: op.into(), what: format!("tensor `{}` (bytes)", slot.name), needed, limit });
+        }
+    }
+    Ok(())
+}
+
 /// Refuses tensors whose elements a shader cannot number with u32.
 ///
 /// # Errors

@@ -50,8 +50,9 @@ pub struct Kernel {
     pub params: &'static [Field],
     /// Bytes of `Params`.
     pub params_size: usize,
-    /// Why every index into workgroup and private memory is within bounds whatever the uniform holds; with it the
-    /// kernel is compiled without the checks that wgpu would insert. `None`: always checked.
+    /// Why every index into buffers and arrays is within bounds, given buffers of the sizes that a plan insists on, and
+    /// why every loop ends; with it the kernel is compiled without the checks that wgpu would insert. `None`: always
+    /// checked.
     pub bounds_proof: Option<&'static str>,
 }
 

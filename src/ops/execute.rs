@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use super::Operator;
 use crate::error::Error;
 use crate::gpu::{Context, Plan, Schedule, Workspace, pack, readback};
-use crate::tensor::{Access, HostTensor, Slot, Tensor, TensorMap};
+use crate::tensor::{Access, Slot, Tensor, TensorMap};
 
 /// What a run gave.
 #[derive(Debug, Clone)]
@@ -41,6 +41,7 @@ impl Prepared {
     /// Whatever the operator, the plan or the device refuses.
     pub fn new(ctx: &Context, operator: &dyn Operator, inputs: &TensorMap, poison: bool) -> Result<Self, Error> {
         let plan = Plan::new(ctx, operator.program(ctx.caps())?)?;
+        check_inputs(plan.program().op, plan.slots(), inputs)?;
         let mut tensors = Vec::new();
         for slot in plan.slots() {
             let tensor = match slot.access {
@@ -144,32 +145,24 @@ pub fn cpu(operator: &dyn Operator, inputs: &TensorMap) -> Result<Run, Error> {
     Ok(Run { outputs, variant: operator.cpu_variant(), wall: start.elapsed(), workspace_bytes: 0 })
 }
 
-/// Checks that `tensors` holds every input of the slots with its shape; state may be absent. Casts to the slot's dtype
-/// are left to the pack.
+/// Checks that `tensors` holds every input of the slots with its shape and dtype; state may be absent.
 ///
 /// # Errors
 /// [`Error::Missing`] or [`Error::Tensor`].
 pub fn check_inputs(op: &'static str, slots: &[Slot], tensors: &TensorMap) -> Result<(), Error> {
-    for slot in slots {
+    for slot in slots.iter().filter(|slot| slot.access != Access::Write) {
         for part in &slot.parts {
-            match (slot.access, tensors.get(part.name)) {
-                (Access::Write, _) | (Access::Update, None) => {}
-                (_, Some(tensor)) if tensor.shape() == &part.shape => {}
-                (_, Some(tensor)) => return Err(mismatch(op, part.name, &part.shape.to_string(), tensor)),
-                (Access::Read, None) => {
-                    return Err(Error::Missing {
-                        op,
-                        tensor: part.name.into(),
-                        expected: part.shape.to_string(),
-                        given: tensors.names(),
-                    });
+            let expected = format!("{} {}", slot.dtype, part.shape);
+            match tensors.get(part.name) {
+                Some(tensor) if *tensor.shape() == part.shape && tensor.dtype() == slot.dtype => {}
+                Some(tensor) => {
+                    let found = format!("{} {}", tensor.dtype(), tensor.shape());
+                    return Err(Error::tensor(op, part.name, expected, found));
                 }
+                None if slot.access == Access::Update => {}
+                None => return Err(Error::Missing { op, tensor: part.name.into(), expected, given: tensors.names() }),
             }
         }
     }
     Ok(())
-}
-
-fn mismatch(op: &'static str, name: &str, expected: &str, found: &HostTensor) -> Error {
-    Error::tensor(op, name, expected, found.shape().to_string())
 }

@@ -219,6 +219,9 @@ pub trait Operator: Send + Sync {
     fn cpu_variant(&self) -> String;
 
     /// The definition, step by step, over the same inputs. Outputs and state as [`Operator::cpu`] returns them.
+    ///
+    /// # Panics
+    /// If an input is missing or of another shape (see [`execute::check_inputs`]): it is an oracle, not an entry point.
     fn reference(&self, tensors: &TensorMap, precision: Precision) -> Definition;
 
     /// Essential work: each input read once, each output written once.

@@ -285,6 +285,10 @@ fn refused_before_anything_runs() {
             Config { decode: true, carry: true, ..base.clone() },
             "linear: tensor `q`: expected N = 1 to decode, found N = 8",
         ),
+        (
+            Config { batch: 1 << 62, ..base.clone() },
+            "linear: tensor `q` (bytes) needs 18446744073709551615, the limit of this device is 9223372036854775807",
+        ),
         (Config { segment: Some(0), ..base.clone() }, "linear: `segment`: expected 1 or more, found 0"),
         (
             Config { dtype: DType::F16, ..base.clone() },
@@ -293,6 +297,19 @@ fn refused_before_anything_runs() {
     ] {
         assert_eq!(config.program(&caps).unwrap_err().to_string(), sentence);
     }
+}
+
+#[test]
+fn inputs_that_do_not_fit_are_refused_by_name_on_the_host() {
+    let c = Config { carry: true, ..Config::new(1, 1, 8, 4, 4) };
+    let mut all = inputs(&c);
+    all.insert("state", HostTensor::zeros([1, 1, 4, 4], DType::F16));
+    let error = c.cpu(&all).unwrap_err().to_string();
+    assert_eq!(error, "linear: tensor `state`: expected f32 [1, 1, 4, 4], found f16 [1, 1, 4, 4]");
+    all.remove("state");
+    all.remove("v");
+    let error = c.cpu(&all).unwrap_err().to_string();
+    assert_eq!(error, "linear: tensor `v`: expected f32 [1, 1, 8, 4], found none (given: q, k)");
 }
 
 #[test]

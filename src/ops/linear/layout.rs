@@ -94,7 +94,7 @@ static SCAN: Kernel = Kernel {
     bindings: &[("segments", Bind::Write), ("state", Bind::Write)],
     params: FIELDS,
     params_size: size_of::<Params>(),
-    bounds_proof: Some("no workgroup or private array"),
+    bounds_proof: Some("no array; one element of a state an invocation, guarded by its size; loops end at uniforms"),
 };
 
 static OUTPUT: Kernel = Kernel {

@@ -27,8 +27,10 @@ use super::{
 };
 use crate::error::Error;
 use crate::gpu::pack;
-use crate::gpu::program::Program;
+use crate::gpu::program::{Program, check_memory};
 use crate::gpu::{Caps, Context, Plan, Recording, Workspace};
+#[cfg(feature = "cpu")]
+use crate::ops::execute::check_inputs;
 use crate::tensor::{Access, DType, Layout, Slot, Tensor, TensorMap};
 
 const NAME: &str = "linear";
@@ -229,7 +231,7 @@ impl Config {
         if self.segment == Some(0) {
             return Err(Error::setting(NAME, "segment", "1 or more", "0"));
         }
-        Ok(())
+        check_memory(NAME, &self.slots())
     }
 
     /// Parts of the state: `state` and, when normalised, `norm`.
@@ -266,6 +268,8 @@ impl Operator for Config {
 
     #[cfg(feature = "cpu")]
     fn cpu(&self, tensors: &TensorMap) -> Result<TensorMap, Error> {
+        self.validate()?;
+        check_inputs(NAME, &self.slots(), tensors)?;
         Ok(cpu::run(self, tensors))
     }
 
