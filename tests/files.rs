@@ -70,7 +70,7 @@ fn sentence(error: &Error) -> String {
 }
 
 /// Reads and inspects bytes as a file of that name, without much memory. Both agree on whether it is a file at all,
-/// except that `inspect` looks at no data and refuses no dtype.
+/// except that `inspect` looks at no data and refuses no dtype; so does `read_only` of nothing.
 fn read_bytes(name: &str, bytes: &[u8]) -> Result<TensorFile, String> {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join(name);
@@ -78,7 +78,7 @@ fn read_bytes(name: &str, bytes: &[u8]) -> Result<TensorFile, String> {
     std::fs::write(&path, bytes).unwrap();
     let path = if name.ends_with(".npy") { path.parent().unwrap() } else { &path };
     LARGEST.set(0);
-    let (found, listed) = (io::read(path), io::inspect(path));
+    let (found, listed, nothing) = (io::read(path), io::inspect(path), io::read_only(path, &|_| false));
     let largest = LARGEST.get();
     assert!(largest <= (4 << 20) + 8 * bytes.len(), "{largest} bytes of memory for a file of {}", bytes.len());
     if let Ok(found) = &found {
@@ -88,8 +88,13 @@ fn read_bytes(name: &str, bytes: &[u8]) -> Result<TensorFile, String> {
         let names: Vec<_> = listed.entries.iter().map(|e| (e.name.as_str(), e.shape.clone())).collect();
         assert_eq!(names, shapes.collect::<Vec<(&str, Vec<u64>)>>());
     }
-    if let Err(e) = &listed {
-        sentence(e);
+    match (&listed, &nothing) {
+        (Ok(listed), Ok(nothing)) => {
+            assert_eq!((&nothing.others, &nothing.metadata), (&listed.entries, &listed.metadata));
+            assert!(nothing.tensors.is_empty());
+        }
+        (Err(a), Err(b)) => assert!(!sentence(a).is_empty() && !sentence(b).is_empty()),
+        _ => panic!("{listed:?} but {nothing:?}"),
     }
     found.map_err(|e| sentence(&e))
 }
@@ -218,6 +223,60 @@ fn other_dtypes() {
     assert!(message.ends_with("tensor `bool`: expected dtype f32, f16, bf16, f64, i64, i32 or u32, found |b1"));
 }
 
+/// Each tensor alone is what it is among all; of the others only the headers are told, whatever their dtype.
+#[test]
+fn some_tensors() {
+    for name in ["hf.safetensors", "numpy.npz", "compressed.npz", "numpy", "refused.safetensors", "refused.npz"] {
+        let (path, listing) = (data(name), io::inspect(&data(name)).unwrap());
+        let all = io::read(&path).ok();
+        for wanted in &listing.entries {
+            let found = io::read_only(&path, &|name| name == wanted.name);
+            let Ok(found) = found else {
+                assert!(all.is_none(), "{name} {}", wanted.name);
+                let (dtype, message) = (format!("found {}", wanted.dtype), sentence(&found.unwrap_err()));
+                assert!(message.contains(&format!("tensor `{}`: ", wanted.name)), "{message}");
+                assert!(message.contains("expected dtype") && message.contains(&dtype), "{message}");
+                continue;
+            };
+            assert_eq!(found.tensors.names(), wanted.name);
+            if let Some(all) = &all {
+                assert_eq!(found.tensors.get(&wanted.name), all.tensors.get(&wanted.name), "{name}");
+            }
+            let others: Vec<_> = listing.entries.iter().filter(|entry| entry.name != wanted.name).cloned().collect();
+            assert_eq!((found.others, &found.metadata), (others, &listing.metadata), "{name}");
+        }
+    }
+    assert_eq!(io::read_only(&data("refused.safetensors"), &|name| name == "f32").unwrap().others.len(), 6);
+}
+
+/// What is not wanted costs no memory, and there may be any number of it.
+#[test]
+fn a_little_of_much() {
+    let dir = tempfile::tempdir().unwrap();
+    let few = |name: &str| name == "q" || name == "k";
+    let large = HostTensor::zeros([16 << 20], subquad::tensor::DType::F16);
+    let much = map([("a", large.clone()), ("q", floats([2, 3])), ("m", large), ("k", halves([5]))]);
+    for name in ["a.safetensors", "a.npz", "a"] {
+        let path = dir.path().join(name);
+        io::write(&path, &much, &text([])).unwrap();
+        LARGEST.set(0);
+        let found = io::read_only(&path, &few).unwrap();
+        assert!(LARGEST.get() <= 2 << 20, "{name}: {} bytes", LARGEST.get());
+        assert_eq!((found.tensors.len(), found.others.len()), (2, 2));
+        assert_eq!(found.tensors.get("q"), Some(&floats([2, 3])));
+        assert_eq!(found.tensors.get("k"), Some(&halves([5])));
+    }
+    let entries: Vec<_> = (0..20_000)
+        .map(|i| format!(r#""{i}":{{"dtype":"F8_E5M2","shape":[1],"data_offsets":[{},{}]}}"#, 4 + i, 5 + i))
+        .collect();
+    let header = format!(r#"{{"q":{{"dtype":"F32","shape":[1],"data_offsets":[0,4]}},{}}}"#, entries.join(","));
+    let path = dir.path().join("many.safetensors");
+    std::fs::write(&path, damage::safetensors(&header, 20_004)).unwrap();
+    let found = io::read_only(&path, &few).unwrap();
+    assert_eq!((found.tensors.names().as_str(), found.others.len()), ("q", 20_000));
+    assert!(sentence(&io::read(&path).unwrap_err()).contains("F8_E5M2"));
+}
+
 #[test]
 fn wide_floats_round_once() {
     let wide: [f64; 4] = [0.1, f64::MAX, f64::NAN, -1e-320];
@@ -266,14 +325,17 @@ fn pipes() {
         for keep in [bytes.len(), bytes.len() - 1, 40, 0] {
             let pipe = dir.path().join(format!("pipe{keep}"));
             assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
-            let found = std::thread::scope(|scope| {
-                scope.spawn(|| std::fs::write(&pipe, &bytes[..keep]));
-                io::read(&pipe)
-            });
-            if keep == bytes.len() {
-                assert_eq!(found.unwrap(), io::read(&data(name)).unwrap());
-            } else {
-                sentence(&found.unwrap_err());
+            for wanted in ["", "f16"] {
+                let wanted = |name: &str| wanted.is_empty() || name == wanted;
+                let found = std::thread::scope(|scope| {
+                    scope.spawn(|| std::fs::write(&pipe, &bytes[..keep]));
+                    io::read_only(&pipe, &wanted)
+                });
+                if keep == bytes.len() {
+                    assert_eq!(found.unwrap(), io::read_only(&data(name), &wanted).unwrap());
+                } else {
+                    sentence(&found.unwrap_err());
+                }
             }
             std::fs::remove_file(&pipe).unwrap();
         }

@@ -196,7 +196,7 @@ pub fn adapter() -> Arg {
 
 /// `--seed`.
 pub fn seed(help: &'static str) -> Arg {
-    value("seed").value_name("N").value_parser(value_parser!(u64)).default_value("0").help(help)
+    value("seed").value_name("N").allow_negative_numbers(true).default_value("0").help(help)
 }
 
 /// `--json`.
@@ -230,8 +230,16 @@ pub fn layout_of(matches: &ArgMatches) -> Layout {
 }
 
 /// The value of `--seed`.
-pub fn seed_of(matches: &ArgMatches) -> u64 {
-    matches.try_get_one::<u64>("seed").ok().flatten().copied().unwrap_or(0)
+///
+/// # Errors
+/// [`Error::Usage`] if it is none.
+pub fn seed_of(op: &Op, matches: &ArgMatches) -> Result<u64, Error> {
+    let Some(word) = word_of(matches, "seed") else { return Ok(0) };
+    let refuse = |_| {
+        let name = op.name;
+        Error::Usage(format!("{name}: --seed: expected a whole number from 0 to 2^64 - 1, found `{word}`"))
+    };
+    word.parse().map_err(refuse)
 }
 
 /// What the letters of the contract stand for. A letter of one operator alone is explained in its documentation.

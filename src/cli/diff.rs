@@ -149,7 +149,7 @@ impl Line {
             self.compared.as_ref().map_or_else(|| "-".into(), |compared| format!("{:.2e}", of(compared)))
         };
         vec![
-            self.name.clone(),
+            report::visible(&self.name),
             self.dtype(),
             self.shape.clone().unwrap_or_default(),
             number(|compared| compared.relative_rms),

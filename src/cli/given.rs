@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::options::Options;
-use super::report::Ui;
+use super::report::{self, Ui};
 use crate::error::Error;
 use crate::io;
 use crate::ops::rank::Absent;
@@ -15,30 +15,52 @@ pub struct Given {
     op: &'static Op,
     /// Those the row knows.
     tensors: TensorMap,
-    /// Shapes of these, then of whatever else the input holds: what a missing tensor is reported with.
+    /// Shapes of these.
     shapes: Vec<(String, Shape)>,
-    state: Option<TensorMap>,
+    /// Names of these, then of whatever else the files hold: what a missing tensor is reported with.
+    given: String,
+    state: Option<State>,
     /// Names of what else the input holds.
     unused: Option<String>,
     /// Leading axes the sequence tensors lack.
     pub absent: Absent,
 }
 
-impl Given {
-    /// Reads the files.
-    pub fn read(op: &'static Op, options: &Options, ui: &mut Ui) -> Result<Self, Error> {
-        let input = io::read(&options.input)?;
-        let mut params = options.params.as_deref().map(io::read).transpose()?.unwrap_or_default().tensors;
-        let state = options.state_in.as_deref().map(io::read).transpose()?.map(|file| file.tensors);
-        note_layout(&input.metadata, options, ui);
+/// The state file.
+struct State {
+    /// Parts the row knows.
+    tensors: TensorMap,
+    /// Names of all it holds.
+    given: String,
+}
 
-        let mut rest = input.tensors;
+impl Given {
+    /// Reads from the files what the row knows by name. What else they hold may be large, or of a dtype that cannot be
+    /// read.
+    pub fn read(op: &'static Op, options: &Options, ui: &mut Ui) -> Result<Self, Error> {
+        let of = |specs: &[TensorSpec], name: &str| specs.iter().any(|spec| spec.name == name);
+        let mut input = io::read_only(&options.input, &|name| of(op.inputs, name))?;
+        note_layout(&input.metadata, options, ui);
+        let lacking = |name: &str| of(op.inputs, name) && input.tensors.get(name).is_none();
+        let mut params = match &options.params {
+            Some(path) => io::read_only(path, &lacking)?,
+            None => io::TensorFile::default(),
+        };
+        let state = match &options.state_in {
+            Some(path) => Some(State::of(io::read_only(path, &|name| of(op.state, name))?)),
+            None => None,
+        };
+
         let mut found = Vec::new();
         for spec in op.inputs {
-            if let Some(tensor) = rest.remove(spec.name).or_else(|| params.remove(spec.name)) {
+            if let Some(tensor) = input.tensors.remove(spec.name).or_else(|| params.tensors.remove(spec.name)) {
                 found.push((spec, tensor));
             }
         }
+        let own = found.iter().map(|(spec, _)| spec.name);
+        let weights = names(&params.others).filter(|name| !of(op.inputs, name));
+        let given = report::names(own.chain(names(&input.others)).chain(weights));
+        let unused = (!input.others.is_empty()).then(|| report::names(names(&input.others)));
 
         let shape = |name: &str| found.iter().find(|(spec, _)| spec.name == name).map(|(_, tensor)| tensor.shape());
         let absent = Absent::of(op, options.layout, shape)?;
@@ -53,9 +75,7 @@ impl Given {
             shapes.push((spec.name.to_owned(), full.clone()));
             tensors.insert(spec.name, tensor.reshape(full));
         }
-        shapes.extend(rest.iter().map(|(name, tensor)| (name.to_owned(), tensor.shape().clone())));
-        let unused = (!rest.is_empty()).then(|| rest.names());
-        Ok(Self { op, tensors, shapes, state, unused, absent })
+        Ok(Self { op, tensors, shapes, given, state, unused, absent })
     }
 
     /// Names the tensors of the input that the operator does not read.
@@ -69,7 +89,12 @@ impl Given {
     pub fn configure(&self, options: &Options, dtype: DType) -> Result<Box<dyn Operator>, Error> {
         let layout = options.layout;
         let request = Request { flags: &options.flags, shapes: &self.shapes, layout, dtype, carry: options.carry() };
-        (self.op.configure)(&request)
+        (self.op.configure)(&request).map_err(|error| match error {
+            Error::Missing { op, tensor, expected, .. } => {
+                Error::Missing { op, tensor, expected, given: self.given.clone() }
+            }
+            other => other,
+        })
     }
 
     /// The storage to run with, and a line to say if it is not that of the input.
@@ -119,14 +144,14 @@ impl Given {
             }
             brought.insert(part.name, stored(op, part.name, tensor, slot.dtype, options.strict, ui)?);
         }
-        let Some(mut state) = state else { return Ok(brought) };
+        let Some(State { tensors: mut state, given }) = state else { return Ok(brought) };
         for (slot, part) in parts(&slots, Access::Update) {
             let Some(tensor) = state.remove(part.name) else {
                 return Err(Error::Missing {
                     op: op.name,
                     tensor: part.name.into(),
                     expected: format!("{} in the state file", part.shape),
-                    given: state.names(),
+                    given,
                 });
             };
             let whole = (slot.dtype == DType::I64, tensor.dtype() == DType::I64);
@@ -140,6 +165,17 @@ impl Given {
         }
         Ok(brought)
     }
+}
+
+impl State {
+    fn of(file: io::TensorFile) -> Self {
+        let own = file.tensors.iter().map(|(name, _)| name);
+        Self { given: report::names(own.chain(names(&file.others))), tensors: file.tensors }
+    }
+}
+
+fn names(entries: &[io::Entry]) -> impl Iterator<Item = &str> {
+    entries.iter().map(|entry| entry.name.as_str())
 }
 
 /// Parts of the slots used that way.
@@ -213,6 +249,7 @@ mod tests {
             op: &linear::OP,
             tensors: ["q", "k", "v"].map(|name| (name.to_owned(), HostTensor::zeros([1], dtype))).into_iter().collect(),
             shapes: Vec::new(),
+            given: String::new(),
             state: None,
             unused: None,
             absent: Absent::default(),

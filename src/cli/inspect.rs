@@ -3,6 +3,7 @@
 use clap::{ArgMatches, Command};
 use serde_json::json;
 
+use super::report::visible;
 use super::{Outcome, args, report};
 use crate::error::Error;
 use crate::io;
@@ -62,9 +63,4 @@ fn text(listing: &Listing) -> String {
         text.push_str(&report::table(&["metadata", ""], &rows, &[]));
     }
     text
-}
-
-/// A file's own words, without the control characters that would reach the terminal.
-fn visible(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }).collect()
 }

@@ -51,8 +51,13 @@ impl Ui {
 
     /// Something a user may want to know.
     pub fn note(&self, text: &str) {
+        self.note_with(|| text.to_owned());
+    }
+
+    /// As [`Ui::note`], for what costs something to find out.
+    pub fn note_with(&self, text: impl FnOnce() -> String) {
         if !self.quiet {
-            stderr(text);
+            stderr(&text());
         }
     }
 
@@ -179,6 +184,32 @@ pub fn bytes(count: u64) -> String {
         unit = larger;
     }
     if unit == "B" { format!("{count} B") } else { format!("{value:.1} {unit}") }
+}
+
+/// A file's own words, without the control characters that would reach the terminal.
+pub fn visible(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }).collect()
+}
+
+/// Names of tensors in a sentence, as files spell them. A checkpoint has hundreds: the first few will do.
+pub fn names<'a>(all: impl IntoIterator<Item = &'a str>) -> String {
+    const NAMES: usize = 16;
+    const LETTERS: usize = 60;
+    let mut all = all.into_iter();
+    let mut words: Vec<_> = all
+        .by_ref()
+        .take(NAMES)
+        .map(|name| match name.char_indices().nth(LETTERS) {
+            Some((at, _)) => format!("{}…", visible(&name[..at])),
+            None => visible(name),
+        })
+        .collect();
+    match all.count() {
+        0 if words.is_empty() => return "none".into(),
+        0 => {}
+        more => words.push(format!("and {more} more")),
+    }
+    words.join(", ")
 }
 
 /// A number in JSON; what JSON has no number for becomes a word.

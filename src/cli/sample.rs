@@ -48,7 +48,7 @@ pub fn sample(op: &'static Op, matches: &ArgMatches) -> Result<Outcome, Error> {
     let dtype = if args::word_of(matches, "dtype") == Some("f16") { DType::F16 } else { DType::F32 };
     let layout = args::layout_of(matches);
     let mut case = Case::new("sample", &axes).layout(layout).dtype(dtype);
-    case.seed = args::seed_of(matches);
+    case.seed = args::seed_of(op, matches)?;
     let bytes = size(op, &case)?;
     check_fit(op, &case)?;
     io::write_check(path)?;

@@ -7,7 +7,7 @@ use super::args;
 use super::report::Ui;
 use crate::error::Error;
 use crate::gpu::Context;
-use crate::gpu::context::{AdapterRequest, Candidate, Select};
+use crate::gpu::context::{self, AdapterRequest, Candidate, Select};
 use crate::ops::Operator;
 use crate::ops::execute::{self, Run};
 use crate::tensor::TensorMap;
@@ -112,6 +112,41 @@ impl Variables {
     }
 }
 
+/// An adapter, as far as one line tells of it.
+struct Found {
+    /// `0 llvmpipe (vulkan)`.
+    title: String,
+    software: bool,
+    /// Whether it runs when it is named.
+    usable: bool,
+}
+
+fn found() -> Vec<Found> {
+    let request = AdapterRequest { software: true, ..AdapterRequest::default() };
+    let one = |candidate: Candidate| {
+        let info = &candidate.info;
+        // Mesa's names go on with the version of a compiler.
+        let name = info.name.split(" (").next().unwrap_or(&info.name);
+        let title = format!("{} {name} ({})", candidate.index, info.backend);
+        Found { title, software: candidate.software, usable: candidate.refused.is_none() }
+    };
+    context::candidates(&request).into_iter().map(one).collect()
+}
+
+/// Why `auto` took the `cpu` backend.
+fn no_hardware(found: &[Found]) -> String {
+    let named: Vec<_> = found.iter().filter(|one| one.software && one.usable).map(|one| one.title.as_str()).collect();
+    if found.is_empty() {
+        "no adapter found".into()
+    } else if named.is_empty() {
+        "no adapter that will do; `subquad adapters` says why".into()
+    } else {
+        let hardware = found.iter().any(|one| !one.software);
+        let none = if hardware { "no hardware adapter that will do" } else { "no hardware adapter" };
+        format!("{none}; software ones run when named: {}", named.join(", "))
+    }
+}
+
 /// Something that runs operators.
 pub enum Target {
     /// The `cpu` backend.
@@ -140,7 +175,14 @@ impl Target {
             }
             (Err(error), Some(_)) => Err(error),
             (Err(error), None) => {
-                ui.note(&format!("running on {} ({error})", Self::Cpu));
+                ui.note_with(|| {
+                    // Reasons in full are what `subquad adapters` is for.
+                    let why = match error {
+                        Error::NoAdapter(_) => no_hardware(&found()),
+                        other => other.to_string(),
+                    };
+                    format!("running on {} ({why})", Self::Cpu)
+                });
                 Ok(Self::Cpu)
             }
         }
@@ -248,5 +290,18 @@ mod tests {
         assert_eq!(resolve(["cpu", ""], ["vulkan", "pipe"]), "cpu");
         assert!(resolve(["cpu", "0"], ["", ""]).starts_with("--adapter 0: expected no adapter"));
         assert!(resolve(["", ""], ["voodoo", ""]).contains("found `voodoo`"));
+    }
+
+    #[test]
+    fn why_auto_took_the_cpu_is_one_short_line() {
+        let one = |title: &str, software, usable| Found { title: title.into(), software, usable };
+        let pipes = || vec![one("0 llvmpipe (vulkan)", true, true), one("1 llvmpipe (gl)", true, true)];
+        assert_eq!(no_hardware(&[]), "no adapter found");
+        let line = "no hardware adapter; software ones run when named: 0 llvmpipe (vulkan), 1 llvmpipe (gl)";
+        assert_eq!(no_hardware(&pipes()), line);
+        let mut all = pipes();
+        all.push(one("2 V3D 4.2 (gl)", false, false));
+        assert_eq!(no_hardware(&all), line.replace("adapter;", "adapter that will do;"));
+        assert_eq!(no_hardware(&all[2..]), "no adapter that will do; `subquad adapters` says why");
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::context::Caps;
+use super::caps::Caps;
 #[cfg(not(target_arch = "wasm32"))]
 use super::limits;
 use super::source::{Bind, Kernel, Spec, Target, assemble};

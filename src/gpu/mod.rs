@@ -4,6 +4,7 @@
 //! `limits` (what a kernel needs, by naga). Parts with a device: [`Context`], [`kernel`], [`Plan`], [`Workspace`],
 //! [`Recording`], [`Schedule`], [`timing`]. The edge, which alone submits and waits: [`readback`].
 
+pub mod caps;
 pub mod context;
 pub mod grid;
 pub mod kernel;
@@ -19,9 +20,10 @@ pub mod source;
 pub mod timing;
 pub mod workspace;
 
+pub use caps::Caps;
 #[cfg(not(target_arch = "wasm32"))]
 pub use context::candidates;
-pub use context::{AdapterRequest, Candidate, Caps, Context, Select};
+pub use context::{AdapterRequest, Candidate, Context, Select};
 pub use plan::Plan;
 pub use program::{Cost, Program};
 pub use recording::{Recording, StepInfo};

@@ -5,33 +5,35 @@ use std::fs::{self, File};
 use std::io::{BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 
-use super::{Entry, Listing, MAX_HEADER, METADATA, TensorFile, Told, all_different, atomic, few_enough, npy, quoted};
-use super::{metadata_json, parse_metadata, unread, unwritten};
+use super::{Entry, Listing, MAX_HEADER, METADATA, TensorFile, Told, Wanted, all_different, atomic, few_enough, npy};
+use super::{metadata_json, parse_metadata, quoted, unread, unwritten};
 use crate::tensor::TensorMap;
 
-pub(super) fn read(path: &Path) -> Told<TensorFile> {
-    let files = arrays(path)?;
+pub(super) fn read(path: &Path, wanted: Wanted<'_>) -> Told<TensorFile> {
+    let (files, rest): (Vec<_>, Vec<_>) = arrays(path)?.into_iter().partition(|(name, _)| wanted(name));
     few_enough(files.len())?;
     let metadata = metadata(path)?;
     // All dtypes first: better to refuse before gigabytes were read than after.
     for (name, file) in &files {
         within(name, open(file).and_then(|(header, _)| header.elem()))?;
     }
+    let others = entries(rest)?;
     let mut tensors = Vec::with_capacity(files.len());
     for (name, file) in files {
         let tensor = within(&name, open(&file).and_then(|(header, mut reader)| header.data(&mut reader, true)))?;
         tensors.push((name, tensor));
     }
-    Ok(TensorFile { tensors: tensors.into_iter().collect(), metadata })
+    Ok(TensorFile { tensors: tensors.into_iter().collect(), others, metadata })
 }
 
 pub(super) fn inspect(path: &Path) -> Told<Listing> {
-    let mut entries = Vec::new();
-    for (name, file) in arrays(path)? {
-        let (header, _) = within(&name, open(&file))?;
-        entries.push(Entry { name, dtype: header.dtype, shape: header.shape, bytes: header.bytes });
-    }
+    let entries = entries(arrays(path)?)?;
     Ok(Listing { format: "npy directory", metadata: metadata(path)?, entries })
+}
+
+fn entries(files: Vec<(String, PathBuf)>) -> Told<Vec<Entry>> {
+    let one = |(name, file): (String, PathBuf)| Ok(within(&name, open(&file))?.0.entry(name));
+    files.into_iter().map(one).collect()
 }
 
 pub(super) fn write(path: &Path, tensors: &TensorMap, metadata: &BTreeMap<String, String>) -> Told<()> {

@@ -5,8 +5,8 @@
 //! was found. Reading converts what has no place in [`DType`](crate::tensor::DType) losslessly or with one rounding:
 //! bf16 and f64 become f32, i32 and u32 become i64. Writing is atomic: an output is whole or it is not there.
 //!
-//! [`read`] loads a file, [`inspect`] reads only its headers, [`write()`] stores tensors, [`write_check`] tells early
-//! whether that would work, and [`same_file`] whether two paths are one file.
+//! [`read`] loads a file, [`read_only`] some of it, [`inspect`] reads only its headers, [`write()`] stores tensors,
+//! [`write_check`] tells early whether that would work, and [`same_file`] whether two paths are one file.
 
 mod atomic;
 mod decode;
@@ -26,12 +26,15 @@ use crate::error::Error;
 use crate::tensor::TensorMap;
 use source::Source;
 
+/// Which tensors to load, by name.
+type Wanted<'a> = &'a dyn Fn(&str) -> bool;
+
 /// Inside this module a refusal is its sentence; the path is put in front at the boundary.
 type Told<T> = std::result::Result<T, String>;
 
 /// Most axes of a tensor, as in numpy.
 const MAX_RANK: usize = 64;
-/// Most tensors [`read`] loads from one file. A [`TensorMap`] is searched name by name, so a header that claims
+/// Most tensors that are loaded from one file. A [`TensorMap`] is searched name by name, so a header that claims
 /// millions of empty tensors would otherwise cost hours.
 const MAX_TENSORS: usize = 16_384;
 /// Longest metadata read or written, as in the safetensors format.
@@ -42,8 +45,10 @@ const METADATA: &str = "metadata.json";
 /// What a file holds.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct TensorFile {
-    /// The tensors, in the order of the file (of their names, for a directory).
+    /// The tensors read, in the order of the file (of their names, for a directory).
     pub tensors: TensorMap,
+    /// Those that were not asked for, of any dtype, in the same order. [`read`] leaves none.
+    pub others: Vec<Entry>,
     /// Free text by key: how the tensors were made.
     pub metadata: BTreeMap<String, String>,
 }
@@ -59,7 +64,7 @@ pub struct Listing {
     pub entries: Vec<Entry>,
 }
 
-/// One tensor of a [`Listing`].
+/// What the header says of one tensor.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Entry {
     /// Name of the tensor.
@@ -81,12 +86,20 @@ pub struct Entry {
 /// [`Error::File`] if the file is not there, not of these formats, damaged, or holds a tensor of another dtype than
 /// f32, f16, bf16, f64, i64, i32 or u32.
 pub fn read(path: &Path) -> Result<TensorFile, Error> {
+    read_only(path, &|_| true)
+}
+
+/// Reads the tensors of a file whose names are wanted, as [`read`] does, and only the headers of the others: those may
+/// have any dtype, cost no memory, and are skipped where the file can be sought in. All headers must agree with the
+/// length of the file, whether their tensors are wanted or not.
+///
+/// # Errors
+/// Those of [`read`], except that a tensor that is not wanted may have any dtype.
+pub fn read_only(path: &Path, wanted: &dyn Fn(&str) -> bool) -> Result<TensorFile, Error> {
     located(input_name(path), || match source::open(path)? {
-        Source::Directory => directory::read(path),
-        Source::Npz(reader, len) => npz::read(reader, len),
-        Source::Safetensors(mut reader, len) => {
-            safetensors::read(&mut reader, len).map_err(|e| source::guessed(path, e))
-        }
+        Source::Directory => directory::read(path, wanted),
+        Source::Npz(reader, len) => npz::read(reader, len, wanted),
+        Source::Safetensors(bytes) => safetensors::read(bytes, wanted).map_err(|e| source::guessed(path, e)),
     })
 }
 
@@ -98,9 +111,7 @@ pub fn inspect(path: &Path) -> Result<Listing, Error> {
     located(input_name(path), || match source::open(path)? {
         Source::Directory => directory::inspect(path),
         Source::Npz(reader, len) => npz::inspect(reader, len),
-        Source::Safetensors(mut reader, len) => {
-            safetensors::inspect(&mut reader, len).map_err(|e| source::guessed(path, e))
-        }
+        Source::Safetensors(bytes) => safetensors::inspect(bytes).map_err(|e| source::guessed(path, e)),
     })
 }
 

@@ -6,7 +6,7 @@
 use std::io::{Read, Write};
 
 use super::decode::{Data, Elem, READABLE, row_major};
-use super::{Told, dims, elements, shown, unread, unwritten};
+use super::{Entry, Told, dims, elements, shown, unread, unwritten};
 use crate::tensor::{DType, HostTensor};
 
 const MAGIC: &[u8] = b"\x93NUMPY";
@@ -68,6 +68,11 @@ impl Header {
             return Err(format!("{cut}expected {needed} bytes of data for {dtype} {}, found {there}", shown(&shape)));
         }
         Ok(Self { elem: elem(&dtype), dtype, shape, bytes: there, count, fortran })
+    }
+
+    /// As a row of a listing.
+    pub(super) fn entry(self, name: String) -> Entry {
+        Entry { name, dtype: self.dtype, shape: self.shape, bytes: self.bytes }
     }
 
     /// Refuses elements that cannot be read.

@@ -11,7 +11,7 @@ use zip::write::SimpleFileOptions;
 use zip::{CompressionMethod, ZipArchive, ZipWriter};
 
 use super::source::ReadSeek;
-use super::{Entry, Listing, MAX_HEADER, METADATA, TensorFile, Told, all_different, few_enough, npy, quoted};
+use super::{Entry, Listing, MAX_HEADER, METADATA, TensorFile, Told, Wanted, all_different, few_enough, npy, quoted};
 use super::{metadata_json, parse_metadata, unread, unwritten};
 use crate::tensor::TensorMap;
 
@@ -25,13 +25,16 @@ struct Archive {
     len: u64,
 }
 
-pub(super) fn read(reader: Box<dyn ReadSeek>, len: u64) -> Told<TensorFile> {
+pub(super) fn read(reader: Box<dyn ReadSeek>, len: u64, wanted: Wanted<'_>) -> Told<TensorFile> {
     let mut archive = Archive::open(reader, len)?;
-    few_enough(archive.arrays.len())?;
+    let arrays = std::mem::take(&mut archive.arrays);
+    let (arrays, rest): (Vec<_>, Vec<_>) = arrays.into_iter().partition(|(name, _)| wanted(name));
+    few_enough(arrays.len())?;
     let metadata = archive.metadata()?;
     // All dtypes first: better to refuse before gigabytes were read than after.
-    archive.each(|header, _, _| header.elem())?;
-    let tensors = archive.each(|header, entry, stored| {
+    archive.each(&arrays, |header, _, _| header.elem())?;
+    let others = archive.entries(&rest)?;
+    let tensors = archive.each(&arrays, |header, entry, stored| {
         // Stored as it is, the data was found to lie within the file.
         let tensor = header.data(entry, stored)?;
         // The end is where the checksum is compared.
@@ -41,16 +44,14 @@ pub(super) fn read(reader: Box<dyn ReadSeek>, len: u64) -> Told<TensorFile> {
         }
     })?;
     let tensors: TensorMap = tensors.into_iter().map(|(name, _, tensor)| (name, tensor)).collect();
-    Ok(TensorFile { tensors, metadata })
+    Ok(TensorFile { tensors, others, metadata })
 }
 
 pub(super) fn inspect(reader: Box<dyn ReadSeek>, len: u64) -> Told<Listing> {
     let mut archive = Archive::open(reader, len)?;
     let metadata = archive.metadata()?;
-    let mut entries = Vec::new();
-    for (name, header, ()) in archive.each(|_, _, _| Ok(()))? {
-        entries.push(Entry { name, dtype: header.dtype, shape: header.shape, bytes: header.bytes });
-    }
+    let arrays = std::mem::take(&mut archive.arrays);
+    let entries = archive.entries(&arrays)?;
     Ok(Listing { format: "npz", metadata, entries })
 }
 
@@ -166,13 +167,21 @@ impl Archive {
         parse_metadata(&text)
     }
 
-    /// Reads every header and hands it on together with the entry behind it, and whether that is stored as it is.
+    /// What the headers of these arrays say.
+    fn entries(&mut self, arrays: &[(String, usize)]) -> Told<Vec<Entry>> {
+        let headers = self.each(arrays, |_, _, _| Ok(()))?;
+        Ok(headers.into_iter().map(|(name, header, ())| header.entry(name)).collect())
+    }
+
+    /// Reads the header of each array and hands it on together with the entry behind it, and whether that is stored as
+    /// it is.
     fn each<T>(
         &mut self,
+        arrays: &[(String, usize)],
         mut work: impl FnMut(&npy::Header, &mut dyn Read, bool) -> Told<T>,
     ) -> Told<Vec<(String, npy::Header, T)>> {
-        let mut out = Vec::with_capacity(self.arrays.len());
-        for (name, index) in &self.arrays {
+        let mut out = Vec::with_capacity(arrays.len());
+        for (name, index) in arrays {
             let mut one = || {
                 let mut entry = self.zip.by_index(*index).map_err(told)?;
                 let (size, packed) = (entry.size(), entry.compressed_size());

@@ -12,8 +12,9 @@ use safetensors::tensor::{Dtype, TensorInfo};
 use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, Visitor};
 
 use super::decode::{Data, Elem, READABLE};
-use super::{Entry, Listing, MAX_HEADER, TensorFile, Told, all_different, elements, few_enough, quoted, shown};
-use super::{unread, unwritten};
+use super::source::Bytes;
+use super::{Entry, Listing, MAX_HEADER, TensorFile, Told, Wanted, all_different, elements, few_enough, quoted};
+use super::{shown, unread, unwritten};
 use crate::tensor::{DType, HostTensor, TensorMap};
 
 /// Reserved key of the header.
@@ -27,47 +28,60 @@ struct Header {
     data: u64,
 }
 
-pub(super) fn read(r: &mut dyn Read, len: Option<u64>) -> Told<TensorFile> {
-    let header = Header::read(r, len)?;
-    few_enough(header.tensors.len())?;
+pub(super) fn read(mut source: Bytes<'_>, wanted: Wanted<'_>) -> Told<TensorFile> {
+    let header = Header::read(&mut source)?;
     // All dtypes first: better to refuse before gigabytes were read than after.
     let mut datas = Vec::with_capacity(header.tensors.len());
     for (name, info) in &header.tensors {
+        if !wanted(name) {
+            datas.push(None);
+            continue;
+        }
         let refuse = || format!("tensor {}: expected dtype {READABLE}, found {}", quoted(name), info.dtype);
         let elem = elem(info.dtype).ok_or_else(refuse)?;
         // The offsets were compared with the shape.
         let count = (info.data_offsets.1 - info.data_offsets.0) / (info.dtype.bitsize() / 8);
-        datas.push(Data { elem, big_endian: false, count, present: len.is_some() });
+        datas.push(Some(Data { elem, big_endian: false, count, present: source.len().is_some() }));
     }
-    let mut tensors = Vec::with_capacity(datas.len());
+    few_enough(datas.iter().flatten().count())?;
+    let (mut tensors, mut others) = (Vec::new(), Vec::new());
     for ((name, info), data) in header.tensors.into_iter().zip(datas) {
-        let values = data.read(r).map_err(|e| format!("tensor {}: {e}", quoted(&name)))?;
+        let Some(data) = data else {
+            let entry = entry(name, info);
+            let found = source.skip(entry.bytes)?;
+            if found < entry.bytes {
+                let (name, expected) = (quoted(&entry.name), entry.bytes);
+                return Err(format!("tensor {name}: truncated: expected {expected} bytes of data, found {found}"));
+            }
+            others.push(entry);
+            continue;
+        };
+        let values = data.read(&mut source).map_err(|e| format!("tensor {}: {e}", quoted(&name)))?;
         tensors.push((name, HostTensor::new(info.shape, values)));
     }
-    if len.is_none() {
-        end_of_stream(r)?;
-    }
-    Ok(TensorFile { tensors: tensors.into_iter().collect(), metadata: header.metadata })
+    end_of_stream(&mut source)?;
+    Ok(TensorFile { tensors: tensors.into_iter().collect(), others, metadata: header.metadata })
 }
 
-pub(super) fn inspect(r: &mut dyn Read, len: Option<u64>) -> Told<Listing> {
-    let header = Header::read(r, len)?;
-    if len.is_none() {
-        // Only by going through a pipe can one tell whether it is whole.
-        let found = std::io::copy(&mut r.take(header.data), &mut std::io::sink()).map_err(unread)?;
-        if found < header.data {
-            return Err(truncated(header.data, found));
-        }
-        end_of_stream(r)?;
+pub(super) fn inspect(mut source: Bytes<'_>) -> Told<Listing> {
+    let header = Header::read(&mut source)?;
+    // Only by going through a pipe can one tell whether it is whole.
+    let found = source.skip(header.data)?;
+    if found < header.data {
+        return Err(truncated(header.data, found));
     }
-    let entry = |(name, info): (String, TensorInfo)| Entry {
+    end_of_stream(&mut source)?;
+    let entries = header.tensors.into_iter().map(|(name, info)| entry(name, info)).collect();
+    Ok(Listing { format: "safetensors", metadata: header.metadata, entries })
+}
+
+fn entry(name: String, info: TensorInfo) -> Entry {
+    Entry {
         name,
         dtype: info.dtype.to_string(),
         bytes: (info.data_offsets.1 - info.data_offsets.0) as u64,
         shape: info.shape.into_iter().map(|d| d as u64).collect(),
-    };
-    let entries = header.tensors.into_iter().map(entry).collect();
-    Ok(Listing { format: "safetensors", metadata: header.metadata, entries })
+    }
 }
 
 pub(super) fn write(out: &mut dyn Write, tensors: &TensorMap, metadata: &BTreeMap<String, String>) -> Told<()> {
@@ -125,8 +139,12 @@ fn truncated(expected: u64, found: u64) -> String {
     format!("truncated: expected {expected} bytes of tensor data, found {found}")
 }
 
-fn end_of_stream(r: &mut dyn Read) -> Told<()> {
-    let extra = std::io::copy(r, &mut std::io::sink()).map_err(unread)?;
+/// What follows the last tensor of a pipe is found only now; a file's length was compared with its header.
+fn end_of_stream(source: &mut Bytes<'_>) -> Told<()> {
+    let extra = match source {
+        Bytes::File(..) => 0,
+        Bytes::Pipe(reader) => std::io::copy(reader, &mut std::io::sink()).map_err(unread)?,
+    };
     if extra > 0 {
         return Err(format!("expected the end of the file after the last tensor, found {extra} more bytes"));
     }
@@ -134,9 +152,9 @@ fn end_of_stream(r: &mut dyn Read) -> Told<()> {
 }
 
 impl Header {
-    fn read(r: &mut dyn Read, len: Option<u64>) -> Told<Self> {
+    fn read(source: &mut Bytes<'_>) -> Told<Self> {
         let mut word = Vec::with_capacity(8);
-        r.take(8).read_to_end(&mut word).map_err(unread)?;
+        source.take(8).read_to_end(&mut word).map_err(unread)?;
         let Ok(word) = <[u8; 8]>::try_from(word.as_slice()) else {
             return Err(format!("truncated: expected 8 bytes with the length of a header, found {}", word.len()));
         };
@@ -145,13 +163,13 @@ impl Header {
             return Err(format!("expected a safetensors header of at most {MAX_HEADER} bytes, found one of {claimed}"));
         }
         let short = |found: u64| format!("truncated: expected a header of {claimed} bytes, found {found}");
-        let rest = len.map(|len| len.saturating_sub(8));
+        let rest = source.len().map(|len| len.saturating_sub(8));
         if let Some(rest) = rest.filter(|&rest| rest < claimed) {
             return Err(short(rest));
         }
         // Grows with what arrives, never on the word of the length alone.
         let mut text = Vec::new();
-        r.take(claimed).read_to_end(&mut text).map_err(unread)?;
+        source.take(claimed).read_to_end(&mut text).map_err(unread)?;
         if (text.len() as u64) < claimed {
             return Err(short(text.len() as u64));
         }

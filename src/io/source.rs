@@ -15,8 +15,46 @@ pub(super) enum Source {
     Directory,
     /// With its length.
     Npz(Box<dyn ReadSeek>, u64),
-    /// With its length, which a pipe does not tell.
-    Safetensors(Box<dyn Read>, Option<u64>),
+    Safetensors(Bytes<'static>),
+}
+
+/// Bytes that are read from the front to the end, once.
+pub(super) enum Bytes<'a> {
+    /// With its length.
+    File(Box<dyn ReadSeek + 'a>, u64),
+    /// Neither length nor seeking.
+    Pipe(Box<dyn Read + 'a>),
+}
+
+impl Bytes<'_> {
+    /// The length, which a pipe does not tell.
+    pub(super) fn len(&self) -> Option<u64> {
+        match self {
+            Bytes::File(_, len) => Some(*len),
+            Bytes::Pipe(_) => None,
+        }
+    }
+
+    /// Goes past so many bytes, which a file is known to hold, and returns how many there were.
+    pub(super) fn skip(&mut self, count: u64) -> Told<u64> {
+        match self {
+            Bytes::File(reader, _) => {
+                let by = i64::try_from(count).map_err(|_| format!("cannot be read: {count} bytes to skip"))?;
+                reader.seek_relative(by).map_err(unread)?;
+                Ok(count)
+            }
+            Bytes::Pipe(reader) => std::io::copy(&mut reader.take(count), &mut std::io::sink()).map_err(unread),
+        }
+    }
+}
+
+impl Read for Bytes<'_> {
+    fn read(&mut self, out: &mut [u8]) -> std::io::Result<usize> {
+        match self {
+            Bytes::File(reader, _) => reader.read(out),
+            Bytes::Pipe(reader) => reader.read(out),
+        }
+    }
 }
 
 const SINGLE_NPY: &str = "expected tensors with names, found a single .npy array, which has none: put it into a \
@@ -49,7 +87,7 @@ pub(super) fn open(path: &Path) -> Told<Source> {
         return Ok(Source::Npz(Box::new(reader), len));
     }
     refuse_others(&start, named_safetensors)?;
-    Ok(Source::Safetensors(Box::new(reader), Some(len)))
+    Ok(Source::Safetensors(Bytes::File(Box::new(reader), len)))
 }
 
 /// What comes through a pipe: safetensors tensor by tensor; a zip, whose index is at its end, whole.
@@ -61,7 +99,7 @@ fn stream(mut reader: impl Read + 'static) -> Told<Source> {
         return Ok(Source::Npz(Box::new(Cursor::new(start)), len));
     }
     refuse_others(&start, true)?;
-    Ok(Source::Safetensors(Box::new(BufReader::new(Cursor::new(start).chain(reader))), None))
+    Ok(Source::Safetensors(Bytes::Pipe(Box::new(BufReader::new(Cursor::new(start).chain(reader))))))
 }
 
 fn first_bytes(reader: &mut impl Read) -> Told<Vec<u8>> {

@@ -100,23 +100,46 @@ impl Read for Slow<'_> {
     }
 }
 
+fn slow(bytes: &[u8]) -> source::Bytes<'_> {
+    source::Bytes::Pipe(Box::new(Slow(bytes, false)))
+}
+
+fn file(bytes: &[u8]) -> source::Bytes<'_> {
+    source::Bytes::File(Box::new(Cursor::new(bytes)), bytes.len() as u64)
+}
+
 #[test]
 fn a_pipe_of_any_pace_cut_anywhere() {
     let mut bytes = Vec::new();
     safetensors::write(&mut bytes, &sample(), &about()).unwrap();
     for end in 0..bytes.len() {
-        assert!(safetensors::read(&mut Slow(&bytes[..end], false), None).is_err());
-        assert!(safetensors::inspect(&mut &bytes[..end], None).is_err());
+        for name in ["q", "position", "neither"] {
+            assert!(safetensors::read(slow(&bytes[..end]), &|n| n == name).is_err());
+        }
+        assert!(safetensors::read(slow(&bytes[..end]), &|_| true).is_err());
+        assert!(safetensors::inspect(slow(&bytes[..end])).is_err());
     }
-    let found = safetensors::read(&mut Slow(&bytes, false), None).unwrap();
-    assert_eq!(found, safetensors::read(&mut bytes.as_slice(), Some(bytes.len() as u64)).unwrap());
+    let found = safetensors::read(slow(&bytes), &|_| true).unwrap();
+    assert_eq!(found, safetensors::read(file(&bytes), &|_| true).unwrap());
     assert_eq!(found.metadata, about());
     assert_eq!(found.tensors.get("q"), sample().get("q"));
-    safetensors::inspect(&mut bytes.as_slice(), None).unwrap();
+    assert!(found.others.is_empty());
+    let listing = safetensors::inspect(slow(&bytes)).unwrap();
+    assert_eq!(listing, safetensors::inspect(file(&bytes)).unwrap());
+    for name in ["q", "position", "neither"] {
+        let found = safetensors::read(slow(&bytes), &|n| n == name).unwrap();
+        assert_eq!(found, safetensors::read(file(&bytes), &|n| n == name).unwrap());
+        assert_eq!(found.tensors.get(name), sample().get(name));
+        let others: Vec<_> = listing.entries.iter().filter(|e| e.name != name).cloned().collect();
+        assert_eq!(found.others, others);
+    }
     bytes.push(0);
-    let message = safetensors::read(&mut bytes.as_slice(), None).unwrap_err();
-    assert!(message.ends_with("found 1 more bytes"), "{message}");
-    assert!(safetensors::inspect(&mut bytes.as_slice(), None).is_err());
+    for wanted in [true, false] {
+        let message = safetensors::read(slow(&bytes), &|_| wanted).unwrap_err();
+        assert!(message.ends_with("found 1 more bytes"), "{message}");
+        assert!(safetensors::read(file(&bytes), &|_| wanted).is_err());
+    }
+    assert!(safetensors::inspect(slow(&bytes)).is_err());
 }
 
 /// Wider elements first, so that each starts on a multiple of its size.
@@ -128,7 +151,7 @@ fn elements_are_aligned() {
     map.insert("position", HostTensor::new([1], Values::I64(vec![3])));
     let mut bytes = Vec::new();
     safetensors::write(&mut bytes, &map, &BTreeMap::new()).unwrap();
-    let listing = safetensors::inspect(&mut bytes.as_slice(), Some(bytes.len() as u64)).unwrap();
+    let listing = safetensors::inspect(file(&bytes)).unwrap();
     assert_eq!(listing.entries.iter().map(|e| e.name.as_str()).collect::<Vec<_>>(), ["position", "q", "odd"]);
     assert_eq!(bytes[..8], ((bytes.len() as u64 - 8 - 8 - 4 - 6).to_le_bytes()));
     assert!((bytes.len() - 8 - 4 - 6).is_multiple_of(8));

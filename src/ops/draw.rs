@@ -61,7 +61,7 @@ mod tests {
     #[test]
     fn the_same_on_every_platform() {
         let bits: Vec<u32> = normal(7, 3, 4).iter().map(|x| x.to_bits()).collect();
-        insta::assert_debug_snapshot!(bits);
+        assert_eq!(bits, [1057438630, 1051888890, 3216219431, 1075417689], "files drawn by earlier versions change");
     }
 
     #[test]

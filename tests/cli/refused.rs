@@ -106,6 +106,19 @@ fn dtypes_that_cannot_be_read_are_refused() {
     place.refuse(&format!("{RUN} whole.safetensors"), 1, sentence);
 }
 
+/// A name is a file's own word: no terminal should obey it, and a checkpoint has many.
+#[test]
+fn names_of_other_tensors_are_shortened_and_harmless() {
+    let place = Place::new();
+    let names = ["\u{1b}[2J\n".to_owned(), "µ".repeat(1000)].into_iter().chain((0..300).map(|i| format!("w{i}")));
+    let tensors: TensorMap = names.map(|name| (name, HostTensor::f32([1], vec![0.0]))).collect();
+    place.write_map("in.safetensors", &tensors);
+    let own: Vec<_> = (0..14).map(|i| format!("w{i}")).collect();
+    let given = format!("\u{fffd}[2J\u{fffd}, {}…, {}, and 286 more", "µ".repeat(60), own.join(", "));
+    let sentence = format!("linear: tensor `q`: expected [B, H, N, D], found none (given: {given})");
+    place.refuse(&format!("{RUN} in.safetensors"), 1, &sentence);
+}
+
 #[test]
 fn truncated_and_hostile_files_are_refused_by_name() {
     let place = Place::new();
@@ -156,8 +169,15 @@ fn usage_is_judged_before_files() {
     for (flags, sentence) in [
         ("--backend cpu --adapter 0", "--adapter 0: expected no adapter with --backend cpu, which uses none"),
         ("--scale wide", "linear: --scale: expected a finite number, found `wide`"),
+        ("--scale nan", "linear: --scale: expected a finite number, found `nan`"),
+        ("--seed -1", "linear: --seed: expected a whole number from 0 to 2^64 - 1, found `-1`"),
+        ("--seed one", "linear: --seed: expected a whole number from 0 to 2^64 - 1, found `one`"),
         ("--scale inf", "linear: --scale: expected a finite number, found `inf`"),
         ("--segment 0", "linear: --segment: expected a whole number of 1 or more, found `0`"),
+        (
+            "--segment 99999999999999999999",
+            "linear: --segment: expected a whole number of 1 or more, found `99999999999999999999`",
+        ),
         ("--segment -5", "linear: --segment: expected a whole number of 1 or more, found `-5`"),
         ("--norm-eps -1", "linear: --norm-eps: expected 0 or more, found a negative number"),
         ("--no-normalize --norm-eps 1", "linear: --norm-eps needs the normaliser that --no-normalize turns off"),
@@ -186,9 +206,9 @@ fn what_the_grammar_refuses_is_usage_too() {
         ("run linear --input x --backend cuda", &["cuda", "vulkan"]),
         ("run linear --input x --dtype f64", &["f64", "f16"]),
         ("run linear --input x --layout hbnd", &["hbnd", "bnhd"]),
-        ("run linear --input x --seed one", &["one", "--seed"]),
         ("run linear --input x --warp 9", &["--warp"]),
         ("run linear", &["--input"]),
+        ("", &["Commands", "run", "sample"]),
         ("run", &["Operators", "linear"]),
         ("race linear", &["race"]),
         ("check nonlinear", &["nonlinear", "linear"]),

@@ -196,6 +196,86 @@ fn weights_come_from_params_where_the_input_lacks_them() {
     same(&place.tensor("b.npz", "o"), &place.tensor("a.npz", "o"));
 }
 
+/// The files of the three formats with PLAIN in them and, before and behind it, what no operator reads.
+fn with_masks(place: &Place) -> [&'static str; 3] {
+    let mask = "{'descr': '|b1', 'fortran_order': False, 'shape': (7,), }\n";
+    let mask = [b"\x93NUMPY\x01\0", &(mask.len() as u16).to_le_bytes()[..], mask.as_bytes(), &[1; 7]].concat();
+    place.write("in", PLAIN);
+    std::fs::write(place.path("in/a_mask.npy"), &mask).unwrap();
+    std::fs::write(place.path("in/z_mask.npy"), &mask).unwrap();
+
+    let mut zip = zip::ZipWriter::new(std::fs::File::create(place.path("in.npz")).unwrap());
+    for name in ["a_mask", "k", "q", "v", "z_mask"] {
+        zip.start_file(format!("{name}.npy"), zip::write::SimpleFileOptions::default()).unwrap();
+        std::io::Write::write_all(&mut zip, &std::fs::read(place.path(&format!("in/{name}.npy"))).unwrap()).unwrap();
+    }
+    zip.finish().unwrap();
+
+    let (mut entries, mut data) = (Vec::new(), Vec::new());
+    let mut add = |name: &str, dtype: &str, shape: &[usize], bytes: &[u8]| {
+        let (from, to) = (data.len(), data.len() + bytes.len());
+        entries.push(format!(r#""{name}":{{"dtype":"{dtype}","shape":{shape:?},"data_offsets":[{from},{to}]}}"#));
+        data.extend_from_slice(bytes);
+    };
+    add("a_mask", "BOOL", &[7], &[1; 7]);
+    for (name, shape) in PLAIN {
+        add(name, "F32", shape, filled(name, shape).bytes());
+    }
+    add("z_mask", "F8_E4M3", &[2, 2], &[1; 4]);
+    let header = format!("{{{}}}", entries.join(","));
+    let length = (header.len() as u64).to_le_bytes();
+    std::fs::write(place.path("in.safetensors"), [&length, header.as_bytes(), &data].concat()).unwrap();
+    ["in", "in.npz", "in.safetensors"]
+}
+
+#[test]
+fn a_tensor_that_is_not_read_may_have_any_dtype() {
+    let place = Place::new();
+    place.write("plain.npz", PLAIN);
+    place.done(&format!("{RUN} plain.npz -o o.npz"));
+    let expected = place.tensor("o.npz", "o");
+    let note = "not used: a_mask, z_mask (tensors of the input that linear does not read)\n";
+    for input in with_masks(&place) {
+        let ran = place.run(&format!("run linear --backend cpu --input {input} --output m.npz"));
+        assert_eq!((ran.code, ran.err.as_str()), (0, note), "{input}");
+        same(&place.tensor("m.npz", "o"), &expected);
+        // As weights beside an input that has its own k, too.
+        place.write("k.npz", &PLAIN[1..2]);
+        place.done(&format!("{RUN} k.npz --params {input} --output p.npz"));
+        same(&place.tensor("p.npz", "o"), &expected);
+        if !place.path(input).is_dir() {
+            let bytes = std::fs::read(place.path(input)).unwrap();
+            let mut command = place.command(&["run", "linear", "--backend", "cpu", "-i", "-", "-o", "s.npz"]);
+            let ran = Ran::of(command.write_stdin(bytes));
+            assert_eq!((ran.code, ran.err.as_str()), (0, note), "{input}");
+            same(&place.tensor("s.npz", "o"), &expected);
+        }
+    }
+    // It may even have the name of one that is wanted, where the input has that: only there is it looked up.
+    raw(&place.path("q.safetensors"), r#"{"q":{"dtype":"BOOL","shape":[2],"data_offsets":[0,2]}}"#, 2);
+    place.done(&format!("{RUN} plain.npz --params q.safetensors --output q.npz"));
+    same(&place.tensor("q.npz", "o"), &expected);
+    let sentence = "q.safetensors: tensor `q`: expected dtype f32, f16, bf16, f64, i64, i32 or u32, found BOOL";
+    place.refuse("run linear --backend cpu --input q.safetensors --params plain.npz", 1, sentence);
+    place.refuse("run linear --backend cpu --input k.npz --params q.safetensors", 1, sentence);
+    // A missing tensor is reported with those of either file, of whatever dtype.
+    raw(&place.path("m.safetensors"), r#"{"query":{"dtype":"BOOL","shape":[2],"data_offsets":[0,2]}}"#, 2);
+    let sentence = "linear: tensor `q`: expected [B, H, N, D], found none (given: k, query)";
+    place.refuse("run linear --backend cpu --input k.npz --params m.safetensors", 1, sentence);
+    place.refuse("run linear --backend cpu --params k.npz --input m.safetensors", 1, sentence);
+}
+
+#[test]
+fn where_it_ran_is_one_short_line() {
+    let place = Place::new();
+    place.write("in.npz", PLAIN);
+    let ran = place.run("run linear --input in.npz");
+    assert_eq!((ran.code, ran.err.lines().count()), (0, 1), "{ran:?}");
+    assert!(ran.err.starts_with("running on ") && ran.err.ends_with(")\n"), "{ran:?}");
+    assert!(!ran.err.contains("running on cpu") || ran.err.contains("(no "), "{ran:?}");
+    assert!(ran.err.chars().count() < 200, "{ran:?}");
+}
+
 #[test]
 fn results_go_to_stdout_for_people_and_programs() {
     let place = Place::new();

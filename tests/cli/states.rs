@@ -76,7 +76,7 @@ fn a_state_that_lacks_a_part_or_has_another_shape_is_refused_by_name() {
     place.write("in.npz", PLAIN);
     let run = "run linear --backend cpu --input in.npz --output o.npz --state-in s.npz";
     place.write("s.npz", &[("state", &[1, 2, 4, 3])]);
-    let sentence = "linear: tensor `norm`: expected [1, 2, 4] in the state file, found none (given: none)";
+    let sentence = "linear: tensor `norm`: expected [1, 2, 4] in the state file, found none (given: state)";
     place.refuse(run, 1, sentence);
     place.write("s.npz", &[("norm", &[1, 2, 4]), ("position", &[1])]);
     let sentence =
@@ -93,6 +93,18 @@ fn a_state_that_lacks_a_part_or_has_another_shape_is_refused_by_name() {
     // What the run does not need is ignored; without the normaliser that is the norm.
     place.write("s.npz", &[("state", &[1, 2, 4, 3]), ("extra", &[1])]);
     place.done(&format!("{run} --no-normalize"));
+    // So is what nothing here reads, unless it is needed.
+    let file = place.path("mask.safetensors");
+    raw(&file, r#"{"m":{"dtype":"BOOL","shape":[2],"data_offsets":[0,2]}}"#, 2);
+    let run_mask = run.replace("s.npz", "mask.safetensors");
+    place.refuse(
+        &run_mask,
+        1,
+        "linear: tensor `state`: expected [1, 2, 4, 3] in the state file, found none (given: m)",
+    );
+    raw(&file, r#"{"norm":{"dtype":"BOOL","shape":[2],"data_offsets":[0,2]}}"#, 2);
+    let ran = place.run(&run_mask);
+    assert!(ran.code == 1 && ran.err.contains("mask.safetensors: tensor `norm`: expected dtype f32"), "{ran:?}");
     // Half precision is read as well.
     let half = [("state", &[1, 2, 4, 3][..]), ("norm", &[1, 2, 4])];
     let half = half.map(|(name, shape)| (name.to_owned(), half_of(&filled(name, shape))));
