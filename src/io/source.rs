@@ -1,7 +1,7 @@
 //! Which format a path is, and whether two paths are one file.
 
 use std::fs::{self, File};
-use std::io::{BufReader, Cursor, Read, Seek, SeekFrom};
+use std::io::{BufReader, BufWriter, Cursor, Read, Seek, SeekFrom};
 use std::path::{Component, Path, PathBuf};
 
 use super::{Told, is_dash, unread};
@@ -43,7 +43,11 @@ impl Bytes<'_> {
                 reader.seek_relative(by).map_err(unread)?;
                 Ok(count)
             }
-            Bytes::Pipe(reader) => std::io::copy(&mut reader.take(count), &mut std::io::sink()).map_err(unread),
+            Bytes::Pipe(reader) => {
+                // Its buffer is what `copy` reads by: as much as a pipe holds, not the usual eighth of it.
+                let mut nowhere = BufWriter::with_capacity(1 << 16, std::io::sink());
+                std::io::copy(&mut reader.take(count), &mut nowhere).map_err(unread)
+            }
         }
     }
 }

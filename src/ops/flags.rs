@@ -60,7 +60,7 @@ impl Flags {
 
     /// The whole number given; [`Error::Usage`] if it is none or 0.
     pub fn count(&self, op: &str, name: &str) -> Result<Option<usize>, Error> {
-        self.parse(op, name, "a whole number of 1 or more", |v: &usize| *v > 0)
+        self.parse(op, name, "a whole number from 1 to 2^64 - 1", |v: &usize| *v > 0)
     }
 
     /// The switch given.

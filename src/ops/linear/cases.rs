@@ -53,7 +53,7 @@ pub(super) fn cases() -> Vec<Case> {
     list.push(Case::new("carried_wide", &[("H", 2), ("N", 100), ("D", 40), ("E", 100)]).carry());
     list.push(Case::new("segments", carried).carry().flag("segment", "48"));
     list.push(Case::new("segments_of_one", &[("H", 1), ("N", 9), ("D", 8)]).flag("segment", "1"));
-    list.push(Case::new("segment_beyond_end", &[("H", 1), ("N", 9), ("D", 8)]).carry().flag("segment", "1000"));
+    list.push(Case::new("segment_beyond_end", &[("H", 1), ("N", 9), ("D", 8)]).carry().flag("segment", "4294967296"));
     list.push(Case::new("two_passes", &[("H", 1), ("N", 3000), ("D", 16)]));
     for (name, axes) in [
         ("decode", [("B", 2), ("H", 4), ("G", 2), ("N", 1), ("D", 24), ("E", 20)]),

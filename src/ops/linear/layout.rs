@@ -234,7 +234,7 @@ pub fn walk(c: &Config, tiles: &Tiles, full_groups: u64) -> Walk {
         return Walk::Decode;
     }
     if let Some(segment) = c.segment {
-        return Walk::TwoPasses { keys: segment, queries: segment };
+        return Walk::TwoPasses { keys: segment.min(c.keys), queries: segment.min(c.queries) };
     }
     let shortest = shortest_segment(c);
     let groups = (c.batch * c.kv_heads * tiles.col_splits * tiles.head_splits) as u64;
@@ -272,6 +272,14 @@ pub(super) fn program(c: &Config, caps: &Caps) -> Result<Program, Error> {
     c.validate()?;
     caps.require(NAME, c.dtype)?;
     check_indices(NAME, &c.slots())?;
+    // The end of the last segment may lie up to a segment beyond that of the sequence, and is computed in u32.
+    let longest = 1u64 << 30;
+    for (tensor, length) in [("q", c.queries as u64), ("k", c.keys as u64)] {
+        if length > longest {
+            let what = format!("tensor `{tensor}` (tokens)");
+            return Err(Error::Limit { op: NAME.into(), what, needed: length, limit: longest });
+        }
+    }
     let tiles = Tiles::new(c.dim_k, c.dim_v, c.group());
     let walk = walk(c, &tiles, caps.full_groups);
     Builder::new(c, tiles, walk).build()
