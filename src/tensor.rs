@@ -400,6 +400,14 @@ impl Slot {
         Self { name, access, dtype, parts: vec![Part { name, shape: shape.into(), offset: 0 }] }
     }
 
+    /// Shape of the tensor to bind: that of the only part, or the length of the pack.
+    pub fn shape(&self) -> Shape {
+        match self.parts.as_slice() {
+            [only] => only.shape.clone(),
+            _ => [self.checked_count().and_then(|n| usize::try_from(n).ok()).unwrap_or(usize::MAX)].into(),
+        }
+    }
+
     /// Elements of the whole slot; `None` where it passes u64.
     pub fn checked_count(&self) -> Option<u64> {
         let mut end = 0u64;

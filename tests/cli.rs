@@ -1,5 +1,5 @@
-//! The command as a user meets it: exit codes, messages, files. Everything runs on the `cpu` backend or fails before an
-//! adapter would be opened, so no GPU is needed.
+//! The command as a user meets it: exit codes, messages, files. All but one test run on the `cpu` backend or fail before
+//! an adapter would be opened; that one needs an adapter unless SUBQUAD_ALLOW_NO_ADAPTER=1.
 #![cfg(feature = "cli")]
 
 #[path = "cli/commands.rs"]

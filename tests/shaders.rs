@@ -12,7 +12,7 @@ use subquad::gpu::{Kernel, Spec, limits};
 use subquad::ops::OPS;
 
 fn kernels() -> Vec<(&'static Kernel, Spec)> {
-    let list: Vec<_> = OPS.iter().flat_map(|op| (op.kernels)()).collect();
+    let list: Vec<_> = OPS.iter().flat_map(|op| op.kernels()).collect();
     assert!(list.len() >= OPS.len(), "operators without kernels");
     list
 }

@@ -41,7 +41,7 @@ fn every_operator_has_its_five_places() {
         assert!(root().join("shaders").join(name).join("types.wgsl").exists(), "shaders/{name}/types.wgsl");
         assert!(root().join("tests/ops").join(format!("{name}.rs")).exists(), "tests/ops/{name}.rs");
         assert!(std::ptr::eq(find(name).unwrap(), op), "two rows named {name}");
-        assert!((op.kernels)().iter().all(|(k, _)| k.name.starts_with(&format!("{name}_"))), "{name}: kernel names");
+        assert!(op.kernels().iter().all(|(k, _)| k.name.starts_with(&format!("{name}_"))), "{name}: kernel names");
     }
     let folders = fs::read_dir(root().join("shaders")).unwrap().map(|e| e.unwrap().file_name());
     for folder in folders {

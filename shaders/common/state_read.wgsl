@@ -22,10 +22,12 @@ fn read_state(r: u32, t: u32, row_thread: u32, col_thread: u32) {
         sum += q.y * state_rows[4u * i + 1u];
         sum += q.z * state_rows[4u * i + 2u];
         sum += q.w * state_rows[4u * i + 3u];
-        weight += dot(q, norm_rows[i]);
+        if (NORMALIZE == 1u) {
+            weight += dot(q, norm_rows[i]);
+        }
     }
     wg_partial[(row * ROW_THREADS + row_thread) * COL_THREADS + col_thread] = sum;
-    if (col_thread == 0u) {
+    if (NORMALIZE == 1u && col_thread == 0u) {
         wg_weight[row * ROW_THREADS + row_thread] = weight;
     }
 }

@@ -6,7 +6,7 @@
 // workgroup memory and are walked one after another, so a row of features meets the state exactly as the definition
 // has it: no masks, no scores, and what a later token holds cannot touch an earlier output.
 //
-// Consts of the prelude: TILE, ROWS (a multiple of 4), ROW_THREADS, COL_THREADS.
+// Consts of the prelude: TILE, ROWS (a multiple of 4), ROW_THREADS, COL_THREADS. From the operator: NORMALIZE.
 const INVOCATIONS: u32 = ROW_THREADS * COL_THREADS;
 const ROWS4: u32 = ROWS / 4u;
 const DIM4: u32 = ROW_THREADS * ROWS4;
@@ -37,6 +37,8 @@ fn write_state(t: u32, row_thread: u32, col_thread: u32) {
         state_rows[4u * i + 1u] += k.y * v;
         state_rows[4u * i + 2u] += k.z * v;
         state_rows[4u * i + 3u] += k.w * v;
-        norm_rows[i] += k;
+        if (NORMALIZE == 1u) {
+            norm_rows[i] += k;
+        }
     }
 }

@@ -19,7 +19,8 @@ pub struct Caps {
     /// Workgroups from which on the device counts as full: an estimate by kind of device, since wgpu does not tell the
     /// number of cores.
     pub full_groups: u64,
-    /// Floating-point operations in one dispatch that stay well below a desktop's watchdog.
+    /// Floating-point operations in one dispatch that stay well below a desktop's watchdog. A dispatch that fills the
+    /// machine once may take more: cutting it would only leave cores idle.
     pub dispatch_flops: f64,
     /// Whether shaders keep all of wgpu's checks (tests, `check`).
     pub shader_checks: bool,
@@ -35,7 +36,7 @@ impl Caps {
             timestamps: false,
             software: false,
             full_groups: FULL_HARDWARE,
-            dispatch_flops: DISPATCH_FLOPS_HARDWARE,
+            dispatch_flops: DISPATCH_FLOPS_INTEGRATED,
             shader_checks: false,
         }
     }
@@ -51,7 +52,11 @@ impl Caps {
             timestamps: features.contains(wgpu::Features::TIMESTAMP_QUERY),
             software,
             full_groups: if software { FULL_SOFTWARE } else { FULL_HARDWARE },
-            dispatch_flops: if software { DISPATCH_FLOPS_SOFTWARE } else { DISPATCH_FLOPS_HARDWARE },
+            dispatch_flops: match info.device_type {
+                _ if software => DISPATCH_FLOPS_SOFTWARE,
+                wgpu::DeviceType::DiscreteGpu => DISPATCH_FLOPS_DISCRETE,
+                _ => DISPATCH_FLOPS_INTEGRATED,
+            },
             shader_checks,
         }
     }
@@ -78,8 +83,10 @@ impl Caps {
 const FULL_HARDWARE: u64 = 1024;
 /// A few for each core of a laptop's CPU.
 const FULL_SOFTWARE: u64 = 8;
-/// 0.2 s on a small integrated GPU (0.5 TFLOP/s, half used).
-const DISPATCH_FLOPS_HARDWARE: f64 = 5e10;
+/// 0.4 s on a small integrated GPU (1 TFLOP/s, half used); desktops reset a GPU after 2 s.
+const DISPATCH_FLOPS_INTEGRATED: f64 = 2e11;
+/// 0.8 s on a small discrete GPU (5 TFLOP/s, half used).
+const DISPATCH_FLOPS_DISCRETE: f64 = 2e12;
 /// About 1 s on a software adapter, which has no watchdog; bounds how long progress stands still.
 const DISPATCH_FLOPS_SOFTWARE: f64 = 1e9;
 

@@ -65,8 +65,7 @@ impl Candidate {
     }
 }
 
-/// Every adapter of this machine, best kind first within the order of the backends, with the reason if the request
-/// refuses it.
+/// Every adapter of this machine, in the order wgpu lists them, with the reason if the request refuses it.
 ///
 /// Adapters are numbered over all backends, whatever the request's, so that a number means the same in every call.
 pub async fn candidates_async(request: &AdapterRequest) -> Vec<Candidate> {

@@ -22,30 +22,33 @@ pub struct Pipeline {
     pub workgroup: [u32; 3],
 }
 
-type Key = (&'static str, Spec);
+/// Entry point, specialisation, whether all checks are on.
+type Key = (&'static str, Spec, bool);
 
 /// Pipelines of one device. Shared by clones of a [`Context`](super::Context).
 #[derive(Debug, Default)]
 pub struct KernelCache(Mutex<HashMap<Key, Arc<Pipeline>>>);
 
 impl KernelCache {
-    /// The pipeline for that specialisation, made now if it is not there yet.
+    /// The pipeline for that specialisation, made now if it is not there yet. Without `checked`, a kernel that has a proof
+    /// is compiled without inserted checks: only for programs that are trusted.
     ///
     /// # Errors
     /// [`Error::Limit`] if the device cannot hold it, [`Error::Kernel`] if it does not compile.
-    pub fn get(
+    pub(crate) fn get(
         &self,
         device: &wgpu::Device,
         caps: &Caps,
         kernel: &'static Kernel,
         spec: &Spec,
+        checked: bool,
     ) -> Result<Arc<Pipeline>, Error> {
-        let key = (kernel.name, spec.clone());
+        let key = (kernel.name, spec.clone(), checked);
         let lock = || self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(pipeline) = lock().get(&key) {
             return Ok(pipeline.clone());
         }
-        let pipeline = Arc::new(build(device, caps, kernel, spec)?);
+        let pipeline = Arc::new(build(device, caps, kernel, spec, checked)?);
         Ok(lock().entry(key).or_insert(pipeline).clone())
     }
 
@@ -60,7 +63,7 @@ impl KernelCache {
     }
 }
 
-fn build(device: &wgpu::Device, caps: &Caps, kernel: &Kernel, spec: &Spec) -> Result<Pipeline, Error> {
+fn build(device: &wgpu::Device, caps: &Caps, kernel: &Kernel, spec: &Spec, checked: bool) -> Result<Pipeline, Error> {
     let label = spec.label(kernel);
     #[cfg(not(target_arch = "wasm32"))]
     let workgroup = {
@@ -100,8 +103,7 @@ fn build(device: &wgpu::Device, caps: &Caps, kernel: &Kernel, spec: &Spec) -> Re
         label: Some(&label),
         source: wgpu::ShaderSource::Wgsl(source.text.as_str().into()),
     };
-    let unchecked = kernel.bounds_proof.is_some() && !caps.shader_checks;
-    let module = if unchecked {
+    let module = if kernel.bounds_proof.is_some() && !checked {
         // SAFETY: the kernel declares why its indices stay in bounds and its loops end (`bounds_proof`), given buffers
         // of the sizes that `Plan::bind` insists on. The driver's own robustness stays on.
         unsafe { device.create_shader_module_trusted(descriptor, wgpu::ShaderRuntimeChecks::unchecked()) }

@@ -4,6 +4,7 @@
 //! `limits` (what a kernel needs, by naga). Parts with a device: [`Context`], [`kernel`], [`Plan`], [`Workspace`],
 //! [`Recording`], [`Schedule`], [`timing`]. The edge, which alone submits and waits: [`readback`].
 
+mod buffer;
 pub mod caps;
 pub mod context;
 pub mod grid;

@@ -16,7 +16,8 @@ pub fn slot(name: &'static str, access: Access, dtype: DType, parts: &[(&'static
         .iter()
         .map(|(name, shape)| {
             let part = Part { name, shape: shape.clone(), offset };
-            offset = offset.saturating_add(shape.count()).next_multiple_of(ALIGN);
+            // Saturates: a pack that no memory can hold is refused by its size later.
+            offset = offset.saturating_add(shape.count()).checked_next_multiple_of(ALIGN).unwrap_or(usize::MAX);
             part
         })
         .collect();

@@ -12,7 +12,7 @@ use super::workspace::Workspace;
 use crate::error::Error;
 use crate::tensor::{Access, Slot, Tensor};
 
-/// Uniform slots are this far apart: the portable offset alignment.
+/// Uniform slots are this far apart: the portable offset alignment, and more than any `Params` has.
 const UNIFORM_STRIDE: u64 = 256;
 
 /// An operator at a shape on a device, ready to be bound to tensors. Keep it as long as the shape is used.
@@ -45,13 +45,17 @@ impl Plan {
                 return Err(limit(format!("workspace `{}` (bytes)", scratch.name), scratch.bytes, binding));
             }
         }
+        if !operands_fit(&program) {
+            return Err(Error::Kernel { kernel: program.op.into(), message: "operands or uniform do not fit".into() });
+        }
         let mut steps = Vec::with_capacity(program.steps.len());
         for step in &program.steps {
             let per_group = step.cost.flops.max(1.0) / step.groups.max(1) as f64;
-            let most = (caps.dispatch_flops / per_group).max(1.0) as u64;
+            let most = ((caps.dispatch_flops / per_group) as u64).max(caps.full_groups);
             let dispatches = grid::dispatches(step.groups, most, caps.limits.max_compute_workgroups_per_dimension)
                 .ok_or_else(|| limit("workgroups".into(), step.groups, u32::MAX.into()))?;
-            let pipeline = ctx.kernels().get(ctx.device(), caps, step.kernel, &step.spec)?;
+            let checked = caps.shader_checks || !program.trusted();
+            let pipeline = ctx.kernels().get(ctx.device(), caps, step.kernel, &step.spec, checked)?;
             steps.push((pipeline, dispatches));
         }
         Ok(Self { ctx: ctx.clone(), program, steps })
@@ -93,7 +97,7 @@ impl Plan {
         }
         let device = self.ctx.device();
         let scope = device.push_error_scope(wgpu::ErrorFilter::Validation);
-        let uniforms = self.uniforms(device);
+        let uniforms = self.uniforms()?;
         let mut recorded = Vec::new();
         for (step, (pipeline, dispatches)) in self.program.steps.iter().zip(&self.steps) {
             for (part, dispatch) in dispatches.iter().enumerate() {
@@ -147,7 +151,6 @@ impl Plan {
                 });
             }
         }
-        uniforms.unmap();
         if let Some(error) = pop(scope) {
             return Err(Error::Device(format!("{}: {error}", self.program.op)));
         }
@@ -155,7 +158,7 @@ impl Plan {
     }
 
     /// One buffer with the uniform of every dispatch, filled while mapped: no queue.
-    fn uniforms(&self, device: &wgpu::Device) -> wgpu::Buffer {
+    fn uniforms(&self) -> Result<wgpu::Buffer, Error> {
         let count: usize = self.steps.iter().map(|(_, d)| d.len()).sum();
         let size = UNIFORM_STRIDE * count.max(1) as u64;
         let mut bytes = vec![0u8; size as usize];
@@ -168,7 +171,7 @@ impl Plan {
                 at += UNIFORM_STRIDE as usize;
             }
         }
-        super::readback::filled(device, "uniforms", &bytes, wgpu::BufferUsages::UNIFORM)
+        super::buffer::filled(&self.ctx, "uniforms", &bytes, wgpu::BufferUsages::UNIFORM)
     }
 
     fn match_slots<'t>(&self, tensors: &[(&str, &'t Tensor)]) -> Result<Vec<&'t Tensor>, Error> {
@@ -222,14 +225,16 @@ fn describe(slot: &Slot) -> String {
     }
 }
 
-/// Whether a kernel's declaration and a step's operands agree; asserted by the tests for every operator.
+/// Whether a kernel's declaration and a step's operands agree.
 pub fn operands_fit(program: &Program) -> bool {
     program.steps.iter().all(|step| {
         step.operands.len() == step.kernel.bindings.len()
             && step.params.len() == step.kernel.params_size
             && step.params.len() as u64 <= UNIFORM_STRIDE
             && step.operands.iter().zip(step.kernel.bindings).all(|(operand, (_, bind))| match operand {
-                Operand::Slot(i) => *bind == Bind::Read || program.slots[*i].access != Access::Read,
+                Operand::Slot(i) => {
+                    program.slots.get(*i).is_some_and(|s| *bind == Bind::Read || s.access != Access::Read)
+                }
                 Operand::Workspace(i) => i < &program.workspace.len(),
             })
     })

@@ -80,13 +80,14 @@ pub struct Step {
 /// Refuses tensors that no memory can hold, so that sizes computed from them do not overflow.
 ///
 /// # Errors
-/// [`Error::Limit`] naming the tensor.
+/// [`Error::Tensor`].
 pub fn check_memory(op: &'static str, slots: &[Slot]) -> Result<(), Error> {
     for slot in slots {
         let needed = slot.checked_bytes().unwrap_or(u64::MAX);
-        let limit = isize::MAX as u64;
-        if needed > limit {
-            return Err(Error::Limit { op: op.into(), what: format!("tensor `{}` (bytes)", slot.name), needed, limit });
+        if needed > isize::MAX as u64 {
+            let expected = "a shape that fits in memory";
+            let found = slot.parts.iter().map(|p| p.shape.to_string()).collect::<Vec<_>>().join(" and ");
+            return Err(Error::tensor(op, slot.name, expected, found));
         }
     }
     Ok(())
@@ -107,22 +108,67 @@ pub fn check_indices(op: &'static str, slots: &[Slot]) -> Result<(), Error> {
     Ok(())
 }
 
-/// All of one run of an operator at a shape.
+/// All of one run of an operator at a shape. Made by the operators; their kernels may run without inserted checks because
+/// nothing outside this crate changes a program and keeps that ([`Program::edited`]).
 #[derive(Debug, Clone)]
 pub struct Program {
-    /// Operator's name.
-    pub op: &'static str,
-    /// Which algorithm and tiles were chosen, for people: "two passes, segments of 1024, tile 8 x 64".
-    pub variant: String,
-    /// Tensors of the caller.
-    pub slots: Vec<Slot>,
-    /// Buffers of the plan.
-    pub workspace: Vec<Scratch>,
-    /// Dispatches, in order. Each sees what those before it wrote.
-    pub steps: Vec<Step>,
+    pub(crate) op: &'static str,
+    pub(crate) variant: String,
+    pub(crate) slots: Vec<Slot>,
+    pub(crate) workspace: Vec<Scratch>,
+    pub(crate) steps: Vec<Step>,
+    trusted: bool,
 }
 
 impl Program {
+    /// A program of this crate's own kernels.
+    pub(crate) fn new(
+        op: &'static str,
+        variant: String,
+        slots: Vec<Slot>,
+        workspace: Vec<Scratch>,
+        steps: Vec<Step>,
+    ) -> Self {
+        Self { op, variant, slots, workspace, steps, trusted: true }
+    }
+
+    /// The program changed, for tests and experiments. Its kernels run with every check that wgpu inserts.
+    pub fn edited(mut self, edit: impl FnOnce(&mut Vec<Slot>, &mut Vec<Scratch>, &mut Vec<Step>)) -> Self {
+        edit(&mut self.slots, &mut self.workspace, &mut self.steps);
+        self.trusted = false;
+        self
+    }
+
+    /// Operator's name.
+    pub fn op(&self) -> &'static str {
+        self.op
+    }
+
+    /// Which algorithm and tiles were chosen, for people: "two passes, segments of 1024, tiles of 8 tokens".
+    pub fn variant(&self) -> &str {
+        &self.variant
+    }
+
+    /// Tensors of the caller.
+    pub fn slots(&self) -> &[Slot] {
+        &self.slots
+    }
+
+    /// Buffers of the plan.
+    pub fn workspace(&self) -> &[Scratch] {
+        &self.workspace
+    }
+
+    /// Dispatches, in order. Each sees what those before it wrote.
+    pub fn steps(&self) -> &[Step] {
+        &self.steps
+    }
+
+    /// Whether the proofs of its kernels hold.
+    pub(crate) fn trusted(&self) -> bool {
+        self.trusted
+    }
+
     /// Work of all steps.
     pub fn cost(&self) -> Cost {
         self.steps.iter().map(|s| s.cost).sum()

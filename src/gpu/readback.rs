@@ -2,33 +2,19 @@
 
 use futures_intrusive::channel::shared::oneshot_channel;
 
+use super::buffer;
 use super::context::Context;
 use super::schedule::Schedule;
 use super::timing::{Span, Timer};
 use crate::error::Error;
 use crate::tensor::{DType, HostTensor, Shape, Tensor, Values};
 
-/// A buffer that holds `bytes`, still mapped: unmap it before use. No queue is involved.
-pub(super) fn filled(device: &wgpu::Device, label: &str, bytes: &[u8], usage: wgpu::BufferUsages) -> wgpu::Buffer {
-    let buffer = device.create_buffer(&wgpu::BufferDescriptor {
-        label: Some(label),
-        size: (bytes.len() as u64).max(16).next_multiple_of(16),
-        usage,
-        mapped_at_creation: true,
-    });
-    if let Ok(mut view) = buffer.get_mapped_range_mut(..) {
-        view.slice(..bytes.len()).copy_from_slice(bytes);
-    }
-    buffer
-}
-
 const USAGE: wgpu::BufferUsages =
     wgpu::BufferUsages::STORAGE.union(wgpu::BufferUsages::COPY_SRC).union(wgpu::BufferUsages::COPY_DST);
 
 /// Refuses a tensor that passes the device's limits, before a buffer is asked for.
 fn check_size(ctx: &Context, label: &str, shape: &Shape, dtype: DType) -> Result<(), Error> {
-    let limits = &ctx.caps().limits;
-    let limit = limits.max_buffer_size.min(limits.max_storage_buffer_binding_size);
+    let limit = buffer::largest(ctx);
     let needed = shape.checked_count().and_then(|n| n.checked_mul(dtype.size() as u64)).unwrap_or(u64::MAX);
     if needed > limit {
         return Err(Error::Limit { op: "buffer".into(), what: format!("tensor `{label}` (bytes)"), needed, limit });
@@ -39,11 +25,10 @@ fn check_size(ctx: &Context, label: &str, shape: &Shape, dtype: DType) -> Result
 /// Puts a tensor of the host into a buffer of its own, filled while it is mapped.
 ///
 /// # Errors
-/// [`Error::Limit`] if it passes the device's limits.
+/// [`Error::Limit`] if it passes the device's limits, [`Error::Device`] if there is no memory for it.
 pub fn upload(ctx: &Context, label: &str, tensor: &HostTensor) -> Result<Tensor, Error> {
     check_size(ctx, label, tensor.shape(), tensor.dtype())?;
-    let buffer = filled(ctx.device(), label, tensor.bytes(), USAGE);
-    buffer.unmap();
+    let buffer = buffer::filled(ctx, label, tensor.bytes(), USAGE)?;
     let bytes = tensor.bytes().len() as u64;
     Tensor::view(&buffer, 0..bytes, tensor.shape().clone(), tensor.dtype())
 }
@@ -51,17 +36,12 @@ pub fn upload(ctx: &Context, label: &str, tensor: &HostTensor) -> Result<Tensor,
 /// A tensor in a buffer of its own, zeroed by wgpu.
 ///
 /// # Errors
-/// [`Error::Limit`] if it passes the device's limits.
+/// [`Error::Limit`] if it passes the device's limits, [`Error::Device`] if there is no memory for it.
 pub fn empty(ctx: &Context, label: &str, shape: impl Into<Shape>, dtype: DType) -> Result<Tensor, Error> {
     let shape = shape.into();
     check_size(ctx, label, &shape, dtype)?;
     let bytes = shape.count() as u64 * dtype.size() as u64;
-    let buffer = ctx.device().create_buffer(&wgpu::BufferDescriptor {
-        label: Some(label),
-        size: bytes.max(16).next_multiple_of(16),
-        usage: USAGE,
-        mapped_at_creation: false,
-    });
+    let buffer = buffer::make(ctx, label, bytes, USAGE)?;
     Tensor::view(&buffer, 0..bytes, shape, dtype)
 }
 
@@ -121,17 +101,12 @@ pub async fn read(ctx: &Context, tensor: &Tensor) -> Result<HostTensor, Error> {
 
 async fn read_bytes(ctx: &Context, buffer: &wgpu::Buffer, offset: u64, size: u64) -> Result<Vec<u8>, Error> {
     let device = ctx.device();
-    let staging = device.create_buffer(&wgpu::BufferDescriptor {
-        label: Some("readback"),
-        size: size.max(4),
-        usage: wgpu::BufferUsages::COPY_DST | wgpu::BufferUsages::MAP_READ,
-        mapped_at_creation: false,
-    });
+    let staging = buffer::make(ctx, "readback", size, wgpu::BufferUsages::COPY_DST | wgpu::BufferUsages::MAP_READ)?;
     let mut encoder = device.create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some("readback") });
     encoder.copy_buffer_to_buffer(buffer, offset, &staging, 0, Some(size));
     ctx.queue().submit([encoder.finish()]);
     let (sender, receiver) = oneshot_channel();
-    staging.map_async(wgpu::MapMode::Read, .., move |result| {
+    staging.map_async(wgpu::MapMode::Read, ..size, move |result| {
         // A receiver that is gone no longer wants the answer.
         let _ = sender.send(result);
     });
@@ -141,7 +116,8 @@ async fn read_bytes(ctx: &Context, buffer: &wgpu::Buffer, offset: u64, size: u64
         .map_err(|e| Error::Device(format!("waiting for {}: {e}", ctx.info().name)))?;
     let mapped = receiver.receive().await.ok_or_else(|| Error::Device("the map callback was dropped".into()))?;
     mapped.map_err(|e| Error::Device(format!("mapping a buffer for reading: {e}")))?;
-    let view = staging.get_mapped_range(..).map_err(|e| Error::Device(format!("mapping a buffer for reading: {e}")))?;
+    let view =
+        staging.get_mapped_range(..size).map_err(|e| Error::Device(format!("mapping a buffer for reading: {e}")))?;
     Ok(view.to_vec())
 }
 

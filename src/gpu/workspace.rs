@@ -3,6 +3,7 @@
 //! A set of buffers, never one arena: WebGPU refuses one buffer bound both to read and to write in a dispatch, even for
 //! disjoint ranges.
 
+use super::buffer;
 use super::context::Context;
 use super::program::Scratch;
 use crate::error::Error;
@@ -23,10 +24,9 @@ impl Workspace {
     /// alive and stay valid, but to save memory should be bound again.
     ///
     /// # Errors
-    /// [`Error::Limit`] if a buffer passes what the device allows.
+    /// [`Error::Limit`] if a buffer passes what the device allows, [`Error::Device`] if there is no memory for it.
     pub fn reserve(&mut self, ctx: &Context, slots: &[Scratch]) -> Result<bool, Error> {
-        let limits = &ctx.caps().limits;
-        let most = limits.max_buffer_size.min(limits.max_storage_buffer_binding_size);
+        let most = buffer::largest(ctx);
         let mut grew = false;
         for (i, slot) in slots.iter().enumerate() {
             let size = slot.bytes.max(16).next_multiple_of(16);
@@ -37,12 +37,8 @@ impl Workspace {
             if self.buffers.get(i).is_some_and(|b| b.size() >= size) {
                 continue;
             }
-            let buffer = ctx.device().create_buffer(&wgpu::BufferDescriptor {
-                label: Some(slot.name),
-                size,
-                usage: wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_DST | wgpu::BufferUsages::COPY_SRC,
-                mapped_at_creation: false,
-            });
+            let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_DST | wgpu::BufferUsages::COPY_SRC;
+            let buffer = buffer::make(ctx, slot.name, size, usage)?;
             if i < self.buffers.len() {
                 self.buffers[i] = buffer;
                 grew = true;

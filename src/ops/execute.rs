@@ -46,8 +46,7 @@ impl Prepared {
         for slot in plan.slots() {
             let tensor = match slot.access {
                 Access::Write => {
-                    let part = &slot.parts[0];
-                    let tensor = readback::empty(ctx, slot.name, part.shape.clone(), slot.dtype)?;
+                    let tensor = readback::empty(ctx, slot.name, slot.shape(), slot.dtype)?;
                     if poison {
                         readback::fill(ctx, tensor.buffer(), POISON);
                     }
@@ -128,7 +127,7 @@ pub fn gpu(
     let wall = prepared.run(ctx, progress)?;
     Ok(Run {
         outputs: prepared.outputs(ctx)?,
-        variant: prepared.plan.program().variant.clone(),
+        variant: prepared.plan.program().variant().to_owned(),
         wall,
         workspace_bytes: prepared.workspace_bytes(),
     })

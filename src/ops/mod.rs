@@ -106,7 +106,7 @@ pub struct Op {
     pub name: &'static str,
     /// One line for `--help`.
     pub summary: &'static str,
-    /// Tensors read, in the order of the kernels' bindings.
+    /// Tensors read. The first sequence tensor decides which leading axes are absent.
     pub inputs: &'static [TensorSpec],
     /// Tensors written.
     pub outputs: &'static [TensorSpec],
@@ -128,8 +128,6 @@ pub struct Op {
     pub configure: fn(&Request<'_>) -> Result<Box<dyn Operator>, Error>,
     /// Named shapes for tests, `check` and benches.
     pub cases: fn() -> Vec<Case>,
-    /// Every kernel in every specialisation that shader validation should see.
-    pub kernels: fn() -> Vec<(&'static Kernel, Spec)>,
 }
 
 /// Which of the two masks an operator knows.
@@ -147,7 +145,7 @@ pub enum Causality {
 pub struct Request<'a> {
     /// Flags as given.
     pub flags: &'a Flags,
-    /// Shapes of the tensors given, full rank, in the order of `layout`.
+    /// Shapes of the tensors given; those of sequence tensors full rank, in the order of `layout`.
     pub shapes: &'a [(String, Shape)],
     /// Axis order of sequence tensors.
     pub layout: Layout,
@@ -226,6 +224,26 @@ pub trait Operator: Send + Sync {
 
     /// Essential work: each input read once, each output written once.
     fn cost(&self) -> Cost;
+}
+
+impl Op {
+    /// Every kernel in every specialisation that the cases use, in both storage types: what shader validation sees.
+    pub fn kernels(&self) -> Vec<(&'static Kernel, Spec)> {
+        let caps = Caps { f16: true, ..Caps::portable() };
+        let mut list: Vec<(&'static Kernel, Spec)> = Vec::new();
+        for case in (self.cases)() {
+            for dtype in [DType::F32, DType::F16] {
+                let Ok(operator) = case.clone().dtype(dtype).configure(self) else { continue };
+                let Ok(program) = operator.program(&caps) else { continue };
+                for step in program.steps() {
+                    if !list.iter().any(|(kernel, spec)| kernel.name == step.kernel.name && *spec == step.spec) {
+                        list.push((step.kernel, step.spec.clone()));
+                    }
+                }
+            }
+        }
+        list
+    }
 }
 
 /// Every operator of this crate.

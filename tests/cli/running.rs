@@ -1,4 +1,4 @@
-//! Runs that end well, on the `cpu` backend.
+//! Runs that end well, on the `cpu` backend, and one that compares a GPU with it.
 
 use super::*;
 
@@ -348,4 +348,51 @@ fn a_wrong_output_is_written_and_ends_in_exit_code_3() {
     tensors.insert("q", filled("q", &[9, 4]));
     place.write_map("in.npz", &tensors);
     place.done(run);
+}
+
+/// The native backend of this system; software adapters count.
+const GPU: &str = if cfg!(target_vendor = "apple") {
+    "metal"
+} else if cfg!(windows) {
+    "dx12"
+} else {
+    "vulkan"
+};
+
+#[test]
+fn a_gpu_gives_what_the_cpu_gives_piece_after_piece() {
+    let place = Place::new();
+    let shapes = [("q", [2, 4, 90, 24]), ("k", [2, 2, 90, 24]), ("v", [2, 2, 90, 20])];
+    for (file, from, to) in [("one.npz", 0, 40), ("two.npz", 40, 90)] {
+        let cut = shapes.map(|(name, shape)| (name.to_owned(), rows(&filled(name, &shape), from, to)));
+        place.write_map(file, &cut.into_iter().collect());
+    }
+    let ran = place.run(&format!("run linear --backend {GPU} --quiet --verify -i one.npz -o {GPU}-one.npz"));
+    if ran.code == 4 && std::env::var("SUBQUAD_ALLOW_NO_ADAPTER").is_ok_and(|v| v == "1") {
+        eprintln!("SKIPPED: {}", ran.err);
+        return;
+    }
+    assert_eq!((ran.code, ran.err.as_str()), (0, ""), "{ran:?}");
+    for backend in ["cpu", GPU] {
+        let run = format!("run linear --backend {backend} --json --verify");
+        let first = format!("{run} -i one.npz -o {backend}-one.npz --state-out {backend}-s1.npz");
+        let second = format!("{run} -i two.npz -o {backend}-two.npz --state-in {backend}-s1.npz");
+        for arguments in [first, format!("{second} --state-out {backend}-s2.npz")] {
+            let report = json(&place.done(&arguments));
+            assert_eq!((&report["backend"], &report["verified"]), (&backend.into(), &true.into()), "{arguments}");
+        }
+    }
+    for file in ["one", "s1", "two", "s2"] {
+        place.done(&format!("diff --tolerance 1e-5 cpu-{file}.npz {GPU}-{file}.npz"));
+    }
+    // The second piece without the state of the first is something else.
+    place.done(&format!("run linear --backend {GPU} --quiet -i two.npz -o fresh.npz"));
+    assert_eq!(place.run("diff --tolerance 1e-3 cpu-two.npz fresh.npz").code, 1);
+
+    place.done("sample linear -o half.safetensors --dtype f16 --shape 1,2,70,16 --quiet");
+    let ran = place.run(&format!("run linear --backend {GPU} --verify -i half.safetensors -o half.npz"));
+    assert_eq!(ran.code, 0, "{ran:?}");
+    // Without f16 on the adapter it is stored as f32, and a line says so.
+    let dtype = if ran.err.contains("stored as f32") { DType::F32 } else { DType::F16 };
+    assert_eq!(place.tensor("half.npz", "o").dtype(), dtype, "{ran:?}");
 }

@@ -4,7 +4,7 @@ use subquad::gpu::{Caps, plan};
 use subquad::ops::{OPS, Precision};
 use subquad::tensor::DType;
 
-use crate::support::{assert_matches, assert_same_bits, cases, context, on_gpu, prepare};
+use crate::support::{assert_matches, assert_same_bits, cases, context, on_gpu, prepare, unchecked_context};
 
 #[test]
 fn every_case_matches_the_definition_on_the_gpu() {
@@ -53,6 +53,25 @@ fn the_same_run_gives_the_same_bits() {
     }
 }
 
+/// Tests run with shader checks, programs without.
+#[test]
+fn shader_checks_do_not_change_a_bit() {
+    let (Some(checked), Some(unchecked)) = (context(), unchecked_context()) else { return };
+    for op in OPS {
+        for case in cases(op).into_iter().filter(|c| c.quick).step_by(4) {
+            if case.dtype == DType::F16 && !checked.caps().f16 {
+                continue;
+            }
+            let (operator, inputs) = prepare(op, &case);
+            let [a, b] = [checked, unchecked].map(|ctx| on_gpu(ctx, operator.as_ref(), &inputs).outputs);
+            assert_eq!(a.names(), b.names(), "{} {case}", op.name);
+            for ((name, a), (_, b)) in a.iter().zip(b.iter()) {
+                assert_same_bits(&format!("{} {case}: {name}", op.name), a, b);
+            }
+        }
+    }
+}
+
 #[test]
 fn plans_of_all_cases_are_consistent_and_move_at_least_the_essential_bytes() {
     let caps = Caps { f16: true, ..Caps::portable() };
@@ -72,6 +91,8 @@ fn plans_of_all_cases_are_consistent_and_move_at_least_the_essential_bytes() {
             for (name, values) in operator.reference(&inputs, Precision::F32) {
                 let part = slots.iter().flat_map(|s| &s.parts).find(|p| p.name == name);
                 assert_eq!(part.map(|p| p.shape.count()), Some(values.len()), "{} {case} {name}", op.name);
+                // Values that are not finite match each other whatever they are: a case of them would test nothing.
+                assert!(values.iter().all(|x| x.is_finite()), "{} {case} {name}: not all finite", op.name);
             }
         }
     }

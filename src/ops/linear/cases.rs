@@ -46,12 +46,24 @@ pub(super) fn cases() -> Vec<Case> {
             .flag("causal", "false")
             .layout(Layout::Bnhd),
     );
+    list.push(
+        Case::new("cross_wide", &[("H", 4), ("G", 2), ("N", 37), ("M", 90), ("D", 24), ("E", 100)])
+            .flag("causal", "false")
+            .flag("segment", "32"),
+    );
     list.push(Case::new("f16", &[("H", 2), ("N", 257), ("D", 33), ("E", 31)]).dtype(DType::F16));
     let carried = &[("H", 4), ("G", 2), ("N", 200), ("D", 24), ("E", 20)];
     list.push(Case::new("carried", carried).carry());
     list.push(Case::new("carried_plain", carried).carry().flag("normalize", "false").flag("feature-map", "identity"));
     list.push(Case::new("carried_wide", &[("H", 2), ("N", 100), ("D", 40), ("E", 100)]).carry());
     list.push(Case::new("segments", carried).carry().flag("segment", "48"));
+    // The state is read by every split of the columns and of the query heads: from segments and from the state given.
+    let wide = &[("H", 1), ("N", 100), ("D", 24), ("E", 100)];
+    list.push(Case::new("segments_wide", wide).carry().flag("segment", "48"));
+    list.push(Case::new("segments_f16", wide).flag("segment", "48").dtype(DType::F16));
+    let shared = |n| [("H", 24), ("G", 1), ("N", n), ("D", 64), ("E", 64)];
+    list.push(Case::new("segments_shared_key_head", &shared(100)).flag("segment", "48"));
+    list.push(Case::new("carried_shared_key_head", &shared(60)).carry());
     list.push(Case::new("segments_of_one", &[("H", 1), ("N", 9), ("D", 8)]).flag("segment", "1"));
     list.push(Case::new("segment_beyond_end", &[("H", 1), ("N", 9), ("D", 8)]).carry().flag("segment", "4294967296"));
     list.push(Case::new("two_passes", &[("H", 1), ("N", 3000), ("D", 16)]));

@@ -170,7 +170,8 @@ impl<'a> Job<'a> {
                 for head in self.readers(kv_head) {
                     let q = self.q.tile(batch, head, chunk.clone(), q_space);
                     product([rows, dim_k, rows], q, k.t(), Onto::Nothing, scores, rows);
-                    // Cleared, not multiplied by zero: later tokens must not show however large they are.
+                    // Cleared, not multiplied by zero: later tokens must not show however large they are. (Only values that
+                    // are not finite show within their chunk, by way of the zeros.)
                     for (i, row) in scores.chunks_mut(rows).take(rows).enumerate() {
                         row[i + 1..].fill(0.0);
                     }

@@ -1,12 +1,14 @@
 //! From a configuration to tiles, segments, uniforms, workspace and dispatches. Pure: no wgpu type.
 //!
 //! Bytes. With `s` the column splits, one pass moves `s` times q and k and once v and o; two passes move k and v again:
-//! `(3 s + 3) / 4` of q, k, v and o where D = E and H = G. `s` is 1 up to E = 64, 2 up to 128, 4 up to 256. Segments are
-//! long enough that all traffic of their states stays below a tenth of that of q, k, v, o.
+//! `(3 s + 3) / 4` of q, k, v and o where D = E and H = G. `s` is 1 up to E = 64, 2 up to 128, 4 up to 256. Where many
+//! query heads share a key head, its keys and values are read once more for every head split ([`Tiles::head_splits`]).
+//! Segments that the plan chooses are long enough that all traffic of their states stays below a tenth of that of
+//! q, k, v, o.
 
 use bytemuck::{Pod, Zeroable};
 
-use super::{Config, FeatureMap, MAX_DIM, NAME, OP};
+use super::{Config, FeatureMap, MAX_DIM, NAME};
 use crate::error::Error;
 use crate::gpu::Caps;
 use crate::gpu::grid::Grid;
@@ -221,36 +223,44 @@ fn segment_stride(c: &Config) -> usize {
     c.dim_k * c.dim_v + if c.normalize { c.dim_k } else { 0 }
 }
 
-/// The shortest segment whose state traffic (written, scanned twice, read) stays below a tenth of that of its tokens.
-fn shortest_segment(c: &Config) -> usize {
-    let state = 4 * segment_stride(c) * 4;
+/// The shortest segment whose state traffic stays below a tenth of that of its tokens: written, read and written by the
+/// scan, read by every head split, its sums of features by every column split.
+fn shortest_segment(c: &Config, tiles: &Tiles) -> usize {
+    let sums = if c.normalize { (tiles.col_splits - 1) * tiles.head_splits * c.dim_k } else { 0 };
+    let state = 4 * ((3 + tiles.head_splits) * segment_stride(c) + sums);
     let token = (c.dim_k + c.dim_v) * (1 + c.group()) * c.dtype.size();
     (10 * state).div_ceil(token).next_multiple_of(64)
 }
 
+/// The longest segment with which a machine full of workgroups stays within the work of one dispatch.
+fn longest_segment(c: &Config, tiles: &Tiles, caps: &Caps) -> usize {
+    let token = 2.0 * segment_stride(c) as f64 / tiles.col_splits as f64 * (1 + tiles.read_heads) as f64;
+    (caps.dispatch_flops / (caps.full_groups as f64 * token)) as usize
+}
+
 /// Chooses the walk.
-pub fn walk(c: &Config, tiles: &Tiles, full_groups: u64) -> Walk {
+pub fn walk(c: &Config, tiles: &Tiles, caps: &Caps) -> Walk {
     if c.decode {
         return Walk::Decode;
     }
     if let Some(segment) = c.segment {
         return Walk::TwoPasses { keys: segment.min(c.keys), queries: segment.min(c.queries) };
     }
-    let shortest = shortest_segment(c);
+    let shortest = shortest_segment(c, tiles);
+    let longest = longest_segment(c, tiles, caps).max(shortest);
     let groups = (c.batch * c.kv_heads * tiles.col_splits * tiles.head_splits) as u64;
-    let wanted = full_groups.div_ceil(groups).max(1) as usize;
+    let fills = 2 * groups > caps.full_groups;
+    // Enough segments to fill the machine, and more where one would take too long.
+    let wanted = if fills { 1 } else { caps.full_groups.div_ceil(groups) as usize };
     let split = |tokens: usize| {
-        let segments = (tokens / shortest).clamp(1, wanted);
+        let segments = (tokens / shortest).clamp(1, wanted.max(tokens.div_ceil(longest)));
         tokens.div_ceil(segments).next_multiple_of(tiles.tile)
     };
     let segment = split(c.keys);
     if !c.causal {
         return Walk::TwoPasses { keys: segment, queries: split(c.queries) };
     }
-    if segment >= c.keys || 2 * groups > full_groups {
-        return Walk::OnePass;
-    }
-    Walk::TwoPasses { keys: segment, queries: segment }
+    if segment >= c.keys { Walk::OnePass } else { Walk::TwoPasses { keys: segment, queries: segment } }
 }
 
 /// Essential work: each input read once, each output written once.
@@ -272,6 +282,7 @@ pub(super) fn program(c: &Config, caps: &Caps) -> Result<Program, Error> {
     c.validate()?;
     caps.require(NAME, c.dtype)?;
     check_indices(NAME, &c.slots())?;
+    check_indices(NAME, &[c.state_slot()])?;
     // The end of the last segment may lie up to a segment beyond that of the sequence, and is computed in u32.
     let longest = 1u64 << 30;
     for (tensor, length) in [("q", c.queries as u64), ("k", c.keys as u64)] {
@@ -281,7 +292,7 @@ pub(super) fn program(c: &Config, caps: &Caps) -> Result<Program, Error> {
         }
     }
     let tiles = Tiles::new(c.dim_k, c.dim_v, c.group());
-    let walk = walk(c, &tiles, caps.full_groups);
+    let walk = walk(c, &tiles, caps);
     Builder::new(c, tiles, walk).build()
 }
 
@@ -303,7 +314,8 @@ const SEGMENTS: Operand = Operand::Workspace(0);
 const NO_STATE: Operand = Operand::Workspace(1);
 
 impl<'a> Builder<'a> {
-    /// Every tensor has at most `u32::MAX` elements here, so that no cast below loses anything.
+    /// Every tensor has at most `u32::MAX` elements and every sequence 2^30 tokens here, so that no cast below loses anything
+    /// that is used.
     fn new(c: &'a Config, tiles: Tiles, walk: Walk) -> Self {
         let strides = |heads: usize, len: usize, dim: usize| {
             let s = c.layout.strides(heads, len, dim);
@@ -377,7 +389,7 @@ impl<'a> Builder<'a> {
             Walk::OnePass => format!("one pass, {tile}"),
             Walk::TwoPasses { keys, .. } => format!("two passes, segments of {keys}, {tile}"),
         };
-        Ok(Program { op: NAME, variant, slots: c.slots(), workspace, steps })
+        Ok(Program::new(NAME, variant, c.slots(), workspace, steps))
     }
 
     fn state(&self) -> Operand {
@@ -500,22 +512,4 @@ impl<'a> Builder<'a> {
         cost.bytes_read += 3.0 * self.key_bytes().1;
         self.step(&DECODE, spec, self.params, &[K, V, Q, STATE, O], self.kv, cost)
     }
-}
-
-/// Every kernel in the specialisations that the cases of this operator use, both storage types.
-pub(super) fn kernels() -> Vec<(&'static Kernel, Spec)> {
-    let caps = Caps { f16: true, ..Caps::portable() };
-    let mut list: Vec<(&'static Kernel, Spec)> = Vec::new();
-    for case in (OP.cases)() {
-        for dtype in [DType::F32, DType::F16] {
-            let Ok(operator) = case.clone().dtype(dtype).configure(&OP) else { continue };
-            let Ok(program) = operator.program(&caps) else { continue };
-            for step in program.steps {
-                if !list.iter().any(|(kernel, spec)| kernel.name == step.kernel.name && *spec == step.spec) {
-                    list.push((step.kernel, step.spec));
-                }
-            }
-        }
-    }
-    list
 }

@@ -75,7 +75,6 @@ pub const OP: Op = Op {
     usage,
     configure,
     cases: cases::cases,
-    kernels: layout::kernels,
 };
 
 /// Map applied to every element of q and k before the state sees them.
@@ -182,7 +181,7 @@ impl Config {
 
     /// Query heads that read one key head.
     pub fn group(&self) -> usize {
-        self.heads / self.kv_heads
+        self.heads / self.kv_heads.max(1)
     }
 
     /// Checks what the fields alone can get wrong.
@@ -231,11 +230,22 @@ impl Config {
         if self.segment == Some(0) {
             return Err(Error::setting(NAME, "segment", "1 or more", "0"));
         }
+        let scale = self.effective_scale();
+        if !scale.is_finite() {
+            return Err(Error::setting(NAME, "scale", "a finite number", scale.to_string()));
+        }
+        if !(self.norm_eps.is_finite() && self.norm_eps >= 0.0) {
+            return Err(Error::setting(NAME, "norm_eps", "a finite number of 0 or more", self.norm_eps.to_string()));
+        }
+        if self.decode && self.segment.is_some() {
+            return Err(Error::setting(NAME, "segment", "none to decode one token", "a length"));
+        }
         check_memory(NAME, &self.slots())
     }
 
-    /// Parts of the state: `state` and, when normalised, `norm`.
-    fn state_slot(&self) -> Slot {
+    /// The packed state: `state [B, G, D, E]` and, when normalised, `norm [B, G, D]`, with their offsets. Its length in
+    /// elements is [`Slot::checked_count`].
+    pub fn state_slot(&self) -> Slot {
         let state = [self.batch, self.kv_heads, self.dim_k, self.dim_v];
         let mut parts = vec![("state", state.into())];
         if self.normalize {
@@ -335,6 +345,9 @@ fn usage(flags: &Flags) -> Result<(), Error> {
     flags.count(NAME, "segment")?;
     if flags.number(NAME, "norm-eps")?.is_some_and(|eps| eps < 0.0) {
         return Err(Error::Usage(format!("{NAME}: --norm-eps: expected 0 or more, found a negative number")));
+    }
+    if flags.switch("decode") == Some(true) && flags.word("segment").is_some() {
+        return Err(Error::Usage(format!("{NAME}: --decode takes one token and has no --segment")));
     }
     if flags.switch("normalize") == Some(false) && flags.word("norm-eps").is_some() {
         return Err(Error::Usage(format!("{NAME}: --norm-eps needs the normaliser that --no-normalize turns off")));
