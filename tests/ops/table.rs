@@ -1,7 +1,7 @@
 //! What holds for every row of the table.
 
 use subquad::gpu::{Caps, plan};
-use subquad::ops::{OPS, Precision};
+use subquad::ops::{Case, OPS, Precision};
 use subquad::tensor::DType;
 
 use crate::support::{assert_matches, assert_same_bits, cases, context, on_gpu, prepare, unchecked_context};
@@ -58,7 +58,9 @@ fn the_same_run_gives_the_same_bits() {
 fn shader_checks_do_not_change_a_bit() {
     let (Some(checked), Some(unchecked)) = (context(), unchecked_context()) else { return };
     for op in OPS {
-        for case in cases(op).into_iter().filter(|c| c.quick).step_by(4) {
+        // Narrow ones: a software adapter compiles wide ones for seconds, and here twice.
+        let narrow = |c: &Case| c.quick && c.axis(op, "D").is_none_or(|d| d <= 24);
+        for case in cases(op).into_iter().filter(narrow).step_by(4) {
             if case.dtype == DType::F16 && !checked.caps().f16 {
                 continue;
             }
