@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::buffer;
 use super::context::Context;
 use super::grid::{self, Dispatch};
 use super::kernel::{Pipeline, pop};
@@ -31,7 +32,7 @@ impl Plan {
     /// [`Error::Kernel`] if a kernel does not compile.
     pub fn new(ctx: &Context, program: Program) -> Result<Self, Error> {
         let caps = ctx.caps();
-        let binding = caps.limits.max_storage_buffer_binding_size.min(caps.limits.max_buffer_size);
+        let binding = buffer::largest(ctx);
         let limit = |what: String, needed: u64, limit: u64| Error::Limit { op: program.op.into(), what, needed, limit };
         check_indices(program.op, &program.slots)?;
         for slot in &program.slots {
@@ -171,7 +172,7 @@ impl Plan {
                 at += UNIFORM_STRIDE as usize;
             }
         }
-        super::buffer::filled(&self.ctx, "uniforms", &bytes, wgpu::BufferUsages::UNIFORM)
+        buffer::filled(&self.ctx, "uniforms", &bytes, wgpu::BufferUsages::UNIFORM)
     }
 
     fn match_slots<'t>(&self, tensors: &[(&str, &'t Tensor)]) -> Result<Vec<&'t Tensor>, Error> {

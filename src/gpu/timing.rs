@@ -1,5 +1,6 @@
 //! Timestamps around passes, written by the GPU into the caller's encoder and resolved at the edge.
 
+use super::buffer;
 use super::context::Context;
 
 /// A set of timestamp pairs, one per pass.
@@ -21,7 +22,7 @@ pub struct Span {
 }
 
 impl Timer {
-    /// A timer for `passes` passes; `None` where the device has no timestamps.
+    /// A timer for `passes` passes; `None` where the device has no timestamps, not so many, or no memory for them.
     pub fn new(ctx: &Context, passes: usize) -> Option<Self> {
         if !ctx.caps().timestamps || passes == 0 || passes * 2 > wgpu::QUERY_SET_MAX_QUERIES as usize {
             return None;
@@ -32,12 +33,8 @@ impl Timer {
             ty: wgpu::QueryType::Timestamp,
             count,
         });
-        let resolved = ctx.device().create_buffer(&wgpu::BufferDescriptor {
-            label: Some("timer"),
-            size: u64::from(count) * 8,
-            usage: wgpu::BufferUsages::QUERY_RESOLVE | wgpu::BufferUsages::COPY_SRC,
-            mapped_at_creation: false,
-        });
+        let usage = wgpu::BufferUsages::QUERY_RESOLVE | wgpu::BufferUsages::COPY_SRC;
+        let resolved = buffer::make(ctx, "timer", u64::from(count) * 8, usage).ok()?;
         Some(Self { queries, resolved, capacity: passes, labels: Vec::new() })
     }
 
