@@ -1,16 +1,23 @@
-"""onnxruntime's com.microsoft.LinearAttention (CPU, f32) as a function: an oracle and a peer.
+"""Operators of onnxruntime's com.microsoft domain (CPU, f32) as functions: oracles and peers.
 
-The operator packs heads into the last axis: query [B,T,H*D], key [B,T,G*D], value [B,T,G*E], output [B,T,H*E], which is
-bnhd with its last two axes joined; states are [B,G,D,E]. scale 0 means 1/sqrt(D). Rule linear has no feature map and no
+Both pack heads into the last axis: query [B,T,H*D], key [B,T,G*D], value [B,T,G*E], output [B,T,H*E], which is bnhd
+with its last two axes joined. scale 0 means 1/sqrt(D).
+
+LinearAttention (checked with onnxruntime 1.31.1): states are [B,G,D,E]; rule linear has no feature map and no
 denominator. On the CPU it runs one task per (batch, kv head) and walks the tokens in order; the attribute chunk_size is
-kept for other devices and changes nothing there. Checked with onnxruntime 1.31.1.
+kept for other devices and changes nothing there.
+
+MultiHeadAttention (checked with onnxruntime 1.32.0): softmax attention, H = G. unidirectional is honoured on the CPU:
+query i sees keys up to i. The CPU then takes a form that holds all N x N scores (its memory grows by them), without it
+one that does not.
 """
 
 import numpy as np
 import onnxruntime
 from onnx import TensorProto, helper
 
-SOURCE = f"onnxruntime {onnxruntime.__version__} com.microsoft.LinearAttention"
+VERSION = f"onnxruntime {onnxruntime.__version__}"
+SOURCE = f"{VERSION} com.microsoft.LinearAttention"
 
 
 def pack(x):
@@ -18,31 +25,51 @@ def pack(x):
     return np.ascontiguousarray(x.reshape(*x.shape[:2], -1))
 
 
-class LinearAttention:
-    """One compiled session. Call it with packed arrays; it gives (output, present_state)."""
+def unpack(x, heads):
+    """[B,N,H*D] -> bnhd"""
+    return x.reshape(*x.shape[:2], heads, -1)
 
-    def __init__(self, heads, kv_heads, rule="linear", scale=0.0, state=False, threads=1):
-        names = ["query", "key", "value"] + (["past_state"] if state else [])
-        node = helper.make_node(
-            "LinearAttention", names, ["output", "present_state"], domain="com.microsoft",
-            q_num_heads=heads, kv_num_heads=kv_heads, update_rule=rule, scale=scale,
-        )
 
-        def value(name, rank):
-            return helper.make_tensor_value_info(name, TensorProto.FLOAT, [None] * rank)
+class Operator:
+    """One compiled session of one node. inputs, outputs: name -> rank. Call it with arrays; it gives a list of them."""
 
-        graph = helper.make_graph(
-            [node], "linear_attention", [value(n, 4 if n == "past_state" else 3) for n in names],
-            [value("output", 3), value("present_state", 4)],
-        )
+    def __init__(self, op, inputs, outputs, threads, **attributes):
+        node = helper.make_node(op, list(inputs), list(outputs), domain="com.microsoft", **attributes)
+
+        def values(ranks):
+            return [helper.make_tensor_value_info(n, TensorProto.FLOAT, [None] * rank) for n, rank in ranks.items()]
+
+        graph = helper.make_graph([node], op, values(inputs), values(outputs))
         opsets = [helper.make_opsetid("", 21), helper.make_opsetid("com.microsoft", 1)]
         model = helper.make_model(graph, opset_imports=opsets, ir_version=10)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-        self.names = names
+        self.names = list(inputs)
         self.session = onnxruntime.InferenceSession(
             model.SerializeToString(), options, providers=["CPUExecutionProvider"]
         )
 
     def __call__(self, *arrays):
         return self.session.run(None, dict(zip(self.names, arrays, strict=True)))
+
+
+class LinearAttention(Operator):
+    """Call it with packed q, k, v (and past_state); it gives [output, present_state]."""
+
+    def __init__(self, heads, kv_heads, rule="linear", scale=0.0, state=False, threads=1):
+        inputs = {"query": 3, "key": 3, "value": 3} | ({"past_state": 4} if state else {})
+        super().__init__(
+            "LinearAttention", inputs, {"output": 3, "present_state": 4}, threads,
+            q_num_heads=heads, kv_num_heads=kv_heads, update_rule=rule, scale=scale,
+        )
+
+
+class MultiHeadAttention(Operator):
+    """Call it with packed q, k, v; it gives [output]."""
+
+    def __init__(self, heads, causal=False, scale=0.0, threads=1):
+        inputs = {"query": 3, "key": 3, "value": 3}
+        super().__init__(
+            "MultiHeadAttention", inputs, {"output": 3}, threads,
+            num_heads=heads, unidirectional=int(causal), scale=scale,
+        )

@@ -42,8 +42,8 @@ fn linear_decode(
     let g = kv % params.kv_heads;
     let per_kv = params.heads / params.kv_heads;
     let size = params.dim_k * params.dim_v;
-    let k_row = b * params.k.batch + g * params.k.head;
-    let v_row = b * params.v.batch + g * params.v.head;
+    let k_row = head_start(params.k, b, g);
+    let v_row = head_start(params.v, b, g);
 
     // D is at most as many as there are invocations: one feature each.
     var key = 0.0;
@@ -65,7 +65,7 @@ fn linear_decode(
         var query = 0.0;
         if (invocation < params.dim_k) {
             count_load(1u);
-            query = feature(f32(q[b * params.q.batch + h * params.q.head + invocation]));
+            query = feature(f32(q[head_start(params.q, b, h) + invocation]));
             wg_query[invocation] = query;
         }
         var divisor = 1.0;
@@ -101,7 +101,7 @@ fn linear_decode(
                 let all = wg_sum[invocation] + wg_sum[invocation + COLUMNS]
                     + wg_sum[invocation + 2u * COLUMNS] + wg_sum[invocation + 3u * COLUMNS];
                 count_store(1u);
-                o[b * params.o.batch + h * params.o.head + e] = Elem(params.scale * all / divisor);
+                o[head_start(params.o, b, h) + e] = Elem(params.scale * all / divisor);
             }
             workgroupBarrier();
         }

@@ -22,8 +22,8 @@ fn load_v(at: u32, e: u32) -> f32 {
 fn load_keys(p: Place, first: u32, end: u32, invocation: u32) {
     let b = p.kv / params.kv_heads;
     let g = p.kv % params.kv_heads;
-    let k_head = b * params.k.batch + g * params.k.head;
-    let v_head = b * params.v.batch + g * params.v.head;
+    let k_head = head_start(params.k, b, g);
+    let v_head = head_start(params.v, b, g);
     for (var i = invocation; i < TILE * DIM4; i += INVOCATIONS) {
         let n = first + i / DIM4;
         let d = (i % DIM4) * 4u;

@@ -29,7 +29,7 @@ fn load_queries(p: Place, first: u32, end: u32, invocation: u32) {
         let d = (i % DIM4) * 4u;
         var values = vec4<f32>(0.0);
         if (n < end && r < per_kv) {
-            let at = b * params.q.batch + (g * per_kv + r) * params.q.head + n * params.q.token;
+            let at = head_start(params.q, b, g * per_kv + r) + n * params.q.token;
             values = vec4<f32>(load_q(at, d), load_q(at, d + 1u), load_q(at, d + 2u), load_q(at, d + 3u));
         }
         wg_q[i] = values;
@@ -112,7 +112,7 @@ fn store_outputs(p: Place, first: u32, end: u32, invocation: u32) {
                 sum = sum / (params.scale * sum_weights(row) + params.norm_eps);
             }
             let e = (p.split * COL_THREADS + col_thread) * 4u;
-            let at = b * params.o.batch + (g * per_kv + r) * params.o.head + n * params.o.token;
+            let at = head_start(params.o, b, g * per_kv + r) + n * params.o.token;
             put_o(at + e, sum.x, e < params.dim_v);
             put_o(at + e + 1u, sum.y, e + 1u < params.dim_v);
             put_o(at + e + 2u, sum.z, e + 2u < params.dim_v);

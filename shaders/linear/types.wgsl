@@ -1,11 +1,4 @@
 // What is fixed for a recording. Twin of `Params` in src/ops/linear/layout.rs; tests compare them.
-struct Strides {
-    batch: u32,
-    head: u32,
-    token: u32,
-    _pad: u32,
-}
-
 struct Params {
     grid: Grid,
     queries: u32,        // N

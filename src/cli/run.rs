@@ -14,7 +14,7 @@ use super::target::Target;
 use super::verify::Truth;
 use crate::error::Error;
 use crate::io;
-use crate::ops::Op;
+use crate::ops::{Op, draw};
 use crate::tensor::{Access, DType, TensorMap};
 
 /// Runs one operator on the tensors in a file.
@@ -33,7 +33,12 @@ pub fn run(op: &'static Op, matches: &ArgMatches) -> Result<Outcome, Error> {
     }
     let operator = given.configure(&options, dtype)?;
     let absent = given.absent;
-    let inputs = given.bring(&*operator, &options, &mut ui)?;
+    let mut inputs = given.bring(&*operator, &options, &mut ui)?;
+    let drawn = draw::parameters(op, &*operator, &inputs, options.seed)?;
+    for (name, tensor) in drawn.iter() {
+        ui.note(&format!("drawn from seed {}: {name} {}", options.seed, tensor.shape()));
+        inputs.insert(name, tensor.clone());
+    }
 
     let flops = operator.cost().flops;
     let run = {
@@ -66,7 +71,9 @@ pub fn run(op: &'static Op, matches: &ArgMatches) -> Result<Outcome, Error> {
     };
     store(&options.output, &outputs)?;
     store(&options.state_out, &state)?;
-    if let Some(path) = &options.save_params {
+    if !drawn.is_empty() {
+        store(&options.save_params, &drawn)?;
+    } else if let Some(path) = &options.save_params {
         ui.note(&format!("{} is not written: {} drew no parameters from the seed", path.display(), op.name));
     }
 

@@ -2,14 +2,15 @@
 
 use std::collections::BTreeMap;
 
-use clap::{ArgMatches, Command};
+use clap::builder::PossibleValuesParser;
+use clap::{Arg, ArgAction, ArgMatches, Command};
 
 use super::options::is_dash;
 use super::report::{self, Ui};
 use super::{Outcome, args};
 use crate::error::Error;
 use crate::io;
-use crate::ops::{AxisDefault, Case, Causality, Op, Role, draw};
+use crate::ops::{AxisDefault, Case, Causality, Op, draw};
 use crate::tensor::DType;
 
 /// `subquad sample OP`.
@@ -29,6 +30,7 @@ pub fn command(op: &'static Op) -> Command {
         .after_help(format!("Example: subquad sample {} --output in.safetensors --seed 7", op.name))
         .arg(args::path("output").short('o').required(true).help("File to write; `-` is standard output"))
         .arg(args::value("shape").value_name("AXES").help(help))
+        .args(with(op))
         .arg(args::layout())
         .arg(
             args::value("dtype")
@@ -41,6 +43,16 @@ pub fn command(op: &'static Op) -> Command {
         .arg(args::on("quiet", "Print nothing but errors"))
 }
 
+/// `--with`, for operators that can do without some tensors.
+fn with(op: &Op) -> Option<Arg> {
+    let names: Vec<_> = op.inputs.iter().filter(|spec| spec.optional).map(|spec| spec.name).collect();
+    let help = "Also these tensors, which a run can do without; may be repeated";
+    (!names.is_empty()).then(|| {
+        let arg = args::value("with").value_name("NAME").action(ArgAction::Append).value_delimiter(',');
+        arg.value_parser(PossibleValuesParser::new(names)).help(help)
+    })
+}
+
 /// Writes a valid random input file.
 pub fn sample(op: &'static Op, matches: &ArgMatches) -> Result<Outcome, Error> {
     let path = args::required(matches, "output")?;
@@ -49,6 +61,8 @@ pub fn sample(op: &'static Op, matches: &ArgMatches) -> Result<Outcome, Error> {
     let layout = args::layout_of(matches);
     let mut case = Case::new("sample", &axes).layout(layout).dtype(dtype);
     case.seed = args::seed_of(op, matches)?;
+    let with = matches.try_get_many::<String>("with").ok().flatten().into_iter().flatten();
+    case.with = with.filter_map(|name| op.inputs.iter().find(|spec| spec.name == name)).map(|spec| spec.name).collect();
     let bytes = size(op, &case)?;
     check_fit(op, &case)?;
     io::write_check(path)?;
@@ -56,7 +70,7 @@ pub fn sample(op: &'static Op, matches: &ArgMatches) -> Result<Outcome, Error> {
     let ui = Ui::new(args::is_on(matches, "quiet"));
     let tensors = {
         let _alive = ui.spinner("drawing", bytes as f64 * 10.0);
-        draw::inputs(op, &case)?
+        draw::given(op, &case)?
     };
     let lengths: Vec<_> =
         op.axes.iter().filter_map(|(letter, _)| Some(format!("{letter}={}", case.axis(op, letter)?))).collect();
@@ -133,7 +147,7 @@ fn check_fit(op: &Op, case: &Case) -> Result<(), Error> {
 /// Bytes of all tensors. Refuses what cannot be held in memory, before it is tried.
 fn size(op: &Op, case: &Case) -> Result<u64, Error> {
     let mut total = 0u64;
-    for spec in op.inputs.iter().filter(|spec| spec.role != Role::State) {
+    for spec in case.given(op) {
         let Some(shape) = case.shape(op, spec) else { continue };
         // Drawn as f32, whatever the storage.
         let bytes = shape.checked_count().and_then(|count| count.checked_mul(4));

@@ -1,6 +1,6 @@
 //! A device to run on: somebody's, wrapped, or one we open. Which adapters there are and why one is refused.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use super::caps::{Caps, is_software, tier};
 use super::kernel::KernelCache;
@@ -151,11 +151,15 @@ struct Inner {
     queue: wgpu::Queue,
     info: wgpu::AdapterInfo,
     caps: Caps,
-    kernels: KernelCache,
+    kernels: Arc<KernelCache>,
 }
 
+/// Contexts in use, so that another one on the same device finds the pipelines made there. Weak: nothing is kept alive
+/// by it. wgpu has no place on a device where a library could leave them.
+static CONTEXTS: Mutex<Vec<Weak<Inner>>> = Mutex::new(Vec::new());
+
 /// A device with its queue, what it can do, and the pipelines made on it. Lives as long as the process or the
-/// application's device; clones share everything.
+/// application's device; clones share everything, and contexts made apart on one device share the pipelines.
 #[derive(Debug, Clone)]
 pub struct Context(Arc<Inner>);
 
@@ -176,7 +180,13 @@ impl Context {
     fn wrap(device: wgpu::Device, queue: wgpu::Queue, shader_checks: bool) -> Self {
         let info = device.adapter_info();
         let caps = Caps::of(&device, &info, shader_checks);
-        Self(Arc::new(Inner { device, queue, info, caps, kernels: KernelCache::default() }))
+        let mut contexts = CONTEXTS.lock().unwrap_or_else(PoisonError::into_inner);
+        contexts.retain(|context| context.strong_count() > 0);
+        let same = contexts.iter().filter_map(Weak::upgrade).find(|other| other.device == device);
+        let kernels = same.map_or_else(Arc::default, |other| other.kernels.clone());
+        let inner = Arc::new(Inner { device, queue, info, caps, kernels });
+        contexts.push(Arc::downgrade(&inner));
+        Self(inner)
     }
 
     /// Opens a device of its own: the adapter asked for or, if none is, the best kind there is, with all its limits

@@ -26,15 +26,15 @@ pub struct Dispatch {
     pub groups: [u32; 3],
 }
 
-/// Cuts `groups` workgroups into dispatches of at most `most`, each folded under `per_dimension`.
+/// Cuts `groups` workgroups, numbered from `first`, into dispatches of at most `most`, each folded under `per_dimension`.
 ///
-/// Returns `None` when the count does not fit u32.
-pub fn dispatches(groups: u64, most: u64, per_dimension: u32) -> Option<Vec<Dispatch>> {
-    let total = u32::try_from(groups).ok()?;
+/// Returns `None` when their numbers do not fit u32.
+pub fn dispatches(first: u64, groups: u64, most: u64, per_dimension: u32) -> Option<Vec<Dispatch>> {
+    let total = u32::try_from(first.checked_add(groups)?).ok()?;
     let square = u64::from(per_dimension) * u64::from(per_dimension);
     let most = most.clamp(1, square);
     let mut list = Vec::new();
-    let mut base = 0u32;
+    let mut base = first as u32;
     while base < total {
         let count = u64::from(total - base).min(most) as u32;
         let rows = count.div_ceil(per_dimension);
@@ -53,9 +53,11 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_group_is_dispatched_once(groups in 0u64..2_000_000, most in 1u64..3_000_000, limit in 1u32..70_000) {
-            let list = dispatches(groups, most, limit).unwrap();
-            let mut next = 0u32;
+        fn every_group_is_dispatched_once(
+            first in 0u64..5000, groups in 0u64..2_000_000, most in 1u64..3_000_000, limit in 1u32..70_000,
+        ) {
+            let list = dispatches(first, groups, most, limit).unwrap();
+            let mut next = first as u32;
             for d in &list {
                 prop_assert_eq!(d.grid.base, next);
                 let count = d.grid.end - d.grid.base;
@@ -64,12 +66,12 @@ mod tests {
                 prop_assert!(d.groups[0] as u64 * d.groups[1] as u64 >= u64::from(count));
                 next = d.grid.end;
             }
-            prop_assert_eq!(u64::from(next), groups);
+            prop_assert_eq!(u64::from(next), first + groups);
         }
     }
 
     #[test]
     fn too_many_groups_are_refused() {
-        assert_eq!(dispatches(1 << 32, 10, 65535), None);
+        assert_eq!(dispatches(0, 1 << 32, 10, 65535), None);
     }
 }

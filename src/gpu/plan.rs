@@ -37,8 +37,8 @@ impl Plan {
         check_indices(program.op, &program.slots)?;
         for slot in &program.slots {
             let needed = slot.checked_bytes().unwrap_or(u64::MAX);
-            if needed > binding {
-                return Err(limit(format!("tensor `{}` (bytes)", slot.name), needed, binding));
+            if needed > caps.limits.max_buffer_size {
+                return Err(limit(format!("tensor `{}` (bytes)", slot.name), needed, caps.limits.max_buffer_size));
             }
         }
         for scratch in &program.workspace {
@@ -51,9 +51,23 @@ impl Plan {
         }
         let mut steps = Vec::with_capacity(program.steps.len());
         for step in &program.steps {
+            for operand in &step.operands {
+                let (slot, needed) = match *operand {
+                    Operand::Slot(i) => (&program.slots[i], program.slots[i].checked_bytes().unwrap_or(u64::MAX)),
+                    Operand::Part { slot, count, .. } => {
+                        (&program.slots[slot], count.saturating_mul(program.slots[slot].dtype.size() as u64))
+                    }
+                    Operand::Workspace(_) => continue,
+                };
+                if needed > caps.limits.max_storage_buffer_binding_size {
+                    let what = format!("tensor `{}` (bytes in one binding)", slot.name);
+                    return Err(limit(what, needed, caps.limits.max_storage_buffer_binding_size));
+                }
+            }
             let per_group = step.cost.flops.max(1.0) / step.groups.max(1) as f64;
             let most = ((caps.dispatch_flops / per_group) as u64).max(caps.full_groups);
-            let dispatches = grid::dispatches(step.groups, most, caps.limits.max_compute_workgroups_per_dimension)
+            let per_dimension = caps.limits.max_compute_workgroups_per_dimension;
+            let dispatches = grid::dispatches(step.first, step.groups, most, per_dimension)
                 .ok_or_else(|| limit("workgroups".into(), step.groups, u32::MAX.into()))?;
             let checked = caps.shader_checks || !program.trusted();
             let pipeline = ctx.kernels().get(ctx.device(), caps, step.kernel, &step.spec, checked)?;
@@ -115,6 +129,11 @@ impl Plan {
                         Operand::Slot(slot) => {
                             (bound[slot].buffer(), bound[slot].offset(), bound[slot].binding_bytes())
                         }
+                        Operand::Part { slot, first, count } => {
+                            let size = self.program.slots[slot].dtype.size() as u64;
+                            let bytes = (count * size).next_multiple_of(4);
+                            (bound[slot].buffer(), bound[slot].offset() + first * size, bytes)
+                        }
                         Operand::Workspace(slot) => {
                             let size = self.program.workspace[slot].bytes.max(16).next_multiple_of(4);
                             (&workspace.buffers()[slot], 0, size)
@@ -144,11 +163,7 @@ impl Plan {
                     pipeline: pipeline.clone(),
                     group,
                     groups: dispatch.groups,
-                    cost: Cost {
-                        flops: step.cost.flops * share,
-                        bytes_read: step.cost.bytes_read * share,
-                        bytes_written: step.cost.bytes_written * share,
-                    },
+                    cost: step.cost * share,
                 });
             }
         }
@@ -233,7 +248,7 @@ pub fn operands_fit(program: &Program) -> bool {
             && step.params.len() == step.kernel.params_size
             && step.params.len() as u64 <= UNIFORM_STRIDE
             && step.operands.iter().zip(step.kernel.bindings).all(|(operand, (_, bind))| match operand {
-                Operand::Slot(i) => {
+                Operand::Slot(i) | Operand::Part { slot: i, .. } => {
                     program.slots.get(*i).is_some_and(|s| *bind == Bind::Read || s.access != Access::Read)
                 }
                 Operand::Workspace(i) => i < &program.workspace.len(),

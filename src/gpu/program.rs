@@ -3,6 +3,7 @@
 
 use std::fmt;
 
+use super::caps::Caps;
 use super::source::{Kernel, Spec};
 use crate::error::Error;
 use crate::tensor::Slot;
@@ -36,6 +37,17 @@ impl std::ops::Add for Cost {
     }
 }
 
+impl std::ops::Mul<f64> for Cost {
+    type Output = Cost;
+    fn mul(self, share: f64) -> Cost {
+        Cost {
+            flops: self.flops * share,
+            bytes_read: self.bytes_read * share,
+            bytes_written: self.bytes_written * share,
+        }
+    }
+}
+
 impl std::iter::Sum for Cost {
     fn sum<I: Iterator<Item = Cost>>(iter: I) -> Cost {
         iter.fold(Cost::default(), |a, b| a + b)
@@ -45,8 +57,17 @@ impl std::iter::Sum for Cost {
 /// What one storage binding of a kernel is bound to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Operand {
-    /// The slot of that index in [`Program::slots`].
+    /// The slot of that index in [`Program::slots`], whole.
     Slot(usize),
+    /// Elements of the slot of that index; the first starts on a multiple of the device's binding alignment.
+    Part {
+        /// Index in [`Program::slots`].
+        slot: usize,
+        /// First element.
+        first: u64,
+        /// How many.
+        count: u64,
+    },
     /// The workspace buffer of that index in [`Program::workspace`].
     Workspace(usize),
 }
@@ -71,10 +92,80 @@ pub struct Step {
     pub params: Vec<u8>,
     /// One operand per storage binding of the kernel, in its order.
     pub operands: Vec<Operand>,
+    /// Index of the first workgroup: not 0 in the later parts of a step that was [`cut`].
+    pub first: u64,
     /// Workgroups, as one number; the plan folds it into three dimensions and cuts it for a watchdog.
     pub groups: u64,
     /// Work of the whole step.
     pub cost: Cost,
+}
+
+/// What the workgroups of one unit of a step (a key head, a batch entry) touch of a tensor.
+#[derive(Debug, Clone, Copy)]
+pub struct Share {
+    /// Index among the step's operands, of an [`Operand::Slot`].
+    pub operand: usize,
+    /// Name of the tensor.
+    pub name: &'static str,
+    /// Bytes of an element.
+    pub size: u64,
+    /// Elements of a unit; units lie one behind the other.
+    pub elements: u64,
+    /// Where in the uniform the kernel finds the first element of its binding (u32), which it subtracts from indices.
+    pub base: usize,
+}
+
+/// Cuts a step into several, each over some of the `units` that its workgroups are numbered by (slowest), so that what
+/// each binds of the shared tensors is within the device's binding limit. A step that fits stays whole.
+///
+/// # Errors
+/// [`Error::Limit`] with both numbers if one unit does not fit.
+pub fn cut(
+    op: &'static str,
+    step: Step,
+    units: u64,
+    unit: &str,
+    shares: &[Share],
+    caps: &Caps,
+) -> Result<Vec<Step>, Error> {
+    let limit = caps.limits.max_storage_buffer_binding_size;
+    let align = u64::from(caps.limits.min_storage_buffer_offset_alignment);
+    let whole = |share: &Share| share.elements * units * share.size;
+    if shares.iter().all(|share| whole(share) <= limit) {
+        return Ok(vec![step]);
+    }
+    let mut most = units;
+    for share in shares.iter().filter(|share| whole(share) > limit) {
+        let bytes = share.elements * share.size;
+        // A part may start up to an alignment before its first unit.
+        let slack = if bytes.is_multiple_of(align) { 0 } else { align };
+        most = most.min((limit.saturating_sub(slack)) / bytes);
+        if most == 0 {
+            let what = format!("tensor `{}` (bytes of {unit})", share.name);
+            return Err(Error::Limit { op: op.into(), what, needed: bytes + slack, limit });
+        }
+    }
+    let mut steps = Vec::new();
+    for start in (0..units).step_by(most as usize) {
+        let count = most.min(units - start);
+        let part = count as f64 / units as f64;
+        let mut piece = Step {
+            first: step.first + step.groups / units * start,
+            groups: step.groups / units * count,
+            cost: step.cost * part,
+            ..step.clone()
+        };
+        for share in shares {
+            let Operand::Slot(slot) = step.operands[share.operand] else { continue };
+            let align = align / share.size;
+            let (first, end) = (start * share.elements, (start + count) * share.elements);
+            let first = first / align * align;
+            piece.operands[share.operand] = Operand::Part { slot, first, count: end - first };
+            piece.params[share.base..share.base + 4].copy_from_slice(&(first as u32).to_le_bytes());
+        }
+        steps.push(piece);
+    }
+    Ok(steps)
 }
 
 /// Refuses tensors that no memory can hold, so that sizes computed from them do not overflow.

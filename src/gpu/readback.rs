@@ -14,7 +14,8 @@ const USAGE: wgpu::BufferUsages =
 
 /// Refuses a tensor that passes the device's limits, before a buffer is asked for.
 fn check_size(ctx: &Context, label: &str, shape: &Shape, dtype: DType) -> Result<(), Error> {
-    let limit = buffer::largest(ctx);
+    // Bound in parts where one binding cannot hold it.
+    let limit = ctx.caps().limits.max_buffer_size;
     let needed = shape.checked_count().and_then(|n| n.checked_mul(dtype.size() as u64)).unwrap_or(u64::MAX);
     if needed > limit {
         return Err(Error::Limit { op: "buffer".into(), what: format!("tensor `{label}` (bytes)"), needed, limit });

@@ -125,6 +125,14 @@ macro_rules! source {
 }
 pub(crate) use source;
 
+/// The [`Field`] table of a uniform struct: every field by name, in order.
+macro_rules! fields {
+    ($params:ty: $($field:ident),+ $(,)?) => {
+        &[$((stringify!($field), std::mem::offset_of!($params, $field))),+]
+    };
+}
+pub(crate) use fields;
+
 const ELEM_F32: Source = source!("common/elem_f32.wgsl");
 const ELEM_F16: Source = source!("common/elem_f16.wgsl");
 const GRID: Source = source!("common/grid.wgsl");

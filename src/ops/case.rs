@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{AxisDefault, Error, Flags, Op, Operator, Request, Role, TensorSpec};
+use super::{AxisDefault, Error, Flags, Op, Operator, Request, TensorSpec};
 use crate::tensor::{DType, Layout, Shape};
 
 /// An operator at a named shape with its flags.
@@ -18,6 +18,8 @@ pub struct Case {
     pub layout: Layout,
     /// Storage type.
     pub dtype: DType,
+    /// Tensors given beside those that are required.
+    pub with: Vec<&'static str>,
     /// Whether a state is read in (random) and written out.
     pub carry: bool,
     /// Seed of the inputs.
@@ -35,6 +37,7 @@ impl Case {
             flags: Flags::new(),
             layout: Layout::Bhnd,
             dtype: DType::F32,
+            with: Vec::new(),
             carry: false,
             seed: 1,
             quick: true,
@@ -59,6 +62,12 @@ impl Case {
         self
     }
 
+    /// With a tensor that is not required.
+    pub fn with(mut self, name: &'static str) -> Self {
+        self.with.push(name);
+        self
+    }
+
     /// With a random state in, and the state out.
     pub fn carry(mut self) -> Self {
         self.carry = true;
@@ -80,9 +89,15 @@ impl Case {
     pub fn shape(&self, op: &Op, spec: &TensorSpec) -> Option<Shape> {
         spec.letters(self.layout)
             .into_iter()
-            .map(|letter| letter.parse().ok().or_else(|| self.axis(op, letter)))
+            .map(|letter| self.axis(op, letter).or_else(|| letter.split('|').next()?.parse().ok()))
             .collect::<Option<Vec<_>>>()
             .map(Shape::from)
+    }
+
+    /// Tensors of the row that this case is given, state aside.
+    pub fn given<'a>(&'a self, op: &'a Op) -> impl Iterator<Item = &'a TensorSpec> {
+        let given = |spec: &&TensorSpec| !spec.optional || self.with.contains(&spec.name);
+        op.inputs.iter().filter(given)
     }
 
     /// The operator at this shape.
@@ -90,12 +105,8 @@ impl Case {
     /// # Errors
     /// Whatever the operator refuses.
     pub fn configure(&self, op: &Op) -> Result<Box<dyn Operator>, Error> {
-        let shapes: Vec<_> = op
-            .inputs
-            .iter()
-            .filter(|spec| !spec.optional && spec.role != Role::State)
-            .filter_map(|spec| Some((spec.name.to_owned(), self.shape(op, spec)?)))
-            .collect();
+        let shapes: Vec<_> =
+            self.given(op).filter_map(|spec| Some((spec.name.to_owned(), self.shape(op, spec)?))).collect();
         (op.configure)(&Request {
             flags: &self.flags,
             shapes: &shapes,

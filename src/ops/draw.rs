@@ -3,9 +3,9 @@
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
-use super::{Case, Draw, Op, TensorSpec};
+use super::{Case, Draw, Op, Operator, Role, TensorSpec};
 use crate::error::Error;
-use crate::tensor::{DType, HostTensor, TensorMap};
+use crate::tensor::{Access, DType, HostTensor, Shape, TensorMap};
 
 /// `count` standard normal values. Streams of one seed are independent.
 pub fn normal(seed: u64, stream: u64, count: usize) -> Vec<f32> {
@@ -24,34 +24,71 @@ pub fn normal(seed: u64, stream: u64, count: usize) -> Vec<f32> {
     values
 }
 
-/// Inputs of a case: every required tensor and, when the case carries one, a state.
+/// What a file for this case holds: the tensors it is given, by the lengths of its axes.
 ///
 /// # Errors
-/// [`Error::Usage`] if the case names an axis the operator does not have.
-pub fn inputs(op: &Op, case: &Case) -> Result<TensorMap, Error> {
-    let states = if case.carry { op.state } else { &[] };
-    let wanted = op.inputs.iter().filter(|spec| !spec.optional).map(|spec| (spec, case.dtype));
-    let wanted = wanted.chain(states.iter().map(|spec| (spec, DType::F32)));
-    wanted
-        .enumerate()
-        .map(|(stream, (spec, dtype))| Ok((spec.name.to_owned(), draw(op, case, spec, stream as u64, dtype)?)))
-        .collect()
+/// [`Error::Usage`] if the case names an axis the operator does not have, [`Error::Limit`] if a tensor is too large.
+pub fn given(op: &Op, case: &Case) -> Result<TensorMap, Error> {
+    let one = |spec: &TensorSpec| {
+        let shape = case
+            .shape(op, spec)
+            .ok_or_else(|| Error::Usage(format!("{}: `{}` has an axis without a length", op.name, spec.name)))?;
+        let dtype = if spec.role == Role::Sequence { case.dtype } else { DType::F32 };
+        Ok((spec.name.to_owned(), draw(op, spec, shape, case.seed)?.cast(dtype)))
+    };
+    case.given(op).map(one).collect()
 }
 
-fn draw(op: &Op, case: &Case, spec: &TensorSpec, stream: u64, dtype: DType) -> Result<HostTensor, Error> {
-    let shape = case
-        .shape(op, spec)
-        .ok_or_else(|| Error::Usage(format!("{}: `{}` has an axis without a length", op.name, spec.name)))?;
+/// Everything the operator of a case reads: what the case is given, parameters drawn in place of tensors it is not
+/// given, and when it carries one, a state.
+///
+/// # Errors
+/// As [`given`], and whatever the operator refuses.
+pub fn inputs(op: &Op, case: &Case) -> Result<TensorMap, Error> {
+    let mut tensors = given(op, case)?;
+    let operator = case.configure(op)?;
+    let drawn = parameters(op, operator.as_ref(), &tensors, case.seed)?;
+    drawn.into_iter().for_each(|(name, tensor)| tensors.insert(name, tensor));
+    for part in operator.slots().iter().filter(|slot| slot.access == Access::Update).flat_map(|slot| &slot.parts) {
+        if let Some(spec) = op.state.iter().find(|spec| spec.name == part.name) {
+            tensors.insert(part.name, draw(op, spec, part.shape.clone(), case.seed)?);
+        }
+    }
+    Ok(tensors)
+}
+
+/// Parameters the operator reads and `tensors` lacks, drawn from the seed. A tensor that the row requires is not a
+/// parameter.
+///
+/// # Errors
+/// [`Error::Limit`] if one is too large.
+pub fn parameters(op: &Op, operator: &dyn Operator, tensors: &TensorMap, seed: u64) -> Result<TensorMap, Error> {
+    let mut drawn = TensorMap::new();
+    for slot in operator.slots().iter().filter(|slot| slot.access == Access::Read) {
+        for part in slot.parts.iter().filter(|part| tensors.get(part.name).is_none()) {
+            if let Some(spec) = op.inputs.iter().find(|spec| spec.name == part.name && spec.optional) {
+                drawn.insert(part.name, draw(op, spec, part.shape.clone(), seed)?.cast(slot.dtype));
+            }
+        }
+    }
+    Ok(drawn)
+}
+
+/// A tensor of the row. Each has a stream of its own, so that its values do not depend on which others are drawn.
+fn draw(op: &Op, spec: &TensorSpec, shape: Shape, seed: u64) -> Result<HostTensor, Error> {
     if shape.checked_count().is_none_or(|n| n > u64::from(u32::MAX)) {
         let what = format!("tensor `{}` (elements)", spec.name);
         let needed = shape.checked_count().unwrap_or(u64::MAX);
         return Err(Error::Limit { op: op.name.into(), what, needed, limit: u32::MAX.into() });
     }
-    let mut values = normal(case.seed, stream, shape.count());
-    if spec.draw == Draw::Positive {
-        values.iter_mut().for_each(|x| *x = x.abs());
+    let stream = op.inputs.iter().chain(op.state).position(|other| other.name == spec.name).unwrap_or(0);
+    let mut values = normal(seed, stream as u64, shape.count());
+    match spec.draw {
+        Draw::Normal => {}
+        Draw::Positive => values.iter_mut().for_each(|x| *x = x.abs()),
+        Draw::Shaped(change) => change(&shape, &mut values),
     }
-    Ok(HostTensor::f32(shape, values).cast(dtype))
+    Ok(HostTensor::f32(shape, values))
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 //! An operator is one place under five equal names: `src/ops/X`, `shaders/X`, `tests/ops/X.rs`, its row here and
 //! `subquad run X`. A new operator adds its places and its row and changes nothing else.
 
+mod attend;
 pub mod case;
 #[cfg(feature = "cpu")]
 pub mod cpu;
@@ -10,8 +11,11 @@ pub mod cpu;
 pub mod draw;
 pub mod execute;
 pub mod flags;
+pub mod float;
 pub mod linear;
+pub mod qkv;
 pub mod rank;
+pub mod softmax;
 pub mod tolerance;
 
 use crate::error::Error;
@@ -21,6 +25,7 @@ use crate::tensor::{DType, Layout, Shape, Slot, TensorMap};
 
 pub use case::Case;
 pub use flags::{Flag, FlagKind, Flags};
+pub use qkv::Qkv;
 
 /// What a tensor is to its operator.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,12 +56,14 @@ pub struct TensorSpec {
 }
 
 /// Values of a made-up tensor.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy)]
 pub enum Draw {
     /// Standard normal.
     Normal,
     /// Absolute value of a standard normal: sums of weights.
     Positive,
+    /// Standard normal values, then changed in place: what a parameter's distribution makes of them for its shape.
+    Shaped(fn(&Shape, &mut [f32])),
 }
 
 impl TensorSpec {
@@ -68,6 +75,14 @@ impl TensorSpec {
     /// A required tensor along the sequence, its axes always in the order given.
     pub const fn stream(name: &'static str, axes: &'static str) -> Self {
         Self { follows_layout: false, ..Self::sequence(name, axes) }
+    }
+
+    /// A weight an operator can do without: it is drawn from the seed where the operator needs it all the same.
+    ///
+    /// An axis written `1|H` has length 1 or that of H.
+    pub const fn weight(name: &'static str, axes: &'static str) -> Self {
+        let role = Role::Weight;
+        Self { name, axes, role, optional: true, draw: Draw::Normal, follows_layout: false }
     }
 
     /// State, carried from run to run.
@@ -173,6 +188,17 @@ impl Request<'_> {
                 given: if given.is_empty() { "none".into() } else { given.join(", ") },
             });
         };
+        self.form(op, spec, shape)?;
+        Ok(shape)
+    }
+
+    /// Shape of a tensor the operator can do without, judged as [`Request::required`] does if it was given.
+    pub fn optional(&self, op: &'static str, spec: &TensorSpec) -> Result<Option<&Shape>, Error> {
+        self.shape(spec.name).map(|shape| self.form(op, spec, shape).map(|()| shape)).transpose()
+    }
+
+    fn form(&self, op: &'static str, spec: &TensorSpec, shape: &Shape) -> Result<(), Error> {
+        let letters = spec.letters(self.layout).join(", ");
         let rank = spec.axes.split(' ').count();
         if shape.rank() != rank {
             let expected = format!("rank {rank} [{letters}]");
@@ -181,7 +207,7 @@ impl Request<'_> {
         if shape.dims().contains(&0) {
             return Err(Error::tensor(op, spec.name, "axes of length 1 or more", shape.to_string()));
         }
-        Ok(shape)
+        Ok(())
     }
 }
 
@@ -201,7 +227,7 @@ pub type Definition = Vec<(&'static str, Vec<f64>)>;
 /// own `Config`.
 pub trait Operator: Send + Sync {
     /// Every tensor with its exact shape and dtype. Tensors of [`Access::Update`](crate::tensor::Access::Update) are
-    /// the state.
+    /// the state. A tensor to read that was not among the shapes is a parameter to be drawn (see [`draw`]).
     fn slots(&self) -> Vec<Slot>;
 
     /// What a GPU with these capabilities has to do.
@@ -247,7 +273,7 @@ impl Op {
 }
 
 /// Every operator of this crate.
-pub static OPS: &[Op] = &[linear::OP];
+pub static OPS: &[Op] = &[softmax::OP, linear::OP];
 
 /// The row of that name.
 pub fn find(name: &str) -> Option<&'static Op> {

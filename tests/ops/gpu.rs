@@ -3,7 +3,7 @@
 use subquad::gpu::program::Operand;
 use subquad::gpu::{Bind, Kernel, Plan, Program, Schedule, Source, Timer, Workspace, readback};
 use subquad::ops::linear::Config;
-use subquad::ops::{Operator, draw};
+use subquad::ops::{Operator, Qkv, draw, softmax};
 use subquad::tensor::{Access, DType, HostTensor, Slot, Tensor};
 
 use crate::support::context;
@@ -58,18 +58,49 @@ fn counting(program: Program) -> Program {
 #[test]
 fn plans_move_the_bytes_they_state() {
     let Some(ctx) = context() else { return };
-    let base = Config::new(1, 4, 50, 12, 20);
-    for (what, config) in [
-        ("one pass", base.clone()),
-        ("one pass, state", Config { carry: true, kv_heads: 2, ..base.clone() }),
-        ("two passes", Config { segment: Some(16), ..base.clone() }),
-        ("two passes, state, grouped", Config { segment: Some(16), carry: true, kv_heads: 2, ..base.clone() }),
-        ("two column splits", Config { dim_v: 70, segment: Some(25), ..base.clone() }),
-        ("two column splits, plain", Config { dim_v: 70, segment: Some(25), normalize: false, ..base.clone() }),
-        ("not causal", Config { causal: false, keys: 33, ..base.clone() }),
-        ("decode", Config { queries: 1, keys: 1, carry: true, decode: true, kv_heads: 2, ..base.clone() }),
-    ] {
-        let program = counting(config.program(ctx.caps()).unwrap());
+    let base = Config::new(Qkv::new(1, 4, 50, 12, 20));
+    let soft = softmax::Config::new(base.qkv);
+    let list: Vec<(&str, Box<dyn Operator>)> = vec![
+        ("one pass", Box::new(base.clone())),
+        ("one pass, state", Box::new(Config { qkv: base.qkv.kv_heads(2), carry: true, ..base.clone() })),
+        ("two passes", Box::new(Config { segment: Some(16), ..base.clone() })),
+        (
+            "two passes, state, grouped",
+            Box::new(Config { qkv: base.qkv.kv_heads(2), segment: Some(16), carry: true, ..base.clone() }),
+        ),
+        ("two column splits", Box::new(Config { qkv: base.qkv.dim_v(70), segment: Some(25), ..base.clone() })),
+        (
+            "two column splits, plain",
+            Box::new(Config { qkv: base.qkv.dim_v(70), segment: Some(25), normalize: false, ..base.clone() }),
+        ),
+        ("not causal", Box::new(Config { qkv: base.qkv.keys(33), causal: false, ..base.clone() })),
+        (
+            "decode",
+            Box::new(Config {
+                qkv: base.qkv.queries(1).keys(1).kv_heads(2),
+                carry: true,
+                decode: true,
+                ..base.clone()
+            }),
+        ),
+        ("softmax", Box::new(softmax::Config { qkv: base.qkv.queries(100).keys(130), ..soft.clone() })),
+        ("softmax, grouped", Box::new(softmax::Config { qkv: base.qkv.kv_heads(2), ..soft.clone() })),
+        (
+            "softmax, window",
+            Box::new(softmax::Config { qkv: base.qkv.queries(150).keys(200), window: Some(30), ..soft.clone() }),
+        ),
+        ("softmax, not causal", Box::new(softmax::Config { qkv: base.qkv.keys(33), causal: false, ..soft.clone() })),
+        (
+            "softmax, split",
+            Box::new(softmax::Config { qkv: base.qkv.queries(3).keys(300).kv_heads(1), ..soft.clone() }),
+        ),
+        (
+            "softmax, split, window",
+            Box::new(softmax::Config { qkv: base.qkv.queries(1).keys(300), window: Some(140), ..soft.clone() }),
+        ),
+    ];
+    for (what, operator) in list {
+        let program = counting(operator.program(ctx.caps()).unwrap());
         let stated = program.cost();
         let plan = Plan::new(ctx, program).unwrap();
         let tensors = tensors(ctx, &plan);
@@ -93,7 +124,7 @@ fn a_timer_sees_every_dispatch() {
         eprintln!("SKIPPED: {} has no timestamps", ctx.info().name);
         return;
     };
-    let config = Config { segment: Some(64), ..Config::new(1, 2, 256, 32, 32) };
+    let config = Config { segment: Some(64), ..Config::new(Qkv::new(1, 2, 256, 32, 32)) };
     let plan = Plan::new(ctx, config.program(ctx.caps()).unwrap()).unwrap();
     let tensors = tensors(ctx, &plan);
     let mut workspace = Workspace::new();
@@ -113,7 +144,7 @@ fn a_timer_sees_every_dispatch() {
 #[test]
 fn long_steps_are_cut_and_give_the_same() {
     let Some(ctx) = context() else { return };
-    let config = Config { segment: Some(32), ..Config::new(2, 4, 256, 16, 16) };
+    let config = Config { segment: Some(32), ..Config::new(Qkv::new(2, 4, 256, 16, 16)) };
     let plan = Plan::new(ctx, config.program(ctx.caps()).unwrap()).unwrap();
     let tensors = tensors(ctx, &plan);
     let mut workspace = Workspace::new();

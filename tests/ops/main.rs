@@ -6,5 +6,6 @@
 
 mod gpu;
 mod linear;
+mod softmax;
 mod support;
 mod table;

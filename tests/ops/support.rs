@@ -1,11 +1,12 @@
 //! What the tests of all operators share.
 
+use std::ops::Range;
 use std::sync::OnceLock;
 
-use subquad::gpu::{AdapterRequest, Context, Select};
+use subquad::gpu::{AdapterRequest, Caps, Context, Select};
 use subquad::ops::execute::{self, Run};
-use subquad::ops::{Case, Op, Operator, Precision, draw, tolerance};
-use subquad::tensor::{HostTensor, TensorMap};
+use subquad::ops::{Case, Op, Operator, Precision, Qkv, draw, tolerance};
+use subquad::tensor::{DType, HostTensor, TensorMap};
 
 /// The device of this run; `None`, with a printed line, where there is none and that is allowed.
 pub fn context() -> Option<&'static Context> {
@@ -74,4 +75,91 @@ pub fn assert_same_bits(what: &str, a: &HostTensor, b: &HostTensor) {
     assert_eq!(a.shape(), b.shape(), "{what}");
     let wrong = a.bytes().iter().zip(b.bytes()).filter(|(x, y)| x != y).count();
     assert_eq!(wrong, 0, "{what}: {wrong} of {} bytes differ", a.bytes().len());
+}
+
+/// Random q, k and v of these shapes.
+pub fn inputs(s: &Qkv) -> TensorMap {
+    let random = |heads, len, dim, stream| {
+        let shape = s.layout.shape(s.batch, heads, len, dim);
+        let values = draw::normal(11, stream, shape.count());
+        HostTensor::f32(shape, values).cast(s.dtype)
+    };
+    let mut map = TensorMap::new();
+    map.insert("q", random(s.heads, s.queries, s.dim_k, 0));
+    map.insert("k", random(s.kv_heads, s.keys, s.dim_k, 1));
+    map.insert("v", random(s.kv_heads, s.keys, s.dim_v, 2));
+    map
+}
+
+/// Tokens `range` of a `[B, H, N, D]` tensor.
+pub fn tokens(t: &HostTensor, range: Range<usize>) -> HostTensor {
+    let d = t.shape().dims();
+    let (outer, len, dim) = (d[0] * d[1], d[2], d[3]);
+    let values = t.to_f32();
+    let mut cut = Vec::new();
+    for i in 0..outer {
+        cut.extend_from_slice(&values[(i * len + range.start) * dim..(i * len + range.end) * dim]);
+    }
+    HostTensor::f32([d[0], d[1], range.len(), dim], cut)
+}
+
+/// How a backend runs an operator.
+pub type Runner = Box<dyn Fn(&dyn Operator, &TensorMap) -> TensorMap>;
+
+/// The backends of this run.
+pub fn backends() -> Vec<(&'static str, Runner)> {
+    let mut list: Vec<(&'static str, Runner)> =
+        vec![("cpu", Box::new(|c: &dyn Operator, t: &TensorMap| c.cpu(t).unwrap()))];
+    if let Some(ctx) = context() {
+        list.push(("gpu", Box::new(move |c: &dyn Operator, t: &TensorMap| on_gpu(ctx, c, t).outputs)));
+    }
+    list
+}
+
+/// Those of them that store this type.
+pub fn backends_for(dtype: DType) -> impl Iterator<Item = (&'static str, Runner)> {
+    let f16 = context().is_none_or(|ctx| ctx.caps().f16);
+    backends().into_iter().filter(move |(name, _)| {
+        let stores = dtype != DType::F16 || *name == "cpu" || f16;
+        if !stores {
+            eprintln!("SKIPPED: no f16 on this {name}");
+        }
+        stores
+    })
+}
+
+/// Changing tokens from `at` on leaves earlier outputs as they are, bit for bit, and changes their own. As many keys as
+/// queries, layout bhnd.
+pub fn assert_no_look_ahead(c: &dyn Operator, s: &Qkv, tokens_changed: &[usize]) {
+    let before = inputs(s);
+    for &at in tokens_changed {
+        let mut after = before.clone();
+        for name in ["q", "k", "v"] {
+            let t = before.get(name).unwrap();
+            let (mut values, shape) = (t.to_f32(), t.shape().clone());
+            let dim = shape.dims()[3];
+            for head in values.chunks_exact_mut(s.queries * dim) {
+                head[at * dim..].iter_mut().for_each(|x| *x = -3.0 * *x + 100.0);
+            }
+            after.insert(name, HostTensor::f32(shape, values).cast(s.dtype));
+        }
+        for (backend, run) in backends_for(s.dtype) {
+            let (a, b) = (run(c, &before), run(c, &after));
+            let cut = |map: &TensorMap, range| tokens(map.get("o").unwrap(), range);
+            assert_same_bits(&format!("{backend}, token {at} changed: {s:?}"), &cut(&a, 0..at), &cut(&b, 0..at));
+            let own = at..at + 1;
+            assert_ne!(cut(&a, own.clone()).bytes(), cut(&b, own).bytes(), "{backend}: token {at} is not read");
+        }
+    }
+}
+
+/// A portable device with f16, whose buffers and bindings are as large as anything.
+pub fn roomy() -> Caps {
+    let portable = Caps::portable();
+    let limits = wgpu::Limits {
+        max_buffer_size: u64::MAX,
+        max_storage_buffer_binding_size: u64::MAX,
+        ..portable.limits.clone()
+    };
+    Caps { f16: true, limits, ..portable }
 }

@@ -2,9 +2,9 @@
 
 use subquad::gpu::{Caps, plan};
 use subquad::ops::{Case, OPS, Precision};
-use subquad::tensor::DType;
+use subquad::tensor::{DType, HostTensor, Layout, TensorMap};
 
-use crate::support::{assert_matches, assert_same_bits, cases, context, on_gpu, prepare, unchecked_context};
+use crate::support::{assert_matches, assert_same_bits, backends, cases, context, on_gpu, prepare, unchecked_context};
 
 #[test]
 fn every_case_matches_the_definition_on_the_gpu() {
@@ -49,6 +49,42 @@ fn the_same_run_gives_the_same_bits() {
         let three = pool(3).install(|| operator.cpu(&inputs).unwrap());
         for ((name, a), (_, b)) in one.iter().zip(three.iter()) {
             assert_same_bits(&format!("{} {case} on the cpu: {name}", op.name), a, b);
+        }
+    }
+}
+
+/// The other axis order of a tensor that follows the layout.
+fn turn(t: &HostTensor) -> HostTensor {
+    let d = t.shape().dims().to_vec();
+    let rest: usize = d[3..].iter().product();
+    let values = t.to_f32();
+    let mut out = Vec::with_capacity(values.len());
+    for b in 0..d[0] {
+        for j in 0..d[2] {
+            for i in 0..d[1] {
+                let at = ((b * d[1] + i) * d[2] + j) * rest;
+                out.extend_from_slice(&values[at..at + rest]);
+            }
+        }
+    }
+    let shape: Vec<usize> = [d[0], d[2], d[1]].iter().chain(&d[3..]).copied().collect();
+    HostTensor::f32(shape, out).cast(t.dtype())
+}
+
+#[test]
+fn layouts_hold_the_same_numbers() {
+    for op in OPS {
+        let follows = |name: &str| op.inputs.iter().chain(op.outputs).any(|s| s.name == name && s.follows_layout);
+        let case = cases(op).into_iter().find(|case| case.name == "grouped").unwrap();
+        let (operator, inputs) = prepare(op, &case);
+        let turned = case.clone().layout(Layout::Bnhd).configure(op).unwrap();
+        let turned_inputs: TensorMap =
+            inputs.iter().map(|(n, t)| (n.to_owned(), if follows(n) { turn(t) } else { t.clone() })).collect();
+        for (backend, run) in backends() {
+            let (a, b) = (run(operator.as_ref(), &inputs), run(turned.as_ref(), &turned_inputs));
+            for (name, tensor) in a.iter().filter(|(name, _)| follows(name)) {
+                assert_same_bits(&format!("{} on {backend}: {name}", op.name), &turn(tensor), b.get(name).unwrap());
+            }
         }
     }
 }

@@ -8,6 +8,7 @@
 use std::ops::Range;
 
 use super::{Config, FeatureMap};
+use crate::ops::Qkv;
 use crate::ops::cpu::{self, Map, Mat, Onto, Output, Scan, Source, product};
 use crate::tensor::{HostTensor, TensorMap, Values};
 
@@ -24,35 +25,35 @@ pub(super) fn run(config: &Config, tensors: &TensorMap) -> TensorMap {
     let c = config;
     let job = Job::new(c, tensors);
     let mut states = job.initial(tensors);
-    let segments = c.keys.div_ceil(job.segment);
+    let segments = c.qkv.keys.div_ceil(job.segment);
     let scan = Scan {
-        units: c.batch * c.kv_heads,
+        units: c.qkv.batch * c.qkv.kv_heads,
         segments,
         state: job.state_len(),
-        sum_work: job.flops(job.segment.min(c.keys), 0),
-        walk_work: job.flops(job.segment.min(c.keys), c.group()),
+        sum_work: job.flops(job.segment.min(c.qkv.keys), 0),
+        walk_work: job.flops(job.segment.min(c.qkv.keys), c.qkv.group()),
     };
     let sum = |unit, segment, out: &mut [f32]| job.sum(unit, segment, out);
     if c.causal {
         scan.run(&mut states, sum, |unit, segment, state| job.walk(unit, segment, state));
     } else {
         scan.sums(&mut states, sum, |_, _, _| {});
-        let tasks = c.queries.div_ceil(SEGMENT);
-        let work = 2 * (c.batch * c.heads * c.queries * c.dim_k * c.dim_v) as u64;
-        cpu::each(c.batch * c.heads * tasks, work, |task| {
+        let tasks = c.qkv.queries.div_ceil(SEGMENT);
+        let work = 2 * (c.qkv.batch * c.qkv.heads * c.qkv.queries * c.qkv.dim_k * c.qkv.dim_v) as u64;
+        cpu::each(c.qkv.batch * c.qkv.heads * tasks, work, |task| {
             let first = task % tasks * SEGMENT;
-            job.read(task / tasks, first..(first + SEGMENT).min(c.queries), &states);
+            job.read(task / tasks, first..(first + SEGMENT).min(c.qkv.queries), &states);
         });
     }
 
     let mut outputs = TensorMap::new();
     outputs.insert("o", job.o.finish());
     if c.carry {
-        let (s, z) = (c.dim_k * c.dim_v, scan.state);
+        let (s, z) = (c.qkv.dim_k * c.qkv.dim_v, scan.state);
         let part = |range: Range<usize>| states.chunks_exact(z).flat_map(|x| &x[range.clone()]).copied().collect();
-        outputs.insert("state", HostTensor::f32([c.batch, c.kv_heads, c.dim_k, c.dim_v], part(0..s)));
+        outputs.insert("state", HostTensor::f32([c.qkv.batch, c.qkv.kv_heads, c.qkv.dim_k, c.qkv.dim_v], part(0..s)));
         if c.normalize {
-            outputs.insert("norm", HostTensor::f32([c.batch, c.kv_heads, c.dim_k], part(s..z)));
+            outputs.insert("norm", HostTensor::f32([c.qkv.batch, c.qkv.kv_heads, c.qkv.dim_k], part(s..z)));
         }
     }
     outputs
@@ -83,31 +84,31 @@ impl<'a> Job<'a> {
         };
         let source = |name: &str, map| {
             let tensor = tensors.get(name).unwrap_or_else(|| panic!("tensor {name} is missing"));
-            Source::new(tensor, config.layout, map)
+            Source::new(tensor, config.qkv.layout, map)
         };
-        let o = [config.batch, config.heads, config.queries, config.dim_v];
+        let o = [config.qkv.batch, config.qkv.heads, config.qkv.queries, config.qkv.dim_v];
         Self {
             config,
             q: source("q", map),
             k: source("k", map),
             v: source("v", None),
-            o: Output::new(config.dtype, config.layout, o),
+            o: Output::new(config.qkv.dtype, config.qkv.layout, o),
             segment: config.segment.unwrap_or(SEGMENT),
         }
     }
 
     /// Floats of one state: the matrix, then the normaliser if there is one.
     fn state_len(&self) -> usize {
-        let Config { dim_k, dim_v, normalize, .. } = *self.config;
+        let Config { qkv: Qkv { dim_k, dim_v, .. }, normalize, .. } = *self.config;
         dim_k * (dim_v + usize::from(normalize))
     }
 
     /// States given, zero otherwise.
     fn initial(&self, tensors: &TensorMap) -> Vec<f32> {
         let c = self.config;
-        let mut states = vec![0.0; c.batch * c.kv_heads * self.state_len()];
-        let matrix = c.dim_k * c.dim_v;
-        for (name, at, len) in [("state", 0, matrix), ("norm", matrix, c.dim_k)] {
+        let mut states = vec![0.0; c.qkv.batch * c.qkv.kv_heads * self.state_len()];
+        let matrix = c.qkv.dim_k * c.qkv.dim_v;
+        for (name, at, len) in [("state", 0, matrix), ("norm", matrix, c.qkv.dim_k)] {
             if c.carry
                 && at + len <= self.state_len()
                 && let Some(Values::F32(given)) = tensors.get(name).map(HostTensor::values)
@@ -122,25 +123,25 @@ impl<'a> Job<'a> {
 
     /// Work on so many tokens of a key head, read by so many query heads.
     fn flops(&self, tokens: usize, readers: usize) -> u64 {
-        let Config { dim_k: d, dim_v: e, .. } = *self.config;
+        let Config { qkv: Qkv { dim_k: d, dim_v: e, .. }, .. } = *self.config;
         (tokens * (2 * d * e + readers * (2 * d * e + 2 * CHUNK * (d + e)))) as u64
     }
 
     /// Tokens of a segment, chunk by chunk.
     fn chunks(&self, segment: usize) -> impl Iterator<Item = Range<usize>> {
         let start = segment * self.segment;
-        let end = (start + self.segment).min(self.config.keys);
+        let end = (start + self.segment).min(self.config.qkv.keys);
         (start..end).step_by(CHUNK).map(move |first| first..(first + CHUNK).min(end))
     }
 
     /// Rows of the largest chunk.
     fn rows(&self) -> usize {
-        CHUNK.min(self.segment).min(self.config.keys)
+        CHUNK.min(self.segment).min(self.config.qkv.keys)
     }
 
     /// Writes the sum of a segment.
     fn sum(&self, unit: usize, segment: usize, total: &mut [f32]) {
-        let Config { kv_heads, dim_k, dim_v, .. } = *self.config;
+        let Config { qkv: Qkv { kv_heads, dim_k, dim_v, .. }, .. } = *self.config;
         total.fill(0.0);
         cpu::scratch([self.rows() * dim_k, self.rows() * dim_v], |[k_space, v_space]| {
             for chunk in self.chunks(segment) {
@@ -153,7 +154,7 @@ impl<'a> Job<'a> {
 
     /// Writes the outputs of a segment; `state`, the one before it, becomes the one after.
     fn walk(&self, unit: usize, segment: usize, state: &mut [f32]) {
-        let Config { kv_heads, dim_k, dim_v, .. } = *self.config;
+        let Config { qkv: Qkv { kv_heads, dim_k, dim_v, .. }, .. } = *self.config;
         let (batch, kv_head) = (unit / kv_heads, unit % kv_heads);
         let (rows, n) = (self.rows(), self.state_len());
         let sizes = [n, n, rows * dim_k, rows * dim_v, rows * dim_k, rows * rows, rows * dim_v, rows];
@@ -193,9 +194,9 @@ impl<'a> Job<'a> {
 
     /// Writes outputs of the non-causal form, from the last state.
     fn read(&self, head: usize, tokens: Range<usize>, states: &[f32]) {
-        let Config { heads, kv_heads, dim_k, dim_v, .. } = *self.config;
+        let Config { qkv: Qkv { heads, kv_heads, dim_k, dim_v, .. }, .. } = *self.config;
         let (batch, head) = (head / heads, head % heads);
-        let unit = batch * kv_heads + head / self.config.group();
+        let unit = batch * kv_heads + head / self.config.qkv.group();
         let state = &states[unit * self.state_len()..][..self.state_len()];
         // No triangle to skip here, so more rows at a time.
         let rows = tokens.len().min(8 * CHUNK);
@@ -212,13 +213,13 @@ impl<'a> Job<'a> {
 
     /// Query heads that read this key head.
     fn readers(&self, kv_head: usize) -> Range<usize> {
-        let group = self.config.group();
+        let group = self.config.qkv.group();
         kv_head * group..(kv_head + 1) * group
     }
 
     /// Adds the keys and values of a chunk to a sum.
     fn absorb(&self, rows: usize, k: Mat<'_>, v: Mat<'_>, total: &mut [f32]) {
-        let Config { dim_k, dim_v, .. } = *self.config;
+        let Config { qkv: Qkv { dim_k, dim_v, .. }, .. } = *self.config;
         let (matrix, norm) = total.split_at_mut(dim_k * dim_v);
         product([dim_k, rows, dim_v], k.t(), v, Onto::Sum, matrix, dim_v);
         if self.config.normalize {
@@ -228,7 +229,7 @@ impl<'a> Job<'a> {
 
     /// Weight of the state in every row: `phi(q) . z`.
     fn factors(&self, rows: usize, q: Mat<'_>, state: &[f32], factors: &mut [f32]) {
-        let Config { dim_k, dim_v, normalize, .. } = *self.config;
+        let Config { qkv: Qkv { dim_k, dim_v, .. }, normalize, .. } = *self.config;
         if normalize {
             let norm = &state[dim_k * dim_v..];
             for (i, weight) in factors[..rows].iter_mut().enumerate() {

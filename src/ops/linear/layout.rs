@@ -6,6 +6,8 @@
 //! Segments that the plan chooses are long enough that all traffic of their states stays below a tenth of that of
 //! q, k, v, o.
 
+use std::mem::offset_of;
+
 use bytemuck::{Pod, Zeroable};
 
 use super::{Config, FeatureMap, MAX_DIM, NAME};
@@ -13,8 +15,9 @@ use crate::error::Error;
 use crate::gpu::Caps;
 use crate::gpu::grid::Grid;
 use crate::gpu::program::{Cost, Operand, Program, Scratch, Step, check_indices};
-use crate::gpu::source::{Bind, Field, Kernel, Source, Spec, source};
+use crate::gpu::source::{Bind, Field, Kernel, Source, Spec, fields, source};
 use crate::ops::Operator;
+use crate::ops::qkv::{STRIDES_SOURCE, Strides, check_lengths};
 use crate::tensor::DType;
 
 /// Bytes of workgroup memory on a portable device.
@@ -41,35 +44,20 @@ pub(crate) struct Params {
     norm_eps: f32,
     stored_segments: u32,
     _pad: u32,
-    q: [u32; 4],
-    k: [u32; 4],
-    v: [u32; 4],
-    o: [u32; 4],
+    q: Strides,
+    k: Strides,
+    v: Strides,
+    o: Strides,
 }
 
-const FIELDS: &[Field] = &[
-    ("grid", std::mem::offset_of!(Params, grid)),
-    ("queries", std::mem::offset_of!(Params, queries)),
-    ("keys", std::mem::offset_of!(Params, keys)),
-    ("heads", std::mem::offset_of!(Params, heads)),
-    ("kv_heads", std::mem::offset_of!(Params, kv_heads)),
-    ("dim_k", std::mem::offset_of!(Params, dim_k)),
-    ("dim_v", std::mem::offset_of!(Params, dim_v)),
-    ("segment", std::mem::offset_of!(Params, segment)),
-    ("segments", std::mem::offset_of!(Params, segments)),
-    ("col_splits", std::mem::offset_of!(Params, col_splits)),
-    ("head_splits", std::mem::offset_of!(Params, head_splits)),
-    ("segment_stride", std::mem::offset_of!(Params, segment_stride)),
-    ("norm_offset", std::mem::offset_of!(Params, norm_offset)),
-    ("scale", std::mem::offset_of!(Params, scale)),
-    ("norm_eps", std::mem::offset_of!(Params, norm_eps)),
-    ("stored_segments", std::mem::offset_of!(Params, stored_segments)),
-    ("_pad", std::mem::offset_of!(Params, _pad)),
-    ("q", std::mem::offset_of!(Params, q)),
-    ("k", std::mem::offset_of!(Params, k)),
-    ("v", std::mem::offset_of!(Params, v)),
-    ("o", std::mem::offset_of!(Params, o)),
-];
+const FIELDS: &[Field] = fields!(
+    Params: grid, queries, keys, heads, kv_heads, dim_k, dim_v, segment, segments, col_splits, head_splits, segment_stride,
+    norm_offset, scale, norm_eps, stored_segments, _pad, q, k, v, o
+);
+
+/// Where the uniform has the strides of q, k, v and o.
+const STRIDES: [usize; 4] =
+    [offset_of!(Params, q), offset_of!(Params, k), offset_of!(Params, v), offset_of!(Params, o)];
 
 const TYPES: Source = source!("linear/types.wgsl");
 const KEYS: Source = source!("linear/keys.wgsl");
@@ -83,7 +71,7 @@ const TILE_PROOF: &str =
 
 static SEGMENT: Kernel = Kernel {
     name: "linear_segment",
-    sources: &[TYPES, STATE_WRITE, KEYS, STORED, source!("linear/segment.wgsl")],
+    sources: &[STRIDES_SOURCE, TYPES, STATE_WRITE, KEYS, STORED, source!("linear/segment.wgsl")],
     bindings: &[("k", Bind::Read), ("v", Bind::Read), ("segments", Bind::Write)],
     params: FIELDS,
     params_size: size_of::<Params>(),
@@ -92,7 +80,7 @@ static SEGMENT: Kernel = Kernel {
 
 static SCAN: Kernel = Kernel {
     name: "linear_scan",
-    sources: &[TYPES, source!("linear/scan.wgsl")],
+    sources: &[STRIDES_SOURCE, TYPES, source!("linear/scan.wgsl")],
     bindings: &[("segments", Bind::Write), ("state", Bind::Write)],
     params: FIELDS,
     params_size: size_of::<Params>(),
@@ -101,7 +89,7 @@ static SCAN: Kernel = Kernel {
 
 static OUTPUT: Kernel = Kernel {
     name: "linear_output",
-    sources: &[TYPES, STATE_WRITE, STATE_READ, KEYS, STORED, source!("linear/output.wgsl")],
+    sources: &[STRIDES_SOURCE, TYPES, STATE_WRITE, STATE_READ, KEYS, STORED, source!("linear/output.wgsl")],
     bindings: &[
         ("k", Bind::Read),
         ("v", Bind::Read),
@@ -117,7 +105,7 @@ static OUTPUT: Kernel = Kernel {
 
 static DECODE: Kernel = Kernel {
     name: "linear_decode",
-    sources: &[TYPES, source!("linear/decode.wgsl")],
+    sources: &[STRIDES_SOURCE, TYPES, source!("linear/decode.wgsl")],
     bindings: &[("k", Bind::Read), ("v", Bind::Read), ("q", Bind::Read), ("state", Bind::Write), ("o", Bind::Write)],
     params: FIELDS,
     params_size: size_of::<Params>(),
@@ -220,15 +208,15 @@ pub enum Walk {
 
 /// Elements of a segment's state.
 fn segment_stride(c: &Config) -> usize {
-    c.dim_k * c.dim_v + if c.normalize { c.dim_k } else { 0 }
+    c.qkv.dim_k * c.qkv.dim_v + if c.normalize { c.qkv.dim_k } else { 0 }
 }
 
 /// The shortest segment whose state traffic stays below a tenth of that of its tokens: written, read and written by the
 /// scan, read by every head split, its sums of features by every column split.
 fn shortest_segment(c: &Config, tiles: &Tiles) -> usize {
-    let sums = if c.normalize { (tiles.col_splits - 1) * tiles.head_splits * c.dim_k } else { 0 };
+    let sums = if c.normalize { (tiles.col_splits - 1) * tiles.head_splits * c.qkv.dim_k } else { 0 };
     let state = 4 * ((3 + tiles.head_splits) * segment_stride(c) + sums);
-    let token = (c.dim_k + c.dim_v) * (1 + c.group()) * c.dtype.size();
+    let token = (c.qkv.dim_k + c.qkv.dim_v) * (1 + c.qkv.group()) * c.qkv.dtype.size();
     (10 * state).div_ceil(token).next_multiple_of(64)
 }
 
@@ -244,11 +232,11 @@ pub fn walk(c: &Config, tiles: &Tiles, caps: &Caps) -> Walk {
         return Walk::Decode;
     }
     if let Some(segment) = c.segment {
-        return Walk::TwoPasses { keys: segment.min(c.keys), queries: segment.min(c.queries) };
+        return Walk::TwoPasses { keys: segment.min(c.qkv.keys), queries: segment.min(c.qkv.queries) };
     }
     let shortest = shortest_segment(c, tiles);
     let longest = longest_segment(c, tiles, caps).max(shortest);
-    let groups = (c.batch * c.kv_heads * tiles.col_splits * tiles.head_splits) as u64;
+    let groups = (c.qkv.batch * c.qkv.kv_heads * tiles.col_splits * tiles.head_splits) as u64;
     let fills = 2 * groups > caps.full_groups;
     // Enough segments to fill the machine, and more where one would take too long.
     let wanted = if fills { 1 } else { caps.full_groups.div_ceil(groups) as usize };
@@ -256,44 +244,38 @@ pub fn walk(c: &Config, tiles: &Tiles, caps: &Caps) -> Walk {
         let segments = (tokens / shortest).clamp(1, wanted.max(tokens.div_ceil(longest)));
         tokens.div_ceil(segments).next_multiple_of(tiles.tile)
     };
-    let segment = split(c.keys);
+    let segment = split(c.qkv.keys);
     if !c.causal {
-        return Walk::TwoPasses { keys: segment, queries: split(c.queries) };
+        return Walk::TwoPasses { keys: segment, queries: split(c.qkv.queries) };
     }
-    if segment >= c.keys { Walk::OnePass } else { Walk::TwoPasses { keys: segment, queries: segment } }
+    if segment >= c.qkv.keys { Walk::OnePass } else { Walk::TwoPasses { keys: segment, queries: segment } }
 }
 
 /// Essential work: each input read once, each output written once.
 pub(super) fn essential(c: &Config) -> Cost {
-    let (b, h, g) = (c.batch as f64, c.heads as f64, c.kv_heads as f64);
-    let (n, m, d, e) = (c.queries as f64, c.keys as f64, c.dim_k as f64, c.dim_v as f64);
-    let size = c.dtype.size() as f64;
-    let state = if c.carry { b * g * segment_stride(c) as f64 * 4.0 } else { 0.0 };
+    let [q, k, v, o] = c.qkv.elements();
+    let (d, e) = (c.qkv.dim_k as f64, c.qkv.dim_v as f64);
+    let size = c.qkv.dtype.size() as f64;
+    let state = if c.carry { c.qkv.kv_units() as f64 * segment_stride(c) as f64 * 4.0 } else { 0.0 };
     let norm = if c.normalize { d } else { 0.0 };
     Cost {
-        flops: b * (h * n * 2.0 + g * m * 2.0) * (d * e + norm),
-        bytes_read: b * (h * n * d + g * m * (d + e)) * size + state,
-        bytes_written: b * h * n * e * size + state,
+        flops: 2.0 * (q + k) * (e + norm / d),
+        bytes_read: (q + k + v) * size + state,
+        bytes_written: o * size + state,
     }
 }
 
 /// What a GPU has to do.
 pub(super) fn program(c: &Config, caps: &Caps) -> Result<Program, Error> {
     c.validate()?;
-    caps.require(NAME, c.dtype)?;
+    caps.require(NAME, c.qkv.dtype)?;
     check_indices(NAME, &c.slots())?;
     check_indices(NAME, &[c.state_slot()])?;
     // The end of the last segment may lie up to a segment beyond that of the sequence, and is computed in u32.
-    let longest = 1u64 << 30;
-    for (tensor, length) in [("q", c.queries as u64), ("k", c.keys as u64)] {
-        if length > longest {
-            let what = format!("tensor `{tensor}` (tokens)");
-            return Err(Error::Limit { op: NAME.into(), what, needed: length, limit: longest });
-        }
-    }
-    let tiles = Tiles::new(c.dim_k, c.dim_v, c.group());
+    check_lengths(NAME, &c.qkv)?;
+    let tiles = Tiles::new(c.qkv.dim_k, c.qkv.dim_v, c.qkv.group());
     let walk = walk(c, &tiles, caps);
-    Builder::new(c, tiles, walk).build()
+    Builder::new(c, tiles, walk).build(caps)
 }
 
 struct Builder<'a> {
@@ -317,40 +299,37 @@ impl<'a> Builder<'a> {
     /// Every tensor has at most `u32::MAX` elements and every sequence 2^30 tokens here, so that no cast below loses anything
     /// that is used.
     fn new(c: &'a Config, tiles: Tiles, walk: Walk) -> Self {
-        let strides = |heads: usize, len: usize, dim: usize| {
-            let s = c.layout.strides(heads, len, dim);
-            [s.batch as u32, s.head as u32, s.token as u32, 0]
-        };
-        let kv = (c.batch * c.kv_heads) as u64;
-        let state = kv as usize * c.dim_k * c.dim_v;
+        let [q, k, v, o] = c.qkv.strides();
+        let kv = c.qkv.kv_units() as u64;
+        let state = kv as usize * c.qkv.dim_k * c.qkv.dim_v;
         let params = Params {
-            queries: c.queries as u32,
-            keys: c.keys as u32,
-            heads: c.heads as u32,
-            kv_heads: c.kv_heads as u32,
-            dim_k: c.dim_k as u32,
-            dim_v: c.dim_v as u32,
+            queries: c.qkv.queries as u32,
+            keys: c.qkv.keys as u32,
+            heads: c.qkv.heads as u32,
+            kv_heads: c.qkv.kv_heads as u32,
+            dim_k: c.qkv.dim_k as u32,
+            dim_v: c.qkv.dim_v as u32,
             col_splits: tiles.col_splits as u32,
             head_splits: tiles.head_splits as u32,
             segment_stride: segment_stride(c) as u32,
             norm_offset: state.next_multiple_of(4) as u32,
             scale: c.effective_scale(),
             norm_eps: c.norm_eps,
-            q: strides(c.heads, c.queries, c.dim_k),
-            k: strides(c.kv_heads, c.keys, c.dim_k),
-            v: strides(c.kv_heads, c.keys, c.dim_v),
-            o: strides(c.heads, c.queries, c.dim_v),
+            q,
+            k,
+            v,
+            o,
             ..Params::default()
         };
         Self { c, tiles, walk, kv, params }
     }
 
-    fn build(self) -> Result<Program, Error> {
+    fn build(self, caps: &Caps) -> Result<Program, Error> {
         let c = self.c;
         let (key_segments, steps) = match self.walk {
             Walk::Decode => (0, vec![self.decode()]),
             Walk::OnePass => {
-                let whole = c.keys.next_multiple_of(self.tiles.tile);
+                let whole = c.qkv.keys.next_multiple_of(self.tiles.tile);
                 let mut steps = vec![self.output(whole, 1, if c.carry { 2 } else { 0 }, c.carry)];
                 if c.carry {
                     steps.push(self.scan(1, 2));
@@ -358,7 +337,7 @@ impl<'a> Builder<'a> {
                 (1, steps)
             }
             Walk::TwoPasses { keys, queries } => {
-                let segments = c.keys.div_ceil(keys);
+                let segments = c.qkv.keys.div_ceil(keys);
                 let mode = if c.causal { 0 } else { 1 };
                 let steps = vec![
                     self.segment(keys, segments),
@@ -368,6 +347,10 @@ impl<'a> Builder<'a> {
                 (segments, steps)
             }
         };
+        let mut pieces = Vec::new();
+        for step in steps {
+            pieces.extend(c.qkv.cut(NAME, step, STRIDES, caps)?);
+        }
         let mut workspace = Vec::new();
         if key_segments > 0 {
             let keep = matches!(self.walk, Walk::TwoPasses { .. }) || c.carry;
@@ -383,13 +366,14 @@ impl<'a> Builder<'a> {
             }
         }
         let t = self.tiles;
-        let tile = format!("tiles of {} tokens, {} x {} of the state a workgroup", t.tile, c.dim_k, 4 * t.col_threads);
+        let tile =
+            format!("tiles of {} tokens, {} x {} of the state a workgroup", t.tile, c.qkv.dim_k, 4 * t.col_threads);
         let variant = match self.walk {
             Walk::Decode => "one token".into(),
             Walk::OnePass => format!("one pass, {tile}"),
             Walk::TwoPasses { keys, .. } => format!("two passes, segments of {keys}, {tile}"),
         };
-        Ok(Program::new(NAME, variant, c.slots(), workspace, steps))
+        Ok(Program::new(NAME, variant, c.slots(), workspace, pieces))
     }
 
     fn state(&self) -> Operand {
@@ -401,7 +385,7 @@ impl<'a> Builder<'a> {
         if features {
             fragments.push(feature_source(self.c.feature_map));
         }
-        let elem = if features { self.c.dtype } else { DType::F32 };
+        let elem = if features { self.c.qkv.dtype } else { DType::F32 };
         Spec { elem, fragments, consts, overrides }
     }
 
@@ -415,7 +399,7 @@ impl<'a> Builder<'a> {
         cost: Cost,
     ) -> Step {
         let params = bytemuck::bytes_of(&params).to_vec();
-        Step { kernel, spec, params, operands: operands.to_vec(), groups, cost }
+        Step { kernel, spec, params, operands: operands.to_vec(), first: 0, groups, cost }
     }
 
     fn normalize(&self) -> (&'static str, u32) {
@@ -433,8 +417,8 @@ impl<'a> Builder<'a> {
 
     /// Bytes of all keys and of all values.
     fn key_bytes(&self) -> (f64, f64) {
-        let tokens = self.kv as f64 * self.c.keys as f64 * self.c.dtype.size() as f64;
-        (tokens * self.c.dim_k as f64, tokens * self.c.dim_v as f64)
+        let tokens = self.kv as f64 * self.c.qkv.keys as f64 * self.c.qkv.dtype.size() as f64;
+        (tokens * self.c.qkv.dim_k as f64, tokens * self.c.qkv.dim_v as f64)
     }
 
     fn segment(&self, length: usize, segments: usize) -> Step {
@@ -448,7 +432,7 @@ impl<'a> Builder<'a> {
         let groups = self.kv * segments as u64 * self.tiles.col_splits as u64;
         let (k, v) = self.key_bytes();
         let cost = Cost {
-            flops: self.kv as f64 * self.c.keys as f64 * self.touch(),
+            flops: self.kv as f64 * self.c.qkv.keys as f64 * self.touch(),
             bytes_read: k * self.tiles.col_splits as f64 + v,
             bytes_written: self.state_bytes() * segments as f64,
         };
@@ -477,24 +461,24 @@ impl<'a> Builder<'a> {
 
     fn output(&self, length: usize, stored: usize, init: u32, store: bool) -> Step {
         let (c, t) = (self.c, self.tiles);
-        let segments = c.queries.div_ceil(length);
+        let segments = c.qkv.queries.div_ceil(length);
         let params =
             Params { segment: length as u32, segments: segments as u32, stored_segments: stored as u32, ..self.params };
         let groups = self.kv * segments as u64 * (t.col_splits * t.head_splits) as u64;
-        let rows = (c.batch * c.heads * c.queries) as f64;
-        let size = c.dtype.size() as f64;
+        let rows = (c.qkv.batch * c.qkv.heads * c.qkv.queries) as f64;
+        let size = c.qkv.dtype.size() as f64;
         let (k, v) = self.key_bytes();
         let (col_splits, head_splits) = (t.col_splits as f64, t.head_splits as f64);
         // The sums of features are read by every column split.
-        let norm = if c.normalize { self.kv as f64 * c.dim_k as f64 * 4.0 * (col_splits - 1.0) } else { 0.0 };
+        let norm = if c.normalize { self.kv as f64 * c.qkv.dim_k as f64 * 4.0 * (col_splits - 1.0) } else { 0.0 };
         let start = (self.state_bytes() + norm) * segments as f64 * head_splits;
         let mut cost = Cost {
             flops: rows * self.touch(),
-            bytes_read: rows * c.dim_k as f64 * size * col_splits + if init == 0 { 0.0 } else { start },
-            bytes_written: rows * c.dim_v as f64 * size + if store { self.state_bytes() } else { 0.0 },
+            bytes_read: rows * c.qkv.dim_k as f64 * size * col_splits + if init == 0 { 0.0 } else { start },
+            bytes_written: rows * c.qkv.dim_v as f64 * size + if store { self.state_bytes() } else { 0.0 },
         };
         if c.causal {
-            cost.flops += self.kv as f64 * c.keys as f64 * self.touch() * head_splits;
+            cost.flops += self.kv as f64 * c.qkv.keys as f64 * self.touch() * head_splits;
             cost.bytes_read += (k * col_splits + v) * head_splits;
         }
         let mut consts = t.consts();
@@ -508,7 +492,8 @@ impl<'a> Builder<'a> {
         let spec = self.spec(vec![("MAX_DIM", MAX_DIM as u32)], vec![self.normalize()], true);
         let mut cost = essential(self.c);
         // Query heads after the first read the state again; each of four lanes reads the values of its column.
-        cost.bytes_read += (self.c.group() - 1) as f64 * self.kv as f64 * (self.c.dim_k * self.c.dim_v) as f64 * 4.0;
+        cost.bytes_read +=
+            (self.c.qkv.group() - 1) as f64 * self.kv as f64 * (self.c.qkv.dim_k * self.c.qkv.dim_v) as f64 * 4.0;
         cost.bytes_read += 3.0 * self.key_bytes().1;
         self.step(&DECODE, spec, self.params, &[K, V, Q, STATE, O], self.kv, cost)
     }

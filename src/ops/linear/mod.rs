@@ -23,7 +23,7 @@ pub mod layout;
 mod reference;
 
 use super::{
-    AxisDefault, Causality, Cost, Definition, Draw, Flag, FlagKind, Flags, Op, Operator, Precision, Request, TensorSpec,
+    Causality, Cost, Definition, Draw, Flag, FlagKind, Flags, Op, Operator, Precision, Qkv, Request, TensorSpec, qkv,
 };
 use crate::error::Error;
 use crate::gpu::pack;
@@ -31,7 +31,7 @@ use crate::gpu::program::{Program, check_memory};
 use crate::gpu::{Caps, Context, Plan, Recording, Workspace};
 #[cfg(feature = "cpu")]
 use crate::ops::execute::check_inputs;
-use crate::tensor::{Access, DType, Layout, Slot, Tensor, TensorMap};
+use crate::tensor::{Access, DType, Slot, Tensor, TensorMap};
 
 const NAME: &str = "linear";
 
@@ -42,22 +42,10 @@ pub const MAX_DIM: usize = 256;
 pub const OP: Op = Op {
     name: NAME,
     summary: "linear attention: a state of key features times values, read by query features",
-    inputs: &[
-        TensorSpec::sequence("q", "B H N D"),
-        TensorSpec::sequence("k", "B G M D"),
-        TensorSpec::sequence("v", "B G M E"),
-    ],
-    outputs: &[TensorSpec::sequence("o", "B H N E")],
+    inputs: &qkv::INPUTS,
+    outputs: &[qkv::OUTPUT],
     state: &[TensorSpec::state("state", "B G D E"), TensorSpec::state("norm", "B G D").drawn(Draw::Positive)],
-    axes: &[
-        ("B", AxisDefault::Length(1)),
-        ("H", AxisDefault::Length(8)),
-        ("G", AxisDefault::Same("H")),
-        ("N", AxisDefault::Length(1024)),
-        ("M", AxisDefault::Same("N")),
-        ("D", AxisDefault::Length(64)),
-        ("E", AxisDefault::Same("D")),
-    ],
+    axes: &qkv::AXES,
     flags: &[
         Flag { name: "rule", kind: FlagKind::Choice(&["linear"]), help: "update rule of the state (linear)" },
         Flag {
@@ -112,24 +100,8 @@ impl FeatureMap {
 /// Shape and settings. [`Config::new`] has the defaults; fields are public.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
-    /// B: batch.
-    pub batch: usize,
-    /// H: query heads, a multiple of `kv_heads`.
-    pub heads: usize,
-    /// G: key and value heads.
-    pub kv_heads: usize,
-    /// N: query length.
-    pub queries: usize,
-    /// M: key length; equal to N when causal.
-    pub keys: usize,
-    /// D: key dimension, 1 to [`MAX_DIM`].
-    pub dim_k: usize,
-    /// E: value dimension, 1 to [`MAX_DIM`].
-    pub dim_v: usize,
-    /// Storage of q, k, v and o. State is f32.
-    pub dtype: DType,
-    /// Axis order of q, k, v and o.
-    pub layout: Layout,
+    /// Shapes of q, k, v and o, their storage and axis order. D and E are 1 to [`MAX_DIM`]; M equals N when causal.
+    pub qkv: Qkv,
     /// Whether query i sees only keys up to i.
     pub causal: bool,
     /// Feature map.
@@ -150,19 +122,10 @@ pub struct Config {
 }
 
 impl Config {
-    /// Causal, normalised, elu1, f32, layout bhnd, without a carried state, for q, k `[batch, heads, len, dim_k]` and
-    /// v `[batch, heads, len, dim_v]`.
-    pub fn new(batch: usize, heads: usize, len: usize, dim_k: usize, dim_v: usize) -> Self {
+    /// Causal, normalised, elu1, without a carried state.
+    pub fn new(qkv: Qkv) -> Self {
         Self {
-            batch,
-            heads,
-            kv_heads: heads,
-            queries: len,
-            keys: len,
-            dim_k,
-            dim_v,
-            dtype: DType::F32,
-            layout: Layout::Bhnd,
+            qkv,
             causal: true,
             feature_map: FeatureMap::Elu1,
             normalize: true,
@@ -176,12 +139,7 @@ impl Config {
 
     /// The factor of the scores in force.
     pub fn effective_scale(&self) -> f32 {
-        self.scale.unwrap_or(if self.normalize { 1.0 } else { 1.0 / (self.dim_k as f32).sqrt() })
-    }
-
-    /// Query heads that read one key head.
-    pub fn group(&self) -> usize {
-        self.heads / self.kv_heads.max(1)
+        self.scale.unwrap_or(if self.normalize { 1.0 } else { self.qkv.default_scale() })
     }
 
     /// Checks what the fields alone can get wrong.
@@ -189,34 +147,16 @@ impl Config {
     /// # Errors
     /// One sentence naming the tensor or setting.
     pub fn validate(&self) -> Result<(), Error> {
-        for (axis, length) in [
-            ("B", self.batch),
-            ("H", self.heads),
-            ("G", self.kv_heads),
-            ("N", self.queries),
-            ("M", self.keys),
-            ("D", self.dim_k),
-            ("E", self.dim_v),
-        ] {
-            if length == 0 {
-                return Err(Error::setting(NAME, axis, "1 or more", "0"));
-            }
-        }
-        if !self.heads.is_multiple_of(self.kv_heads) {
-            let expected = format!("key heads that divide the {} query heads", self.heads);
-            return Err(Error::tensor(NAME, "k", expected, format!("{} key heads", self.kv_heads)));
-        }
-        for (tensor, axis, dim) in [("k", "D", self.dim_k), ("v", "E", self.dim_v)] {
+        let Qkv { queries, keys, dim_k, dim_v, .. } = self.qkv;
+        self.qkv.validate(NAME)?;
+        for (tensor, axis, dim) in [("k", "D", dim_k), ("v", "E", dim_v)] {
             if dim > MAX_DIM {
                 return Err(Error::tensor(NAME, tensor, format!("{axis} of at most {MAX_DIM}"), dim.to_string()));
             }
         }
-        if self.dtype == DType::I64 {
-            return Err(Error::tensor(NAME, "q", "f32 or f16", "i64"));
-        }
-        if self.causal && self.queries != self.keys {
-            let expected = format!("M = N = {} for the causal form", self.queries);
-            return Err(Error::tensor(NAME, "k", expected, format!("M = {}", self.keys)));
+        if self.causal && queries != keys {
+            let expected = format!("M = N = {queries} for the causal form");
+            return Err(Error::tensor(NAME, "k", expected, format!("M = {keys}")));
         }
         if !self.causal && self.carry {
             return Err(Error::setting(NAME, "carry", "none for the non-causal form", "a state"));
@@ -224,16 +164,13 @@ impl Config {
         if self.decode && !(self.causal && self.carry) {
             return Err(Error::setting(NAME, "decode", "a causal form with a carried state", "none"));
         }
-        if self.decode && self.queries != 1 {
-            return Err(Error::tensor(NAME, "q", "N = 1 to decode", format!("N = {}", self.queries)));
+        if self.decode && queries != 1 {
+            return Err(Error::tensor(NAME, "q", "N = 1 to decode", format!("N = {queries}")));
         }
         if self.segment == Some(0) {
             return Err(Error::setting(NAME, "segment", "1 or more", "0"));
         }
-        let scale = self.effective_scale();
-        if !scale.is_finite() {
-            return Err(Error::setting(NAME, "scale", "a finite number", scale.to_string()));
-        }
+        qkv::check_scale(NAME, self.effective_scale())?;
         if !(self.norm_eps.is_finite() && self.norm_eps >= 0.0) {
             return Err(Error::setting(NAME, "norm_eps", "a finite number of 0 or more", self.norm_eps.to_string()));
         }
@@ -246,7 +183,7 @@ impl Config {
     /// The packed state: `state [B, G, D, E]` and, when normalised, `norm [B, G, D]`, with their offsets. Its length in
     /// elements is [`Slot::checked_count`].
     pub fn state_slot(&self) -> Slot {
-        let state = [self.batch, self.kv_heads, self.dim_k, self.dim_v];
+        let state = [self.qkv.batch, self.qkv.kv_heads, self.qkv.dim_k, self.qkv.dim_v];
         let mut parts = vec![("state", state.into())];
         if self.normalize {
             parts.push(("norm", state[..3].into()));
@@ -257,15 +194,7 @@ impl Config {
 
 impl Operator for Config {
     fn slots(&self) -> Vec<Slot> {
-        let tensor = |name, access, heads, len, dim| {
-            Slot::plain(name, access, self.dtype, self.layout.shape(self.batch, heads, len, dim))
-        };
-        let mut slots = vec![
-            tensor("q", Access::Read, self.heads, self.queries, self.dim_k),
-            tensor("k", Access::Read, self.kv_heads, self.keys, self.dim_k),
-            tensor("v", Access::Read, self.kv_heads, self.keys, self.dim_v),
-            tensor("o", Access::Write, self.heads, self.queries, self.dim_v),
-        ];
+        let mut slots = self.qkv.slots();
         if self.carry {
             slots.push(self.state_slot());
         }
@@ -358,32 +287,7 @@ fn usage(flags: &Flags) -> Result<(), Error> {
 fn configure(request: &Request<'_>) -> Result<Box<dyn Operator>, Error> {
     let flags = request.flags;
     usage(flags)?;
-    let axes = |spec: &TensorSpec| -> Result<[usize; 4], Error> {
-        let d = request.required(NAME, spec)?.dims();
-        Ok(match request.layout {
-            Layout::Bhnd => [d[0], d[1], d[2], d[3]],
-            Layout::Bnhd => [d[0], d[2], d[1], d[3]],
-        })
-    };
-    let [batch, heads, queries, dim_k] = axes(&OP.inputs[0])?;
-    let [batch_k, kv_heads, keys, dim_k2] = axes(&OP.inputs[1])?;
-    let [batch_v, heads_v, keys_v, dim_v] = axes(&OP.inputs[2])?;
-    for (tensor, what, expected, of, found) in [
-        ("k", "batch B", batch, "q", batch_k),
-        ("v", "batch B", batch, "q", batch_v),
-        ("k", "key dim D", dim_k, "q", dim_k2),
-        ("v", "heads G", kv_heads, "k", heads_v),
-        ("v", "length M", keys, "k", keys_v),
-    ] {
-        if expected != found {
-            return Err(Error::tensor(NAME, tensor, format!("{what} = {expected} as in {of}"), found.to_string()));
-        }
-    }
-    let mut config = Config::new(batch, heads, queries, dim_k, dim_v);
-    config.kv_heads = kv_heads;
-    config.keys = keys;
-    config.dtype = request.dtype;
-    config.layout = request.layout;
+    let mut config = Config::new(Qkv::of(&OP, request)?);
     config.carry = request.carry;
     config.causal = flags.switch("causal").unwrap_or(true);
     config.decode = flags.switch("decode").unwrap_or(false);

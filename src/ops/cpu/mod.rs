@@ -105,6 +105,8 @@ macro_rules! wide {
     };
 }
 
+pub(crate) mod attend;
+
 wide! {
     /// `elu(x) + 1` of every element.
     pub(crate) fn elu1(x: &mut [f32]) {
@@ -182,6 +184,15 @@ wide! {
     pub(crate) fn scale(x: &mut [f32], factor: f32) {
         for x in x {
             *x *= factor;
+        }
+    }
+}
+
+wide! {
+    /// `x *= y`, element by element.
+    pub(crate) fn multiply(x: &mut [f32], y: &[f32]) {
+        for (x, y) in x.iter_mut().zip(y) {
+            *x *= y;
         }
     }
 }

@@ -1,0 +1,268 @@
+// The tiled softmax core: a block of query rows against all the keys they see, tile by tile, with a running maximum and
+// sum. No score leaves the workgroup.
+//
+// A workgroup has ROWS rows: some queries of every query head that shares its key head. Invocation (row_thread,
+// col_thread) owns rows row_thread + 16 i, of which it holds the scores of every COL_THREADS-th key, and later the
+// outputs of every COL_THREADS-th group of four columns. Keys come in tiles of KEYS; dimensions in chunks of 4 DIM4, so
+// that workgroup memory does not grow with them; values of a tile in passes of VALUE_KEYS.
+//
+// Consts of the prelude: COL_THREADS, KEYS_EACH, OUT4, DIM4, VALUE_KEYS. From the operator: bindings q, k, v, o.
+const ROW_THREADS: u32 = 16u;
+const ROWS_EACH: u32 = 4u;
+const ROWS: u32 = ROW_THREADS * ROWS_EACH;
+const KEYS: u32 = COL_THREADS * KEYS_EACH;
+const INVOCATIONS: u32 = ROW_THREADS * COL_THREADS;
+const WIDTH: u32 = COL_THREADS * OUT4; // columns of a workgroup, in fours
+// One more than a row needs, so that rows start in different banks.
+const DIM_STRIDE: u32 = DIM4 + 1u;
+const KEY_STRIDE: u32 = KEYS / 4u + 1u;
+const PARTS: u32 = COL_THREADS / 4u;
+
+// A chunk of the queries, [ROWS][DIM_STRIDE]; then the weights of a tile, [ROWS][KEY_STRIDE].
+var<workgroup> wg_rows: array<vec4<f32>, ROWS * 9u>;
+// A chunk of the keys, [KEYS][DIM_STRIDE]; then a part of every row's maximum or sum from every column of invocations,
+// [ROWS][PARTS]; then some values, [VALUE_KEYS][WIDTH].
+var<workgroup> wg_keys: array<vec4<f32>, 288>;
+
+// Where a workgroup works.
+struct Block {
+    batch: u32,
+    kv_head: u32,
+    head: u32,    // first query head
+    heads: u32,   // query heads
+    query: u32,   // first query
+    queries: u32, // queries of each head
+    column: u32,  // first column of the values, in fours
+}
+
+// Four numbers in a workgroup's index. The last queries see the most keys and come first, so that short work fills the
+// end.
+fn block_of(index: u32) -> Block {
+    var block: Block;
+    var rest = index;
+    block.column = (rest % params.col_splits) * WIDTH;
+    rest = rest / params.col_splits;
+    block.query = (params.row_blocks - 1u - rest % params.row_blocks) * params.row_queries;
+    rest = rest / params.row_blocks;
+    let group = params.heads / params.kv_heads;
+    let first = (rest % params.head_splits) * params.block_heads;
+    let kv = rest / params.head_splits;
+    block.batch = kv / params.kv_heads;
+    block.kv_head = kv % params.kv_heads;
+    block.head = block.kv_head * group + first;
+    block.heads = min(params.block_heads, group - first);
+    block.queries = min(params.row_queries, params.queries - block.query);
+    return block;
+}
+
+// Whether a row of the workgroup is one of the block's.
+fn row_exists(block: Block, row: u32) -> bool {
+    return row / params.row_queries < block.heads && row % params.row_queries < block.queries;
+}
+
+fn load_q(at: u32, d: u32) -> f32 {
+    if (d >= params.dim_k) {
+        return 0.0;
+    }
+    count_load(1u);
+    return f32(q[at + d]);
+}
+
+fn load_k(at: u32, d: u32) -> f32 {
+    if (d >= params.dim_k) {
+        return 0.0;
+    }
+    count_load(1u);
+    return f32(k[at + d]);
+}
+
+fn load_v(at: u32, e: u32) -> f32 {
+    if (e >= params.dim_v) {
+        return 0.0;
+    }
+    count_load(1u);
+    return f32(v[at + e]);
+}
+
+// Dimensions from `first` on of the queries and of keys key .. key + KEYS; what lies past an end is zero.
+fn load_chunk(block: Block, key: u32, end: u32, first: u32, invocation: u32) {
+    for (var i = invocation; i < ROWS * DIM4; i += INVOCATIONS) {
+        let row = i / DIM4;
+        let d = first + (i % DIM4) * 4u;
+        var four = vec4<f32>(0.0);
+        if (row_exists(block, row)) {
+            let at = head_start(params.q, block.batch, block.head + row / params.row_queries)
+                + (block.query + row % params.row_queries) * params.q.token;
+            four = vec4<f32>(load_q(at, d), load_q(at, d + 1u), load_q(at, d + 2u), load_q(at, d + 3u));
+        }
+        wg_rows[row * DIM_STRIDE + i % DIM4] = four;
+    }
+    let k_head = head_start(params.k, block.batch, block.kv_head);
+    for (var i = invocation; i < KEYS * DIM4; i += INVOCATIONS) {
+        let j = i / DIM4;
+        let d = first + (i % DIM4) * 4u;
+        var four = vec4<f32>(0.0);
+        if (key + j < end) {
+            let at = k_head + (key + j) * params.k.token;
+            four = vec4<f32>(load_k(at, d), load_k(at, d + 1u), load_k(at, d + 2u), load_k(at, d + 3u));
+        }
+        wg_keys[j * DIM_STRIDE + i % DIM4] = four;
+    }
+}
+
+// Values of keys key .. key + VALUE_KEYS.
+fn load_values(block: Block, key: u32, end: u32, invocation: u32) {
+    let v_head = head_start(params.v, block.batch, block.kv_head);
+    for (var i = invocation; i < VALUE_KEYS * WIDTH; i += INVOCATIONS) {
+        let j = i / WIDTH;
+        let e = (block.column + i % WIDTH) * 4u;
+        var four = vec4<f32>(0.0);
+        if (key + j < end) {
+            let at = v_head + (key + j) * params.v.token;
+            four = vec4<f32>(load_v(at, e), load_v(at, e + 1u), load_v(at, e + 2u), load_v(at, e + 3u));
+        }
+        wg_keys[i] = four;
+    }
+}
+
+fn put_o(at: u32, value: f32, e: u32) {
+    if (e < params.dim_v) {
+        count_store(1u);
+        o[at + e] = Elem(value);
+    }
+}
+
+// The whole work of a workgroup.
+fn attend(block: Block, invocation: u32) {
+    let row_thread = invocation / COL_THREADS;
+    let col_thread = invocation % COL_THREADS;
+    // Of each row: the keys it sees, the largest score so far, the sum of this invocation's share of the weights.
+    var sees_from: array<u32, ROWS_EACH>;
+    var sees_to: array<u32, ROWS_EACH>;
+    var top: array<f32, ROWS_EACH>;
+    var sum: array<f32, ROWS_EACH>;
+    var out: array<vec4<f32>, ROWS_EACH * OUT4>;
+    for (var i = 0u; i < ROWS_EACH; i++) {
+        let query = block.query + (row_thread + ROW_THREADS * i) % params.row_queries;
+        sees_from[i] = keys_start(query);
+        sees_to[i] = keys_end(query);
+        top[i] = LOWEST;
+        sum[i] = 0.0;
+    }
+    for (var i = 0u; i < ROWS_EACH * OUT4; i++) {
+        out[i] = vec4<f32>(0.0);
+    }
+
+    // Tiles that no row sees are skipped.
+    let end = keys_end(block.query + block.queries - 1u);
+    for (var key = keys_start(block.query); key < end; key += KEYS) {
+        var score: array<f32, ROWS_EACH * KEYS_EACH>;
+        for (var i = 0u; i < ROWS_EACH * KEYS_EACH; i++) {
+            score[i] = 0.0;
+        }
+        for (var first = 0u; first < params.dim_k; first += 4u * DIM4) {
+            workgroupBarrier();
+            load_chunk(block, key, end, first, invocation);
+            workgroupBarrier();
+            for (var c = 0u; c < DIM4; c++) {
+                var keys: array<vec4<f32>, KEYS_EACH>;
+                for (var j = 0u; j < KEYS_EACH; j++) {
+                    keys[j] = wg_keys[(col_thread + COL_THREADS * j) * DIM_STRIDE + c];
+                }
+                for (var i = 0u; i < ROWS_EACH; i++) {
+                    let row = wg_rows[(row_thread + ROW_THREADS * i) * DIM_STRIDE + c];
+                    for (var j = 0u; j < KEYS_EACH; j++) {
+                        score[i * KEYS_EACH + j] += dot(row, keys[j]);
+                    }
+                }
+            }
+        }
+        workgroupBarrier();
+        for (var i = 0u; i < ROWS_EACH; i++) {
+            var largest = LOWEST;
+            for (var j = 0u; j < KEYS_EACH; j++) {
+                let at = key + col_thread + COL_THREADS * j;
+                let s = params.scale * score[i * KEYS_EACH + j];
+                score[i * KEYS_EACH + j] = s;
+                if (at >= sees_from[i] && at < sees_to[i]) {
+                    largest = max(largest, s);
+                }
+            }
+            wg_keys[(row_thread + ROW_THREADS * i) * PARTS + col_thread / 4u][col_thread % 4u] = largest;
+        }
+        workgroupBarrier();
+        for (var i = 0u; i < ROWS_EACH; i++) {
+            let row = row_thread + ROW_THREADS * i;
+            var largest = top[i];
+            for (var c = 0u; c < PARTS; c++) {
+                let four = wg_keys[row * PARTS + c];
+                largest = max(largest, max(max(four.x, four.y), max(four.z, four.w)));
+            }
+            let shrink = exp(top[i] - largest);
+            top[i] = largest;
+            sum[i] *= shrink;
+            for (var c = 0u; c < OUT4; c++) {
+                out[i * OUT4 + c] *= shrink;
+            }
+            for (var j = 0u; j < KEYS_EACH; j++) {
+                let own = col_thread + COL_THREADS * j;
+                var weight = 0.0;
+                if (key + own >= sees_from[i] && key + own < sees_to[i]) {
+                    weight = exp(score[i * KEYS_EACH + j] - largest);
+                }
+                sum[i] += weight;
+                wg_rows[row * KEY_STRIDE + own / 4u][own % 4u] = weight;
+            }
+        }
+        for (var some = 0u; some < KEYS && key + some < end; some += VALUE_KEYS) {
+            workgroupBarrier();
+            load_values(block, key + some, end, invocation);
+            workgroupBarrier();
+            for (var j = 0u; j < VALUE_KEYS; j += 4u) {
+                var weights: array<vec4<f32>, ROWS_EACH>;
+                for (var i = 0u; i < ROWS_EACH; i++) {
+                    weights[i] = wg_rows[(row_thread + ROW_THREADS * i) * KEY_STRIDE + (some + j) / 4u];
+                }
+                for (var c = 0u; c < OUT4; c++) {
+                    let at = j * WIDTH + col_thread + COL_THREADS * c;
+                    let v0 = wg_keys[at];
+                    let v1 = wg_keys[at + WIDTH];
+                    let v2 = wg_keys[at + 2u * WIDTH];
+                    let v3 = wg_keys[at + 3u * WIDTH];
+                    for (var i = 0u; i < ROWS_EACH; i++) {
+                        let w = weights[i];
+                        out[i * OUT4 + c] += w.x * v0 + w.y * v1 + w.z * v2 + w.w * v3;
+                    }
+                }
+            }
+        }
+    }
+
+    workgroupBarrier();
+    for (var i = 0u; i < ROWS_EACH; i++) {
+        wg_keys[(row_thread + ROW_THREADS * i) * PARTS + col_thread / 4u][col_thread % 4u] = sum[i];
+    }
+    workgroupBarrier();
+    for (var i = 0u; i < ROWS_EACH; i++) {
+        let row = row_thread + ROW_THREADS * i;
+        var total = 0.0;
+        for (var c = 0u; c < PARTS; c++) {
+            let four = wg_keys[row * PARTS + c];
+            total += (four.x + four.y) + (four.z + four.w);
+        }
+        // A row that sees no key gives zeros: its sum is zero and so is what is divided.
+        let divisor = select(total, 1.0, total == 0.0);
+        if (row_exists(block, row)) {
+            let at = head_start(params.o, block.batch, block.head + row / params.row_queries)
+                + (block.query + row % params.row_queries) * params.o.token;
+            for (var c = 0u; c < OUT4; c++) {
+                let e = (block.column + col_thread + COL_THREADS * c) * 4u;
+                let four = out[i * OUT4 + c] / divisor;
+                put_o(at, four.x, e);
+                put_o(at, four.y, e + 1u);
+                put_o(at, four.z, e + 2u);
+                put_o(at, four.w, e + 3u);
+            }
+        }
+    }
+}

@@ -1,0 +1,2 @@
+// Storage type of keys and values: that of the queries.
+alias KeyElem = Elem;

@@ -1,0 +1,200 @@
+//! The tiled softmax core on the CPU: a block of queries against the keys they see, tile by tile, with a running maximum
+//! and sum. What `shaders/common/attend.wgsl` is on a GPU.
+
+use std::ops::Range;
+
+use super::{Mat, Onto, Output, Source, each, product, scratch};
+use crate::ops::Qkv;
+use crate::ops::attend::{Mask, essential};
+
+/// Queries of a block and keys of a tile. Measured at head dim 64: halving or doubling either is slower, by packing for
+/// products or by scores that leave the cache.
+const QUERIES: usize = 128;
+const KEYS: usize = 256;
+
+/// Attention over tensors of the host.
+pub(crate) struct Attend<'a> {
+    /// Shapes; of the keys and values as they are here.
+    pub(crate) shape: Qkv,
+    /// Which keys a query sees.
+    pub(crate) mask: Mask,
+    /// Factor of the scores.
+    pub(crate) scale: f32,
+    /// `[B, H, N, D]`.
+    pub(crate) q: Source<'a>,
+    /// `[B, G, M, D]`.
+    pub(crate) k: Source<'a>,
+    /// `[B, G, M, E]`.
+    pub(crate) v: Source<'a>,
+}
+
+/// One line for people.
+pub(crate) fn variant() -> String {
+    format!("tiles of {QUERIES} queries by {KEYS} keys")
+}
+
+impl Attend<'_> {
+    /// Writes all of `o`.
+    pub(crate) fn run(&self, o: &Output) {
+        let s = &self.shape;
+        let blocks = s.queries.div_ceil(QUERIES);
+        let heads = s.batch * s.heads;
+        each(heads * blocks, essential(s, self.mask).flops as u64, |task| {
+            // The last blocks of a causal head have the most to do and come first.
+            let first = (blocks - 1 - task % blocks) * QUERIES;
+            self.block(task / blocks, first..(first + QUERIES).min(s.queries), o);
+        });
+    }
+
+    /// Scores and outputs are kept transposed, queries along the rows: then maxima, weights and sums are taken for all
+    /// queries of the block at once, and the weights go into the second product as they lie.
+    fn block(&self, head: usize, queries: Range<usize>, o: &Output) {
+        let Qkv { heads, dim_k, dim_v, .. } = self.shape;
+        let (batch, head) = (head / heads, head % heads);
+        let kv_head = head / self.shape.group();
+        let rows = queries.len();
+        let seen = self.mask.keys(&self.shape, queries.start).start..self.mask.keys(&self.shape, queries.end - 1).end;
+        let tile = KEYS.min(seen.len());
+        let space = (rows * dim_k.max(dim_v)).max(tile * dim_k.max(dim_v));
+        let sizes = [rows * dim_k, space, space, tile * rows, rows * dim_v, rows, rows, rows];
+        scratch(sizes, |[q, space, v_space, scores, out, top, shrink, sum]| {
+            // Weights are powers of two: 2^(x log2 e) is e^x.
+            let scale = self.scale * std::f32::consts::LOG2_E;
+            let given = self.q.tile(batch, head, queries.clone(), space);
+            for i in 0..rows {
+                for (d, x) in given.row(i, dim_k).iter().enumerate() {
+                    q[d * rows + i] = x * scale;
+                }
+            }
+            top.fill(LOWEST);
+            sum.fill(0.0);
+            out.fill(0.0);
+            for first in seen.clone().step_by(tile.max(1)) {
+                let keys = first..(first + tile).min(seen.end);
+                let width = keys.len();
+                let k = self.k.tile(batch, kv_head, keys.clone(), space);
+                product([width, dim_k, rows], k, Mat::rows(q, rows), Onto::Nothing, scores, rows);
+                // Queries of the block that see a key.
+                let seers = |j: usize| {
+                    let all = self.mask.queries(&self.shape, keys.start + j);
+                    let from = all.start.clamp(queries.start, queries.end) - queries.start;
+                    from..(all.end.clamp(queries.start, queries.end) - queries.start).max(from)
+                };
+                // Cleared, not multiplied by zero: a query must not see other keys however large they are.
+                for (j, row) in scores.chunks_exact_mut(rows).take(width).enumerate() {
+                    let seers = seers(j);
+                    row[..seers.start].fill(f32::NEG_INFINITY);
+                    row[seers.end..].fill(f32::NEG_INFINITY);
+                }
+                shrink.copy_from_slice(top);
+                raise(top, &scores[..width * rows]);
+                shrink.iter_mut().zip(&*top).for_each(|(old, new)| *old = exp2(*old - new));
+                super::multiply(sum, shrink);
+                if shrink.iter().any(|x| *x != 1.0) {
+                    out.chunks_exact_mut(rows).for_each(|row| super::multiply(row, shrink));
+                }
+                weigh(&mut scores[..width * rows], top, sum);
+                let v = self.v.tile(batch, kv_head, keys, v_space);
+                product([dim_v, width, rows], v.t(), Mat::rows(scores, rows), Onto::Sum, out, rows);
+            }
+            // A query that sees no key gives zeros.
+            sum.iter_mut().for_each(|sum| *sum = if *sum == 0.0 { 1.0 } else { 1.0 / *sum });
+            for (i, row) in space.chunks_exact_mut(dim_v).take(rows).enumerate() {
+                row.iter_mut().zip(out[i..].iter().step_by(rows)).for_each(|(x, out)| *x = *out);
+            }
+            // SAFETY: blocks do not overlap, and each is visited once.
+            unsafe { o.store(batch, head, queries.clone(), space, sum) };
+        });
+    }
+}
+
+/// Below every score, and finite: a query that has seen no key has it as its maximum.
+const LOWEST: f32 = -3.0e38;
+
+/// Queries whose maxima and sums are held in registers while the keys of a tile go by.
+const STRIP: usize = 16;
+
+wide! {
+    /// `top_i = max(top_i, scores_ji)` over all keys j. NaN is passed over: it stays in the weights, and shows.
+    fn raise(top: &mut [f32], scores: &[f32]) {
+        let rows = top.len();
+        for (at, top) in top.chunks_mut(STRIP).enumerate() {
+            let mut lanes = [LOWEST; STRIP];
+            lanes[..top.len()].copy_from_slice(top);
+            for row in scores.chunks_exact(rows) {
+                let row = &row[at * STRIP..];
+                if let Some(row) = row.first_chunk::<STRIP>() {
+                    for i in 0..STRIP {
+                        lanes[i] = if row[i] > lanes[i] { row[i] } else { lanes[i] };
+                    }
+                } else {
+                    for (lane, x) in lanes.iter_mut().zip(row) {
+                        *lane = if *x > *lane { *x } else { *lane };
+                    }
+                }
+            }
+            top.copy_from_slice(&lanes[..top.len()]);
+        }
+    }
+}
+
+wide! {
+    /// `scores_ji = 2^(scores_ji - top_i)`, and adds them up over the keys j.
+    fn weigh(scores: &mut [f32], top: &[f32], sum: &mut [f32]) {
+        let rows = top.len();
+        for (at, (top, sum)) in top.chunks(STRIP).zip(sum.chunks_mut(STRIP)).enumerate() {
+            let mut tops = [0.0; STRIP];
+            tops[..top.len()].copy_from_slice(top);
+            let mut sums = [0.0; STRIP];
+            for row in scores.chunks_exact_mut(rows) {
+                let row = &mut row[at * STRIP..];
+                if let Some(row) = row.first_chunk_mut::<STRIP>() {
+                    for i in 0..STRIP {
+                        row[i] = exp2(row[i] - tops[i]);
+                        sums[i] += row[i];
+                    }
+                } else {
+                    for (i, x) in row.iter_mut().enumerate() {
+                        *x = exp2(*x - tops[i]);
+                        sums[i] += *x;
+                    }
+                }
+            }
+            sum.iter_mut().zip(sums).for_each(|(sum, own)| *sum += own);
+        }
+    }
+}
+
+/// `2^x` for `x <= 0`, within 1 ulp, without branches so that a loop over it becomes vector code. Below the normal
+/// numbers, and at minus infinity, it is 0. NaN stays NaN.
+#[inline(always)]
+fn exp2(x: f32) -> f32 {
+    // Adding 1.5 * 2^23 rounds to an integer, which is then in the low bits.
+    const ROUND: f32 = 12_582_912.0;
+    let shifted = x + ROUND;
+    let r = x - (shifted - ROUND);
+    // Interpolates 2^r on [-1/2, 1/2] at Chebyshev's nodes, relative error 5e-9.
+    let mut p = 1.545_316_3e-4;
+    for c in [1.339_086_3e-3, 9.618_083e-3, 5.550_357e-2, 0.240_226_5, std::f32::consts::LN_2] {
+        p = p * r + c;
+    }
+    let power = f32::from_bits((shifted.to_bits() << 23).wrapping_add(1.0f32.to_bits()));
+    let y = (p * r + 1.0) * power;
+    if x < -126.0 { 0.0 } else { y }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn powers_of_two_are_right_to_the_last_place() {
+        for i in 0..4_000_000u32 {
+            let x = -(i as f32) * (126.0 / 4e6);
+            let (got, want) = (f64::from(exp2(x)), f64::from(x).exp2());
+            assert!((got / want - 1.0).abs() < 1.2e-7, "2^{x}: {got}, expected {want}");
+        }
+        assert_eq!([exp2(f32::NEG_INFINITY), exp2(-3e38), exp2(-127.0), exp2(0.0)], [0.0, 0.0, 0.0, 1.0]);
+        assert!(exp2(f32::NAN).is_nan());
+    }
+}

@@ -1,0 +1,69 @@
+//! What the definitions of the operators compute with: f32 (what error a definition itself makes) or f64 (the truth).
+
+use std::ops::{Add, AddAssign, Div, Mul, Sub};
+
+use crate::tensor::TensorMap;
+
+/// A float: f32 or f64.
+pub trait Float:
+    Copy + PartialOrd + Add<Output = Self> + Sub<Output = Self> + Mul<Output = Self> + Div<Output = Self> + AddAssign
+{
+    /// Rounded to this precision.
+    fn of(x: f64) -> Self;
+    /// `e^x`.
+    fn exp(self) -> Self;
+    /// As f64.
+    fn wide(self) -> f64;
+}
+
+impl Float for f32 {
+    fn of(x: f64) -> Self {
+        x as f32
+    }
+    fn exp(self) -> Self {
+        f32::exp(self)
+    }
+    fn wide(self) -> f64 {
+        f64::from(self)
+    }
+}
+
+impl Float for f64 {
+    fn of(x: f64) -> Self {
+        x
+    }
+    fn exp(self) -> Self {
+        f64::exp(self)
+    }
+    fn wide(self) -> f64 {
+        self
+    }
+}
+
+/// Values of a tensor, if it is there.
+pub fn read<T: Float>(tensors: &TensorMap, name: &str) -> Option<Vec<T>> {
+    Some(tensors.get(name)?.to_f64().into_iter().map(T::of).collect())
+}
+
+/// Values as f64.
+pub fn wide<T: Float>(values: Vec<T>) -> Vec<f64> {
+    values.into_iter().map(Float::wide).collect()
+}
+
+/// Inner product, from the left.
+pub fn dot<T: Float>(x: &[T], y: &[T]) -> T {
+    x.iter().zip(y).fold(T::of(0.0), |sum, (&x, &y)| sum + x * y)
+}
+
+/// `exp(x_i) / sum_j exp(x_j)`, computed relative to the largest so that nothing overflows. Of no scores: nothing.
+pub fn softmax<T: Float>(mut scores: Vec<T>) -> Vec<T> {
+    let top = scores.iter().copied().fold(None, |top, x| if top.is_some_and(|t| t >= x) { top } else { Some(x) });
+    let Some(top) = top else { return scores };
+    let mut sum = T::of(0.0);
+    for x in &mut scores {
+        *x = (*x - top).exp();
+        sum += *x;
+    }
+    scores.iter_mut().for_each(|x| *x = *x / sum);
+    scores
+}
