@@ -136,7 +136,11 @@ fn axes(op: &Op, text: &str) -> Result<Vec<(&'static str, usize)>, Error> {
 
 /// Refuses a shape that no form of the operator takes. The command line alone says it, so that is a usage error.
 fn check_fit(op: &Op, case: &Case) -> Result<(), Error> {
-    let Err(error) = case.configure(op) else { return Ok(()) };
+    let error = match case.configure(op) {
+        // What a setting is wrong for, a flag of `run` may set right.
+        Ok(_) | Err(Error::Setting { .. }) => return Ok(()),
+        Err(error) => error,
+    };
     // Some shapes, more keys than queries for one, fit the non-causal form alone.
     if op.causal == Causality::Both && case.clone().flag("causal", "false").configure(op).is_ok() {
         return Ok(());

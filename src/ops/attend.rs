@@ -62,6 +62,9 @@ pub(crate) const CORE: Source = source!("common/attend.wgsl");
 /// Keys and values stored as the queries are.
 pub(crate) const KEYS_STORED: Source = source!("common/keys_stored.wgsl");
 
+/// Keys and values stored as f32.
+pub(crate) const KEYS_F32: Source = source!("common/keys_f32.wgsl");
+
 /// Why indices of the core stay in bounds.
 pub(crate) const PROOF: &str =
     "indices are below products of the consts that size the arrays; loops end at consts, uniforms or the keys seen";

@@ -13,6 +13,7 @@ pub mod execute;
 pub mod flags;
 pub mod float;
 pub mod linear;
+pub mod linformer;
 pub mod qkv;
 pub mod rank;
 pub mod softmax;
@@ -273,7 +274,7 @@ impl Op {
 }
 
 /// Every operator of this crate.
-pub static OPS: &[Op] = &[softmax::OP, linear::OP];
+pub static OPS: &[Op] = &[softmax::OP, linformer::OP, linear::OP];
 
 /// The row of that name.
 pub fn find(name: &str) -> Option<&'static Op> {

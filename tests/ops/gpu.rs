@@ -3,6 +3,7 @@
 use subquad::gpu::program::Operand;
 use subquad::gpu::{Bind, Kernel, Plan, Program, Schedule, Source, Timer, Workspace, readback};
 use subquad::ops::linear::Config;
+use subquad::ops::linformer::{self, Sharing};
 use subquad::ops::{Operator, Qkv, draw, softmax};
 use subquad::tensor::{Access, DType, HostTensor, Slot, Tensor};
 
@@ -99,6 +100,16 @@ fn plans_move_the_bytes_they_state() {
             Box::new(softmax::Config { qkv: base.qkv.queries(1).keys(300), window: Some(140), ..soft.clone() }),
         ),
     ];
+    let low = linformer::Config::new(base.qkv.kv_heads(2).keys(700).dim_v(70), 90);
+    let per_head = linformer::Projection::Matrices { e: Sharing::PerHead, f: Some(Sharing::AllHeads) };
+    let mean = linformer::Projection::Pool(linformer::Pool::Mean);
+    let list = list.into_iter().chain([
+        ("linformer", Box::new(low.clone()) as Box<dyn Operator>),
+        ("linformer, split", Box::new(linformer::Config { rank: 20, qkv: low.qkv.batch(1).dim_v(20), ..low.clone() })),
+        ("linformer, per head", Box::new(linformer::Config { projection: per_head, ..low.clone() })),
+        ("linformer, pooled", Box::new(linformer::Config { projection: mean, ..low.clone() })),
+        ("linformer, pooled, split", Box::new(linformer::Config { projection: mean, rank: 3, ..low })),
+    ]);
     for (what, operator) in list {
         let program = counting(operator.program(ctx.caps()).unwrap());
         let stated = program.cost();

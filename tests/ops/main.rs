@@ -6,6 +6,7 @@
 
 mod gpu;
 mod linear;
+mod linformer;
 mod softmax;
 mod support;
 mod table;

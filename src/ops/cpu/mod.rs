@@ -413,6 +413,17 @@ pub(crate) fn each(tasks: usize, work: u64, f: impl Fn(usize) + Sync + Send) {
     }
 }
 
+/// Calls `f` with every piece of `size` values and its index, on all threads of the current pool if the work, so many
+/// flops a piece, is worth it.
+pub(crate) fn each_mut(values: &mut [f32], size: usize, work_each: u64, f: impl Fn(usize, &mut [f32]) + Sync) {
+    let tasks = values.len() / size;
+    if tasks == 1 || work_each.saturating_mul(tasks as u64) < SMALL {
+        values.chunks_exact_mut(size).enumerate().for_each(|(i, piece)| f(i, piece));
+    } else {
+        values.par_chunks_exact_mut(size).with_max_len(1).enumerate().for_each(|(i, piece)| f(i, piece));
+    }
+}
+
 /// A recurrence over a sequence in segments of fixed length, for several units (batch x head) with a state each.
 ///
 /// The state at the start of a segment is the initial state plus the sums of all segments before, added one by one from
@@ -443,12 +454,12 @@ impl Scan {
         walk: impl Fn(usize, usize, &mut [f32]) + Sync,
     ) {
         if self.one_pass(self.threads(self.walk_work)) {
-            self.tasks(states, self.segments as u64 * self.walk_work, |unit, state| {
+            each_mut(states, self.state, self.segments as u64 * self.walk_work, |unit, state| {
                 (0..self.segments).for_each(|segment| walk(unit, segment, state));
             });
         } else {
             self.sums(states, sum, |first, count, starts| {
-                self.tasks(starts, self.walk_work, |i, state| walk(i / count, first + i % count, state));
+                each_mut(starts, self.state, self.walk_work, |i, state| walk(i / count, first + i % count, state));
             });
         }
     }
@@ -467,7 +478,7 @@ impl Scan {
         for first in (0..self.segments).step_by(wave) {
             let count = wave.min(self.segments - first);
             let starts = &mut memory[..self.units * count * self.state];
-            self.tasks(starts, self.sum_work, |i, out| sum(i / count, first + i % count, out));
+            each_mut(starts, self.state, self.sum_work, |i, out| sum(i / count, first + i % count, out));
             for (state, starts) in states.chunks_exact_mut(self.state).zip(starts.chunks_exact_mut(count * self.state))
             {
                 for start in starts.chunks_exact_mut(self.state) {
@@ -491,15 +502,5 @@ impl Scan {
         let once = (self.units.div_ceil(threads) * self.segments) as u64 * self.walk_work;
         let twice = (self.units * self.segments).div_ceil(threads) as u64 * (self.walk_work + self.sum_work);
         once <= twice
-    }
-
-    /// Calls `f` with every state and its index.
-    fn tasks(&self, states: &mut [f32], work_each: u64, f: impl Fn(usize, &mut [f32]) + Sync) {
-        let tasks = states.len() / self.state;
-        if tasks == 1 || work_each.saturating_mul(tasks as u64) < SMALL {
-            states.chunks_exact_mut(self.state).enumerate().for_each(|(i, state)| f(i, state));
-        } else {
-            states.par_chunks_exact_mut(self.state).with_max_len(1).enumerate().for_each(|(i, state)| f(i, state));
-        }
     }
 }

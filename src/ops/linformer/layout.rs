@@ -1,0 +1,422 @@
+//! From a configuration to tiles, uniforms, workspace and dispatches. Pure: no wgpu type.
+//!
+//! Keys, then values, are shortened: tiles of 64 rows of the rank by up to 64 columns, over a split of the tokens each;
+//! a second dispatch adds the splits up in their order. One dispatch of the tiled softmax core follows over K keys.
+//!
+//! Workspace: projected keys and values, `K (D + E)` floats a projected head, and where tokens are split, `splits K
+//! max(D, E)` floats more. Splits are as many as fill the machine, each long enough that its sums are less than a
+//! quarter of what it reads.
+
+use std::ops::Range;
+
+use bytemuck::{Pod, Zeroable};
+
+use super::{Config, NAME, Pool, Projection, Sharing};
+use crate::error::Error;
+use crate::gpu::Caps;
+use crate::gpu::grid::Grid;
+use crate::gpu::program::{Cost, Operand, Program, Scratch, Step, check_indices};
+use crate::gpu::source::{Bind, Field, Kernel, Source, Spec, fields, source};
+use crate::ops::Operator;
+use crate::ops::attend::{self, CORE, KEYS_F32, Mask, Tiles};
+use crate::ops::qkv::{STRIDES_SOURCE, Strides, check_lengths};
+use crate::tensor::{DType, Layout};
+
+/// Twin of `struct Params` in `shaders/linformer/types.wgsl`.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default, Pod, Zeroable)]
+struct Params {
+    grid: Grid,
+    keys: u32,
+    rank: u32,
+    kv_heads: u32,
+    heads: u32,
+    dim: u32,
+    splits: u32,
+    split_len: u32,
+    units: u32,
+    first_unit: u32,
+    first_row: u32,
+    row_tiles: u32,
+    col_tiles: u32,
+    end_row: u32,
+    matrix_head: u32,
+    matrix_base: u32,
+    _pad: u32,
+    x: Strides,
+}
+
+const FIELDS: &[Field] = fields!(
+    Params: grid, keys, rank, kv_heads, heads, dim, splits, split_len, units, first_unit, first_row, row_tiles, col_tiles,
+    end_row, matrix_head, matrix_base, _pad, x
+);
+
+const TYPES: Source = source!("linformer/types.wgsl");
+const COUNT_OFF: Source = source!("common/count_off.wgsl");
+
+static PROJECT: Kernel = Kernel {
+    name: "linformer_project",
+    sources: &[STRIDES_SOURCE, TYPES, source!("linformer/project.wgsl")],
+    bindings: &[("x", Bind::Read), ("matrix", Bind::Read), ("projected", Bind::Write)],
+    params: FIELDS,
+    params_size: size_of::<Params>(),
+    bounds_proof: Some(attend::PROOF),
+};
+
+static POOL: Kernel = Kernel {
+    name: "linformer_pool",
+    sources: &[STRIDES_SOURCE, TYPES, source!("linformer/pool.wgsl")],
+    bindings: &[("x", Bind::Read), ("projected", Bind::Write)],
+    params: FIELDS,
+    params_size: size_of::<Params>(),
+    bounds_proof: None,
+};
+
+static REDUCE: Kernel = Kernel {
+    name: "linformer_reduce",
+    sources: &[STRIDES_SOURCE, TYPES, source!("linformer/reduce.wgsl")],
+    bindings: &[("partials", Bind::Read), ("projected", Bind::Write)],
+    params: FIELDS,
+    params_size: size_of::<Params>(),
+    bounds_proof: None,
+};
+
+static ATTEND: Kernel = Kernel {
+    name: "linformer_attend",
+    sources: &[STRIDES_SOURCE, attend::TYPES, CORE, source!("linformer/attend.wgsl")],
+    bindings: &[("q", Bind::Read), ("k", Bind::Read), ("v", Bind::Read), ("o", Bind::Write)],
+    params: attend::FIELDS,
+    params_size: size_of::<attend::Params>(),
+    bounds_proof: Some(attend::PROOF),
+};
+
+/// Rows of the rank in a tile.
+const ROWS: usize = 64;
+/// Elements of a workgroup that pools or adds up splits.
+const ELEMENTS: usize = 64;
+
+// Order of the slots in `Config::slots`, then of the workspace.
+const Q: Operand = Operand::Slot(0);
+const O: Operand = Operand::Slot(3);
+const MATRIX_E: usize = 4;
+const KEYS: Operand = Operand::Workspace(0);
+const VALUES: Operand = Operand::Workspace(1);
+const PARTIALS: Operand = Operand::Workspace(2);
+
+/// Essential work: each input read once, each output written once.
+pub(super) fn essential(c: &Config) -> Cost {
+    let s = &c.qkv;
+    let second = attend::essential(&c.short(), MASK);
+    let [q, k, v, o] = s.elements();
+    let size = s.dtype.size() as f64;
+    let matrices: u64 = c.slots()[MATRIX_E..].iter().filter_map(|slot| slot.checked_bytes()).sum();
+    let first = match c.projection {
+        Projection::Matrices { .. } => {
+            let tokens = (s.batch * c.projected_heads()) as f64 * s.keys as f64;
+            2.0 * c.rank as f64 * tokens * (s.dim_k + s.dim_v) as f64
+        }
+        Projection::Pool(_) => k + v,
+    };
+    Cost { flops: first + second.flops, bytes_read: (q + k + v) * size + matrices as f64, bytes_written: o * size }
+}
+
+const MASK: Mask = Mask { causal: false, window: None };
+
+/// What a GPU has to do.
+pub(super) fn program(c: &Config, caps: &Caps) -> Result<Program, Error> {
+    c.validate()?;
+    caps.require(NAME, c.qkv.dtype)?;
+    check_indices(NAME, &c.slots())?;
+    check_lengths(NAME, &c.qkv)?;
+    let s = &c.qkv;
+    let e = |shared: Sharing| (MATRIX_E, shared);
+    let (first, second) = match c.projection {
+        Projection::Matrices { e: shared, f } => (Some(e(shared)), Some(f.map_or(e(shared), |f| (MATRIX_E + 1, f)))),
+        Projection::Pool(_) => (None, None),
+    };
+    let keys = Half::new(c, caps, 1, s.dim_k, first);
+    let values = Half::new(c, caps, 2, s.dim_v, second);
+    let mut steps = keys.steps(KEYS)?;
+    steps.extend(values.steps(VALUES)?);
+    steps.extend(s.cut(NAME, attention(c), attend::STRIDES, caps)?);
+
+    let mut workspace = vec![
+        Scratch { name: "projected keys", bytes: keys.elements(1) * 4 },
+        Scratch { name: "projected values", bytes: values.elements(1) * 4 },
+    ];
+    let partials = [&keys, &values].iter().filter(|half| half.splits > 1).map(|half| half.elements(half.splits)).max();
+    workspace.extend(partials.map(|elements| Scratch { name: "partial sums", bytes: elements * 4 }));
+    for scratch in &workspace {
+        if scratch.bytes / 4 > u64::from(u32::MAX) {
+            let what = format!("workspace `{}` (elements)", scratch.name);
+            return Err(Error::Limit { op: NAME.into(), what, needed: scratch.bytes / 4, limit: u32::MAX.into() });
+        }
+    }
+    let tiles = Tiles::new(&c.short()).describe();
+    let splits = keys.splits.max(values.splits);
+    let how = match c.projection {
+        Projection::Matrices { .. } => "projected",
+        Projection::Pool(_) => "pooled",
+    };
+    let variant = format!("{how} over {splits} splits of the tokens, then {tiles}");
+    Ok(Program::new(NAME, variant, c.slots(), workspace, steps))
+}
+
+fn spec(dtype: DType, extra: &[Source], consts: Vec<(&'static str, u32)>, switch: (&'static str, u32)) -> Spec {
+    Spec { elem: dtype, fragments: [&[COUNT_OFF], extra].concat(), consts, overrides: vec![switch] }
+}
+
+/// The second half: the tiled softmax core over the projected keys and values.
+fn attention(c: &Config) -> Step {
+    let short = c.short();
+    let tiles = Tiles::new(&short);
+    let mut params = tiles.params(&short, MASK, c.effective_scale());
+    let [_, k, v, _] = short.layout(Layout::Bhnd).strides();
+    (params.k, params.v) = (k, v);
+    Step {
+        kernel: &ATTEND,
+        spec: spec(c.qkv.dtype, &[KEYS_F32], tiles.consts(), ("CAUSAL", 0)),
+        params: bytemuck::bytes_of(&params).to_vec(),
+        operands: vec![Q, KEYS, VALUES, O],
+        first: 0,
+        groups: tiles.groups(&short),
+        cost: tiles.cost(&short, MASK, DType::F32.size()),
+    }
+}
+
+/// The shortening of keys or of values.
+struct Half<'a> {
+    c: &'a Config,
+    caps: &'a Caps,
+    /// Slot of k or v, its head dimension, and the slot of the matrix.
+    slot: usize,
+    dim: usize,
+    matrix: Option<(usize, Sharing)>,
+    /// Results: batch times projected heads.
+    units: usize,
+    col_threads: usize,
+    splits: usize,
+    split_len: usize,
+}
+
+impl<'a> Half<'a> {
+    fn new(c: &'a Config, caps: &'a Caps, slot: usize, dim: usize, matrix: Option<(usize, Sharing)>) -> Self {
+        let units = c.qkv.batch * c.projected_heads();
+        let col_threads = match dim {
+            ..=16 => 4,
+            17..=32 => 8,
+            _ => 16,
+        };
+        let mut half = Self { c, caps, slot, dim, matrix, units, col_threads, splits: 1, split_len: c.qkv.keys };
+        let wanted = caps.full_groups.div_ceil(half.groups(0..units, 0..c.rank)) as usize;
+        // Tokens that a split has at least: a tile's own sums are then a quarter of what it reads. A pooling reads each
+        // token once, so its splits are of a window.
+        let (tokens, shortest) = match matrix {
+            Some(_) => (c.qkv.keys, (8 * dim).max(256)),
+            None => (c.qkv.keys / c.rank, 64),
+        };
+        half.splits = wanted.min(tokens / shortest).clamp(1, super::MAX_RANK);
+        if matrix.is_some() {
+            half.split_len = c.qkv.keys.div_ceil(half.splits).next_multiple_of(16);
+            half.splits = c.qkv.keys.div_ceil(half.split_len);
+        }
+        half
+    }
+
+    /// Elements of so many results of every unit.
+    fn elements(&self, splits: usize) -> u64 {
+        [self.units, self.c.rank, self.dim].iter().fold(splits as u64, |n, x| n.saturating_mul(*x as u64))
+    }
+
+    fn col_tiles(&self) -> usize {
+        match self.matrix {
+            Some(_) => self.dim.div_ceil(4 * self.col_threads),
+            None => (self.c.rank * self.dim).div_ceil(ELEMENTS),
+        }
+    }
+
+    fn groups(&self, units: Range<usize>, rows: Range<usize>) -> u64 {
+        let row_tiles = if self.matrix.is_some() { rows.len().div_ceil(ROWS) } else { 1 };
+        (units.len() * row_tiles * self.col_tiles() * self.splits) as u64
+    }
+
+    fn pool(&self) -> u32 {
+        match self.c.projection {
+            Projection::Matrices { .. } => 0,
+            Projection::Pool(Pool::Mean) => 1,
+            Projection::Pool(Pool::Max) => 2,
+        }
+    }
+
+    fn params(&self) -> Params {
+        let c = self.c;
+        let shared = self.matrix.is_none_or(|(_, sharing)| sharing == Sharing::AllHeads);
+        Params {
+            keys: c.qkv.keys as u32,
+            rank: c.rank as u32,
+            kv_heads: c.qkv.kv_heads as u32,
+            heads: c.projected_heads() as u32,
+            dim: self.dim as u32,
+            splits: self.splits as u32,
+            split_len: self.split_len as u32,
+            units: self.units as u32,
+            row_tiles: 1,
+            col_tiles: self.col_tiles() as u32,
+            end_row: c.rank as u32,
+            matrix_head: if shared { 0 } else { (c.rank * c.qkv.keys) as u32 },
+            x: c.qkv.strides()[self.slot],
+            ..Params::default()
+        }
+    }
+
+    /// Shortens, and adds splits up.
+    fn steps(&self, target: Operand) -> Result<Vec<Step>, Error> {
+        let mut steps = Vec::new();
+        let partial = if self.splits > 1 { PARTIALS } else { target };
+        self.shorten(0..self.units, 0..self.c.rank, partial, &mut steps)?;
+        if self.splits > 1 {
+            let all = self.elements(1);
+            steps.push(Step {
+                kernel: &REDUCE,
+                spec: spec(DType::F32, &[], vec![], ("POOL", self.pool())),
+                params: bytemuck::bytes_of(&self.params()).to_vec(),
+                operands: vec![PARTIALS, target],
+                first: 0,
+                groups: all.div_ceil(ELEMENTS as u64),
+                cost: Cost {
+                    flops: all as f64 * self.splits as f64,
+                    bytes_read: all as f64 * self.splits as f64 * 4.0,
+                    bytes_written: all as f64 * 4.0,
+                },
+            });
+        }
+        Ok(steps)
+    }
+
+    /// Pushes the steps for these units and rows of the rank: one, or where a binding cannot hold what they touch of the
+    /// tokens or of the matrix, those of each half.
+    fn shorten(
+        &self,
+        units: Range<usize>,
+        rows: Range<usize>,
+        to: Operand,
+        steps: &mut Vec<Step>,
+    ) -> Result<(), Error> {
+        let limit = self.caps.limits.max_storage_buffer_binding_size;
+        let x = self.tokens_of(&units);
+        let matrix = self.matrix_of(&units, &rows);
+        let (x_bytes, matrix_bytes) = (x.bytes(self.c.qkv.dtype), matrix.map_or(0, |part| part.bytes(DType::F32)));
+        if x_bytes <= limit && matrix_bytes <= limit {
+            steps.push(self.step(units, rows, x, matrix, to));
+            return Ok(());
+        }
+        let per_head = self.matrix.is_some_and(|(_, sharing)| sharing == Sharing::PerHead);
+        if units.len() > 1 && (x_bytes > limit || per_head) {
+            let middle = units.start + units.len() / 2;
+            self.shorten(units.start..middle, rows.clone(), to, steps)?;
+            return self.shorten(middle..units.end, rows, to, steps);
+        }
+        if x_bytes <= limit && rows.len() > ROWS {
+            let middle = rows.start + (rows.len() / 2).next_multiple_of(ROWS);
+            self.shorten(units.clone(), rows.start..middle, to, steps)?;
+            return self.shorten(units, middle..rows.end, to, steps);
+        }
+        let (what, needed) = match (x_bytes > limit, self.c.qkv.layout, self.slot) {
+            (true, Layout::Bhnd, 1) => ("tensor `k` (bytes of one key head)", x_bytes),
+            (true, Layout::Bhnd, _) => ("tensor `v` (bytes of one key head)", x_bytes),
+            (true, Layout::Bnhd, 1) => ("tensor `k` (bytes of one batch entry)", x_bytes),
+            (true, Layout::Bnhd, _) => ("tensor `v` (bytes of one batch entry)", x_bytes),
+            (false, ..) => ("projection (bytes of 64 rows)", matrix_bytes),
+        };
+        Err(Error::Limit { op: NAME.into(), what: what.into(), needed, limit })
+    }
+
+    /// What these units read of k or v: their key heads, under layout bnhd their batch entries.
+    fn tokens_of(&self, units: &Range<usize>) -> Part {
+        let (s, heads) = (&self.c.qkv, self.c.projected_heads());
+        let key_head = |unit: usize| unit / (heads / s.kv_heads);
+        let (first, last) = (key_head(units.start), key_head(units.end - 1));
+        let one = (s.keys * self.dim) as u64;
+        let (first, end) = match s.layout {
+            Layout::Bhnd => (first, last + 1),
+            Layout::Bnhd => (first / s.kv_heads * s.kv_heads, (last / s.kv_heads + 1) * s.kv_heads),
+        };
+        self.part(first as u64 * one, end as u64 * one, s.dtype)
+    }
+
+    /// What these units and rows read of the matrix.
+    fn matrix_of(&self, units: &Range<usize>, rows: &Range<usize>) -> Option<Part> {
+        let (_, sharing) = self.matrix?;
+        let heads = self.c.projected_heads();
+        let one_batch = units.start / heads == (units.end - 1) / heads;
+        let (first, last) = match sharing {
+            Sharing::AllHeads => (0, 0),
+            Sharing::PerHead if one_batch => (units.start % heads, (units.end - 1) % heads),
+            Sharing::PerHead => (0, heads - 1),
+        };
+        let row = |head: usize, row: usize| ((head * self.c.rank + row) * self.c.qkv.keys) as u64;
+        Some(self.part(row(first, rows.start), row(last, rows.end), DType::F32))
+    }
+
+    fn part(&self, first: u64, end: u64, dtype: DType) -> Part {
+        let align = u64::from(self.caps.limits.min_storage_buffer_offset_alignment) / dtype.size() as u64;
+        let first = first / align * align;
+        Part { first, count: end - first }
+    }
+
+    fn step(&self, units: Range<usize>, rows: Range<usize>, x: Part, matrix: Option<Part>, to: Operand) -> Step {
+        let c = self.c;
+        let mut params = Params {
+            first_unit: units.start as u32,
+            first_row: rows.start as u32,
+            row_tiles: rows.len().div_ceil(ROWS) as u32,
+            end_row: rows.end as u32,
+            matrix_base: matrix.map_or(0, |part| part.first as u32),
+            ..self.params()
+        };
+        params.x[3] = x.first as u32;
+        let (tokens, dim, size) = (c.qkv.keys as f64, self.dim as f64, c.qkv.dtype.size() as f64);
+        let (results, count) = (units.len() as f64, rows.len() as f64);
+        let written = results * count * self.splits as f64 * dim * 4.0;
+        let groups = self.groups(units, rows);
+        let (kernel, spec, cost) = match self.matrix {
+            Some(_) => {
+                let spec = spec(c.qkv.dtype, &[], vec![("COL_THREADS", self.col_threads as u32)], ("POOL", 0));
+                let row_tiles = params.row_tiles as f64;
+                let cost = Cost {
+                    flops: results * 2.0 * count * tokens * dim,
+                    // Tokens once a tile of rows, the matrix once a tile of columns.
+                    bytes_read: results * tokens * (dim * size * row_tiles + count * self.col_tiles() as f64 * 4.0),
+                    bytes_written: written,
+                };
+                (&PROJECT, spec, cost)
+            }
+            None => {
+                // Neighbouring windows share a token where M is no multiple of K.
+                let window = |r: usize| ((r + 1) * c.qkv.keys).div_ceil(c.rank) - r * c.qkv.keys / c.rank;
+                let tokens: usize = (0..c.rank).map(window).sum();
+                let read = results * tokens as f64 * dim;
+                let cost = Cost { flops: read, bytes_read: read * size, bytes_written: written };
+                (&POOL, spec(c.qkv.dtype, &[], vec![], ("POOL", self.pool())), cost)
+            }
+        };
+        let bind = |slot, part: Part| Operand::Part { slot, first: part.first, count: part.count };
+        let mut operands = vec![bind(self.slot, x)];
+        operands.extend(self.matrix.zip(matrix).map(|((slot, _), part)| bind(slot, part)));
+        operands.push(to);
+        Step { kernel, spec, params: bytemuck::bytes_of(&params).to_vec(), operands, first: 0, groups, cost }
+    }
+}
+
+/// Elements of a tensor that a step binds.
+#[derive(Debug, Clone, Copy)]
+struct Part {
+    first: u64,
+    count: u64,
+}
+
+impl Part {
+    fn bytes(&self, dtype: DType) -> u64 {
+        self.count * dtype.size() as u64
+    }
+}
