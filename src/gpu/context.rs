@@ -151,6 +151,8 @@ struct Inner {
     queue: wgpu::Queue,
     info: wgpu::AdapterInfo,
     caps: Caps,
+    /// Tells this device from all others.
+    place: Option<usize>,
     kernels: Arc<KernelCache>,
 }
 
@@ -182,9 +184,11 @@ impl Context {
         let caps = Caps::of(&device, &info, shader_checks);
         let mut contexts = CONTEXTS.lock().unwrap_or_else(PoisonError::into_inner);
         contexts.retain(|context| context.strong_count() > 0);
-        let same = contexts.iter().filter_map(Weak::upgrade).find(|other| other.device == device);
+        let place = place(&device, info.backend);
+        let same = |other: &Arc<Inner>| place.is_some() && other.place == place && other.device == device;
+        let same = contexts.iter().filter_map(Weak::upgrade).find(same);
         let kernels = same.map_or_else(Arc::default, |other| other.kernels.clone());
-        let inner = Arc::new(Inner { device, queue, info, caps, kernels });
+        let inner = Arc::new(Inner { device, queue, info, caps, place, kernels });
         contexts.push(Arc::downgrade(&inner));
         Self(inner)
     }
@@ -246,17 +250,57 @@ impl Context {
     }
 }
 
+/// Where wgpu keeps the driver's device: the same for all handles of a device. `wgpu::Device` compares equal by a number
+/// alone, which devices of two instances share. `None` for a backend that is not known here; browsers number globally.
+fn place(device: &wgpu::Device, backend: wgpu::Backend) -> Option<usize> {
+    #[cfg(target_arch = "wasm32")]
+    {
+        let _ = (device, backend);
+        Some(0)
+    }
+    #[cfg(not(target_arch = "wasm32"))]
+    // SAFETY: nothing is done with the driver's device but taking its address.
+    unsafe {
+        use wgpu::hal::api;
+        match backend {
+            #[cfg(any(windows, all(unix, not(target_vendor = "apple"))))]
+            wgpu::Backend::Vulkan => device.as_hal::<api::Vulkan>().map(|d| &raw const *d as usize),
+            #[cfg(any(windows, all(unix, not(target_vendor = "apple"))))]
+            wgpu::Backend::Gl => device.as_hal::<api::Gles>().map(|d| &raw const *d as usize),
+            #[cfg(target_vendor = "apple")]
+            wgpu::Backend::Metal => device.as_hal::<api::Metal>().map(|d| &raw const *d as usize),
+            #[cfg(windows)]
+            wgpu::Backend::Dx12 => device.as_hal::<api::Dx12>().map(|d| &raw const *d as usize),
+            _ => None,
+        }
+    }
+}
+
 impl Candidate {
     /// Opens a device on this adapter with all its limits and the features faster tiers use.
     ///
     /// # Errors
     /// [`Error::Device`] if it does not open.
     pub async fn open(&self, shader_checks: bool) -> Result<Context, Error> {
+        self.open_with(shader_checks, |_| {}).await
+    }
+
+    /// As [`Candidate::open`], with some limits changed: what lies beyond those of the adapter does not open.
+    ///
+    /// # Errors
+    /// [`Error::Device`] if it does not open.
+    pub async fn open_with(
+        &self,
+        shader_checks: bool,
+        change: impl FnOnce(&mut wgpu::Limits),
+    ) -> Result<Context, Error> {
+        let mut limits = self.limits.clone();
+        change(&mut limits);
         let wanted = wgpu::Features::SHADER_F16 | wgpu::Features::SUBGROUP | wgpu::Features::TIMESTAMP_QUERY;
         let descriptor = wgpu::DeviceDescriptor {
             label: Some("subquad"),
             required_features: self.adapter.features() & wanted,
-            required_limits: self.limits.clone(),
+            required_limits: limits,
             ..Default::default()
         };
         let (device, queue) = self

@@ -5,6 +5,7 @@
 //! takes the quick cases.
 
 mod gpu;
+mod limits;
 mod linear;
 mod linformer;
 mod softmax;

@@ -20,13 +20,18 @@ pub fn unchecked_context() -> Option<&'static Context> {
     CONTEXT.get_or_init(|| open(false)).as_ref()
 }
 
-fn open(shader_checks: bool) -> Option<Context> {
-    let request = AdapterRequest {
+/// What adapter this run asks for.
+pub fn request() -> AdapterRequest {
+    AdapterRequest {
         backends: wgpu::Backends::from_env().unwrap_or(wgpu::Backends::all()),
         select: std::env::var("WGPU_ADAPTER_NAME").ok().map(Select::Name),
         software: true,
-        shader_checks,
-    };
+        shader_checks: true,
+    }
+}
+
+fn open(shader_checks: bool) -> Option<Context> {
+    let request = AdapterRequest { shader_checks, ..request() };
     match Context::open(&request) {
         Ok(ctx) => {
             eprintln!("adapter: {} ({}, {})", ctx.info().name, ctx.info().backend, ctx.info().driver_info);

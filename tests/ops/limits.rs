@@ -1,0 +1,97 @@
+//! Tensors larger than a binding or a buffer of the device, met by asking the device for less.
+
+use subquad::gpu::{Context, Plan};
+use subquad::ops::linformer::{Config, Projection, Sharing};
+use subquad::ops::{OPS, Operator, Qkv, draw, execute, find};
+use subquad::tensor::{DType, Layout};
+
+use crate::support::{assert_matches, cases, context, inputs, on_gpu, prepare, request};
+
+/// A device on the adapter of this run with bindings and buffers of at most so many bytes.
+fn limited(binding: u64, buffer: u64) -> Option<Context> {
+    context()?; // says so, or fails, where there is no adapter
+    let request = request();
+    let found = subquad::gpu::candidates(&request);
+    let best = found.iter().filter(|c| c.refused.is_none()).find(|c| c.info == *context().unwrap().info())?;
+    let less = |limits: &mut wgpu::Limits| {
+        limits.max_storage_buffer_binding_size = binding;
+        limits.max_buffer_size = buffer;
+    };
+    Some(pollster::block_on(best.open_with(true, less)).unwrap())
+}
+
+/// q of this case is 80640 bytes, what one key head's queries make up 20160; a batch entry of q is 40320.
+#[test]
+fn tensors_over_one_binding_are_cut_where_the_layout_allows() {
+    let (Some(ctx), Some(small), Some(tiny)) = (context(), limited(48 << 10, 1 << 20), limited(24 << 10, 1 << 20))
+    else {
+        return;
+    };
+    for op in OPS {
+        let grouped = cases(op).into_iter().find(|case| case.name == "grouped").unwrap();
+        for (device, layout, dtype) in [
+            (&tiny, Layout::Bhnd, DType::F32),
+            (&tiny, Layout::Bhnd, DType::F16),
+            (&small, Layout::Bhnd, DType::F32),
+            (&small, Layout::Bnhd, DType::F32),
+        ] {
+            if dtype == DType::F16 && !device.caps().f16 {
+                eprintln!("SKIPPED: {} in f16 on {}", op.name, device.info().name);
+                continue;
+            }
+            let case = grouped.clone().layout(layout).dtype(dtype);
+            let (operator, inputs) = prepare(op, &case);
+            let run = on_gpu(device, operator.as_ref(), &inputs);
+            assert_matches(&format!("{} {layout} {dtype}", op.name), op, operator.as_ref(), &inputs, &run.outputs);
+            let steps = |ctx: &Context| operator.program(ctx.caps()).unwrap().steps().len();
+            assert!(steps(device) > steps(ctx), "{} {layout} {dtype}: nothing was cut", op.name);
+        }
+        // A batch entry of bnhd has its heads interleaved: nothing smaller is in one piece.
+        let case = grouped.layout(Layout::Bnhd);
+        let (operator, _) = prepare(op, &case);
+        let error = operator.program(tiny.caps()).unwrap_err().to_string();
+        let (what, numbers) = ("(bytes of one batch entry) needs ", ", the limit of this device is 24576");
+        assert!(error.starts_with(op.name) && error.contains(what) && error.ends_with(numbers), "{error}");
+    }
+}
+
+#[test]
+fn a_tensor_over_the_largest_buffer_is_refused_with_both_numbers() {
+    let Some(device) = limited(48 << 10, 64 << 10) else { return };
+    for op in OPS {
+        let case = cases(op).into_iter().find(|case| case.name == "grouped").unwrap();
+        let (operator, inputs) = prepare(op, &case);
+        let sentence = format!("{}: tensor `q` (bytes) needs 80640, the limit of this device is 65536", op.name);
+        let error = Plan::new(&device, operator.program(device.caps()).unwrap()).unwrap_err();
+        assert_eq!(error.to_string(), sentence);
+        let error = execute::gpu(&device, operator.as_ref(), &inputs, true, &mut |_| {}).unwrap_err();
+        assert_eq!(error.to_string(), sentence);
+    }
+}
+
+/// The projection is the largest tensor of all: shared, it is cut at rows of its rank, else at heads first.
+#[test]
+fn a_projection_over_one_binding_is_cut_at_rows_and_heads() {
+    let Some(device) = limited(64 << 10, 1 << 20) else { return };
+    let op = find("linformer").unwrap();
+    let own = |f| Projection::Matrices { e: Sharing::PerHead, f };
+    let base = Config::new(Qkv::new(1, 2, 20, 8, 12).keys(200), 150);
+    let batch = Config::new(Qkv::new(2, 2, 20, 8, 12).keys(200), 50);
+    for (what, config, steps) in [
+        ("120000 bytes shared", base.clone(), 7),
+        ("120000 bytes a head", Config { projection: own(None), ..base.clone() }, 13),
+        ("80000 bytes, heads of each batch entry", Config { projection: own(Some(Sharing::AllHeads)), ..batch }, 6),
+    ] {
+        let mut all = inputs(&config.qkv);
+        let drawn = draw::parameters(op, &config, &all, 1).unwrap();
+        drawn.into_iter().for_each(|(name, tensor)| all.insert(name, tensor));
+        let program = config.program(device.caps()).unwrap();
+        let labels: Vec<_> = program.steps().iter().map(|s| s.kernel.name).collect();
+        let run = on_gpu(&device, &config, &all);
+        assert_matches(what, op, &config, &all, &run.outputs);
+        assert_eq!(labels.len(), steps, "{what}: {labels:?}");
+    }
+    let error = Config::new(base.qkv.keys(300), 64).program(device.caps()).unwrap_err().to_string();
+    let sentence = "linformer: projection (bytes of 64 rows) needs 76800, the limit of this device is 65536";
+    assert_eq!(error, sentence);
+}
