@@ -10,6 +10,8 @@ mod refused;
 mod running;
 #[path = "cli/states.rs"]
 mod states;
+#[path = "cli/wgsl.rs"]
+mod wgsl;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

@@ -7,7 +7,7 @@ use std::collections::HashSet;
 use std::path::PathBuf;
 
 use naga::back::{hlsl, msl, spv};
-use subquad::gpu::source::{Target, assemble};
+use subquad::gpu::source::{Target, print};
 use subquad::gpu::{Kernel, Spec, limits};
 use subquad::ops::OPS;
 
@@ -89,11 +89,25 @@ fn kernels_translate_for_vulkan_metal_and_dx12() {
                 std::fs::write(folder.join(format!("{label}.{extension}")), bytes).unwrap();
             };
             write("spv", "spv", bytemuck::cast_slice(&words));
-            write("web", "wgsl", assemble(kernel, &spec, Target::Web).text.as_bytes());
-            let constants: Vec<_> = spec.constants().iter().map(|(n, v)| format!("\"{n}\": {v}")).collect();
-            let sidecar = format!("{{\"entry\": \"{}\", \"constants\": {{{}}}}}", kernel.name, constants.join(", "));
-            write("web", "json", sidecar.as_bytes());
+            write("web", "wgsl", print(kernel, &spec, Target::Web).as_bytes());
         }
+    }
+}
+
+/// What `subquad wgsl` prints stands alone: overrides have the values that the pipeline would be made with.
+#[test]
+fn a_printed_kernel_is_the_kernel() {
+    for (kernel, spec) in kernels() {
+        let label = spec.label(kernel);
+        let text = print(kernel, &spec, Target::Native);
+        let module = naga::front::wgsl::parse_str(&text).unwrap_or_else(|e| panic!("{label}: {}", e.message()));
+        let flags = naga::valid::ValidationFlags::all();
+        naga::valid::Validator::new(flags, limits::capabilities()).validate(&module).unwrap();
+        for (name, value) in &spec.overrides {
+            let line = format!("override {name}: u32 = {value}u;");
+            assert!(text.contains(&line), "{label}: no `{line}`");
+        }
+        assert!(text.starts_with(&format!("// {label}\n// Group 0: 0 params, uniform, ")), "{label}");
     }
 }
 

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use clap::builder::PossibleValuesParser;
 use clap::{Arg, ArgAction, ArgMatches, ColorChoice, Command, value_parser};
 
-use super::{adapters, check, completions, diff, inspect, sample};
+use super::{adapters, check, completions, diff, inspect, sample, wgsl};
 use crate::error::Error;
 use crate::ops::{Causality, FlagKind, OPS, Op, Role, TensorSpec};
 use crate::tensor::Layout;
@@ -37,6 +37,7 @@ pub fn command() -> Command {
         .subcommand(inspect::command())
         .subcommand(check::command())
         .subcommand(adapters::command())
+        .subcommand(wgsl::command())
         .subcommand(completions::command())
 }
 
@@ -63,6 +64,11 @@ pub fn operator(matches: &ArgMatches) -> Result<(&'static Op, &ArgMatches), Erro
         Some(op) => Ok((op, matches)),
         None => Err(Error::Usage(format!("operator: expected one of {names}, found `{name}`"))),
     }
+}
+
+/// An operator by position, for commands that take nothing else of its row.
+pub fn op() -> Arg {
+    Arg::new("op").value_name("OP").value_parser(PossibleValuesParser::new(OPS.iter().map(|op| op.name)))
 }
 
 /// `subquad run OP`.

@@ -1,7 +1,6 @@
 //! `subquad check [OP...]`.
 
-use clap::builder::PossibleValuesParser;
-use clap::{Arg, ArgAction, ArgMatches, Command};
+use clap::{ArgAction, ArgMatches, Command};
 use serde_json::{Value, json};
 
 use super::report::{self, Progress, Ui};
@@ -23,12 +22,7 @@ pub fn command() -> Command {
              software ones too, and the cpu backend. Shaders keep all of wgpu's checks. Exit code 3 if a case fails.",
         )
         .arg(
-            Arg::new("op")
-                .value_name("OP")
-                .action(ArgAction::Append)
-                .value_parser(PossibleValuesParser::new(OPS.iter().map(|op| op.name)))
-                .hide_possible_values(false)
-                .help("Operators to check (all)"),
+            args::op().action(ArgAction::Append).help("Operators to check (all)"),
         )
         .arg(
             args::adapter()

@@ -17,6 +17,7 @@ mod sample;
 mod summary;
 mod target;
 mod verify;
+mod wgsl;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -87,6 +88,7 @@ fn dispatch(matches: &clap::ArgMatches) -> Result<Outcome, Error> {
         Some(("inspect", matches)) => inspect::inspect(matches),
         Some(("check", matches)) => check::check(matches),
         Some(("adapters", matches)) => adapters::adapters(matches),
+        Some(("wgsl", matches)) => wgsl::wgsl(matches),
         Some(("completions", matches)) => completions::completions(matches),
         _ => Err(Error::Usage("expected a command; `subquad --help` lists them".into())),
     }

@@ -70,7 +70,7 @@ pub struct Spec {
 }
 
 impl Spec {
-    /// Readable and unique: `linear_output.f16.elu1.ROWS16.CAUSAL1`.
+    /// Readable and unique: `linear_output.f16.feature_elu1.ROWS=16.CAUSAL=1`.
     pub fn label(&self, kernel: &Kernel) -> String {
         let mut label = format!("{}.{}", kernel.name, self.elem);
         for fragment in &self.fragments {
@@ -78,7 +78,7 @@ impl Spec {
             let _ = write!(label, ".{}", stem.trim_end_matches(".wgsl"));
         }
         for (name, value) in self.consts.iter().chain(&self.overrides) {
-            let _ = write!(label, ".{name}{value}");
+            let _ = write!(label, ".{name}={value}");
         }
         label
     }
@@ -140,12 +140,10 @@ const GRID: Source = source!("common/grid.wgsl");
 /// Joins prelude, fragments and files.
 pub fn assemble(kernel: &Kernel, spec: &Spec, target: Target) -> Assembled {
     let mut text = String::new();
-    // naga wants `enable f16;` too; it is the only directive both accept.
+    // naga wants `enable f16;` too, the only directive both accept, and no kernel needs another so far.
+    let (Target::Native | Target::Web) = target;
     if spec.elem == DType::F16 {
         text.push_str("enable f16;\n");
-    }
-    if target == Target::Web {
-        let _ = writeln!(text, "// {}", spec.label(kernel));
     }
     for (name, value) in &spec.consts {
         let _ = writeln!(text, "const {name}: u32 = {value}u;");
@@ -160,4 +158,25 @@ pub fn assemble(kernel: &Kernel, spec: &Spec, target: Target) -> Assembled {
         }
     }
     Assembled { text, files }
+}
+
+/// The final text of a kernel to read, keep or compile elsewhere: complete, with the pipeline's overrides settled in their
+/// declarations, and what one must know to bind it in front.
+pub fn print(kernel: &Kernel, spec: &Spec, target: Target) -> String {
+    let mut text = format!("// {}\n// Group 0: 0 params, uniform, {} bytes", spec.label(kernel), kernel.params_size);
+    for (i, (name, bind)) in kernel.bindings.iter().enumerate() {
+        let access = if *bind == Bind::Read { "read" } else { "read_write" };
+        let _ = write!(text, "; {} {name}, storage, {access}", i + 1);
+    }
+    text.push_str(".\n");
+    for line in assemble(kernel, spec, target).text.lines() {
+        let settled = spec.overrides.iter().find_map(|(name, value)| {
+            let declared = format!("override {name}: u32 = ");
+            let rest = line.strip_prefix(&declared)?;
+            Some(format!("{declared}{value}u{}", &rest[rest.find(';')?..]))
+        });
+        text.push_str(settled.as_deref().unwrap_or(line));
+        text.push('\n');
+    }
+    text
 }

@@ -138,6 +138,14 @@ pub fn write(path: &Path, tensors: &TensorMap, metadata: &BTreeMap<String, Strin
     })
 }
 
+/// Writes a text file, whole or not at all.
+///
+/// # Errors
+/// [`Error::File`].
+pub fn write_text(path: &Path, text: &str) -> Result<(), Error> {
+    atomic::replace(path, |out| out.write_all(text.as_bytes()).map_err(unwritten)).map_err(|e| Error::file(path, e))
+}
+
 /// Whether [`write()`] could write this path, so that it is refused before hours of work: the extension is known, the
 /// directory exists and takes a new file, and nothing is there that would not be replaced.
 ///

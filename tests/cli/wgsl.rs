@@ -1,0 +1,68 @@
+//! `subquad wgsl`.
+
+use std::collections::BTreeSet;
+
+use subquad::gpu::limits::capabilities;
+use subquad::ops::OPS;
+
+use super::Place;
+
+/// naga's verdict on a printed kernel: it stands alone.
+fn validate(name: &str, text: &str) {
+    let module = naga::front::wgsl::parse_str(text).unwrap_or_else(|e| panic!("{name}: {}", e.emit_to_string(text)));
+    let mut validator = naga::valid::Validator::new(naga::valid::ValidationFlags::all(), capabilities());
+    validator.validate(&module).unwrap_or_else(|e| panic!("{name}: {e:?}"));
+    assert_eq!(module.entry_points.len(), 1, "{name}");
+}
+
+#[test]
+fn every_specialisation_is_dumped_complete() {
+    let place = Place::new();
+    for op in OPS {
+        for target in ["web", "native"] {
+            let folder = format!("{}_{target}", op.name);
+            let listed = place.done(&format!("wgsl {} --all --target {target} --dump {folder}", op.name));
+            let mut names = BTreeSet::new();
+            for entry in std::fs::read_dir(place.path(&folder)).unwrap() {
+                let path = entry.unwrap().path();
+                let text = std::fs::read_to_string(&path).unwrap();
+                validate(&path.display().to_string(), &text);
+                names.insert(path.file_name().unwrap().to_string_lossy().into_owned());
+            }
+            let expected: BTreeSet<_> =
+                op.kernels().iter().map(|(kernel, spec)| format!("{}.wgsl", spec.label(kernel))).collect();
+            assert_eq!(names, expected);
+            assert_eq!(listed.lines().count(), names.len());
+        }
+    }
+}
+
+#[test]
+fn without_a_directory_each_kernel_is_printed_once() {
+    let place = Place::new();
+    for op in OPS {
+        let text = place.done(&format!("wgsl {}", op.name));
+        let kernels: BTreeSet<_> = op.kernels().iter().map(|(kernel, _)| kernel.name).collect();
+        assert_eq!(text.matches("@compute").count(), kernels.len());
+        for name in kernels {
+            assert_eq!(text.matches(&format!("fn {name}(")).count(), 1, "{name}");
+        }
+    }
+    let one = place.done("wgsl linear --kernel linear_scan.f32.count_off.NORMALIZE=1.CARRY=0.MODE=0 --target native");
+    validate("linear_scan", &one);
+    assert!(one.contains("override MODE: u32 = 0u;"), "{one}");
+}
+
+#[test]
+fn what_cannot_be_printed_is_refused() {
+    let place = Place::new();
+    let ran = place.run("wgsl linear --kernel nothing");
+    assert_eq!(ran.code, 2, "{ran:?}");
+    assert!(ran.err.contains("expected part of a name such as linear_"), "{ran:?}");
+    assert_eq!(place.run("wgsl nothing").code, 2);
+    assert_eq!(place.run("wgsl").code, 2);
+    std::fs::write(place.path("file"), "").unwrap();
+    let ran = place.run("wgsl linear --dump file");
+    assert_eq!(ran.code, 1, "{ran:?}");
+    assert!(ran.err.starts_with("error: file: "), "{ran:?}");
+}
