@@ -10,6 +10,8 @@ mod refused;
 mod running;
 #[path = "cli/states.rs"]
 mod states;
+#[path = "cli/weights.rs"]
+mod weights;
 #[path = "cli/wgsl.rs"]
 mod wgsl;
 

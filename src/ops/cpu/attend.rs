@@ -73,7 +73,12 @@ impl Attend<'_> {
                 let keys = first..(first + tile).min(seen.end);
                 let width = keys.len();
                 let k = self.k.tile(batch, kv_head, keys.clone(), space);
-                product([width, dim_k, rows], k, Mat::rows(q, rows), Onto::Nothing, scores, rows);
+                // One query has nothing to share a key with: reading it is all the work, and a product would pack it first.
+                if rows == 1 {
+                    scores.iter_mut().take(width).enumerate().for_each(|(j, s)| *s = super::dot(q, k.row(j, dim_k)));
+                } else {
+                    product([width, dim_k, rows], k, Mat::rows(q, rows), Onto::Nothing, scores, rows);
+                }
                 // Queries of the block that see a key.
                 let seers = |j: usize| {
                     let all = self.mask.queries(&self.shape, keys.start + j);
@@ -95,7 +100,15 @@ impl Attend<'_> {
                 }
                 weigh(&mut scores[..width * rows], top, sum);
                 let v = self.v.tile(batch, kv_head, keys, v_space);
-                product([dim_v, width, rows], v.t(), Mat::rows(scores, rows), Onto::Sum, out, rows);
+                if rows == 1 {
+                    scores
+                        .iter()
+                        .take(width)
+                        .enumerate()
+                        .for_each(|(j, w)| super::add_scaled(out, v.row(j, dim_v), *w));
+                } else {
+                    product([dim_v, width, rows], v.t(), Mat::rows(scores, rows), Onto::Sum, out, rows);
+                }
             }
             // A query that sees no key gives zeros.
             sum.iter_mut().for_each(|sum| *sum = if *sum == 0.0 { 1.0 } else { 1.0 / *sum });

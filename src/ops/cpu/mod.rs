@@ -207,6 +207,15 @@ wide! {
 }
 
 wide! {
+    /// `x += y * factor`.
+    pub(crate) fn add_scaled(x: &mut [f32], y: &[f32], factor: f32) {
+        for (x, y) in x.iter_mut().zip(y) {
+            *x += y * factor;
+        }
+    }
+}
+
+wide! {
     /// `z = x + y`.
     pub(crate) fn add_into(z: &mut [f32], x: &[f32], y: &[f32]) {
         for ((z, x), y) in z.iter_mut().zip(x).zip(y) {

@@ -7,7 +7,11 @@ use crate::ops::cpu::{self, Mat, Onto, Output, Scan, Source, product};
 use crate::tensor::{HostTensor, Layout, TensorMap, Values};
 
 /// Tokens whose projection is summed from zero, whoever computes it: then bits do not depend on the number of threads.
-const SEGMENT: usize = 4096;
+const SEGMENT: usize = 1024;
+
+/// Tokens of a product, and heads that share the turned weights of these: more would leave the cache.
+const CHUNK: usize = 256;
+const HEADS: usize = 4;
 
 /// Runs the operator; tensors as [`crate::ops::Operator::cpu`] says.
 pub(super) fn run(config: &Config, tensors: &TensorMap) -> TensorMap {
@@ -23,8 +27,17 @@ pub(super) fn run(config: &Config, tensors: &TensorMap) -> TensorMap {
                 Some(Values::F32(values)) => values.as_slice(),
                 _ => panic!("tensor {name} is missing"),
             };
-            let second = f.map_or((matrix("e"), e), |f| (matrix("f"), f));
-            (project(config, &k, s.dim_k, (matrix("e"), e)), project(config, &v, s.dim_v, second))
+            match f {
+                None => {
+                    let [keys, values] = project(config, (matrix("e"), e), [(&k, s.dim_k), (&v, s.dim_v)]);
+                    (keys, values)
+                }
+                Some(f) => {
+                    let [keys] = project(config, (matrix("e"), e), [(&k, s.dim_k)]);
+                    let [values] = project(config, (matrix("f"), f), [(&v, s.dim_v)]);
+                    (keys, values)
+                }
+            }
         }
         Projection::Pool(by) => (pool(config, &k, s.dim_k, by), pool(config, &v, s.dim_v, by)),
     };
@@ -47,30 +60,70 @@ pub(super) fn variant() -> String {
     format!("segments of {SEGMENT} tokens, then {}", attend::variant())
 }
 
-/// `[B, heads, K, dim]`: every head's tokens times its matrix.
-fn project(config: &Config, x: &Source<'_>, dim: usize, (matrix, sharing): (&[f32], Sharing)) -> HostTensor {
+/// For each source `[B, heads, K, dim]`: every head's tokens times its matrix.
+///
+/// Products are of tokens turned times weights turned, so that both lie as the product takes them; a turn of weights
+/// serves several heads, and keys and values if these share a matrix.
+fn project<const C: usize>(
+    config: &Config,
+    (matrix, sharing): (&[f32], Sharing),
+    sources: [(&Source<'_>, usize); C],
+) -> [HostTensor; C] {
     let (s, rank, heads) = (config.qkv, config.rank, config.projected_heads());
-    let mut rows = vec![0.0; s.batch * heads * rank * dim];
-    let work = (2 * rank * SEGMENT.min(s.keys) * dim) as u64;
-    let scan = Scan {
-        units: s.batch * heads,
-        segments: s.keys.div_ceil(SEGMENT),
-        state: rank * dim,
-        sum_work: work,
-        walk_work: work,
-    };
+    let block = if sharing == Sharing::PerHead { 1 } else { HEADS.min(heads) };
+    let blocks = heads.div_ceil(block);
+    let dims: usize = sources.iter().map(|(_, dim)| dim).sum();
+    let widest = sources.iter().map(|(_, dim)| *dim).max().unwrap_or(0);
+    // Of every head of a block, of every source: dim x K.
+    let state = block * dims * rank;
+    let work = (2 * SEGMENT.min(s.keys) * state) as u64;
+    let segments = s.keys.div_ceil(SEGMENT);
+    let scan = Scan { units: s.batch * blocks, segments, state, sum_work: work, walk_work: work };
     let sum = |unit: usize, segment: usize, out: &mut [f32]| {
-        let head = unit % heads;
-        let tokens = segment * SEGMENT..((segment + 1) * SEGMENT).min(s.keys);
-        let first = if sharing == Sharing::PerHead { head * rank * s.keys } else { 0 };
-        let weights = Mat::rows(&matrix[first + tokens.start..first + (rank - 1) * s.keys + tokens.end], s.keys);
-        cpu::scratch([tokens.len() * dim], |[space]| {
-            let x = x.tile(unit / heads, head / (heads / s.kv_heads), tokens.clone(), space);
-            product([rank, tokens.len(), dim], weights, x, Onto::Nothing, out, dim);
+        let first_head = unit % blocks * block;
+        let start = segment * SEGMENT;
+        let end = (start + SEGMENT).min(s.keys);
+        let weights = match sharing {
+            Sharing::PerHead => &matrix[first_head * rank * s.keys..][..rank * s.keys],
+            Sharing::AllHeads => matrix,
+        };
+        out.fill(0.0);
+        cpu::scratch([CHUNK * rank, CHUNK * widest], |[turned, space]| {
+            for first in (start..end).step_by(CHUNK) {
+                let tokens = first..(first + CHUNK).min(end);
+                for (r, row) in weights.chunks_exact(s.keys).enumerate() {
+                    for (to, weight) in turned[r..].iter_mut().step_by(rank).zip(&row[tokens.clone()]) {
+                        *to = *weight;
+                    }
+                }
+                let turned = Mat::rows(turned, rank);
+                let mut rest = &mut *out;
+                for head in first_head..(first_head + block).min(heads) {
+                    for (source, dim) in sources {
+                        let (own, after) = rest.split_at_mut(dim * rank);
+                        let x = source.tile(unit / blocks, head / (heads / s.kv_heads), tokens.clone(), space);
+                        product([dim, tokens.len(), rank], x.t(), turned, Onto::Sum, own, rank);
+                        rest = after;
+                    }
+                }
+            }
         });
     };
-    scan.sums(&mut rows, sum, |_, _, _| {});
-    HostTensor::f32([s.batch, heads, rank, dim], rows)
+    let mut sums = vec![0.0; scan.units * state];
+    scan.sums(&mut sums, sum, |_, _, _| {});
+    let mut before = 0;
+    sources.map(|(_, dim)| {
+        let mut rows = vec![0.0; s.batch * heads * rank * dim];
+        for (at, rows) in rows.chunks_exact_mut(rank * dim).enumerate() {
+            let (batch, head) = (at / heads, at % heads);
+            let own = (batch * blocks + head / block) * state + (head % block) * dims * rank + before * rank;
+            for (d, column) in sums[own..own + dim * rank].chunks_exact(rank).enumerate() {
+                rows[d..].iter_mut().step_by(dim).zip(column).for_each(|(to, x)| *to = *x);
+            }
+        }
+        before += dim;
+        HostTensor::f32([s.batch, heads, rank, dim], rows)
+    })
 }
 
 /// `[B, G, K, dim]`: every row pools its tokens.

@@ -1,0 +1,121 @@
+//! Operators beyond `linear` as a user meets them: parameters given, drawn, saved and taken again; windows and ranks that
+//! cannot be.
+
+use super::*;
+
+const LOW: &str = "run linformer --backend cpu --output o.safetensors --input in.safetensors";
+const EXACT: &str = "run softmax --backend cpu --output o.safetensors --input in.safetensors";
+
+fn place() -> Place {
+    let place = Place::new();
+    place.write("in.safetensors", &[("q", &[2, 4, 30, 8]), ("k", &[2, 2, 40, 8]), ("v", &[2, 2, 40, 6])]);
+    place
+}
+
+#[test]
+fn what_is_drawn_is_saved_and_gives_the_same_again() {
+    let place = place();
+    let ran = place.run(&format!("{LOW} --rank 10 --seed 5 --save-params e.npz --verify"));
+    assert_eq!(ran.code, 0, "{ran:?}");
+    assert!(ran.err.contains("drawn from seed 5: e [1, 10, 40]"), "{ran:?}");
+    let drawn = place.read("e.npz");
+    assert_eq!(drawn.tensors.names(), "e");
+    assert_eq!(place.read("o.safetensors").metadata["seed"], "5");
+    let first = place.tensor("o.safetensors", "o");
+    // From the second file, with the rank it has; and drawn again.
+    let ran = place.run(&format!("{LOW} --params e.npz --save-params again.npz"));
+    assert!(ran.err.contains("again.npz is not written: linformer drew no parameters"), "{ran:?}");
+    assert!(!place.path("again.npz").exists());
+    same(&place.tensor("o.safetensors", "o"), &first);
+    place.done(&format!("{LOW} --rank 10 --seed 5"));
+    same(&place.tensor("o.safetensors", "o"), &first);
+    place.done(&format!("{LOW} --rank 10 --seed 6"));
+    assert_ne!(place.tensor("o.safetensors", "o").bytes(), first.bytes());
+}
+
+#[test]
+fn a_tensor_in_the_input_comes_before_one_in_the_params() {
+    let place = place();
+    place.write("e.safetensors", &[("e", &[1, 10, 40])]);
+    place.write("other.safetensors", &[("e", &[4, 7, 40]), ("f", &[1, 7, 40])]);
+    place.done(&format!("{LOW} --params other.safetensors --verify"));
+    place.write(
+        "in.safetensors",
+        &[("q", &[2, 4, 30, 8]), ("k", &[2, 2, 40, 8]), ("v", &[2, 2, 40, 6]), ("e", &[1, 10, 40])],
+    );
+    let sentence = "linformer: tensor `f`: expected rank K = 10 as in e, found [1, 7, 40]";
+    let before = place.tensor("o.safetensors", "o");
+    let ran = place.run(&format!("{LOW} --params other.safetensors"));
+    assert_eq!((ran.code, ran.err.as_str()), (1, format!("error: {sentence}\n").as_str()));
+    same(&place.tensor("o.safetensors", "o"), &before);
+}
+
+#[test]
+fn ranks_two_and_three_and_both_layouts_take_projections() {
+    let place = Place::new();
+    place.write("in.safetensors", &[("q", &[30, 8]), ("k", &[40, 8]), ("v", &[40, 6]), ("e", &[1, 10, 40])]);
+    place.done(&format!("{LOW} --verify"));
+    assert_eq!(place.tensor("o.safetensors", "o").shape(), &[30, 6].into());
+    place.write("in.safetensors", &[("q", &[30, 4, 8]), ("k", &[40, 2, 8]), ("v", &[40, 2, 6]), ("e", &[4, 10, 40])]);
+    place.done(&format!("{LOW} --verify --layout bnhd"));
+    assert_eq!(place.tensor("o.safetensors", "o").shape(), &[30, 4, 6].into());
+}
+
+#[test]
+fn projections_that_do_not_fit_leave_nothing_behind() {
+    for (extra, flags, code, sentence) in [
+        (
+            &[("e", &[1, 10, 39][..])][..],
+            "",
+            1,
+            "linformer: tensor `e`: expected length M = 40 as in k, found [1, 10, 39]",
+        ),
+        (&[("e", &[10, 40])], "", 1, "linformer: tensor `e`: expected rank 3 [1|H, K, M], found rank 2 [10, 40]"),
+        (&[("e", &[3, 10, 40])], "", 1, "linformer: tensor `e`: expected 1 or H = 4 heads, found [3, 10, 40]"),
+        (
+            &[("e", &[1, 10, 40])],
+            "--pool max",
+            1,
+            "linformer: tensor `e`: expected none with --pool max, which takes its place, found [1, 10, 40]",
+        ),
+        (&[], "--rank 41", 1, "linformer: `rank`: expected 1 to M = 40, found 41"),
+        (&[], "", 1, "linformer: `rank`: expected 1 to M = 40, found 256 (the default)"),
+        (&[], "--rank 0", 2, "linformer: --rank: expected a whole number from 1 to 2^64 - 1, found `0`"),
+        (&[], "--causal", 2, "linformer: --causal: this operator has no causal form"),
+    ] {
+        let place = Place::new();
+        let mut tensors: Vec<(&str, &[usize])> =
+            vec![("q", &[2, 4, 30, 8]), ("k", &[2, 2, 40, 8]), ("v", &[2, 2, 40, 6])];
+        tensors.extend(extra);
+        place.write("in.safetensors", &tensors);
+        place.refuse(&format!("{LOW} {flags} --save-params p.safetensors"), code, sentence);
+    }
+}
+
+#[test]
+fn windows_need_the_causal_form_and_a_key() {
+    let place = place();
+    let none = "softmax: --window: expected a whole number from 1 to 2^64 - 1, found `0`";
+    place.refuse(&format!("{EXACT} --window 0"), 2, none);
+    let open = "softmax: --window needs the causal form that --no-causal turns off";
+    place.refuse(&format!("{EXACT} --window 5 --no-causal"), 2, open);
+    place.done(&format!("{EXACT} --window 5 --verify"));
+    place.done(&format!("{EXACT} --window 18446744073709551615 --verify"));
+    place.done(&format!("{EXACT} --no-causal --scale=-0.3 --verify"));
+}
+
+#[test]
+fn samples_are_valid_and_may_hold_projections() {
+    let place = Place::new();
+    // A rank to fit is a matter of the run.
+    place.done("sample linformer --output in.safetensors --shape H=2,N=20,D=8");
+    assert_eq!(place.read("in.safetensors").tensors.names(), "q, k, v");
+    place.done(&format!("{LOW} --rank 7 --verify"));
+    place.done("sample linformer --output in.safetensors --shape H=2,N=20,D=8,K=7 --with e,f");
+    let file = place.read("in.safetensors");
+    assert_eq!(file.tensors.names(), "q, k, v, e, f");
+    assert_eq!(file.tensors.get("f").unwrap().shape(), &[1, 7, 20].into());
+    place.done(&format!("{LOW} --verify"));
+    let ran = place.run("sample linformer --output x.safetensors --with g");
+    assert_eq!(ran.code, 2, "{ran:?}");
+}
