@@ -1,0 +1,79 @@
+//! Outputs of independent implementations (tools/goldens says which), by every operator on every backend.
+
+use std::path::Path;
+
+use subquad::io::{self, TensorFile};
+use subquad::ops::{FlagKind, Flags, Op, Operator, Request, find, tolerance};
+use subquad::tensor::{DType, Layout, Shape, TensorMap};
+
+use crate::support::backends;
+
+/// Flags as typed: `--no-causal --scale 0.3`. The layout is none of the operator's.
+fn flags(op: &Op, typed: &str) -> Flags {
+    let mut flags = Flags::new();
+    let mut words = typed.split_whitespace();
+    while let Some(word) = words.next() {
+        let name = word.strip_prefix("--").unwrap_or_else(|| panic!("{typed}"));
+        let switch = |name: &str| {
+            let of_row = |flag: &&subquad::ops::Flag| flag.name == name && matches!(flag.kind, FlagKind::Switch);
+            matches!(name, "causal" | "decode") || op.flags.iter().find(of_row).is_some()
+        };
+        match name.strip_prefix("no-").filter(|name| switch(name)) {
+            Some(name) => flags.set(name, "false"),
+            None if switch(name) => flags.set(name, "true"),
+            None => {
+                let value = words.next().unwrap_or_else(|| panic!("{typed}"));
+                if name != "layout" {
+                    assert!(op.flags.iter().any(|flag| flag.name == name), "{} has no flag {name}", op.name);
+                    flags.set(name, value);
+                }
+            }
+        }
+    }
+    flags
+}
+
+/// The operator of a file, and what it reads.
+fn configure(op: &Op, file: &TensorFile) -> (Box<dyn Operator>, TensorMap) {
+    let layout = if file.metadata["layout"] == "bnhd" { Layout::Bnhd } else { Layout::Bhnd };
+    let given: TensorMap = (op.inputs.iter().map(|spec| (spec.name, spec.name.to_owned())))
+        .chain(op.state.iter().map(|spec| (spec.name, format!("{}_in", spec.name))))
+        .filter_map(|(name, in_file)| Some((name.to_owned(), file.tensors.get(&in_file)?.clone())))
+        .collect();
+    let shapes: Vec<(String, Shape)> = (op.inputs.iter())
+        .filter_map(|spec| Some((spec.name.to_owned(), given.get(spec.name)?.shape().clone())))
+        .collect();
+    let carry = file.tensors.get("state_out").is_some();
+    let flags = flags(op, &file.metadata["flags"]);
+    let request = Request { flags: &flags, shapes: &shapes, layout, dtype: DType::F32, carry };
+    ((op.configure)(&request).unwrap(), given)
+}
+
+#[test]
+fn outputs_are_those_of_independent_implementations() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens");
+    let mut paths: Vec<_> = std::fs::read_dir(folder).unwrap().map(|e| e.unwrap().path()).collect();
+    paths.sort();
+    let mut seen = std::collections::BTreeMap::new();
+    for path in paths {
+        let name = path.file_stem().unwrap().to_string_lossy().into_owned();
+        let op = find(name.split('_').next().unwrap()).unwrap_or_else(|| panic!("{name} is of no operator"));
+        *seen.entry(op.name).or_insert(0) += 1;
+        let file = io::read(&path).unwrap();
+        let (operator, given) = configure(op, &file);
+        for (backend, run) in backends() {
+            let got = run(operator.as_ref(), &given);
+            for (ours, tensor) in got.iter() {
+                let theirs = if ours == "o" { "o".to_owned() } else { format!("{ours}_out") };
+                let want = file.tensors.get(&theirs).unwrap_or_else(|| panic!("{name}: no {theirs}"));
+                let error = tolerance::relative_rms(&tensor.to_f64(), &want.to_f64());
+                let source = &file.metadata["source"];
+                assert!(error < 2e-6, "{name} on {backend}: `{ours}` differs by {error:.2e} from {source}");
+            }
+        }
+    }
+    let least = [("linear", 8), ("linformer", 8), ("softmax", 9)];
+    for (op, count) in least {
+        assert!(seen.get(op).is_some_and(|seen| *seen >= count), "{op}: {seen:?}");
+    }
+}

@@ -1,0 +1,167 @@
+"""Writes tests/goldens/softmax_*.safetensors and linformer_*.safetensors: inputs and expected outputs from code that
+shares nothing with this crate.
+
+    pip install "numpy==2.4.6" "torch==2.15.0" "linformer==0.2.3"     (linformer with --no-deps)
+    python tools/goldens/attention.py
+
+softmax_*    torch's scaled_dot_product_attention in float64; masks are made from the sentences of the contract, or are
+             torch's own (is_causal, causal_lower_right).
+linformer_*  the package linformer by lucidrains, its linear layers set to the identity so that it attends to what it is
+             given (float32); torch einsum in float64 with a matrix for each head; torch's adaptive pooling, whose windows
+             are floor(r M / K) to ceil((r + 1) M / K) - 1.
+
+Tensors (f32): q, k, v, e, f, o in the file's layout. Metadata: source, layout, and flags, those of `subquad run` that
+reproduce o. How checked: every case also goes through a loop over queries in numpy float64, and the script stops if
+they disagree (1e-6 for what was computed in float32, else 1e-12).
+"""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from linformer import LinformerSelfAttention
+from torch.nn.attention.bias import causal_lower_right
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "tools"))
+import tensorfile  # noqa: E402
+
+SDPA = f"torch {torch.__version__.split('+')[0]} scaled_dot_product_attention, float64"
+
+
+def loop(q, k, v, causal=False, window=None, scale=None):
+    """The contract's sentence, one query after another: query i sees keys i + M - N - W + 1 to i + M - N."""
+    (batch, heads, n, d), (_, kv_heads, m, _) = q.shape, k.shape
+    o = np.zeros((batch, heads, n, v.shape[3]))
+    for b in range(batch):
+        for h in range(heads):
+            for i in range(n):
+                end = i + m - n + 1 if causal else m
+                start = max(0, end - window) if window else 0
+                if end <= 0:
+                    continue
+                g = h // (heads // kv_heads)
+                s = k[b, g, start:end] @ q[b, h, i] * (d**-0.5 if scale is None else scale)
+                w = np.exp(s - s.max())
+                o[b, h, i] = w @ v[b, g, start:end] / w.sum()
+    return o
+
+
+def save(name, source, flags, tensors, o, check, bound, layout="bhnd"):
+    error = np.abs(o - check).max() / np.abs(check).max()
+    if not error < bound:
+        sys.exit(f"{name}: {error:.1e} from the loop")
+    turn = (lambda x: x.swapaxes(1, 2)) if layout == "bnhd" else (lambda x: x)
+    tensors = {n: turn(x) if n in "qkv" else x for n, x in tensors.items()} | {"o": turn(o)}
+    tensors = {n: np.ascontiguousarray(x, np.float32) for n, x in tensors.items()}
+    path = ROOT / "tests" / "goldens" / f"{name}.safetensors"
+    tensorfile.save(path, tensors, {"source": source, "flags": flags, "layout": layout})
+    print(f"{path.name:36} {path.stat().st_size:6} bytes, {error:.0e} from the loop")
+
+
+def single(shape, rng, size=1.0):
+    """Values that f32 holds exactly, as float64."""
+    return (rng.standard_normal(shape) * size).astype(np.float32).astype(np.float64)
+
+
+def softmax(rng):
+    # name, flags, B, H, G, N, M, D, E, size of q, layout, how the mask is said to torch
+    cases = [
+        ("causal", "", 1, 2, 2, 37, 37, 8, 8, 1, "bhnd", "is_causal"),
+        ("open_cross", "--no-causal", 1, 2, 2, 13, 65, 8, 5, 1, "bhnd", None),
+        ("grouped", "--causal", 2, 6, 2, 17, 17, 8, 6, 1, "bhnd", "is_causal"),
+        ("grouped_bnhd", "--no-causal --scale 0.3", 2, 6, 3, 17, 21, 8, 6, 1, "bnhd", None),
+        ("cache", "--causal", 1, 2, 1, 19, 45, 8, 6, 1, "bhnd", "lower_right"),
+        ("cache_window", "--causal --window 9", 1, 2, 2, 19, 45, 8, 6, 1, "bnhd", "mask"),
+        ("window", "--window 5", 1, 2, 2, 40, 40, 8, 6, 1, "bhnd", "mask"),
+        ("decode", "", 1, 4, 2, 1, 300, 8, 6, 1, "bhnd", None),
+        ("large_scores", "--causal --scale 1", 1, 1, 1, 40, 40, 4, 6, 40, "bhnd", "is_causal"),
+    ]
+    for name, flags, b, h, g, n, m, d, e, size, layout, how in cases:
+        q, k, v = single((b, h, n, d), rng, size), single((b, g, m, d), rng), single((b, g, m, e), rng)
+        words = flags.split()
+        causal = "--no-causal" not in words
+        number = {w: float(words[i + 1]) for i, w in enumerate(words) if w in ("--scale", "--window")}
+        window, scale = int(number.get("--window", 0)) or None, number.get("--scale")
+        # As f32, which is what a command line's number becomes.
+        scale = scale if scale is None else float(np.float32(scale))
+        mask = {"lower_right": causal_lower_right(n, m)}.get(how)
+        if how == "mask":
+            end = torch.arange(n)[:, None] + m - n
+            key = torch.arange(m)[None]
+            mask = (key <= end) & (key > end - window)
+        if how == "lower_right":
+            # The bias object takes no float64 and no grouped heads; what it stands for does.
+            mask = mask._materialize() if hasattr(mask, "_materialize") else mask
+        o = F.scaled_dot_product_attention(
+            *map(torch.tensor, (q, k, v)), attn_mask=mask, is_causal=how == "is_causal", scale=scale, enable_gqa=h != g
+        )
+        check = loop(q, k, v, causal, window, scale)
+        save(f"softmax_{name}", SDPA, flags, dict(q=q, k=k, v=v), o.numpy(), check, 1e-12, layout)
+
+
+def linformer(rng):
+    def package(name, heads, n, d, rank):
+        dim = heads * d
+        torch.manual_seed(1)
+        layer = LinformerSelfAttention(dim, n, k=rank, heads=heads).eval()
+        with torch.no_grad():
+            for linear in (layer.to_q, layer.to_k, layer.to_v, layer.to_out):
+                linear.weight.copy_(torch.eye(dim))
+                if linear.bias is not None:
+                    linear.bias.zero_()
+            x = torch.tensor(single((1, n, dim), rng), dtype=torch.float32)
+            context = torch.tensor(single((1, n, dim), rng), dtype=torch.float32)
+            o = layer(x, context=context).numpy().astype(np.float64)
+        split = lambda y: y.reshape(1, n, heads, d).transpose(0, 2, 1, 3).astype(np.float64)  # noqa: E731
+        q, k, o = split(x.numpy()), split(context.numpy()), split(o)
+        e, f = (p.detach().numpy().T[None].astype(np.float64) for p in (layer.proj_k, layer.proj_v))
+        check = loop(q, e @ k, f @ k)
+        tensors = dict(q=q, k=k, v=k, e=e, f=f)
+        save(f"linformer_{name}", "linformer 0.2.3 LinformerSelfAttention", "", tensors, o, check, 1e-5)
+
+    package("package_one_head", 1, 33, 8, 12)
+    package("package", 4, 33, 8, 12)
+
+    cases = [
+        ("shared", "", 2, 4, 2, 20, 37, 10, 1, None, "bhnd"),
+        ("shared_scale_bnhd", "--scale 0.7", 2, 4, 2, 20, 37, 10, 1, 1, "bnhd"),
+        ("per_head", "", 1, 4, 2, 20, 37, 10, 4, 4, "bhnd"),
+        ("per_head_e", "", 1, 4, 4, 20, 37, 10, 4, 1, "bnhd"),
+    ]
+    for name, flags, b, h, g, n, m, rank, e_heads, f_heads, layout in cases:
+        q, k, v = single((b, h, n, 8), rng), single((b, g, m, 8), rng), single((b, g, m, 6), rng)
+        tensors = dict(q=q, k=k, v=v, e=single((e_heads, rank, m), rng, rank**-0.5))
+        if f_heads:
+            tensors["f"] = single((f_heads, rank, m), rng, rank**-0.5)
+        scale = float(np.float32(0.7)) if flags else 8**-0.5
+        e, f = tensors["e"], tensors.get("f", tensors["e"])
+        of_heads = lambda x: torch.tensor(np.repeat(x, h // g, axis=1))  # noqa: E731
+        short = lambda p, x: torch.einsum(  # noqa: E731
+            "hrm,bhmd->bhrd", torch.tensor(p).expand(h, rank, m), of_heads(x)
+        )
+        keys, values = short(e, k), short(f, v)
+        weights = torch.softmax(torch.einsum("bhnd,bhrd->bhnr", torch.tensor(q), keys) * scale, -1)
+        o = torch.einsum("bhnr,bhrd->bhnd", weights, values).numpy()
+        check = loop(q, e @ np.repeat(k, h // g, axis=1), f @ np.repeat(v, h // g, axis=1), scale=scale)
+        source = f"torch {torch.__version__.split('+')[0]} einsum, float64"
+        save(f"linformer_{name}", source, flags, tensors, o, check, 1e-12, layout)
+
+    for pool, torch_pool in (("mean", F.adaptive_avg_pool1d), ("max", F.adaptive_max_pool1d)):
+        q, k, v = single((2, 4, 20, 8), rng), single((2, 2, 37, 8), rng), single((2, 2, 37, 6), rng)
+        short = lambda x: torch_pool(torch.tensor(x).flatten(0, 1).mT, 10).mT.reshape(2, 2, 10, -1)  # noqa: B023, E731
+        o = F.scaled_dot_product_attention(torch.tensor(q), short(k), short(v), enable_gqa=True).numpy()
+        window = [slice(r * 37 // 10, -((r + 1) * 37 // -10)) for r in range(10)]
+        of = np.mean if pool == "mean" else np.max
+        pooled = lambda x: np.stack([of(x[:, :, w], axis=2) for w in window], axis=2)  # noqa: B023, E731
+        source = f"torch {torch.__version__.split('+')[0]} {torch_pool.__name__} and {SDPA.split()[2]} float64"
+        flags = f"--pool {pool} --rank 10"
+        save(f"linformer_pool_{pool}", source, flags, dict(q=q, k=k, v=v), o, loop(q, pooled(k), pooled(v)), 1e-12)
+
+
+if __name__ == "__main__":
+    generator = np.random.default_rng(3)
+    softmax(generator)
+    linformer(generator)
