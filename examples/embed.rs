@@ -9,8 +9,8 @@ use std::error::Error;
 
 use subquad::Error as AttentionError;
 use subquad::gpu::{Context, Recording, Workspace};
-use subquad::ops::Qkv;
 use subquad::ops::softmax::{self, Config, Tensors};
+use subquad::ops::{self, Qkv};
 use subquad::tensor::{DType, Tensor};
 use wgpu::{BufferUsages, CommandEncoder, Device};
 
@@ -58,7 +58,7 @@ impl Attention {
     fn new(device: &Device, queue: &wgpu::Queue, qkv: &wgpu::Buffer, o: &wgpu::Buffer) -> Result<Self, AttentionError> {
         let ctx = Context::from_device(device.clone(), queue.clone());
         let config = Config { window: Some(256), ..Config::new(Qkv::new(1, HEADS, TOKENS, DIM, DIM)) };
-        let plan = softmax::plan(&ctx, &config)?;
+        let plan = ops::plan(&ctx, &config)?;
         let mut workspace = Workspace::new();
         workspace.reserve(&ctx, plan.workspace())?;
 

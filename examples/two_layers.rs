@@ -10,7 +10,7 @@
 use std::error::Error;
 
 use subquad::gpu::{AdapterRequest, Context, Schedule, Workspace, readback};
-use subquad::ops::{Operator, Qkv, linformer, softmax};
+use subquad::ops::{self, Operator, Qkv, linformer, softmax};
 use subquad::tensor::{DType, HostTensor, TensorMap};
 
 const HEADS: usize = 4;
@@ -26,8 +26,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let qkv = Qkv::new(1, HEADS, length, DIM, DIM);
     let low = linformer::Config::new(qkv, RANK);
     let exact = softmax::Config::new(qkv);
-    let low_plan = linformer::plan(&ctx, &low)?;
-    let exact_plan = softmax::plan(&ctx, &exact)?;
+    let low_plan = ops::plan(&ctx, &low)?;
+    let exact_plan = ops::plan(&ctx, &exact)?;
     let mut workspace = Workspace::new();
     workspace.reserve(&ctx, low_plan.workspace())?;
     workspace.reserve(&ctx, exact_plan.workspace())?;

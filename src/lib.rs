@@ -15,7 +15,7 @@
 //!
 //! ```no_run
 //! use subquad::gpu::{AdapterRequest, Context, Workspace, readback};
-//! use subquad::ops::Qkv;
+//! use subquad::ops::{self, Qkv};
 //! use subquad::ops::linear::{self, Config};
 //! use subquad::tensor::{DType, HostTensor};
 //!
@@ -24,7 +24,7 @@
 //!     let ctx = Context::open(&AdapterRequest { software: true, ..Default::default() })?;
 //!     // Causal linear attention, 8 heads, 1024 tokens, head dim 64.
 //!     let config = Config::new(Qkv::new(1, 8, 1024, 64, 64));
-//!     let plan = linear::plan(&ctx, &config)?;
+//!     let plan = ops::plan(&ctx, &config)?;
 //!     let mut workspace = Workspace::new();
 //!     workspace.reserve(&ctx, plan.workspace())?;
 //!

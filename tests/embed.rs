@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use subquad::gpu::{Context, Workspace};
-use subquad::ops::{Operator, Qkv, linear, linformer, softmax};
+use subquad::ops::{self, Operator, Qkv, linear, linformer, softmax};
 use subquad::tensor::{DType, HostTensor, Tensor, TensorMap};
 
 /// An adapter as any program asks for it. `None`, with a printed line, where there is none and that is allowed.
@@ -51,9 +51,9 @@ fn record(ctx: &Context, inputs: [&wgpu::Buffer; 3], outputs: [&wgpu::Buffer; 3]
     let outputs = outputs.map(view);
     let mut workspace = Workspace::new();
     let plans = [
-        softmax::plan(ctx, &softmax::Config::new(qkv)).unwrap(),
-        linear::plan(ctx, &linear::Config { segment: Some(32), ..linear::Config::new(qkv) }).unwrap(),
-        linformer::plan(ctx, &pooled(qkv)).unwrap(),
+        ops::plan(ctx, &softmax::Config::new(qkv)).unwrap(),
+        ops::plan(ctx, &linear::Config { segment: Some(32), ..linear::Config::new(qkv) }).unwrap(),
+        ops::plan(ctx, &pooled(qkv)).unwrap(),
     ];
     for plan in &plans {
         workspace.reserve(ctx, plan.workspace()).unwrap();
@@ -144,9 +144,9 @@ fn the_callers_error_handler_is_left_alone() {
     let b: Vec<_> = buffers.iter().collect();
     let mut encoder = device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
     record(&ctx, [b[0], b[1], b[2]], [b[3], b[4], b[5]], &mut encoder);
-    let large = linear::plan(&ctx, &linear::Config::new(Qkv::new(1, 1, 1 << 20, 256, 256)));
+    let large = ops::plan(&ctx, &linear::Config::new(Qkv::new(1, 1, 1 << 20, 256, 256)));
     assert!(large.unwrap_err().to_string().contains("the limit of this device is"));
-    let plan = softmax::plan(&ctx, &softmax::Config::new(Qkv::new(1, 2, 100, 16, 16))).unwrap();
+    let plan = ops::plan(&ctx, &softmax::Config::new(Qkv::new(1, 2, 100, 16, 16))).unwrap();
     let t = Tensor::view(b[0], 0..BYTES, SHAPE, DType::F32).unwrap();
     let twice = plan.bind(&[("q", &t), ("k", &t), ("v", &t), ("o", &t)], &Workspace::new());
     assert!(twice.unwrap_err().to_string().contains("a buffer of its own"));
@@ -174,17 +174,17 @@ fn contexts_on_one_device_share_pipelines_and_others_do_not() {
     let (Some((device, queue)), Some((other_device, other_queue))) = (device(), device()) else { return };
     let config = softmax::Config::new(Qkv::new(1, 2, 100, 16, 16));
     let first = Context::from_device(device.clone(), queue.clone());
-    let plan = softmax::plan(&first, &config).unwrap();
+    let plan = ops::plan(&first, &config).unwrap();
     let made = first.kernels().len();
     assert!(made > 0);
     let second = Context::from_device(device.clone(), queue.clone());
     assert_eq!(second.kernels().len(), made);
-    softmax::plan(&second, &config).unwrap();
+    ops::plan(&second, &config).unwrap();
     assert_eq!(second.kernels().len(), made, "a pipeline was made twice");
     // The other device is of another instance, where wgpu numbers from the start again.
     let other = Context::from_device(other_device, other_queue);
     assert_eq!(other.kernels().len(), 0);
-    softmax::plan(&other, &config).unwrap();
+    ops::plan(&other, &config).unwrap();
     // Nothing outlives the contexts and plans that use it.
     drop((first, second, plan));
     assert_eq!(Context::from_device(device, queue).kernels().len(), 0);

@@ -7,6 +7,7 @@
 // that workgroup memory does not grow with them; values of a tile in passes of VALUE_KEYS.
 //
 // Consts of the prelude: COL_THREADS, KEYS_EACH, OUT4, DIM4, VALUE_KEYS. From the operator: bindings q, k, v, o.
+// Needs attend_loads.wgsl.
 const ROW_THREADS: u32 = 16u;
 const ROWS_EACH: u32 = 4u;
 const ROWS: u32 = ROW_THREADS * ROWS_EACH;
@@ -60,30 +61,6 @@ fn row_exists(block: Block, row: u32) -> bool {
     return row / params.row_queries < block.heads && row % params.row_queries < block.queries;
 }
 
-fn load_q(at: u32, d: u32) -> f32 {
-    if (d >= params.dim_k) {
-        return 0.0;
-    }
-    count_load(1u);
-    return f32(q[at + d]);
-}
-
-fn load_k(at: u32, d: u32) -> f32 {
-    if (d >= params.dim_k) {
-        return 0.0;
-    }
-    count_load(1u);
-    return f32(k[at + d]);
-}
-
-fn load_v(at: u32, e: u32) -> f32 {
-    if (e >= params.dim_v) {
-        return 0.0;
-    }
-    count_load(1u);
-    return f32(v[at + e]);
-}
-
 // Dimensions from `first` on of the queries and of keys key .. key + KEYS; what lies past an end is zero.
 fn load_chunk(block: Block, key: u32, end: u32, first: u32, invocation: u32) {
     for (var i = invocation; i < ROWS * DIM4; i += INVOCATIONS) {
@@ -93,7 +70,7 @@ fn load_chunk(block: Block, key: u32, end: u32, first: u32, invocation: u32) {
         if (row_exists(block, row)) {
             let at = head_start(params.q, block.batch, block.head + row / params.row_queries)
                 + (block.query + row % params.row_queries) * params.q.token;
-            four = vec4<f32>(load_q(at, d), load_q(at, d + 1u), load_q(at, d + 2u), load_q(at, d + 3u));
+            four = load_q4(at, d);
         }
         wg_rows[row * DIM_STRIDE + i % DIM4] = four;
     }
@@ -104,7 +81,7 @@ fn load_chunk(block: Block, key: u32, end: u32, first: u32, invocation: u32) {
         var four = vec4<f32>(0.0);
         if (key + j < end) {
             let at = k_head + (key + j) * params.k.token;
-            four = vec4<f32>(load_k(at, d), load_k(at, d + 1u), load_k(at, d + 2u), load_k(at, d + 3u));
+            four = load_k4(at, d);
         }
         wg_keys[j * DIM_STRIDE + i % DIM4] = four;
     }
@@ -119,7 +96,7 @@ fn load_values(block: Block, key: u32, end: u32, invocation: u32) {
         var four = vec4<f32>(0.0);
         if (key + j < end) {
             let at = v_head + (key + j) * params.v.token;
-            four = vec4<f32>(load_v(at, e), load_v(at, e + 1u), load_v(at, e + 2u), load_v(at, e + 3u));
+            four = load_v4(at, e);
         }
         wg_keys[i] = four;
     }

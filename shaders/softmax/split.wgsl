@@ -21,30 +21,6 @@ var<workgroup> wg_queries: array<vec4<f32>, SPLIT_ROWS * CHUNK4>;
 var<workgroup> wg_weights: array<f32, SPLIT_ROWS * SPLIT_KEYS>;
 var<workgroup> wg_tree: array<f32, SPLIT_KEYS>;
 
-fn load_q(at: u32, d: u32, exists: bool) -> f32 {
-    if (!exists || d >= params.dim_k) {
-        return 0.0;
-    }
-    count_load(1u);
-    return f32(q[at + d]);
-}
-
-fn load_k(at: u32, d: u32, exists: bool) -> f32 {
-    if (!exists || d >= params.dim_k) {
-        return 0.0;
-    }
-    count_load(1u);
-    return f32(k[at + d]);
-}
-
-fn load_v(at: u32, e: u32) -> f32 {
-    if (e >= params.dim_v) {
-        return 0.0;
-    }
-    count_load(1u);
-    return f32(v[at + e]);
-}
-
 fn put(at: u32, value: f32) {
     count_store(1u);
     partials[at] = value;
@@ -97,17 +73,21 @@ fn softmax_split(
             let j = i / CHUNK4;
             let d = first + (i % CHUNK4) * 4u;
             let at = k_head + (first_key + j) * params.k.token;
-            let there = first_key + j < end;
-            wg_keys[j * CHUNK_STRIDE + i % CHUNK4] = vec4<f32>(
-                load_k(at, d, there), load_k(at, d + 1u, there), load_k(at, d + 2u, there), load_k(at, d + 3u, there));
+            var four = vec4<f32>(0.0);
+            if (first_key + j < end) {
+                four = load_k4(at, d);
+            }
+            wg_keys[j * CHUNK_STRIDE + i % CHUNK4] = four;
         }
         if (invocation < SPLIT_ROWS * CHUNK4) {
             let row = first_row + invocation / CHUNK4;
             let d = first + (invocation % CHUNK4) * 4u;
             let at = head_start(params.q, b, g * per_kv + row / params.queries) + row % params.queries * params.q.token;
-            let there = row < rows;
-            wg_queries[invocation] = vec4<f32>(
-                load_q(at, d, there), load_q(at, d + 1u, there), load_q(at, d + 2u, there), load_q(at, d + 3u, there));
+            var four = vec4<f32>(0.0);
+            if (row < rows) {
+                four = load_q4(at, d);
+            }
+            wg_queries[invocation] = four;
         }
         workgroupBarrier();
         for (var c = 0u; c < CHUNK4; c++) {
@@ -145,7 +125,7 @@ fn softmax_split(
         }
         for (var j = lane; first_key + j < end; j += LANES) {
             let at = v_head + (first_key + j) * params.v.token;
-            let four = vec4<f32>(load_v(at, e), load_v(at, e + 1u), load_v(at, e + 2u), load_v(at, e + 3u));
+            let four = load_v4(at, e);
             for (var r = 0u; r < SPLIT_ROWS; r++) {
                 out[r] += wg_weights[r * SPLIT_KEYS + j] * four;
             }

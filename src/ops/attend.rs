@@ -57,6 +57,8 @@ pub(crate) const STRIDES: [usize; 4] =
 
 /// `Params`, and which keys a query sees.
 pub(crate) const TYPES: Source = source!("common/attend_types.wgsl");
+/// Rows of q, k and v, four elements at a time.
+pub(crate) const LOADS: Source = source!("common/attend_loads.wgsl");
 /// The core itself.
 pub(crate) const CORE: Source = source!("common/attend.wgsl");
 /// Keys and values stored as the queries are.

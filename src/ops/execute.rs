@@ -40,7 +40,7 @@ impl Prepared {
     /// # Errors
     /// Whatever the operator, the plan or the device refuses.
     pub fn new(ctx: &Context, operator: &dyn Operator, inputs: &TensorMap, poison: bool) -> Result<Self, Error> {
-        let plan = Plan::new(ctx, operator.program(ctx.caps())?)?;
+        let plan = super::plan(ctx, operator)?;
         check_inputs(plan.program().op, plan.slots(), inputs)?;
         let mut tensors = Vec::new();
         for slot in plan.slots() {

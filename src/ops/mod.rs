@@ -21,7 +21,7 @@ pub mod tolerance;
 
 use crate::error::Error;
 use crate::gpu::program::{Cost, Program};
-use crate::gpu::{Caps, Kernel, Spec};
+use crate::gpu::{Caps, Context, Kernel, Plan, Spec};
 use crate::tensor::{DType, Layout, Shape, Slot, TensorMap};
 
 pub use case::Case;
@@ -251,6 +251,14 @@ pub trait Operator: Send + Sync {
 
     /// Essential work: each input read once, each output written once.
     fn cost(&self) -> Cost;
+}
+
+/// A plan of an operator on a device: pipelines built, sizes checked.
+///
+/// # Errors
+/// What the operator refuses, and limits of the device.
+pub fn plan(ctx: &Context, operator: &dyn Operator) -> Result<Plan, Error> {
+    Plan::new(ctx, operator.program(ctx.caps())?)
 }
 
 impl Op {

@@ -5,7 +5,7 @@ use proptest::test_runner::{RngAlgorithm, TestRng, TestRunner};
 use subquad::gpu::{Caps, Plan, Workspace, readback};
 use subquad::ops::linear::layout::{Tiles, Walk, walk};
 use subquad::ops::linear::{self, Config, FeatureMap};
-use subquad::ops::{Op, Operator, Precision, Qkv, draw, find, tolerance};
+use subquad::ops::{self, Op, Operator, Precision, Qkv, draw, find, tolerance};
 use subquad::tensor::{DType, HostTensor, Layout, Shape, TensorMap};
 
 use crate::support::{
@@ -179,7 +179,7 @@ fn a_plan_replays_over_a_dirty_workspace() {
     let Some(ctx) = context() else { return };
     let c = Config { segment: Some(16), ..Config::new(Qkv::new(1, 2, 70, 16, 16)) };
     let all = inputs(&c);
-    let plan: Plan = linear::plan(ctx, &c).unwrap();
+    let plan: Plan = ops::plan(ctx, &c).unwrap();
     let up = |name: &str| readback::upload(ctx, name, all.get(name).unwrap()).unwrap();
     let (q, k, v) = (up("q"), up("k"), up("v"));
     let o = readback::empty(ctx, "o", [1, 2, 70, 16], DType::F32).unwrap();
@@ -272,8 +272,7 @@ fn inputs_that_do_not_fit_are_refused_by_name_on_the_host() {
 #[test]
 fn what_does_not_fit_the_device_is_refused_with_both_numbers() {
     let Some(ctx) = context() else { return };
-    let refuse =
-        |heads, len| linear::plan(ctx, &Config::new(Qkv::new(1, heads, len, 256, 256))).unwrap_err().to_string();
+    let refuse = |heads, len| ops::plan(ctx, &Config::new(Qkv::new(1, heads, len, 256, 256))).unwrap_err().to_string();
     let error = refuse(64, 1 << 20);
     assert_eq!(error, "linear: tensor `q` (elements) needs 17179869184, the limit of this device is 4294967295");
     let error = refuse(15, 1 << 20);
@@ -286,7 +285,7 @@ fn what_does_not_fit_the_device_is_refused_with_both_numbers() {
 fn wrong_tensors_are_refused_by_name_when_bound() {
     let Some(ctx) = context() else { return };
     let c = Config::new(Qkv::new(1, 1, 8, 4, 4));
-    let plan = linear::plan(ctx, &c).unwrap();
+    let plan = ops::plan(ctx, &c).unwrap();
     let mut workspace = Workspace::new();
     workspace.reserve(ctx, plan.workspace()).unwrap();
     let make = |name, shape: [usize; 4]| readback::empty(ctx, name, shape, DType::F32).unwrap();

@@ -28,7 +28,7 @@ use super::{
 use crate::error::Error;
 use crate::gpu::pack;
 use crate::gpu::program::{Program, check_memory};
-use crate::gpu::{Caps, Context, Plan, Recording, Workspace};
+use crate::gpu::{Caps, Plan, Recording, Workspace};
 #[cfg(feature = "cpu")]
 use crate::ops::execute::check_inputs;
 use crate::tensor::{Access, DType, Slot, Tensor, TensorMap};
@@ -245,7 +245,7 @@ pub struct Tensors<'a> {
     pub state: Option<&'a Tensor>,
 }
 
-/// Binds the tensors of a plan made from a [`Config`].
+/// Binds the tensors of a [`plan`](super::plan) made from a [`Config`].
 ///
 /// # Errors
 /// As [`Plan::bind`].
@@ -253,14 +253,6 @@ pub fn bind(plan: &Plan, tensors: Tensors<'_>, workspace: &Workspace) -> Result<
     let mut named = vec![("q", tensors.q), ("k", tensors.k), ("v", tensors.v), ("o", tensors.o)];
     named.extend(tensors.state.map(|state| ("state", state)));
     plan.bind(&named, workspace)
-}
-
-/// A plan for this configuration.
-///
-/// # Errors
-/// What [`Config::validate`] refuses, and limits of the device.
-pub fn plan(ctx: &Context, config: &Config) -> Result<Plan, Error> {
-    Plan::new(ctx, config.program(ctx.caps())?)
 }
 
 fn usage(flags: &Flags) -> Result<(), Error> {

@@ -18,7 +18,7 @@ use crate::gpu::grid::Grid;
 use crate::gpu::program::{Cost, Operand, Program, Scratch, Step, check_indices};
 use crate::gpu::source::{Bind, Field, Kernel, Source, Spec, fields, source};
 use crate::ops::Operator;
-use crate::ops::attend::{self, CORE, KEYS_F32, Mask, Tiles};
+use crate::ops::attend::{self, CORE, KEYS_F32, LOADS, Mask, Tiles};
 use crate::ops::qkv::{STRIDES_SOURCE, Strides, check_lengths};
 use crate::tensor::{DType, Layout};
 
@@ -83,7 +83,7 @@ static REDUCE: Kernel = Kernel {
 
 static ATTEND: Kernel = Kernel {
     name: "linformer_attend",
-    sources: &[STRIDES_SOURCE, attend::TYPES, CORE, source!("linformer/attend.wgsl")],
+    sources: &[STRIDES_SOURCE, attend::TYPES, LOADS, CORE, source!("linformer/attend.wgsl")],
     bindings: &[("q", Bind::Read), ("k", Bind::Read), ("v", Bind::Read), ("o", Bind::Write)],
     params: attend::FIELDS,
     params_size: size_of::<attend::Params>(),

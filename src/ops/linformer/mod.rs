@@ -30,7 +30,7 @@ use super::{
 };
 use crate::error::Error;
 use crate::gpu::program::{Program, check_memory};
-use crate::gpu::{Caps, Context, Plan, Recording, Workspace};
+use crate::gpu::{Caps, Plan, Recording, Workspace};
 #[cfg(feature = "cpu")]
 use crate::ops::execute::check_inputs;
 use crate::tensor::{Access, DType, Shape, Slot, Tensor, TensorMap};
@@ -231,7 +231,7 @@ pub struct Tensors<'a> {
     pub f: Option<&'a Tensor>,
 }
 
-/// Binds the tensors of a plan made from a [`Config`].
+/// Binds the tensors of a [`plan`](super::plan) made from a [`Config`].
 ///
 /// # Errors
 /// As [`Plan::bind`].
@@ -240,14 +240,6 @@ pub fn bind(plan: &Plan, tensors: Tensors<'_>, workspace: &Workspace) -> Result<
     named.extend(tensors.e.map(|e| ("e", e)));
     named.extend(tensors.f.map(|f| ("f", f)));
     plan.bind(&named, workspace)
-}
-
-/// A plan for this configuration.
-///
-/// # Errors
-/// What [`Config::validate`] refuses, and limits of the device.
-pub fn plan(ctx: &Context, config: &Config) -> Result<Plan, Error> {
-    Plan::new(ctx, config.program(ctx.caps())?)
 }
 
 fn usage(flags: &Flags) -> Result<(), Error> {

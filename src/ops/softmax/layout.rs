@@ -10,7 +10,7 @@ use crate::gpu::Caps;
 use crate::gpu::program::{Cost, Operand, Program, Scratch, Step, check_indices};
 use crate::gpu::source::{Bind, Kernel, Source, Spec, source};
 use crate::ops::Operator;
-use crate::ops::attend::{CORE, FIELDS, KEYS_STORED, PROOF, Params, STRIDES, TYPES, Tiles};
+use crate::ops::attend::{CORE, FIELDS, KEYS_STORED, LOADS, PROOF, Params, STRIDES, TYPES, Tiles};
 use crate::ops::qkv::{STRIDES_SOURCE, check_lengths};
 
 const TENSORS: Source = source!("softmax/types.wgsl");
@@ -18,7 +18,7 @@ const COUNT_OFF: Source = source!("common/count_off.wgsl");
 
 static ATTEND: Kernel = Kernel {
     name: "softmax_attend",
-    sources: &[STRIDES_SOURCE, TYPES, TENSORS, CORE, source!("softmax/attend.wgsl")],
+    sources: &[STRIDES_SOURCE, TYPES, TENSORS, LOADS, CORE, source!("softmax/attend.wgsl")],
     bindings: &[("q", Bind::Read), ("k", Bind::Read), ("v", Bind::Read), ("o", Bind::Write)],
     params: FIELDS,
     params_size: size_of::<Params>(),
@@ -27,7 +27,7 @@ static ATTEND: Kernel = Kernel {
 
 static SPLIT: Kernel = Kernel {
     name: "softmax_split",
-    sources: &[STRIDES_SOURCE, TYPES, TENSORS, source!("softmax/split.wgsl")],
+    sources: &[STRIDES_SOURCE, TYPES, TENSORS, LOADS, source!("softmax/split.wgsl")],
     bindings: &[("q", Bind::Read), ("k", Bind::Read), ("v", Bind::Read), ("partials", Bind::Write)],
     params: FIELDS,
     params_size: size_of::<Params>(),

@@ -24,7 +24,7 @@ use super::attend::{self, Mask};
 use super::{Causality, Cost, Definition, Flag, FlagKind, Flags, Op, Operator, Precision, Qkv, Request, qkv};
 use crate::error::Error;
 use crate::gpu::program::Program;
-use crate::gpu::{Caps, Context, Plan, Recording, Workspace};
+use crate::gpu::{Caps, Plan, Recording, Workspace};
 #[cfg(feature = "cpu")]
 use crate::ops::execute::check_inputs;
 use crate::tensor::{Slot, Tensor, TensorMap};
@@ -141,20 +141,12 @@ pub struct Tensors<'a> {
     pub o: &'a Tensor,
 }
 
-/// Binds the tensors of a plan made from a [`Config`].
+/// Binds the tensors of a [`plan`](super::plan) made from a [`Config`].
 ///
 /// # Errors
 /// As [`Plan::bind`].
 pub fn bind(plan: &Plan, tensors: Tensors<'_>, workspace: &Workspace) -> Result<Recording, Error> {
     plan.bind(&[("q", tensors.q), ("k", tensors.k), ("v", tensors.v), ("o", tensors.o)], workspace)
-}
-
-/// A plan for this configuration.
-///
-/// # Errors
-/// What [`Config::validate`] refuses, and limits of the device.
-pub fn plan(ctx: &Context, config: &Config) -> Result<Plan, Error> {
-    Plan::new(ctx, config.program(ctx.caps())?)
 }
 
 fn usage(flags: &Flags) -> Result<(), Error> {
