@@ -16,13 +16,13 @@ const INVOCATIONS: u32 = ROW_THREADS * COL_THREADS;
 const WIDTH: u32 = COL_THREADS * OUT4; // columns of a workgroup, in fours
 // One more than a row needs, so that rows start in different banks.
 const DIM_STRIDE: u32 = DIM4 + 1u;
-const KEY_STRIDE: u32 = KEYS / 4u + 1u;
-const PARTS: u32 = COL_THREADS / 4u;
+const KEY_STRIDE: u32 = KEYS + 1u;
 
-// A chunk of the queries, [ROWS][DIM_STRIDE]; then the weights of a tile, [ROWS][KEY_STRIDE].
+// A chunk of the queries, [ROWS][DIM_STRIDE]; then the weights of a tile, [ROW_THREADS][KEY_STRIDE], those of the four rows
+// of a row thread in one: invocations that wrote parts of one vector would race.
 var<workgroup> wg_rows: array<vec4<f32>, ROWS * 9u>;
-// A chunk of the keys, [KEYS][DIM_STRIDE]; then a part of every row's maximum or sum from every column of invocations,
-// [ROWS][PARTS]; then some values, [VALUE_KEYS][WIDTH].
+// A chunk of the keys, [KEYS][DIM_STRIDE]; then the maxima or sums of four rows from every invocation,
+// [ROW_THREADS][COL_THREADS]; then some values, [VALUE_KEYS][WIDTH].
 var<workgroup> wg_keys: array<vec4<f32>, 288>;
 
 // Where a workgroup works.
@@ -155,6 +155,7 @@ fn attend(block: Block, invocation: u32) {
             }
         }
         workgroupBarrier();
+        var own_top: vec4<f32>;
         for (var i = 0u; i < ROWS_EACH; i++) {
             var largest = LOWEST;
             for (var j = 0u; j < KEYS_EACH; j++) {
@@ -165,16 +166,17 @@ fn attend(block: Block, invocation: u32) {
                     largest = max(largest, s);
                 }
             }
-            wg_keys[(row_thread + ROW_THREADS * i) * PARTS + col_thread / 4u][col_thread % 4u] = largest;
+            own_top[i] = largest;
         }
+        wg_keys[invocation] = own_top;
         workgroupBarrier();
+        var all_top = vec4<f32>(top[0], top[1], top[2], top[3]);
+        for (var c = 0u; c < COL_THREADS; c++) {
+            all_top = max(all_top, wg_keys[row_thread * COL_THREADS + c]);
+        }
+        var weights: array<vec4<f32>, KEYS_EACH>;
         for (var i = 0u; i < ROWS_EACH; i++) {
-            let row = row_thread + ROW_THREADS * i;
-            var largest = top[i];
-            for (var c = 0u; c < PARTS; c++) {
-                let four = wg_keys[row * PARTS + c];
-                largest = max(largest, max(max(four.x, four.y), max(four.z, four.w)));
-            }
+            let largest = all_top[i];
             let shrink = exp(top[i] - largest);
             top[i] = largest;
             sum[i] *= shrink;
@@ -188,18 +190,22 @@ fn attend(block: Block, invocation: u32) {
                     weight = exp(score[i * KEYS_EACH + j] - largest);
                 }
                 sum[i] += weight;
-                wg_rows[row * KEY_STRIDE + own / 4u][own % 4u] = weight;
+                weights[j][i] = weight;
             }
+        }
+        for (var j = 0u; j < KEYS_EACH; j++) {
+            wg_rows[row_thread * KEY_STRIDE + col_thread + COL_THREADS * j] = weights[j];
         }
         for (var some = 0u; some < KEYS && key + some < end; some += VALUE_KEYS) {
             workgroupBarrier();
             load_values(block, key + some, end, invocation);
             workgroupBarrier();
             for (var j = 0u; j < VALUE_KEYS; j += 4u) {
-                var weights: array<vec4<f32>, ROWS_EACH>;
-                for (var i = 0u; i < ROWS_EACH; i++) {
-                    weights[i] = wg_rows[(row_thread + ROW_THREADS * i) * KEY_STRIDE + (some + j) / 4u];
-                }
+                let row = row_thread * KEY_STRIDE + some + j;
+                let w0 = wg_rows[row];
+                let w1 = wg_rows[row + 1u];
+                let w2 = wg_rows[row + 2u];
+                let w3 = wg_rows[row + 3u];
                 for (var c = 0u; c < OUT4; c++) {
                     let at = j * WIDTH + col_thread + COL_THREADS * c;
                     let v0 = wg_keys[at];
@@ -207,8 +213,7 @@ fn attend(block: Block, invocation: u32) {
                     let v2 = wg_keys[at + 2u * WIDTH];
                     let v3 = wg_keys[at + 3u * WIDTH];
                     for (var i = 0u; i < ROWS_EACH; i++) {
-                        let w = weights[i];
-                        out[i * OUT4 + c] += w.x * v0 + w.y * v1 + w.z * v2 + w.w * v3;
+                        out[i * OUT4 + c] += w0[i] * v0 + w1[i] * v1 + w2[i] * v2 + w3[i] * v3;
                     }
                 }
             }
@@ -216,19 +221,16 @@ fn attend(block: Block, invocation: u32) {
     }
 
     workgroupBarrier();
-    for (var i = 0u; i < ROWS_EACH; i++) {
-        wg_keys[(row_thread + ROW_THREADS * i) * PARTS + col_thread / 4u][col_thread % 4u] = sum[i];
-    }
+    wg_keys[invocation] = vec4<f32>(sum[0], sum[1], sum[2], sum[3]);
     workgroupBarrier();
+    var totals = vec4<f32>(0.0);
+    for (var c = 0u; c < COL_THREADS; c++) {
+        totals += wg_keys[row_thread * COL_THREADS + c];
+    }
     for (var i = 0u; i < ROWS_EACH; i++) {
         let row = row_thread + ROW_THREADS * i;
-        var total = 0.0;
-        for (var c = 0u; c < PARTS; c++) {
-            let four = wg_keys[row * PARTS + c];
-            total += (four.x + four.y) + (four.z + four.w);
-        }
         // A row that sees no key gives zeros: its sum is zero and so is what is divided.
-        let divisor = select(total, 1.0, total == 0.0);
+        let divisor = select(totals[i], 1.0, totals[i] == 0.0);
         if (row_exists(block, row)) {
             let at = head_start(params.o, block.batch, block.head + row / params.row_queries)
                 + (block.query + row % params.row_queries) * params.o.token;

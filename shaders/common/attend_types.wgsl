@@ -27,8 +27,8 @@ struct Params {
 
 override CAUSAL: u32 = 1u; // whether query i sees keys up to i + M - N only
 
-// Below every score; a row that has seen no key has it as its maximum.
-const LOWEST: f32 = -3.0e38;
+// Not above any score; a row that has seen no key has it as its maximum.
+const LOWEST: f32 = -3.4028234e38;
 
 // One past the last key that query n sees.
 fn keys_end(n: u32) -> u32 {

@@ -4,12 +4,6 @@ use super::context::Context;
 use super::kernel::pop;
 use crate::error::Error;
 
-/// The largest buffer that can be made and bound whole.
-pub(super) fn largest(ctx: &Context) -> u64 {
-    let limits = &ctx.caps().limits;
-    limits.max_buffer_size.min(limits.max_storage_buffer_binding_size)
-}
-
 /// A buffer of at least `size` bytes, zeroed by wgpu.
 pub(super) fn make(ctx: &Context, label: &str, size: u64, usage: wgpu::BufferUsages) -> Result<wgpu::Buffer, Error> {
     allocate(ctx, label, size, usage, false)

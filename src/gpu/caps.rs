@@ -66,6 +66,11 @@ impl Caps {
         tier(self.f16, self.subgroups.is_some())
     }
 
+    /// Bytes of the largest buffer that can be made and bound whole.
+    pub fn largest_binding(&self) -> u64 {
+        self.limits.max_buffer_size.min(self.limits.max_storage_buffer_binding_size)
+    }
+
     /// Refuses a storage type that the device lacks.
     ///
     /// # Errors

@@ -1,6 +1,8 @@
 //! A device to run on: somebody's, wrapped, or one we open. Which adapters there are and why one is refused.
 
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::Arc;
+#[cfg(not(target_arch = "wasm32"))]
+use std::sync::{Mutex, PoisonError, Weak};
 
 use super::caps::{Caps, is_software, tier};
 use super::kernel::KernelCache;
@@ -152,12 +154,15 @@ struct Inner {
     info: wgpu::AdapterInfo,
     caps: Caps,
     /// Tells this device from all others.
+    #[cfg(not(target_arch = "wasm32"))]
     place: Option<usize>,
     kernels: Arc<KernelCache>,
 }
 
 /// Contexts in use, so that another one on the same device finds the pipelines made there. Weak: nothing is kept alive
-/// by it. wgpu has no place on a device where a library could leave them.
+/// by it. wgpu has no place on a device where a library could leave them. In browsers, where wgpu's types stay on their
+/// thread, contexts made apart do not share.
+#[cfg(not(target_arch = "wasm32"))]
 static CONTEXTS: Mutex<Vec<Weak<Inner>>> = Mutex::new(Vec::new());
 
 /// A device with its queue, what it can do, and the pipelines made on it. Lives as long as the process or the
@@ -182,14 +187,22 @@ impl Context {
     fn wrap(device: wgpu::Device, queue: wgpu::Queue, shader_checks: bool) -> Self {
         let info = device.adapter_info();
         let caps = Caps::of(&device, &info, shader_checks);
-        let mut contexts = CONTEXTS.lock().unwrap_or_else(PoisonError::into_inner);
-        contexts.retain(|context| context.strong_count() > 0);
-        let place = place(&device, info.backend);
-        let same = |other: &Arc<Inner>| place.is_some() && other.place == place && other.device == device;
-        let same = contexts.iter().filter_map(Weak::upgrade).find(same);
-        let kernels = same.map_or_else(Arc::default, |other| other.kernels.clone());
-        let inner = Arc::new(Inner { device, queue, info, caps, place, kernels });
-        contexts.push(Arc::downgrade(&inner));
+        #[cfg(target_arch = "wasm32")]
+        let inner = Arc::new(Inner { device, queue, info, caps, kernels: Arc::default() });
+        #[cfg(not(target_arch = "wasm32"))]
+        let inner = {
+            let place = place(&device, info.backend);
+            // Declared before the lock and so dropped after it: the last hold on a context may be in here.
+            let others: Vec<Arc<Inner>>;
+            let mut contexts = CONTEXTS.lock().unwrap_or_else(PoisonError::into_inner);
+            contexts.retain(|context| context.strong_count() > 0);
+            others = contexts.iter().filter_map(Weak::upgrade).collect();
+            let same = |other: &&Arc<Inner>| place.is_some() && other.place == place && other.device == device;
+            let kernels = others.iter().find(same).map_or_else(Arc::default, |other| other.kernels.clone());
+            let inner = Arc::new(Inner { device, queue, info, caps, place, kernels });
+            contexts.push(Arc::downgrade(&inner));
+            inner
+        };
         Self(inner)
     }
 
@@ -251,21 +264,16 @@ impl Context {
 }
 
 /// Where wgpu keeps the driver's device: the same for all handles of a device. `wgpu::Device` compares equal by a number
-/// alone, which devices of two instances share. `None` for a backend that is not known here; browsers number globally.
+/// alone, which devices of two instances share. `None` for a backend that is not known here.
+#[cfg(not(target_arch = "wasm32"))]
 fn place(device: &wgpu::Device, backend: wgpu::Backend) -> Option<usize> {
-    #[cfg(target_arch = "wasm32")]
-    {
-        let _ = (device, backend);
-        Some(0)
-    }
-    #[cfg(not(target_arch = "wasm32"))]
+    use wgpu::hal::api;
     // SAFETY: nothing is done with the driver's device but taking its address.
     unsafe {
-        use wgpu::hal::api;
         match backend {
-            #[cfg(any(windows, all(unix, not(target_vendor = "apple"))))]
+            #[cfg(any(windows, target_os = "linux", target_os = "android", target_os = "freebsd"))]
             wgpu::Backend::Vulkan => device.as_hal::<api::Vulkan>().map(|d| &raw const *d as usize),
-            #[cfg(any(windows, all(unix, not(target_vendor = "apple"))))]
+            #[cfg(any(windows, target_os = "linux", target_os = "android", target_os = "freebsd"))]
             wgpu::Backend::Gl => device.as_hal::<api::Gles>().map(|d| &raw const *d as usize),
             #[cfg(target_vendor = "apple")]
             wgpu::Backend::Metal => device.as_hal::<api::Metal>().map(|d| &raw const *d as usize),

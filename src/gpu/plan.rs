@@ -32,7 +32,7 @@ impl Plan {
     /// [`Error::Kernel`] if a kernel does not compile.
     pub fn new(ctx: &Context, program: Program) -> Result<Self, Error> {
         let caps = ctx.caps();
-        let binding = buffer::largest(ctx);
+        let binding = caps.largest_binding();
         let limit = |what: String, needed: u64, limit: u64| Error::Limit { op: program.op.into(), what, needed, limit };
         check_indices(program.op, &program.slots)?;
         for slot in &program.slots {

@@ -136,6 +136,8 @@ pub(crate) use fields;
 const ELEM_F32: Source = source!("common/elem_f32.wgsl");
 const ELEM_F16: Source = source!("common/elem_f16.wgsl");
 const GRID: Source = source!("common/grid.wgsl");
+/// Counting of loads and stores, switched off: what kernels run with; a test switches it on.
+pub(crate) const COUNT_OFF: Source = source!("common/count_off.wgsl");
 
 /// Joins prelude, fragments and files.
 pub fn assemble(kernel: &Kernel, spec: &Spec, target: Target) -> Assembled {

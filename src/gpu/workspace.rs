@@ -26,7 +26,7 @@ impl Workspace {
     /// # Errors
     /// [`Error::Limit`] if a buffer passes what the device allows, [`Error::Device`] if there is no memory for it.
     pub fn reserve(&mut self, ctx: &Context, slots: &[Scratch]) -> Result<bool, Error> {
-        let most = buffer::largest(ctx);
+        let most = ctx.caps().largest_binding();
         let mut grew = false;
         for (i, slot) in slots.iter().enumerate() {
             let size = slot.bytes.max(16).next_multiple_of(16);

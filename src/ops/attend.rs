@@ -195,12 +195,13 @@ impl Tiles {
 
     /// What the core reads, writes and computes. `key_size` is the storage of keys and values in bytes.
     pub(crate) fn cost(&self, s: &Qkv, mask: Mask, key_size: usize) -> Cost {
-        let (mut seen, mut visits) = (0.0, 0.0);
+        let (mut seen, mut visits, mut tiles) = (0.0, 0.0, 0.0);
         for block in 0..self.row_blocks {
             let first = block * self.row_queries;
             let queries = self.row_queries.min(s.queries - first);
             let keys = mask.keys(s, first).start..mask.keys(s, first + queries - 1).end;
             seen += keys.len() as f64;
+            tiles += keys.len().div_ceil(KEYS) as f64;
             visits += (queries * keys.len().div_ceil(KEYS)) as f64;
         }
         let (d, e, size) = (s.dim_k as f64, s.dim_v as f64, s.dtype.size() as f64);
@@ -208,8 +209,11 @@ impl Tiles {
         // Columns are shared, so that values are read once for all column splits, keys and queries once for each.
         let splits = self.col_splits as f64;
         let rows = units * s.group() as f64 * visits;
+        // With the rows, dimensions and columns that only fill a tile: they take their time too.
+        let dims = s.dim_k.next_multiple_of(4 * self.dim4) + 4 * self.col_threads * self.out4;
+        let products = units * self.head_splits as f64 * splits * tiles * (ROWS * KEYS) as f64;
         Cost {
-            flops: rows * KEYS as f64 * 2.0 * (d * splits + e),
+            flops: products * 2.0 * dims as f64,
             bytes_read: rows * d * splits * size
                 + units * self.head_splits as f64 * seen * (d * splits + e) * key_size as f64,
             bytes_written: s.elements()[3] * size,

@@ -251,16 +251,26 @@ impl Qkv {
     }
 }
 
-/// Refuses sequences of more than 2^30 tokens: shaders compute in u32 and i32 where tiles and segments end.
+/// Refuses axes longer than 2^30: shaders compute in u32 and i32 where tiles and segments end.
 ///
 /// # Errors
 /// [`Error::Limit`] naming the tensor.
 pub fn check_lengths(op: &'static str, s: &Qkv) -> Result<(), Error> {
     let longest = 1u64 << 30;
-    for (tensor, length) in [("q", s.queries as u64), ("k", s.keys as u64)] {
-        if length > longest {
-            let what = format!("tensor `{tensor}` (tokens)");
-            return Err(Error::Limit { op: op.into(), what, needed: length, limit: longest });
+    for (tensor, what, length) in [
+        ("q", "tokens", s.queries),
+        ("k", "tokens", s.keys),
+        ("k", "dimensions", s.dim_k),
+        ("v", "dimensions", s.dim_v),
+    ] {
+        let needed = length as u64;
+        if needed > longest {
+            return Err(Error::Limit {
+                op: op.into(),
+                what: format!("tensor `{tensor}` ({what})"),
+                needed,
+                limit: longest,
+            });
         }
     }
     Ok(())

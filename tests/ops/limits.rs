@@ -1,6 +1,6 @@
 //! Tensors larger than a binding or a buffer of the device, met by asking the device for less.
 
-use subquad::gpu::{Context, Plan};
+use subquad::gpu::{Caps, Context, Plan};
 use subquad::ops::linformer::{Config, Projection, Sharing};
 use subquad::ops::{OPS, Operator, Qkv, draw, execute, find};
 use subquad::tensor::{DType, Layout};
@@ -79,6 +79,7 @@ fn a_projection_over_one_binding_is_cut_at_rows_and_heads() {
     let batch = Config::new(Qkv::new(2, 2, 20, 8, 12).keys(200), 50);
     for (what, config, steps) in [
         ("120000 bytes shared", base.clone(), 7),
+        ("76800 bytes shared in 64 rows", Config::new(base.qkv.keys(300), 64), 5),
         ("120000 bytes a head", Config { projection: own(None), ..base.clone() }, 13),
         ("80000 bytes, heads of each batch entry", Config { projection: own(Some(Sharing::AllHeads)), ..batch }, 6),
     ] {
@@ -91,7 +92,10 @@ fn a_projection_over_one_binding_is_cut_at_rows_and_heads() {
         assert_matches(what, op, &config, &all, &run.outputs);
         assert_eq!(labels.len(), steps, "{what}: {labels:?}");
     }
-    let error = Config::new(base.qkv.keys(300), 64).program(device.caps()).unwrap_err().to_string();
-    let sentence = "linformer: projection (bytes of 64 rows) needs 76800, the limit of this device is 65536";
+    // A single row is the least: in f16 a head of one dimension is smaller than it.
+    let caps = Caps { f16: true, ..device.caps().clone() };
+    let long = base.qkv.keys(20_000).dim_k(1).dim_v(1).dtype(DType::F16);
+    let error = Config::new(long, 3).program(&caps).unwrap_err().to_string();
+    let sentence = "linformer: projection (bytes of one row) needs 80000, the limit of this device is 65536";
     assert_eq!(error, sentence);
 }

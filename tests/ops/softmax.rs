@@ -155,6 +155,21 @@ fn work_and_workspace_of_large_shapes() {
     assert_eq!(program.workspace_bytes(), 32 * 1024 * 130 * 4);
 }
 
+/// Keys are split where blocks of queries are mostly empty or leave the machine idle, and the partial outputs fit.
+#[test]
+fn keys_are_split_where_that_pays() {
+    let steps = |qkv: Qkv| Config::new(qkv).program(&roomy()).unwrap().steps().len();
+    assert_eq!(steps(Qkv::new(1, 8, 1, 64, 64).keys(100_000)), 2, "one token");
+    assert_eq!(steps(Qkv::new(1, 8, 5, 64, 64).kv_heads(1).keys(100_000)), 2, "40 rows of one key head");
+    assert_eq!(steps(Qkv::new(1, 1, 200, 64, 64).keys(100_000)), 2, "200 queries of one head");
+    assert_eq!(steps(Qkv::new(1, 8, 2048, 64, 64)), 1, "as many queries as keys");
+    assert_eq!(steps(Qkv::new(8, 64, 64, 64, 64).keys(4096)), 1, "heads that keep the machine busy");
+    // 545 MB of partial outputs pass a binding; the tiled form needs none.
+    let many = Qkv::new(64, 32, 8, 128, 128).keys(8192).dtype(DType::F16);
+    let program = Config::new(many).program(&Caps { f16: true, ..Caps::portable() }).unwrap();
+    assert_eq!(program.workspace_bytes(), 0);
+}
+
 #[test]
 fn refused_before_anything_runs() {
     let base = Config::new(Qkv::new(1, 4, 8, 16, 16));

@@ -85,7 +85,8 @@ impl Attend<'_> {
                     let from = all.start.clamp(queries.start, queries.end) - queries.start;
                     from..(all.end.clamp(queries.start, queries.end) - queries.start).max(from)
                 };
-                // Cleared, not multiplied by zero: a query must not see other keys however large they are.
+                // Cleared, so that a query does not see other keys however large their scores are. (Values that are not
+                // finite it would see all the same: their weight of zero makes NaN of them.)
                 for (j, row) in scores.chunks_exact_mut(rows).take(width).enumerate() {
                     let seers = seers(j);
                     row[..seers.start].fill(f32::NEG_INFINITY);
@@ -121,8 +122,8 @@ impl Attend<'_> {
     }
 }
 
-/// Below every score, and finite: a query that has seen no key has it as its maximum.
-const LOWEST: f32 = -3.0e38;
+/// Not above any score, and finite: a query that has seen no key has it as its maximum.
+const LOWEST: f32 = f32::MIN;
 
 /// Queries whose maxima and sums are held in registers while the keys of a tile go by.
 const STRIP: usize = 16;

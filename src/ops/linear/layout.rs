@@ -15,7 +15,7 @@ use crate::error::Error;
 use crate::gpu::Caps;
 use crate::gpu::grid::Grid;
 use crate::gpu::program::{Cost, Operand, Program, Scratch, Step, check_indices};
-use crate::gpu::source::{Bind, Field, Kernel, Source, Spec, fields, source};
+use crate::gpu::source::{Bind, COUNT_OFF, Field, Kernel, Source, Spec, fields, source};
 use crate::ops::Operator;
 use crate::ops::qkv::{STRIDES_SOURCE, Strides, check_lengths};
 use crate::tensor::DType;
@@ -64,7 +64,6 @@ const KEYS: Source = source!("linear/keys.wgsl");
 const STORED: Source = source!("linear/stored.wgsl");
 const STATE_WRITE: Source = source!("common/state_write.wgsl");
 const STATE_READ: Source = source!("common/state_read.wgsl");
-const COUNT_OFF: Source = source!("common/count_off.wgsl");
 
 const TILE_PROOF: &str =
     "indices are below products of the consts that size the arrays; loops end at consts or uniforms";

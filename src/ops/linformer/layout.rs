@@ -16,7 +16,7 @@ use crate::error::Error;
 use crate::gpu::Caps;
 use crate::gpu::grid::Grid;
 use crate::gpu::program::{Cost, Operand, Program, Scratch, Step, check_indices};
-use crate::gpu::source::{Bind, Field, Kernel, Source, Spec, fields, source};
+use crate::gpu::source::{Bind, COUNT_OFF, Field, Kernel, Source, Spec, fields, source};
 use crate::ops::Operator;
 use crate::ops::attend::{self, CORE, KEYS_F32, LOADS, Mask, Tiles};
 use crate::ops::qkv::{STRIDES_SOURCE, Strides, check_lengths};
@@ -52,7 +52,6 @@ const FIELDS: &[Field] = fields!(
 );
 
 const TYPES: Source = source!("linformer/types.wgsl");
-const COUNT_OFF: Source = source!("common/count_off.wgsl");
 
 static PROJECT: Kernel = Kernel {
     name: "linformer_project",
@@ -111,9 +110,10 @@ pub(super) fn essential(c: &Config) -> Cost {
     let size = s.dtype.size() as f64;
     let matrices: u64 = c.slots()[MATRIX_E..].iter().filter_map(|slot| slot.checked_bytes()).sum();
     let first = match c.projection {
-        Projection::Matrices { .. } => {
-            let tokens = (s.batch * c.projected_heads()) as f64 * s.keys as f64;
-            2.0 * c.rank as f64 * tokens * (s.dim_k + s.dim_v) as f64
+        Projection::Matrices { e, f } => {
+            let heads = |sharing| if sharing == Sharing::PerHead { s.heads } else { s.kv_heads };
+            let columns = heads(e) * s.dim_k + heads(f.unwrap_or(e)) * s.dim_v;
+            2.0 * c.rank as f64 * (s.batch * s.keys) as f64 * columns as f64
         }
         Projection::Pool(_) => k + v,
     };
@@ -316,8 +316,9 @@ impl<'a> Half<'a> {
             self.shorten(units.start..middle, rows.clone(), to, steps)?;
             return self.shorten(middle..units.end, rows, to, steps);
         }
-        if x_bytes <= limit && rows.len() > ROWS {
-            let middle = rows.start + (rows.len() / 2).next_multiple_of(ROWS);
+        if x_bytes <= limit && rows.len() > 1 {
+            let tile = if rows.len() > ROWS { ROWS } else { 1 };
+            let middle = rows.start + (rows.len() / 2).next_multiple_of(tile);
             self.shorten(units.clone(), rows.start..middle, to, steps)?;
             return self.shorten(units, middle..rows.end, to, steps);
         }
@@ -326,7 +327,7 @@ impl<'a> Half<'a> {
             (true, Layout::Bhnd, _) => ("tensor `v` (bytes of one key head)", x_bytes),
             (true, Layout::Bnhd, 1) => ("tensor `k` (bytes of one batch entry)", x_bytes),
             (true, Layout::Bnhd, _) => ("tensor `v` (bytes of one batch entry)", x_bytes),
-            (false, ..) => ("projection (bytes of 64 rows)", matrix_bytes),
+            (false, ..) => ("projection (bytes of one row)", matrix_bytes),
         };
         Err(Error::Limit { op: NAME.into(), what: what.into(), needed, limit })
     }
@@ -384,7 +385,8 @@ impl<'a> Half<'a> {
                 let spec = spec(c.qkv.dtype, &[], vec![("COL_THREADS", self.col_threads as u32)], ("POOL", 0));
                 let row_tiles = params.row_tiles as f64;
                 let cost = Cost {
-                    flops: results * 2.0 * count * tokens * dim,
+                    // With what only fills a tile.
+                    flops: results * 2.0 * tokens * row_tiles * (ROWS * 4 * self.col_threads * self.col_tiles()) as f64,
                     // Tokens once a tile of rows, the matrix once a tile of columns.
                     bytes_read: results * tokens * (dim * size * row_tiles + count * self.col_tiles() as f64 * 4.0),
                     bytes_written: written,

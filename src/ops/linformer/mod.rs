@@ -16,7 +16,8 @@
 //!
 //! Cost: `2 K M (D + E)` flops a projected head and `2 K N (D + E)` a query head; workspace: the projected keys and
 //! values in f32, `K (D + E)` floats a projected head, and as much for each split of the tokens, of keys or of values at
-//! a time. Nothing of size N x K is stored.
+//! a time; each of the three must fit one binding. Nothing of size N x K is stored. Projected heads are those of k and v,
+//! or all query heads as soon as one of the projections differs among these.
 
 mod cases;
 #[cfg(feature = "cpu")]

@@ -40,6 +40,7 @@ pub(super) fn cases() -> Vec<Case> {
     list.push(Case::new("decode_one_head", &[("H", 1), ("N", 1), ("M", 1000), ("D", 64), ("E", 100)]));
     list.push(Case::new("decode_window", &[("H", 2), ("N", 1), ("M", 1000), ("D", 16)]).flag("window", "300"));
     list.push(Case::new("few_queries", &[("H", 2), ("G", 1), ("N", 7), ("M", 500), ("D", 17), ("E", 9)]));
+    list.push(Case::new("some_queries_long_cache", &[("H", 1), ("N", 20), ("M", 700), ("D", 17), ("E", 70)]));
     list.push(Case::new("few_queries_few_keys", &[("H", 1), ("N", 8), ("M", 3), ("D", 8)]));
     list
 }

@@ -1,20 +1,19 @@
 //! From a configuration to tiles, uniforms, workspace and dispatches. Pure: no wgpu type.
 //!
-//! Two forms. Many queries: one dispatch of the tiled core (see `attend`), no workspace. Few queries a key head: keys are
-//! split over workgroups of 128 keys, each of which leaves a maximum, a sum and E partial outputs a row, put together in
+//! Two forms. Many queries: one dispatch of the tiled core (see `attend`), no workspace. Eight rows a key head or fewer, or
+//! more that leave the machine idle before a long cache: keys are split over workgroups of 128 keys, each of which leaves a maximum, a sum and E partial outputs a row, put together in
 //! their order by a second dispatch; keys and values are read once for every eight rows.
 
 use super::{Config, NAME};
 use crate::error::Error;
 use crate::gpu::Caps;
 use crate::gpu::program::{Cost, Operand, Program, Scratch, Step, check_indices};
-use crate::gpu::source::{Bind, Kernel, Source, Spec, source};
+use crate::gpu::source::{Bind, COUNT_OFF, Kernel, Source, Spec, source};
 use crate::ops::Operator;
 use crate::ops::attend::{CORE, FIELDS, KEYS_STORED, LOADS, PROOF, Params, STRIDES, TYPES, Tiles};
 use crate::ops::qkv::{STRIDES_SOURCE, check_lengths};
 
 const TENSORS: Source = source!("softmax/types.wgsl");
-const COUNT_OFF: Source = source!("common/count_off.wgsl");
 
 static ATTEND: Kernel = Kernel {
     name: "softmax_attend",
@@ -56,10 +55,25 @@ const O: Operand = Operand::Slot(3);
 const PARTIALS: Operand = Operand::Workspace(0);
 
 /// Whether keys are split over workgroups: where a key head has so few rows that a block of the core would be mostly
-/// empty, or some more that alone leave the machine idle.
+/// empty, or where blocks alone leave the machine idle and each has a long cache to walk; and only if one binding can
+/// hold the partial outputs.
 fn splits(c: &Config, caps: &Caps) -> bool {
     let rows = c.qkv.queries.saturating_mul(c.qkv.group());
-    rows <= 8 || (rows <= 32 && 2 * c.qkv.kv_units() as u64 <= caps.full_groups)
+    let idle = 4 * Tiles::new(&c.qkv).groups(&c.qkv) <= caps.full_groups;
+    let few = rows <= 8 || (idle && rows <= 256 && seen(c).len() >= 16 * rows);
+    few && partials(c).saturating_mul(4) <= caps.largest_binding()
+}
+
+/// Keys that any query sees.
+fn seen(c: &Config) -> std::ops::Range<usize> {
+    c.mask().keys(&c.qkv, 0).start.min(c.qkv.keys - 1)..c.qkv.keys
+}
+
+/// Elements of the partial outputs: for every row and split E of them, a maximum and a sum.
+fn partials(c: &Config) -> u64 {
+    let s = &c.qkv;
+    let rows = (s.batch * s.heads) as u64 * s.queries as u64;
+    rows.saturating_mul(seen(c).len().div_ceil(SPLIT_KEYS) as u64).saturating_mul(s.dim_v as u64 + 2)
 }
 
 /// What a GPU has to do.
@@ -68,7 +82,7 @@ pub(super) fn program(c: &Config, caps: &Caps) -> Result<Program, Error> {
     caps.require(NAME, c.qkv.dtype)?;
     check_indices(NAME, &c.slots())?;
     check_lengths(NAME, &c.qkv)?;
-    let (variant, workspace, steps) = if splits(c, caps) { split(c)? } else { tiled(c) };
+    let (variant, workspace, steps) = if splits(c, caps) { split(c) } else { tiled(c) };
     let mut pieces = Vec::new();
     for step in steps {
         pieces.extend(c.qkv.cut(NAME, step, STRIDES, caps)?);
@@ -101,22 +115,18 @@ fn tiled(c: &Config) -> Parts {
     (tiles.describe(), Vec::new(), vec![step])
 }
 
-fn split(c: &Config) -> Result<Parts, Error> {
+fn split(c: &Config) -> Parts {
     let (s, mask) = (&c.qkv, c.mask());
     let rows = s.queries * s.group();
     let split_rows = rows.next_power_of_two().min(8);
     let row_blocks = rows.div_ceil(split_rows);
     // Keys before the first that any query sees are not touched.
-    let first = mask.keys(s, 0).start.min(s.keys - 1);
+    let std::ops::Range { start: first, .. } = seen(c);
     let seen = s.keys - first;
     let splits = seen.div_ceil(SPLIT_KEYS);
     let col_splits = s.dim_v.div_ceil(MERGE_COLUMNS);
     let all_rows = s.batch * s.heads * s.queries;
-    let elements = (all_rows as u64).saturating_mul(splits as u64).saturating_mul(s.dim_v as u64 + 2);
-    if elements > u64::from(u32::MAX) {
-        let what = "partial outputs (elements)".into();
-        return Err(Error::Limit { op: NAME.into(), what, needed: elements, limit: u32::MAX.into() });
-    }
+    let elements = partials(c);
     let mut params = Tiles::new(s).params(s, mask, c.effective_scale());
     params.row_blocks = row_blocks as u32;
     params.col_splits = col_splits as u32;
@@ -148,5 +158,5 @@ fn split(c: &Config) -> Result<Parts, Error> {
     };
     let variant = format!("{splits} splits of {SPLIT_KEYS} keys, {split_rows} rows a workgroup");
     let workspace = vec![Scratch { name: "partial outputs", bytes: elements * 4 }];
-    Ok((variant, workspace, vec![own, merge]))
+    (variant, workspace, vec![own, merge])
 }

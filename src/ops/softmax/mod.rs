@@ -11,8 +11,11 @@
 //! you need" (arXiv 1706.03762), equation 1; computed tile by tile with a running maximum and sum as in Milakov and
 //! Gimelshein (arXiv 1805.02867) and Dao et al. (arXiv 2205.14135), so that no N x M matrix exists anywhere.
 //!
-//! Cost: `2 (D + E)` flops a query and key it sees; no workspace, save where few queries meet a long cache: then keys are
-//! split over workgroups, and each leaves `E + 2` floats a row.
+//! Values of keys that a query does not see weigh exactly zero, so that finite ones leave no trace; one that is not finite
+//! may still show as NaN in queries of the same tile.
+//!
+//! Cost: `2 (D + E)` flops a query and key it sees; no workspace, save for few queries (eight rows a key head, or more that
+//! leave the machine idle before a long cache): then keys are split over workgroups, and each leaves `E + 2` floats a row.
 
 mod cases;
 #[cfg(feature = "cpu")]
