@@ -91,6 +91,7 @@ pub fn run(op: &'static Op, matches: &ArgMatches) -> Result<Outcome, Error> {
             Written { path: options.state_out.as_deref(), tensors: &state },
         ],
         verdicts: &verdicts,
+        drawn: &drawn,
         warnings: ui.warnings(),
     };
     if options.json {

@@ -63,6 +63,13 @@ pub fn sample(op: &'static Op, matches: &ArgMatches) -> Result<Outcome, Error> {
     case.seed = args::seed_of(op, matches)?;
     let with = matches.try_get_many::<String>("with").ok().flatten().into_iter().flatten();
     case.with = with.filter_map(|name| op.inputs.iter().find(|spec| spec.name == name)).map(|spec| spec.name).collect();
+    let written: Vec<_> = case.given(op).flat_map(|spec| spec.axes.split(' ')).collect();
+    if let Some((letter, _)) = axes.iter().find(|(letter, _)| !written.contains(letter)) {
+        let of = op.inputs.iter().filter(|spec| spec.axes.split(' ').any(|axis| axis == *letter)).map(|spec| spec.name);
+        let text =
+            format!("expected axes of tensors that are written, found {letter} of {}: give --with", report::names(of));
+        return Err(Error::Usage(format!("{}: --shape: {text}", op.name)));
+    }
     let bytes = size(op, &case)?;
     check_fit(op, &case)?;
     io::write_check(path)?;

@@ -25,6 +25,8 @@ pub struct Summary<'a> {
     /// Outputs, then state.
     pub written: Vec<Written<'a>>,
     pub verdicts: &'a [(String, Verdict)],
+    /// Parameters drawn from the seed.
+    pub drawn: &'a TensorMap,
     pub warnings: &'a [String],
 }
 
@@ -94,6 +96,7 @@ impl Summary<'_> {
             } else {
                 Value::Null
             },
+            "drawn": self.drawn.iter().map(|(name, _)| name).collect::<Vec<_>>(),
             "warnings": self.warnings,
         })
     }

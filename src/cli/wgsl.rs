@@ -57,6 +57,9 @@ pub fn wgsl(matches: &ArgMatches) -> Result<Outcome, Error> {
         report::stdout(&all.join("\n"))?;
         return Ok(Outcome::Done);
     };
+    if folder.exists() && !folder.is_dir() {
+        return Err(Error::file(folder, "expected a directory to write into, found a file"));
+    }
     std::fs::create_dir_all(folder).map_err(|error| Error::file(folder, error.to_string()))?;
     let mut lines = String::new();
     for (label, text) in &texts {

@@ -18,6 +18,7 @@ fn what_is_drawn_is_saved_and_gives_the_same_again() {
     let ran = place.run(&format!("{LOW} --rank 10 --seed 5 --save-params e.npz --verify"));
     assert_eq!(ran.code, 0, "{ran:?}");
     assert!(ran.err.contains("drawn from seed 5: e [1, 10, 40]"), "{ran:?}");
+    assert_eq!(json(&place.done(&format!("{LOW} --rank 10 --seed 5 --json")))["drawn"], serde_json::json!(["e"]));
     let drawn = place.read("e.npz");
     assert_eq!(drawn.tensors.names(), "e");
     assert_eq!(place.read("o.safetensors").metadata["seed"], "5");
@@ -79,7 +80,7 @@ fn projections_that_do_not_fit_leave_nothing_behind() {
             "linformer: tensor `e`: expected none with --pool max, which takes its place, found [1, 10, 40]",
         ),
         (&[], "--rank 41", 1, "linformer: `rank`: expected 1 to M = 40, found 41"),
-        (&[], "", 1, "linformer: `rank`: expected 1 to M = 40, found 256 (the default)"),
+        (&[], "", 1, "linformer: `rank`: expected 1 to M = 40, found 256 (the default; see --rank)"),
         (&[], "--rank 0", 2, "linformer: --rank: expected a whole number from 1 to 2^64 - 1, found `0`"),
         (&[], "--causal", 2, "linformer: --causal: this operator has no causal form"),
     ] {
@@ -111,6 +112,11 @@ fn samples_are_valid_and_may_hold_projections() {
     place.done("sample linformer --output in.safetensors --shape H=2,N=20,D=8");
     assert_eq!(place.read("in.safetensors").tensors.names(), "q, k, v");
     place.done(&format!("{LOW} --rank 7 --verify"));
+    place.refuse(
+        "sample linformer --output x.safetensors --shape H=2,N=20,D=8,K=7",
+        2,
+        "linformer: --shape: expected axes of tensors that are written, found K of e, f: give --with",
+    );
     place.done("sample linformer --output in.safetensors --shape H=2,N=20,D=8,K=7 --with e,f");
     let file = place.read("in.safetensors");
     assert_eq!(file.tensors.names(), "q, k, v, e, f");

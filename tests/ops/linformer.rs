@@ -147,7 +147,7 @@ fn projections_that_do_not_fit_are_refused_by_name() {
         assert_eq!(refusal(flags, extra), sentence, "{flags:?} {extra:?}");
     }
     let short = Case::new("short", &[("N", 64)]).configure(op()).err().unwrap().to_string();
-    assert_eq!(short, "linformer: `rank`: expected 1 to M = 64, found 256 (the default)");
+    assert_eq!(short, "linformer: `rank`: expected 1 to M = 64, found 256 (the default; see --rank)");
 }
 
 proptest! {

@@ -9,7 +9,8 @@
 //! ```
 //!
 //! with projections e and f `[K, M]`, one for all heads or one for each query head; without f, e serves both. In their
-//! place row r may pool the tokens from `floor(r M / K)` to `ceil((r + 1) M / K) - 1`, by their mean or largest value.
+//! place row r may pool the tokens from `floor(r M / K)` to `ceil((r + 1) M / K) - 1`, by their mean or largest value (NaN
+//! is passed over).
 //! Every row mixes all tokens, so there is no causal form. Source: Wang et al., "Linformer: Self-attention with linear
 //! complexity" (arXiv 2006.04768), equation 7, and section 4 for sharing and pooling. A projection that is drawn has
 //! entries of N(0, 1/K), as in the paper's theorem.
@@ -65,7 +66,11 @@ pub const OP: Op = Op {
         ("K", AxisDefault::Length(DEFAULT_RANK)),
     ],
     flags: &[
-        Flag { name: "rank", kind: FlagKind::Count, help: "rows K of the projections (that of e or f, else 256)" },
+        Flag {
+            name: "rank",
+            kind: FlagKind::Count,
+            help: "rows K of the projections, at most M (that of e or f, else 256)",
+        },
         Flag { name: "scale", kind: FlagKind::Number, help: "factor of the scores (1/sqrt D)" },
         Flag {
             name: "pool",
@@ -165,7 +170,7 @@ impl Config {
         let most = self.qkv.keys.min(MAX_RANK);
         if self.rank == 0 || self.rank > most {
             let expected = if most < MAX_RANK { format!("1 to M = {most}") } else { format!("1 to {most}") };
-            let default = if self.rank == DEFAULT_RANK { " (the default)" } else { "" };
+            let default = if self.rank == DEFAULT_RANK { " (the default; see --rank)" } else { "" };
             return Err(Error::setting(NAME, "rank", expected, format!("{}{default}", self.rank)));
         }
         qkv::check_scale(NAME, self.effective_scale())?;
