@@ -7,7 +7,7 @@ use std::collections::HashSet;
 use std::path::PathBuf;
 
 use naga::back::{hlsl, msl, spv};
-use subquad::gpu::source::{Target, print};
+use subquad::gpu::source::print;
 use subquad::gpu::{Kernel, Spec, limits};
 use subquad::ops::OPS;
 
@@ -89,7 +89,7 @@ fn kernels_translate_for_vulkan_metal_and_dx12() {
                 std::fs::write(folder.join(format!("{label}.{extension}")), bytes).unwrap();
             };
             write("spv", "spv", bytemuck::cast_slice(&words));
-            write("web", "wgsl", print(kernel, &spec, Target::Web).as_bytes());
+            write("web", "wgsl", print(kernel, &spec).as_bytes());
         }
     }
 }
@@ -99,7 +99,7 @@ fn kernels_translate_for_vulkan_metal_and_dx12() {
 fn a_printed_kernel_is_the_kernel() {
     for (kernel, spec) in kernels() {
         let label = spec.label(kernel);
-        let text = print(kernel, &spec, Target::Native);
+        let text = print(kernel, &spec);
         let module = naga::front::wgsl::parse_str(&text).unwrap_or_else(|e| panic!("{label}: {}", e.message()));
         let flags = naga::valid::ValidationFlags::all();
         naga::valid::Validator::new(flags, limits::capabilities()).validate(&module).unwrap();

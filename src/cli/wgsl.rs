@@ -6,7 +6,7 @@ use clap::{ArgMatches, Command};
 
 use super::{Outcome, args, report};
 use crate::error::Error;
-use crate::gpu::source::{self, Target};
+use crate::gpu::source;
 use crate::io;
 
 /// `subquad wgsl`.
@@ -24,7 +24,7 @@ pub fn command() -> Command {
                 .value_name("TARGET")
                 .value_parser(["web", "native"])
                 .default_value("web")
-                .help("web: with the `enable` lines that browsers want; native: as wgpu compiles it"),
+                .help("Who compiles it: web has the `enable` lines browsers want, native those wgpu takes; so far the same"),
         )
         .arg(args::on("all", "Every specialisation that the operator's cases use"))
         .arg(args::value("kernel").value_name("TEXT").help("Only kernels whose name or specialisation contains this"))
@@ -35,7 +35,6 @@ pub fn command() -> Command {
 pub fn wgsl(matches: &ArgMatches) -> Result<Outcome, Error> {
     let op = args::word_of(matches, "op").and_then(crate::ops::find);
     let op = op.ok_or_else(|| Error::Usage("wgsl: expected an operator".into()))?;
-    let target = if args::word_of(matches, "target") == Some("native") { Target::Native } else { Target::Web };
     let wanted = args::word_of(matches, "kernel").unwrap_or("");
     let mut kernels = op.kernels();
     if !args::is_on(matches, "all") && wanted.is_empty() {
@@ -44,7 +43,7 @@ pub fn wgsl(matches: &ArgMatches) -> Result<Outcome, Error> {
     }
     let texts: Vec<(String, String)> = kernels
         .iter()
-        .map(|(kernel, spec)| (spec.label(kernel), source::print(kernel, spec, target)))
+        .map(|(kernel, spec)| (spec.label(kernel), source::print(kernel, spec)))
         .filter(|(label, _)| label.contains(wanted))
         .collect();
     if texts.is_empty() {

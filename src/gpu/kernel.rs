@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::caps::Caps;
 #[cfg(not(target_arch = "wasm32"))]
 use super::limits;
-use super::source::{Bind, Kernel, Spec, Target, assemble};
+use super::source::{Bind, Kernel, Spec, assemble};
 use crate::error::Error;
 
 /// A compiled kernel.
@@ -89,8 +89,7 @@ fn build(device: &wgpu::Device, caps: &Caps, kernel: &Kernel, spec: &Spec, check
         })
         .collect();
 
-    let target = if cfg!(target_arch = "wasm32") { Target::Web } else { Target::Native };
-    let source = assemble(kernel, spec, target);
+    let source = assemble(kernel, spec);
     let scope = device.push_error_scope(wgpu::ErrorFilter::Validation);
     let layout =
         device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor { label: Some(&label), entries: &entries });

@@ -5,7 +5,7 @@
 
 use wgpu::naga;
 
-use super::source::{Assembled, Bind, Kernel, Spec, Target, assemble};
+use super::source::{Assembled, Bind, Kernel, Spec, assemble};
 use crate::error::Error;
 
 /// What a kernel needs of a device.
@@ -43,7 +43,7 @@ pub fn capabilities() -> naga::valid::Capabilities {
 /// # Errors
 /// [`Error::Kernel`] with file and line.
 pub fn resolve(kernel: &Kernel, spec: &Spec) -> Result<Resolved, Error> {
-    let source = assemble(kernel, spec, Target::Native);
+    let source = assemble(kernel, spec);
     let module = naga::front::wgsl::parse_str(&source.text).map_err(|e| {
         let at = e.location(&source.text).map_or("?".into(), |l| source.locate(l.line_number as usize));
         defect(kernel, format!("{at}: {}", e.message()))

@@ -157,15 +157,20 @@ pub fn cut(
         };
         for share in shares {
             let Operand::Slot(slot) = step.operands[share.operand] else { continue };
-            let align = align / share.size;
-            let (first, end) = (start * share.elements, (start + count) * share.elements);
-            let first = first / align * align;
+            let first = aligned(start * share.elements, share.size, caps);
+            let end = (start + count) * share.elements;
             piece.operands[share.operand] = Operand::Part { slot, first, count: end - first };
             piece.params[share.base..share.base + 4].copy_from_slice(&(first as u32).to_le_bytes());
         }
         steps.push(piece);
     }
     Ok(steps)
+}
+
+/// The last element up to `first`, of so many bytes each, that a binding may start with.
+pub fn aligned(first: u64, size: u64, caps: &Caps) -> u64 {
+    let align = u64::from(caps.limits.min_storage_buffer_offset_alignment) / size;
+    first / align * align
 }
 
 /// Refuses tensors that no memory can hold, so that sizes computed from them do not overflow.
@@ -193,6 +198,21 @@ pub fn check_indices(op: &'static str, slots: &[Slot]) -> Result<(), Error> {
         let needed = slot.checked_count().unwrap_or(u64::MAX);
         if needed > u64::from(u32::MAX) {
             let what = format!("tensor `{}` (elements)", slot.name);
+            return Err(Error::Limit { op: op.into(), what, needed, limit: u32::MAX.into() });
+        }
+    }
+    Ok(())
+}
+
+/// Refuses a workspace whose elements (4 bytes each) a shader cannot number with u32.
+///
+/// # Errors
+/// [`Error::Limit`] naming it.
+pub fn check_workspace(op: &'static str, workspace: &[Scratch]) -> Result<(), Error> {
+    for scratch in workspace {
+        let needed = scratch.bytes / 4;
+        if needed > u64::from(u32::MAX) {
+            let what = format!("workspace `{}` (elements)", scratch.name);
             return Err(Error::Limit { op: op.into(), what, needed, limit: u32::MAX.into() });
         }
     }

@@ -89,15 +89,6 @@ impl Spec {
     }
 }
 
-/// Who will compile the text.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Target {
-    /// naga inside wgpu: rejects directives such as `enable subgroups`, needs none.
-    Native,
-    /// A browser: wants the `enable` lines.
-    Web,
-}
-
 /// The final text of a kernel, with the files its lines came from.
 #[derive(Debug, Clone)]
 pub struct Assembled {
@@ -140,10 +131,9 @@ const GRID: Source = source!("common/grid.wgsl");
 pub(crate) const COUNT_OFF: Source = source!("common/count_off.wgsl");
 
 /// Joins prelude, fragments and files.
-pub fn assemble(kernel: &Kernel, spec: &Spec, target: Target) -> Assembled {
+pub fn assemble(kernel: &Kernel, spec: &Spec) -> Assembled {
     let mut text = String::new();
-    // naga wants `enable f16;` too, the only directive both accept, and no kernel needs another so far.
-    let (Target::Native | Target::Web) = target;
+    // The one directive that our kernels need; naga and browsers want it alike.
     if spec.elem == DType::F16 {
         text.push_str("enable f16;\n");
     }
@@ -164,14 +154,14 @@ pub fn assemble(kernel: &Kernel, spec: &Spec, target: Target) -> Assembled {
 
 /// The final text of a kernel to read, keep or compile elsewhere: complete, with the pipeline's overrides settled in their
 /// declarations, and what one must know to bind it in front.
-pub fn print(kernel: &Kernel, spec: &Spec, target: Target) -> String {
+pub fn print(kernel: &Kernel, spec: &Spec) -> String {
     let mut text = format!("// {}\n// Group 0: 0 params, uniform, {} bytes", spec.label(kernel), kernel.params_size);
     for (i, (name, bind)) in kernel.bindings.iter().enumerate() {
         let access = if *bind == Bind::Read { "read" } else { "read_write" };
         let _ = write!(text, "; {} {name}, storage, {access}", i + 1);
     }
     text.push_str(".\n");
-    for line in assemble(kernel, spec, target).text.lines() {
+    for line in assemble(kernel, spec).text.lines() {
         let settled = spec.overrides.iter().find_map(|(name, value)| {
             let declared = format!("override {name}: u32 = ");
             let rest = line.strip_prefix(&declared)?;

@@ -63,7 +63,6 @@ pub(crate) const LOADS: Source = source!("common/attend_loads.wgsl");
 pub(crate) const CORE: Source = source!("common/attend.wgsl");
 /// Keys and values stored as the queries are.
 pub(crate) const KEYS_STORED: Source = source!("common/keys_stored.wgsl");
-
 /// Keys and values stored as f32.
 pub(crate) const KEYS_F32: Source = source!("common/keys_f32.wgsl");
 

@@ -7,8 +7,8 @@ use super::{Mat, Onto, Output, Source, each, product, scratch};
 use crate::ops::Qkv;
 use crate::ops::attend::{Mask, essential};
 
-/// Queries of a block and keys of a tile. Measured at head dim 64: halving or doubling either is slower, by packing for
-/// products or by scores that leave the cache.
+/// Queries of a block and keys of a tile. Measured at head dim 64: half the queries were slower, since products
+/// pack the keys more often; twice as many of either gain 3 in 100 at most, and leave short sequences fewer blocks.
 const QUERIES: usize = 128;
 const KEYS: usize = 256;
 

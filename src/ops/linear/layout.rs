@@ -14,7 +14,7 @@ use super::{Config, FeatureMap, MAX_DIM, NAME};
 use crate::error::Error;
 use crate::gpu::Caps;
 use crate::gpu::grid::Grid;
-use crate::gpu::program::{Cost, Operand, Program, Scratch, Step, check_indices};
+use crate::gpu::program::{Cost, Operand, Program, Scratch, Step, check_indices, check_workspace};
 use crate::gpu::source::{Bind, COUNT_OFF, Field, Kernel, Source, Spec, fields, source};
 use crate::ops::Operator;
 use crate::ops::qkv::{STRIDES_SOURCE, Strides, check_lengths};
@@ -355,15 +355,12 @@ impl<'a> Builder<'a> {
             let keep = matches!(self.walk, Walk::TwoPasses { .. }) || c.carry;
             let count = if keep { self.kv * key_segments as u64 } else { 0 };
             let elements = count.saturating_mul(segment_stride(c) as u64);
-            if elements > u64::from(u32::MAX) {
-                let what = "segment states (elements; take longer segments)".into();
-                return Err(Error::Limit { op: NAME.into(), what, needed: elements, limit: u32::MAX.into() });
-            }
-            workspace.push(Scratch { name: "segment states", bytes: (elements * 4).max(16) });
+            workspace.push(Scratch { name: "segment states", bytes: elements.saturating_mul(4).max(16) });
             if !c.carry {
                 workspace.push(Scratch { name: "no state", bytes: 16 });
             }
         }
+        check_workspace(NAME, &workspace)?;
         let t = self.tiles;
         let tile =
             format!("tiles of {} tokens, {} x {} of the state a workgroup", t.tile, c.qkv.dim_k, 4 * t.col_threads);

@@ -15,7 +15,7 @@ use super::{Config, NAME, Pool, Projection, Sharing};
 use crate::error::Error;
 use crate::gpu::Caps;
 use crate::gpu::grid::Grid;
-use crate::gpu::program::{Cost, Operand, Program, Scratch, Step, check_indices};
+use crate::gpu::program::{Cost, Operand, Program, Scratch, Step, aligned, check_indices, check_workspace};
 use crate::gpu::source::{Bind, COUNT_OFF, Field, Kernel, Source, Spec, fields, source};
 use crate::ops::Operator;
 use crate::ops::attend::{self, CORE, KEYS_F32, LOADS, Mask, Tiles};
@@ -146,12 +146,7 @@ pub(super) fn program(c: &Config, caps: &Caps) -> Result<Program, Error> {
     ];
     let partials = [&keys, &values].iter().filter(|half| half.splits > 1).map(|half| half.elements(half.splits)).max();
     workspace.extend(partials.map(|elements| Scratch { name: "partial sums", bytes: elements * 4 }));
-    for scratch in &workspace {
-        if scratch.bytes / 4 > u64::from(u32::MAX) {
-            let what = format!("workspace `{}` (elements)", scratch.name);
-            return Err(Error::Limit { op: NAME.into(), what, needed: scratch.bytes / 4, limit: u32::MAX.into() });
-        }
-    }
+    check_workspace(NAME, &workspace)?;
     let tiles = Tiles::new(&c.short()).describe();
     let splits = keys.splits.max(values.splits);
     let how = match c.projection {
@@ -360,8 +355,7 @@ impl<'a> Half<'a> {
     }
 
     fn part(&self, first: u64, end: u64, dtype: DType) -> Part {
-        let align = u64::from(self.caps.limits.min_storage_buffer_offset_alignment) / dtype.size() as u64;
-        let first = first / align * align;
+        let first = aligned(first, dtype.size() as u64, self.caps);
         Part { first, count: end - first }
     }
 

@@ -1,8 +1,9 @@
 //! From a configuration to tiles, uniforms, workspace and dispatches. Pure: no wgpu type.
 //!
 //! Two forms. Many queries: one dispatch of the tiled core (see `attend`), no workspace. Eight rows a key head or fewer, or
-//! more that leave the machine idle before a long cache: keys are split over workgroups of 128 keys, each of which leaves a maximum, a sum and E partial outputs a row, put together in
-//! their order by a second dispatch; keys and values are read once for every eight rows.
+//! more that leave the machine idle before a long cache: keys are split over workgroups of 128, each of which leaves a
+//! maximum, a sum and E partial outputs a row, put together in their order by a second dispatch; keys and values are read
+//! once for every eight rows.
 
 use super::{Config, NAME};
 use crate::error::Error;
@@ -60,20 +61,20 @@ const PARTIALS: Operand = Operand::Workspace(0);
 fn splits(c: &Config, caps: &Caps) -> bool {
     let rows = c.qkv.queries.saturating_mul(c.qkv.group());
     let idle = 4 * Tiles::new(&c.qkv).groups(&c.qkv) <= caps.full_groups;
-    let few = rows <= 8 || (idle && rows <= 256 && seen(c).len() >= 16 * rows);
-    few && partials(c).saturating_mul(4) <= caps.largest_binding()
+    let few = rows <= 8 || (idle && rows <= 256 && c.qkv.keys - first_key(c) >= 16 * rows);
+    few && partials(c).saturating_mul(4) <= caps.largest_binding().min(4 * u64::from(u32::MAX))
 }
 
-/// Keys that any query sees.
-fn seen(c: &Config) -> std::ops::Range<usize> {
-    c.mask().keys(&c.qkv, 0).start.min(c.qkv.keys - 1)..c.qkv.keys
+/// The first key that any query sees: from it to the last, all are seen.
+fn first_key(c: &Config) -> usize {
+    c.mask().keys(&c.qkv, 0).start.min(c.qkv.keys - 1)
 }
 
 /// Elements of the partial outputs: for every row and split E of them, a maximum and a sum.
 fn partials(c: &Config) -> u64 {
     let s = &c.qkv;
     let rows = (s.batch * s.heads) as u64 * s.queries as u64;
-    rows.saturating_mul(seen(c).len().div_ceil(SPLIT_KEYS) as u64).saturating_mul(s.dim_v as u64 + 2)
+    rows.saturating_mul((s.keys - first_key(c)).div_ceil(SPLIT_KEYS) as u64).saturating_mul(s.dim_v as u64 + 2)
 }
 
 /// What a GPU has to do.
@@ -121,7 +122,7 @@ fn split(c: &Config) -> Parts {
     let split_rows = rows.next_power_of_two().min(8);
     let row_blocks = rows.div_ceil(split_rows);
     // Keys before the first that any query sees are not touched.
-    let std::ops::Range { start: first, .. } = seen(c);
+    let first = first_key(c);
     let seen = s.keys - first;
     let splits = seen.div_ceil(SPLIT_KEYS);
     let col_splits = s.dim_v.div_ceil(MERGE_COLUMNS);
