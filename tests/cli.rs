@@ -2,6 +2,8 @@
 //! an adapter would be opened; that one needs an adapter unless SUBQUAD_ALLOW_NO_ADAPTER=1.
 #![cfg(feature = "cli")]
 
+#[path = "cli/bench.rs"]
+mod bench;
 #[path = "cli/commands.rs"]
 mod commands;
 #[path = "cli/refused.rs"]

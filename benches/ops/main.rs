@@ -1,26 +1,38 @@
-//! Criterion benches over the operators' own cases: the host side (program, plan, bind), the cpu backend, and a run on the
-//! adapter at hand. Every case is checked against the definition before it is timed.
+//! Criterion benches over the operators' own cases: the host side (program, plan, bind, encode) and the cpu backend.
+//! `subquad bench` times devices. Every case is checked against the definition before it is timed.
 //!
 //! `cargo bench --bench ops -- linear/cpu` filters by name; `-- --test` runs each once.
 
 use std::hint::black_box;
+use std::time::Duration;
 
-use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
+use criterion::{
+    BatchSize, BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main, measurement::WallTime,
+};
 use subquad::gpu::{AdapterRequest, Caps, Context, Plan, Select};
 use subquad::ops::execute::Prepared;
-use subquad::ops::{Case, OPS, Op, Operator, Precision, draw, tolerance};
+use subquad::ops::tolerance::Truth;
+use subquad::ops::{Case, OPS, Op, Operator, Rows, draw};
 use subquad::tensor::TensorMap;
 
-/// The longest quick case: the one whose time says most about throughput.
-fn case(op: &Op) -> Case {
-    (op.cases)().into_iter().filter(|c| c.quick).max_by_key(|c| c.axis(op, "N")).expect("an operator without cases")
+/// Quick cases in f32: the rest only compile longer or store otherwise.
+fn cases(op: &Op) -> impl Iterator<Item = Case> {
+    (op.cases)().into_iter().filter(|case| case.quick && case.dtype == subquad::tensor::DType::F32)
+}
+
+/// The longest of them: what is left of the host's part where there is much to do.
+fn longest(op: &Op) -> Case {
+    cases(op).max_by_key(|case| case.axis(op, "N")).expect("an operator without cases")
+}
+
+fn prepare(op: &Op, case: &Case) -> (Box<dyn Operator>, TensorMap) {
+    let operator = case.configure(op).expect("a case its operator refuses");
+    let inputs = draw::inputs(op, case).expect("inputs of a case");
+    (operator, inputs)
 }
 
 fn check(op: &Op, operator: &dyn Operator, inputs: &TensorMap, outputs: &TensorMap) {
-    let exact = operator.reference(inputs, Precision::F64);
-    let single = operator.reference(inputs, Precision::F32);
-    for ((name, exact), (_, single)) in exact.iter().zip(&single) {
-        let verdict = tolerance::judge(op.name, outputs.get(name).expect("an output is missing"), exact, single);
+    for (name, verdict) in Truth::of(operator, inputs, Rows::All).judge(op.name, outputs) {
         assert!(verdict.ok, "{} is wrong, so it is not timed: {name} {verdict:?}", op.name);
     }
 }
@@ -35,50 +47,63 @@ fn adapter() -> Option<Context> {
     Context::open(&request).inspect_err(|e| eprintln!("SKIPPED on a GPU: {e}")).ok()
 }
 
-fn host(c: &mut Criterion) {
+fn group<'a>(c: &'a mut Criterion, op: &Op) -> BenchmarkGroup<'a, WallTime> {
+    let mut group = c.benchmark_group(op.name);
+    // There are many cases, and each is steady.
+    group.sample_size(20).warm_up_time(Duration::from_millis(200)).measurement_time(Duration::from_secs(1));
+    group
+}
+
+/// Pure: from settings to what a GPU would do.
+fn program(c: &mut Criterion) {
+    let caps = Caps::portable();
     for op in OPS {
-        let operator = case(op).configure(op).expect("a case its operator refuses");
-        let caps = Caps::portable();
-        c.bench_function(&format!("{}/program", op.name), |b| b.iter(|| black_box(operator.program(&caps))));
+        let mut group = group(c, op);
+        for case in cases(op) {
+            let operator = case.configure(op).expect("a case its operator refuses");
+            group.bench_function(format!("program/{case}"), |b| b.iter(|| black_box(operator.program(&caps))));
+        }
+    }
+}
+
+/// On the device at hand, pipelines there: what a new shape costs, new tensors, and every use.
+fn host(c: &mut Criterion) {
+    let Some(ctx) = adapter() else { return };
+    for op in OPS {
+        let case = longest(op);
+        let (operator, inputs) = prepare(op, &case);
+        let prepared = Prepared::new(&ctx, operator.as_ref(), &inputs, false).expect("a plan");
+        prepared.run(&ctx, &mut |_| {}).expect("a run");
+        check(op, operator.as_ref(), &inputs, &prepared.outputs(&ctx).expect("outputs"));
+        let recording = prepared.bind().expect("a recording");
+        let mut group = group(c, op);
+        group.bench_function(format!("plan/{case}"), |b| {
+            let program = || operator.program(ctx.caps()).expect("a program");
+            b.iter_batched(program, |program| black_box(Plan::new(&ctx, program)), BatchSize::SmallInput);
+        });
+        group.bench_function(format!("bind/{case}"), |b| b.iter(|| black_box(prepared.bind())));
+        group.throughput(Throughput::Elements(recording.len() as u64));
+        group.bench_function(format!("encode/{case}"), |b| {
+            b.iter(|| {
+                let mut encoder = ctx.device().create_command_encoder(&Default::default());
+                recording.encode(&mut encoder);
+                black_box(encoder.finish())
+            });
+        });
     }
 }
 
 fn cpu(c: &mut Criterion) {
     for op in OPS {
-        let case = case(op);
-        let operator = case.configure(op).expect("a case its operator refuses");
-        let inputs = draw::inputs(op, &case).expect("inputs of a case");
-        check(op, operator.as_ref(), &inputs, &operator.cpu(&inputs).expect("a run"));
-        let mut group = c.benchmark_group(op.name);
-        group.throughput(Throughput::Bytes(operator.cost().bytes() as u64));
-        group.bench_function(format!("cpu/{case}"), |b| b.iter(|| black_box(operator.cpu(&inputs))));
+        let mut group = group(c, op);
+        for case in cases(op) {
+            let (operator, inputs) = prepare(op, &case);
+            check(op, operator.as_ref(), &inputs, &operator.cpu(&inputs).expect("a run"));
+            group.throughput(Throughput::Bytes(operator.cost().bytes() as u64));
+            group.bench_function(format!("cpu/{case}"), |b| b.iter(|| black_box(operator.cpu(&inputs))));
+        }
     }
 }
 
-fn gpu(c: &mut Criterion) {
-    let Some(ctx) = adapter() else { return };
-    for op in OPS {
-        let case = case(op);
-        let operator = case.configure(op).expect("a case its operator refuses");
-        let inputs = draw::inputs(op, &case).expect("inputs of a case");
-        let prepared = Prepared::new(&ctx, operator.as_ref(), &inputs, false).expect("a plan");
-        prepared.run(&ctx, &mut |_| {}).expect("a run");
-        check(op, operator.as_ref(), &inputs, &prepared.outputs(&ctx).expect("outputs"));
-        let name = ctx.info().name.clone();
-        let mut group = c.benchmark_group(op.name);
-        group.throughput(Throughput::Bytes(operator.cost().bytes() as u64));
-        group.bench_function(format!("plan on {name}, pipelines there/{case}"), |b| {
-            b.iter_batched(
-                || operator.program(ctx.caps()).expect("a program"),
-                |program| black_box(Plan::new(&ctx, program)),
-                BatchSize::SmallInput,
-            );
-        });
-        group.bench_function(format!("submit and wait on {name}/{case}"), |b| {
-            b.iter(|| prepared.run(&ctx, &mut |_| {}))
-        });
-    }
-}
-
-criterion_group!(benches, host, cpu, gpu);
+criterion_group!(benches, program, host, cpu);
 criterion_main!(benches);

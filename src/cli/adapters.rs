@@ -61,11 +61,6 @@ fn kind(candidate: &Candidate) -> &'static str {
     }
 }
 
-fn driver(candidate: &Candidate) -> String {
-    let info = &candidate.info;
-    [info.driver.as_str(), info.driver_info.as_str()].join(" ").trim().to_owned()
-}
-
 fn row(candidate: &Candidate) -> Vec<String> {
     let subgroups = match candidate.subgroups {
         Some((least, most)) if least == most => least.to_string(),
@@ -77,7 +72,7 @@ fn row(candidate: &Candidate) -> Vec<String> {
         candidate.info.name.clone(),
         candidate.info.backend.to_str().into(),
         kind(candidate).into(),
-        driver(candidate),
+        candidate.driver(),
         yes(candidate.f16),
         subgroups,
         yes(candidate.timestamps),
@@ -105,7 +100,7 @@ fn object(candidate: &Candidate) -> Value {
         "name": candidate.info.name,
         "backend": candidate.info.backend.to_str(),
         "type": kind(candidate),
-        "driver": driver(candidate),
+        "driver": candidate.driver(),
         "f16": candidate.f16,
         "subgroups": candidate.subgroups.map(|(least, most)| [least, most]),
         "timestamps": candidate.timestamps,

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use clap::builder::PossibleValuesParser;
 use clap::{Arg, ArgAction, ArgMatches, ColorChoice, Command, value_parser};
 
-use super::{adapters, check, completions, diff, inspect, sample, wgsl};
+use super::{adapters, bench, check, completions, diff, inspect, sample, wgsl};
 use crate::error::Error;
 use crate::ops::{Causality, FlagKind, OPS, Op, Role, TensorSpec};
 use crate::tensor::Layout;
@@ -36,6 +36,7 @@ pub fn command() -> Command {
         .subcommand(diff::command())
         .subcommand(inspect::command())
         .subcommand(check::command())
+        .subcommand(bench::command())
         .subcommand(adapters::command())
         .subcommand(wgsl::command())
         .subcommand(completions::command())
@@ -69,6 +70,17 @@ pub fn operator(matches: &ArgMatches) -> Result<(&'static Op, &ArgMatches), Erro
 /// An operator by position, for commands that take nothing else of its row.
 pub fn op() -> Arg {
     Arg::new("op").value_name("OP").value_parser(PossibleValuesParser::new(OPS.iter().map(|op| op.name)))
+}
+
+/// Several operators by position, for commands that take all if none is named.
+pub fn ops(help: &'static str) -> Arg {
+    op().action(ArgAction::Append).help(help)
+}
+
+/// The rows named, in the order of the table.
+pub fn ops_of(matches: &ArgMatches) -> Vec<&'static Op> {
+    let named: Vec<_> = matches.get_many::<String>("op").into_iter().flatten().collect();
+    OPS.iter().filter(|op| named.is_empty() || named.iter().any(|name| *name == op.name)).collect()
 }
 
 /// `subquad run OP`.
@@ -200,6 +212,14 @@ pub fn adapter() -> Arg {
         .help("Adapter by its index in `subquad adapters` or by a part of its name (WGPU_ADAPTER_NAME if it is set)")
 }
 
+/// `--adapter`, for commands that take several.
+pub fn adapters() -> Arg {
+    adapter()
+        .value_name("INDEX|NAME|cpu|all")
+        .action(ArgAction::Append)
+        .help("Adapter by index or a part of its name, the cpu backend, or all; may be repeated")
+}
+
 /// `--seed`.
 pub fn seed(help: &'static str) -> Arg {
     value("seed").value_name("N").allow_negative_numbers(true).default_value("0").help(help)
@@ -239,12 +259,9 @@ pub fn layout_of(matches: &ArgMatches) -> Layout {
 ///
 /// # Errors
 /// [`Error::Usage`] if it is none.
-pub fn seed_of(op: &Op, matches: &ArgMatches) -> Result<u64, Error> {
+pub fn seed_of(of: &str, matches: &ArgMatches) -> Result<u64, Error> {
     let Some(word) = word_of(matches, "seed") else { return Ok(0) };
-    let refuse = |_| {
-        let name = op.name;
-        Error::Usage(format!("{name}: --seed: expected a whole number from 0 to 2^64 - 1, found `{word}`"))
-    };
+    let refuse = |_| Error::Usage(format!("{of}: --seed: expected a whole number from 0 to 2^64 - 1, found `{word}`"));
     word.parse().map_err(refuse)
 }
 

@@ -1,16 +1,14 @@
 //! `subquad check [OP...]`.
 
-use clap::{ArgAction, ArgMatches, Command};
+use clap::{ArgMatches, Command};
 use serde_json::{Value, json};
 
 use super::report::{self, Progress, Ui};
-use super::target::{Target, Wish};
-use super::verify::Truth;
+use super::target::Target;
 use super::{Outcome, args, summary};
 use crate::error::Error;
-use crate::gpu::context::{self, AdapterRequest};
-use crate::ops::tolerance::Verdict;
-use crate::ops::{Case, OPS, Op, draw};
+use crate::ops::tolerance::{Truth, Verdict};
+use crate::ops::{Case, Op, Rows, draw};
 use crate::tensor::DType;
 
 /// `subquad check`.
@@ -21,26 +19,13 @@ pub fn command() -> Command {
             "Without --adapter and --backend it checks what `run` would take. `--adapter all` stands for every adapter, \
              software ones too, and the cpu backend. Shaders keep all of wgpu's checks. Exit code 3 if a case fails.",
         )
-        .arg(
-            args::op().action(ArgAction::Append).help("Operators to check (all)"),
-        )
-        .arg(
-            args::adapter()
-                .value_name("INDEX|NAME|all")
-                .action(ArgAction::Append)
-                .help("Adapter by index or a part of its name, or all; may be repeated"),
-        )
+        .arg(args::ops("Operators to check (all)"))
+        .arg(args::adapters())
         .arg(args::backend())
         .arg(args::on("quick", "Only the quick cases"))
         .arg(args::on("verbose", "A line per case, not only per failure"))
         .arg(args::json())
         .arg(args::on("quiet", "Print nothing but errors, and --json"))
-}
-
-/// Where to check, and what could not be opened.
-struct Places {
-    open: Vec<Target>,
-    failed: Vec<String>,
 }
 
 /// One operator on one target.
@@ -74,8 +59,8 @@ pub fn check(matches: &ArgMatches) -> Result<Outcome, Error> {
     let json = args::is_on(matches, "json");
     let quiet = args::is_on(matches, "quiet");
     let quick = args::is_on(matches, "quick");
-    let ops = operators(matches);
-    let places = places(matches, &ui)?;
+    let ops = args::ops_of(matches);
+    let places = Target::several(matches, true, &ui)?;
     let voice = Voice { failures: !json && !quiet, all: !json && !quiet && args::is_on(matches, "verbose") };
 
     let cases: Vec<(&'static Op, Case)> = ops
@@ -120,55 +105,6 @@ pub fn check(matches: &ArgMatches) -> Result<Outcome, Error> {
     Ok(if wrong { Outcome::Wrong } else { Outcome::Done })
 }
 
-fn operators(matches: &ArgMatches) -> Vec<&'static Op> {
-    let named: Vec<_> = matches.get_many::<String>("op").into_iter().flatten().collect();
-    OPS.iter().filter(|op| named.is_empty() || named.iter().any(|name| *name == op.name)).collect()
-}
-
-fn places(matches: &ArgMatches, ui: &Ui) -> Result<Places, Error> {
-    let mut places = Places { open: Vec::new(), failed: Vec::new() };
-    let backend = args::word_of(matches, "backend");
-    let adapters: Vec<_> = matches.get_many::<String>("adapter").into_iter().flatten().collect();
-    if adapters.is_empty() {
-        places.open.push(Target::open(&Wish::new(backend, None)?, true, ui)?);
-    }
-    for adapter in adapters {
-        let all = adapter == "all";
-        let wish = Wish::new(backend, Some(adapter))?;
-        if all {
-            every(&wish, ui, &mut places);
-        } else {
-            places.open.push(Target::open(&wish, true, ui)?);
-        }
-    }
-    Ok(places)
-}
-
-/// Every adapter of the backend asked for; the cpu backend too if none was.
-fn every(wish: &Wish, ui: &Ui, places: &mut Places) {
-    let mut request = AdapterRequest { software: true, ..AdapterRequest::default() };
-    let named = wish.backend().filter(|backend| *backend != "auto");
-    if let Some(backend) = named {
-        request.backends = wgpu::Backends::from_comma_list(backend);
-    }
-    for candidate in context::candidates(&request) {
-        if let Some(reason) = &candidate.refused {
-            ui.note(&format!("skipped: adapter {}: {reason}", candidate.title()));
-            continue;
-        }
-        match Target::of(&candidate, true) {
-            Ok(target) => places.open.push(target),
-            Err(error) => {
-                report::stderr(&format!("error: {error}"));
-                places.failed.push(error.to_string());
-            }
-        }
-    }
-    if named.is_none() {
-        places.open.push(Target::Cpu);
-    }
-}
-
 /// One case on every target; its reference is computed once.
 fn one(
     op: &'static Op,
@@ -190,7 +126,7 @@ fn one(
             let operator = case.configure(op)?;
             let inputs = draw::inputs(op, case)?;
             let run = target.execute(&*operator, &inputs, true, &mut |_| {})?;
-            let truth = truth.get_or_insert_with(|| Truth::of(&*operator, &inputs));
+            let truth = truth.get_or_insert_with(|| Truth::of(&*operator, &inputs, Rows::All));
             Ok::<_, Error>(truth.judge(op.name, &run.outputs))
         })();
         let failures = tally.failures.len();

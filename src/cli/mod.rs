@@ -5,6 +5,7 @@
 
 mod adapters;
 mod args;
+mod bench;
 mod check;
 mod completions;
 mod diff;
@@ -16,7 +17,6 @@ mod run;
 mod sample;
 mod summary;
 mod target;
-mod verify;
 mod wgsl;
 
 use std::ffi::OsString;
@@ -31,16 +31,22 @@ enum Outcome {
     Done,
     /// A `diff` found a difference.
     Differs,
-    /// `--verify` or `check` found an error over its bound.
+    /// `--verify`, `check` or `bench` found an error over its bound.
     Wrong,
+    /// A `bench` went on to its end, but not everything could be measured.
+    Failed,
+    /// A `bench` was stopped, and kept what it had.
+    Interrupted,
 }
 
 impl Outcome {
     const fn code(self) -> u8 {
         match self {
             Outcome::Done => 0,
-            Outcome::Differs => 1,
+            Outcome::Differs | Outcome::Failed => 1,
             Outcome::Wrong => 3,
+            // What shells report of a program that an interrupt ended.
+            Outcome::Interrupted => 130,
         }
     }
 }
@@ -87,6 +93,7 @@ fn dispatch(matches: &clap::ArgMatches) -> Result<Outcome, Error> {
         Some(("diff", matches)) => diff::diff(matches),
         Some(("inspect", matches)) => inspect::inspect(matches),
         Some(("check", matches)) => check::check(matches),
+        Some(("bench", matches)) => bench::bench(matches),
         Some(("adapters", matches)) => adapters::adapters(matches),
         Some(("wgsl", matches)) => wgsl::wgsl(matches),
         Some(("completions", matches)) => completions::completions(matches),

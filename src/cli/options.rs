@@ -53,7 +53,7 @@ impl Options {
                 _ => None,
             },
             wish: Wish::of(matches)?,
-            seed: args::seed_of(op, matches)?,
+            seed: args::seed_of(op.name, matches)?,
             verify: args::is_on(matches, "verify"),
             json: args::is_on(matches, "json"),
             quiet: args::is_on(matches, "quiet"),

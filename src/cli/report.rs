@@ -73,9 +73,9 @@ impl Ui {
     }
 
     /// A progress bar that appears on a terminal once the work turns out to be long.
-    pub fn progress(&self, what: &'static str) -> Progress {
+    pub fn progress(&self, what: &str) -> Progress {
         let shown = !self.quiet && std::io::stderr().is_terminal();
-        Progress { what, shown, started: Instant::now(), bar: None }
+        Progress { what: what.to_owned(), shown, started: Instant::now(), bar: None }
     }
 
     /// A sign of life on a terminal during work of so many floating-point operations that cannot say how far it is.
@@ -91,13 +91,21 @@ impl Ui {
 
 /// See [`Ui::progress`]. Cleared when dropped.
 pub struct Progress {
-    what: &'static str,
+    what: String,
     shown: bool,
     started: Instant,
     bar: Option<ProgressBar>,
 }
 
 impl Progress {
+    /// Says what is being done.
+    pub fn say(&mut self, what: &str) {
+        self.what = what.to_owned();
+        if let Some(bar) = &self.bar {
+            bar.set_message(self.what.clone());
+        }
+    }
+
     /// Moves to this fraction of the work.
     pub fn set(&mut self, fraction: f64) {
         if !self.shown || (self.bar.is_none() && self.started.elapsed() < PATIENCE) {
@@ -106,7 +114,7 @@ impl Progress {
         let bar = self.bar.get_or_insert_with(|| {
             let bar = ProgressBar::with_draw_target(Some(1000), ProgressDrawTarget::stderr());
             match ProgressStyle::with_template("{msg} [{bar:40}] {percent}% {eta}") {
-                Ok(style) => bar.with_style(style.progress_chars("=> ")).with_message(self.what),
+                Ok(style) => bar.with_style(style.progress_chars("=> ")).with_message(self.what.clone()),
                 Err(_) => bar,
             }
         });

@@ -11,10 +11,10 @@ use super::options::{self, Options};
 use super::report::{self, Ui};
 use super::summary::{Summary, Written};
 use super::target::Target;
-use super::verify::Truth;
 use crate::error::Error;
 use crate::io;
-use crate::ops::{Op, draw};
+use crate::ops::tolerance::Truth;
+use crate::ops::{Op, Rows, draw};
 use crate::tensor::{Access, DType, TensorMap};
 
 /// Runs one operator on the tensors in a file.
@@ -48,7 +48,7 @@ pub fn run(op: &'static Op, matches: &ArgMatches) -> Result<Outcome, Error> {
     };
     let verdicts = if options.verify {
         let _alive = ui.spinner("computing the reference", flops);
-        Truth::of(&*operator, &inputs).judge(op.name, &run.outputs)
+        Truth::of(&*operator, &inputs, Rows::All).judge(op.name, &run.outputs)
     } else {
         Vec::new()
     };

@@ -60,7 +60,7 @@ pub fn sample(op: &'static Op, matches: &ArgMatches) -> Result<Outcome, Error> {
     let dtype = if args::word_of(matches, "dtype") == Some("f16") { DType::F16 } else { DType::F32 };
     let layout = args::layout_of(matches);
     let mut case = Case::new("sample", &axes).layout(layout).dtype(dtype);
-    case.seed = args::seed_of(op, matches)?;
+    case.seed = args::seed_of(op.name, matches)?;
     let with = matches.try_get_many::<String>("with").ok().flatten().into_iter().flatten();
     case.with = with.filter_map(|name| op.inputs.iter().find(|spec| spec.name == name)).map(|spec| spec.name).collect();
     let written: Vec<_> = case.given(op).flat_map(|spec| spec.axes.split(' ')).collect();

@@ -4,12 +4,13 @@
 use clap::ArgMatches;
 
 use super::args;
-use super::report::Ui;
+use super::report::{self, Ui};
 use crate::error::Error;
 use crate::gpu::Context;
 use crate::gpu::context::{self, AdapterRequest, Candidate, Select};
 use crate::ops::Operator;
 use crate::ops::execute::{self, Run};
+use crate::ops::measure::Place;
 use crate::tensor::TensorMap;
 
 /// `--backend` and `--adapter` as given.
@@ -152,7 +153,14 @@ pub enum Target {
     /// The `cpu` backend.
     Cpu,
     /// An adapter, opened.
-    Gpu(Box<Context>),
+    Gpu(Box<Opened>),
+}
+
+/// A device, and the adapter it was opened on.
+pub struct Opened {
+    context: Context,
+    candidate: Candidate,
+    shader_checks: bool,
 }
 
 impl Target {
@@ -161,14 +169,13 @@ impl Target {
     /// # Errors
     /// [`Error::NoAdapter`] if something was asked for that is not there.
     pub fn open(wish: &Wish, shader_checks: bool, ui: &Ui) -> Result<Self, Error> {
-        let (mut request, asked) = match wish.resolve(&Variables::read())? {
+        let (request, asked) = match wish.resolve(&Variables::read())? {
             Choice::Cpu => return Ok(Self::Cpu),
             Choice::Gpu { request, asked } => (request, asked),
         };
-        request.shader_checks = shader_checks;
-        match (Context::open(&request), asked) {
-            (Ok(context), asked) => {
-                let target = Self::Gpu(Box::new(context));
+        let opened = context::best(context::candidates(&request)).and_then(|best| Self::of(best, shader_checks));
+        match (opened, asked) {
+            (Ok(target), asked) => {
                 let why = asked.unwrap_or_else(|| "a hardware adapter was found".into());
                 ui.note(&format!("running on {target} ({why})"));
                 Ok(target)
@@ -189,15 +196,48 @@ impl Target {
     }
 
     /// Opens one adapter of a list.
-    pub fn of(candidate: &Candidate, shader_checks: bool) -> Result<Self, Error> {
-        pollster::block_on(candidate.open(shader_checks)).map(|context| Self::Gpu(Box::new(context)))
+    fn of(candidate: Candidate, shader_checks: bool) -> Result<Self, Error> {
+        let context = pollster::block_on(candidate.open(shader_checks))?;
+        Ok(Self::Gpu(Box::new(Opened { context, candidate, shader_checks })))
+    }
+
+    /// Opens a fresh device on the same adapter, found anew: after the device is lost.
+    pub fn reopen(&mut self) -> Result<(), Error> {
+        let Self::Gpu(opened) = self else { return Ok(()) };
+        let select = Some(Select::Index(opened.candidate.index));
+        let request = AdapterRequest { select, software: true, ..AdapterRequest::default() };
+        let same = |c: &Candidate| c.info.name == opened.candidate.info.name;
+        let candidate = context::best(context::candidates(&request).into_iter().filter(same).collect())?;
+        *self = Self::of(candidate, opened.shader_checks)?;
+        Ok(())
+    }
+
+    /// Everything that `--adapter`, repeated or `all`, and `--backend` stand for.
+    pub fn several(matches: &ArgMatches, shader_checks: bool, ui: &Ui) -> Result<Several, Error> {
+        let mut several = Several { open: Vec::new(), failed: Vec::new() };
+        let backend = args::word_of(matches, "backend");
+        let adapters: Vec<_> = matches.get_many::<String>("adapter").into_iter().flatten().collect();
+        if adapters.is_empty() {
+            several.open.push(Self::open(&Wish::new(backend, None)?, shader_checks, ui)?);
+        }
+        for adapter in adapters {
+            let wish = Wish::new(backend, Some(adapter))?;
+            if adapter == "all" {
+                several.add_all(&wish, shader_checks, ui);
+            } else if adapter == "cpu" && backend.is_none() {
+                several.open.push(Self::Cpu);
+            } else {
+                several.open.push(Self::open(&wish, shader_checks, ui)?);
+            }
+        }
+        Ok(several)
     }
 
     /// `cpu`, `vulkan`, `metal`, `dx12` or `gl`.
     pub fn backend(&self) -> &'static str {
         match self {
             Self::Cpu => "cpu",
-            Self::Gpu(context) => context.info().backend.to_str(),
+            Self::Gpu(opened) => opened.candidate.info.backend.to_str(),
         }
     }
 
@@ -205,7 +245,7 @@ impl Target {
     pub fn adapter(&self) -> Option<&str> {
         match self {
             Self::Cpu => None,
-            Self::Gpu(context) => Some(&context.info().name),
+            Self::Gpu(opened) => Some(&opened.candidate.info.name),
         }
     }
 
@@ -217,11 +257,32 @@ impl Target {
         }
     }
 
+    /// Name and version of the adapter's driver; none for the `cpu` backend.
+    pub fn driver(&self) -> Option<String> {
+        match self {
+            Self::Cpu => None,
+            Self::Gpu(opened) => Some(opened.candidate.driver()),
+        }
+    }
+
+    /// Whether it is a software adapter: one that the CPU does the work of.
+    pub fn software(&self) -> bool {
+        matches!(self, Self::Gpu(opened) if opened.candidate.software)
+    }
+
+    /// Where operators are measured.
+    pub fn place(&self) -> Place<'_> {
+        match self {
+            Self::Cpu => Place::Cpu,
+            Self::Gpu(opened) => Place::Gpu(&opened.context),
+        }
+    }
+
     /// Whether tensors can be stored as f16.
     pub fn f16(&self) -> bool {
         match self {
             Self::Cpu => true,
-            Self::Gpu(context) => context.caps().f16,
+            Self::Gpu(opened) => opened.context.caps().f16,
         }
     }
 
@@ -235,7 +296,57 @@ impl Target {
     ) -> Result<Run, Error> {
         match self {
             Self::Cpu => execute::cpu(operator, inputs),
-            Self::Gpu(context) => execute::gpu(context, operator, inputs, poison, progress),
+            Self::Gpu(opened) => execute::gpu(&opened.context, operator, inputs, poison, progress),
+        }
+    }
+}
+
+#[cfg(test)]
+impl Target {
+    /// Any adapter, software too; `None`, with a printed line, where there is none and that is allowed.
+    pub fn any() -> Option<Self> {
+        let request = AdapterRequest { software: true, ..AdapterRequest::default() };
+        match context::best(context::candidates(&request)).and_then(|best| Self::of(best, false)) {
+            Ok(target) => Some(target),
+            Err(error) if std::env::var("SUBQUAD_ALLOW_NO_ADAPTER").is_ok_and(|v| v == "1") => {
+                eprintln!("SKIPPED: {error}");
+                None
+            }
+            Err(error) => panic!("{error}; set SUBQUAD_ALLOW_NO_ADAPTER=1 to run the tests that need none"),
+        }
+    }
+}
+
+/// Several targets.
+pub struct Several {
+    pub open: Vec<Target>,
+    /// Adapters that did not open, and why.
+    pub failed: Vec<String>,
+}
+
+impl Several {
+    /// Every adapter of the backend asked for; the cpu backend too if none was.
+    fn add_all(&mut self, wish: &Wish, shader_checks: bool, ui: &Ui) {
+        let mut request = AdapterRequest { software: true, ..AdapterRequest::default() };
+        let named = wish.backend().filter(|backend| *backend != "auto");
+        if let Some(backend) = named {
+            request.backends = wgpu::Backends::from_comma_list(backend);
+        }
+        for candidate in context::candidates(&request) {
+            if let Some(reason) = &candidate.refused {
+                ui.note(&format!("skipped: adapter {}: {reason}", candidate.title()));
+                continue;
+            }
+            match Target::of(candidate, shader_checks) {
+                Ok(target) => self.open.push(target),
+                Err(error) => {
+                    report::stderr(&format!("error: {error}"));
+                    self.failed.push(error.to_string());
+                }
+            }
+        }
+        if named.is_none() {
+            self.open.push(Target::Cpu);
         }
     }
 }

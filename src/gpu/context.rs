@@ -1,6 +1,6 @@
 //! A device to run on: somebody's, wrapped, or one we open. Which adapters there are and why one is refused.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 #[cfg(not(target_arch = "wasm32"))]
 use std::sync::{Mutex, PoisonError, Weak};
 
@@ -61,6 +61,11 @@ pub struct Candidate {
 }
 
 impl Candidate {
+    /// Name and version of the driver, as it gives them.
+    pub fn driver(&self) -> String {
+        [self.info.driver.as_str(), self.info.driver_info.as_str()].join(" ").trim().to_owned()
+    }
+
     /// `0: NVIDIA H200 (vulkan)`.
     pub fn title(&self) -> String {
         format!("{}: {} ({})", self.index, self.info.name, self.info.backend)
@@ -157,7 +162,11 @@ struct Inner {
     #[cfg(not(target_arch = "wasm32"))]
     place: Option<usize>,
     kernels: Arc<KernelCache>,
+    trouble: Trouble,
 }
+
+/// The first thing that went wrong with a device of our own outside of any error scope: lost, above all.
+type Trouble = Arc<OnceLock<String>>;
 
 /// Contexts in use, so that another one on the same device finds the pipelines made there. Weak: nothing is kept alive
 /// by it. wgpu has no place on a device where a library could leave them. In browsers, where wgpu's types stay on their
@@ -176,19 +185,19 @@ impl Context {
     /// Faster tiers are open where the device was made with their features (`SHADER_F16`, `SUBGROUP`,
     /// `TIMESTAMP_QUERY`) and limits.
     pub fn from_device(device: wgpu::Device, queue: wgpu::Queue) -> Self {
-        Self::wrap(device, queue, false)
+        Self::wrap(device, queue, false, Trouble::default())
     }
 
     /// As [`Context::from_device`], with all of wgpu's checks inside shaders, as the tests run.
     pub fn from_device_checked(device: wgpu::Device, queue: wgpu::Queue) -> Self {
-        Self::wrap(device, queue, true)
+        Self::wrap(device, queue, true, Trouble::default())
     }
 
-    fn wrap(device: wgpu::Device, queue: wgpu::Queue, shader_checks: bool) -> Self {
+    fn wrap(device: wgpu::Device, queue: wgpu::Queue, shader_checks: bool, trouble: Trouble) -> Self {
         let info = device.adapter_info();
         let caps = Caps::of(&device, &info, shader_checks);
         #[cfg(target_arch = "wasm32")]
-        let inner = Arc::new(Inner { device, queue, info, caps, kernels: Arc::default() });
+        let inner = Arc::new(Inner { device, queue, info, caps, kernels: Arc::default(), trouble });
         #[cfg(not(target_arch = "wasm32"))]
         let inner = {
             let place = place(&device, info.backend);
@@ -199,7 +208,7 @@ impl Context {
             others = contexts.iter().filter_map(Weak::upgrade).collect();
             let same = |other: &&Arc<Inner>| place.is_some() && other.place == place && other.device == device;
             let kernels = others.iter().find(same).map_or_else(Arc::default, |other| other.kernels.clone());
-            let inner = Arc::new(Inner { device, queue, info, caps, place, kernels });
+            let inner = Arc::new(Inner { device, queue, info, caps, place, kernels, trouble });
             contexts.push(Arc::downgrade(&inner));
             inner
         };
@@ -212,20 +221,7 @@ impl Context {
     /// # Errors
     /// [`Error::NoAdapter`] with the reason for each that was refused, [`Error::Device`] if it does not open.
     pub async fn open_async(request: &AdapterRequest) -> Result<Self, Error> {
-        let candidates = candidates_async(request).await;
-        let best = candidates.iter().filter(|c| c.refused.is_none()).min_by_key(|c| rank(c));
-        let Some(best) = best else {
-            let reasons: Vec<_> = candidates
-                .iter()
-                .map(|c| format!("{}: {}", c.title(), c.refused.as_deref().unwrap_or("usable")))
-                .collect();
-            return Err(Error::NoAdapter(if reasons.is_empty() {
-                "this machine shows none to Vulkan, Metal, DX12 or GL".into()
-            } else {
-                format!("none of the {} found will do ({})", reasons.len(), reasons.join("; "))
-            }));
-        };
-        best.open(request.shader_checks).await
+        best(candidates_async(request).await)?.open(request.shader_checks).await
     }
 
     /// [`Context::open_async`], waited for.
@@ -235,6 +231,15 @@ impl Context {
     #[cfg(not(target_arch = "wasm32"))]
     pub fn open(request: &AdapterRequest) -> Result<Self, Error> {
         pollster::block_on(Self::open_async(request))
+    }
+
+    /// Whether a device that was opened here is lost or has failed: the error that tells how. Of a caller's device
+    /// nothing is known, since its handlers are the caller's.
+    ///
+    /// # Errors
+    /// [`Error::Device`].
+    pub fn check_lost(&self) -> Result<(), Error> {
+        self.0.trouble.get().map_or(Ok(()), |what| Err(Error::Device(what.clone())))
     }
 
     /// The device.
@@ -261,6 +266,24 @@ impl Context {
     pub fn kernels(&self) -> &KernelCache {
         &self.0.kernels
     }
+}
+
+/// The best kind of those that were not refused.
+///
+/// # Errors
+/// [`Error::NoAdapter`] with the reason for each that was refused.
+pub fn best(mut candidates: Vec<Candidate>) -> Result<Candidate, Error> {
+    let usable = candidates.iter().enumerate().filter(|(_, c)| c.refused.is_none());
+    if let Some((at, _)) = usable.min_by_key(|(_, c)| rank(c)) {
+        return Ok(candidates.swap_remove(at));
+    }
+    let reasons: Vec<_> =
+        candidates.iter().map(|c| format!("{}: {}", c.title(), c.refused.as_deref().unwrap_or("usable"))).collect();
+    Err(Error::NoAdapter(if reasons.is_empty() {
+        "this machine shows none to Vulkan, Metal, DX12 or GL".into()
+    } else {
+        format!("none of the {} found will do ({})", reasons.len(), reasons.join("; "))
+    }))
 }
 
 /// Where wgpu keeps the driver's device: the same for all handles of a device. `wgpu::Device` compares equal by a number
@@ -316,7 +339,16 @@ impl Candidate {
             .request_device(&descriptor)
             .await
             .map_err(|e| Error::Device(format!("{} does not open: {e}", self.title())))?;
-        Ok(Context::wrap(device, queue, shader_checks))
+        // Nobody else has this device: without handlers wgpu would end the process when it is lost.
+        let trouble = Trouble::default();
+        let (lost, failed) = (trouble.clone(), trouble.clone());
+        device.set_device_lost_callback(move |reason, message| {
+            let _ = lost.set(format!("lost ({reason:?}): {message}"));
+        });
+        device.on_uncaptured_error(Arc::new(move |error| {
+            let _ = failed.set(error.to_string());
+        }));
+        Ok(Context::wrap(device, queue, shader_checks, trouble))
     }
 }
 

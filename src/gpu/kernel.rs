@@ -52,6 +52,12 @@ impl KernelCache {
         Ok(lock().entry(key).or_insert(pipeline).clone())
     }
 
+    /// Forgets every pipeline, so that the next plan makes its own anew: what timing a first use needs. Plans and
+    /// recordings keep theirs alive.
+    pub fn clear(&self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
     /// Number of pipelines made so far.
     pub fn len(&self) -> usize {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).len()

@@ -1,7 +1,7 @@
 //! The layer that knows wgpu and no operator.
 //!
 //! Pure parts, without a device: [`program`] (what to do, as data), [`source`] (shader text), [`grid`], [`pack`],
-//! `limits` (what a kernel needs, by naga). Parts with a device: [`Context`], [`kernel`], [`Plan`], [`Workspace`],
+//! [`probes`], `limits` (what a kernel needs, by naga). Parts with a device: [`Context`], [`kernel`], [`Plan`], [`Workspace`],
 //! [`Recording`], [`Schedule`], [`timing`]. The edge, which alone submits and waits: [`readback`].
 
 mod buffer;
@@ -13,6 +13,7 @@ pub mod kernel;
 pub mod limits;
 pub mod pack;
 pub mod plan;
+pub mod probes;
 pub mod program;
 pub mod readback;
 pub mod recording;
@@ -30,5 +31,5 @@ pub use program::{Cost, Program};
 pub use recording::{Recording, StepInfo};
 pub use schedule::{Schedule, Submission};
 pub use source::{Bind, Kernel, Source, Spec};
-pub use timing::{Span, Timer};
+pub use timing::{Lap, Span, Spread, Timer};
 pub use workspace::Workspace;

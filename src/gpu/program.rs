@@ -8,11 +8,13 @@ use super::source::{Kernel, Spec};
 use crate::error::Error;
 use crate::tensor::Slot;
 
-/// Work of one run: floating-point operations and bytes.
+/// Work of one run: floating-point operations, exponentials and bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct Cost {
     /// Floating-point operations; a multiply-add counts two.
     pub flops: f64,
+    /// Evaluations of `exp`, which GPUs have a slower unit for; not among `flops`.
+    pub exps: f64,
     /// Bytes read from global memory.
     pub bytes_read: f64,
     /// Bytes written to global memory.
@@ -31,6 +33,7 @@ impl std::ops::Add for Cost {
     fn add(self, other: Cost) -> Cost {
         Cost {
             flops: self.flops + other.flops,
+            exps: self.exps + other.exps,
             bytes_read: self.bytes_read + other.bytes_read,
             bytes_written: self.bytes_written + other.bytes_written,
         }
@@ -42,6 +45,7 @@ impl std::ops::Mul<f64> for Cost {
     fn mul(self, share: f64) -> Cost {
         Cost {
             flops: self.flops * share,
+            exps: self.exps * share,
             bytes_read: self.bytes_read * share,
             bytes_written: self.bytes_written * share,
         }

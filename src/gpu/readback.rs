@@ -1,10 +1,15 @@
 //! The edge: the only file that submits to a queue or waits for a device. Uploads, runs, reads back.
 
+#[cfg(not(target_arch = "wasm32"))]
+use std::time::Instant;
+
 use futures_intrusive::channel::shared::oneshot_channel;
 
 use super::buffer;
 use super::context::Context;
 use super::schedule::Schedule;
+#[cfg(not(target_arch = "wasm32"))]
+use super::timing::Lap;
 use super::timing::{Span, Timer};
 use crate::error::Error;
 use crate::tensor::{DType, HostTensor, Shape, Tensor, Values};
@@ -71,17 +76,63 @@ pub fn run(ctx: &Context, schedule: &Schedule, progress: &mut dyn FnMut(f64)) ->
 /// [`Error::Device`] if the device is lost, out of memory, or refuses a command.
 #[cfg(not(target_arch = "wasm32"))]
 pub fn submit(ctx: &Context, encoder: wgpu::CommandEncoder) -> Result<(), Error> {
+    submit_timed(ctx, encoder).map(drop)
+}
+
+/// Submits one encoder and waits for it. Seconds from the submission of what was recorded to the end of waiting.
+#[cfg(not(target_arch = "wasm32"))]
+fn submit_timed(ctx: &Context, encoder: wgpu::CommandEncoder) -> Result<f64, Error> {
     let validation = ctx.device().push_error_scope(wgpu::ErrorFilter::Validation);
     let memory = ctx.device().push_error_scope(wgpu::ErrorFilter::OutOfMemory);
-    let index = ctx.queue().submit([encoder.finish()]);
+    let commands = encoder.finish();
+    let start = Instant::now();
+    let index = ctx.queue().submit([commands]);
     let polled = ctx.device().poll(wgpu::PollType::Wait { submission_index: Some(index), timeout: None });
+    let seconds = start.elapsed().as_secs_f64();
     let memory = super::kernel::pop(memory);
     let validation = super::kernel::pop(validation);
     if let Some(error) = memory.or(validation) {
         return Err(Error::Device(error.to_string()));
     }
     polled.map_err(|e| Error::Device(format!("waiting for {}: {e}", ctx.info().name)))?;
-    Ok(())
+    ctx.check_lost()?;
+    Ok(seconds)
+}
+
+/// Runs a schedule and times it, on the host's clock and where the device can by its own stamps: `repeats` times over in
+/// one pass, or where one run is cut for the watchdog, once, in a pass for each part. What is encoded before and read
+/// back behind is not timed.
+///
+/// # Errors
+/// [`Error::Device`] if the device is lost or refuses.
+#[cfg(not(target_arch = "wasm32"))]
+pub fn time(ctx: &Context, schedule: &Schedule, repeats: usize) -> Result<Lap, Error> {
+    let parts = schedule.submissions(ctx.caps().dispatch_flops);
+    // With nothing to do, a pass all the same: what the stamps themselves cost.
+    let passes = parts.len().max(1);
+    let mut timer = Timer::new(ctx, passes);
+    let mut wall = 0.0;
+    let times = if passes > 1 { 1 } else { repeats };
+    for part in 0..passes {
+        let mut encoder = ctx.device().create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some("timed") });
+        {
+            let timestamp_writes = timer.as_mut().and_then(|timer| timer.stamp("timed"));
+            let descriptor = wgpu::ComputePassDescriptor { label: Some("timed"), timestamp_writes };
+            let mut pass = encoder.begin_compute_pass(&descriptor);
+            if let Some(part) = parts.get(part) {
+                (0..times).for_each(|_| schedule.encode_submission_in(&mut pass, part));
+            }
+        }
+        if let Some(timer) = timer.as_ref().filter(|_| part + 1 == passes) {
+            timer.resolve(&mut encoder);
+        }
+        wall += submit_timed(ctx, encoder)?;
+    }
+    let spans = timer.map(|timer| pollster::block_on(read_timer(ctx, &timer))).transpose()?;
+    let gpu = spans.as_ref().and_then(|spans| spans.iter().map(|span| span.nanoseconds).sum::<Option<f64>>());
+    let rejected = spans.is_some() && gpu.is_none();
+    let each = 1.0 / times as f64;
+    Ok(Lap { gpu: gpu.map(|nanoseconds| nanoseconds * 1e-9 * each), rejected, passes, wall: wall * each })
 }
 
 /// Reads a tensor back. On the web the browser resolves the map; elsewhere use [`read_blocking`], which also polls.
@@ -106,6 +157,7 @@ async fn read_bytes(ctx: &Context, buffer: &wgpu::Buffer, offset: u64, size: u64
     let mut encoder = device.create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some("readback") });
     encoder.copy_buffer_to_buffer(buffer, offset, &staging, 0, Some(size));
     ctx.queue().submit([encoder.finish()]);
+    ctx.check_lost()?;
     let (sender, receiver) = oneshot_channel();
     staging.map_async(wgpu::MapMode::Read, ..size, move |result| {
         // A receiver that is gone no longer wants the answer.

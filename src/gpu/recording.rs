@@ -68,14 +68,17 @@ impl Recording {
     pub fn encode_range(&self, encoder: &mut wgpu::CommandEncoder, range: Range<usize>) {
         let mut pass =
             encoder.begin_compute_pass(&wgpu::ComputePassDescriptor { label: Some(self.op), timestamp_writes: None });
-        for step in &self.steps[range] {
-            step.dispatch(&mut pass);
-        }
+        self.encode_range_in(&mut pass, range);
     }
 
     /// Records into a pass of the caller. Sets pipeline and bind group 0.
     pub fn encode_in(&self, pass: &mut wgpu::ComputePass<'_>) {
-        for step in &self.steps {
+        self.encode_range_in(pass, 0..self.steps.len());
+    }
+
+    /// Records some of the dispatches into a pass of the caller.
+    pub fn encode_range_in(&self, pass: &mut wgpu::ComputePass<'_>, range: Range<usize>) {
+        for step in &self.steps[range] {
             step.dispatch(pass);
         }
     }

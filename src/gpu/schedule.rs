@@ -60,6 +60,13 @@ impl Schedule {
         }
     }
 
+    /// Records one submission into a pass of the caller.
+    pub fn encode_submission_in(&self, pass: &mut wgpu::ComputePass<'_>, submission: &Submission) {
+        for (recording, range) in &submission.parts {
+            self.recordings[*recording].encode_range_in(pass, range.clone());
+        }
+    }
+
     /// Cuts into submissions of at most `flops` operations each; a single dispatch above it stands alone.
     pub fn submissions(&self, flops: f64) -> Vec<Submission> {
         let mut list: Vec<Submission> = Vec::new();

@@ -159,6 +159,14 @@ pub fn write_check(path: &Path) -> Result<(), Error> {
     })
 }
 
+/// Whether [`write_text`] could write this path.
+///
+/// # Errors
+/// [`Error::File`].
+pub fn text_check(path: &Path) -> Result<(), Error> {
+    located(path, || atomic::check(path, false))
+}
+
 /// Whether two paths are the same file or directory, however they are spelled and through whichever links; also when
 /// neither is there yet. `-` is never the same as anything.
 pub fn same_file(a: &Path, b: &Path) -> bool {

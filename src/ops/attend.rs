@@ -213,6 +213,7 @@ impl Tiles {
         let products = units * self.head_splits as f64 * splits * tiles * (ROWS * KEYS) as f64;
         Cost {
             flops: products * 2.0 * dims as f64,
+            exps: products,
             bytes_read: rows * d * splits * size
                 + units * self.head_splits as f64 * seen * (d * splits + e) * key_size as f64,
             bytes_written: s.elements()[3] * size,
@@ -235,6 +236,7 @@ pub(crate) fn essential(s: &Qkv, mask: Mask) -> Cost {
     let queries = if mask.causal { s.queries.min(s.keys) as f64 / s.queries as f64 } else { 1.0 };
     Cost {
         flops: 2.0 * pairs * (s.dim_k + s.dim_v) as f64,
+        exps: pairs,
         bytes_read: (q * queries + (k + v) * keys) * size,
         bytes_written: o * size,
     }

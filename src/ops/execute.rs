@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::Operator;
 use crate::error::Error;
-use crate::gpu::{Context, Plan, Schedule, Workspace, pack, readback};
+use crate::gpu::{Context, Plan, Recording, Schedule, Workspace, pack, readback};
 use crate::tensor::{Access, Slot, Tensor, TensorMap};
 
 /// What a run gave.
@@ -40,7 +40,14 @@ impl Prepared {
     /// # Errors
     /// Whatever the operator, the plan or the device refuses.
     pub fn new(ctx: &Context, operator: &dyn Operator, inputs: &TensorMap, poison: bool) -> Result<Self, Error> {
-        let plan = super::plan(ctx, operator)?;
+        Self::of(ctx, super::plan(ctx, operator)?, inputs, poison)
+    }
+
+    /// As [`Prepared::new`], of a plan made before.
+    ///
+    /// # Errors
+    /// Whatever the plan or the device refuses.
+    pub fn of(ctx: &Context, plan: Plan, inputs: &TensorMap, poison: bool) -> Result<Self, Error> {
         check_inputs(plan.program().op, plan.slots(), inputs)?;
         let mut tensors = Vec::new();
         for slot in plan.slots() {
@@ -61,10 +68,19 @@ impl Prepared {
         if poison {
             workspace.buffers().iter().for_each(|buffer| readback::fill(ctx, buffer, POISON));
         }
-        let named: Vec<_> = plan.slots().iter().map(|s| s.name).zip(&tensors).collect();
-        let mut schedule = Schedule::new();
-        schedule.push(plan.bind(&named, &workspace)?);
-        Ok(Self { plan, tensors, workspace, schedule })
+        let mut prepared = Self { plan, tensors, workspace, schedule: Schedule::new() };
+        let recording = prepared.bind()?;
+        prepared.schedule.push(recording);
+        Ok(prepared)
+    }
+
+    /// The plan bound to the tensors once more.
+    ///
+    /// # Errors
+    /// As [`Plan::bind`].
+    pub fn bind(&self) -> Result<Recording, Error> {
+        let named: Vec<_> = self.plan.slots().iter().map(|s| s.name).zip(&self.tensors).collect();
+        self.plan.bind(&named, &self.workspace)
     }
 
     /// The plan.

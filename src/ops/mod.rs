@@ -5,6 +5,8 @@
 
 mod attend;
 pub mod case;
+#[cfg(all(feature = "cli", not(target_arch = "wasm32")))]
+pub mod ceilings;
 #[cfg(feature = "cpu")]
 pub mod cpu;
 #[cfg(feature = "cli")]
@@ -14,8 +16,11 @@ pub mod flags;
 pub mod float;
 pub mod linear;
 pub mod linformer;
+#[cfg(all(feature = "cli", not(target_arch = "wasm32")))]
+pub mod measure;
 pub mod qkv;
 pub mod rank;
+pub mod rows;
 pub mod softmax;
 pub mod tolerance;
 
@@ -27,6 +32,7 @@ use crate::tensor::{DType, Layout, Shape, Slot, TensorMap};
 pub use case::Case;
 pub use flags::{Flag, FlagKind, Flags};
 pub use qkv::Qkv;
+pub use rows::Rows;
 
 /// What a tensor is to its operator.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -243,11 +249,12 @@ pub trait Operator: Send + Sync {
     #[cfg(feature = "cpu")]
     fn cpu_variant(&self) -> String;
 
-    /// The definition, step by step, over the same inputs. Outputs and state as [`Operator::cpu`] returns them.
+    /// The definition, step by step, over the same inputs. Outputs and state as [`Operator::cpu`] returns them, but of
+    /// outputs along the sequence only the wanted rows, as if the sequence had no others.
     ///
     /// # Panics
     /// If an input is missing or of another shape (see [`execute::check_inputs`]): it is an oracle, not an entry point.
-    fn reference(&self, tensors: &TensorMap, precision: Precision) -> Definition;
+    fn reference(&self, tensors: &TensorMap, precision: Precision, rows: Rows<'_>) -> Definition;
 
     /// Essential work: each input read once, each output written once.
     fn cost(&self) -> Cost;
@@ -262,6 +269,18 @@ pub fn plan(ctx: &Context, operator: &dyn Operator) -> Result<Plan, Error> {
 }
 
 impl Op {
+    /// What value the flag of that name takes, one of its own or one that several operators have; `None`: it has no such
+    /// flag.
+    pub fn flag(&self, name: &str) -> Option<FlagKind> {
+        let own = self.flags.iter().find(|flag| flag.name == name).map(|flag| flag.kind);
+        own.or(match name {
+            "causal" => Some(FlagKind::Switch),
+            "decode" if self.recurrent => Some(FlagKind::Switch),
+            "segment" if self.recurrent => Some(FlagKind::Count),
+            _ => None,
+        })
+    }
+
     /// Every kernel in every specialisation that the cases use, in both storage types: what shader validation sees.
     pub fn kernels(&self) -> Vec<(&'static Kernel, Spec)> {
         let caps = Caps { f16: true, ..Caps::portable() };
@@ -283,6 +302,9 @@ impl Op {
 
 /// Every operator of this crate.
 pub static OPS: &[Op] = &[softmax::OP, linformer::OP, linear::OP];
+
+/// The operator that the others are set beside.
+pub const YARDSTICK: &str = softmax::OP.name;
 
 /// The row of that name.
 pub fn find(name: &str) -> Option<&'static Op> {

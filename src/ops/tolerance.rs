@@ -5,6 +5,10 @@
 
 use half::f16;
 
+#[cfg(feature = "cpu")]
+use super::{Definition, Operator, Precision, Rows};
+#[cfg(feature = "cpu")]
+use crate::tensor::TensorMap;
 use crate::tensor::{DType, HostTensor};
 
 /// The least error that counts, by operator, with the reason.
@@ -26,6 +30,36 @@ pub struct Verdict {
     pub bound: f64,
     /// Whether it is within the bound.
     pub ok: bool,
+}
+
+/// Outputs of the definition for some inputs: in f64, and in f32 for the error it makes itself.
+#[cfg(feature = "cpu")]
+pub struct Truth {
+    exact: Definition,
+    single: Definition,
+}
+
+#[cfg(feature = "cpu")]
+impl Truth {
+    /// Runs the definition twice, for the wanted rows.
+    pub fn of(operator: &dyn Operator, inputs: &TensorMap, rows: Rows<'_>) -> Self {
+        let run = |precision| operator.reference(inputs, precision, rows);
+        let (exact, single) = rayon::join(|| run(Precision::F64), || run(Precision::F32));
+        Self { exact, single }
+    }
+
+    /// Judges every output and part of the state, by name; one that is missing is wrong.
+    pub fn judge(&self, op: &str, got: &TensorMap) -> Vec<(String, Verdict)> {
+        let mut verdicts = Vec::new();
+        for ((name, exact), (_, single)) in self.exact.iter().zip(&self.single) {
+            let verdict = match got.get(name) {
+                Some(tensor) => judge(op, tensor, exact, single),
+                None => Verdict { error: f64::INFINITY, bound: 0.0, ok: false },
+            };
+            verdicts.push(((*name).to_owned(), verdict));
+        }
+        verdicts
+    }
 }
 
 /// Judges one output by the rule of this module. `exact` and `single` are the definition in f64 and in f32.

@@ -1,7 +1,7 @@
 //! The layer below the operators: timers, schedules, counted loads and stores.
 
 use subquad::gpu::program::Operand;
-use subquad::gpu::{Bind, Kernel, Plan, Program, Schedule, Source, Timer, Workspace, readback};
+use subquad::gpu::{Bind, Kernel, Plan, Program, Schedule, Source, Timer, Workspace, probes, readback};
 use subquad::ops::linear::Config;
 use subquad::ops::linformer::{self, Sharing};
 use subquad::ops::{Operator, Qkv, draw, softmax};
@@ -182,4 +182,38 @@ fn long_steps_are_cut_and_give_the_same() {
     assert!(cut.submissions(ctx.caps().dispatch_flops).len() > 2);
     assert_eq!(whole.submissions(f64::INFINITY).len(), 1);
     assert_eq!(run(&whole), run(&cut));
+}
+
+/// What `bench` measures everything beside: the copy copies, and sums of arithmetic are what they converge to.
+#[test]
+fn probes_do_what_they_are_timed_for() {
+    let Some(ctx) = context() else { return };
+    let run = |program: Program, source: Option<&HostTensor>| {
+        let plan = Plan::new(ctx, program).unwrap();
+        let tensors: Vec<_> = plan
+            .slots()
+            .iter()
+            .map(|slot| match source {
+                Some(source) if slot.access == Access::Read => readback::upload(ctx, slot.name, source).unwrap(),
+                _ => readback::empty(ctx, slot.name, slot.shape(), slot.dtype).unwrap(),
+            })
+            .collect();
+        let named: Vec<_> = plan.slots().iter().map(|slot| slot.name).zip(&tensors).collect();
+        let mut schedule = Schedule::new();
+        schedule.push(plan.bind(&named, &Workspace::new()).unwrap());
+        let lap = readback::time(ctx, &schedule, 3).unwrap();
+        assert!(lap.wall > 0.0 && lap.gpu.is_none_or(|gpu| gpu > 0.0), "{lap:?}");
+        assert!(lap.gpu.is_some() || lap.rejected || !ctx.caps().timestamps, "{lap:?}");
+        readback::read_blocking(ctx, tensors.last().unwrap()).unwrap().to_f32()
+    };
+    // No multiple of what a workgroup copies.
+    let bytes = 2 * 16 * 5001;
+    let source = HostTensor::f32([5001, 4], draw::normal(3, 0, 5001 * 4));
+    assert_eq!(run(probes::copy(ctx.caps(), bytes), Some(&source)), source.to_f32());
+    for (program, want) in [(probes::multiply_add(ctx.caps()), 8.0), (probes::exp2(ctx.caps()), 4.0 * 0.641_185_7)] {
+        let (cost, name) = (program.cost(), program.variant().to_owned());
+        assert!(cost.flops + cost.exps > 0.0);
+        let sums = run(program, None);
+        assert!(sums.iter().all(|x| (x - want).abs() < 1e-3), "{name}: {} for {want}", sums[0]);
+    }
 }

@@ -5,7 +5,7 @@ use proptest::test_runner::{RngAlgorithm, TestRng, TestRunner};
 use subquad::gpu::{Caps, Plan, Workspace, readback};
 use subquad::ops::linear::layout::{Tiles, Walk, walk};
 use subquad::ops::linear::{self, Config, FeatureMap};
-use subquad::ops::{self, Op, Operator, Precision, Qkv, draw, find, tolerance};
+use subquad::ops::{self, Op, Operator, Precision, Qkv, Rows, draw, find, tolerance};
 use subquad::tensor::{DType, HostTensor, Layout, Shape, TensorMap};
 
 use crate::support::{
@@ -151,7 +151,8 @@ fn any_config_matches(count: u32, run: impl Fn(&Config, &TensorMap) -> TensorMap
             }
         }
         let got = run(&c, &all);
-        let (exact, single) = (c.reference(&all, Precision::F64), c.reference(&all, Precision::F32));
+        let (exact, single) =
+            (c.reference(&all, Precision::F64, Rows::All), c.reference(&all, Precision::F32, Rows::All));
         prop_assert_eq!(got.len(), exact.len());
         for ((name, exact), (_, single)) in exact.iter().zip(&single) {
             let verdict = tolerance::judge("linear", got.get(name).unwrap(), exact, single);
@@ -375,7 +376,7 @@ fn the_definition_equals_the_masked_quadratic_form() {
     let all = inputs(&c);
     let [q, k, v] = ["q", "k", "v"].map(|n| all.get(n).unwrap().to_f64());
     let phi = |x: f64| if x > 0.0 { x + 1.0 } else { x.exp() };
-    let o = &c.reference(&all, Precision::F64)[0].1;
+    let o = &c.reference(&all, Precision::F64, Rows::All)[0].1;
     for i in 0..40 {
         let weights: Vec<f64> = (0..=i)
             .map(|j| (0..6).map(|d| phi(q[i * 6 + d]) * phi(k[j * 6 + d])).sum::<f64>() * f64::from(0.7f32))

@@ -5,7 +5,8 @@ use std::sync::OnceLock;
 
 use subquad::gpu::{AdapterRequest, Caps, Context, Select};
 use subquad::ops::execute::{self, Run};
-use subquad::ops::{Case, Op, Operator, Precision, Qkv, draw, tolerance};
+use subquad::ops::tolerance::Truth;
+use subquad::ops::{Case, Op, Operator, Qkv, Rows, draw};
 use subquad::tensor::{DType, HostTensor, TensorMap};
 
 /// The device of this run; `None`, with a printed line, where there is none and that is allowed.
@@ -65,12 +66,9 @@ pub fn on_gpu(ctx: &Context, operator: &dyn Operator, inputs: &TensorMap) -> Run
 
 /// Every output within the rule of `tolerance`.
 pub fn assert_matches(what: &str, op: &Op, operator: &dyn Operator, inputs: &TensorMap, got: &TensorMap) {
-    let exact = operator.reference(inputs, Precision::F64);
-    let single = operator.reference(inputs, Precision::F32);
-    assert_eq!(exact.len(), got.len(), "{what}: outputs are {}", got.names());
-    for ((name, exact), (_, single)) in exact.iter().zip(&single) {
-        let tensor = got.get(name).unwrap_or_else(|| panic!("{what}: no output `{name}`"));
-        let verdict = tolerance::judge(op.name, tensor, exact, single);
+    let verdicts = Truth::of(operator, inputs, Rows::All).judge(op.name, got);
+    assert_eq!(verdicts.len(), got.len(), "{what}: outputs are {}", got.names());
+    for (name, verdict) in verdicts {
         assert!(verdict.ok, "{what}: `{name}` is off by {:.2e}, {:.2e} allowed", verdict.error, verdict.bound);
     }
 }

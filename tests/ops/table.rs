@@ -1,7 +1,7 @@
 //! What holds for every row of the table.
 
 use subquad::gpu::{Caps, plan};
-use subquad::ops::{Case, OPS, Precision};
+use subquad::ops::{Case, OPS, Precision, Rows, rows};
 use subquad::tensor::{DType, HostTensor, Layout, TensorMap};
 
 use crate::support::{assert_matches, assert_same_bits, backends, cases, context, on_gpu, prepare, unchecked_context};
@@ -29,6 +29,28 @@ fn every_case_matches_the_definition_on_the_cpu() {
             let (operator, inputs) = prepare(op, &case);
             let outputs = operator.cpu(&inputs).unwrap();
             assert_matches(&format!("{} {case}", op.name), op, operator.as_ref(), &inputs, &outputs);
+        }
+    }
+}
+
+/// What `bench` judges long sequences by.
+#[test]
+fn the_definition_of_some_rows_is_that_of_all_at_these_rows() {
+    for op in OPS {
+        for case in cases(op).into_iter().filter(|case| case.quick) {
+            let (operator, inputs) = prepare(op, &case);
+            let at = rows::sample(case.axis(op, "N").unwrap_or(1), 5);
+            let some = operator.reference(&inputs, Precision::F64, Rows::At(&at));
+            let slots = operator.slots();
+            for ((name, some), (_, all)) in some.into_iter().zip(operator.reference(&inputs, Precision::F64, Rows::All))
+            {
+                let part = slots.iter().flat_map(|s| &s.parts).find(|p| p.name == name).unwrap();
+                let all = all.into_iter().map(|x| x as f32).collect();
+                let map = [(name.to_owned(), HostTensor::f32(part.shape.clone(), all))].into_iter().collect();
+                let picked = rows::pick(op.outputs, case.layout, &map, &at);
+                let some: Vec<f32> = some.into_iter().map(|x| x as f32).collect();
+                assert_eq!(picked.get(name).unwrap().to_f32(), some, "{} {case}: {name}", op.name);
+            }
         }
     }
 }
@@ -125,8 +147,9 @@ fn plans_of_all_cases_are_consistent_and_move_at_least_the_essential_bytes() {
             assert!(cost.bytes_read >= essential.bytes_read, "{} {case}: {cost:?} {essential:?}", op.name);
             assert!(cost.bytes_written >= essential.bytes_written, "{} {case}", op.name);
             assert!(cost.flops >= essential.flops, "{} {case}", op.name);
+            assert!(cost.exps >= essential.exps, "{} {case}: {cost:?} {essential:?}", op.name);
             let slots = operator.slots();
-            for (name, values) in operator.reference(&inputs, Precision::F32) {
+            for (name, values) in operator.reference(&inputs, Precision::F32, Rows::All) {
                 let part = slots.iter().flat_map(|s| &s.parts).find(|p| p.name == name);
                 assert_eq!(part.map(|p| p.shape.count()), Some(values.len()), "{} {case} {name}", op.name);
                 // Values that are not finite match each other whatever they are: a case of them would test nothing.

@@ -106,6 +106,7 @@ macro_rules! wide {
 }
 
 pub(crate) mod attend;
+pub(crate) mod probes;
 
 wide! {
     /// `elu(x) + 1` of every element.

@@ -250,6 +250,11 @@ pub fn walk(c: &Config, tiles: &Tiles, caps: &Caps) -> Walk {
     if segment >= c.qkv.keys { Walk::OnePass } else { Walk::TwoPasses { keys: segment, queries: segment } }
 }
 
+/// Exponentials of one element's feature.
+fn exps_each(c: &Config) -> f64 {
+    if c.feature_map == FeatureMap::Elu1 { 1.0 } else { 0.0 }
+}
+
 /// Essential work: each input read once, each output written once.
 pub(super) fn essential(c: &Config) -> Cost {
     let [q, k, v, o] = c.qkv.elements();
@@ -259,6 +264,7 @@ pub(super) fn essential(c: &Config) -> Cost {
     let norm = if c.normalize { d } else { 0.0 };
     Cost {
         flops: 2.0 * (q + k) * (e + norm / d),
+        exps: (q + k) * exps_each(c),
         bytes_read: (q + k + v) * size + state,
         bytes_written: o * size + state,
     }
@@ -417,6 +423,11 @@ impl<'a> Builder<'a> {
         (tokens * self.c.qkv.dim_k as f64, tokens * self.c.qkv.dim_v as f64)
     }
 
+    /// Exponentials to make the features of all keys once.
+    fn key_exps(&self) -> f64 {
+        self.kv as f64 * (self.c.qkv.keys * self.c.qkv.dim_k) as f64 * exps_each(self.c)
+    }
+
     fn segment(&self, length: usize, segments: usize) -> Step {
         let params = Params {
             segment: length as u32,
@@ -429,6 +440,7 @@ impl<'a> Builder<'a> {
         let (k, v) = self.key_bytes();
         let cost = Cost {
             flops: self.kv as f64 * self.c.qkv.keys as f64 * self.touch(),
+            exps: self.key_exps() * self.tiles.col_splits as f64,
             bytes_read: k * self.tiles.col_splits as f64 + v,
             bytes_written: self.state_bytes() * segments as f64,
         };
@@ -443,6 +455,7 @@ impl<'a> Builder<'a> {
         let carried = if self.c.carry { self.state_bytes() } else { 0.0 };
         let cost = Cost {
             flops: self.kv as f64 * segments as f64 * segment_stride(self.c) as f64,
+            exps: 0.0,
             bytes_read: all + if mode == 2 { 0.0 } else { carried },
             bytes_written: carried
                 + match mode {
@@ -470,11 +483,13 @@ impl<'a> Builder<'a> {
         let start = (self.state_bytes() + norm) * segments as f64 * head_splits;
         let mut cost = Cost {
             flops: rows * self.touch(),
+            exps: rows * c.qkv.dim_k as f64 * exps_each(c) * col_splits,
             bytes_read: rows * c.qkv.dim_k as f64 * size * col_splits + if init == 0 { 0.0 } else { start },
             bytes_written: rows * c.qkv.dim_v as f64 * size + if store { self.state_bytes() } else { 0.0 },
         };
         if c.causal {
             cost.flops += self.kv as f64 * c.qkv.keys as f64 * self.touch() * head_splits;
+            cost.exps += self.key_exps() * col_splits * head_splits;
             cost.bytes_read += (k * col_splits + v) * head_splits;
         }
         let mut consts = t.consts();

@@ -23,7 +23,8 @@ pub mod layout;
 mod reference;
 
 use super::{
-    Causality, Cost, Definition, Draw, Flag, FlagKind, Flags, Op, Operator, Precision, Qkv, Request, TensorSpec, qkv,
+    Causality, Cost, Definition, Draw, Flag, FlagKind, Flags, Op, Operator, Precision, Qkv, Request, Rows, TensorSpec,
+    qkv,
 };
 use crate::error::Error;
 use crate::gpu::pack;
@@ -217,10 +218,10 @@ impl Operator for Config {
         cpu::variant(self)
     }
 
-    fn reference(&self, tensors: &TensorMap, precision: Precision) -> Definition {
+    fn reference(&self, tensors: &TensorMap, precision: Precision, rows: Rows<'_>) -> Definition {
         match precision {
-            Precision::F32 => reference::outputs::<f32>(self, tensors),
-            Precision::F64 => reference::outputs::<f64>(self, tensors),
+            Precision::F32 => reference::outputs::<f32>(self, tensors, rows),
+            Precision::F64 => reference::outputs::<f64>(self, tensors, rows),
         }
     }
 

@@ -3,6 +3,7 @@
 
 use super::{Config, FeatureMap};
 use crate::ops::Definition;
+use crate::ops::Rows;
 use crate::ops::float::{self, Float};
 use crate::tensor::TensorMap;
 
@@ -17,8 +18,8 @@ fn feature<T: Float>(map: FeatureMap, x: T) -> T {
     }
 }
 
-/// `o` and, when carried, `state` and `norm`, in the layout of the configuration.
-pub(super) fn outputs<T: Float>(config: &Config, tensors: &TensorMap) -> Definition {
+/// The wanted tokens of `o` and, when carried, `state` and `norm` after the last, in the layout of the configuration.
+pub(super) fn outputs<T: Float>(config: &Config, tensors: &TensorMap, rows: Rows<'_>) -> Definition {
     let read = |name: &str, len: usize| float::read::<T>(tensors, name).unwrap_or_else(|| vec![T::of(0.0); len]);
     let c = config;
     let (d, e) = (c.qkv.dim_k, c.qkv.dim_v);
@@ -28,12 +29,13 @@ pub(super) fn outputs<T: Float>(config: &Config, tensors: &TensorMap) -> Definit
     let v = read("v", 0);
     let mut state = read("state", states * d * e);
     let mut norm = read("norm", states * d);
-    let mut o = vec![0.0f64; c.qkv.batch * c.qkv.heads * c.qkv.queries * e];
+    let wanted = rows.of(c.qkv.queries);
+    let mut o = vec![0.0f64; c.qkv.batch * c.qkv.heads * wanted.len() * e];
 
     let q_strides = c.qkv.layout.strides(c.qkv.heads, c.qkv.queries, d);
     let k_strides = c.qkv.layout.strides(c.qkv.kv_heads, c.qkv.keys, d);
     let v_strides = c.qkv.layout.strides(c.qkv.kv_heads, c.qkv.keys, e);
-    let o_strides = c.qkv.layout.strides(c.qkv.heads, c.qkv.queries, e);
+    let o_strides = c.qkv.layout.strides(c.qkv.heads, wanted.len(), e);
     let scale = T::of(f64::from(c.effective_scale()));
     let eps = T::of(f64::from(c.norm_eps));
 
@@ -52,10 +54,10 @@ pub(super) fn outputs<T: Float>(config: &Config, tensors: &TensorMap) -> Definit
                     }
                 }
             };
-            let read = |s: &[T], z: &[T], t: usize, o: &mut [f64]| {
+            let read = |s: &[T], z: &[T], t: usize, at: usize, o: &mut [f64]| {
                 for h in g * c.qkv.group()..(g + 1) * c.qkv.group() {
                     let q_row = &q[b * q_strides.batch + h * q_strides.head + t * q_strides.token..][..d];
-                    let o_row = &mut o[b * o_strides.batch + h * o_strides.head + t * o_strides.token..][..e];
+                    let o_row = &mut o[b * o_strides.batch + h * o_strides.head + at * o_strides.token..][..e];
                     let phi: Vec<T> = q_row.iter().map(|&x| feature(c.feature_map, x)).collect();
                     let weight = (0..d).fold(T::of(0.0), |acc, i| acc + phi[i] * z[i]);
                     for j in 0..e {
@@ -68,16 +70,19 @@ pub(super) fn outputs<T: Float>(config: &Config, tensors: &TensorMap) -> Definit
                 }
             };
             if c.causal {
+                let mut next = wanted.iter().copied().enumerate().peekable();
                 for t in 0..c.qkv.keys {
                     write(s, z, t);
-                    read(s, z, t, &mut o);
+                    if let Some((at, _)) = next.next_if(|&(_, wanted)| wanted == t) {
+                        read(s, z, t, at, &mut o);
+                    }
                 }
             } else {
                 for t in 0..c.qkv.keys {
                     write(s, z, t);
                 }
-                for t in 0..c.qkv.queries {
-                    read(s, z, t, &mut o);
+                for (at, &t) in wanted.iter().enumerate() {
+                    read(s, z, t, at, &mut o);
                 }
             }
         }

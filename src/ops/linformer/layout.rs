@@ -117,7 +117,12 @@ pub(super) fn essential(c: &Config) -> Cost {
         }
         Projection::Pool(_) => k + v,
     };
-    Cost { flops: first + second.flops, bytes_read: (q + k + v) * size + matrices as f64, bytes_written: o * size }
+    Cost {
+        flops: first + second.flops,
+        exps: second.exps,
+        bytes_read: (q + k + v) * size + matrices as f64,
+        bytes_written: o * size,
+    }
 }
 
 const MASK: Mask = Mask { causal: false, window: None };
@@ -282,6 +287,7 @@ impl<'a> Half<'a> {
                     flops: all as f64 * self.splits as f64,
                     bytes_read: all as f64 * self.splits as f64 * 4.0,
                     bytes_written: all as f64 * 4.0,
+                    ..Cost::default()
                 },
             });
         }
@@ -384,6 +390,7 @@ impl<'a> Half<'a> {
                     // Tokens once a tile of rows, the matrix once a tile of columns.
                     bytes_read: results * tokens * (dim * size * row_tiles + count * self.col_tiles() as f64 * 4.0),
                     bytes_written: written,
+                    ..Cost::default()
                 };
                 (&PROJECT, spec, cost)
             }
@@ -392,7 +399,7 @@ impl<'a> Half<'a> {
                 let window = |r: usize| ((r + 1) * c.qkv.keys).div_ceil(c.rank) - r * c.qkv.keys / c.rank;
                 let tokens: usize = (0..c.rank).map(window).sum();
                 let read = results * tokens as f64 * dim;
-                let cost = Cost { flops: read, bytes_read: read * size, bytes_written: written };
+                let cost = Cost { flops: read, bytes_read: read * size, bytes_written: written, ..Cost::default() };
                 (&POOL, spec(c.qkv.dtype, &[], vec![], ("POOL", self.pool())), cost)
             }
         };

@@ -27,7 +27,7 @@ pub mod layout;
 mod reference;
 
 use super::{
-    AxisDefault, Causality, Cost, Definition, Draw, Flag, FlagKind, Flags, Op, Operator, Precision, Qkv, Request,
+    AxisDefault, Causality, Cost, Definition, Draw, Flag, FlagKind, Flags, Op, Operator, Precision, Qkv, Request, Rows,
     TensorSpec, qkv,
 };
 use crate::error::Error;
@@ -208,10 +208,10 @@ impl Operator for Config {
         cpu::variant()
     }
 
-    fn reference(&self, tensors: &TensorMap, precision: Precision) -> Definition {
+    fn reference(&self, tensors: &TensorMap, precision: Precision, rows: Rows<'_>) -> Definition {
         match precision {
-            Precision::F32 => reference::outputs::<f32>(self, tensors),
-            Precision::F64 => reference::outputs::<f64>(self, tensors),
+            Precision::F32 => reference::outputs::<f32>(self, tensors, rows),
+            Precision::F64 => reference::outputs::<f64>(self, tensors, rows),
         }
     }
 

@@ -141,6 +141,7 @@ fn split(c: &Config) -> Parts {
         groups: (s.kv_units() * row_blocks * splits) as u64,
         cost: Cost {
             flops: units * (row_blocks * split_rows * splits * SPLIT_KEYS) as f64 * 2.0 * (d + e),
+            exps: units * (row_blocks * split_rows * splits * SPLIT_KEYS) as f64,
             bytes_read: (units * (row_blocks * seen) as f64 * (d + e) + units * (rows * splits) as f64 * d) * size,
             bytes_written: partial,
         },
@@ -151,6 +152,7 @@ fn split(c: &Config) -> Parts {
         groups: (all_rows * col_splits) as u64,
         cost: Cost {
             flops: (all_rows * splits) as f64 * e * 4.0,
+            exps: (all_rows * splits) as f64 * e * 2.0,
             // Every column reads the maximum and the sum.
             bytes_read: (all_rows * splits) as f64 * e * 3.0 * 4.0,
             bytes_written: all_rows as f64 * e * size,

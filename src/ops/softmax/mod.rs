@@ -24,7 +24,7 @@ pub mod layout;
 mod reference;
 
 use super::attend::{self, Mask};
-use super::{Causality, Cost, Definition, Flag, FlagKind, Flags, Op, Operator, Precision, Qkv, Request, qkv};
+use super::{Causality, Cost, Definition, Flag, FlagKind, Flags, Op, Operator, Precision, Qkv, Request, Rows, qkv};
 use crate::error::Error;
 use crate::gpu::program::Program;
 use crate::gpu::{Caps, Plan, Recording, Workspace};
@@ -119,10 +119,10 @@ impl Operator for Config {
         super::cpu::attend::variant()
     }
 
-    fn reference(&self, tensors: &TensorMap, precision: Precision) -> Definition {
+    fn reference(&self, tensors: &TensorMap, precision: Precision, rows: Rows<'_>) -> Definition {
         match precision {
-            Precision::F32 => reference::outputs::<f32>(self, tensors),
-            Precision::F64 => reference::outputs::<f64>(self, tensors),
+            Precision::F32 => reference::outputs::<f32>(self, tensors, rows),
+            Precision::F64 => reference::outputs::<f64>(self, tensors, rows),
         }
     }
 

@@ -3,24 +3,26 @@
 
 use super::Config;
 use crate::ops::Definition;
+use crate::ops::Rows;
 use crate::ops::float::{self, Float};
 use crate::tensor::TensorMap;
 
-/// `o`, in the layout of the configuration.
-pub(super) fn outputs<T: Float>(config: &Config, tensors: &TensorMap) -> Definition {
+/// The wanted queries of `o`, in the layout of the configuration.
+pub(super) fn outputs<T: Float>(config: &Config, tensors: &TensorMap, rows: Rows<'_>) -> Definition {
     let c = &config.qkv;
     let [q, k, v] = ["q", "k", "v"].map(|name| float::read::<T>(tensors, name).expect("an input is missing"));
     let (d, e) = (c.dim_k, c.dim_v);
     let q_at = c.layout.strides(c.heads, c.queries, d);
     let k_at = c.layout.strides(c.kv_heads, c.keys, d);
     let v_at = c.layout.strides(c.kv_heads, c.keys, e);
-    let o_at = c.layout.strides(c.heads, c.queries, e);
+    let queries = rows.of(c.queries);
+    let o_at = c.layout.strides(c.heads, queries.len(), e);
     let scale = T::of(f64::from(config.effective_scale()));
-    let mut o = vec![0.0; c.batch * c.heads * c.queries * e];
+    let mut o = vec![0.0; c.batch * c.heads * queries.len() * e];
     for b in 0..c.batch {
         for h in 0..c.heads {
             let g = h / c.group();
-            for i in 0..c.queries {
+            for (at, &i) in queries.iter().enumerate() {
                 let row = &q[b * q_at.batch + h * q_at.head + i * q_at.token..][..d];
                 // Query i sees key j if j <= i + M - N, and with a window if j > i + M - N - W.
                 let end = if config.causal { (i + 1 + c.keys).saturating_sub(c.queries) } else { c.keys };
@@ -32,7 +34,7 @@ pub(super) fn outputs<T: Float>(config: &Config, tensors: &TensorMap) -> Definit
                     })
                     .collect();
                 let weights: Vec<T> = float::softmax(scores);
-                let o_row = &mut o[b * o_at.batch + h * o_at.head + i * o_at.token..][..e];
+                let o_row = &mut o[b * o_at.batch + h * o_at.head + at * o_at.token..][..e];
                 for (x, value) in o_row.iter_mut().enumerate() {
                     let column = (start..end).map(|j| v[b * v_at.batch + g * v_at.head + j * v_at.token + x]);
                     *value = weights.iter().zip(column).fold(T::of(0.0), |sum, (&w, v)| sum + w * v).wide();

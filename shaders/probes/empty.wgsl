@@ -1,0 +1,10 @@
+// Nothing: what a dispatch costs by itself.
+// Grid: one workgroup. Writes sums only where the grid has no end, which is never.
+@group(0) @binding(1) var<storage, read_write> sums: array<vec4<f32>>;
+
+@compute @workgroup_size(1)
+fn probes_empty(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
+    if (group_index(params.grid, group, groups) > params.grid.end) {
+        sums[0] = vec4<f32>(1.0);
+    }
+}

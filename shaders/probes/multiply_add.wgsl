@@ -1,0 +1,40 @@
+// Multiply-adds in registers, 32 independent ones an invocation and round, eight rounds a loop: 512 flops.
+// Grid: any number of workgroups. Writes sums, so that nothing is left out.
+@group(0) @binding(1) var<storage, read_write> sums: array<vec4<f32>>;
+
+@compute @workgroup_size(256)
+fn probes_multiply_add(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) invocation: u32,
+) {
+    let index = group_index(params.grid, group, groups);
+    if (index >= params.grid.end) {
+        return;
+    }
+    let start = f32(invocation) * 0.001;
+    // Converges to 1 from anywhere: no overflow, no denormal numbers, whatever the rounds.
+    let a = vec4<f32>(0.75 + start * 0.1);
+    let b = vec4<f32>(1.0) - a;
+    var x0 = vec4<f32>(start);
+    var x1 = x0 + 1.0;
+    var x2 = x0 + 2.0;
+    var x3 = x0 + 3.0;
+    var x4 = x0 + 4.0;
+    var x5 = x0 + 5.0;
+    var x6 = x0 + 6.0;
+    var x7 = x0 + 7.0;
+    for (var round = 0u; round < params.rounds; round++) {
+        for (var i = 0u; i < 8u; i++) {
+            x0 = x0 * a + b;
+            x1 = x1 * a + b;
+            x2 = x2 * a + b;
+            x3 = x3 * a + b;
+            x4 = x4 * a + b;
+            x5 = x5 * a + b;
+            x6 = x6 * a + b;
+            x7 = x7 * a + b;
+        }
+    }
+    sums[index * 256u + invocation] = ((x0 + x1) + (x2 + x3)) + ((x4 + x5) + (x6 + x7));
+}

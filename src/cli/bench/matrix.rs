@@ -1,0 +1,336 @@
+//! Which shapes are measured: lists and ranges from the command line, crossed with the rows of [`OPS`](crate::ops::OPS).
+
+use clap::ArgMatches;
+
+use super::super::{args, options};
+use crate::error::Error;
+use crate::ops::measure::Place;
+use crate::ops::{Case, Causality, FlagKind, Flags, Op, YARDSTICK};
+use crate::tensor::{DType, Layout};
+
+/// Lengths where none are given.
+const ON_HARDWARE: [usize; 4] = [1024, 4096, 16384, 65536];
+const ON_SOFTWARE: [usize; 2] = [256, 1024];
+const ON_CPU: [usize; 3] = [1024, 4096, 16384];
+
+/// Combinations of one run, over which something was mistyped.
+const MOST: usize = 4096;
+
+/// What the command line asks for, of every operator.
+pub struct Matrix {
+    ops: Vec<&'static Op>,
+    /// Axis letter and lengths, of the axes that have an option of their own; empty: the default.
+    lists: Vec<(&'static str, Vec<usize>)>,
+    dtypes: Vec<DType>,
+    layout: Layout,
+    /// Further axes, as `sample --shape` takes them.
+    axes: Vec<(String, usize)>,
+    flags: Vec<(String, String)>,
+    with: Vec<String>,
+    seed: u64,
+}
+
+/// An operator at a shape.
+#[derive(Clone)]
+pub struct Job {
+    pub op: &'static Op,
+    pub case: Case,
+}
+
+impl Job {
+    /// `softmax --no-causal`.
+    pub fn name(&self) -> String {
+        format!("{} {}", self.op.name, options::as_typed(self.op, &self.case.flags)).trim_end().to_owned()
+    }
+
+    /// Every axis with its length, as the row has them.
+    pub fn shape(&self) -> Vec<(&'static str, usize)> {
+        self.op.axes.iter().filter_map(|(letter, _)| Some((*letter, self.case.axis(self.op, letter)?))).collect()
+    }
+
+    /// Tokens.
+    pub fn length(&self) -> usize {
+        self.case.axis(self.op, "N").unwrap_or(1)
+    }
+}
+
+/// The axes that options are named after.
+pub const OPTIONS: [(&str, &str, &str); 4] = [
+    ("length", "N", "Tokens (1024 to 65536; software adapters 256 and 1024; cpu 1024 to 16384)"),
+    ("heads", "H", "Query heads (8)"),
+    ("dim", "D", "Key dim, and value dim (64)"),
+    ("batch", "B", "Batch (1)"),
+];
+
+impl Matrix {
+    /// Reads the arguments.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] for whatever no operator asked for could take.
+    pub fn of(matches: &ArgMatches) -> Result<Self, Error> {
+        let mut lists = Vec::new();
+        for (option, letter, _) in OPTIONS {
+            let list = args::word_of(matches, option).map(|text| list(option, text)).transpose()?;
+            lists.push((letter, list.unwrap_or_default()));
+        }
+        let words = |name| matches.get_many::<String>(name).into_iter().flatten().cloned().collect::<Vec<_>>();
+        let mut dtypes: Vec<_> =
+            words("dtype").iter().map(|word| if word == "f16" { DType::F16 } else { DType::F32 }).collect();
+        dtypes.dedup();
+        let mut matrix = Self {
+            ops: args::ops_of(matches),
+            lists,
+            dtypes: if dtypes.is_empty() { vec![DType::F32] } else { dtypes },
+            layout: args::layout_of(matches),
+            axes: Vec::new(),
+            flags: Vec::new(),
+            with: words("with"),
+            seed: args::seed_of("bench", matches)?,
+        };
+        for pair in words("shape") {
+            matrix.axes.push(matrix.axis(&pair)?);
+        }
+        for pair in words("flag") {
+            let flag = matrix.flag(&pair)?;
+            matrix.flags.push(flag);
+        }
+        for name in &matrix.with {
+            let known = |op: &&Op| op.inputs.iter().any(|spec| spec.optional && spec.name == name);
+            if !matrix.ops.iter().any(known) {
+                let text = format!("--with {name}: expected a tensor that one of the operators can do without");
+                return Err(Error::Usage(format!("bench: {text}")));
+            }
+        }
+        for op in &matrix.ops {
+            (op.usage)(&matrix.flags_of(op))?;
+        }
+        Ok(matrix)
+    }
+
+    fn axis(&self, pair: &str) -> Result<(String, usize), Error> {
+        let refuse = || {
+            let mut letters: Vec<_> = self.ops.iter().flat_map(|op| op.axes).map(|(letter, _)| *letter).collect();
+            letters.sort_unstable();
+            letters.dedup();
+            let text = format!("--shape: expected an axis and its length as G=2, found `{pair}`");
+            Error::Usage(format!("bench: {text} (axes: {})", letters.join(", ")))
+        };
+        let (letter, length) = pair.split_once('=').ok_or_else(refuse)?;
+        let known = self.ops.iter().any(|op| op.axes.iter().any(|(known, _)| *known == letter));
+        match length.parse() {
+            Ok(length) if known && length > 0 => Ok((letter.to_owned(), length)),
+            _ => Err(refuse()),
+        }
+    }
+
+    fn flag(&self, pair: &str) -> Result<(String, String), Error> {
+        let refuse = |expected: &str| Error::Usage(format!("bench: --flag: expected {expected}, found `{pair}`"));
+        let (name, value) = pair.split_once('=').ok_or_else(|| refuse("NAME=VALUE"))?;
+        let mut kinds = self.ops.iter().filter_map(|op| op.flag(name)).peekable();
+        if kinds.peek().is_none() {
+            return Err(refuse("a flag that one of the operators reads"));
+        }
+        if kinds.any(|kind| matches!(kind, FlagKind::Switch)) && !matches!(value, "true" | "false") {
+            return Err(refuse("true or false"));
+        }
+        Ok((name.to_owned(), value.to_owned()))
+    }
+
+    /// The flags that this operator reads.
+    fn flags_of(&self, op: &Op) -> Flags {
+        let mut flags = Flags::new();
+        for (name, value) in self.flags.iter().filter(|(name, _)| op.flag(name).is_some()) {
+            flags.set(name, value.as_str());
+        }
+        flags
+    }
+
+    /// Settings that each operator is measured with: those asked for. The yardstick also without its mask, where an
+    /// operator that has no mask is to be set beside it.
+    fn forms(&self, op: &'static Op) -> Vec<Flags> {
+        let flags = self.flags_of(op);
+        let mut forms = vec![flags.clone()];
+        let unmasked = self.ops.iter().any(|other| other.causal == Causality::Never);
+        if op.name == YARDSTICK && unmasked && flags.word("causal").is_none() {
+            let mut open = flags;
+            open.set("causal", "false");
+            if (op.usage)(&open).is_ok() {
+                forms.push(open);
+            }
+        }
+        forms
+    }
+
+    /// What is measured in a place, shortest first, so that an interrupted run has something of everything.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] if there are too many.
+    pub fn jobs(&self, place: &Place<'_>) -> Result<Vec<Job>, Error> {
+        let defaults: &[usize] = match place {
+            Place::Cpu => &ON_CPU,
+            Place::Gpu(ctx) if ctx.caps().software => &ON_SOFTWARE,
+            Place::Gpu(_) => &ON_HARDWARE,
+        };
+        let mut jobs = Vec::new();
+        for op in &self.ops {
+            let mut shapes: Vec<Vec<(&'static str, usize)>> = vec![Vec::new()];
+            for (letter, list) in &self.lists {
+                let list = if *letter == "N" && list.is_empty() { defaults } else { list };
+                if list.is_empty() || !op.axes.iter().any(|(known, _)| known == letter) {
+                    continue;
+                }
+                shapes = shapes
+                    .iter()
+                    .flat_map(|shape| list.iter().map(|n| [&shape[..], &[(*letter, *n)]].concat()))
+                    .collect();
+                if shapes.len() > MOST {
+                    return Err(too_many());
+                }
+            }
+            for shape in &mut shapes {
+                for (letter, length) in &self.axes {
+                    if let Some((known, _)) = op.axes.iter().find(|(known, _)| known == letter) {
+                        shape.push((known, *length));
+                    }
+                }
+            }
+            for flags in self.forms(op) {
+                for dtype in &self.dtypes {
+                    for shape in &shapes {
+                        let mut case = Case::new("bench", shape).layout(self.layout).dtype(*dtype);
+                        case.flags = flags.clone();
+                        case.seed = self.seed;
+                        let given = |name: &String| op.inputs.iter().find(|spec| spec.optional && spec.name == name);
+                        case.with = self.with.iter().filter_map(given).map(|spec| spec.name).collect();
+                        jobs.push(Job { op, case });
+                    }
+                }
+            }
+            if jobs.len() > MOST {
+                return Err(too_many());
+            }
+        }
+        jobs.sort_by_key(Job::length);
+        Ok(jobs)
+    }
+}
+
+fn too_many() -> Error {
+    Error::Usage(format!("bench: expected at most {MOST} shapes, found more"))
+}
+
+/// `1024,4096`, `1024-65536*4` or `64-256+64`, or several of these.
+fn list(option: &str, text: &str) -> Result<Vec<usize>, Error> {
+    let refuse = |found: &str| {
+        let text = "expected whole numbers from 1, as 1024,4096 or 1024-65536*4 or 64-256+64";
+        Error::Usage(format!("bench: --{option}: {text}, found `{found}`"))
+    };
+    let number = |text: &str| text.trim().parse().ok().filter(|n: &usize| *n > 0).ok_or_else(|| refuse(text));
+    let mut list = Vec::new();
+    for part in text.split(',') {
+        let Some((first, rest)) = part.split_once('-') else {
+            list.push(number(part)?);
+            continue;
+        };
+        let at = rest.find(['*', '+']).ok_or_else(|| refuse(part))?;
+        let (first, last, step) = (number(first)?, number(&rest[..at])?, number(&rest[at + 1..])?);
+        let times = rest.as_bytes().get(at) == Some(&b'*');
+        if first > last || (times && step < 2) {
+            return Err(refuse(part));
+        }
+        let mut next = Some(first);
+        while let Some(value) = next.filter(|value| *value <= last) {
+            list.push(value);
+            if list.len() > MOST {
+                return Err(too_many());
+            }
+            next = if times { value.checked_mul(step) } else { value.checked_add(step) };
+        }
+    }
+    list.sort_unstable();
+    list.dedup();
+    Ok(list)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lists_and_ranges() {
+        for (text, want) in [
+            ("1024", &[1024][..]),
+            ("4096,1024, 1024", &[1024, 4096]),
+            ("1024-65536*4", &[1024, 4096, 16384, 65536]),
+            ("64-200+64", &[64, 128, 192]),
+            ("1-8*2,100", &[1, 2, 4, 8, 100]),
+            ("5-5+1", &[5]),
+        ] {
+            assert_eq!(list("length", text).as_deref(), Ok(want), "{text}");
+        }
+        for text in ["", "0", "a", "-1", "1-2", "8-4*2", "1-8*1", "1-8+0", "1-8*", "1,,2", "99999999999999999999999"] {
+            let refused = list("length", text).map_err(|error| error.to_string());
+            let sentence = "bench: --length: expected whole numbers from 1, as 1024,4096 or 1024-65536*4 or 64-256+64";
+            assert!(refused.as_ref().is_err_and(|error| error.starts_with(sentence)), "{text}: {refused:?}");
+        }
+        assert_eq!(list("length", "1-99999999+1"), Err(too_many()));
+        assert_eq!(list("length", &format!("{}-{}*2", usize::MAX, usize::MAX)), Ok(vec![usize::MAX]));
+    }
+
+    fn jobs(arguments: &str) -> Result<Vec<String>, String> {
+        let words = ["bench"].into_iter().chain(arguments.split_whitespace());
+        let matches = super::super::command().try_get_matches_from(words).map_err(|error| error.to_string())?;
+        let jobs =
+            Matrix::of(&matches).and_then(|matrix| matrix.jobs(&Place::Cpu)).map_err(|error| error.to_string())?;
+        let one = |job: &Job| {
+            let shape: Vec<_> = job.shape().iter().map(|(letter, n)| format!("{letter}{n}")).collect();
+            format!("{} {} {}", job.name(), shape.join(" "), job.case.dtype)
+        };
+        Ok(jobs.iter().map(one).collect())
+    }
+
+    #[test]
+    fn options_are_crossed_and_the_yardstick_is_also_measured_without_its_mask() {
+        assert_eq!(
+            jobs("softmax linformer --length 256,512 --heads 2 --dim 8"),
+            Ok(vec![
+                "softmax B1 H2 G2 N256 M256 D8 E8 f32".into(),
+                "softmax --no-causal B1 H2 G2 N256 M256 D8 E8 f32".into(),
+                "linformer B1 H2 G2 N256 M256 D8 E8 K256 f32".into(),
+                "softmax B1 H2 G2 N512 M512 D8 E8 f32".into(),
+                "softmax --no-causal B1 H2 G2 N512 M512 D8 E8 f32".into(),
+                "linformer B1 H2 G2 N512 M512 D8 E8 K256 f32".into(),
+            ])
+        );
+        assert_eq!(
+            jobs("linear --length 64 --dtype f32,f16 --shape G=4 --shape E=32 --flag normalize=false"),
+            Ok(vec![
+                "linear --no-normalize B1 H8 G4 N64 M64 D64 E32 f32".into(),
+                "linear --no-normalize B1 H8 G4 N64 M64 D64 E32 f16".into(),
+            ])
+        );
+        assert_eq!(jobs("softmax --batch 1-4+1 --dim 16,32").map(|jobs| jobs.len()), Ok(3 * 4 * 2));
+        let one_form = jobs("--length 64 --flag causal=false --flag rank=16").map(|jobs| jobs.len());
+        assert_eq!(one_form, Ok(crate::ops::OPS.len()), "asked for one form, given more");
+    }
+
+    #[test]
+    fn what_no_operator_can_take_is_refused() {
+        for (arguments, sentence) in [
+            (
+                "linear --flag window=3",
+                "bench: --flag: expected a flag that one of the operators reads, found `window=3`",
+            ),
+            ("linear --flag causal", "bench: --flag: expected NAME=VALUE, found `causal`"),
+            ("linear --flag causal=no", "bench: --flag: expected true or false, found `causal=no`"),
+            ("softmax --shape K=3", "bench: --shape: expected an axis and its length as G=2, found `K=3`"),
+            ("softmax --shape N", "bench: --shape: expected an axis and its length as G=2, found `N`"),
+            ("softmax --with e", "bench: --with e: expected a tensor that one of the operators can do without"),
+            ("softmax --length 1-64+1 --heads 1-64+1 --batch 1,2", "bench: expected at most 4096 shapes, found more"),
+            ("softmax --flag window=3 --flag causal=false", "softmax: --window needs the causal form"),
+        ] {
+            let refused = jobs(arguments);
+            assert!(refused.as_ref().is_err_and(|error| error.starts_with(sentence)), "{arguments}: {refused:?}");
+        }
+    }
+}
