@@ -1,161 +1,34 @@
-"""Times the cpu backend beside peers, in turns, on the same tensors: what the scripts beside this one share.
+"""Times ours and others in turns, so that whatever slows the machine down for a while falls on all of them.
 
-A peer runs in this process, on its own natural layout, which is prepared before the clock starts. Ours is a process
-that stays alive (examples/cpu.rs): it prints "ready", then for every line it reads runs once and prints the seconds.
-Before any timing its output is compared with that of every peer (relative RMS under 2e-5, else exit 1).
+Ours is a process that stays alive (examples/turns.rs): it says where it runs and what its seconds are, prints "ready",
+then for every line it reads runs once and prints the seconds. The others run in this process.
 
-Then all take turns, so that whatever slows the machine down for a while falls on all of them. A pause before each turn
-lets the threads of the one before go to sleep: those of onnxruntime spin for 40 ms after their work. Where a peer gets
-less of the cores than it was given the script says so: other work holds them, and its figures are not to be quoted.
+On the CPU a pause before each turn lets the threads of the one before go to sleep: those of onnxruntime spin for 40 ms
+after their work. Where somebody gets less of the cores than it was given that is said: other work holds them, and the
+figures are not to be quoted.
 
-A peer that is not installed is named and left out.
+On CUDA a turn is as many calls as take TURN seconds, between two events on the GPU, behind one call that is not timed.
+That is done with the calls as they come ("eager", the time of launching them from Python included where the GPU waits
+for it) and with one call captured as a CUDA graph and replayed. Inputs that fit the GPU's cache stay in it, ours alike.
 """
 
-import argparse
+import contextlib
+import math
 import os
-import statistics
 import subprocess
-import sys
 import tempfile
 import time
-from pathlib import Path
 
 import numpy as np
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "tools"))
-import tensorfile  # noqa: E402
-
-TOLERANCE = 2e-5
-PAUSE = 0.1
-OURS = "subquad cpu"
+PAUSE = {"cpu": 0.1, "cuda": 0.02}
+TURN = 0.02
+MOST_CALLS = 1000
+TRIES = 3  # turns of each form before one is taken
 
 
-class Peer:
-    """call() runs once; unpack() makes of what it returned the output in bhnd, off the clock."""
-
-    def __init__(self, name, source, call, unpack):
-        self.name, self.source, self.call, self.unpack = name, source, call, unpack
-        self.cores = []  # CPU seconds per second of each run
-
-    def run(self):
-        time.sleep(PAUSE)
-        start, busy = time.perf_counter(), time.process_time()
-        self.call()
-        seconds = time.perf_counter() - start
-        self.cores.append((time.process_time() - busy) / seconds)
-        return seconds
-
-    def result(self):
-        return self.unpack(self.call())
-
-
-class Ours:
-    """The cpu backend of operator op in a process of its own. flags: NAME=VALUE, as examples/cpu.rs takes them."""
-
-    def __init__(self, args, op, flags, *more):
-        command = [args.binary, op, "--threads", args.threads, *more]
-        for flag in flags:
-            command += ["--flag", flag]
-        self.process = subprocess.Popen(
-            [str(x) for x in command], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
-        )
-        if self.line() != "ready":
-            sys.exit(f"{args.binary} did not print 'ready'")
-
-    def line(self):
-        line = self.process.stdout.readline()
-        if not line:
-            sys.exit(f"the benchmark process ended early, status {self.process.wait()}")
-        return line.strip()
-
-    def run(self):
-        time.sleep(PAUSE)
-        self.process.stdin.write("\n")
-        self.process.stdin.flush()
-        return float(self.line())
-
-    def close(self):
-        self.process.stdin.close()
-        if self.process.wait(timeout=60) != 0:
-            sys.exit(f"the benchmark process failed, status {self.process.returncode}")
-
-
-def arguments(description, length, more=None):
-    """The command line that all scripts have; more(parser) adds a script's own. Exits where the binary is missing."""
-    parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--heads", type=int, default=8)
-    parser.add_argument("--dim", type=int, default=64)
-    parser.add_argument("--length", type=int, default=length)
-    if more:
-        more(parser)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--runs", type=int, default=7)
-    parser.add_argument("--binary", type=Path, default=ROOT / "target" / "release" / "examples" / "cpu")
-    parser.add_argument("--alone", action="store_true", help="time the peers only; no binary needed")
-    parser.add_argument("--at-least", type=float, help="exit 1 if a ratio of the minima is under this")
-    args = parser.parse_args()
-    if not args.alone and not args.binary.exists():
-        sys.exit(f"no {args.binary.name}: cargo build --release --example cpu, or give --binary")
-    return args
-
-
-def draw(args):
-    """q, k, v: standard normal, bhnd, and the generator to draw more from."""
-    rng = np.random.default_rng(1)
-    shape = (1, args.heads, args.length, args.dim)
-    return {name: rng.standard_normal(shape, np.float32) for name in "qkv"}, rng
-
-
-def torch_peer(args, form, *arrays):
-    """A form in torch on bhnd tensors, as its own modules lay them out."""
-    import torch
-
-    torch.set_num_threads(args.threads)
-    tensors = [torch.from_numpy(x) for x in arrays]
-
-    def call():
-        with torch.no_grad():
-            return form(*tensors)
-
-    return Peer("torch", f"torch {torch.__version__}", call, lambda output: output.numpy())
-
-
-def onnx_peer(source, operator, heads, *arrays):
-    """A session of onnxops on bhnd tensors; it reads [B,N,H*D]."""
-    import onnxops
-
-    packed = [onnxops.pack(x.swapaxes(1, 2)) for x in arrays]
-    return Peer(
-        "onnxruntime", source, lambda: operator(*packed), lambda out: onnxops.unpack(out[0], heads).swapaxes(1, 2)
-    )
-
-
-def installed(**builders):
-    """name -> function that makes the peer: those that can be made here, the others named."""
-    peers = []
-    for name, build in builders.items():
-        try:
-            peers.append(build())
-        except ImportError as error:
-            print(f"{name} is missing: {error}")
-    if not peers:
-        sys.exit(f"nothing to compare with: none of {', '.join(builders)} is installed")
-    return peers
-
-
-def fastest(forms, runs=3):
-    """form -> peer: the one that a user who had tried all would take, by its minimum."""
-    seconds = {}
-    for name, peer in forms.items():
-        peer.run()
-        seconds[name] = min(peer.run() for _ in range(runs))
-        peer.cores.clear()
-    name = min(seconds, key=seconds.get)
-    tried = ", ".join(f"{form} {time * 1e3:.2f} ms" for form, time in seconds.items())
-    print(f"forms tried: {tried}; taken: {name}")
-    forms[name].source += f" ({name})"
-    return forms[name]
+class Failed(Exception):
+    """Ours cannot do what was asked, in one sentence."""
 
 
 def relative_rms(found, want):
@@ -163,63 +36,205 @@ def relative_rms(found, want):
     return float(np.sqrt(((found - want) ** 2).sum() / (want**2).sum()))
 
 
-def check(args, op, flags, more, target, peers):
-    """Runs ours once and compares its output o with that of every peer."""
-    ours = Ours(args, op, flags, *more, "--output", target)
-    ours.run()
-    ours.close()
-    output = tensorfile.load(target)[0]["o"]
-    errors = {peer.name: relative_rms(output, peer.result()) for peer in peers}
-    text = ", ".join(f"{name} {error:.1e}" for name, error in errors.items())
-    print(f"relative RMS between our output and that of: {text}")
-    if not all(error < TOLERANCE for error in errors.values()):
-        sys.exit(f"the outputs differ by more than {TOLERANCE:.0e}")
+class Wall:
+    """A form on the CPU. A turn is one call."""
+
+    def __init__(self, form):
+        self.form = form
+        self.busy = self.spent = 0.0
+        self.turn()
+
+    def result(self):
+        return self.form.result()
+
+    def turn(self):
+        time.sleep(PAUSE["cpu"])
+        with self.form.around():
+            start, busy = time.perf_counter(), time.process_time()
+            self.form.call()
+            seconds = time.perf_counter() - start
+            self.busy += time.process_time() - busy
+        self.spent += seconds
+        return seconds
+
+    def begin(self):
+        """From here on cores() counts."""
+        self.busy = self.spent = 0.0
+
+    def cores(self):
+        """CPU seconds for each second of its turns."""
+        return self.busy / self.spent
 
 
-def compare(args, op, what, tensors, peers, flags=(), carry=False):
-    """Checks, times and prints; exits 1 where --at-least is not reached. what: operator and shape, for people."""
-    for peer in peers:
-        peer.call()
-    turns = list(peers)
-    times = {peer.name: [] for peer in peers}
-    with tempfile.TemporaryDirectory() as folder:
-        ours = None
-        if not args.alone:
-            source, target = Path(folder) / "in.safetensors", Path(folder) / "out.safetensors"
-            tensorfile.save(source, tensors, {"layout": "bhnd"})
-            more = ["--input", source, *["--carry"] * carry]
-            check(args, op, flags, more, target, peers)
-            ours = Ours(args, op, flags, *more)
-            ours.run()
-            times[OURS] = []
-            turns.append(ours)
-        for _ in range(args.runs):
-            for name, turn in zip(times, turns, strict=True):
-                times[name].append(turn.run())
-        if ours:
-            ours.close()
+class Eager:
+    """A form on CUDA, its calls as they come."""
 
-    def row(name, pair):
-        print(f"{name:{width}}{pair[0]:10.2f}{pair[1]:12.2f}")
+    def __init__(self, form):
+        self.form, self.call, self.count = form, form.call, 1
+        self.size_turns()
 
-    def both(name):
-        return [f(times[name]) for f in (min, statistics.median)]
+    def size_turns(self):
+        self.turn()  # compiles and tunes
+        self.count = max(1, min(MOST_CALLS, math.ceil(TURN / max(self.turn(), 1e-7))))
 
-    labels = {peer.name: f"times as fast as {peer.name}" for peer in peers}
-    width = max(len(label) for label in [OURS, *labels.values()]) + 2
-    print(f"{'; '.join(peer.source for peer in peers)}: {what}, f32, ", end="")
-    print(f"{args.threads} threads of {os.cpu_count()} cores, {args.runs} runs in turns")
-    print(f"{'':{width}}{'min ms':>10}{'median ms':>12}")
-    for name in times:
-        row(name, [seconds * 1e3 for seconds in both(name)])
-    for peer in peers:
-        cores = statistics.median(peer.cores)
-        if cores < 0.8 * args.threads:
-            print(f"warning: {peer.name} got {cores:.1f} of {args.threads} cores: ", end="")
-            print("other work is running, or there is little to do; run this again")
-    if ours:
-        ratios = {name: [a / b for a, b in zip(both(name), both(OURS), strict=True)] for name in labels}
-        for name, label in labels.items():
-            row(label, ratios[name])
-        if args.at_least and min(ratio for ratio, _ in ratios.values()) < args.at_least:
-            sys.exit(1)
+    def result(self):
+        return self.form.result()
+
+    def turn(self):
+        from torch import cuda
+
+        time.sleep(PAUSE["cuda"])
+        start, end = (cuda.Event(enable_timing=True) for _ in range(2))
+        with self.form.around():
+            self.call()
+            cuda.synchronize()
+            start.record()
+            for _ in range(self.count):
+                self.call()
+            end.record()
+        cuda.synchronize()
+        return start.elapsed_time(end) * 1e-3 / self.count
+
+    def begin(self):
+        pass
+
+    def cores(self):
+        return None
+
+
+class Graph(Eager):
+    """A form on CUDA, one call captured as a graph. The capture wants its warm-up on a stream of its own."""
+
+    def __init__(self, form):
+        from torch import cuda
+
+        self.form, self.count = form, 1
+        side = cuda.Stream()
+        side.wait_stream(cuda.current_stream())
+        with form.around(), cuda.stream(side):
+            for _ in range(3):
+                form.call()
+        cuda.current_stream().wait_stream(side)
+        cuda.synchronize()
+        self.graph = cuda.CUDAGraph()
+        with form.around(), cuda.graph(self.graph):
+            self.output = form.call()
+        self.call = self.graph.replay
+        self.size_turns()
+
+    def result(self):
+        from torch import cuda
+
+        self.graph.replay()
+        cuda.synchronize()
+        return self.form.unpack(self.output)
+
+
+# Device -> how a form can be run there -> the clock of it.
+WAYS = {"cpu": {"": Wall}, "cuda": {"eager": Eager, "graph": Graph}}
+
+
+def fastest(clocks):
+    """The least seconds of each: what a user who had tried all would go by."""
+    return [min(clock.turn() for _ in range(TRIES)) for clock in clocks]
+
+
+class Ours:
+    """An operator of ours on tensors of a file, in a process of its own; a turn is a run of it.
+
+    on: where it runs; clock: what its seconds are, both in its own words.
+    """
+
+    def __init__(self, binary, adapter, case, source, target=None):
+        command = [binary, case.entry.op, "--input", source, "--threads", case.threads, "--adapter", adapter]
+        command += ["--carry"] * (case.entry.carry and case.causal)
+        for flag in case.entry.flags(case):
+            command += ["--flag", flag]
+        if target:
+            command += ["--output", target]
+        self.device, self.said = case.device, {}
+        self.errors = tempfile.TemporaryFile("w+")
+        self.begun = self.spent = 0.0
+        try:
+            self.process = subprocess.Popen(
+                [str(x) for x in command],
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors, text=True, bufsize=1,
+            )  # fmt: skip
+        except OSError as error:
+            raise Failed(f"{binary} does not start: {error.strerror}") from None
+        while (line := self.line()) != "ready":
+            word, _, rest = line.partition(" ")
+            self.said[word] = rest
+
+    @property
+    def on(self):
+        return self.said.get("on", "")
+
+    @property
+    def clock(self):
+        return self.said.get("clock", "")
+
+    def fail(self):
+        status = self.process.wait()
+        self.errors.seek(0)
+        lines = self.errors.read().strip().splitlines()
+        raise Failed(lines[-1].removeprefix("turns: ") if lines else f"the process ended early, status {status}")
+
+    def line(self):
+        line = self.process.stdout.readline()
+        return line.strip() if line else self.fail()
+
+    def turn(self):
+        time.sleep(PAUSE[self.device])
+        try:
+            self.process.stdin.write("\n")
+            self.process.stdin.flush()
+        except BrokenPipeError:
+            self.fail()
+        seconds = float(self.line())
+        self.spent += seconds
+        return seconds
+
+    def busy(self):
+        """CPU seconds of the process so far, by the kernel's account; None where there is none."""
+        try:
+            with open(f"/proc/{self.process.pid}/stat") as file:
+                fields = file.read().rpartition(")")[2].split()
+        except OSError:
+            return None
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def begin(self):
+        self.begun, self.spent = self.busy(), 0.0
+
+    def cores(self):
+        """As Wall.cores; None on an adapter, and where the kernel's account (in 10 ms) is too coarse for it."""
+        busy = self.busy()
+        if busy is None or self.begun is None or self.spent < 0.2 or not self.on.startswith("cpu"):
+            return None
+        return (busy - self.begun) / self.spent
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, *_):
+        """Ends the process, after it has written its output; where something went wrong, at once."""
+        if kind:
+            self.process.kill()
+        with contextlib.suppress(OSError):
+            self.process.stdin.close()
+        status = self.process.wait(timeout=600)
+        if status != 0 and not kind:
+            self.fail()
+        self.errors.close()
+
+
+def alternate(turns, runs):
+    """Seconds of each, `runs` turns each, one after another."""
+    for turn in turns:
+        turn.begin()
+    seconds = [[] for _ in turns]
+    for _ in range(runs):
+        for turn, times in zip(turns, seconds, strict=True):
+            times.append(turn.turn())
+    return seconds

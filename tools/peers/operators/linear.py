@@ -1,0 +1,158 @@
+"""Linear attention, in the two settings that others have.
+
+linear-elu1      feature map elu(x) + 1, divided by the sum of weights, scale 1. The map is part of what is timed.
+linear-identity  rule linear of ONNX LinearAttention: no map, no denominator, scale 1/sqrt(D), the final state kept.
+
+onnxruntime (checked with 1.32.0): com.microsoft.LinearAttention, rule linear, with its defaults but the number of
+threads (of the ways tried, outputs bound beforehand and no spinning among them, plain session.run was its fastest). It
+gives each (batch, kv head) to one thread and walks the tokens in order; chunk_size has no effect on the CPU.
+
+torch has no operator for it, so the ways to write it are tried:
+
+chunks of 64, 128, 256  einsum inside each chunk under the mask, and with the sum of the states of the chunks before
+quadratic               all N x N scores under the mask, no softmax; where they take no more than 256 MiB
+states                  without the mask: one state, k^T v, read by every query
+
+fla-core (0.6.0), on [B,T,H,D]: chunk_linear_attn and fused_chunk_linear_attn. They have neither map nor f32 products
+(Triton multiplies f32 as tf32), so the map is applied before, and f32 is compared as tf32.
+"""
+
+from case import Entry, Peer, Refused
+from libraries import fla_form, onnx_form, torch_form, torch_tensors
+
+CHUNKS = (64, 128, 256)
+QUADRATIC_BYTES = 256 << 20
+
+
+def normalised(case):
+    return case.entry.name == "linear-elu1"
+
+
+def mapped(case, q, k):
+    """The features of queries and keys, the scale in the queries."""
+    import torch
+
+    if normalised(case):
+        return torch.nn.functional.elu(q) + 1, torch.nn.functional.elu(k) + 1
+    return q * case.scale, k
+
+
+def onnxruntime(case, q, k, v):
+    import onnxops
+
+    if not case.causal:
+        raise Refused("its LinearAttention is causal")
+    operator = onnxops.LinearAttention(case.heads, case.heads, threads=case.threads)
+    return [onnx_form(case, "LinearAttention", operator, (q, k, v))]
+
+
+def chunked(case, size):
+    """Causal, in chunks of `size` tokens; the last may be short, padded by keys and queries of zero."""
+    import torch
+
+    def form(q, k, v):
+        q, k = mapped(case, q, k)
+        batch, heads, length, dim = q.shape
+        count = -(-length // size)
+        if count * size > length:
+            q, k, v = (torch.nn.functional.pad(x, (0, 0, 0, count * size - length)) for x in (q, k, v))
+        q, k, v = (x.view(batch, heads, count, size, -1) for x in (q, k, v))
+        scores = torch.einsum("bhcid,bhcjd->bhcij", q, k).tril()
+        out = torch.einsum("bhcij,bhcje->bhcie", scores, v)
+        # Sums over chunks in f32: those of f16 features would run out of range.
+        states = torch.einsum("bhcjd,bhcje->bhcde", k, v).cumsum(2, dtype=torch.float32)
+        before = torch.nn.functional.pad(states[:, :, :-1], (0, 0, 0, 0, 1, 0)).to(q.dtype)
+        out = out + torch.einsum("bhcid,bhcde->bhcie", q, before)
+        if normalised(case):
+            sums = k.sum(3, dtype=torch.float32).cumsum(2)
+            earlier = torch.nn.functional.pad(sums[:, :, :-1], (0, 0, 1, 0))
+            weight = scores.sum(-1, dtype=torch.float32) + torch.einsum("bhcid,bhcd->bhci", q.float(), earlier)
+            out = (out / weight.unsqueeze(-1)).to(out.dtype)
+        out = out.reshape(batch, heads, count * size, -1)[:, :, :length]
+        return out, states[:, :, -1]
+
+    return form
+
+
+def quadratic(case):
+    import torch
+
+    def form(q, k, v):
+        q, k = mapped(case, q, k)
+        scores = torch.einsum("bhid,bhjd->bhij", q, k).tril()
+        out = torch.einsum("bhij,bhje->bhie", scores, v)
+        if normalised(case):
+            return (out / scores.sum(-1, keepdim=True, dtype=torch.float32)).to(out.dtype)
+        return out, torch.einsum("bhjd,bhje->bhde", k, v)
+
+    return form
+
+
+def whole(case):
+    import torch
+
+    def form(q, k, v):
+        q, k = mapped(case, q, k)
+        state = torch.einsum("bhjd,bhje->bhde", k, v)
+        out = torch.einsum("bhid,bhde->bhie", q, state)
+        if normalised(case):
+            weight = torch.einsum("bhid,bhd->bhi", q.float(), k.sum(2, dtype=torch.float32))
+            return (out / weight.unsqueeze(-1)).to(out.dtype)
+        return out, state
+
+    return form
+
+
+def torch(case, q, k, v):
+    tensors = torch_tensors(case, (q, k, v))
+    if not case.causal:
+        return [torch_form(case, "states", whole(case), tensors)]
+    forms = {f"chunks of {size}": chunked(case, size) for size in CHUNKS}
+    if case.batch * case.heads * case.length**2 * 4 <= QUADRATIC_BYTES:
+        forms["quadratic"] = quadratic(case)
+    return [torch_form(case, name, form, tensors) for name, form in forms.items()]
+
+
+def fla(case, q, k, v):
+    if not case.causal:
+        raise Refused("its linear attention is causal")
+    from fla.ops.linear_attn import chunk_linear_attn, fused_chunk_linear_attn
+
+    def form(function):
+        def call(q, k, v):
+            if normalised(case):
+                return function(*mapped(case, q, k), v, scale=1.0, normalize=True)
+            return function(q, k, v, scale=case.scale, normalize=False, output_final_state=True)
+
+        return call
+
+    tensors = torch_tensors(case, (q, k, v), bnhd=True)
+    forms = {"chunk": chunk_linear_attn, "fused_chunk": fused_chunk_linear_attn}
+    return [fla_form(case, name, form(function), tensors) for name, function in forms.items()]
+
+
+def causal_flag(case):
+    return f"causal={str(case.causal).lower()}"
+
+
+TORCH, FLA = Peer("torch", ("cpu", "cuda"), torch), Peer("fla", ("cuda",), fla)
+
+ENTRIES = [
+    Entry(
+        name="linear-elu1",
+        op="linear",
+        length=8192,
+        causal=(True, False),
+        flags=lambda case: [causal_flag(case), "feature-map=elu1", "normalize=true"],
+        peers=(TORCH, FLA),
+    ),
+    Entry(
+        name="linear-identity",
+        op="linear",
+        length=8192,
+        causal=(True, False),
+        flags=lambda case: [causal_flag(case), "feature-map=identity", "normalize=false"],
+        carry=True,
+        peers=(Peer("onnxruntime", ("cpu",), onnxruntime), TORCH, FLA),
+    ),
+]
