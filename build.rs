@@ -5,7 +5,7 @@ use std::process::Command;
 
 fn main() {
     // Only with what is built: no test or document makes the crate compile anew.
-    for path in ["src", "shaders", "Cargo.toml", "build.rs"] {
+    for path in ["src", "shaders", "Cargo.toml", "Cargo.lock", "build.rs"] {
         println!("cargo::rerun-if-changed={path}");
     }
     if let Some(commit) = commit() {

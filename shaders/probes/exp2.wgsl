@@ -13,7 +13,7 @@ fn probes_exp2(
         return;
     }
     // exp2(-x) stays between 0 and 1.
-    var x0 = vec4<f32>(f32(invocation) * 0.003);
+    var x0 = vec4<f32>(f32(invocation) * 0.003) + vec4<f32>(0.0, 0.02, 0.04, 0.06);
     var x1 = x0 + 0.1;
     var x2 = x0 + 0.2;
     var x3 = x0 + 0.3;

@@ -14,9 +14,9 @@ fn probes_multiply_add(
     }
     let start = f32(invocation) * 0.001;
     // Converges to 1 from anywhere: no overflow, no denormal numbers, whatever the rounds.
-    let a = vec4<f32>(0.75 + start * 0.1);
+    let a = vec4<f32>(0.75 + start * 0.1) + vec4<f32>(0.0, 0.01, 0.02, 0.03);
     let b = vec4<f32>(1.0) - a;
-    var x0 = vec4<f32>(start);
+    var x0 = vec4<f32>(start) + vec4<f32>(0.0, 0.1, 0.2, 0.3);
     var x1 = x0 + 1.0;
     var x2 = x0 + 2.0;
     var x3 = x0 + 3.0;

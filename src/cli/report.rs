@@ -171,7 +171,9 @@ pub fn table(header: &[&str], rows: &[Vec<String>], right: &[usize]) -> String {
 /// A duration as people read it: `1.23 ms`.
 pub fn duration(wall: Duration) -> String {
     let seconds = wall.as_secs_f64();
-    if seconds < 1e-3 {
+    if wall < Duration::from_micros(1) {
+        format!("{} ns", wall.as_nanos())
+    } else if seconds < 1e-3 {
         format!("{:.1} us", seconds * 1e6)
     } else if seconds < 1.0 {
         format!("{:.2} ms", seconds * 1e3)

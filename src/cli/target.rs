@@ -230,7 +230,21 @@ impl Target {
                 several.open.push(Self::open(&wish, shader_checks, ui)?);
             }
         }
+        // An adapter that two wishes name is one.
+        let mut seen = Vec::new();
+        several.open.retain(|target| {
+            let index = target.index();
+            !seen.contains(&index) && (seen.push(index), true).1
+        });
         Ok(several)
+    }
+
+    /// Number of the adapter; none for the `cpu` backend.
+    fn index(&self) -> Option<usize> {
+        match self {
+            Self::Cpu => None,
+            Self::Gpu(opened) => Some(opened.candidate.index),
+        }
     }
 
     /// `cpu`, `vulkan`, `metal`, `dx12` or `gl`.

@@ -100,7 +100,7 @@ pub fn multiply_add(caps: &Caps) -> Program {
 
 /// Exponentiates in registers, f32.
 pub fn exp2(caps: &Caps) -> Program {
-    arithmetic(&EXP2, full(caps), 32, 0.0, EXPS)
+    arithmetic(&EXP2, full(caps), 8, 0.0, EXPS)
 }
 
 /// Does nothing, in one workgroup.

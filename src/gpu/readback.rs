@@ -79,6 +79,15 @@ pub fn submit(ctx: &Context, encoder: wgpu::CommandEncoder) -> Result<(), Error>
     submit_timed(ctx, encoder).map(drop)
 }
 
+/// Submits nothing and waits, so that whatever was written to buffers before is there.
+///
+/// # Errors
+/// [`Error::Device`] if the device is lost.
+#[cfg(not(target_arch = "wasm32"))]
+pub fn flush(ctx: &Context) -> Result<(), Error> {
+    submit(ctx, ctx.device().create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some("flush") }))
+}
+
 /// Submits one encoder and waits for it. Seconds from the submission of what was recorded to the end of waiting.
 #[cfg(not(target_arch = "wasm32"))]
 fn submit_timed(ctx: &Context, encoder: wgpu::CommandEncoder) -> Result<f64, Error> {

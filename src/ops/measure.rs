@@ -151,7 +151,9 @@ pub(super) fn sample_on(
     overhead: &Overhead,
     effort: &Effort<'_>,
 ) -> Result<Timed, Error> {
-    let fit = ctx.caps().dispatch_flops / schedule.cost().flops.max(1.0);
+    // An exponential takes as long as several multiply-adds.
+    let work = schedule.cost().flops + 16.0 * schedule.cost().exps;
+    let fit = ctx.caps().dispatch_flops / work.max(1.0);
     sample(&mut |runs| readback::time(ctx, schedule, runs), (fit as usize).clamp(1, RUNS), overhead, effort)
 }
 
@@ -207,6 +209,7 @@ impl Subject {
     /// Whatever the operator refuses.
     pub fn new(op: &'static Op, case: Case) -> Result<Self, Error> {
         let operator = case.configure(op)?;
+        check_memory(op, &*operator)?;
         let inputs = draw::inputs(op, &case)?;
         let heads = ["B", "H"].iter().filter_map(|letter| case.axis(op, letter)).product::<usize>().max(1);
         let positions = rows::sample(case.axis(op, "N").unwrap_or(1), ROWS.div_ceil(heads).max(POSITIONS));
@@ -227,6 +230,33 @@ impl Subject {
         let missing = Verdict { error: f64::INFINITY, bound: 0.0, ok: false };
         verdicts.max_by(|a, b| share(a).total_cmp(&share(b))).unwrap_or(missing)
     }
+}
+
+/// Bytes of the host for each element of a tensor: as drawn, packed for a device, and in both precisions of the definition,
+/// which reads it by way of f64.
+const BYTES_EACH: u64 = 4 + 4 + (8 + 8) + (8 + 4);
+
+/// Refuses what would not fit into the memory there is: running out of it ends the process.
+fn check_memory(op: &Op, operator: &dyn Operator) -> Result<(), Error> {
+    let elements =
+        operator.slots().iter().fold(0u64, |sum, slot| sum.saturating_add(slot.checked_count().unwrap_or(u64::MAX)));
+    let needed = elements.saturating_mul(BYTES_EACH);
+    match available_memory() {
+        Some(limit) if needed > limit => Err(Error::Setting {
+            op: op.name,
+            setting: "memory".into(),
+            expected: format!("a shape that takes up to the {} MB this machine has free", limit / 1_000_000),
+            found: format!("one that takes {} MB to draw, run and judge", needed / 1_000_000),
+        }),
+        _ => Ok(()),
+    }
+}
+
+/// Bytes that programs may still take; `None` where nothing tells.
+fn available_memory() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    Some(line.split_whitespace().next()?.parse::<u64>().ok()? * 1024)
 }
 
 /// What was found out about a case in one place.
@@ -278,6 +308,8 @@ impl Subject {
         let plan = super::plan(ctx, &*self.operator)?;
         let plan_seconds = start.elapsed().as_secs_f64();
         let prepared = Prepared::of(ctx, plan, &self.inputs, true)?;
+        // What was written to buffers so far goes out with the next submission, which is not to be timed.
+        readback::flush(ctx)?;
         let first = prepared.run(ctx, &mut |_| {})?.as_secs_f64();
         let verdict = self.judge(&prepared.outputs(ctx)?);
         let mut measured = Measured {
@@ -291,17 +323,24 @@ impl Subject {
         if verdict.ok {
             let kernel = sample_on(ctx, prepared.schedule(), overhead, effort)?;
             measured.cold = Some(Cold { plan: plan_seconds, first_run: (first - kernel.wall.median).max(0.0) });
-            measured.prepared = Some(host_side(ctx, &prepared, effort.repeat)?);
+            measured.prepared = Some(host_side(ctx, &prepared, effort)?);
             measured.kernel = Some(kernel);
         }
         Ok(measured)
     }
 }
 
-fn host_side(ctx: &Context, prepared: &Prepared, repeat: usize) -> Result<HostSide, Error> {
+/// Times of the host at most: each bind makes a buffer, and they are steady.
+const BINDS: usize = 50;
+
+fn host_side(ctx: &Context, prepared: &Prepared, effort: &Effort<'_>) -> Result<HostSide, Error> {
+    let begun = Instant::now();
     let (mut binds, mut encodes) = (Vec::new(), Vec::new());
     let dispatches = prepared.schedule().recordings().iter().map(|recording| recording.len()).sum::<usize>();
-    for turn in 0..=repeat.max(LEAST) {
+    for turn in 0..=effort.repeat.clamp(LEAST, BINDS) {
+        if turn > LEAST && (effort.stopped() || begun.elapsed().as_secs_f64() > effort.seconds) {
+            break;
+        }
         let start = Instant::now();
         let recording = prepared.bind()?;
         let bound = start.elapsed().as_secs_f64();
@@ -316,7 +355,8 @@ fn host_side(ctx: &Context, prepared: &Prepared, repeat: usize) -> Result<HostSi
             encodes.push(encoded / dispatches.max(1) as f64);
         }
     }
-    ctx.check_lost()?;
+    // Their uniforms wait for a submission.
+    readback::flush(ctx)?;
     let median = |times| Spread::of(times).map_or(0.0, |spread| spread.median);
     Ok(HostSide { bind: median(binds), encode: median(encodes), dispatches })
 }

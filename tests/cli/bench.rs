@@ -94,9 +94,15 @@ fn results_pictures_and_records_go_to_files() {
         "{picture}"
     );
     let day = run["date"].as_str().and_then(|date| date.split('T').next()).expect("a date");
-    let record = std::fs::read_to_string(place.path("kept").join("cpu").join(format!("{day}.csv"))).expect("a record");
-    assert_eq!(record.lines().count(), 3, "{record}");
+    let record = |name: &str| std::fs::read_to_string(place.path("kept").join("cpu").join(name)).expect("a record");
+    assert_eq!(record(&format!("{day}.csv")).lines().count(), 3);
     assert_eq!(place.names(), ["kept", "p.svg", "r.json"]);
+    // A second record of the day stands beside the first, unless midnight lies between.
+    let run = json(&place.done(&format!("{SHORT} linear --length 64 --format json --record kept")));
+    if run["date"].as_str().is_some_and(|date| date.starts_with(day)) {
+        assert_eq!(record(&format!("{day}.csv")).lines().count(), 3, "written over");
+        assert_eq!(record(&format!("{day}-2.csv")).lines().count(), 2);
+    }
 }
 
 #[test]

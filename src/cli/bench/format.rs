@@ -227,6 +227,10 @@ impl Report<'_> {
                 }
             }
         }
+        if let Some(ceilings) = site.ceilings.as_ref().filter(|ceilings| ceilings.rejected > 0) {
+            let text = "timings of the ceilings had stamps of zero or in the wrong order: some are by the host's clock";
+            notes.push(format!("{} {text}", ceilings.rejected));
+        }
         if let Some(old) = self.old {
             let missing =
                 site.rows.iter().filter(|row| row.time().is_some() && old.change(site, row).is_none()).count();
@@ -316,14 +320,15 @@ fn growth_table(site: &Site) -> Page {
     let lines = growth::lines(site);
     let row = |line: &Line<'_>| {
         let first = line.first()?;
-        let fit = line.fit()?;
+        let fit = line.fit();
+        let number = |text: Option<String>| text.unwrap_or_else(|| "-".into());
         let each: Vec<_> = line.times().iter().map(|(n, t)| digits(t * 1e9 / *n as f64)).collect();
         Some(vec![
             line.name(),
             shape(first),
             each.join(" "),
-            format!("{:.2}", fit.exponent),
-            fit.residual.map_or_else(|| "-".into(), |left| format!("{:.1} %", left * 100.0)),
+            number(fit.map(|fit| format!("{:.2}", fit.exponent))),
+            number(fit.and_then(|fit| fit.residual).map(|left| format!("{:.1} %", left * 100.0))),
             line.crossover(&lines).text(),
         ])
     };
@@ -350,11 +355,7 @@ pub fn shape(row: &Row) -> String {
 }
 
 fn seconds(time: f64) -> String {
-    if time < 1e-6 && time > 0.0 {
-        format!("{:.0} ns", time * 1e9)
-    } else {
-        report::duration(Duration::from_secs_f64(time.max(0.0)))
-    }
+    report::duration(Duration::from_secs_f64(time.max(0.0)))
 }
 
 /// Three digits.

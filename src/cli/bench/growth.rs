@@ -25,7 +25,7 @@ pub struct Fit {
 pub enum Crossover {
     /// It is the yardstick.
     Itself,
-    /// The yardstick was not measured in the same form at two lengths or more.
+    /// No yardstick was measured in the same form at a length they share, or several were.
     NotMeasured,
     /// At the shortest length already.
     Always(usize),
@@ -63,7 +63,7 @@ pub fn sorted(site: &Site) -> Vec<&Row> {
 pub fn others(row: &Row) -> Vec<(&'static str, usize)> {
     let length = row.job.length();
     // Keys as many as queries are said by the length.
-    row.job.shape().into_iter().filter(|(letter, n)| *letter != "N" && !(*letter == "M" && *n == length)).collect()
+    row.job.shape.iter().copied().filter(|(letter, n)| *letter != "N" && !(*letter == "M" && *n == length)).collect()
 }
 
 fn same_line(a: &Row, b: &Row) -> bool {
@@ -108,12 +108,16 @@ impl Line<'_> {
             let same = |(letter, n): &(&str, usize)| theirs.iter().all(|(other, m)| other != letter || m == n);
             others(own).iter().all(same) && row.job.case.dtype == own.job.case.dtype && masked(row) == masked(own)
         };
-        let yardstick = lines.iter().find(|line| {
-            line.first().is_some_and(|row| {
-                row.job.op.name == YARDSTICK && row.job.case.flags.word("window").is_none() && alike(row)
-            })
-        });
-        yardstick.map_or(Crossover::NotMeasured, |yardstick| crossover(&self.times(), &yardstick.times()))
+        let yardstick = |line: &&Line<'_>| {
+            let whole = |row: &Row| row.job.op.name == YARDSTICK && row.job.case.flags.word("window").is_none();
+            line.first().is_some_and(|row| whole(row) && alike(row))
+        };
+        let mut yardsticks = lines.iter().filter(yardstick);
+        // Of several, an operator that lacks the axes they differ in is beside none.
+        match (yardsticks.next(), yardsticks.next()) {
+            (Some(yardstick), None) => crossover(&self.times(), &yardstick.times()),
+            _ => Crossover::NotMeasured,
+        }
     }
 }
 

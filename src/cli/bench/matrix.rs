@@ -5,7 +5,7 @@ use clap::ArgMatches;
 use super::super::{args, options};
 use crate::error::Error;
 use crate::ops::measure::Place;
-use crate::ops::{Case, Causality, FlagKind, Flags, Op, YARDSTICK};
+use crate::ops::{Case, Causality, FlagKind, Flags, Op, TensorSpec, YARDSTICK};
 use crate::tensor::{DType, Layout};
 
 /// Lengths where none are given.
@@ -35,6 +35,8 @@ pub struct Matrix {
 pub struct Job {
     pub op: &'static Op,
     pub case: Case,
+    /// Every axis of its tensors with its length, in the row's order.
+    pub shape: Vec<(&'static str, usize)>,
 }
 
 impl Job {
@@ -43,9 +45,26 @@ impl Job {
         format!("{} {}", self.op.name, options::as_typed(self.op, &self.case.flags)).trim_end().to_owned()
     }
 
-    /// Every axis with its length, as the row has them.
-    pub fn shape(&self) -> Vec<(&'static str, usize)> {
-        self.op.axes.iter().filter_map(|(letter, _)| Some((*letter, self.case.axis(self.op, letter)?))).collect()
+    fn new(op: &'static Op, case: Case) -> Self {
+        // Of the tensors that the operator reads and writes, drawn parameters among them, whose axes flags may set; of
+        // those that it would be given, where it refuses them.
+        let mut lengths: Vec<(&str, usize)> = Vec::new();
+        match case.configure(op) {
+            Ok(operator) => {
+                for part in operator.slots().iter().flat_map(|slot| &slot.parts) {
+                    let spec = op.inputs.iter().chain(op.outputs).find(|spec| spec.name == part.name);
+                    let letters = spec.map(|spec| spec.letters(case.layout)).unwrap_or_default();
+                    lengths.extend(letters.into_iter().zip(part.shape.dims().iter().copied()));
+                }
+            }
+            Err(_) => {
+                let letters = case.given(op).flat_map(|spec| spec.letters(case.layout));
+                lengths.extend(letters.filter_map(|letter| Some((letter, case.axis(op, letter)?))));
+            }
+        }
+        let known = |letter: &'static str| Some((letter, lengths.iter().find(|(other, _)| *other == letter)?.1));
+        let shape = op.axes.iter().filter_map(|(letter, _)| known(letter)).collect();
+        Self { op, case, shape }
     }
 
     /// Tokens.
@@ -76,6 +95,7 @@ impl Matrix {
         let words = |name| matches.get_many::<String>(name).into_iter().flatten().cloned().collect::<Vec<_>>();
         let mut dtypes: Vec<_> =
             words("dtype").iter().map(|word| if word == "f16" { DType::F16 } else { DType::F32 }).collect();
+        dtypes.sort_by_key(|dtype| *dtype == DType::F16);
         dtypes.dedup();
         let mut matrix = Self {
             ops: args::ops_of(matches),
@@ -88,7 +108,8 @@ impl Matrix {
             seed: args::seed_of("bench", matches)?,
         };
         for pair in words("shape") {
-            matrix.axes.push(matrix.axis(&pair)?);
+            let axis = matrix.axis(&pair)?;
+            matrix.axes.push(axis);
         }
         for pair in words("flag") {
             let flag = matrix.flag(&pair)?;
@@ -112,11 +133,21 @@ impl Matrix {
             let mut letters: Vec<_> = self.ops.iter().flat_map(|op| op.axes).map(|(letter, _)| *letter).collect();
             letters.sort_unstable();
             letters.dedup();
-            let text = format!("--shape: expected an axis and its length as G=2, found `{pair}`");
-            Error::Usage(format!("bench: {text} (axes: {})", letters.join(", ")))
+            let text =
+                format!("--shape: expected an axis of tensors that are given, and its length, as G=2, found `{pair}`");
+            Error::Usage(format!("bench: {text} (axes: {}; see --with)", letters.join(", ")))
         };
         let (letter, length) = pair.split_once('=').ok_or_else(refuse)?;
-        let known = self.ops.iter().any(|op| op.axes.iter().any(|(known, _)| *known == letter));
+        if let Some((option, ..)) = OPTIONS.iter().find(|(_, own, _)| *own == letter) {
+            return Err(Error::Usage(format!("bench: --shape {pair}: expected --{option}, which sets this axis")));
+        }
+        if self.axes.iter().any(|(known, _)| known == letter) {
+            return Err(Error::Usage(format!("bench: --shape {pair}: expected axis {letter} once")));
+        }
+        // An axis of tensors that are not given means nothing.
+        let given = |spec: &&TensorSpec| !spec.optional || self.with.iter().any(|name| name == spec.name);
+        let mut specs = self.ops.iter().flat_map(|op| op.inputs.iter().filter(given));
+        let known = specs.any(|spec| spec.letters(self.layout).contains(&letter));
         match length.parse() {
             Ok(length) if known && length > 0 => Ok((letter.to_owned(), length)),
             _ => Err(refuse()),
@@ -202,7 +233,7 @@ impl Matrix {
                         case.seed = self.seed;
                         let given = |name: &String| op.inputs.iter().find(|spec| spec.optional && spec.name == name);
                         case.with = self.with.iter().filter_map(given).map(|spec| spec.name).collect();
-                        jobs.push(Job { op, case });
+                        jobs.push(Job::new(op, case));
                     }
                 }
             }
@@ -283,7 +314,7 @@ mod tests {
         let jobs =
             Matrix::of(&matches).and_then(|matrix| matrix.jobs(&Place::Cpu)).map_err(|error| error.to_string())?;
         let one = |job: &Job| {
-            let shape: Vec<_> = job.shape().iter().map(|(letter, n)| format!("{letter}{n}")).collect();
+            let shape: Vec<_> = job.shape.iter().map(|(letter, n)| format!("{letter}{n}")).collect();
             format!("{} {} {}", job.name(), shape.join(" "), job.case.dtype)
         };
         Ok(jobs.iter().map(one).collect())
@@ -309,6 +340,11 @@ mod tests {
                 "linear --no-normalize B1 H8 G4 N64 M64 D64 E32 f16".into(),
             ])
         );
+        // What ran, whether a flag or a tensor says it.
+        for rank in ["--flag rank=16", "--shape K=16 --with e"] {
+            let job = jobs(&format!("linformer --length 64 {rank}")).unwrap_or_default().remove(0);
+            assert!(job.contains("K16"), "{rank}: {job}");
+        }
         assert_eq!(jobs("softmax --batch 1-4+1 --dim 16,32").map(|jobs| jobs.len()), Ok(3 * 4 * 2));
         let one_form = jobs("--length 64 --flag causal=false --flag rank=16").map(|jobs| jobs.len());
         assert_eq!(one_form, Ok(crate::ops::OPS.len()), "asked for one form, given more");
@@ -323,8 +359,16 @@ mod tests {
             ),
             ("linear --flag causal", "bench: --flag: expected NAME=VALUE, found `causal`"),
             ("linear --flag causal=no", "bench: --flag: expected true or false, found `causal=no`"),
-            ("softmax --shape K=3", "bench: --shape: expected an axis and its length as G=2, found `K=3`"),
-            ("softmax --shape N", "bench: --shape: expected an axis and its length as G=2, found `N`"),
+            (
+                "linformer --shape K=3",
+                "bench: --shape: expected an axis of tensors that are given, and its length, as G=2, found `K=3`",
+            ),
+            ("softmax --shape H=3", "bench: --shape H=3: expected --heads, which sets this axis"),
+            ("softmax --shape G=1 --shape G=2", "bench: --shape G=2: expected axis G once"),
+            (
+                "softmax --shape G",
+                "bench: --shape: expected an axis of tensors that are given, and its length, as G=2, found `G`",
+            ),
             ("softmax --with e", "bench: --with e: expected a tensor that one of the operators can do without"),
             ("softmax --length 1-64+1 --heads 1-64+1 --batch 1,2", "bench: expected at most 4096 shapes, found more"),
             ("softmax --flag window=3 --flag causal=false", "softmax: --window needs the causal form"),

@@ -11,6 +11,7 @@ mod runner;
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use clap::builder::PossibleValuesParser;
 use clap::{Arg, ArgAction, ArgMatches, Command};
@@ -92,9 +93,10 @@ const HELP: &str = "LIST is 1024,4096 or a range as 1024-65536*4 or 64-256+64, o
 Each shape is compared with the f64 definition, at 64 rows or more, before it is timed; a wrong one is not timed. Times are \
 of three kinds: cold (the plan with its pipelines; what the first run takes longer), prepared (what the host does to bind \
 and to encode), and kernel (a run: by the device's stamps around a pass with several, less an empty pass; `clock` is wall \
-where it has none). GB/s, GFLOP/s and the two ratios are of essential work: each input read once, each output written \
+where it has none). A first use is without the caches that Mesa and NVIDIA keep on disk. GB/s, GFLOP/s and the two ratios are of essential work: each input read once, each output written \
 once. `x copy` is the time over that of copying as many bytes; `x floor` that over the least time that copy bandwidth, \
-multiply-add and exp2 rates, measured before, allow.
+multiply-add and exp2 rates, measured before, allow; \
+tensors that a cache holds may pass it.
 
 Exit codes: 0 done, 1 a device failed or nothing could be measured, 2 usage, 3 a kernel is wrong, 4 no adapter of the kind \
 asked for, 130 interrupted (what was measured is written; a second time ends at once).";
@@ -112,6 +114,7 @@ struct Sinks {
 
 /// Measures operators.
 pub fn bench(matches: &ArgMatches) -> Result<Outcome, Error> {
+    without_driver_caches();
     let occasion = Occasion::now();
     let ui = Ui::new(args::is_on(matches, "quiet"));
     let matrix = Matrix::of(matches)?;
@@ -132,9 +135,11 @@ pub fn bench(matches: &ArgMatches) -> Result<Outcome, Error> {
     let mut progress = ui.progress("bench");
     let nothing = Report { occasion: &occasion, sites: &[], old: old.as_ref(), interrupted: true, failed: &failed };
     let mut lines = 0;
+    let mut kept = None;
     let sites = runner::run(&mut targets, &matrix, &effort, &mut |event| match event {
         Event::Ceilings(target) => {
             progress.say(&format!("ceilings of {target}"));
+            progress.set(0.0);
             Ok(())
         }
         Event::Begin { job, target, done, of } => {
@@ -144,7 +149,7 @@ pub fn bench(matches: &ArgMatches) -> Result<Outcome, Error> {
         }
         Event::Row { sites, at } => {
             let report = Report { sites, ..nothing };
-            sinks.keep(&report)?;
+            sinks.keep(&report, &mut kept)?;
             if let Some(row) = sinks.streams().then(|| sites[at].rows.last()).flatten() {
                 let head = if lines == 0 && sinks.format == Format::Csv { report.csv_header() } else { String::new() };
                 progress.print(&(head + &report.line(&sites[at], row, sinks.format)))?;
@@ -158,6 +163,17 @@ pub fn bench(matches: &ArgMatches) -> Result<Outcome, Error> {
     let report = Report { sites: &sites, interrupted, ..nothing };
     sinks.finish(&report, &ui)?;
     Ok(outcome(&sites, interrupted, &failed))
+}
+
+/// Drivers keep compiled shaders on disk: with these a pipeline is as new as it would be on another machine. Variables
+/// that are set already stay.
+fn without_driver_caches() {
+    for (name, value) in [("MESA_SHADER_CACHE_DISABLE", "true"), ("__GL_SHADER_DISK_CACHE", "0")] {
+        if std::env::var_os(name).is_none() {
+            // SAFETY: nothing else runs yet: no thread was started, no driver is loaded.
+            unsafe { std::env::set_var(name, value) };
+        }
+    }
 }
 
 fn outcome(sites: &[Site], interrupted: bool, failed: &[String]) -> Outcome {
@@ -214,8 +230,12 @@ impl Sinks {
         for path in [&sinks.output, &sinks.plot].into_iter().flatten() {
             io::text_check(path)?;
         }
-        if let Some(folder) = sinks.record.as_ref().filter(|folder| folder.exists() && !folder.is_dir()) {
-            return Err(Error::file(folder, "expected a directory for records, found a file"));
+        if let Some(folder) = &sinks.record {
+            if folder.exists() && !folder.is_dir() {
+                return Err(Error::file(folder, "expected a directory for records, found a file"));
+            }
+            std::fs::create_dir_all(folder).map_err(|error| Error::file(folder, error.to_string()))?;
+            io::text_check(&folder.join("record.csv"))?;
         }
         Ok(sinks)
     }
@@ -225,13 +245,25 @@ impl Sinks {
         self.output.is_none() && matches!(self.format, Format::Csv | Format::JsonLines)
     }
 
-    /// Writes what there is so far: whatever ends the process later, this stays.
-    fn keep(&self, report: &Report<'_>) -> Result<(), Error> {
-        self.output.as_ref().map_or(Ok(()), |path| io::write_text(path, &report.text(self.format)))
+    /// Writes what there is so far: whatever ends the process later, this stays. Once a second at most.
+    fn keep(&self, report: &Report<'_>, kept: &mut Option<Instant>) -> Result<(), Error> {
+        let Some(path) = &self.output else { return Ok(()) };
+        if kept.is_none_or(|kept| kept.elapsed() >= Duration::from_secs(1)) {
+            io::write_text(path, &report.text(self.format))?;
+            *kept = Some(Instant::now());
+        }
+        Ok(())
     }
 
     fn finish(&self, report: &Report<'_>, ui: &Ui) -> Result<(), Error> {
-        self.keep(report)?;
+        match &self.output {
+            Some(path) => {
+                io::write_text(path, &report.text(self.format))?;
+                ui.note(&format!("results: {}", path.display()));
+            }
+            None if self.streams() => {}
+            None => report::stdout(&report.text(self.format))?,
+        }
         if let Some(path) = &self.plot {
             io::write_text(path, &plot::svg(&pictures(report)))?;
             ui.note(&format!("pictures: {}", path.display()));
@@ -240,25 +272,30 @@ impl Sinks {
             for site in report.sites.iter().filter(|site| !site.rows.is_empty()) {
                 let folder = folder.join(site.folder());
                 std::fs::create_dir_all(&folder).map_err(|error| Error::file(&folder, error.to_string()))?;
-                let path = folder.join(format!("{}.csv", report.occasion.day()));
+                let path = record_path(&folder, report.occasion.day());
                 let one = Report { sites: std::slice::from_ref(site), ..*report };
                 io::write_text(&path, &one.text(Format::Csv))?;
                 ui.note(&format!("record: {}", path.display()));
             }
         }
-        match &self.output {
-            Some(path) => ui.note(&format!("results: {}", path.display())),
-            None if self.streams() => {}
-            None => report::stdout(&report.text(self.format))?,
-        }
         Ok(())
     }
+}
+
+/// A file for a record of that day: none that is there is written over.
+fn record_path(folder: &Path, day: &str) -> PathBuf {
+    let path = |number: usize| {
+        let suffix = if number == 1 { String::new() } else { format!("-{number}") };
+        folder.join(format!("{day}{suffix}.csv"))
+    };
+    (1..).map(path).find(|path| !path.exists()).unwrap_or_else(|| path(1))
 }
 
 fn pictures(report: &Report<'_>) -> Vec<plot::Picture> {
     let picture = |site: &Site| plot::Picture {
         title: site.title(),
-        note: format!("{}; {}; {}", site.driver, report.occasion.host, report.occasion.day()),
+        note: [&site.driver, &report.occasion.host, report.occasion.day(), record::COMMIT.unwrap_or_default()]
+            .join("; "),
         bandwidth: site.ceilings.as_ref().map(|ceilings| ceilings.copy),
         peak: site.ceilings.as_ref().map(|ceilings| ceilings.multiply_add),
         series: growth::lines(site).iter().map(series).collect(),

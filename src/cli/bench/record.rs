@@ -166,7 +166,7 @@ impl Row {
 
     /// All axes, as `B=1,H=8`.
     pub fn shape(&self) -> String {
-        self.job.shape().iter().map(|(letter, length)| format!("{letter}={length}")).collect::<Vec<_>>().join(",")
+        self.job.shape.iter().map(|(letter, length)| format!("{letter}={length}")).collect::<Vec<_>>().join(",")
     }
 
     /// Everything about it. Fields that say nothing are null, so that all rows have the same.
@@ -277,6 +277,7 @@ pub fn ceilings(ceilings: Option<&Ceilings>) -> Map<String, Value> {
         ("ceiling_exp2_g_s", number(&|c| Some(c.exp2 / 1e9))),
         ("empty_dispatch_us", number(&|c| Some(c.dispatch? * 1e6))),
         ("submit_and_wait_us", number(&|c| Some(c.submit.median * 1e6))),
+        ("ceiling_stamps_rejected", json!(ceilings.map(|c| c.rejected))),
         ("empty_pass_us", number(&|c| c.dispatch.map(|_| c.overhead.pass * 1e6))),
     ];
     pairs.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()

@@ -1,5 +1,6 @@
 //! Measures jobs in places, one after another, whatever happens to a device on the way.
 
+use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use super::super::target::Target;
@@ -7,7 +8,7 @@ use super::matrix::{Job, Matrix};
 use super::record::{Outcome, Ran, Row, Site};
 use crate::error::Error;
 use crate::ops::ceilings::Ceilings;
-use crate::ops::measure::{Effort, Place, Subject};
+use crate::ops::measure::{Effort, Subject};
 use crate::tensor::DType;
 
 /// How much to do for what rows are set beside: copies and other ceilings, which hardly vary.
@@ -46,13 +47,11 @@ pub fn run(
     let mut sites: Vec<_> = targets.iter().map(site).collect();
     let ceiling_effort =
         Effort { repeat: effort.repeat.min(CEILING_TIMINGS), seconds: effort.seconds.min(CEILING_SECONDS), ..*effort };
-    // Why there are no ceilings, or no device any more.
-    let mut dead: Vec<Option<String>> = Vec::new();
-    for (target, site) in targets.iter().zip(&mut sites) {
+    // Whether the device of a place has failed: it is replaced before the next row.
+    let mut broken = vec![false; targets.len()];
+    for ((target, site), broken) in targets.iter_mut().zip(&mut sites).zip(&mut broken) {
         watch(Event::Ceilings(target))?;
-        let measured = guarded(|| Ceilings::measure(&target.place(), &ceiling_effort));
-        dead.push(measured.as_ref().err().map(|error| format!("its ceilings could not be measured: {error}")));
-        site.ceilings = measured.ok();
+        *broken = guarded(|| ready(target, site, false, &ceiling_effort)).is_err();
     }
     let mut done = 0;
     for Task { job, places } in tasks {
@@ -66,18 +65,17 @@ pub fn run(
             }
             watch(Event::Begin { job: &job, target: &targets[at], done, of: total })?;
             let (target, site) = (&mut targets[at], &mut sites[at]);
-            let outcome = match (&subject, &dead[at], &mut site.ceilings) {
-                (Err(error), ..) => Outcome::Refused(error.to_string()),
-                (_, Some(reason), _) => Outcome::Failed(reason.clone()),
-                (_, None, None) => Outcome::Failed("its ceilings could not be measured".into()),
-                (Ok(subject), None, Some(ceilings)) => {
-                    let ran = guarded(|| measure(subject, target, ceilings, effort, &ceiling_effort));
+            let outcome = match &subject {
+                Err(error) => Outcome::Refused(error.to_string()),
+                Ok(subject) => {
+                    let ran = guarded(|| {
+                        let ceilings = ready(target, site, broken[at], &ceiling_effort)?;
+                        measure(subject, target, ceilings, effort, &ceiling_effort)
+                    });
                     ran.map_or_else(|error| told(&error), |ran| Outcome::Ran(Box::new(ran)))
                 }
             };
-            if matches!(outcome, Outcome::Failed(_)) && dead[at].is_none() {
-                dead[at] = guarded(|| target.reopen()).err().map(|error| format!("no fresh device: {error}"));
-            }
+            broken[at] = matches!(outcome, Outcome::Failed(_));
             site.rows.push(Row { job: job.clone(), outcome });
             done += 1;
             watch(Event::Row { sites: &sites, at })?;
@@ -86,12 +84,30 @@ pub fn run(
     Ok(sites)
 }
 
+/// Sees to it that a place has a device that works, and that what it can do at most is known.
+fn ready<'a>(
+    target: &mut Target,
+    site: &'a mut Site,
+    broken: bool,
+    effort: &Effort<'_>,
+) -> Result<&'a mut Ceilings, Error> {
+    if broken {
+        target.reopen()?;
+    }
+    match &mut site.ceilings {
+        Some(ceilings) => Ok(ceilings),
+        none => Ok(none.insert(Ceilings::measure(&target.place(), effort)?)),
+    }
+}
+
 fn tasks(targets: &[Target], matrix: &Matrix) -> Result<Vec<Task>, Error> {
     let mut tasks: Vec<Task> = Vec::new();
-    let key = |job: &Job| (job.name(), job.shape(), job.case.dtype);
+    let mut known = HashMap::new();
     for (at, target) in targets.iter().enumerate() {
         for job in matrix.jobs(&target.place())? {
-            match tasks.iter_mut().find(|task| key(&task.job) == key(&job)) {
+            let key = (job.name(), job.shape.clone(), job.case.dtype.name());
+            let task = *known.entry(key).or_insert(tasks.len());
+            match tasks.get_mut(task) {
                 Some(task) => task.places.push(at),
                 None => tasks.push(Task { job, places: vec![at] }),
             }
@@ -124,10 +140,9 @@ fn measure(
     ceiling_effort: &Effort<'_>,
 ) -> Result<Ran, Error> {
     let place = target.place();
-    if let Place::Gpu(ctx) = place
-        && subject.case.dtype == DType::F16
-    {
-        ctx.caps().require(subject.op.name, DType::F16)?;
+    if subject.case.dtype == DType::F16 && !target.f16() {
+        let (op, expected) = (subject.op.name, "an adapter with f16 (SHADER_F16)");
+        return Err(Error::setting(op, "dtype", expected, format!("{target} without it")));
     }
     let measured = subject.measure(&place, &ceilings.overhead, effort)?;
     let cost = subject.operator.cost();
@@ -156,6 +171,7 @@ mod tests {
     use std::sync::atomic::AtomicBool;
 
     use super::*;
+    use crate::ops::measure::Place;
 
     fn measured(targets: &mut [Target], arguments: &str, watch: &mut dyn FnMut(Event<'_>)) -> Vec<Site> {
         let words = ["bench"].into_iter().chain(arguments.split_whitespace());
@@ -193,6 +209,22 @@ mod tests {
         let Outcome::Failed(text) = &gpu.rows[1].outcome else { panic!("no failure") };
         assert!(text.starts_with("device: "), "{text}");
         assert_eq!((gpu.rows[1].shape().contains("N=32"), gpu.backend), (true, targets[0].backend()));
+    }
+
+    /// Before anything is known of the device at all.
+    #[test]
+    fn a_device_lost_while_ceilings_are_measured_is_replaced() {
+        let Some(target) = Target::any() else { return };
+        let mut targets = [target];
+        let sites = measured(&mut targets, "linear --length 16 --heads 1 --dim 8", &mut |event| {
+            if let Event::Ceilings(target) = event
+                && let Place::Gpu(ctx) = target.place()
+            {
+                ctx.device().destroy();
+            }
+        });
+        assert_eq!(statuses(&sites[0]), ["ok"]);
+        assert!(sites[0].ceilings.is_some());
     }
 
     /// Between a row's check and the end of its timings.

@@ -106,6 +106,7 @@ macro_rules! wide {
 }
 
 pub(crate) mod attend;
+#[cfg(feature = "cli")]
 pub(crate) mod probes;
 
 wide! {
