@@ -11,9 +11,11 @@ use crate::ops::ceilings::Ceilings;
 use crate::ops::measure::{Effort, Subject};
 use crate::tensor::DType;
 
-/// How much to do for what rows are set beside: copies and other ceilings, which hardly vary.
-const CEILING_TIMINGS: usize = 10;
-const CEILING_SECONDS: f64 = 1.0;
+/// How much to do for the ceilings, which all rows are set beside: long enough that a burst of other work does not hide
+/// them.
+const CEILINGS: (usize, f64) = (40, 2.0);
+/// How much to do for a copy of the bytes of a row.
+const COPIES: (usize, f64) = (10, 1.0);
 
 /// What happens, as it happens.
 pub enum Event<'a> {
@@ -45,8 +47,12 @@ pub fn run(
     let tasks = tasks(targets, matrix)?;
     let total = tasks.iter().map(|task| task.places.len()).sum();
     let mut sites: Vec<_> = targets.iter().map(site).collect();
-    let ceiling_effort =
-        Effort { repeat: effort.repeat.min(CEILING_TIMINGS), seconds: effort.seconds.min(CEILING_SECONDS), ..*effort };
+    // No more than was asked for, where that is little.
+    let least = |(repeat, seconds): (usize, f64)| {
+        let (repeat, seconds) = (repeat.min(2 * effort.repeat), seconds.min(effort.seconds));
+        Effort { repeat, seconds, ..*effort }
+    };
+    let (ceiling_effort, copy_effort) = (least(CEILINGS), least(COPIES));
     // Whether the device of a place has failed: it is replaced before the next row.
     let mut broken = vec![false; targets.len()];
     for ((target, site), broken) in targets.iter_mut().zip(&mut sites).zip(&mut broken) {
@@ -70,7 +76,7 @@ pub fn run(
                 Ok(subject) => {
                     let ran = guarded(|| {
                         let ceilings = ready(target, site, broken[at], &ceiling_effort)?;
-                        measure(subject, target, ceilings, effort, &ceiling_effort)
+                        measure(subject, target, ceilings, effort, &copy_effort)
                     });
                     ran.map_or_else(|error| told(&error), |ran| Outcome::Ran(Box::new(ran)))
                 }
@@ -137,7 +143,7 @@ fn measure(
     target: &Target,
     ceilings: &mut Ceilings,
     effort: &Effort<'_>,
-    ceiling_effort: &Effort<'_>,
+    copy_effort: &Effort<'_>,
 ) -> Result<Ran, Error> {
     let place = target.place();
     if subject.case.dtype == DType::F16 && !target.f16() {
@@ -146,7 +152,7 @@ fn measure(
     }
     let measured = subject.measure(&place, &ceilings.overhead, effort)?;
     let cost = subject.operator.cost();
-    let copy = ceilings.copy_time(&place, cost.bytes() as u64, ceiling_effort)?;
+    let copy = ceilings.copy_time(&place, cost.bytes() as u64, copy_effort)?;
     Ok(Ran { measured, cost, rows: subject.rows(), copy, floor: ceilings.floor(&cost) })
 }
 
