@@ -202,8 +202,8 @@ const ROWS: usize = 64;
 const POSITIONS: usize = 16;
 
 impl Subject {
-    /// Draws the inputs and computes the definition at [`ROWS`] rows or more: at the same positions of all heads and batch
-    /// entries, [`POSITIONS`] or more.
+    /// Draws the inputs and computes the definition at 64 rows or more: at the same positions of all heads and batch
+    /// entries, 16 or more.
     ///
     /// # Errors
     /// Whatever the operator refuses.
