@@ -3,10 +3,9 @@
 // Each invocation has only ROWS of the rows, so a read leaves one partial sum per row thread in workgroup memory; after
 // a barrier they are added in a fixed order. READ_HEADS query heads share one key head's state in one workgroup.
 //
-// Consts of the prelude: READ_HEADS, and those of state_write.wgsl.
+// Consts of the prelude: READ_HEADS, and those of state_write.wgsl. From the operator: query_features(row, i), the features
+// of row (r * TILE + t), and load_queries.
 
-// Features of the queries, [READ_HEADS][TILE][DIM4].
-var<workgroup> wg_q: array<vec4<f32>, READ_HEADS * TILE * DIM4>;
 // Partial sums, [READ_HEADS][TILE][ROW_THREADS][COL_THREADS], and those of the weights, [READ_HEADS][TILE][ROW_THREADS].
 var<workgroup> wg_partial: array<vec4<f32>, READ_HEADS * TILE * INVOCATIONS>;
 var<workgroup> wg_weight: array<f32, READ_HEADS * TILE * ROW_THREADS>;
@@ -17,7 +16,7 @@ fn read_state(r: u32, t: u32, row_thread: u32, col_thread: u32) {
     var sum = vec4<f32>(0.0);
     var weight = 0.0;
     for (var i = 0u; i < ROWS4; i++) {
-        let q = wg_q[row * DIM4 + row_thread * ROWS4 + i];
+        let q = query_features(row, row_thread * ROWS4 + i);
         sum += q.x * state_rows[4u * i];
         sum += q.y * state_rows[4u * i + 1u];
         sum += q.z * state_rows[4u * i + 2u];

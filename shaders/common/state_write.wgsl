@@ -6,13 +6,14 @@
 // workgroup memory and are walked one after another, so a row of features meets the state exactly as the definition
 // has it: no masks, no scores, and what a later token holds cannot touch an earlier output.
 //
-// Consts of the prelude: TILE, ROWS (a multiple of 4), ROW_THREADS, COL_THREADS. From the operator: NORMALIZE.
+// Consts of the prelude: TILE, ROWS (a multiple of 4), ROW_THREADS, COL_THREADS. From the operator: key_features(t, i), the
+// features of token t of the tile, four from row 4 i on; state_row(i), the row that row i of a workgroup is of the state as
+// it is stored, or one past its end; load_keys, which fills a tile, and finish_tile, which makes features of what was loaded.
 const INVOCATIONS: u32 = ROW_THREADS * COL_THREADS;
 const ROWS4: u32 = ROWS / 4u;
 const DIM4: u32 = ROW_THREADS * ROWS4;
 
-// Features of the keys, [TILE][DIM4], and values, [TILE][COL_THREADS]; zero past the end and past the dimensions.
-var<workgroup> wg_k: array<vec4<f32>, TILE * DIM4>;
+// Values, [TILE][COL_THREADS]; zero past the end and past the dimensions.
 var<workgroup> wg_v: array<vec4<f32>, TILE * COL_THREADS>;
 
 var<private> state_rows: array<vec4<f32>, ROWS>;
@@ -32,7 +33,7 @@ fn clear_state() {
 fn write_state(t: u32, row_thread: u32, col_thread: u32) {
     let v = wg_v[t * COL_THREADS + col_thread];
     for (var i = 0u; i < ROWS4; i++) {
-        let k = wg_k[t * DIM4 + row_thread * ROWS4 + i];
+        let k = key_features(t, row_thread * ROWS4 + i);
         state_rows[4u * i] += k.x * v;
         state_rows[4u * i + 1u] += k.y * v;
         state_rows[4u * i + 2u] += k.z * v;
@@ -40,5 +41,28 @@ fn write_state(t: u32, row_thread: u32, col_thread: u32) {
         if (NORMALIZE == 1u) {
             norm_rows[i] += k;
         }
+    }
+}
+
+fn load_v(at: u32, e: u32) -> f32 {
+    if (e >= params.dim_v) {
+        return 0.0;
+    }
+    count_load(1u);
+    return f32(v[at + e]);
+}
+
+// Values of tokens first .. first + TILE of one key head, those from `end` on as zeros.
+fn load_values(p: Place, first: u32, end: u32, invocation: u32) {
+    let v_head = head_start(params.v, p.kv / params.kv_heads, p.kv % params.kv_heads);
+    for (var i = invocation; i < TILE * COL_THREADS; i += INVOCATIONS) {
+        let n = first + i / COL_THREADS;
+        let e = (p.split * COL_THREADS + i % COL_THREADS) * 4u;
+        var row = vec4<f32>(0.0);
+        if (n < end) {
+            let at = v_head + n * params.v.token;
+            row = vec4<f32>(load_v(at, e), load_v(at, e + 1u), load_v(at, e + 2u), load_v(at, e + 3u));
+        }
+        wg_v[i] = row;
     }
 }

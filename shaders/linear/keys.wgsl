@@ -1,6 +1,15 @@
-// Keys and values of a tile into workgroup memory, as features.
-@group(0) @binding(1) var<storage, read> k: array<Elem>; // B G M D
-@group(0) @binding(2) var<storage, read> v: array<Elem>; // B G M E
+// Features of a tile of keys in workgroup memory, a map of each element.
+
+// [TILE][DIM4], zero past the end and past the dimensions.
+var<workgroup> wg_k: array<vec4<f32>, TILE * DIM4>;
+
+fn key_features(t: u32, i: u32) -> vec4<f32> {
+    return wg_k[t * DIM4 + i];
+}
+
+fn state_row(i: u32) -> u32 {
+    return i;
+}
 
 fn load_k(at: u32, d: u32) -> f32 {
     if (d >= params.dim_k) {
@@ -10,20 +19,9 @@ fn load_k(at: u32, d: u32) -> f32 {
     return feature(f32(k[at + d]));
 }
 
-fn load_v(at: u32, e: u32) -> f32 {
-    if (e >= params.dim_v) {
-        return 0.0;
-    }
-    count_load(1u);
-    return f32(v[at + e]);
-}
-
 // Tokens first .. first + TILE of one key head, those from `end` on as zeros.
 fn load_keys(p: Place, first: u32, end: u32, invocation: u32) {
-    let b = p.kv / params.kv_heads;
-    let g = p.kv % params.kv_heads;
-    let k_head = head_start(params.k, b, g);
-    let v_head = head_start(params.v, b, g);
+    let k_head = head_start(params.k, p.kv / params.kv_heads, p.kv % params.kv_heads);
     for (var i = invocation; i < TILE * DIM4; i += INVOCATIONS) {
         let n = first + i / DIM4;
         let d = (i % DIM4) * 4u;
@@ -34,14 +32,8 @@ fn load_keys(p: Place, first: u32, end: u32, invocation: u32) {
         }
         wg_k[i] = row;
     }
-    for (var i = invocation; i < TILE * COL_THREADS; i += INVOCATIONS) {
-        let n = first + i / COL_THREADS;
-        let e = (p.split * COL_THREADS + i % COL_THREADS) * 4u;
-        var row = vec4<f32>(0.0);
-        if (n < end) {
-            let at = v_head + n * params.v.token;
-            row = vec4<f32>(load_v(at, e), load_v(at, e + 1u), load_v(at, e + 2u), load_v(at, e + 3u));
-        }
-        wg_v[i] = row;
-    }
+    load_values(p, first, end, invocation);
 }
+
+// Features are made as they are loaded.
+fn finish_tile(p: Place, keys: bool, queries: bool, invocation: u32) {}

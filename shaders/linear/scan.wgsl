@@ -3,10 +3,6 @@
 @group(0) @binding(1) var<storage, read_write> segments: array<f32>; // [B G][segments][segment_stride]
 @group(0) @binding(2) var<storage, read_write> state: array<f32>;    // packed: B G D E, then B G D
 
-override CARRY: u32 = 0u; // whether `state` is a state; otherwise it is not touched
-override MODE: u32 = 0u;  // 0: each segment gets the sum of those before it; 1: the first gets the sum of all; 2: the
-                          // last state goes to `state` as it is
-
 @compute @workgroup_size(64)
 fn linear_scan(
     @builtin(workgroup_id) group: vec3<u32>,
@@ -17,37 +13,5 @@ fn linear_scan(
     if (index >= params.grid.end) {
         return;
     }
-    let blocks = (params.segment_stride + 63u) / 64u;
-    let element = (index % blocks) * 64u + invocation;
-    let kv = index / blocks;
-    if (element >= params.segment_stride) {
-        return;
-    }
-    let size = params.dim_k * params.dim_v;
-    let is_norm = element >= size;
-    let home = select(kv * size + element, params.norm_offset + kv * params.dim_k + element - size, is_norm);
-    var sum = 0.0;
-    if (CARRY == 1u && MODE != 2u) {
-        count_load(1u);
-        sum = state[home];
-    }
-    let first = kv * params.segments * params.segment_stride + element;
-    for (var s = 0u; s < params.segments; s++) {
-        let at = first + s * params.segment_stride;
-        count_load(1u);
-        let own = segments[at];
-        if (MODE == 0u) {
-            count_store(1u);
-            segments[at] = sum;
-        }
-        sum += own;
-    }
-    if (MODE == 1u) {
-        count_store(1u);
-        segments[first] = sum;
-    }
-    if (CARRY == 1u) {
-        count_store(1u);
-        state[home] = sum;
-    }
+    scan(index, invocation);
 }

@@ -12,18 +12,5 @@ fn linear_segment(
     if (index >= params.grid.end) {
         return;
     }
-    let p = place(index);
-    let row_thread = invocation / COL_THREADS;
-    let col_thread = invocation % COL_THREADS;
-    let end = min((p.segment + 1u) * params.segment, params.keys);
-    clear_state();
-    for (var n = p.segment * params.segment; n < end; n += TILE) {
-        workgroupBarrier();
-        load_keys(p, n, end, invocation);
-        workgroupBarrier();
-        for (var t = 0u; t < TILE; t++) {
-            write_state(t, row_thread, col_thread);
-        }
-    }
-    store_segment(p, row_thread, col_thread);
+    segment(index, invocation);
 }

@@ -13,8 +13,8 @@ use super::workspace::Workspace;
 use crate::error::Error;
 use crate::tensor::{Access, Slot, Tensor};
 
-/// Uniform slots are this far apart: the portable offset alignment, and more than any `Params` has.
-const UNIFORM_STRIDE: u64 = 256;
+/// Uniform slots are this far apart: a multiple of the portable offset alignment, and more than any `Params` has.
+const UNIFORM_STRIDE: u64 = 768;
 
 /// An operator at a shape on a device, ready to be bound to tensors. Keep it as long as the shape is used.
 #[derive(Debug)]

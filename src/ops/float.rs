@@ -12,6 +12,8 @@ pub trait Float:
     fn of(x: f64) -> Self;
     /// `e^x`.
     fn exp(self) -> Self;
+    /// Square root.
+    fn sqrt(self) -> Self;
     /// As f64.
     fn wide(self) -> f64;
 }
@@ -22,6 +24,9 @@ impl Float for f32 {
     }
     fn exp(self) -> Self {
         f32::exp(self)
+    }
+    fn sqrt(self) -> Self {
+        f32::sqrt(self)
     }
     fn wide(self) -> f64 {
         f64::from(self)
@@ -34,6 +39,9 @@ impl Float for f64 {
     }
     fn exp(self) -> Self {
         f64::exp(self)
+    }
+    fn sqrt(self) -> Self {
+        f64::sqrt(self)
     }
     fn wide(self) -> f64 {
         self

@@ -20,9 +20,12 @@ pub mod linformer;
 pub mod measure;
 pub mod qkv;
 pub mod rank;
+pub mod recurrence;
 pub mod rows;
+pub mod slay;
 pub mod softmax;
 pub mod tolerance;
+mod walk;
 
 use crate::error::Error;
 use crate::gpu::program::{Cost, Program};
@@ -33,6 +36,7 @@ pub use case::Case;
 pub use flags::{Flag, FlagKind, Flags};
 pub use qkv::Qkv;
 pub use rows::Rows;
+pub(crate) use walk::{Walk, check_decode_flags, check_walk};
 
 /// What a tensor is to its operator.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -301,7 +305,7 @@ impl Op {
 }
 
 /// Every operator of this crate.
-pub static OPS: &[Op] = &[softmax::OP, linformer::OP, linear::OP];
+pub static OPS: &[Op] = &[softmax::OP, linformer::OP, linear::OP, slay::OP];
 
 /// The operator that the others are set beside.
 pub const YARDSTICK: &str = softmax::OP.name;

@@ -4,7 +4,7 @@ use subquad::gpu::program::Operand;
 use subquad::gpu::{Bind, Kernel, Plan, Program, Schedule, Source, Timer, Workspace, probes, readback};
 use subquad::ops::linear::Config;
 use subquad::ops::linformer::{self, Sharing};
-use subquad::ops::{Operator, Qkv, draw, softmax};
+use subquad::ops::{Operator, Qkv, draw, slay, softmax};
 use subquad::tensor::{Access, DType, HostTensor, Slot, Tensor};
 
 use crate::support::context;
@@ -14,7 +14,7 @@ fn tensors(ctx: &subquad::gpu::Context, plan: &Plan) -> Vec<Tensor> {
         .iter()
         .enumerate()
         .map(|(i, slot)| {
-            let shape = slot.parts[0].shape.clone();
+            let shape = slot.shape();
             match slot.access {
                 Access::Read => {
                     let values = draw::normal(5, i as u64, shape.count());
@@ -109,6 +109,16 @@ fn plans_move_the_bytes_they_state() {
         ("linformer, per head", Box::new(linformer::Config { projection: per_head, ..low.clone() })),
         ("linformer, pooled", Box::new(linformer::Config { projection: mean, ..low.clone() })),
         ("linformer, pooled, split", Box::new(linformer::Config { projection: mean, rank: 3, ..low })),
+    ]);
+    let few = slay::Config { features: 5, anchors: 6, ..slay::Config::new(base.qkv.kv_heads(2)) };
+    let exact = slay::Config { poly: slay::Poly::Exact, features: 64, ..few.clone() };
+    let list = list.chain([
+        ("slay, one pass", Box::new(few.clone()) as Box<dyn Operator>),
+        ("slay, two passes, state", Box::new(slay::Config { segment: Some(16), carry: true, ..few.clone() })),
+        ("slay, not causal", Box::new(slay::Config { qkv: few.qkv.keys(33), causal: false, ..few.clone() })),
+        ("slay, rows split", Box::new(slay::Config { segment: Some(25), ..exact })),
+        ("slay, weights not kept", Box::new(slay::Config { anchors: 200, ..few.clone() })),
+        ("slay, decode", Box::new(slay::Config { qkv: few.qkv.queries(1).keys(1), carry: true, decode: true, ..few })),
     ]);
     for (what, operator) in list {
         let program = counting(operator.program(ctx.caps()).unwrap());

@@ -3,14 +3,13 @@
 use proptest::prelude::*;
 use proptest::test_runner::{RngAlgorithm, TestRng, TestRunner};
 use subquad::gpu::{Caps, Plan, Workspace, readback};
-use subquad::ops::linear::layout::{Tiles, Walk, walk};
+use subquad::ops::linear::layout::walk;
 use subquad::ops::linear::{self, Config, FeatureMap};
+use subquad::ops::recurrence::{Tiles, Walk};
 use subquad::ops::{self, Op, Operator, Precision, Qkv, Rows, draw, find, tolerance};
 use subquad::tensor::{DType, HostTensor, Layout, Shape, TensorMap};
 
-use crate::support::{
-    self, assert_matches, assert_no_look_ahead, assert_same_bits, backends, context, on_gpu, roomy, tokens,
-};
+use crate::support::{self, assert_matches, assert_no_look_ahead, assert_same_bits, backends, context, on_gpu, roomy};
 
 fn op() -> &'static Op {
     find("linear").unwrap()
@@ -27,29 +26,8 @@ fn in_pieces(
     all: &TensorMap,
     cuts: &[usize],
 ) -> TensorMap {
-    let mut state = TensorMap::new();
-    let mut out: Vec<HostTensor> = Vec::new();
-    for pair in cuts.windows(2) {
-        let len = pair[1] - pair[0];
-        let config = Config { qkv: whole.qkv.queries(len).keys(len), carry: true, ..whole.clone() };
-        let mut piece: TensorMap = all.iter().map(|(name, t)| (name.to_owned(), tokens(t, pair[0]..pair[1]))).collect();
-        state.into_iter().for_each(|(name, t)| piece.insert(name, t));
-        let mut got = run(&config, &piece);
-        out.push(got.remove("o").unwrap());
-        state = got;
-    }
-    let d = out[0].shape().dims().to_vec();
-    let mut o = Vec::new();
-    for i in 0..d[0] * d[1] {
-        for piece in &out {
-            let row = piece.shape().dims()[2] * d[3];
-            o.extend_from_slice(&piece.to_f32()[i * row..(i + 1) * row]);
-        }
-    }
-    let mut result = TensorMap::new();
-    result.insert("o", HostTensor::f32([d[0], d[1], whole.qkv.queries, d[3]], o));
-    state.into_iter().for_each(|(name, t)| result.insert(name, t));
-    result
+    let config = |len| Config { qkv: whole.qkv.queries(len).keys(len), carry: true, ..whole.clone() };
+    support::in_pieces(&|len, piece| run(&config(len), piece), all, cuts)
 }
 
 #[test]
@@ -319,7 +297,7 @@ fn bytes_and_segments_of_large_shapes() {
                 let c = Config::new(Qkv::new(1, group.max(4), len, dim, dim).dtype(dtype).kv_heads(4 / group.min(4)));
                 let program = c.program(&caps).unwrap();
                 assert_eq!(program.steps().len(), 3, "two passes and a scan");
-                let tiles = Tiles::new(dim, dim, c.qkv.group());
+                let tiles = Tiles::new(dim, dim, c.qkv.group(), None, 0);
                 let heads = tiles.head_splits as f64;
                 let (q, k) = (1.0 / (2.0 + 2.0 / c.qkv.group() as f64), 1.0 / (2.0 + 2.0 * c.qkv.group() as f64));
                 let essential = c.cost().bytes();
@@ -339,7 +317,6 @@ fn bytes_and_segments_of_large_shapes() {
 #[test]
 fn one_pass_where_heads_fill_the_machine_and_no_dispatch_takes_too_long() {
     let caps = Caps { full_groups: 1024, dispatch_flops: 2e12, ..Caps::portable() };
-    let walk = |c: &Config, caps: &Caps| walk(c, &Tiles::new(c.qkv.dim_k, c.qkv.dim_v, c.qkv.group()), caps);
     let few = Config::new(Qkv::new(1, 16, 65536, 64, 64));
     let many = Config::new(Qkv::new(64, 16, 65536, 64, 64));
     assert!(matches!(walk(&few, &caps), Walk::TwoPasses { .. }));
@@ -359,7 +336,7 @@ fn tiles_fit_the_portable_budget_at_every_dim() {
     for dim_k in 1..=linear::MAX_DIM {
         for dim_v in [1, 7, 64, 65, 130, 256] {
             for group in [1, 2, 3, 8, 64] {
-                let t = Tiles::new(dim_k, dim_v, group);
+                let t = Tiles::new(dim_k, dim_v, group, None, 0);
                 assert!(t.workgroup_bytes() <= 16384, "{dim_k} {dim_v} {group}: {t:?}");
                 assert!(t.row_threads * t.col_threads <= 256);
                 assert!(t.rows * t.row_threads >= dim_k && 4 * t.col_threads * t.col_splits >= dim_v);

@@ -9,6 +9,7 @@ mod gpu;
 mod limits;
 mod linear;
 mod linformer;
+mod slay;
 mod softmax;
 mod support;
 mod table;

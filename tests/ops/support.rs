@@ -106,6 +106,36 @@ pub fn tokens(t: &HostTensor, range: Range<usize>) -> HostTensor {
     HostTensor::f32([d[0], d[1], range.len(), dim], cut)
 }
 
+/// Runs an operator of so many tokens in pieces, each from the state that the one before left, and puts the outputs
+/// together. Layout bhnd; tensors that are not along the sequence go to every piece.
+pub fn in_pieces(run: &dyn Fn(usize, &TensorMap) -> TensorMap, all: &TensorMap, cuts: &[usize]) -> TensorMap {
+    let mut state = TensorMap::new();
+    let mut out: Vec<HostTensor> = Vec::new();
+    for pair in cuts.windows(2) {
+        let cut = |(name, t): (&str, &HostTensor)| {
+            let along = ["q", "k", "v"].contains(&name);
+            (name.to_owned(), if along { tokens(t, pair[0]..pair[1]) } else { t.clone() })
+        };
+        let mut piece: TensorMap = all.iter().map(cut).collect();
+        state.into_iter().for_each(|(name, t)| piece.insert(name, t));
+        let mut got = run(pair[1] - pair[0], &piece);
+        out.push(got.remove("o").unwrap());
+        state = got;
+    }
+    let d = out[0].shape().dims().to_vec();
+    let mut o = Vec::new();
+    for i in 0..d[0] * d[1] {
+        for piece in &out {
+            let row = piece.shape().dims()[2] * d[3];
+            o.extend_from_slice(&piece.to_f32()[i * row..(i + 1) * row]);
+        }
+    }
+    let mut result = TensorMap::new();
+    result.insert("o", HostTensor::f32([d[0], d[1], *cuts.last().unwrap(), d[3]], o));
+    state.into_iter().for_each(|(name, t)| result.insert(name, t));
+    result
+}
+
 /// How a backend runs an operator.
 pub type Runner = Box<dyn Fn(&dyn Operator, &TensorMap) -> TensorMap>;
 
@@ -134,7 +164,17 @@ pub fn backends_for(dtype: DType) -> impl Iterator<Item = (&'static str, Runner)
 /// Changing tokens from `at` on leaves earlier outputs as they are, bit for bit, and changes their own. As many keys as
 /// queries, layout bhnd.
 pub fn assert_no_look_ahead(c: &dyn Operator, s: &Qkv, tokens_changed: &[usize]) {
-    let before = inputs(s);
+    assert_no_look_ahead_from(c, s, &inputs(s), tokens_changed, &backends_for(s.dtype).collect::<Vec<_>>());
+}
+
+/// The same with the inputs and on the backends given.
+pub fn assert_no_look_ahead_from(
+    c: &dyn Operator,
+    s: &Qkv,
+    before: &TensorMap,
+    tokens_changed: &[usize],
+    on: &[(&'static str, Runner)],
+) {
     for &at in tokens_changed {
         let mut after = before.clone();
         for name in ["q", "k", "v"] {
@@ -146,8 +186,8 @@ pub fn assert_no_look_ahead(c: &dyn Operator, s: &Qkv, tokens_changed: &[usize])
             }
             after.insert(name, HostTensor::f32(shape, values).cast(s.dtype));
         }
-        for (backend, run) in backends_for(s.dtype) {
-            let (a, b) = (run(c, &before), run(c, &after));
+        for (backend, run) in on {
+            let (a, b) = (run(c, before), run(c, &after));
             let cut = |map: &TensorMap, range| tokens(map.get("o").unwrap(), range);
             assert_same_bits(&format!("{backend}, token {at} changed: {s:?}"), &cut(&a, 0..at), &cut(&b, 0..at));
             let own = at..at + 1;

@@ -33,6 +33,11 @@ impl<'a> Mat<'a> {
         Self { row: self.col, col: self.row, ..self }
     }
 
+    /// Without its first columns.
+    pub(crate) fn skip_cols(self, cols: usize) -> Self {
+        Self { data: &self.data[cols * self.col..], ..self }
+    }
+
     /// Row `i`, `len` elements; only of a matrix that is not transposed.
     pub(crate) fn row(self, i: usize, len: usize) -> &'a [f32] {
         debug_assert_eq!(self.col, 1);
@@ -105,9 +110,12 @@ macro_rules! wide {
     };
 }
 
+pub(crate) use wide;
+
 pub(crate) mod attend;
 #[cfg(feature = "cli")]
 pub(crate) mod probes;
+pub(crate) mod recurrence;
 
 wide! {
     /// `elu(x) + 1` of every element.
@@ -146,6 +154,15 @@ fn exp(x: f32) -> f32 {
     let power = f32::from_bits((shifted.to_bits() << 23).wrapping_add(1.0f32.to_bits()));
     let y = (p * (r * r) + r + 1.0) * power;
     if x < LOWEST { 0.0 } else { y }
+}
+
+/// `e^x` of any x, as [`exp`]. Above 88.3, short of the largest number, it is infinite.
+#[inline(always)]
+pub(crate) fn exp_signed(x: f32) -> f32 {
+    // Beyond this the power of two next to x is none of f32's.
+    const HIGHEST: f32 = 88.3;
+    let y = exp(if x > HIGHEST { HIGHEST } else { x });
+    if x > HIGHEST { f32::INFINITY } else { y }
 }
 
 /// Independent partial sums in reductions, which the compiler may not reorder by itself.
@@ -513,5 +530,22 @@ impl Scan {
         let once = (self.units.div_ceil(threads) * self.segments) as u64 * self.walk_work;
         let twice = (self.units * self.segments).div_ceil(threads) as u64 * (self.walk_work + self.sum_work);
         once <= twice
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exponentials_are_right_to_the_last_place() {
+        for i in 0..4_000_000u32 {
+            let x = 88.3 - (i as f32) * (175.6 / 4e6);
+            let (got, want) = (f64::from(exp_signed(x)), f64::from(x).exp());
+            assert!((got / want - 1.0).abs() < 1.2e-7, "e^{x}: {got}, expected {want}");
+        }
+        let ends = [0.0, f32::NEG_INFINITY, -3e38, -88.0, 89.0, f32::INFINITY].map(exp_signed);
+        assert_eq!(ends, [1.0, 0.0, 0.0, 0.0, f32::INFINITY, f32::INFINITY]);
+        assert!(exp_signed(f32::NAN).is_nan());
     }
 }

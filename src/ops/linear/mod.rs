@@ -155,28 +155,10 @@ impl Config {
                 return Err(Error::tensor(NAME, tensor, format!("{axis} of at most {MAX_DIM}"), dim.to_string()));
             }
         }
-        if self.causal && queries != keys {
-            let expected = format!("M = N = {queries} for the causal form");
-            return Err(Error::tensor(NAME, "k", expected, format!("M = {keys}")));
-        }
-        if !self.causal && self.carry {
-            return Err(Error::setting(NAME, "carry", "none for the non-causal form", "a state"));
-        }
-        if self.decode && !(self.causal && self.carry) {
-            return Err(Error::setting(NAME, "decode", "a causal form with a carried state", "none"));
-        }
-        if self.decode && queries != 1 {
-            return Err(Error::tensor(NAME, "q", "N = 1 to decode", format!("N = {queries}")));
-        }
-        if self.segment == Some(0) {
-            return Err(Error::setting(NAME, "segment", "1 or more", "0"));
-        }
+        super::check_walk(NAME, queries, keys, self.causal, self.carry, self.decode, self.segment)?;
         qkv::check_scale(NAME, self.effective_scale())?;
         if !(self.norm_eps.is_finite() && self.norm_eps >= 0.0) {
             return Err(Error::setting(NAME, "norm_eps", "a finite number of 0 or more", self.norm_eps.to_string()));
-        }
-        if self.decode && self.segment.is_some() {
-            return Err(Error::setting(NAME, "segment", "none to decode one token", "a length"));
         }
         check_memory(NAME, &self.slots())
     }
@@ -268,9 +250,7 @@ fn usage(flags: &Flags) -> Result<(), Error> {
     if flags.number(NAME, "norm-eps")?.is_some_and(|eps| eps < 0.0) {
         return Err(Error::Usage(format!("{NAME}: --norm-eps: expected 0 or more, found a negative number")));
     }
-    if flags.switch("decode") == Some(true) && flags.word("segment").is_some() {
-        return Err(Error::Usage(format!("{NAME}: --decode takes one token and has no --segment")));
-    }
+    super::check_decode_flags(NAME, flags)?;
     if flags.switch("normalize") == Some(false) && flags.word("norm-eps").is_some() {
         return Err(Error::Usage(format!("{NAME}: --norm-eps needs the normaliser that --no-normalize turns off")));
     }

@@ -1,0 +1,87 @@
+// The recurrences, one token: writes the state and reads it, in one dispatch. A workgroup a key head: 64 columns by 4 row
+// lanes; every lane walks the rows d = lane, lane + 4, ... of its column, so the state goes through once, in order of
+// addresses.
+//
+// From the operator: prepare_key and prepare_query, which fill workgroup memory between barriers of their own, and
+// key_feature(d), query_feature(d), the features of row d.
+const COLUMNS: u32 = 64u;
+const LANES: u32 = 4u;
+
+var<workgroup> wg_sum: array<f32, COLUMNS * LANES>;
+
+// Sum of one number of every invocation, the same for all; a fixed tree.
+fn sum_all(invocation: u32, value: f32) -> f32 {
+    workgroupBarrier();
+    wg_sum[invocation] = value;
+    workgroupBarrier();
+    for (var half = COLUMNS * LANES / 2u; half > 0u; half /= 2u) {
+        if (invocation < half) {
+            wg_sum[invocation] += wg_sum[invocation + half];
+        }
+        workgroupBarrier();
+    }
+    return wg_sum[0];
+}
+
+fn decode(kv: u32, invocation: u32) {
+    let b = kv / params.kv_heads;
+    let g = kv % params.kv_heads;
+    let per_kv = params.heads / params.kv_heads;
+    let size = params.rows * params.dim_v;
+    let norm = params.norm_offset + kv * params.rows;
+    let v_row = head_start(params.v, b, g);
+    prepare_key(b, g, invocation);
+    let lane = invocation / COLUMNS;
+    for (var r = 0u; r < per_kv; r++) {
+        let h = g * per_kv + r;
+        prepare_query(b, g, h, invocation);
+        var divisor = 1.0;
+        if (NORMALIZE == 1u) {
+            var weight = 0.0;
+            for (var d = invocation; d < params.rows; d += COLUMNS * LANES) {
+                count_load(1u);
+                var z = state[norm + d];
+                // The first query head writes; the same invocation reads its own writes for the others.
+                if (r == 0u) {
+                    z += key_feature(d);
+                    count_store(1u);
+                    state[norm + d] = z;
+                }
+                weight += query_feature(d) * z;
+            }
+            divisor = params.scale * sum_all(invocation, weight) + params.norm_eps;
+        }
+        workgroupBarrier();
+        for (var first = 0u; first < params.dim_v; first += COLUMNS) {
+            let e = first + invocation % COLUMNS;
+            var sum = 0.0;
+            if (e < params.dim_v) {
+                var value = 0.0;
+                if (r == 0u) {
+                    count_load(1u);
+                    value = f32(v[v_row + e]);
+                }
+                for (var d = lane; d < params.rows; d += LANES) {
+                    let at = kv * size + d * params.dim_v + e;
+                    count_load(1u);
+                    var s = state[at];
+                    if (r == 0u) {
+                        s += key_feature(d) * value;
+                        count_store(1u);
+                        state[at] = s;
+                    }
+                    sum += query_feature(d) * s;
+                }
+            }
+            wg_sum[invocation] = sum;
+            workgroupBarrier();
+            if (lane == 0u && e < params.dim_v) {
+                let all = wg_sum[invocation] + wg_sum[invocation + COLUMNS]
+                    + wg_sum[invocation + 2u * COLUMNS] + wg_sum[invocation + 3u * COLUMNS];
+                count_store(1u);
+                o[head_start(params.o, b, h) + e] = Elem(params.scale * all / divisor);
+            }
+            workgroupBarrier();
+        }
+    }
+}

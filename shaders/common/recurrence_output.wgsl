@@ -1,0 +1,129 @@
+// The recurrences, pass 2, or the only one: walks the tokens of a segment with the state they start from, and reads it for
+// the queries. Column splits, head splits, segments, key heads. Reads q, k, v, state; writes o, and segments at the end.
+//
+// From the operator, beside what state_write.wgsl and state_read.wgsl want: whole(row, split, e, sum, weight), whether these
+// sums of a row (batch, query head, token) are all there is, or else where they went.
+override CAUSAL: u32 = 1u; // whether tokens write the state before they read it; otherwise all read segment 0's
+override INIT: u32 = 0u;   // state to start from: 0 zero, 1 segments, 2 state
+override STORE: u32 = 0u;  // whether the last state goes to segments
+
+fn stored(at: u32, exists: bool) -> f32 {
+    if (!exists) {
+        return 0.0;
+    }
+    count_load(1u);
+    if (INIT == 2u) {
+        return state[at];
+    }
+    return segments[at];
+}
+
+fn load_state(p: Place, invocation: u32) {
+    let row_thread = invocation / COL_THREADS;
+    let col_thread = invocation % COL_THREADS;
+    clear_state();
+    if (INIT == 0u) {
+        return;
+    }
+    let size = params.rows * params.dim_v;
+    // Without a mask every segment of queries reads the first of the key segments' states, which holds the sum.
+    let home = select(p.kv * params.stored_segments, p.kv * params.stored_segments + p.segment, CAUSAL == 1u);
+    let base = select(home * params.segment_stride, p.kv * size, INIT == 2u);
+    let norm = select(base + size, params.norm_offset + p.kv * params.rows, INIT == 2u);
+    let e = (p.split * COL_THREADS + col_thread) * 4u;
+    for (var i = 0u; i < ROWS; i++) {
+        let d = state_row(row_thread * ROWS + i);
+        let row = base + d * params.dim_v + e;
+        let within = d < params.rows;
+        state_rows[i] = vec4<f32>(
+            stored(row, within && e < params.dim_v),
+            stored(row + 1u, within && e + 1u < params.dim_v),
+            stored(row + 2u, within && e + 2u < params.dim_v),
+            stored(row + 3u, within && e + 3u < params.dim_v),
+        );
+    }
+    if (NORMALIZE == 1u) {
+        // Every column needs the sums of its rows: fetched once, by way of the memory that partial sums use later.
+        for (var i = 0u; i < ROWS4; i++) {
+            if (col_thread == 0u) {
+                var sums = vec4<f32>(0.0);
+                for (var c = 0u; c < 4u; c++) {
+                    let d = state_row(row_thread * ROWS + 4u * i + c);
+                    sums[c] = stored(norm + d, d < params.rows);
+                }
+                wg_partial[row_thread] = sums;
+            }
+            workgroupBarrier();
+            norm_rows[i] = wg_partial[row_thread];
+            workgroupBarrier();
+        }
+    }
+}
+
+fn put_o(at: u32, value: f32, exists: bool) {
+    if (exists) {
+        count_store(1u);
+        o[at] = Elem(value);
+    }
+}
+
+fn store_outputs(p: Place, first: u32, end: u32, invocation: u32) {
+    let per_kv = params.heads / params.kv_heads;
+    let b = p.kv / params.kv_heads;
+    let g = p.kv % params.kv_heads;
+    for (var i = invocation; i < READ_HEADS * TILE * COL_THREADS; i += INVOCATIONS) {
+        let row = i / COL_THREADS;
+        let col_thread = i % COL_THREADS;
+        let r = p.head_split * READ_HEADS + row / TILE;
+        let n = first + row % TILE;
+        if (n < end && r < per_kv) {
+            var sum = sum_partials(row, col_thread);
+            var weight = 0.0;
+            if (NORMALIZE == 1u) {
+                weight = sum_weights(row);
+            }
+            let e = (p.split * COL_THREADS + col_thread) * 4u;
+            if (!whole((p.kv * per_kv + r) * params.queries + n, p.split, e, &sum, &weight)) {
+                continue;
+            }
+            sum = params.scale * sum;
+            if (NORMALIZE == 1u) {
+                sum = sum / (params.scale * weight + params.norm_eps);
+            }
+            let at = head_start(params.o, b, g * per_kv + r) + n * params.o.token;
+            put_o(at + e, sum.x, e < params.dim_v);
+            put_o(at + e + 1u, sum.y, e + 1u < params.dim_v);
+            put_o(at + e + 2u, sum.z, e + 2u < params.dim_v);
+            put_o(at + e + 3u, sum.w, e + 3u < params.dim_v);
+        }
+    }
+}
+
+fn output(index: u32, invocation: u32) {
+    let p = place(index);
+    let row_thread = invocation / COL_THREADS;
+    let col_thread = invocation % COL_THREADS;
+    let end = min((p.segment + 1u) * params.segment, params.queries);
+    load_state(p, invocation);
+    for (var n = p.segment * params.segment; n < end; n += TILE) {
+        load_queries(p, n, end, invocation);
+        if (CAUSAL == 1u) {
+            load_keys(p, n, end, invocation);
+        }
+        finish_tile(p, CAUSAL == 1u, true, invocation);
+        workgroupBarrier();
+        for (var t = 0u; t < TILE; t++) {
+            if (CAUSAL == 1u) {
+                write_state(t, row_thread, col_thread);
+            }
+            for (var r = 0u; r < READ_HEADS; r++) {
+                read_state(r, t, row_thread, col_thread);
+            }
+        }
+        workgroupBarrier();
+        store_outputs(p, n, end, invocation);
+    }
+    if (STORE == 1u && p.head_split == 0u) {
+        store_segment(p, row_thread, col_thread);
+    }
+}

@@ -1,0 +1,19 @@
+// The recurrences, pass 1: the state that the tokens of one segment alone make. Column splits, segments, key heads. Reads k, v;
+// writes segments.
+fn segment(index: u32, invocation: u32) {
+    let p = place(index);
+    let row_thread = invocation / COL_THREADS;
+    let col_thread = invocation % COL_THREADS;
+    let end = min((p.segment + 1u) * params.segment, params.keys);
+    clear_state();
+    for (var n = p.segment * params.segment; n < end; n += TILE) {
+        workgroupBarrier();
+        load_keys(p, n, end, invocation);
+        finish_tile(p, true, false, invocation);
+        workgroupBarrier();
+        for (var t = 0u; t < TILE; t++) {
+            write_state(t, row_thread, col_thread);
+        }
+    }
+    store_segment(p, row_thread, col_thread);
+}

@@ -1,0 +1,56 @@
+// The recurrences: what is fixed for a recording. Twin of `Params` in src/ops/recurrence.rs; tests compare them.
+struct Params {
+    grid: Grid,
+    queries: u32,        // N
+    keys: u32,           // M
+    heads: u32,          // H
+    kv_heads: u32,       // G
+    dim_k: u32,          // D
+    dim_v: u32,          // E
+    rows: u32,           // rows of the state: as wide as the features
+    segment: u32,        // tokens in a segment of this step
+    segments: u32,       // segments of this step
+    col_splits: u32,     // workgroups that share the columns of a state
+    head_splits: u32,    // workgroups that share the query heads of a key head
+    segment_stride: u32, // elements from one segment's state to the next: rows E, and rows more when normalised
+    norm_offset: u32,    // first element of `norm` in the packed state
+    scale: f32,
+    norm_eps: f32,
+    stored_segments: u32, // segments in the workspace
+    nodes: u32,           // slay: R, P or D (D + 1) / 2, F, where omega starts among the weights
+    poly: u32,
+    features: u32,
+    omega: u32,
+    first_poly: u32,      // slay: where the part of the polynomial map starts that this dispatch holds
+    poly_scale: f32,
+    _pad: vec2<u32>,
+    q: Strides,
+    k: Strides,
+    v: Strides,
+    o: Strides,
+    node: array<vec4<f32>, 32>, // slay: sqrt(2 s_r), s_r, sqrt(w_r / F)
+}
+
+@group(0) @binding(0) var<uniform> params: Params;
+
+override NORMALIZE: u32 = 1u; // whether sums of features are kept
+
+// Four numbers in a workgroup's index: column split fastest, so that neighbours read the same tokens.
+struct Place {
+    split: u32,      // column split
+    head_split: u32,
+    segment: u32,
+    kv: u32,         // batch * G + key head
+}
+
+fn place(index: u32) -> Place {
+    var p: Place;
+    var rest = index;
+    p.split = rest % params.col_splits;
+    rest = rest / params.col_splits;
+    p.head_split = rest % params.head_splits;
+    rest = rest / params.head_splits;
+    p.segment = rest % params.segments;
+    p.kv = rest / params.segments;
+    return p;
+}

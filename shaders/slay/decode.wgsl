@@ -1,0 +1,68 @@
+// One token: writes the state and reads it, in one dispatch.
+// Grid: key heads. Reads k, v, weights, q; reads and writes state; writes o.
+@group(0) @binding(4) var<storage, read> q: array<Elem>;          // B H 1 D
+@group(0) @binding(5) var<storage, read_write> state: array<f32>; // packed: B G m E, then B G m
+@group(0) @binding(6) var<storage, read_write> o: array<Elem>;    // B H 1 E
+
+// Vector 0 is the key, vector 1 the query; row d of the state is (r, p, f).
+fn feature_of(vector: u32, d: u32) -> f32 {
+    let f = d % params.features;
+    let p = d / params.features % params.poly;
+    let rf = d / params.features / params.poly * params.features + f;
+    return wg_a[vector * PAL + p] * wg_e[vector * E4 + rf / 4u][rf % 4u];
+}
+
+fn key_feature(d: u32) -> f32 {
+    return feature_of(0u, d);
+}
+
+fn query_feature(d: u32) -> f32 {
+    return feature_of(1u, d);
+}
+
+fn load_k(at: u32, d: u32) -> f32 {
+    if (d >= params.dim_k) {
+        return 0.0;
+    }
+    count_load(1u);
+    return f32(k[at + d]);
+}
+
+fn load_q(at: u32, d: u32) -> f32 {
+    if (d >= params.dim_k) {
+        return 0.0;
+    }
+    count_load(1u);
+    return f32(q[at + d]);
+}
+
+fn prepare_key(b: u32, g: u32, invocation: u32) {
+    let at = head_start(params.k, b, g);
+    for (var i = invocation; i < DIM_K4; i += INVOCATIONS) {
+        let d = 4u * i;
+        wg_u[i] = vec4<f32>(load_k(at, d), load_k(at, d + 1u), load_k(at, d + 2u), load_k(at, d + 3u));
+    }
+    make_features(0u, 1u, g, invocation);
+}
+
+fn prepare_query(b: u32, g: u32, h: u32, invocation: u32) {
+    let at = head_start(params.q, b, h);
+    for (var i = invocation; i < DIM_K4; i += INVOCATIONS) {
+        let d = 4u * i;
+        wg_u[DIM_K4 + i] = vec4<f32>(load_q(at, d), load_q(at, d + 1u), load_q(at, d + 2u), load_q(at, d + 3u));
+    }
+    make_features(1u, 1u, g, invocation);
+}
+
+@compute @workgroup_size(COLUMNS * LANES)
+fn slay_decode(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) invocation: u32,
+) {
+    let kv = group_index(params.grid, group, groups);
+    if (kv >= params.grid.end) {
+        return;
+    }
+    decode(kv, invocation);
+}

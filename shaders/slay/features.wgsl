@@ -1,0 +1,103 @@
+// Vectors as features of the spherical Yat kernel: A of its square, E of its exponential. A feature is a
+// product of one of each, so that none is stored: row i of a workgroup's state, four at a time, is A[i / E4] times
+// E[i % E4].
+//
+// Consts of the prelude, beside those of the recurrences: DIM_K4, groups of four of D; PAL, entries of A that a workgroup
+// holds; E4, groups of four of R F; READ_HEADS, 0 where no queries are read; CACHED, whether
+// weights stay in workgroup memory, of CACHE vec4s then.
+
+// Vectors of a tile: TILE keys, then TILE queries of each head.
+const VECTORS: u32 = TILE * (1u + READ_HEADS);
+var<workgroup> wg_u: array<vec4<f32>, VECTORS * DIM_K4>; // as they are stored, then of unit length
+var<workgroup> wg_a: array<f32, VECTORS * PAL>;
+var<workgroup> wg_e: array<vec4<f32>, VECTORS * E4>;
+// Weights of this workgroup: PAL anchors, then R F rows of omega.
+var<workgroup> wg_w: array<vec4<f32>, CACHE>;
+
+// Where a row of the weights starts: an anchor, or behind the PAL of them a row of omega; past the end where there is none.
+fn weight_start(row: u32, g: u32) -> u32 {
+    if (row < PAL) {
+        let p = params.first_poly + row;
+        return select(arrayLength(&weights), p * params.dim_k, p < params.poly && HAS_ANCHORS);
+    }
+    let rf = row - PAL;
+    let r = rf / params.features;
+    let at = params.omega + ((r * params.kv_heads + g) * params.features + rf % params.features) * params.dim_k;
+    return select(arrayLength(&weights), at, r < params.nodes);
+}
+
+fn fetch_weight(start: u32, d: u32) -> f32 {
+    if (d >= params.dim_k || start == arrayLength(&weights)) {
+        return 0.0;
+    }
+    count_load(1u);
+    return weights[start + d];
+}
+
+fn fetch_weights(row: u32, g: u32, d4: u32) -> vec4<f32> {
+    let start = weight_start(row, g);
+    let d = 4u * d4;
+    return vec4<f32>(
+        fetch_weight(start, d), fetch_weight(start, d + 1u), fetch_weight(start, d + 2u), fetch_weight(start, d + 3u),
+    );
+}
+
+fn cache_weights(g: u32, invocation: u32) {
+    if (CACHED == 1u) {
+        for (var i = invocation; i < (PAL + 4u * E4) * DIM_K4; i += INVOCATIONS) {
+            wg_w[i] = fetch_weights(i / DIM_K4, g, i % DIM_K4);
+        }
+    }
+}
+
+// Row of the weights times vector.
+fn project(row: u32, vector: u32, g: u32) -> f32 {
+    var sum = 0.0;
+    // Of a length that the compiler does not know: unrolled, these loops make most of the code.
+    for (var d = 0u; d < (params.dim_k + 3u) / 4u; d++) {
+        var w: vec4<f32>;
+        if (CACHED == 1u) {
+            w = wg_w[row * DIM_K4 + d];
+        } else {
+            w = fetch_weights(row, g, d);
+        }
+        sum += dot(w, wg_u[vector * DIM_K4 + d]);
+    }
+    return sum;
+}
+
+fn exponential(rf: u32, vector: u32, g: u32) -> f32 {
+    let node = params.node[rf / params.features];
+    return node.z * exp(node.x * project(PAL + rf, vector, g) - node.y);
+}
+
+// A and E of these vectors, which lie in wg_u as they are stored. Barriers before and behind.
+fn make_features(from_vector: u32, count: u32, g: u32, invocation: u32) {
+    workgroupBarrier();
+    for (var i = invocation; i < count; i += INVOCATIONS) {
+        let first = (from_vector + i) * DIM_K4;
+        var square = 0.0;
+        for (var d = 0u; d < (params.dim_k + 3u) / 4u; d++) {
+            square += dot(wg_u[first + d], wg_u[first + d]);
+        }
+        let scale = 1.0 / max(sqrt(square), 1e-12);
+        for (var d = 0u; d < (params.dim_k + 3u) / 4u; d++) {
+            wg_u[first + d] *= scale;
+        }
+    }
+    workgroupBarrier();
+    for (var i = invocation; i < count * E4; i += INVOCATIONS) {
+        let vector = from_vector + i / E4;
+        let rf = i % E4 * 4u;
+        var four = vec4<f32>(0.0);
+        for (var c = 0u; c < min(4u, params.nodes * params.features - rf); c++) {
+            four[c] = exponential(rf + c, vector, g);
+        }
+        wg_e[vector * E4 + i % E4] = four;
+    }
+    for (var i = invocation; i < count * PAL; i += INVOCATIONS) {
+        let vector = from_vector + i / PAL;
+        wg_a[vector * PAL + i % PAL] = square_feature(i % PAL, vector, g);
+    }
+    workgroupBarrier();
+}

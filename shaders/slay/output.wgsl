@@ -1,0 +1,81 @@
+// Pass 2, or the only one: walks the tokens of a segment with the state they start from, and reads it for the queries.
+// Grid: column splits, head splits, segments, key heads. Reads q, k, v, weights, state; writes o, and segments at the end.
+// A state too wide for a workgroup is walked in parts of its rows, a dispatch each; sums of rows wait in partials.
+@group(0) @binding(4) var<storage, read> q: array<Elem>;             // B H N D
+@group(0) @binding(5) var<storage, read> state: array<f32>;          // packed: B G m E, then B G m
+@group(0) @binding(6) var<storage, read_write> o: array<Elem>;       // B H N E
+@group(0) @binding(7) var<storage, read_write> segments: array<f32>; // [B G][segments][segment_stride]
+@group(0) @binding(8) var<storage, read_write> partials: array<f32>; // [B H N][E + 1], where rows are split
+
+override FIRST: u32 = 1u; // whether this is the first part of the rows, and the last
+override LAST: u32 = 1u;
+
+fn load_q(at: u32, d: u32) -> f32 {
+    if (d >= params.dim_k) {
+        return 0.0;
+    }
+    count_load(1u);
+    return f32(q[at + d]);
+}
+
+// Tokens first .. first + TILE of the query heads of this workgroup, those from `end` on as zeros.
+fn load_queries(p: Place, first: u32, end: u32, invocation: u32) {
+    let per_kv = params.heads / params.kv_heads;
+    let b = p.kv / params.kv_heads;
+    let g = p.kv % params.kv_heads;
+    for (var i = invocation; i < READ_HEADS * TILE * DIM_K4; i += INVOCATIONS) {
+        let row = i / DIM_K4;
+        let r = p.head_split * READ_HEADS + row / TILE;
+        let n = first + row % TILE;
+        let d = i % DIM_K4 * 4u;
+        var values = vec4<f32>(0.0);
+        if (n < end && r < per_kv) {
+            let at = head_start(params.q, b, g * per_kv + r) + n * params.q.token;
+            values = vec4<f32>(load_q(at, d), load_q(at, d + 1u), load_q(at, d + 2u), load_q(at, d + 3u));
+        }
+        wg_u[TILE * DIM_K4 + i] = values;
+    }
+}
+
+fn accumulated(at: u32, value: f32, exists: bool, keep: bool) -> f32 {
+    if (!exists) {
+        return value;
+    }
+    var all = value;
+    if (FIRST == 0u) {
+        count_load(1u);
+        all += partials[at];
+    }
+    if (keep) {
+        count_store(1u);
+        partials[at] = all;
+    }
+    return all;
+}
+
+fn whole(row: u32, split: u32, e: u32, sum: ptr<function, vec4<f32>>, weight: ptr<function, f32>) -> bool {
+    if (FIRST == 1u && LAST == 1u) {
+        return true;
+    }
+    let at = row * (params.dim_v + 1u) + e;
+    for (var c = 0u; c < 4u; c++) {
+        (*sum)[c] = accumulated(at + c, (*sum)[c], e + c < params.dim_v, LAST == 0u);
+    }
+    // Every column needs the weight; the first of them keeps it.
+    *weight = accumulated(row * (params.dim_v + 1u) + params.dim_v, *weight, LAST == 1u || e == 0u, LAST == 0u);
+    return LAST == 1u;
+}
+
+@compute @workgroup_size(ROW_THREADS * COL_THREADS)
+fn slay_output(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) invocation: u32,
+) {
+    let index = group_index(params.grid, group, groups);
+    if (index >= params.grid.end) {
+        return;
+    }
+    cache_weights(place(index).kv % params.kv_heads, invocation);
+    output(index, invocation);
+}

@@ -1,0 +1,20 @@
+// The map for the square itself: products of two components i <= j, j fastest, those of two different ones times sqrt 2.
+const HAS_ANCHORS: bool = false;
+
+fn component(vector: u32, d: u32) -> f32 {
+    return wg_u[vector * DIM_K4 + d / 4u][d % 4u];
+}
+
+fn square_feature(i: u32, vector: u32, g: u32) -> f32 {
+    var rest = params.first_poly + i;
+    if (rest >= params.poly) {
+        return 0.0;
+    }
+    var row = 0u;
+    while (rest >= params.dim_k - row) {
+        rest -= params.dim_k - row;
+        row++;
+    }
+    let x = component(vector, row) * component(vector, row + rest);
+    return select(1.4142135, 1.0, rest == 0u) * x;
+}

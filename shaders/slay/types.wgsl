@@ -1,0 +1,26 @@
+// Keys, values and weights, and what the rows of a workgroup's state are: row i, four at a time, is A[i / E4] times E[i % E4]
+// (features.wgsl), so that no feature is stored.
+@group(0) @binding(1) var<storage, read> k: array<Elem>;      // B G M D
+@group(0) @binding(2) var<storage, read> v: array<Elem>;      // B G M E
+@group(0) @binding(3) var<storage, read> weights: array<f32>; // packed: anchors P D, unless A has none; omega R G F D
+
+
+fn key_features(t: u32, i: u32) -> vec4<f32> {
+    // Rows past those of the map only fill the workgroup; they hold zeros of A.
+    let p = min(i / E4, PAL - 1u);
+    return select(wg_a[t * PAL + p], 0.0, i >= PAL * E4) * wg_e[t * E4 + i % E4];
+}
+
+fn query_features(row: u32, i: u32) -> vec4<f32> {
+    return key_features(TILE + row, i);
+}
+
+// The order of the stored state is (r, p, f).
+fn state_row(i: u32) -> u32 {
+    let p = params.first_poly + i / (4u * E4);
+    let rf = i % (4u * E4);
+    if (i >= PAL * 4u * E4 || p >= params.poly || rf >= params.nodes * params.features) {
+        return params.rows;
+    }
+    return (rf / params.features * params.poly + p) * params.features + rf % params.features;
+}

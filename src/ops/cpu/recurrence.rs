@@ -1,0 +1,290 @@
+//! Recurrences with a state of features times values: chunks of tokens through matrix products, over fixed segments.
+//! What makes the features is a parameter.
+//!
+//! Inside a chunk queries meet keys as scores, lower triangle only; what came before the chunk they meet through the
+//! state. A segment sums its own keys and values from zero, and a chunk reads that sum plus the state before the
+//! segment: then the state at every segment is a fold of segment sums from the left, whether one thread walks all
+//! segments or each is walked by another (see [`Scan`]).
+
+use std::ops::Range;
+
+use super::{Mat, Onto, Output, Scan, Source, product};
+use crate::ops::Qkv;
+use crate::tensor::{HostTensor, TensorMap, Values};
+
+/// Tokens in a segment where the configuration names none: long enough that the state before it costs little to add, short
+/// enough that one head keeps several threads busy.
+const SEGMENT: usize = 1024;
+
+/// Queries at a time where there is no triangle to skip.
+const READ: usize = 256;
+
+/// A head of q or k.
+#[derive(Clone, Copy)]
+pub(crate) struct Head {
+    pub(crate) batch: usize,
+    pub(crate) head: usize,
+    /// The key head: itself, or the one that a query head reads.
+    pub(crate) kv_head: usize,
+}
+
+/// A state, or a sum that becomes one.
+pub(crate) type State<'a> = (&'a mut [f32], &'a mut [f32]);
+
+/// What makes features of q and k, as far as the walk needs to know. A tile is whatever stands for the features of some
+/// tokens: where there are many of them they need not be written down.
+pub(crate) trait Features: Sync {
+    /// Tokens in a chunk.
+    const CHUNK: usize;
+
+    /// Rows of the state.
+    fn width(&self) -> usize;
+
+    /// Floats of space to make a tile of a token.
+    fn tile_len(&self) -> usize;
+
+    /// Floats of space that the products below need for so many tokens.
+    fn space_len(&self, tokens: usize) -> usize;
+
+    /// Flops of a score.
+    fn score_flops(&self) -> usize;
+
+    /// Features of some tokens; `space` has room for the tile.
+    fn tile<'b>(&'b self, from: &'b Source<'_>, head: Head, tokens: Range<usize>, space: &'b mut [f32]) -> Mat<'b>;
+
+    /// `scores = q k^T`, `rows` of each.
+    fn scores(&self, rows: usize, q: Mat<'_>, k: Mat<'_>, scores: &mut [f32], space: &mut [f32]);
+
+    /// `out = q matrix`, `[rows, E]`, and of a state with a norm `weights = q norm`.
+    fn read(
+        &self,
+        rows: usize,
+        q: Mat<'_>,
+        state: (&[f32], &[f32]),
+        out: &mut [f32],
+        weights: &mut [f32],
+        space: &mut [f32],
+    );
+
+    /// `matrix += k^T v`, and of a state with a norm `norm += k^T 1`.
+    fn absorb(&self, rows: usize, k: Mat<'_>, v: Mat<'_>, state: State<'_>, space: &mut [f32]);
+}
+
+/// A recurrence on tensors of the host.
+pub(crate) struct Recurrence<F> {
+    /// Shapes, storage and axis order.
+    pub(crate) qkv: Qkv,
+    /// What makes features.
+    pub(crate) features: F,
+    /// Whether query i sees only keys up to i.
+    pub(crate) causal: bool,
+    /// Whether the state is read before and returned.
+    pub(crate) carry: bool,
+    /// Tokens in a segment.
+    pub(crate) segment: Option<usize>,
+    /// Factor of the scores.
+    pub(crate) scale: f32,
+    /// Added to the denominator; `None`: no denominator.
+    pub(crate) norm_eps: Option<f32>,
+}
+
+/// One line for people.
+pub(crate) fn variant<F: Features>(segment: Option<usize>) -> String {
+    let segment = segment.unwrap_or(SEGMENT);
+    format!("chunks of {}, segments of {segment}", F::CHUNK.min(segment))
+}
+
+impl<F: Features> Recurrence<F> {
+    /// Runs it; tensors as [`crate::ops::Operator::cpu`] says, `q` and `k` as the sources given.
+    pub(crate) fn run(&self, q: Source<'_>, k: Source<'_>, tensors: &TensorMap) -> TensorMap {
+        let s = &self.qkv;
+        let v = Source::new(tensors.get("v").expect("tensor v is missing"), s.layout, None);
+        let o = Output::new(s.dtype, s.layout, [s.batch, s.heads, s.queries, s.dim_v]);
+        let segment = self.segment.unwrap_or(SEGMENT);
+        let job = Job { run: self, q, k, v, o, segment };
+        let mut states = job.initial(tensors);
+        let segments = s.keys.div_ceil(segment);
+        let scan = Scan {
+            units: s.kv_units(),
+            segments,
+            state: job.state_len(),
+            sum_work: job.flops(segment.min(s.keys), 0),
+            walk_work: job.flops(segment.min(s.keys), s.group()),
+        };
+        let sum = |unit, segment, out: &mut [f32]| job.sum(unit, segment, out);
+        if self.causal {
+            scan.run(&mut states, sum, |unit, segment, state| job.walk(unit, segment, state));
+        } else {
+            scan.sums(&mut states, sum, |_, _, _| {});
+            let tasks = s.queries.div_ceil(SEGMENT);
+            let work = 2 * (s.batch * s.heads * s.queries * self.features.width() * s.dim_v) as u64;
+            super::each(s.batch * s.heads * tasks, work, |task| {
+                let first = task % tasks * SEGMENT;
+                job.read(task / tasks, first..(first + SEGMENT).min(s.queries), &states);
+            });
+        }
+
+        let mut outputs = TensorMap::new();
+        outputs.insert("o", job.o.finish());
+        if self.carry {
+            let [b, g, m, e] = [s.batch, s.kv_heads, self.features.width(), s.dim_v];
+            let part =
+                |at: Range<usize>| states.chunks_exact(scan.state).flat_map(|x| &x[at.clone()]).copied().collect();
+            outputs.insert("state", HostTensor::f32([b, g, m, e], part(0..m * e)));
+            if self.norm_eps.is_some() {
+                outputs.insert("norm", HostTensor::f32([b, g, m], part(m * e..scan.state)));
+            }
+        }
+        outputs
+    }
+}
+
+/// One run: the tensors and where outputs go.
+struct Job<'a, F> {
+    run: &'a Recurrence<F>,
+    q: Source<'a>,
+    k: Source<'a>,
+    v: Source<'a>,
+    o: Output,
+    segment: usize,
+}
+
+impl<F: Features> Job<'_, F> {
+    fn features(&self) -> &F {
+        &self.run.features
+    }
+
+    /// Floats of the matrix of a state, `[m, E]`.
+    fn matrix_len(&self) -> usize {
+        self.features().width() * self.run.qkv.dim_v
+    }
+
+    /// Floats of one state: the matrix, then the normaliser if there is one.
+    fn state_len(&self) -> usize {
+        self.matrix_len() + if self.run.norm_eps.is_some() { self.features().width() } else { 0 }
+    }
+
+    /// States given, zero otherwise.
+    fn initial(&self, tensors: &TensorMap) -> Vec<f32> {
+        let (matrix, len) = (self.matrix_len(), self.state_len());
+        let mut states = vec![0.0; self.run.qkv.kv_units() * len];
+        for (name, range) in [("state", 0..matrix), ("norm", matrix..len)] {
+            if self.run.carry
+                && !range.is_empty()
+                && let Some(Values::F32(given)) = tensors.get(name).map(HostTensor::values)
+            {
+                for (state, given) in states.chunks_exact_mut(len).zip(given.chunks_exact(range.len())) {
+                    state[range.clone()].copy_from_slice(given);
+                }
+            }
+        }
+        states
+    }
+
+    /// Work on so many tokens of a key head, read by so many query heads.
+    fn flops(&self, tokens: usize, readers: usize) -> u64 {
+        let (m, e, score) = (self.features().width(), self.run.qkv.dim_v, self.features().score_flops());
+        (tokens * (2 * m * e + readers * (2 * m * e + F::CHUNK * (score + 2 * e)))) as u64
+    }
+
+    /// Tokens of a segment, chunk by chunk.
+    fn chunks(&self, segment: usize) -> impl Iterator<Item = Range<usize>> {
+        let start = segment * self.segment;
+        let end = (start + self.segment).min(self.run.qkv.keys);
+        (start..end).step_by(F::CHUNK).map(move |first| first..(first + F::CHUNK).min(end))
+    }
+
+    /// Rows of the largest chunk.
+    fn rows(&self) -> usize {
+        F::CHUNK.min(self.segment).min(self.run.qkv.keys)
+    }
+
+    /// The key head of a unit.
+    fn key_head(&self, unit: usize) -> Head {
+        let head = unit % self.run.qkv.kv_heads;
+        Head { batch: unit / self.run.qkv.kv_heads, head, kv_head: head }
+    }
+
+    /// Writes the sum of a segment.
+    fn sum(&self, unit: usize, segment: usize, total: &mut [f32]) {
+        let (head, rows) = (self.key_head(unit), self.rows());
+        total.fill(0.0);
+        let sizes = [rows * self.features().tile_len(), rows * self.run.qkv.dim_v, self.features().space_len(rows)];
+        super::scratch(sizes, |[k_space, v_space, space]| {
+            for chunk in self.chunks(segment) {
+                let k = self.features().tile(&self.k, head, chunk.clone(), k_space);
+                let v = self.v.tile(head.batch, head.head, chunk.clone(), v_space);
+                self.features().absorb(chunk.len(), k, v, total.split_at_mut(self.matrix_len()), space);
+            }
+        });
+    }
+
+    /// Writes the outputs of a segment; `state`, the one before it, becomes the one after.
+    fn walk(&self, unit: usize, segment: usize, state: &mut [f32]) {
+        let (features, dim_v, group) = (self.features(), self.run.qkv.dim_v, self.run.qkv.group());
+        let key_head = self.key_head(unit);
+        let (rows, n, tile) = (self.rows(), self.state_len(), features.tile_len());
+        let space = features.space_len(rows);
+        let sizes = [n, n, rows * tile, rows * dim_v, rows * tile, rows * rows, rows * dim_v, rows, space];
+        super::scratch(sizes, |[total, before, k_space, v_space, q_space, scores, out, factors, space]| {
+            total.fill(0.0);
+            before.copy_from_slice(state);
+            for (i, chunk) in self.chunks(segment).enumerate() {
+                if i > 0 {
+                    super::add_into(before, state, total);
+                }
+                let rows = chunk.len();
+                let k = features.tile(&self.k, key_head, chunk.clone(), k_space);
+                let v = self.v.tile(key_head.batch, key_head.head, chunk.clone(), v_space);
+                for head in key_head.head * group..(key_head.head + 1) * group {
+                    let head = Head { head, ..key_head };
+                    let q = features.tile(&self.q, head, chunk.clone(), q_space);
+                    features.scores(rows, q, k, scores, space);
+                    // Cleared, not multiplied by zero: later tokens must not show however large they are. (Only values that
+                    // are not finite show within their chunk, by way of the zeros.)
+                    for (i, row) in scores.chunks_mut(rows).take(rows).enumerate() {
+                        row[i + 1..].fill(0.0);
+                    }
+                    features.read(rows, q, before.split_at(self.matrix_len()), out, factors, space);
+                    product([rows, rows, dim_v], Mat::rows(scores, rows), v, Onto::Sum, out, dim_v);
+                    if self.run.norm_eps.is_some() {
+                        for (weight, row) in factors.iter_mut().zip(scores.chunks(rows)).take(rows) {
+                            *weight += super::sum(row);
+                        }
+                    }
+                    self.finish(head, chunk.clone(), out, factors);
+                }
+                features.absorb(rows, k, v, total.split_at_mut(self.matrix_len()), space);
+            }
+            super::add(state, total);
+        });
+    }
+
+    /// Writes outputs of the non-causal form, from the last state.
+    fn read(&self, head: usize, tokens: Range<usize>, states: &[f32]) {
+        let Qkv { heads, kv_heads, dim_v, .. } = self.run.qkv;
+        let (batch, head) = (head / heads, head % heads);
+        let head = Head { batch, head, kv_head: head / self.run.qkv.group() };
+        let state = &states[(batch * kv_heads + head.kv_head) * self.state_len()..][..self.state_len()];
+        let rows = tokens.len().min(READ);
+        let sizes = [rows * self.features().tile_len(), rows * dim_v, rows, self.features().space_len(rows)];
+        super::scratch(sizes, |[q_space, out, factors, space]| {
+            for first in tokens.clone().step_by(rows) {
+                let chunk = first..(first + rows).min(tokens.end);
+                let q = self.features().tile(&self.q, head, chunk.clone(), q_space);
+                self.features().read(chunk.len(), q, state.split_at(self.matrix_len()), out, factors, space);
+                self.finish(head, chunk, out, factors);
+            }
+        });
+    }
+
+    /// Scales rows, by their weights if normalised, and stores them.
+    fn finish(&self, head: Head, tokens: Range<usize>, rows: &mut [f32], factors: &mut [f32]) {
+        let scale = self.run.scale;
+        for factor in &mut factors[..tokens.len()] {
+            *factor = self.run.norm_eps.map_or(scale, |eps| scale / (scale * *factor + eps));
+        }
+        // SAFETY: segments, and blocks of queries, do not overlap, and each is walked or read once.
+        unsafe { self.o.store(head.batch, head.head, tokens, rows, factors) };
+    }
+}

@@ -1,0 +1,72 @@
+//! Named shapes of SLAY.
+
+use crate::ops::Case;
+use crate::tensor::{DType, Layout};
+
+/// Lengths that meet and miss every tile.
+const LENGTHS: [usize; 6] = [1, 63, 64, 65, 257, 2000];
+
+/// A case with so many nodes, anchors and features.
+fn sized(case: Case, [nodes, anchors, features]: [&str; 3]) -> Case {
+    case.flag("nodes", nodes).flag("anchors", anchors).flag("features", features)
+}
+
+pub(super) fn cases() -> Vec<Case> {
+    let mut list = Vec::new();
+    for n in LENGTHS {
+        list.push(Case::new(format!("length_{n}"), &[("H", 2), ("N", n), ("D", 24), ("E", 20)]));
+    }
+    for (m, sizes) in [
+        (6, ["2", "3", "1"]),
+        (64, ["2", "8", "4"]),
+        (105, ["3", "5", "7"]),
+        (1024, ["2", "32", "16"]),
+        (2048, ["2", "32", "32"]),
+    ] {
+        let case = sized(Case::new(format!("width_{m}"), &[("H", 1), ("N", 130), ("D", 24), ("E", 20)]), sizes);
+        // The widest take long on a software adapter.
+        list.push(if m > 1000 { case.slow() } else { case });
+    }
+    for (d, e) in [(1, 1), (3, 5), (64, 64), (300, 17)] {
+        let case = Case::new(format!("dims_{d}_{e}"), &[("H", 1), ("N", 65), ("D", d), ("E", e)]);
+        list.push(if d > 24 { case.slow() } else { case });
+    }
+    list.push(sized(Case::new("one_node", &[("H", 1), ("N", 65), ("D", 16)]), ["1", "8", "8"]));
+    list.push(sized(Case::new("eight_nodes", &[("H", 1), ("N", 65), ("D", 16)]), ["8", "4", "4"]));
+    list.push(Case::new("epsilon", &[("H", 1), ("N", 40), ("D", 8)]).flag("epsilon", "0.5").flag("norm-eps", "0.01"));
+    for (d, features) in [(8, "4"), (16, "2"), (32, "16")] {
+        let case = Case::new(format!("exact_{d}"), &[("H", 1), ("N", 70), ("D", d), ("E", 20)])
+            .flag("poly", "exact")
+            .flag("features", features);
+        list.push(if d > 24 { case.slow() } else { case });
+    }
+    let grouped = &[("B", 2), ("H", 6), ("G", 2), ("N", 70), ("D", 24), ("E", 20)];
+    list.push(Case::new("grouped", grouped));
+    list.push(Case::new("grouped_bnhd", grouped).layout(Layout::Bnhd));
+    list.push(Case::new("grouped_f16", grouped).dtype(DType::F16));
+    let cross = [("H", 4), ("G", 2), ("N", 37), ("M", 300), ("D", 24), ("E", 20)];
+    list.push(Case::new("cross", &cross).flag("causal", "false"));
+    list.push(Case::new("cross_bnhd", &cross).flag("causal", "false").layout(Layout::Bnhd));
+    list.push(
+        Case::new("cross_exact", &[("H", 1), ("N", 90), ("M", 37), ("D", 8), ("E", 100)])
+            .flag("causal", "false")
+            .flag("poly", "exact")
+            .flag("segment", "32"),
+    );
+    let carried = &[("H", 4), ("G", 2), ("N", 200), ("D", 24), ("E", 20)];
+    list.push(Case::new("carried", carried).carry());
+    list.push(Case::new("segments", carried).carry().flag("segment", "48"));
+    list.push(Case::new("segments_bnhd", carried).flag("segment", "48").layout(Layout::Bnhd));
+    list.push(Case::new("segments_of_one", &[("H", 1), ("N", 9), ("D", 8)]).flag("segment", "1"));
+    let exact = Case::new("carried_exact", &[("H", 2), ("N", 100), ("D", 10), ("E", 12)]).carry();
+    list.push(exact.flag("poly", "exact").flag("segment", "48"));
+    let decode = [("B", 2), ("H", 4), ("G", 2), ("N", 1), ("D", 24), ("E", 20)];
+    list.push(Case::new("decode", &decode).carry().flag("decode", "true"));
+    list.push(Case::new("decode_exact", &decode).carry().flag("decode", "true").flag("poly", "exact"));
+    list.push(Case::new("wide_values", &[("H", 1), ("N", 100), ("D", 24), ("E", 100)]));
+    let odd = [("H", 4), ("G", 2), ("N", 70), ("D", 24), ("E", 20), ("R", 3), ("P", 5), ("F", 7)];
+    list.push(sized(Case::new("given_both", &odd), ["3", "5", "7"]).with("anchors").with("omega"));
+    list.push(Case::new("given_anchors", &odd).with("anchors"));
+    list.push(Case::new("given_omega", &odd).with("omega"));
+    list
+}

@@ -1,0 +1,229 @@
+//! The `cpu` backend: the recurrence of [`crate::ops::cpu::recurrence`], whose scores are products of the two maps' own
+//! scores, `Psi(q) . Psi(k) = (A(q) . A(k)) (E(q) . E(k))`. Features themselves are written down only where they meet the
+//! state, some rows of it at a time.
+
+use std::ops::Range;
+
+use super::{Config, Poly, quadrature};
+use crate::ops::cpu::recurrence::{self, Features, Head, Recurrence, State};
+use crate::ops::cpu::{self, Mat, Onto, Source, product, wide};
+use crate::tensor::{HostTensor, TensorMap};
+
+/// Features of a token that are written down at a time, about: with the rows of the state that they meet they stay in a
+/// second-level cache.
+const BLOCK: usize = 512;
+
+/// Runs the operator; tensors as [`crate::ops::Operator::cpu`] says.
+pub(super) fn run(config: &Config, tensors: &TensorMap) -> TensorMap {
+    let source = |name: &str| Source::new(tensor(tensors, name), config.qkv.layout, None);
+    let nodes = quadrature::factors(config).into_iter().map(|node| node.map(|x| x as f32)).collect();
+    let features = Fused { config, directions: directions(config, tensors), nodes };
+    let run = Recurrence {
+        qkv: config.qkv,
+        features,
+        causal: config.causal,
+        carry: config.carry,
+        segment: config.segment,
+        scale: 1.0,
+        norm_eps: Some(config.norm_eps),
+    };
+    run.run(source("q"), source("k"), tensors)
+}
+
+fn tensor<'a>(tensors: &'a TensorMap, name: &str) -> &'a HostTensor {
+    tensors.get(name).unwrap_or_else(|| panic!("tensor {name} is missing"))
+}
+
+/// What unit vectors are multiplied by, key head by key head: anchors, unless the map is exact, and omega of all nodes.
+fn directions(config: &Config, tensors: &TensorMap) -> Vec<f32> {
+    let omega = tensor(tensors, "omega").to_f32();
+    let anchors = if config.poly == Poly::Anchor { tensor(tensors, "anchors").to_f32() } else { Vec::new() };
+    let (groups, len) = (config.qkv.kv_heads, config.features * config.qkv.dim_k);
+    let of = |g| omega.chunks_exact(len).skip(g).step_by(groups).flatten();
+    (0..groups).flat_map(|g| anchors.iter().chain(of(g))).copied().collect()
+}
+
+/// One line for people.
+pub(super) fn variant(config: &Config) -> String {
+    recurrence::variant::<Fused<'_>>(config.segment)
+}
+
+/// The two maps. A row of a tile is A, then E in the order (r, f).
+struct Fused<'a> {
+    config: &'a Config,
+    /// `[G, P + R F, D]`, of the exact map `[G, R F, D]`.
+    directions: Vec<f32>,
+    /// As [`quadrature::factors`].
+    nodes: Vec<[f32; 3]>,
+}
+
+impl Fused<'_> {
+    /// P and R F.
+    fn widths(&self) -> [usize; 2] {
+        [self.config.poly_width(), self.config.nodes * self.config.features]
+    }
+
+    /// Pairs of a node and a feature of A whose features are written down at a time.
+    fn pairs(&self) -> usize {
+        let all = self.config.nodes * self.config.poly_width();
+        (BLOCK / self.config.features).clamp(1, all)
+    }
+
+    /// Calls `f` with rows of the state, block by block, and the features of all tokens in these rows.
+    fn blocks(&self, rows: usize, tile: Mat<'_>, space: &mut [f32], mut f: impl FnMut(Range<usize>, &[f32])) {
+        let ([p, rf], features) = (self.widths(), self.config.features);
+        let all = self.config.nodes * p;
+        for first in (0..all).step_by(self.pairs()) {
+            let pairs = first..(first + self.pairs()).min(all);
+            let width = pairs.len() * features;
+            for (i, row) in space.chunks_exact_mut(width).take(rows).enumerate() {
+                let (square, exponentials) = tile.row(i, p + rf).split_at(p);
+                expand(row, square, exponentials, pairs.start, features);
+            }
+            f(pairs.start * features..pairs.end * features, &space[..rows * width]);
+        }
+    }
+}
+
+impl Features for Fused<'_> {
+    /// A score costs little here, a state much: chunks larger than those of `linear`.
+    const CHUNK: usize = 64;
+
+    fn width(&self) -> usize {
+        self.config.width()
+    }
+
+    fn tile_len(&self) -> usize {
+        let [p, rf] = self.widths();
+        2 * self.config.qkv.dim_k + p + rf
+    }
+
+    fn space_len(&self, tokens: usize) -> usize {
+        tokens * tokens.max(self.pairs() * self.config.features)
+    }
+
+    fn score_flops(&self) -> usize {
+        let [p, rf] = self.widths();
+        2 * (p + rf)
+    }
+
+    fn tile<'b>(&'b self, from: &'b Source<'_>, head: Head, tokens: Range<usize>, space: &'b mut [f32]) -> Mat<'b> {
+        let d = self.config.qkv.dim_k;
+        let ([p, rf], rows) = (self.widths(), tokens.len());
+        let (given, rest) = space.split_at_mut(rows * d);
+        let (units, tile) = rest.split_at_mut(rows * d);
+        let given = from.tile(head.batch, head.head, tokens, given);
+        for (i, unit) in units.chunks_exact_mut(d).enumerate() {
+            let row = given.row(i, d);
+            let norm = cpu::dot(row, row).sqrt().max(1e-12);
+            unit.iter_mut().zip(row).for_each(|(u, x)| *u = x / norm);
+        }
+        // The exact map's features are no products with directions: its columns stay free for now.
+        let first = if self.config.poly == Poly::Exact { p } else { 0 };
+        let width = p + rf - first;
+        let directions = Mat::rows(&self.directions[head.kv_head * width * d..][..width * d], d);
+        product([rows, d, width], Mat::rows(units, d), directions.t(), Onto::Nothing, &mut tile[first..], p + rf);
+        let factor = 1.0 / (p as f32).sqrt();
+        for (row, unit) in tile.chunks_exact_mut(p + rf).zip(units.chunks_exact(d)).take(rows) {
+            let (square, exponentials) = row.split_at_mut(p);
+            match self.config.poly {
+                Poly::Anchor => squares(square, factor),
+                Poly::Exact => pairs(square, unit),
+            }
+            for (row, [factor, root, s]) in exponentials.chunks_exact_mut(self.config.features).zip(&self.nodes) {
+                exponential(row, *factor, *root, *s);
+            }
+        }
+        Mat::rows(&tile[..rows * (p + rf)], p + rf)
+    }
+
+    fn scores(&self, rows: usize, q: Mat<'_>, k: Mat<'_>, scores: &mut [f32], space: &mut [f32]) {
+        let [p, rf] = self.widths();
+        product([rows, p, rows], q, k.t(), Onto::Nothing, scores, rows);
+        product([rows, rf, rows], q.skip_cols(p), k.skip_cols(p).t(), Onto::Nothing, space, rows);
+        cpu::multiply(&mut scores[..rows * rows], &space[..rows * rows]);
+    }
+
+    fn read(
+        &self,
+        rows: usize,
+        q: Mat<'_>,
+        (matrix, norm): (&[f32], &[f32]),
+        out: &mut [f32],
+        weights: &mut [f32],
+        space: &mut [f32],
+    ) {
+        let e = self.config.qkv.dim_v;
+        weights[..rows].fill(0.0);
+        self.blocks(rows, q, space, |at, psi| {
+            let onto = if at.start == 0 { Onto::Nothing } else { Onto::Sum };
+            let psi_rows = Mat::rows(psi, at.len());
+            product([rows, at.len(), e], psi_rows, Mat::rows(&matrix[at.start * e..at.end * e], e), onto, out, e);
+            for (weight, psi) in weights.iter_mut().zip(psi.chunks_exact(at.len())) {
+                *weight += cpu::dot(psi, &norm[at.clone()]);
+            }
+        });
+    }
+
+    fn absorb(&self, rows: usize, k: Mat<'_>, v: Mat<'_>, (matrix, norm): State<'_>, space: &mut [f32]) {
+        let e = self.config.qkv.dim_v;
+        self.blocks(rows, k, space, |at, psi| {
+            let matrix = &mut matrix[at.start * e..at.end * e];
+            product([at.len(), rows, e], Mat::rows(psi, at.len()).t(), v, Onto::Sum, matrix, e);
+            psi.chunks_exact(at.len()).for_each(|psi| cpu::add(&mut norm[at.clone()], psi));
+        });
+    }
+}
+
+wide! {
+    /// `factor x^2` of every element.
+    fn squares(x: &mut [f32], factor: f32) {
+        for x in x {
+            *x = *x * *x * factor;
+        }
+    }
+}
+
+wide! {
+    /// Products of two components, i <= j, those of different ones by the root of two.
+    fn pairs(row: &mut [f32], unit: &[f32]) {
+        let mut rest = row;
+        for (i, u) in unit.iter().enumerate() {
+            let (row, tail) = std::mem::take(&mut rest).split_at_mut(unit.len() - i);
+            rest = tail;
+            let factor = std::f32::consts::SQRT_2 * u;
+            row.iter_mut().zip(&unit[i..]).for_each(|(x, other)| *x = factor * other);
+            row[0] = u * u;
+        }
+    }
+}
+
+wide! {
+    /// `factor e^(root x - s)` of every element.
+    fn exponential(x: &mut [f32], factor: f32, root: f32, s: f32) {
+        for x in x {
+            *x = factor * cpu::exp_signed(root * *x - s);
+        }
+    }
+}
+
+/// Features handled at a time where features of one are multiplied by one of the other.
+const STRIP: usize = 8;
+
+wide! {
+    /// Features of one token: from the pair of number `first` on, in the order (r, p), `features` each.
+    fn expand(row: &mut [f32], square: &[f32], exponentials: &[f32], first: usize, features: usize) {
+        for (i, row) in row.chunks_exact_mut(features).enumerate() {
+            let (r, p) = ((first + i) / square.len(), (first + i) % square.len());
+            let (a, e) = (square[p], &exponentials[r * features..][..features]);
+            let (mut strips, from) = (row.chunks_exact_mut(STRIP), e.chunks_exact(STRIP));
+            let rest = from.remainder();
+            for (to, from) in strips.by_ref().zip(from) {
+                for i in 0..STRIP {
+                    to[i] = a * from[i];
+                }
+            }
+            strips.into_remainder().iter_mut().zip(rest).for_each(|(to, from)| *to = a * from);
+        }
+    }
+}

@@ -1,0 +1,234 @@
+//! From a configuration to what the core of the recurrences wants to know. Pure: no wgpu type.
+//!
+//! A workgroup keeps A and E of a tile's vectors and multiplies them where a feature is wanted: none is stored. Its rows of
+//! the state are some entries of A times all of E. Up to 4096 rows one workgroup holds them all, and columns are shared: `s`,
+//! the column splits, is `E / 64` rounded up to m = 256 and `E m / 16384` beyond. A wider state is walked in parts of its
+//! rows, a dispatch each, with the sums of rows in the workspace between them.
+
+use super::{Config, NAME, Poly, quadrature};
+use crate::error::Error;
+use crate::gpu::Caps;
+use crate::gpu::program::{Cost, Program};
+use crate::gpu::source::{Bind, Kernel, Source, source};
+use crate::ops::Operator;
+use crate::ops::recurrence::{
+    self as core, Core, FIELDS, Kernels, MOST_ROWS, PROOF, Params, STATE_READ, STATE_WRITE, STORED, STRIDES_TYPES,
+    TYPES, Tiles,
+};
+
+const FEATURES: Source = source!("slay/features.wgsl");
+const TENSORS: Source = source!("slay/types.wgsl");
+const KEYS: Source = source!("slay/keys.wgsl");
+const ANCHOR: Source = source!("slay/poly_anchor.wgsl");
+const EXACT: Source = source!("slay/poly_exact.wgsl");
+
+static SEGMENT: Kernel = Kernel {
+    name: "slay_segment",
+    sources: &[
+        STRIDES_TYPES,
+        TYPES,
+        STATE_WRITE,
+        TENSORS,
+        FEATURES,
+        KEYS,
+        STORED,
+        core::SEGMENT,
+        source!("slay/segment.wgsl"),
+    ],
+    bindings: &[("k", Bind::Read), ("v", Bind::Read), ("weights", Bind::Read), ("segments", Bind::Write)],
+    params: FIELDS,
+    params_size: size_of::<Params>(),
+    bounds_proof: Some(PROOF),
+};
+
+static SCAN: Kernel = Kernel {
+    name: "slay_scan",
+    sources: &[STRIDES_TYPES, TYPES, core::SCAN, source!("slay/scan.wgsl")],
+    bindings: &[("segments", Bind::Write), ("state", Bind::Write)],
+    params: FIELDS,
+    params_size: size_of::<Params>(),
+    bounds_proof: Some(core::SCAN_PROOF),
+};
+
+static OUTPUT: Kernel = Kernel {
+    name: "slay_output",
+    sources: &[
+        STRIDES_TYPES,
+        TYPES,
+        STATE_WRITE,
+        STATE_READ,
+        TENSORS,
+        FEATURES,
+        KEYS,
+        STORED,
+        core::OUTPUT,
+        source!("slay/output.wgsl"),
+    ],
+    bindings: &[
+        ("k", Bind::Read),
+        ("v", Bind::Read),
+        ("weights", Bind::Read),
+        ("q", Bind::Read),
+        ("state", Bind::Read),
+        ("o", Bind::Write),
+        ("segments", Bind::Write),
+        ("partials", Bind::Write),
+    ],
+    params: FIELDS,
+    params_size: size_of::<Params>(),
+    bounds_proof: Some(PROOF),
+};
+
+static DECODE: Kernel = Kernel {
+    name: "slay_decode",
+    sources: &[STRIDES_TYPES, TYPES, TENSORS, FEATURES, core::DECODE, source!("slay/decode.wgsl")],
+    bindings: &[
+        ("k", Bind::Read),
+        ("v", Bind::Read),
+        ("weights", Bind::Read),
+        ("q", Bind::Read),
+        ("state", Bind::Write),
+        ("o", Bind::Write),
+    ],
+    params: FIELDS,
+    params_size: size_of::<Params>(),
+    bounds_proof: None,
+};
+
+static KERNELS: Kernels = Kernels { segment: &SEGMENT, scan: &SCAN, output: &OUTPUT, decode: &DECODE };
+
+/// Bytes of weights that a workgroup keeps: more would leave no room for tokens.
+const CACHE_BYTES: usize = 6144;
+
+/// How the features of a configuration are laid out.
+struct Features {
+    /// Groups of four of D, and of R F.
+    dim_k4: usize,
+    e4: usize,
+    /// Entries of A that a workgroup holds.
+    pal: usize,
+    /// vec4s of weights that it keeps; 0: it reads them anew for each vector.
+    cache: usize,
+}
+
+impl Features {
+    fn of(c: &Config) -> Result<Self, Error> {
+        let e4 = (c.nodes * c.features).div_ceil(4);
+        let most = MOST_ROWS / (4 * e4);
+        if most == 0 {
+            let what = "R F, random features of all nodes".into();
+            let needed = (c.nodes * c.features) as u64;
+            return Err(Error::Limit { op: NAME.into(), what, needed, limit: MOST_ROWS as u64 });
+        }
+        let dim_k4 = c.qkv.dim_k.div_ceil(4);
+        let splits = c.poly_width().div_ceil(most);
+        let pal = c.poly_width().div_ceil(splits);
+        let cache = (pal + 4 * e4) * dim_k4;
+        let fits = cache * 16 <= CACHE_BYTES;
+        Ok(Self { dim_k4, e4, pal, cache: if fits { cache } else { 0 } })
+    }
+
+    /// Floats of one vector in workgroup memory: the vector, A and E.
+    fn floats(&self) -> usize {
+        4 * self.dim_k4 + self.pal + 4 * self.e4
+    }
+
+    fn consts(&self) -> Vec<(&'static str, u32)> {
+        vec![
+            ("DIM_K4", self.dim_k4 as u32),
+            ("PAL", self.pal as u32),
+            ("E4", self.e4 as u32),
+            ("CACHED", (self.cache > 0).into()),
+            ("CACHE", self.cache.max(1) as u32),
+        ]
+    }
+}
+
+/// Essential work: each input read once, each output written once.
+pub(super) fn essential(c: &Config) -> Cost {
+    let [q, k, v, o] = c.qkv.elements();
+    let vectors = (q + k) / c.qkv.dim_k as f64;
+    let (m, e) = (c.width() as f64, c.qkv.dim_v as f64);
+    let size = c.qkv.dtype.size() as f64;
+    let state = if c.carry { c.qkv.kv_units() as f64 * m * (e + 1.0) * 4.0 } else { 0.0 };
+    let feature = feature(c) * vectors;
+    Cost {
+        flops: feature.flops + 2.0 * vectors * m * (e + 1.0),
+        exps: feature.exps,
+        bytes_read: (q + k + v) * size + state + weights(c),
+        bytes_written: o * size + state,
+    }
+}
+
+/// Bytes of anchors and omega.
+fn weights(c: &Config) -> f64 {
+    let elements: usize = c.weights_slot().parts.iter().map(|part| part.shape.count()).sum();
+    elements as f64 * 4.0
+}
+
+/// Work to make A and E of one vector.
+fn feature(c: &Config) -> Cost {
+    let projected = match c.poly {
+        Poly::Anchor => c.anchors,
+        Poly::Exact => 0,
+    };
+    let random = c.nodes * c.features;
+    Cost { flops: 2.0 * ((projected + random) * c.qkv.dim_k) as f64, exps: random as f64, ..Cost::default() }
+}
+
+/// What a GPU has to do.
+pub(super) fn program(c: &Config, caps: &Caps) -> Result<Program, Error> {
+    c.validate()?;
+    let features = Features::of(c)?;
+    let rows = features.pal * 4 * features.e4;
+    let fixed = 4 * features.cache.max(1);
+    let tiles = Tiles::new(rows, c.qkv.dim_v, c.qkv.group(), Some(features.floats()), fixed);
+    let anchors = if c.poly == Poly::Anchor { c.anchors * c.qkv.dim_k } else { 0 };
+    let mut params = Params {
+        nodes: c.nodes as u32,
+        poly: c.poly_width() as u32,
+        features: c.features as u32,
+        omega: anchors.next_multiple_of(4) as u32,
+        poly_scale: 1.0 / (c.anchors as f32).sqrt(),
+        ..Params::default()
+    };
+    for (node, [weight, rate, s]) in params.node.iter_mut().zip(quadrature::factors(c)) {
+        *node = [rate as f32, s as f32, weight as f32, 0.0];
+    }
+    let weight_rows = features.pal * usize::from(c.poly == Poly::Anchor) + c.nodes * c.features;
+    let weight_bytes = (weight_rows * c.qkv.dim_k * 4) as f64;
+    // Each vector projects on all of them; the essential work has them once.
+    let all = (anchors + c.nodes * c.features * c.qkv.dim_k) * 4;
+    let vectors = (c.qkv.batch * (c.qkv.heads + c.qkv.kv_heads)) as f64;
+    let decode_weights = all as f64 - weights(c) / vectors;
+    let consts = features.consts();
+    let mut decode_consts = vec![("TILE", 1), ("READ_HEADS", 1), ("INVOCATIONS", 256)];
+    let whole = Features { pal: c.poly_width(), cache: 0, ..features };
+    decode_consts.extend(whole.consts());
+    let core = Core {
+        op: NAME,
+        qkv: &c.qkv,
+        slots: c.slots(),
+        weights: Some(4),
+        kernels: &KERNELS,
+        fragments: vec![if c.poly == Poly::Anchor { ANCHOR } else { EXACT }],
+        consts,
+        decode_consts,
+        rows: c.width(),
+        causal: c.causal,
+        normalize: true,
+        scale: 1.0,
+        norm_eps: c.norm_eps,
+        segment: c.segment,
+        carry: c.carry,
+        decode: c.decode,
+        params,
+        row_splits: c.poly_width().div_ceil(features.pal),
+        split_step: features.pal,
+        feature: feature(c),
+        decode_weights,
+        weight_bytes: if features.cache > 0 { (weight_bytes, 0.0) } else { (0.0, weight_bytes) },
+        essential: essential(c),
+    };
+    core.program(&c.state_slot(), &tiles, caps)
+}

@@ -1,0 +1,157 @@
+//! What operators that walk the sequence with a state of features times values have in common: which requests make no
+//! sense, and the definition itself, token after token.
+
+use super::float::{self, Float};
+use super::{Definition, Flags, Qkv, Rows};
+use crate::error::Error;
+use crate::tensor::TensorMap;
+
+/// Refuses lengths and settings of the walk that do not go together.
+///
+/// # Errors
+/// One sentence naming the tensor or setting.
+pub(crate) fn check_walk(
+    op: &'static str,
+    queries: usize,
+    keys: usize,
+    causal: bool,
+    carry: bool,
+    decode: bool,
+    segment: Option<usize>,
+) -> Result<(), Error> {
+    if causal && queries != keys {
+        let expected = format!("M = N = {queries} for the causal form");
+        return Err(Error::tensor(op, "k", expected, format!("M = {keys}")));
+    }
+    if !causal && carry {
+        return Err(Error::setting(op, "carry", "none for the non-causal form", "a state"));
+    }
+    if decode && !(causal && carry) {
+        return Err(Error::setting(op, "decode", "a causal form with a carried state", "none"));
+    }
+    if decode && queries != 1 {
+        return Err(Error::tensor(op, "q", "N = 1 to decode", format!("N = {queries}")));
+    }
+    if segment == Some(0) {
+        return Err(Error::setting(op, "segment", "1 or more", "0"));
+    }
+    if decode && segment.is_some() {
+        return Err(Error::setting(op, "segment", "none to decode one token", "a length"));
+    }
+    Ok(())
+}
+
+/// Refuses `--segment` where one token is decoded.
+///
+/// # Errors
+/// [`Error::Usage`].
+pub(crate) fn check_decode_flags(op: &str, flags: &Flags) -> Result<(), Error> {
+    if flags.switch("decode") == Some(true) && flags.word("segment").is_some() {
+        return Err(Error::Usage(format!("{op}: --decode takes one token and has no --segment")));
+    }
+    Ok(())
+}
+
+/// A walk as plain loops. No engine type, no cleverness: what every kernel is judged by. Generic over f32 (what error the
+/// definition itself makes) and f64 (the truth).
+pub(crate) struct Walk {
+    /// Shapes and axis order of the tensors `q`, `k`, `v` and `o`.
+    pub(crate) qkv: Qkv,
+    /// Rows of the state: features of a token.
+    pub(crate) width: usize,
+    /// Whether query i sees only keys up to i.
+    pub(crate) causal: bool,
+    /// Whether the outputs have the state.
+    pub(crate) carry: bool,
+    /// Factor of the scores.
+    pub(crate) scale: f32,
+    /// Added to the denominator; `None`: no denominator.
+    pub(crate) norm_eps: Option<f32>,
+}
+
+impl Walk {
+    /// The wanted tokens of `o` and, when carried, `state` and `norm` after the last, in the layout of the shapes.
+    /// `features(g, x)` are those of a row of q or k, as key head g has them.
+    pub(crate) fn outputs<T: Float>(
+        &self,
+        tensors: &TensorMap,
+        rows: Rows<'_>,
+        features: impl Fn(usize, &[T]) -> Vec<T>,
+    ) -> Definition {
+        let read = |name: &str, len: usize| float::read::<T>(tensors, name).unwrap_or_else(|| vec![T::of(0.0); len]);
+        let s = &self.qkv;
+        let (d, e, m) = (s.dim_k, s.dim_v, self.width);
+        let states = s.batch * s.kv_heads;
+        let q = read("q", 0);
+        let k = read("k", 0);
+        let v = read("v", 0);
+        let mut state = read("state", states * m * e);
+        let mut norm = read("norm", states * m);
+        let wanted = rows.of(s.queries);
+        let mut o = vec![0.0f64; s.batch * s.heads * wanted.len() * e];
+
+        let q_strides = s.layout.strides(s.heads, s.queries, d);
+        let k_strides = s.layout.strides(s.kv_heads, s.keys, d);
+        let v_strides = s.layout.strides(s.kv_heads, s.keys, e);
+        let o_strides = s.layout.strides(s.heads, wanted.len(), e);
+        let scale = T::of(f64::from(self.scale));
+        let eps = self.norm_eps.map(|eps| T::of(f64::from(eps)));
+
+        for b in 0..s.batch {
+            for g in 0..s.kv_heads {
+                let matrix = &mut state[(b * s.kv_heads + g) * m * e..][..m * e];
+                let z = &mut norm[(b * s.kv_heads + g) * m..][..m];
+                let write = |matrix: &mut [T], z: &mut [T], t: usize| {
+                    let k_row = &k[b * k_strides.batch + g * k_strides.head + t * k_strides.token..][..d];
+                    let v_row = &v[b * v_strides.batch + g * v_strides.head + t * v_strides.token..][..e];
+                    for (i, &phi) in features(g, k_row).iter().enumerate() {
+                        z[i] += phi;
+                        for j in 0..e {
+                            matrix[i * e + j] += phi * v_row[j];
+                        }
+                    }
+                };
+                let read = |matrix: &[T], z: &[T], t: usize, at: usize, o: &mut [f64]| {
+                    for h in g * s.group()..(g + 1) * s.group() {
+                        let q_row = &q[b * q_strides.batch + h * q_strides.head + t * q_strides.token..][..d];
+                        let o_row = &mut o[b * o_strides.batch + h * o_strides.head + at * o_strides.token..][..e];
+                        let phi = features(g, q_row);
+                        let weight = float::dot(&phi, z);
+                        for j in 0..e {
+                            let mut sum = (0..m).fold(T::of(0.0), |acc, i| acc + phi[i] * matrix[i * e + j]) * scale;
+                            if let Some(eps) = eps {
+                                sum = sum / (scale * weight + eps);
+                            }
+                            o_row[j] = sum.wide();
+                        }
+                    }
+                };
+                if self.causal {
+                    let mut next = wanted.iter().copied().enumerate().peekable();
+                    for t in 0..s.keys {
+                        write(matrix, z, t);
+                        if let Some((at, _)) = next.next_if(|&(_, wanted)| wanted == t) {
+                            read(matrix, z, t, at, &mut o);
+                        }
+                    }
+                } else {
+                    for t in 0..s.keys {
+                        write(matrix, z, t);
+                    }
+                    for (at, &t) in wanted.iter().enumerate() {
+                        read(matrix, z, t, at, &mut o);
+                    }
+                }
+            }
+        }
+
+        let mut outputs = vec![("o", o)];
+        if self.carry {
+            outputs.push(("state", float::wide(state)));
+            if self.norm_eps.is_some() {
+                outputs.push(("norm", float::wide(norm)));
+            }
+        }
+        outputs
+    }
+}

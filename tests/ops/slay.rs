@@ -1,0 +1,430 @@
+//! SLAY: what is particular to it.
+
+use proptest::prelude::*;
+use proptest::test_runner::{RngAlgorithm, TestRng, TestRunner};
+use subquad::gpu::Caps;
+use subquad::ops::slay::{Config, OP, Poly, quadrature};
+use subquad::ops::{Flags, Op, Operator, Precision, Qkv, Request, Rows, draw, tolerance};
+use subquad::tensor::{DType, HostTensor, Layout, Shape, TensorMap};
+
+use crate::support::{
+    self, Runner, assert_matches, assert_no_look_ahead_from, assert_same_bits, backends, backends_for, in_pieces,
+};
+
+fn op() -> &'static Op {
+    &OP
+}
+
+/// Random q, k and v of the shapes, and drawn parameters.
+fn inputs(c: &Config) -> TensorMap {
+    let mut all = support::inputs(&c.qkv);
+    let drawn = draw::parameters(op(), c, &all, 11).unwrap();
+    drawn.into_iter().for_each(|(name, tensor)| all.insert(name, tensor));
+    all
+}
+
+fn values(all: &TensorMap, name: &str) -> Vec<f64> {
+    all.get(name).unwrap().to_f64()
+}
+
+fn dot(x: &[f64], y: &[f64]) -> f64 {
+    x.iter().zip(y).map(|(x, y)| x * y).sum()
+}
+
+fn unit(x: &[f64]) -> Vec<f64> {
+    let norm = dot(x, x).sqrt().max(1e-12);
+    x.iter().map(|x| x / norm).collect()
+}
+
+/// The two maps of a row as key head `g` has them, by the formula.
+fn maps(c: &Config, all: &TensorMap, g: usize, x: &[f64]) -> (Vec<f64>, Vec<f64>) {
+    let (d, f) = (c.qkv.dim_k, c.features);
+    let u = unit(x);
+    let square = match c.poly {
+        Poly::Anchor => {
+            let anchors = values(all, "anchors");
+            anchors.chunks(d).map(|a| dot(a, &u).powi(2) / (c.anchors as f64).sqrt()).collect()
+        }
+        Poly::Exact => {
+            let weight = |i: usize, j: usize| if i == j { 1.0 } else { 2f64.sqrt() };
+            (0..d).flat_map(|i| (i..d).map(move |j| (i, j))).map(|(i, j)| weight(i, j) * u[i] * u[j]).collect()
+        }
+    };
+    let omega = values(all, "omega");
+    let mut exponential = Vec::new();
+    for (r, (s, w)) in quadrature::nodes(c.epsilon.into(), c.nodes).into_iter().enumerate() {
+        for omega in omega[(r * c.qkv.kv_heads + g) * f * d..][..f * d].chunks(d) {
+            exponential.push((w / f as f64).sqrt() * ((2.0 * s).sqrt() * dot(omega, &u) - s).exp());
+        }
+    }
+    (square, exponential)
+}
+
+/// What kernels of both maps: any head count, sizes that no tile divides.
+fn several() -> [Config; 3] {
+    let base = Config::new(Qkv::new(2, 4, 70, 10, 12).kv_heads(2));
+    [
+        Config { nodes: 3, anchors: 5, features: 7, ..base.clone() },
+        Config { poly: Poly::Exact, features: 3, ..base.clone() },
+        base,
+    ]
+}
+
+/// The state after one token with the value one is its features; read by another it is their product.
+#[test]
+fn a_product_of_features_is_the_product_of_both_maps_and_no_feature_is_negative_under_anchors() {
+    for c in several() {
+        let c = Config { qkv: Qkv::new(1, 2, 1, c.qkv.dim_k, 1), carry: true, norm_eps: 0.5, ..c };
+        let mut all = inputs(&c);
+        all.insert("v", HostTensor::f32([1, 2, 1, 1], vec![1.0; 2]));
+        let got = c.reference(&all, Precision::F64, Rows::All);
+        let (q, k) = (values(&all, "q"), values(&all, "k"));
+        let (o, state, norm) = (&got[0].1, &got[1].1, &got[2].1);
+        assert_eq!(state, norm);
+        for g in 0..2 {
+            let row = |x: &[f64]| maps(&c, &all, g, &x[g * c.qkv.dim_k..][..c.qkv.dim_k]);
+            let ((qa, qe), (ka, ke)) = (row(&q), row(&k));
+            let product = dot(&qa, &ka) * dot(&qe, &ke);
+            let want = product / (product + 0.5);
+            assert!((o[g] / want - 1.0).abs() < 1e-12, "{}, expected {want}", o[g]);
+            let width = c.width();
+            let psi = &state[g * width..][..width];
+            let (p, f) = (c.poly_width(), c.features);
+            for (i, psi) in psi.iter().enumerate() {
+                let (r, p, f) = (i / (p * f), i / f % p, i % f);
+                let want = ka[p] * ke[r * c.features + f];
+                assert!((psi - want).abs() <= 1e-14 * want.abs(), "feature {i}: {psi}, expected {want}");
+                assert!(c.poly == Poly::Exact || *psi >= 0.0);
+            }
+        }
+    }
+}
+
+#[test]
+fn the_definition_equals_the_masked_quadratic_form_and_chunks_equal_the_definition() {
+    for c in several() {
+        let all = inputs(&c);
+        let s = c.qkv;
+        let (q, k, v) = (values(&all, "q"), values(&all, "k"), values(&all, "v"));
+        let o = &c.reference(&all, Precision::F64, Rows::All)[0].1;
+        for head in 0..s.batch * s.heads {
+            let (b, g) = (head / s.heads, head % s.heads / s.group());
+            let unit = (b * s.kv_heads + g) * s.keys;
+            let rows = |x: &[f64], first: usize| -> Vec<_> {
+                let rows = x[first * s.dim_k..][..s.keys * s.dim_k].chunks(s.dim_k);
+                rows.map(|row| maps(&c, &all, g, row)).collect()
+            };
+            let (q, k) = (rows(&q, head * s.queries), rows(&k, unit));
+            for i in 0..s.queries {
+                let score = |j: usize| dot(&q[i].0, &k[j].0) * dot(&q[i].1, &k[j].1);
+                let weights: Vec<f64> = (0..=i).map(score).collect();
+                let sum: f64 = weights.iter().sum::<f64>() + f64::from(c.norm_eps);
+                for e in 0..s.dim_v {
+                    let want = weights.iter().enumerate().map(|(j, w)| w * v[(unit + j) * s.dim_v + e]).sum::<f64>();
+                    let got = o[(head * s.queries + i) * s.dim_v + e];
+                    assert!((got - want / sum).abs() < 1e-10, "{got}, expected {}", want / sum);
+                }
+            }
+        }
+        for (backend, run) in backends() {
+            assert_matches(&format!("{backend}: {c:?}"), op(), &c, &all, &run(&c, &all));
+        }
+    }
+}
+
+/// What anchors make of the square: not the square itself.
+#[test]
+fn products_of_anchor_features_have_the_mean_of_uniform_directions() {
+    let c = Config { anchors: 200_000, nodes: 1, features: 1, ..Config::new(Qkv::new(1, 1, 1, 16, 1)) };
+    let all = inputs(&c);
+    for x in [0.0, 0.5, 1.0f64] {
+        // One pair of vectors sees half a percent of noise, all turns of it along the axes less.
+        let turn = |i: usize| {
+            let mut q = vec![0.0; 16];
+            let mut k = q.clone();
+            (q[i], k[i], k[(i + 5) % 16]) = (1.0, x, (1.0 - x * x).sqrt());
+            dot(&maps(&c, &all, 0, &q).0, &maps(&c, &all, 0, &k).0)
+        };
+        let got = (0..16).map(turn).sum::<f64>() / 16.0;
+        let want = (1.0 + 2.0 * x * x) / 288.0;
+        assert!((got / want - 1.0).abs() < 0.01, "at {x}: {got}, expected {want}");
+    }
+}
+
+/// Around s = 0.29 the features' variance allows a test; at larger nodes none could tell.
+#[test]
+fn products_of_random_features_have_the_mean_of_the_exponential() {
+    let c = Config { nodes: 2, features: 400_000, ..Config::new(Qkv::new(1, 1, 1, 8, 1)) };
+    let all = inputs(&c);
+    let (s, w) = quadrature::nodes(1e-3, 2)[0];
+    assert!((s - 0.29).abs() < 0.01);
+    for x in [0.0, 0.5f64] {
+        let mut q = vec![0.0; 8];
+        let mut k = q.clone();
+        (q[0], k[0], k[3]) = (1.0, x, (1.0 - x * x).sqrt());
+        let (q, k) = (maps(&c, &all, 0, &q).1, maps(&c, &all, 0, &k).1);
+        let got = dot(&q[..c.features], &k[..c.features]) / w;
+        let want = (2.0 * s * x).exp();
+        assert!((got / want - 1.0).abs() < 0.02, "at {x}: {got}, expected {want}");
+    }
+}
+
+/// Rows of a tensor, each changed.
+fn change(all: &mut TensorMap, name: &str, change: impl Fn(&mut [f32])) {
+    let tensor = all.get(name).unwrap();
+    let (mut rows, shape) = (tensor.to_f32(), tensor.shape().clone());
+    rows.chunks_exact_mut(*shape.dims().last().unwrap()).for_each(change);
+    all.insert(name, HostTensor::f32(shape, rows));
+}
+
+#[test]
+fn lengths_of_queries_and_keys_and_a_common_rotation_do_not_matter() {
+    for c in several() {
+        let all = inputs(&c);
+        let mut longer = all.clone();
+        change(&mut longer, "q", |row| row.iter_mut().for_each(|x| *x *= 1024.0));
+        change(&mut longer, "k", |row| row.iter_mut().for_each(|x| *x *= 0.0078125));
+        // A reflection, at the vector (1, 2, .., D).
+        let mut turned = all.clone();
+        for name in ["q", "k", "anchors", "omega"].into_iter().filter(|name| all.get(name).is_some()) {
+            change(&mut turned, name, |row| {
+                let (mut along, mut square) = (0.0, 0.0);
+                for (i, x) in row.iter().enumerate() {
+                    let at = i as f64 + 1.0;
+                    along += f64::from(*x) * at;
+                    square += at * at;
+                }
+                for (i, x) in row.iter_mut().enumerate() {
+                    *x -= (2.0 * along / square * (i as f64 + 1.0)) as f32;
+                }
+            });
+        }
+        for (backend, run) in backends() {
+            let o = |all: &TensorMap| run(&c, all).remove("o").unwrap();
+            assert_same_bits(&format!("{backend}: powers of two"), &o(&all), &o(&longer));
+            let error = tolerance::relative_rms(&o(&turned).to_f64(), &o(&all).to_f64());
+            assert!(error < 1e-5, "{backend}: turned, {error:.2e}");
+        }
+    }
+}
+
+#[test]
+fn an_output_does_not_depend_on_later_tokens() {
+    let base = Config::new(Qkv::new(1, 4, 90, 16, 16));
+    for c in [
+        base.clone(),
+        Config { segment: Some(16), ..base.clone() },
+        Config { qkv: base.qkv.dim_v(100), ..base.clone() },
+        Config { qkv: base.qkv.kv_heads(2), ..base.clone() },
+        Config { nodes: 3, anchors: 5, features: 7, segment: Some(16), ..base.clone() },
+        Config { poly: Poly::Exact, features: 2, ..base.clone() },
+        Config { qkv: base.qkv.kv_heads(2).dtype(DType::F16), segment: Some(16), ..base },
+    ] {
+        assert_no_look_ahead_from(&c, &c.qkv, &inputs(&c), &[50, 89], &backends_for(c.qkv.dtype).collect::<Vec<_>>());
+    }
+}
+
+/// As [`in_pieces`], with a configuration made for the length.
+fn pieces(run: &Runner, whole: &Config, all: &TensorMap, cuts: &[usize]) -> TensorMap {
+    let one = |len: usize, tensors: &TensorMap| {
+        let qkv = whole.qkv.queries(len).keys(len);
+        run(&Config { qkv, carry: true, decode: len == 1 && whole.segment.is_none(), ..whole.clone() }, tensors)
+    };
+    in_pieces(&one, all, cuts)
+}
+
+#[test]
+fn pieces_equal_the_whole_at_any_cut_and_decode_goes_on_where_prefill_stopped() {
+    for c in several() {
+        let whole = Config { carry: true, ..c };
+        let all = inputs(&whole);
+        for (backend, run) in backends() {
+            let got = pieces(&run, &whole, &all, &[0, 1, 37, 67, 68, 69, 70]);
+            assert_matches(&format!("{backend}, pieces"), op(), &whole, &all, &got);
+        }
+    }
+}
+
+#[test]
+fn pieces_equal_the_whole_bit_for_bit_when_cuts_fall_on_segments() {
+    for c in several() {
+        let whole = Config { segment: Some(24), carry: true, qkv: c.qkv.queries(130).keys(130), ..c };
+        let all = inputs(&whole);
+        for (backend, run) in backends() {
+            let want = run(&whole, &all);
+            let got = pieces(&run, &whole, &all, &[0, 48, 72, 130]);
+            for (name, tensor) in want.iter() {
+                assert_same_bits(&format!("{backend}: {name}"), tensor, got.get(name).unwrap());
+            }
+        }
+    }
+}
+
+#[test]
+fn vectors_of_zeros_give_zeros() {
+    for c in several() {
+        let all = inputs(&c);
+        for (name, zeros) in [("q", "every output"), ("k", "every output")] {
+            let mut all = all.clone();
+            change(&mut all, name, |row| row.fill(0.0));
+            for (backend, run) in backends() {
+                let o = run(&c, &all).remove("o").unwrap().to_f32();
+                assert!(o.iter().all(|x| *x == 0.0), "{backend}: {zeros} is zero where {name} is");
+            }
+        }
+        // One token among others: its own output is zero, the rest as if its key were none.
+        let mut some = all.clone();
+        for name in ["q", "k"] {
+            let (mut x, shape) = (some.get(name).unwrap().to_f32(), some.get(name).unwrap().shape().clone());
+            x[5 * c.qkv.dim_k..6 * c.qkv.dim_k].fill(0.0);
+            some.insert(name, HostTensor::f32(shape, x));
+        }
+        for (backend, run) in backends() {
+            let got = run(&c, &some);
+            assert_matches(&format!("{backend}, a zero token"), op(), &c, &some, &got);
+            assert!(got.get("o").unwrap().to_f32()[5 * c.qkv.dim_v..6 * c.qkv.dim_v].iter().all(|x| *x == 0.0));
+        }
+    }
+}
+
+/// Configurations, whether a carried state is given, and a seed.
+fn any_config() -> impl Strategy<Value = (Config, bool, u64)> {
+    let heads = (1usize..=2, 1usize..=2, 1usize..=3);
+    let sizes = (1usize..=150, 1usize..=40, 1usize..=40);
+    let counts = (1usize..=4, 1usize..=12, 1usize..=20);
+    let layout = prop::sample::select(vec![Layout::Bhnd, Layout::Bnhd]);
+    let segment = prop::option::of(1usize..=60);
+    (heads, sizes, counts, layout, segment, any::<[bool; 3]>(), any::<u64>()).prop_map(
+        |((batch, kv_heads, group), (len, dim_k, dim_v), counts, layout, segment, [carry, given, exact], seed)| {
+            let qkv = Qkv::new(batch, kv_heads * group, len, dim_k, dim_v).kv_heads(kv_heads).layout(layout);
+            let (nodes, anchors, features) = counts;
+            let poly = if exact { Poly::Exact } else { Poly::Anchor };
+            let qkv = if exact { qkv.dim_k(dim_k.min(12)) } else { qkv };
+            (Config { nodes, anchors, features, poly, segment, carry, ..Config::new(qkv) }, carry && given, seed)
+        },
+    )
+}
+
+/// Any configurations against the definition, the same ones in every run. Values and states are positive, so that no sum
+/// cancels and rounding stays that of the terms.
+#[test]
+fn any_shape_matches_the_definition_on_the_cpu() {
+    let rng = TestRng::deterministic_rng(RngAlgorithm::ChaCha);
+    let settings = ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() };
+    let result = TestRunner::new_with_rng(settings, rng).run(&any_config(), |(c, given, seed)| {
+        let positive = |shape: Shape, stream| {
+            let values = draw::normal(seed, stream, shape.count()).into_iter().map(f32::abs).collect();
+            HostTensor::f32(shape, values)
+        };
+        let mut all = inputs(&c);
+        all.insert("v", positive(all.get("v").unwrap().shape().clone(), 2));
+        if given {
+            // As large as sums of a few tokens are: the exact map has signed features.
+            let part = [c.qkv.batch, c.qkv.kv_heads, c.width(), c.qkv.dim_v];
+            if c.poly == Poly::Anchor {
+                all.insert("state", positive(part.into(), 3));
+                all.insert("norm", positive(part[..3].into(), 4));
+            }
+        }
+        let got = c.cpu(&all).unwrap();
+        let (exact, single) =
+            (c.reference(&all, Precision::F64, Rows::All), c.reference(&all, Precision::F32, Rows::All));
+        prop_assert_eq!(got.len(), exact.len());
+        for ((name, exact), (_, single)) in exact.iter().zip(&single) {
+            let verdict = tolerance::judge("slay", got.get(name).unwrap(), exact, single);
+            prop_assert!(verdict.ok, "`{}`: {:?}", name, verdict);
+        }
+        Ok(())
+    });
+    result.unwrap_or_else(|e| panic!("{e}"));
+}
+
+#[test]
+fn refused_before_anything_runs() {
+    let base = Config::new(Qkv::new(1, 4, 8, 16, 16));
+    for (config, sentence) in [
+        (Config { nodes: 0, ..base.clone() }, "slay: `nodes`: expected 1 to 32, found 0"),
+        (Config { nodes: 33, ..base.clone() }, "slay: `nodes`: expected 1 to 32, found 33"),
+        (Config { features: 0, ..base.clone() }, "slay: `features`: expected 1 to 1048576, found 0"),
+        (Config { anchors: 0, ..base.clone() }, "slay: `anchors`: expected 1 to 1048576, found 0"),
+        (Config { epsilon: 0.0, ..base.clone() }, "slay: `epsilon`: expected a finite number over 0, found 0"),
+        (Config { epsilon: f32::NAN, ..base.clone() }, "slay: `epsilon`: expected a finite number over 0, found NaN"),
+        (
+            Config { norm_eps: -1.0, ..base.clone() },
+            "slay: `norm_eps`: expected a finite number of 0 or more, found -1",
+        ),
+        (
+            Config { qkv: base.qkv.keys(9), ..base.clone() },
+            "slay: tensor `k`: expected M = N = 8 for the causal form, found M = 9",
+        ),
+        (
+            Config { decode: true, carry: true, ..base.clone() },
+            "slay: tensor `q`: expected N = 1 to decode, found N = 8",
+        ),
+        (Config { segment: Some(0), ..base.clone() }, "slay: `segment`: expected 1 or more, found 0"),
+        (
+            Config { causal: false, carry: true, ..base.clone() },
+            "slay: `carry`: expected none for the non-causal form, found a state",
+        ),
+    ] {
+        assert_eq!(config.program(&Caps::portable()).unwrap_err().to_string(), sentence);
+    }
+}
+
+#[test]
+fn tensors_that_do_not_fit_shapes_or_flags_are_refused_by_name() {
+    let refuse = |given: &[(&str, &[usize])], typed: &[(&str, &str)]| {
+        let mut flags = Flags::new();
+        typed.iter().for_each(|(name, value)| flags.set(name, *value));
+        let qkv: [(&str, &[usize]); 3] = [("q", &[1, 4, 8, 16]), ("k", &[1, 2, 8, 16]), ("v", &[1, 2, 8, 16])];
+        let shapes: Vec<(String, Shape)> =
+            qkv.iter().chain(given).map(|(name, dims)| ((*name).to_owned(), dims.to_vec().into())).collect();
+        let (layout, dtype) = (Layout::Bhnd, DType::F32);
+        let request = Request { flags: &flags, shapes: &shapes, layout, dtype, carry: false };
+        (OP.configure)(&request).err().unwrap().to_string()
+    };
+    for (given, typed, sentence) in [
+        (
+            &[("anchors", &[8usize, 15] as &[usize])] as &[(&str, &[usize])],
+            &[] as &[(&str, &str)],
+            "slay: tensor `anchors`: expected dim D = 16 as in q, found [8, 15]",
+        ),
+        (
+            &[("anchors", &[8, 16])],
+            &[("anchors", "4")],
+            "slay: tensor `anchors`: expected 4 as in --anchors, found [8, 16]",
+        ),
+        (
+            &[("anchors", &[8, 16])],
+            &[("poly", "exact")],
+            "slay: tensor `anchors`: expected none with --poly exact, found [8, 16]",
+        ),
+        (
+            &[("omega", &[2, 4, 16, 16])],
+            &[],
+            "slay: tensor `omega`: expected G = 2 key heads as in k, found [2, 4, 16, 16]",
+        ),
+        (&[("omega", &[2, 2, 16, 8])], &[], "slay: tensor `omega`: expected dim D = 16 as in q, found [2, 2, 16, 8]"),
+        (
+            &[("omega", &[2, 2, 16, 16])],
+            &[("nodes", "3")],
+            "slay: tensor `omega`: expected 3 as in --nodes, found [2, 2, 16, 16]",
+        ),
+        (
+            &[("omega", &[2, 2, 16, 16])],
+            &[("features", "3")],
+            "slay: tensor `omega`: expected 3 as in --features, found [2, 2, 16, 16]",
+        ),
+        (&[("omega", &[33, 2, 16, 16])], &[], "slay: `nodes`: expected 1 to 32, found 33"),
+        (
+            &[],
+            &[("poly", "exact"), ("anchors", "4")],
+            "slay: --anchors: expected none with --poly exact, which has no anchors",
+        ),
+        (&[], &[("epsilon", "0")], "slay: --epsilon: expected a number over 0, found 0 or less"),
+        (&[], &[("norm-eps", "-1")], "slay: --norm-eps: expected 0 or more, found a negative number"),
+        (&[], &[("decode", "true"), ("segment", "4")], "slay: --decode takes one token and has no --segment"),
+    ] {
+        assert_eq!(refuse(given, typed), sentence);
+    }
+}
