@@ -1,13 +1,14 @@
-// The tiled softmax core: a block of query rows against all the keys they see, tile by tile, with a running maximum and
-// sum. No score leaves the workgroup.
+// The tiled attention core: a block of query rows against all the keys they see, tile by tile, with a running sum of
+// weights and, where these are exponentials of scores, a running maximum. No score leaves the workgroup.
 //
 // A workgroup has ROWS rows: some queries of every query head that shares its key head. Invocation (row_thread,
 // col_thread) owns rows row_thread + 16 i, of which it holds the scores of every COL_THREADS-th key, and later the
 // outputs of every COL_THREADS-th group of four columns. Keys come in tiles of KEYS; dimensions in chunks of 4 DIM4, so
 // that workgroup memory does not grow with them; values of a tile in passes of VALUE_KEYS.
 //
-// Consts of the prelude: COL_THREADS, KEYS_EACH, OUT4, DIM4, VALUE_KEYS. From the operator: bindings q, k, v, o.
-// Needs attend_loads.wgsl.
+// Consts of the prelude: COL_THREADS, KEYS_EACH, OUT4, DIM4, VALUE_KEYS. From the operator: bindings q, k, v, o. Needs
+// attend_loads.wgsl, a score (attend_scaled.wgsl, or the operator's own), and attend_squares.wgsl, or
+// attend_no_squares.wgsl where the score takes none.
 const ROW_THREADS: u32 = 16u;
 const ROWS_EACH: u32 = 4u;
 const ROWS: u32 = ROW_THREADS * ROWS_EACH;
@@ -61,6 +62,12 @@ fn row_exists(block: Block, row: u32) -> bool {
     return row / params.row_queries < block.heads && row % params.row_queries < block.queries;
 }
 
+// First element of a row of the workgroup, in q or o.
+fn row_start(s: Strides, block: Block, row: u32) -> u32 {
+    return head_start(s, block.batch, block.head + row / params.row_queries)
+        + (block.query + row % params.row_queries) * s.token;
+}
+
 // Dimensions from `first` on of the queries and of keys key .. key + KEYS; what lies past an end is zero.
 fn load_chunk(block: Block, key: u32, end: u32, first: u32, invocation: u32) {
     for (var i = invocation; i < ROWS * DIM4; i += INVOCATIONS) {
@@ -68,9 +75,7 @@ fn load_chunk(block: Block, key: u32, end: u32, first: u32, invocation: u32) {
         let d = first + (i % DIM4) * 4u;
         var four = vec4<f32>(0.0);
         if (row_exists(block, row)) {
-            let at = head_start(params.q, block.batch, block.head + row / params.row_queries)
-                + (block.query + row % params.row_queries) * params.q.token;
-            four = load_q4(at, d);
+            four = load_q4(row_start(params.q, block, row), d);
         }
         wg_rows[row * DIM_STRIDE + i % DIM4] = four;
     }
@@ -131,8 +136,10 @@ fn attend(block: Block, invocation: u32) {
     }
 
     // Tiles that no row sees are skipped.
+    let start = keys_start(block.query);
     let end = keys_end(block.query + block.queries - 1u);
-    for (var key = keys_start(block.query); key < end; key += KEYS) {
+    let k_head = head_start(params.k, block.batch, block.kv_head);
+    for (var key = start; key < end; key += KEYS) {
         var score: array<f32, ROWS_EACH * KEYS_EACH>;
         for (var i = 0u; i < ROWS_EACH * KEYS_EACH; i++) {
             score[i] = 0.0;
@@ -141,6 +148,7 @@ fn attend(block: Block, invocation: u32) {
             workgroupBarrier();
             load_chunk(block, key, end, first, invocation);
             workgroupBarrier();
+            add_squares(key == start, first == 0u, invocation);
             for (var c = 0u; c < DIM4; c++) {
                 var keys: array<vec4<f32>, KEYS_EACH>;
                 for (var j = 0u; j < KEYS_EACH; j++) {
@@ -157,10 +165,15 @@ fn attend(block: Block, invocation: u32) {
         workgroupBarrier();
         var own_top: vec4<f32>;
         for (var i = 0u; i < ROWS_EACH; i++) {
+            let row = row_thread + ROW_THREADS * i;
+            let q_at = row_start(params.q, block, row);
+            let q_square = row_square(row);
             var largest = LOWEST;
             for (var j = 0u; j < KEYS_EACH; j++) {
-                let at = key + col_thread + COL_THREADS * j;
-                let s = params.scale * score[i * KEYS_EACH + j];
+                let own = col_thread + COL_THREADS * j;
+                let at = key + own;
+                let product = score[i * KEYS_EACH + j];
+                let s = score_of(product, q_square, key_square(own), q_at, k_head + at * params.k.token);
                 score[i * KEYS_EACH + j] = s;
                 if (at >= sees_from[i] && at < sees_to[i]) {
                     largest = max(largest, s);
@@ -168,26 +181,30 @@ fn attend(block: Block, invocation: u32) {
             }
             own_top[i] = largest;
         }
-        wg_keys[invocation] = own_top;
-        workgroupBarrier();
         var all_top = vec4<f32>(top[0], top[1], top[2], top[3]);
-        for (var c = 0u; c < COL_THREADS; c++) {
-            all_top = max(all_top, wg_keys[row_thread * COL_THREADS + c]);
+        if (EXPONENTIAL != 0u) {
+            wg_keys[invocation] = own_top;
+            workgroupBarrier();
+            for (var c = 0u; c < COL_THREADS; c++) {
+                all_top = max(all_top, wg_keys[row_thread * COL_THREADS + c]);
+            }
         }
         var weights: array<vec4<f32>, KEYS_EACH>;
         for (var i = 0u; i < ROWS_EACH; i++) {
             let largest = all_top[i];
-            let shrink = exp(top[i] - largest);
-            top[i] = largest;
-            sum[i] *= shrink;
-            for (var c = 0u; c < OUT4; c++) {
-                out[i * OUT4 + c] *= shrink;
+            if (EXPONENTIAL != 0u) {
+                let shrink = exp(top[i] - largest);
+                top[i] = largest;
+                sum[i] *= shrink;
+                for (var c = 0u; c < OUT4; c++) {
+                    out[i * OUT4 + c] *= shrink;
+                }
             }
             for (var j = 0u; j < KEYS_EACH; j++) {
                 let own = col_thread + COL_THREADS * j;
                 var weight = 0.0;
                 if (key + own >= sees_from[i] && key + own < sees_to[i]) {
-                    weight = exp(score[i * KEYS_EACH + j] - largest);
+                    weight = weight_of(score[i * KEYS_EACH + j], largest);
                 }
                 sum[i] += weight;
                 weights[j][i] = weight;
@@ -229,11 +246,9 @@ fn attend(block: Block, invocation: u32) {
     }
     for (var i = 0u; i < ROWS_EACH; i++) {
         let row = row_thread + ROW_THREADS * i;
-        // A row that sees no key gives zeros: its sum is zero and so is what is divided.
-        let divisor = select(totals[i], 1.0, totals[i] == 0.0);
+        let divisor = divisor_of(totals[i]);
         if (row_exists(block, row)) {
-            let at = head_start(params.o, block.batch, block.head + row / params.row_queries)
-                + (block.query + row % params.row_queries) * params.o.token;
+            let at = row_start(params.o, block, row);
             for (var c = 0u; c < OUT4; c++) {
                 let e = (block.column + col_thread + COL_THREADS * c) * 4u;
                 let four = out[i * OUT4 + c] / divisor;

@@ -1,4 +1,4 @@
-// What the tiled softmax core knows of a recording. Twin of `Params` in src/ops/attend.rs; tests compare them.
+// What the tiled attention core knows of a recording. Twin of `Params` in src/ops/attend.rs; tests compare them.
 struct Params {
     grid: Grid,
     queries: u32,     // N
@@ -15,8 +15,8 @@ struct Params {
     col_splits: u32,  // workgroups that share the columns of the values
     splits: u32,      // workgroups that share the keys (split over keys only)
     first_key: u32,   // where the first of them starts
-    scale: f32,       // factor of the scores
-    _pad: u32,
+    score: f32,       // what the score takes beside the pair: its factor, or what a kernel adds to its denominator
+    norm_eps: f32,    // added to the sum of weights
     q: Strides,
     k: Strides,
     v: Strides,
@@ -26,6 +26,7 @@ struct Params {
 @group(0) @binding(0) var<uniform> params: Params;
 
 override CAUSAL: u32 = 1u; // whether query i sees keys up to i + M - N only
+override EXPONENTIAL: u32 = 1u; // whether weights are exponentials of scores, or the scores themselves
 
 // Not above any score; a row that has seen no key has it as its maximum.
 const LOWEST: f32 = -3.4028234e38;
@@ -45,4 +46,18 @@ fn keys_start(n: u32) -> u32 {
         return 0u;
     }
     return end - params.window;
+}
+
+// The weight of a score. Exponentials are relative to the largest one.
+fn weight_of(score: f32, largest: f32) -> f32 {
+    if (EXPONENTIAL == 0u) {
+        return score;
+    }
+    return exp(score - largest);
+}
+
+// What weighted sums are divided by. Without a weight, as for a row that sees no key, they are zeros and stay so.
+fn divisor_of(sum: f32) -> f32 {
+    let divisor = sum + params.norm_eps;
+    return select(divisor, 1.0, divisor == 0.0);
 }

@@ -1,22 +1,36 @@
-//! The tiled softmax core, host side: tiles, uniforms, bytes and flops of `shaders/common/attend.wgsl`. Pure.
+//! The tiled attention core, host side: tiles, uniforms, bytes and flops of `shaders/common/attend*.wgsl`. Pure.
 //!
 //! A workgroup has 64 rows, queries of all heads that share a key head where there is room, and walks the keys they see in
 //! tiles of 32 with a running maximum and sum, so that no score reaches memory. Keys and values are read once by every
 //! block of rows, queries once for every tile of keys.
+//!
+//! An operator that is the core over q, k and v as they are ([`Attention`]) has a second form. Eight rows a key head or
+//! fewer, or more that leave the machine idle before a long cache: keys are split over workgroups of 128, each of which
+//! leaves a maximum, a sum and E partial outputs a row, put together in their order by a second dispatch; keys and values
+//! are read once for every eight rows.
+//!
+//! What operators differ in is the score of a query and a key, a fragment of theirs that is given their product and, if
+//! it takes them, their sums of squares; and whether weights are exponentials of scores or the scores themselves.
 
 use std::mem::offset_of;
 
 use bytemuck::{Pod, Zeroable};
 
 use super::Qkv;
-use super::qkv::Strides;
+use super::qkv::{Strides, check_lengths};
+use crate::error::Error;
+use crate::gpu::Caps;
 use crate::gpu::grid::Grid;
-use crate::gpu::program::Cost;
-use crate::gpu::source::{Field, Source, fields, source};
+use crate::gpu::program::{Cost, Operand, Program, Scratch, Step, check_indices};
+use crate::gpu::source::{Bind, COUNT_OFF, Field, Kernel, Source, Spec, fields, source};
 
 /// Rows of a workgroup; keys of a tile.
 const ROWS: usize = 64;
 const KEYS: usize = 32;
+/// Keys of a workgroup where they are split.
+const SPLIT_KEYS: usize = 128;
+/// Columns of a workgroup that puts splits together.
+const MERGE_COLUMNS: usize = 64;
 
 /// Twin of `struct Params` in `shaders/common/attend_types.wgsl`.
 #[repr(C)]
@@ -33,22 +47,21 @@ pub(crate) struct Params {
     row_queries: u32,
     block_heads: u32,
     head_splits: u32,
-    pub(crate) row_blocks: u32,
-    pub(crate) col_splits: u32,
-    pub(crate) splits: u32,
-    pub(crate) first_key: u32,
-    scale: f32,
-    _pad: u32,
+    row_blocks: u32,
+    col_splits: u32,
+    splits: u32,
+    first_key: u32,
+    score: f32,
+    norm_eps: f32,
     q: Strides,
     pub(crate) k: Strides,
     pub(crate) v: Strides,
     o: Strides,
 }
 
-/// Fields of [`Params`], for its kernels.
-pub(crate) const FIELDS: &[Field] = fields!(
+const FIELDS: &[Field] = fields!(
     Params: grid, queries, keys, heads, kv_heads, dim_k, dim_v, window, row_queries, block_heads, head_splits, row_blocks,
-    col_splits, splits, first_key, scale, _pad, q, k, v, o
+    col_splits, splits, first_key, score, norm_eps, q, k, v, o
 );
 
 /// Where the uniform has the strides of q, k, v and o.
@@ -59,16 +72,51 @@ pub(crate) const STRIDES: [usize; 4] =
 pub(crate) const TYPES: Source = source!("common/attend_types.wgsl");
 /// Rows of q, k and v, four elements at a time.
 pub(crate) const LOADS: Source = source!("common/attend_loads.wgsl");
+/// The score of softmax: the product, scaled.
+pub(crate) const SCALED: Source = source!("common/attend_scaled.wgsl");
+/// Sums of squares for a score that takes them, and for one that does not.
+pub(crate) const SQUARES: Source = source!("common/attend_squares.wgsl");
+pub(crate) const NO_SQUARES: Source = source!("common/attend_no_squares.wgsl");
 /// The core itself.
 pub(crate) const CORE: Source = source!("common/attend.wgsl");
+/// Its form for few queries: keys split over workgroups, and the splits put together.
+pub(crate) const SPLIT: Source = source!("common/attend_split.wgsl");
+pub(crate) const MERGE: Source = source!("common/attend_merge.wgsl");
 /// Keys and values stored as the queries are.
-pub(crate) const KEYS_STORED: Source = source!("common/keys_stored.wgsl");
+const KEYS_STORED: Source = source!("common/keys_stored.wgsl");
 /// Keys and values stored as f32.
 pub(crate) const KEYS_F32: Source = source!("common/keys_f32.wgsl");
 
 /// Why indices of the core stay in bounds.
 pub(crate) const PROOF: &str =
     "indices are below products of the consts that size the arrays; loops end at consts, uniforms or the keys seen";
+
+/// A kernel with [`Params`].
+const fn kernel(
+    name: &'static str,
+    sources: &'static [Source],
+    bindings: &'static [(&'static str, Bind)],
+    bounds_proof: Option<&'static str>,
+) -> Kernel {
+    Kernel { name, sources, bindings, params: FIELDS, params_size: size_of::<Params>(), bounds_proof }
+}
+
+/// A kernel that is the core.
+pub(crate) const fn tiled_kernel(name: &'static str, sources: &'static [Source], proof: &'static str) -> Kernel {
+    let bindings = &[("q", Bind::Read), ("k", Bind::Read), ("v", Bind::Read), ("o", Bind::Write)];
+    kernel(name, sources, bindings, Some(proof))
+}
+
+/// A kernel of the form for few queries: the one that splits keys.
+pub(crate) const fn split_kernel(name: &'static str, sources: &'static [Source]) -> Kernel {
+    let bindings = &[("q", Bind::Read), ("k", Bind::Read), ("v", Bind::Read), ("partials", Bind::Write)];
+    kernel(name, sources, bindings, None)
+}
+
+/// A kernel of the form for few queries: the one that puts splits together.
+pub(crate) const fn merge_kernel(name: &'static str, sources: &'static [Source]) -> Kernel {
+    kernel(name, sources, &[("partials", Bind::Read), ("o", Bind::Write)], None)
+}
 
 /// Which keys a query sees.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -124,7 +172,7 @@ pub(crate) struct Tiles {
     /// Groups of four dimensions of a chunk.
     dim4: usize,
     /// Workgroups that share the columns.
-    pub(crate) col_splits: usize,
+    col_splits: usize,
     /// Query heads of a workgroup, and queries of each.
     block_heads: usize,
     row_queries: usize,
@@ -167,7 +215,8 @@ impl Tiles {
         (self.col_splits * self.row_blocks * self.head_splits) as u64 * s.kv_units() as u64
     }
 
-    pub(crate) fn params(&self, s: &Qkv, mask: Mask, scale: f32) -> Params {
+    /// `score` is what the score takes beside the pair.
+    pub(crate) fn params(&self, s: &Qkv, mask: Mask, score: f32) -> Params {
         let [q, k, v, o] = s.strides();
         Params {
             queries: s.queries as u32,
@@ -183,7 +232,7 @@ impl Tiles {
             head_splits: self.head_splits as u32,
             row_blocks: self.row_blocks as u32,
             col_splits: self.col_splits as u32,
-            scale,
+            score,
             q,
             k,
             v,
@@ -239,5 +288,149 @@ pub(crate) fn essential(s: &Qkv, mask: Mask) -> Cost {
         exps: pairs,
         bytes_read: (q * queries + (k + v) * keys) * size,
         bytes_written: o * size,
+    }
+}
+
+/// An operator that is the core over q, k and v as they are: slots 0 to 3 of [`Qkv::slots`].
+pub(crate) struct Attention<'a> {
+    pub(crate) op: &'static str,
+    pub(crate) qkv: &'a Qkv,
+    pub(crate) mask: Mask,
+    /// What the score takes beside the pair.
+    pub(crate) score: f32,
+    /// Whether weights are exponentials of scores, or the scores themselves.
+    pub(crate) exponential: bool,
+    /// Added to the sum of weights.
+    pub(crate) norm_eps: f32,
+    /// The tiled form; the two of few queries.
+    pub(crate) kernels: [&'static Kernel; 3],
+    /// Overrides of the operator's score.
+    pub(crate) overrides: Vec<(&'static str, u32)>,
+}
+
+const Q: Operand = Operand::Slot(0);
+const K: Operand = Operand::Slot(1);
+const V: Operand = Operand::Slot(2);
+const O: Operand = Operand::Slot(3);
+const PARTIALS: Operand = Operand::Workspace(0);
+
+type Parts = (String, Vec<Scratch>, Vec<Step>);
+
+impl Attention<'_> {
+    /// What a GPU has to do.
+    pub(crate) fn program(&self, caps: &Caps) -> Result<Program, Error> {
+        let slots = self.qkv.slots();
+        caps.require(self.op, self.qkv.dtype)?;
+        check_indices(self.op, &slots)?;
+        check_lengths(self.op, self.qkv)?;
+        let (variant, workspace, steps) = if self.splits(caps) { self.split() } else { self.tiled() };
+        let mut pieces = Vec::new();
+        for step in steps {
+            pieces.extend(self.qkv.cut(self.op, step, STRIDES, caps)?);
+        }
+        Ok(Program::new(self.op, variant, slots, workspace, pieces))
+    }
+
+    /// Whether keys are split over workgroups: where a key head has so few rows that a block of the core would be mostly
+    /// empty, or where blocks alone leave the machine idle and each has a long cache to walk; and only if one binding can
+    /// hold the partial outputs.
+    fn splits(&self, caps: &Caps) -> bool {
+        let s = self.qkv;
+        let rows = s.queries.saturating_mul(s.group());
+        let idle = 4 * Tiles::new(s).groups(s) <= caps.full_groups;
+        let few = rows <= 8 || (idle && rows <= 256 && s.keys - self.first_key() >= 16 * rows);
+        few && self.partials().saturating_mul(4) <= caps.largest_binding().min(4 * u64::from(u32::MAX))
+    }
+
+    /// The first key that any query sees: from it to the last, all are seen.
+    fn first_key(&self) -> usize {
+        self.mask.keys(self.qkv, 0).start.min(self.qkv.keys - 1)
+    }
+
+    /// Elements of the partial outputs: for every row and split E of them, a maximum and a sum.
+    fn partials(&self) -> u64 {
+        let s = self.qkv;
+        let rows = (s.batch * s.heads) as u64 * s.queries as u64;
+        rows.saturating_mul((s.keys - self.first_key()).div_ceil(SPLIT_KEYS) as u64).saturating_mul(s.dim_v as u64 + 2)
+    }
+
+    fn step(&self, kernel: &'static Kernel, consts: Vec<(&'static str, u32)>, params: Params, cost: Cost) -> Step {
+        let spec = Spec {
+            elem: self.qkv.dtype,
+            fragments: vec![COUNT_OFF, KEYS_STORED],
+            consts,
+            overrides: vec![("CAUSAL", self.mask.causal.into())],
+        };
+        let params = bytemuck::bytes_of(&Params { norm_eps: self.norm_eps, ..params }).to_vec();
+        Step { kernel, spec, params, operands: vec![Q, K, V, O], first: 0, groups: 0, cost }
+    }
+
+    /// A step of a kernel that makes weights, whose cost is stated for exponentials.
+    fn weighing(&self, mut step: Step) -> Step {
+        if !self.exponential {
+            step.spec.overrides.push(("EXPONENTIAL", 0));
+            step.cost.exps = 0.0;
+        }
+        step.spec.overrides.extend(&self.overrides);
+        step
+    }
+
+    fn tiled(&self) -> Parts {
+        let (s, tiles) = (self.qkv, Tiles::new(self.qkv));
+        let params = tiles.params(s, self.mask, self.score);
+        let cost = tiles.cost(s, self.mask, s.dtype.size());
+        let step = Step { groups: tiles.groups(s), ..self.step(self.kernels[0], tiles.consts(), params, cost) };
+        (tiles.describe(), Vec::new(), vec![self.weighing(step)])
+    }
+
+    fn split(&self) -> Parts {
+        let s = self.qkv;
+        let rows = s.queries * s.group();
+        let split_rows = rows.next_power_of_two().min(8);
+        let row_blocks = rows.div_ceil(split_rows);
+        // Keys before the first that any query sees are not touched.
+        let first = self.first_key();
+        let seen = s.keys - first;
+        let splits = seen.div_ceil(SPLIT_KEYS);
+        let col_splits = s.dim_v.div_ceil(MERGE_COLUMNS);
+        let all_rows = s.batch * s.heads * s.queries;
+        let elements = self.partials();
+        let params = Params {
+            row_blocks: row_blocks as u32,
+            col_splits: col_splits as u32,
+            splits: splits as u32,
+            first_key: first as u32,
+            ..Tiles::new(s).params(s, self.mask, self.score)
+        };
+        let (units, size) = (s.kv_units() as f64, s.dtype.size() as f64);
+        let (d, e) = (s.dim_k as f64, s.dim_v as f64);
+        let pairs = units * (row_blocks * split_rows * splits * SPLIT_KEYS) as f64;
+        let own = Cost {
+            flops: pairs * 2.0 * (d + e),
+            exps: pairs,
+            bytes_read: (units * (row_blocks * seen) as f64 * (d + e) + units * (rows * splits) as f64 * d) * size,
+            bytes_written: elements as f64 * 4.0,
+        };
+        let merge = Cost {
+            flops: (all_rows * splits) as f64 * e * 4.0,
+            exps: (all_rows * splits) as f64 * e * 2.0,
+            // Every column reads the maximum and the sum.
+            bytes_read: (all_rows * splits) as f64 * e * 3.0 * 4.0,
+            bytes_written: all_rows as f64 * e * size,
+        };
+        let consts = vec![("SPLIT_ROWS", split_rows as u32)];
+        let own = Step {
+            operands: vec![Q, K, V, PARTIALS],
+            groups: (s.kv_units() * row_blocks * splits) as u64,
+            ..self.step(self.kernels[1], consts, params, own)
+        };
+        let merge = Step {
+            operands: vec![PARTIALS, O],
+            groups: (all_rows * col_splits) as u64,
+            ..self.step(self.kernels[2], vec![], params, merge)
+        };
+        let variant = format!("{splits} splits of {SPLIT_KEYS} keys, {split_rows} rows a workgroup");
+        let workspace = vec![Scratch { name: "partial outputs", bytes: elements * 4 }];
+        (variant, workspace, vec![self.weighing(own), merge])
     }
 }

@@ -26,6 +26,7 @@ pub mod slay;
 pub mod softmax;
 pub mod tolerance;
 mod walk;
+pub mod yat;
 
 use crate::error::Error;
 use crate::gpu::program::{Cost, Program};
@@ -305,7 +306,7 @@ impl Op {
 }
 
 /// Every operator of this crate.
-pub static OPS: &[Op] = &[softmax::OP, linformer::OP, linear::OP, slay::OP];
+pub static OPS: &[Op] = &[softmax::OP, yat::OP, linformer::OP, linear::OP, slay::OP];
 
 /// The operator that the others are set beside.
 pub const YARDSTICK: &str = softmax::OP.name;

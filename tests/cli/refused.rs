@@ -193,6 +193,18 @@ fn usage_is_judged_before_files() {
         let input = if flags.contains("--params") { "-" } else { "nowhere.safetensors" };
         place.refuse(&format!("run linear --input {input} {flags}"), 2, sentence);
     }
+    for (flags, sentence) in [
+        ("--epsilon 0", "yat: --epsilon: expected a number above 0, found `0`"),
+        ("--epsilon -0.001", "yat: --epsilon: expected a number above 0, found `-0.001`"),
+        ("--epsilon inf", "yat: --epsilon: expected a finite number, found `inf`"),
+        ("--norm-eps -1", "yat: --norm-eps: expected 0 or more, found a negative number"),
+        (
+            "--norm softmax --norm-eps 1e-6",
+            "yat: --norm-eps needs the sum of the kernel, which --norm softmax does not divide by",
+        ),
+    ] {
+        place.refuse(&format!("run yat --input nowhere.safetensors {flags}"), 2, sentence);
+    }
     let ran = place.run("run linear --input nowhere.safetensors --output o.txt");
     assert!(ran.code == 2 && ran.err.contains("o.txt") && ran.err.contains(".safetensors"), "{ran:?}");
 }

@@ -4,7 +4,7 @@ use subquad::gpu::program::Operand;
 use subquad::gpu::{Bind, Kernel, Plan, Program, Schedule, Source, Timer, Workspace, probes, readback};
 use subquad::ops::linear::Config;
 use subquad::ops::linformer::{self, Sharing};
-use subquad::ops::{Operator, Qkv, draw, slay, softmax};
+use subquad::ops::{Operator, Qkv, draw, slay, softmax, yat};
 use subquad::tensor::{Access, DType, HostTensor, Slot, Tensor};
 
 use crate::support::context;
@@ -100,6 +100,7 @@ fn plans_move_the_bytes_they_state() {
             Box::new(softmax::Config { qkv: base.qkv.queries(1).keys(300), window: Some(140), ..soft.clone() }),
         ),
     ];
+    let yat = yat::Config { norm: yat::Norm::Softmax, ..yat::Config::new(soft.qkv) };
     let low = linformer::Config::new(base.qkv.kv_heads(2).keys(700).dim_v(70), 90);
     let per_head = linformer::Projection::Matrices { e: Sharing::PerHead, f: Some(Sharing::AllHeads) };
     let mean = linformer::Projection::Pool(linformer::Pool::Mean);
@@ -109,6 +110,8 @@ fn plans_move_the_bytes_they_state() {
         ("linformer, per head", Box::new(linformer::Config { projection: per_head, ..low.clone() })),
         ("linformer, pooled", Box::new(linformer::Config { projection: mean, ..low.clone() })),
         ("linformer, pooled, split", Box::new(linformer::Config { projection: mean, rank: 3, ..low })),
+        ("yat", Box::new(yat::Config::new(soft.qkv.queries(100).keys(130)))),
+        ("yat, split", Box::new(yat::Config { qkv: soft.qkv.queries(3).keys(300), ..yat })),
     ]);
     let few = slay::Config { features: 5, anchors: 6, ..slay::Config::new(base.qkv.kv_heads(2)) };
     let exact = slay::Config { poly: slay::Poly::Exact, features: 64, ..few.clone() };

@@ -13,3 +13,4 @@ mod slay;
 mod softmax;
 mod support;
 mod table;
+mod yat;

@@ -1,5 +1,5 @@
-"""Writes tests/goldens/softmax_*.safetensors and linformer_*.safetensors: inputs and expected outputs from code that
-shares nothing with this crate.
+"""Writes tests/goldens/softmax_*.safetensors, linformer_*.safetensors and yat_*.safetensors: inputs and expected outputs
+from code that shares nothing with this crate.
 
     pip install "numpy==2.4.6" "torch==2.15.0" "linformer==0.2.3"     (linformer with --no-deps)
     python tools/goldens/attention.py
@@ -9,6 +9,7 @@ softmax_*    torch's scaled_dot_product_attention in float64; masks are made fro
 linformer_*  the package linformer by lucidrains in float64, its linear layers set so that it attends to what it is
              given; torch einsum in float64 with a matrix for each head; torch's adaptive pooling, whose windows are
              floor(r M / K) to ceil((r + 1) M / K) - 1.
+yat_*        numpy in float64, all pairs at once: squared distances from differences, cosines from them.
 
 Tensors (f32): q, k, v, o in the file's layout; e [1|H,K,M], f [1|H,K,M]. Metadata: operator, source, layout, and flags,
 those of `subquad run` that reproduce o. How checked: every case also goes through a loop over queries in numpy float64,
@@ -31,8 +32,9 @@ import tensorfile  # noqa: E402
 SDPA = f"torch {torch.__version__.split('+')[0]} scaled_dot_product_attention, float64"
 
 
-def loop(q, k, v, causal=False, window=None, scale=None):
-    """The contract's sentence, one query after another: query i sees keys i + M - N - W + 1 to i + M - N."""
+def loop(q, k, v, causal=False, window=None, scale=None, weigh=None, norm_eps=0.0):
+    """The contract's sentence, one query after another: query i sees keys i + M - N - W + 1 to i + M - N. `weigh` makes
+    weights of a query and the keys it sees; without it they are softmax's."""
     (batch, heads, n, d), (_, kv_heads, m, _) = q.shape, k.shape
     o = np.zeros((batch, heads, n, v.shape[3]))
     for b in range(batch):
@@ -43,9 +45,12 @@ def loop(q, k, v, causal=False, window=None, scale=None):
                 if end <= 0:
                     continue
                 g = h // (heads // kv_heads)
-                s = k[b, g, start:end] @ q[b, h, i] * (d**-0.5 if scale is None else scale)
-                w = np.exp(s - s.max())
-                o[b, h, i] = w @ v[b, g, start:end] / w.sum()
+                if weigh:
+                    w = weigh(q[b, h, i], k[b, g, start:end])
+                else:
+                    s = k[b, g, start:end] @ q[b, h, i] * (d**-0.5 if scale is None else scale)
+                    w = np.exp(s - s.max())
+                o[b, h, i] = w @ v[b, g, start:end] / (w.sum() + norm_eps)
     return o
 
 
@@ -169,7 +174,62 @@ def linformer(rng):
         save(f"linformer_pool_{pool}", source, flags, dict(q=q, k=k, v=v), o, loop(q, pooled(k), pooled(v)))
 
 
+def yat(rng):
+    # name, flags, B, H, G, N, M, D, E, layout; in `match` keys are the queries, and in `zeros` two of each are zero.
+    cases = [
+        ("causal", "", 1, 2, 2, 37, 37, 8, 8, "bhnd"),
+        ("softmax", "--norm softmax --no-causal", 1, 2, 2, 13, 65, 8, 5, "bhnd"),
+        ("grouped_bnhd", "--kernel euclidean --epsilon 0.01", 2, 6, 2, 17, 17, 8, 6, "bnhd"),
+        ("cache", "--kernel euclidean --norm softmax", 1, 2, 1, 19, 45, 8, 6, "bhnd"),
+        ("norm_eps", "--no-causal --norm-eps 0.5", 1, 2, 2, 13, 21, 8, 6, "bhnd"),
+        ("decode", "", 1, 4, 2, 1, 300, 8, 6, "bhnd"),
+        ("match", "", 1, 2, 2, 21, 21, 8, 6, "bhnd"),
+        ("match_euclidean", "--kernel euclidean", 1, 2, 2, 21, 21, 8, 6, "bhnd"),
+        ("zeros", "", 1, 2, 2, 12, 12, 8, 6, "bhnd"),
+    ]
+    for name, flags, b, h, g, n, m, d, e, layout in cases:
+        q, k, v = single((b, h, n, d), rng), single((b, g, m, d), rng), single((b, g, m, e), rng)
+        if name.startswith("match"):
+            k = q.copy()
+        if name == "zeros":
+            q[:, :, 3:5], k[:, :, 4:6] = 0, 0
+        words = flags.split()
+        causal = "--no-causal" not in words
+        sphere = "euclidean" not in words
+        exponential = "softmax" in words
+        number = lambda flag, default: float(  # noqa: E731
+            np.float32(words[words.index(flag) + 1] if flag in words else default)  # noqa: B023
+        )
+        epsilon, norm_eps = number("--epsilon", 1e-3), 0 if exponential else number("--norm-eps", 1e-6)
+
+        unit = lambda x: x / np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), 1e-12)  # noqa: E731
+        many = np.repeat(k, h // g, axis=1)
+        a, c = (unit(q), unit(many)) if sphere else (q, many)
+        apart = ((a[:, :, :, None] - c[:, :, None]) ** 2).sum(-1)
+        both = (a**2).sum(-1)[..., None] + (c**2).sum(-1)[:, :, None]
+        inner = (both - apart) / 2
+        # A zero vector has no unit vector: the formula's 2 - 2 x is 2.
+        weights = inner**2 / ((2 - 2 * inner if sphere else apart) + epsilon)
+        weights = np.exp(weights - weights.max(-1, keepdims=True)) if exponential else weights
+        if causal:
+            weights = weights * (np.arange(m) <= np.arange(n)[:, None] + m - n)
+        o = weights @ np.repeat(v, h // g, axis=1) / (weights.sum(-1, keepdims=True) + norm_eps)
+
+        def weigh(row, keys):
+            if sphere:  # noqa: B023
+                x = unit(keys) @ unit(row)  # noqa: B023
+                s = x**2 / (2 + epsilon - 2 * x)  # noqa: B023
+            else:
+                x = keys @ row
+                s = x**2 / (row @ row + (keys**2).sum(1) - 2 * x + epsilon)  # noqa: B023
+            return np.exp(s - s.max()) if exponential else s  # noqa: B023
+
+        check = loop(q, k, v, causal, weigh=weigh, norm_eps=norm_eps)
+        save(f"yat_{name}", f"numpy {np.__version__}, float64", flags, dict(q=q, k=k, v=v), o, check, layout)
+
+
 if __name__ == "__main__":
     generator = np.random.default_rng(3)
     softmax(generator)
     linformer(generator)
+    yat(generator)

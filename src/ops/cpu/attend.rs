@@ -1,5 +1,5 @@
-//! The tiled softmax core on the CPU: a block of queries against the keys they see, tile by tile, with a running maximum
-//! and sum. What `shaders/common/attend.wgsl` is on a GPU.
+//! The tiled attention core on the CPU: a block of queries against the keys they see, tile by tile, with a running sum of
+//! weights and, where these are exponentials of scores, a running maximum. What `shaders/common/attend.wgsl` is on a GPU.
 
 use std::ops::Range;
 
@@ -18,14 +18,47 @@ pub(crate) struct Attend<'a> {
     pub(crate) shape: Qkv,
     /// Which keys a query sees.
     pub(crate) mask: Mask,
-    /// Factor of the scores.
-    pub(crate) scale: f32,
+    /// What is made of the product of a query and a key.
+    pub(crate) score: Score<'a>,
+    /// How scores become weights.
+    pub(crate) weights: Weights,
     /// `[B, H, N, D]`.
     pub(crate) q: Source<'a>,
     /// `[B, G, M, D]`.
     pub(crate) k: Source<'a>,
     /// `[B, G, M, E]`.
     pub(crate) v: Source<'a>,
+}
+
+/// What is made of the product of a query and a key.
+pub(crate) enum Score<'a> {
+    /// The product times this factor.
+    Scaled(f32),
+    /// Whatever else.
+    Map(&'a dyn Map),
+}
+
+/// How scores become weights.
+#[derive(Clone, Copy, PartialEq)]
+pub(crate) enum Weights {
+    /// Their exponentials, over the sum of these.
+    Softmax,
+    /// As they are, over their sum and this.
+    Plain(f32),
+}
+
+/// A score that takes more than the product of a query and a key. It is the same of both whichever is which.
+pub(crate) trait Map: Sync {
+    /// Turns products of one vector with others into scores, times `factor`. `squares` are the sums of squares of the
+    /// others, `square` that of the one, and `apart(i, a, b)` is the squared distance of other i over a to the one over b.
+    fn map(
+        &self,
+        products: &mut [f32],
+        squares: &[f32],
+        square: f32,
+        factor: f32,
+        apart: &dyn Fn(usize, f32, f32) -> f32,
+    );
 }
 
 /// One line for people.
@@ -56,14 +89,19 @@ impl Attend<'_> {
         let seen = self.mask.keys(&self.shape, queries.start).start..self.mask.keys(&self.shape, queries.end - 1).end;
         let tile = KEYS.min(seen.len());
         let space = (rows * dim_k.max(dim_v)).max(tile * dim_k.max(dim_v));
-        let sizes = [rows * dim_k, space, space, tile * rows, rows * dim_v, rows, rows, rows];
-        scratch(sizes, |[q, space, v_space, scores, out, top, shrink, sum]| {
-            // Weights are powers of two: 2^(x log2 e) is e^x.
-            let scale = self.scale * std::f32::consts::LOG2_E;
+        let sizes = [rows * dim_k, space, space, tile * rows, rows * dim_v, rows, rows, rows, rows, tile];
+        scratch(sizes, |[q, space, v_space, scores, out, top, shrink, sum, q_squares, k_squares]| {
+            // Exponentials are powers of two: 2^(x log2 e) is e^x.
+            let base = if self.weights == Weights::Softmax { std::f32::consts::LOG2_E } else { 1.0 };
+            let scale = if let Score::Scaled(scale) = self.score { scale * base } else { 1.0 };
             let given = self.q.tile(batch, head, queries.clone(), space);
             for i in 0..rows {
-                for (d, x) in given.row(i, dim_k).iter().enumerate() {
+                let row = given.row(i, dim_k);
+                for (d, x) in row.iter().enumerate() {
                     q[d * rows + i] = x * scale;
+                }
+                if let Score::Map(_) = self.score {
+                    q_squares[i] = super::dot(row, row);
                 }
             }
             top.fill(LOWEST);
@@ -85,34 +123,56 @@ impl Attend<'_> {
                     let from = all.start.clamp(queries.start, queries.end) - queries.start;
                     from..(all.end.clamp(queries.start, queries.end) - queries.start).max(from)
                 };
+                let scores = &mut scores[..width * rows];
+                if let Score::Map(map) = self.score {
+                    for (j, square) in k_squares[..width].iter_mut().enumerate() {
+                        *square = super::dot(k.row(j, dim_k), k.row(j, dim_k));
+                    }
+                    let apart = |i: usize, j: usize, q_over: f32, k_over: f32| {
+                        let steps = k.row(j, dim_k).iter().zip(q[i..].iter().step_by(rows));
+                        steps.map(|(k, q)| q / q_over - k / k_over).fold(0.0, |sum, x| sum + x * x)
+                    };
+                    if rows == 1 {
+                        map.map(scores, k_squares, q_squares[0], base, &|j, a, b| apart(0, j, b, a));
+                    } else {
+                        for (j, row) in scores.chunks_exact_mut(rows).enumerate() {
+                            let seers = seers(j);
+                            let at = seers.start;
+                            let squares = &q_squares[seers.clone()];
+                            map.map(&mut row[seers], squares, k_squares[j], base, &|i, a, b| apart(at + i, j, a, b));
+                        }
+                    }
+                }
                 // Cleared, so that a query does not see other keys however large their scores are. (Values that are not
                 // finite it would see all the same: their weight of zero makes NaN of them.)
-                for (j, row) in scores.chunks_exact_mut(rows).take(width).enumerate() {
+                let hidden = if self.weights == Weights::Softmax { f32::NEG_INFINITY } else { 0.0 };
+                for (j, row) in scores.chunks_exact_mut(rows).enumerate() {
                     let seers = seers(j);
-                    row[..seers.start].fill(f32::NEG_INFINITY);
-                    row[seers.end..].fill(f32::NEG_INFINITY);
+                    row[..seers.start].fill(hidden);
+                    row[seers.end..].fill(hidden);
                 }
-                shrink.copy_from_slice(top);
-                raise(top, &scores[..width * rows]);
-                shrink.iter_mut().zip(&*top).for_each(|(old, new)| *old = exp2(*old - new));
-                super::multiply(sum, shrink);
-                if shrink.iter().any(|x| *x != 1.0) {
-                    out.chunks_exact_mut(rows).for_each(|row| super::multiply(row, shrink));
+                if self.weights == Weights::Softmax {
+                    shrink.copy_from_slice(top);
+                    raise(top, scores);
+                    shrink.iter_mut().zip(&*top).for_each(|(old, new)| *old = exp2(*old - new));
+                    super::multiply(sum, shrink);
+                    if shrink.iter().any(|x| *x != 1.0) {
+                        out.chunks_exact_mut(rows).for_each(|row| super::multiply(row, shrink));
+                    }
+                    weigh(scores, top, sum);
+                } else {
+                    scores.chunks_exact(rows).for_each(|row| super::add(sum, row));
                 }
-                weigh(&mut scores[..width * rows], top, sum);
                 let v = self.v.tile(batch, kv_head, keys, v_space);
                 if rows == 1 {
-                    scores
-                        .iter()
-                        .take(width)
-                        .enumerate()
-                        .for_each(|(j, w)| super::add_scaled(out, v.row(j, dim_v), *w));
+                    scores.iter().enumerate().for_each(|(j, w)| super::add_scaled(out, v.row(j, dim_v), *w));
                 } else {
                     product([dim_v, width, rows], v.t(), Mat::rows(scores, rows), Onto::Sum, out, rows);
                 }
             }
-            // A query that sees no key gives zeros.
-            sum.iter_mut().for_each(|sum| *sum = if *sum == 0.0 { 1.0 } else { 1.0 / *sum });
+            // A query without a weight, as one that sees no key, gives zeros.
+            let more = if let Weights::Plain(more) = self.weights { more } else { 0.0 };
+            sum.iter_mut().for_each(|sum| *sum = if *sum + more == 0.0 { 1.0 } else { 1.0 / (*sum + more) });
             for (i, row) in space.chunks_exact_mut(dim_v).take(rows).enumerate() {
                 row.iter_mut().zip(out[i..].iter().step_by(rows)).for_each(|(x, out)| *x = *out);
             }

@@ -109,7 +109,6 @@ macro_rules! wide {
         }
     };
 }
-
 pub(crate) use wide;
 
 pub(crate) mod attend;

@@ -1,8 +1,8 @@
-//! The `cpu` backend: keys and values shortened by matrix products over segments of tokens, then the tiled softmax core.
+//! The `cpu` backend: keys and values shortened by matrix products over segments of tokens, then the tiled attention core.
 
 use super::{Config, Pool, Projection, Sharing};
 use crate::ops::attend::Mask;
-use crate::ops::cpu::attend::{self, Attend};
+use crate::ops::cpu::attend::{self, Attend, Score, Weights};
 use crate::ops::cpu::{self, Mat, Onto, Output, Scan, Source, product};
 use crate::tensor::{HostTensor, Layout, TensorMap, Values};
 
@@ -46,7 +46,8 @@ pub(super) fn run(config: &Config, tensors: &TensorMap) -> TensorMap {
     Attend {
         shape: short,
         mask: Mask { causal: false, window: None },
-        scale: config.effective_scale(),
+        score: Score::Scaled(config.effective_scale()),
+        weights: Weights::Softmax,
         q: source("q"),
         k: Source::new(&keys, Layout::Bhnd, None),
         v: Source::new(&values, Layout::Bhnd, None),

@@ -1,7 +1,7 @@
 //! From a configuration to tiles, uniforms, workspace and dispatches. Pure: no wgpu type.
 //!
 //! Keys, then values, are shortened: tiles of 64 rows of the rank by up to 64 columns, over a split of the tokens each;
-//! a second dispatch adds the splits up in their order. One dispatch of the tiled softmax core follows over K keys.
+//! a second dispatch adds the splits up in their order. One dispatch of the tiled attention core follows over K keys.
 //!
 //! Workspace: projected keys and values, `K (D + E)` floats a projected head, and where tokens are split, `splits K
 //! max(D, E)` floats more. Splits are as many as fill the machine, each long enough that its sums are less than a
@@ -18,7 +18,7 @@ use crate::gpu::grid::Grid;
 use crate::gpu::program::{Cost, Operand, Program, Scratch, Step, aligned, check_indices, check_workspace};
 use crate::gpu::source::{Bind, COUNT_OFF, Field, Kernel, Source, Spec, fields, source};
 use crate::ops::Operator;
-use crate::ops::attend::{self, CORE, KEYS_F32, LOADS, Mask, Tiles};
+use crate::ops::attend::{self, CORE, KEYS_F32, LOADS, Mask, NO_SQUARES, SCALED, Tiles};
 use crate::ops::qkv::{STRIDES_SOURCE, Strides, check_lengths};
 use crate::tensor::{DType, Layout};
 
@@ -80,14 +80,11 @@ static REDUCE: Kernel = Kernel {
     bounds_proof: None,
 };
 
-static ATTEND: Kernel = Kernel {
-    name: "linformer_attend",
-    sources: &[STRIDES_SOURCE, attend::TYPES, LOADS, CORE, source!("linformer/attend.wgsl")],
-    bindings: &[("q", Bind::Read), ("k", Bind::Read), ("v", Bind::Read), ("o", Bind::Write)],
-    params: attend::FIELDS,
-    params_size: size_of::<attend::Params>(),
-    bounds_proof: Some(attend::PROOF),
-};
+static ATTEND: Kernel = attend::tiled_kernel(
+    "linformer_attend",
+    &[STRIDES_SOURCE, attend::TYPES, LOADS, SCALED, NO_SQUARES, CORE, source!("linformer/attend.wgsl")],
+    attend::PROOF,
+);
 
 /// Rows of the rank in a tile.
 const ROWS: usize = 64;
@@ -166,7 +163,7 @@ fn spec(dtype: DType, extra: &[Source], consts: Vec<(&'static str, u32)>, switch
     Spec { elem: dtype, fragments: [&[COUNT_OFF], extra].concat(), consts, overrides: vec![switch] }
 }
 
-/// The second half: the tiled softmax core over the projected keys and values.
+/// The second half: the tiled attention core over the projected keys and values.
 fn attention(c: &Config) -> Step {
     let short = c.short();
     let tiles = Tiles::new(&short);

@@ -1,7 +1,7 @@
 //! The `cpu` backend: the tiled core over q, k and v as they are.
 
 use super::Config;
-use crate::ops::cpu::attend::Attend;
+use crate::ops::cpu::attend::{Attend, Score, Weights};
 use crate::ops::cpu::{Output, Source};
 use crate::tensor::TensorMap;
 
@@ -13,6 +13,7 @@ pub(super) fn run(config: &Config, tensors: &TensorMap) -> TensorMap {
         Source::new(tensor, s.layout, None)
     });
     let o = Output::new(s.dtype, s.layout, [s.batch, s.heads, s.queries, s.dim_v]);
-    Attend { shape: s, mask: config.mask(), scale: config.effective_scale(), q, k, v }.run(&o);
+    let score = Score::Scaled(config.effective_scale());
+    Attend { shape: s, mask: config.mask(), score, weights: Weights::Softmax, q, k, v }.run(&o);
     [("o".to_owned(), o.finish())].into_iter().collect()
 }

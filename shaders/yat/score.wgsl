@@ -1,0 +1,32 @@
+// The Yat kernel: the squared product of a query and a key over their squared distance plus epsilon.
+// Needs attend_loads.wgsl.
+override EUCLIDEAN: u32 = 0u; // whether queries and keys are taken as they are, or as unit vectors
+
+// Below this share of both squares their difference is mostly rounding.
+const NEAR: f32 = 1.0 / 32.0;
+
+fn length_of(square: f32) -> f32 {
+    if (EUCLIDEAN != 0u) {
+        return 1.0;
+    }
+    return max(sqrt(square), 1e-12);
+}
+
+// Of vectors near each other the distance is taken from the vectors themselves. Neither is zero then, so that rows and
+// keys that only fill a tile are not read.
+fn score_of(product: f32, q_square: f32, k_square: f32, q_at: u32, k_at: u32) -> f32 {
+    let q_length = length_of(q_square);
+    let k_length = length_of(k_square);
+    let both = select(2.0, q_square + k_square, EUCLIDEAN != 0u);
+    var inner = product / (q_length * k_length);
+    var apart = both - 2.0 * inner;
+    if (apart < NEAR * both) {
+        apart = 0.0;
+        for (var d = 0u; d < params.dim_k; d += 4u) {
+            let step = load_q4(q_at, d) / q_length - load_k4(k_at, d) / k_length;
+            apart += dot(step, step);
+        }
+        inner = 0.5 * (both - apart);
+    }
+    return inner * inner / (apart + params.score);
+}
