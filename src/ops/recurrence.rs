@@ -2,7 +2,7 @@
 //! `shaders/common/recurrence_*.wgsl`. Pure.
 //!
 //! A state has as many rows as features and as many columns as values have dimensions; keys write it, queries read it. An
-//! operator tells how wide its features are, which kernels make them, and what that costs ([`Core`]).
+//! operator tells how wide its features are, which kernels make them, and what that costs (`Core`).
 //!
 //! Bytes. With `s` the column splits, one pass moves `s` times q and k and once v and o; two passes move k and v again:
 //! `(3 s + 3) / 4` of q, k, v and o where D = E and H = G. Where many query heads share a key head, its keys and values are
