@@ -22,9 +22,10 @@ fn score_of(product: f32, q_square: f32, k_square: f32, q_at: u32, k_at: u32) ->
     var apart = both - 2.0 * inner;
     if (apart < NEAR * both) {
         apart = 0.0;
-        for (var d = 0u; d < params.dim_k; d += 4u) {
-            let step = load_q4(q_at, d) / q_length - load_k4(k_at, d) / k_length;
-            apart += dot(step, step);
+        // Rare, and compiled once for every pair that an invocation holds: short rather than fast.
+        for (var d = 0u; d < params.dim_k; d++) {
+            let step = load_q(q_at, d) / q_length - load_k(k_at, d) / k_length;
+            apart += step * step;
         }
         inner = 0.5 * (both - apart);
     }

@@ -6,6 +6,7 @@ use std::ops::Range;
 use super::{Mat, Onto, Output, Source, each, product, scratch};
 use crate::ops::Qkv;
 use crate::ops::attend::{Mask, essential};
+use crate::tensor::TensorMap;
 
 /// Queries of a block and keys of a tile. Measured at head dim 64: half the queries were slower, since products
 /// pack the keys more often; twice as many of either gain 3 in 100 at most, and leave short sequences fewer blocks.
@@ -59,6 +60,17 @@ pub(crate) trait Map: Sync {
         factor: f32,
         apart: &dyn Fn(usize, f32, f32) -> f32,
     );
+}
+
+/// Attention over q, k and v of `tensors` as they are; returns o.
+pub(crate) fn run(shape: Qkv, mask: Mask, score: Score<'_>, weights: Weights, tensors: &TensorMap) -> TensorMap {
+    let [q, k, v] = ["q", "k", "v"].map(|name| {
+        let tensor = tensors.get(name).unwrap_or_else(|| panic!("tensor {name} is missing"));
+        Source::new(tensor, shape.layout, None)
+    });
+    let o = Output::new(shape.dtype, shape.layout, [shape.batch, shape.heads, shape.queries, shape.dim_v]);
+    Attend { shape, mask, score, weights, q, k, v }.run(&o);
+    [("o".to_owned(), o.finish())].into_iter().collect()
 }
 
 /// One line for people.

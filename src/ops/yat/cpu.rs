@@ -1,24 +1,17 @@
 //! The `cpu` backend: the tiled core over q, k and v as they are, with the kernel as its score.
 
 use super::{Config, Kernel, Norm};
-use crate::ops::cpu::attend::{Attend, Map, Score, Weights};
-use crate::ops::cpu::{Output, Source, wide};
+use crate::ops::cpu::attend::{self, Map, Score, Weights};
+use crate::ops::cpu::wide;
 use crate::tensor::TensorMap;
 
 /// Runs the operator; tensors as [`crate::ops::Operator::cpu`] says.
 pub(super) fn run(config: &Config, tensors: &TensorMap) -> TensorMap {
-    let s = config.qkv;
-    let [q, k, v] = ["q", "k", "v"].map(|name| {
-        let tensor = tensors.get(name).unwrap_or_else(|| panic!("tensor {name} is missing"));
-        Source::new(tensor, s.layout, None)
-    });
     let weights = match config.norm {
         Norm::Kernel => Weights::Plain(config.norm_eps),
         Norm::Softmax => Weights::Softmax,
     };
-    let o = Output::new(s.dtype, s.layout, [s.batch, s.heads, s.queries, s.dim_v]);
-    Attend { shape: s, mask: config.mask(), score: Score::Map(config), weights, q, k, v }.run(&o);
-    [("o".to_owned(), o.finish())].into_iter().collect()
+    attend::run(config.qkv, config.mask(), Score::Map(config), weights, tensors)
 }
 
 /// Below this share of both squares the difference that is left of them is mostly rounding.
