@@ -8,7 +8,7 @@ use subquad::ops::{Flags, Op, Operator, Precision, Qkv, Request, Rows, draw, tol
 use subquad::tensor::{DType, HostTensor, Layout, Shape, TensorMap};
 
 use crate::support::{
-    self, Runner, assert_matches, assert_no_look_ahead_from, assert_same_bits, backends, backends_for, in_pieces,
+    self, Runner, assert_matches, assert_no_look_ahead_from, assert_same_bits, backends, backends_for, in_pieces, roomy,
 };
 
 fn op() -> &'static Op {
@@ -427,4 +427,15 @@ fn tensors_that_do_not_fit_shapes_or_flags_are_refused_by_name() {
     ] {
         assert_eq!(refuse(given, typed), sentence);
     }
+}
+
+/// The shape of the paper's figure on time and memory: 537 MB of q, k, v and o.
+#[test]
+fn a_long_sequence_takes_little_beside_its_tensors_and_moves_them_one_and_a_half_times() {
+    let c = Config::new(Qkv::new(1, 8, 131_072, 32, 32));
+    let program = c.program(&roomy()).unwrap();
+    let tensors = c.qkv.elements().iter().sum::<f64>() * 4.0;
+    assert!(program.workspace_bytes() as f64 <= 0.1 * tensors, "{} of {tensors}", program.workspace_bytes());
+    // One column split: q, k, v and o, and k and v again; states of segments are less than a tenth more.
+    assert!(program.cost().bytes() <= 1.1 * 1.5 * tensors, "{:?}", program.cost());
 }
