@@ -1,8 +1,8 @@
 """Every entry there is: an operator adds its file here, which holds all that is known of its peers."""
 
-from . import linear, linformer, softmax
+from . import linear, linformer, slay, softmax
 
-ENTRIES = (*softmax.ENTRIES, *linformer.ENTRIES, *linear.ENTRIES)
+ENTRIES = (*softmax.ENTRIES, *linformer.ENTRIES, *linear.ENTRIES, *slay.ENTRIES)
 
 
 def find(word):

@@ -17,6 +17,8 @@ fla-core (0.6.0), on [B,T,H,D]: chunk_linear_attn and fused_chunk_linear_attn. T
 (Triton multiplies f32 as tf32), so the map is applied before, and f32 is compared as tf32.
 """
 
+import functools
+
 from case import Entry, Peer, Refused
 from libraries import fla_form, onnx_form, torch_form, torch_tensors
 
@@ -25,7 +27,7 @@ QUADRATIC_BYTES = 256 << 20
 
 
 def normalised(case):
-    return case.entry.name == "linear-elu1"
+    return case.entry.name != "linear-identity"
 
 
 def mapped(case, q, k):
@@ -46,18 +48,34 @@ def onnxruntime(case, q, k, v):
     return [onnx_form(case, "LinearAttention", operator, (q, k, v))]
 
 
-def chunked(case, size):
-    """Causal, in chunks of `size` tokens; the last may be short, padded by keys and queries of zero."""
+def maps(case, q, k):
+    """The one map of each."""
+    return [mapped(case, q, k)]
+
+
+def chunked(case, size, maps=maps):
+    """Causal, in chunks of `size` tokens; the last may be short, padded by keys and queries of zero.
+
+    maps(case, q, k, ...) gives pairs of maps of queries and keys, [B,H,N,width] each: features are the outer products of all
+    maps of a token, so that scores are the products of the maps' own.
+    """
     import torch
 
-    def form(q, k, v):
-        q, k = mapped(case, q, k)
-        batch, heads, length, dim = q.shape
+    def form(q, k, v, *weights):
+        batch, heads, length, _ = q.shape
         count = -(-length // size)
-        if count * size > length:
-            q, k, v = (torch.nn.functional.pad(x, (0, 0, 0, count * size - length)) for x in (q, k, v))
-        q, k, v = (x.view(batch, heads, count, size, -1) for x in (q, k, v))
-        scores = torch.einsum("bhcid,bhcjd->bhcij", q, k).tril()
+
+        def split(x):
+            x = torch.nn.functional.pad(x, (0, 0, 0, count * size - length)) if count * size > length else x
+            return x.reshape(batch, heads, count, size, -1)
+
+        pairs = [[split(x) for x in pair] for pair in maps(case, q, k, *weights)]
+        v = split(v)
+        scores = functools.reduce(torch.mul, (torch.einsum("bhcid,bhcjd->bhcij", q, k) for q, k in pairs)).tril()
+        q, k = (
+            functools.reduce(lambda a, b: torch.einsum("bhcip,bhcif->bhcipf", a, b).flatten(-2), each)
+            for each in zip(*pairs, strict=True)
+        )
         out = torch.einsum("bhcij,bhcje->bhcie", scores, v)
         # Sums over chunks in f32: those of f16 features would run out of range.
         states = torch.einsum("bhcjd,bhcje->bhcde", k, v).cumsum(2, dtype=torch.float32)
