@@ -117,6 +117,11 @@ fn an_earlier_run_stands_beside_this_one() {
     let text = place.done(&format!("{SHORT} linear --length 64,128 --compare old.json"));
     assert!(text.contains("x old") && text.contains("1 of 2 shapes are not in the earlier run"), "{text}");
 
+    // A file that is no text at all.
+    std::fs::write(place.path("bytes.json"), [0xff, 0xfe, 0x00]).expect("a written file");
+    let message =
+        "bytes.json: expected what `bench --format json` writes, found no JSON (expected value at line 1 column 1)";
+    place.refuse(&format!("{SHORT} linear --length 64 --compare bytes.json"), 1, message);
     for (file, text, message) in [
         ("no.json", None, "No such file or directory (os error 2)"),
         (

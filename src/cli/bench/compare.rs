@@ -61,8 +61,8 @@ impl Old {
     /// [`Error::File`] if it is nothing of the kind.
     pub fn read(path: &Path) -> Result<Self, Error> {
         let refuse = |message: String| Error::file(path, message);
-        let text = std::fs::read_to_string(path).map_err(|error| refuse(error.to_string()))?;
-        let value: Value = serde_json::from_str(&text)
+        let bytes = std::fs::read(path).map_err(|error| refuse(error.to_string()))?;
+        let value: Value = serde_json::from_slice(&bytes)
             .map_err(|error| refuse(format!("expected what `bench --format json` writes, found no JSON ({error})")))?;
         if value["command"] != "bench" {
             return Err(refuse("expected what `bench --format json` writes, found other JSON".into()));
