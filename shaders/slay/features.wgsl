@@ -3,24 +3,27 @@
 // E[i % E4].
 //
 // Consts of the prelude, beside those of the recurrences: DIM_K4, groups of four of D; PAL, entries of A that a workgroup
-// holds; E4, groups of four of R F; READ_HEADS, 0 where no queries are read; CACHED, whether
-// weights stay in workgroup memory, of CACHE vec4s then.
+// holds; TAKEN, rows of weights that they take; E4, groups of four of R F; SQUARED, whether E has the square of its own
+// projections; READ_HEADS, 0 where no queries are read; CACHED, whether weights stay in workgroup memory, of CACHE vec4s
+// then.
+
+const NO_ROW: u32 = 0xffffffffu;
 
 // Vectors of a tile: TILE keys, then TILE queries of each head.
 const VECTORS: u32 = TILE * (1u + READ_HEADS);
 var<workgroup> wg_u: array<vec4<f32>, VECTORS * DIM_K4>; // as they are stored, then of unit length
 var<workgroup> wg_a: array<f32, VECTORS * PAL>;
 var<workgroup> wg_e: array<vec4<f32>, VECTORS * E4>;
-// Weights of this workgroup: PAL anchors, then R F rows of omega.
+// Weights of this workgroup: TAKEN rows of what the map for the square takes, then R F rows of omega.
 var<workgroup> wg_w: array<vec4<f32>, CACHE>;
 
-// Where a row of the weights starts: an anchor, or behind the PAL of them a row of omega; past the end where there is none.
+// Where a row of the weights starts; past the end where there is none.
 fn weight_start(row: u32, g: u32) -> u32 {
-    if (row < PAL) {
-        let p = params.first_poly + row;
-        return select(arrayLength(&weights), p * params.dim_k, p < params.poly && HAS_ANCHORS);
+    if (row < TAKEN) {
+        let at = taken_row(row);
+        return select(arrayLength(&weights), at * params.dim_k, at != NO_ROW);
     }
-    let rf = row - PAL;
+    let rf = row - TAKEN;
     let r = rf / params.features;
     let at = params.omega + ((r * params.kv_heads + g) * params.features + rf % params.features) * params.dim_k;
     return select(arrayLength(&weights), at, r < params.nodes);
@@ -44,7 +47,7 @@ fn fetch_weights(row: u32, g: u32, d4: u32) -> vec4<f32> {
 
 fn cache_weights(g: u32, invocation: u32) {
     if (CACHED == 1u) {
-        for (var i = invocation; i < (PAL + 4u * E4) * DIM_K4; i += INVOCATIONS) {
+        for (var i = invocation; i < (TAKEN + 4u * E4) * DIM_K4; i += INVOCATIONS) {
             wg_w[i] = fetch_weights(i / DIM_K4, g, i % DIM_K4);
         }
     }
@@ -68,7 +71,8 @@ fn project(row: u32, vector: u32, g: u32) -> f32 {
 
 fn exponential(rf: u32, vector: u32, g: u32) -> f32 {
     let node = params.node[rf / params.features];
-    return node.z * exp(node.x * project(PAL + rf, vector, g) - node.y);
+    let x = project(TAKEN + rf, vector, g);
+    return node.z * select(1.0, x * x, SQUARED == 1u) * exp(node.x * x - node.y);
 }
 
 // A and E of these vectors, which lie in wg_u as they are stored. Barriers before and behind.

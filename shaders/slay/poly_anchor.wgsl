@@ -1,5 +1,8 @@
 // The map for the square: squares of inner products with anchors.
-const HAS_ANCHORS: bool = true;
+fn taken_row(i: u32) -> u32 {
+    let p = params.first_poly + i;
+    return select(NO_ROW, p, p < params.poly);
+}
 
 fn square_feature(i: u32, vector: u32, g: u32) -> f32 {
     let x = project(i, vector, g);

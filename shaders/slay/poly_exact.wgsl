@@ -1,5 +1,7 @@
 // The map for the square itself: products of two components i <= j, j fastest, those of two different ones times sqrt 2.
-const HAS_ANCHORS: bool = false;
+fn taken_row(i: u32) -> u32 {
+    return NO_ROW;
+}
 
 fn component(vector: u32, d: u32) -> f32 {
     return wg_u[vector * DIM_K4 + d / 4u][d % 4u];

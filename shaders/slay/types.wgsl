@@ -2,7 +2,7 @@
 // (features.wgsl), so that no feature is stored.
 @group(0) @binding(1) var<storage, read> k: array<Elem>;      // B G M D
 @group(0) @binding(2) var<storage, read> v: array<Elem>;      // B G M E
-@group(0) @binding(3) var<storage, read> weights: array<f32>; // packed: anchors P D, unless A has none; omega R G F D
+@group(0) @binding(3) var<storage, read> weights: array<f32>; // packed: what A takes, P D or 2 P D; omega R G F D
 
 
 fn key_features(t: u32, i: u32) -> vec4<f32> {

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use subquad::gpu::Caps;
 use subquad::io::{self, TensorFile};
 use subquad::ops::{FlagKind, Flags, Op, Operator, Request, find, tolerance};
 use subquad::tensor::{DType, Layout, Shape, TensorMap};
@@ -61,7 +62,10 @@ fn outputs_are_those_of_independent_implementations() {
         *seen.entry(op.name).or_insert(0) += 1;
         let file = io::read(&path).unwrap();
         let (operator, given) = configure(op, &file);
-        for (backend, run) in backends() {
+        // Refused on a GPU for this one reason, and no other.
+        let on_cpu =
+            operator.program(&Caps::portable()).is_err_and(|e| e.to_string().contains("runs on the cpu backend"));
+        for (backend, run) in backends().into_iter().filter(|(backend, _)| !on_cpu || *backend == "cpu") {
             let got = run(operator.as_ref(), &given);
             // Below goes over what was given back: nothing that the file expects may be missing from that.
             let expected = file.tensors.iter().filter(|(n, _)| *n == "o" || n.ends_with("_out")).count();
@@ -75,7 +79,7 @@ fn outputs_are_those_of_independent_implementations() {
             }
         }
     }
-    let least = [("linear", 8), ("linformer", 8), ("slay", 7), ("softmax", 9), ("yat", 9)];
+    let least = [("linear", 8), ("linformer", 8), ("slay", 12), ("softmax", 9), ("yat", 9)];
     for (op, count) in least {
         assert!(seen.get(op).is_some_and(|seen| *seen >= count), "{op}: {seen:?}");
     }

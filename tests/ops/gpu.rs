@@ -115,13 +115,19 @@ fn plans_move_the_bytes_they_state() {
     ]);
     let few = slay::Config { features: 5, anchors: 6, ..slay::Config::new(base.qkv.kv_heads(2)) };
     let exact = slay::Config { poly: slay::Poly::Exact, features: 64, ..few.clone() };
+    let wide = slay::Config { poly: slay::Poly::TensorSketch, anchors: 70, ..few.clone() };
+    let one = few.qkv.queries(1).keys(1);
     let list = list.chain([
         ("slay, one pass", Box::new(few.clone()) as Box<dyn Operator>),
         ("slay, two passes, state", Box::new(slay::Config { segment: Some(16), carry: true, ..few.clone() })),
         ("slay, not causal", Box::new(slay::Config { qkv: few.qkv.keys(33), causal: false, ..few.clone() })),
         ("slay, rows split", Box::new(slay::Config { segment: Some(25), ..exact })),
         ("slay, weights not kept", Box::new(slay::Config { anchors: 200, ..few.clone() })),
-        ("slay, decode", Box::new(slay::Config { qkv: few.qkv.queries(1).keys(1), carry: true, decode: true, ..few })),
+        ("slay, two rows an entry", Box::new(slay::Config { poly: slay::Poly::Maclaurin, ..few.clone() })),
+        ("slay, all rows an entry", Box::new(wide.clone())),
+        ("slay, no rows", Box::new(slay::Config { poly: slay::Poly::Hadamard, ..few.clone() })),
+        ("slay, decode, all rows an entry", Box::new(slay::Config { qkv: one, carry: true, decode: true, ..wide })),
+        ("slay, decode", Box::new(slay::Config { qkv: one, carry: true, decode: true, ..few })),
     ]);
     for (what, operator) in list {
         let program = counting(operator.program(ctx.caps()).unwrap());

@@ -40,11 +40,37 @@ fn unit(x: &[f64]) -> Vec<f64> {
 fn maps(c: &Config, all: &TensorMap, g: usize, x: &[f64]) -> (Vec<f64>, Vec<f64>) {
     let (d, f) = (c.qkv.dim_k, c.features);
     let u = unit(x);
+    let p = c.anchors;
+    let along = |name: &str| -> Vec<f64> { values(all, name).chunks(d).map(|row| dot(row, &u)).collect() };
     let square = match c.poly {
-        Poly::Anchor => {
+        Poly::Anchor => along("anchors").iter().map(|x| x * x / (p as f64).sqrt()).collect(),
+        Poly::Nystrom => {
+            // L^-1 of K = L L^T in place of K^-1/2: other features, the same products.
+            let squares: Vec<f64> = along("anchors").iter().map(|x| x * x).collect();
             let anchors = values(all, "anchors");
-            anchors.chunks(d).map(|a| dot(a, &u).powi(2) / (c.anchors as f64).sqrt()).collect()
+            let kernel = |i: usize, j: usize| dot(&anchors[i * d..][..d], &anchors[j * d..][..d]).powi(2);
+            let mut low = vec![vec![0.0; p]; p];
+            let mut solved = vec![0.0; p];
+            for i in 0..p {
+                for j in 0..i {
+                    low[i][j] = (kernel(i, j) - dot(&low[i][..j], &low[j][..j])) / low[j][j];
+                }
+                low[i][i] = (kernel(i, i) + 1e-3 - dot(&low[i][..i], &low[i][..i])).sqrt();
+                solved[i] = (squares[i] - dot(&low[i][..i], &solved[..i])) / low[i][i];
+            }
+            solved
         }
+        Poly::Maclaurin => {
+            let along = along("signs");
+            (0..p).map(|i| along[i] * along[p + i] / (p as f64).sqrt()).collect()
+        }
+        Poly::TensorSketch => {
+            let along = along("sketches");
+            let mut sketch = vec![0.0; p];
+            (0..p * p).for_each(|at| sketch[(at / p + at % p) % p] += along[at / p] * along[p + at % p]);
+            sketch
+        }
+        Poly::Laplace | Poly::Hadamard => vec![1.0],
         Poly::Exact => {
             let weight = |i: usize, j: usize| if i == j { 1.0 } else { 2f64.sqrt() };
             (0..d).flat_map(|i| (i..d).map(move |j| (i, j))).map(|(i, j)| weight(i, j) * u[i] * u[j]).collect()
@@ -54,13 +80,29 @@ fn maps(c: &Config, all: &TensorMap, g: usize, x: &[f64]) -> (Vec<f64>, Vec<f64>
     let mut exponential = Vec::new();
     for (r, (s, w)) in quadrature::nodes(c.epsilon.into(), c.nodes).into_iter().enumerate() {
         for omega in omega[(r * c.qkv.kv_heads + g) * f * d..][..f * d].chunks(d) {
-            exponential.push((w / f as f64).sqrt() * ((2.0 * s).sqrt() * dot(omega, &u) - s).exp());
+            let along = dot(omega, &u);
+            let more = match c.poly {
+                Poly::Laplace => (2.0 + f64::from(c.epsilon)) / 2.0,
+                Poly::Hadamard => along * along / (f as f64).sqrt(),
+                _ => 1.0,
+            };
+            exponential.push(more * (w / f as f64).sqrt() * ((2.0 * s).sqrt() * along - s).exp());
         }
     }
     (square, exponential)
 }
 
-/// What kernels of both maps: any head count, sizes that no tile divides.
+/// Every map for the square. Denominators of signed features are kept from zero.
+fn every_map() -> impl Iterator<Item = Config> {
+    let base = Config::new(Qkv::new(2, 4, 70, 10, 12).kv_heads(2));
+    let base = Config { nodes: 3, anchors: 5, features: 7, ..base };
+    Poly::ALL.into_iter().map(move |poly| {
+        let signed = matches!(poly, Poly::Nystrom | Poly::Maclaurin | Poly::TensorSketch);
+        Config { poly, norm_eps: if signed { 100.0 } else { base.norm_eps }, ..base.clone() }
+    })
+}
+
+/// What the two maps of the interface make: any head count, sizes that no tile divides.
 fn several() -> [Config; 3] {
     let base = Config::new(Qkv::new(2, 4, 70, 10, 12).kv_heads(2));
     [
@@ -102,7 +144,7 @@ fn a_product_of_features_is_the_product_of_both_maps_and_no_feature_is_negative_
 
 #[test]
 fn the_definition_equals_the_masked_quadratic_form_and_chunks_equal_the_definition() {
-    for c in several() {
+    for c in every_map() {
         let all = inputs(&c);
         let s = c.qkv;
         let (q, k, v) = (values(&all, "q"), values(&all, "k"), values(&all, "v"));
@@ -126,6 +168,11 @@ fn the_definition_equals_the_masked_quadratic_form_and_chunks_equal_the_definiti
                 }
             }
         }
+        // All of these but one run on a GPU with the table's cases.
+        assert_matches(&format!("{c:?}"), op(), &c, &all, &c.cpu(&all).unwrap());
+    }
+    for c in several() {
+        let all = inputs(&c);
         for (backend, run) in backends() {
             assert_matches(&format!("{backend}: {c:?}"), op(), &c, &all, &run(&c, &all));
         }
@@ -149,6 +196,27 @@ fn products_of_anchor_features_have_the_mean_of_uniform_directions() {
         let want = (1.0 + 2.0 * x * x) / 288.0;
         assert!((got / want - 1.0).abs() < 0.01, "at {x}: {got}, expected {want}");
     }
+}
+
+/// The two unbiased ones, over draws; and what Nystrom, given many anchors, cannot miss.
+#[test]
+fn products_of_drawn_features_have_the_mean_of_the_square() {
+    let qkv = Qkv::new(1, 1, 1, 6, 1);
+    let (q, k) = ([0.6, 0.0, 0.8, 0.0, 0.0, 0.0], [0.8, 0.0, 0.0, 0.0, 0.6, 0.0]);
+    let want = dot(&q, &k).powi(2);
+    let product = |c: &Config| {
+        let all = inputs(c);
+        dot(&maps(c, &all, 0, &q).0, &maps(c, &all, 0, &k).0)
+    };
+    let base = Config { nodes: 1, features: 1, ..Config::new(qkv) };
+    // The entries of one map are independent; a convolution's are not, but its variance falls as 1 / P all the same.
+    for poly in [Poly::Maclaurin, Poly::TensorSketch] {
+        let anchors = if poly == Poly::Maclaurin { 200_000 } else { 3000 };
+        let got = product(&Config { poly, anchors, ..base.clone() });
+        assert!((got - want).abs() < 0.02, "{poly:?}: {got}, expected {want}");
+    }
+    let got = product(&Config { poly: Poly::Nystrom, anchors: 200, ..base });
+    assert!((got - want).abs() < 0.001, "{got}, expected {want}");
 }
 
 /// Around s = 0.29 the features' variance allows a test; at larger nodes none could tell.
@@ -262,14 +330,16 @@ fn pieces_equal_the_whole_bit_for_bit_when_cuts_fall_on_segments() {
 
 #[test]
 fn vectors_of_zeros_give_zeros() {
-    for c in several() {
+    let gpu = |poly: Poly| matches!(poly, Poly::Anchor | Poly::Exact | Poly::Laplace);
+    for c in every_map() {
+        let backends: Vec<_> = backends().into_iter().filter(|(name, _)| *name == "cpu" || gpu(c.poly)).collect();
         let all = inputs(&c);
-        for (name, zeros) in [("q", "every output"), ("k", "every output")] {
+        for name in ["q", "k"] {
             let mut all = all.clone();
             change(&mut all, name, |row| row.fill(0.0));
-            for (backend, run) in backends() {
+            for (backend, run) in &backends {
                 let o = run(&c, &all).remove("o").unwrap().to_f32();
-                assert!(o.iter().all(|x| *x == 0.0), "{backend}: {zeros} is zero where {name} is");
+                assert!(o.iter().all(|x| *x == 0.0), "{backend}, {:?}: not all zero where {name} is", c.poly);
             }
         }
         // One token among others: its own output is zero, the rest as if its key were none.
@@ -279,9 +349,9 @@ fn vectors_of_zeros_give_zeros() {
             x[5 * c.qkv.dim_k..6 * c.qkv.dim_k].fill(0.0);
             some.insert(name, HostTensor::f32(shape, x));
         }
-        for (backend, run) in backends() {
+        for (backend, run) in &backends {
             let got = run(&c, &some);
-            assert_matches(&format!("{backend}, a zero token"), op(), &c, &some, &got);
+            assert_matches(&format!("{backend}, {:?}, a zero token", c.poly), op(), &c, &some, &got);
             assert!(got.get("o").unwrap().to_f32()[5 * c.qkv.dim_v..6 * c.qkv.dim_v].iter().all(|x| *x == 0.0));
         }
     }
@@ -346,6 +416,11 @@ fn refused_before_anything_runs() {
         (Config { nodes: 0, ..base.clone() }, "slay: `nodes`: expected 1 to 32, found 0"),
         (Config { nodes: 33, ..base.clone() }, "slay: `nodes`: expected 1 to 32, found 33"),
         (Config { features: 0, ..base.clone() }, "slay: `features`: expected 1 to 1048576, found 0"),
+        (Config { poly: Poly::Nystrom, anchors: 257, ..base.clone() }, "slay: `anchors`: expected 1 to 256, found 257"),
+        (
+            Config { poly: Poly::Nystrom, ..base.clone() },
+            "slay: `poly`: expected another map on a GPU (nystrom runs on the cpu backend), found nystrom",
+        ),
         (Config { anchors: 0, ..base.clone() }, "slay: `anchors`: expected 1 to 1048576, found 0"),
         (Config { epsilon: 0.0, ..base.clone() }, "slay: `epsilon`: expected a finite number over 0, found 0"),
         (Config { epsilon: f32::NAN, ..base.clone() }, "slay: `epsilon`: expected a finite number over 0, found NaN"),
@@ -398,6 +473,26 @@ fn tensors_that_do_not_fit_shapes_or_flags_are_refused_by_name() {
             &[("anchors", &[8, 16])],
             &[("poly", "exact")],
             "slay: tensor `anchors`: expected none with --poly exact, found [8, 16]",
+        ),
+        (
+            &[("signs", &[2, 8, 16])],
+            &[("poly", "tensorsketch")],
+            "slay: tensor `signs`: expected none with --poly tensorsketch, found [2, 8, 16]",
+        ),
+        (
+            &[("sketches", &[3, 8, 16])],
+            &[("poly", "tensorsketch")],
+            "slay: tensor `sketches`: expected two of [P, D], found [3, 8, 16]",
+        ),
+        (
+            &[("signs", &[2, 8, 16])],
+            &[("poly", "maclaurin"), ("anchors", "4")],
+            "slay: tensor `signs`: expected 4 as in --anchors, found [2, 8, 16]",
+        ),
+        (
+            &[],
+            &[("poly", "laplace"), ("anchors", "4")],
+            "slay: --anchors: expected none with --poly laplace, which has no anchors",
         ),
         (
             &[("omega", &[2, 4, 16, 16])],

@@ -6,10 +6,10 @@ with this crate.
 
 The masked quadratic form in float64. Nodes and weights are numpy's laggauss; features are never multiplied out: a score
 is the product of the two maps' own, A = (A(q) . A(k)) (E(q) . E(k)), under `exact` with the square of the cosine in
-place of A's. o = tril(A) v / (sum A + norm_eps). A carried state is stated by the tokens it came from: the form runs
+place of A's; `nystrom` by numpy's eigh, `tensorsketch` by numpy's fft. o = tril(A) v / (sum A + norm_eps). A carried state is stated by the tokens it came from: the form runs
 over these tokens and the new ones.
 
-Tensors (f32): q, k, v, o in the file's layout; anchors [P,D] (not under `exact`) and omega [R,G,F,D]; state_in
+Tensors (f32): q, k, v, o in the file's layout; anchors [P,D], signs or sketches [2,P,D] or nothing, and omega [R,G,F,D]; state_in
 [B,G,m,E], norm_in [B,G,m] where the case starts from a state (give them to --state-in as `state` and `norm`);
 state_out, norm_out where there is one to write (causal). Metadata: source, layout, and flags, those of `subquad run slay`
 that reproduce the outputs.
@@ -30,15 +30,20 @@ import tensorfile  # noqa: E402
 SOURCE = "numpy float64 quadratic form"
 PREFIX = 29  # tokens behind a carried state
 
-# name, layout, B, H, G, N, M, D, E, R, P (0: exact), F, causal, epsilon, norm_eps, from a state
+# name, layout, B, H, G, N, M, D, E, R, P (0: no map that takes anchors), F, causal, epsilon, norm_eps, from a state, poly
 CASES = [
-    ("default", "bhnd", 1, 2, 1, 65, 65, 16, 12, 2, 8, 16, True, None, None, False),
-    ("state", "bnhd", 1, 4, 2, 37, 37, 5, 8, 3, 5, 7, True, None, None, True),
-    ("exact", "bhnd", 2, 2, 2, 33, 33, 6, 5, 2, 0, 4, True, 0.25, 1e-3, False),
-    ("exact_state", "bhnd", 1, 2, 1, 20, 20, 7, 6, 1, 0, 3, True, None, None, True),
-    ("decode", "bhnd", 2, 4, 2, 1, 1, 12, 9, 2, 4, 6, True, None, None, True),
-    ("cross", "bnhd", 2, 4, 2, 65, 37, 9, 7, 2, 6, 5, False, 1e-6, None, False),
-    ("many_nodes", "bhnd", 1, 1, 1, 40, 40, 8, 8, 12, 3, 5, True, None, None, False),
+    ("default", "bhnd", 1, 2, 1, 65, 65, 16, 12, 2, 8, 16, True, None, None, False, "anchor"),
+    ("state", "bnhd", 1, 4, 2, 37, 37, 5, 8, 3, 5, 7, True, None, None, True, "anchor"),
+    ("exact", "bhnd", 2, 2, 2, 33, 33, 6, 5, 2, 0, 4, True, 0.25, 1e-3, False, "exact"),
+    ("exact_state", "bhnd", 1, 2, 1, 20, 20, 7, 6, 1, 0, 3, True, None, None, True, "exact"),
+    ("decode", "bhnd", 2, 4, 2, 1, 1, 12, 9, 2, 4, 6, True, None, None, True, "anchor"),
+    ("cross", "bnhd", 2, 4, 2, 65, 37, 9, 7, 2, 6, 5, False, 1e-6, None, False, "anchor"),
+    ("many_nodes", "bhnd", 1, 1, 1, 40, 40, 8, 8, 12, 3, 5, True, None, None, False, "anchor"),
+    ("nystrom", "bhnd", 1, 2, 1, 30, 30, 6, 5, 2, 9, 4, True, None, 10.0, True, "nystrom"),
+    ("maclaurin", "bhnd", 1, 2, 1, 30, 30, 6, 5, 2, 9, 4, True, None, 100.0, True, "maclaurin"),
+    ("tensorsketch", "bhnd", 1, 2, 1, 30, 30, 6, 5, 2, 9, 4, True, None, 100.0, True, "tensorsketch"),
+    ("laplace", "bhnd", 1, 2, 1, 30, 30, 6, 5, 2, 0, 12, True, 0.5, None, True, "laplace"),
+    ("hadamard", "bhnd", 1, 2, 1, 30, 30, 6, 5, 2, 0, 12, True, None, None, True, "hadamard"),
 ]
 
 
@@ -55,34 +60,46 @@ def unit(x):
     return x / np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), 1e-12)
 
 
-def exponential(u, omega, nodes):
+def exponential(u, omega, nodes, poly):
     """u [B,H,N,D], omega [R,H,F,D] -> [B,H,N,R,F]."""
     s, w = nodes
     x = np.einsum("bhnd,rhfd->bhnrf", u, omega)
-    return np.sqrt(w / omega.shape[2])[:, None] * np.exp(np.sqrt(2 * s)[:, None] * x - s[:, None])
+    e = np.sqrt(w / omega.shape[2])[:, None] * np.exp(np.sqrt(2 * s)[:, None] * x - s[:, None])
+    return e * x**2 / np.sqrt(omega.shape[2]) if poly == "hadamard" else e
 
 
-def square(u, anchors):
-    """[..., D] -> [..., P]; under `exact` all products of two components."""
-    if anchors is not None:
-        return (u @ anchors.T) ** 2 / np.sqrt(len(anchors))
-    i, j = np.triu_indices(u.shape[-1])
-    return np.where(i == j, 1, np.sqrt(2)) * u[..., i] * u[..., j]
+def square(u, taken, poly):
+    """[..., D] -> [..., P] by what the map takes: anchors, signs, sketches or nothing."""
+    if poly == "exact":
+        i, j = np.triu_indices(u.shape[-1])
+        return np.where(i == j, 1, np.sqrt(2)) * u[..., i] * u[..., j]
+    if poly in ("laplace", "hadamard"):
+        return np.ones((*u.shape[:-1], 1))
+    if poly == "maclaurin":
+        return (u @ taken[0].T) * (u @ taken[1].T) / np.sqrt(taken.shape[1])
+    if poly == "tensorsketch":
+        first, second = (np.fft.fft(u @ sketch.T) for sketch in taken)
+        return np.fft.ifft(first * second).real
+    squares = (u @ taken.T) ** 2
+    if poly == "nystrom":
+        values, vectors = np.linalg.eigh((taken @ taken.T) ** 2 + 1e-3 * np.eye(len(taken)))
+        return squares @ (vectors / np.sqrt(values) @ vectors.T)
+    return squares / np.sqrt(len(taken))
 
 
-def features(x, anchors, omega, nodes):
-    a, e = square(unit(x), anchors), exponential(unit(x), omega, nodes)
+def features(x, taken, omega, nodes, poly):
+    a, e = square(unit(x), taken, poly), exponential(unit(x), omega, nodes, poly)
     return np.einsum("bhnp,bhnrf->bhnrpf", a, e).reshape(*x.shape[:3], -1)
 
 
-def quadratic(q, k, v, anchors, omega, nodes, causal, eps):
+def quadratic(q, k, v, taken, omega, nodes, poly, causal, eps):
     """Queries align with the last keys when causal."""
     heads = q.shape[1]
     q, k, v, omega = unit(q), unit(grouped(k, heads)), grouped(v, heads), grouped(omega, heads)
     cosines = q @ k.swapaxes(-1, -2)
-    poly = cosines**2 if anchors is None else square(q, anchors) @ square(k, anchors).swapaxes(-1, -2)
-    eq, ek = (exponential(x, omega, nodes).reshape(*x.shape[:3], -1) for x in (q, k))
-    a = poly * (eq @ ek.swapaxes(-1, -2))
+    squares = cosines**2 if poly == "exact" else square(q, taken, poly) @ square(k, taken, poly).swapaxes(-1, -2)
+    eq, ek = (exponential(x, omega, nodes, poly).reshape(*x.shape[:3], -1) for x in (q, k))
+    a = squares * (eq @ ek.swapaxes(-1, -2))
     if causal:
         a = np.tril(a, a.shape[-1] - a.shape[-2])
     return a @ v / (a.sum(-1, keepdims=True) + eps)
@@ -101,7 +118,7 @@ def token_loop(q, k, v, eps, state, norm):
 
 
 def make(index, case):
-    name, layout, b, h, g, n, m, d, e, r, p, f, causal, epsilon, norm_eps, carried = case
+    name, layout, b, h, g, n, m, d, e, r, p, f, causal, epsilon, norm_eps, carried, poly = case
     rng = np.random.default_rng([20260204, index])
 
     def draw(*shape):
@@ -110,7 +127,16 @@ def make(index, case):
     before = PREFIX if carried else 0
     q, k, v = draw(b, h, n, d), draw(b, g, before + m, d), draw(b, g, before + m, e)
     omega = draw(r, g, f, d)
-    anchors = unit(draw(p, d).astype(np.float64)).astype(np.float32) if p else None
+    name_of = {"anchor": "anchors", "nystrom": "anchors", "maclaurin": "signs", "tensorsketch": "sketches"}.get(poly)
+    taken = None
+    if name_of == "anchors":
+        taken = unit(draw(p, d).astype(np.float64)).astype(np.float32)
+    elif name_of == "signs":
+        taken = np.sign(draw(2, p, d))
+    elif name_of == "sketches":
+        taken = np.zeros((2, p, d), np.float32)
+        for sketch in taken:
+            sketch[rng.integers(0, p, d), np.arange(d)] = rng.choice([-1, 1], d)
 
     # what the flags mean to a program that keeps them in f32
     kernel_eps = float(np.float32(1e-3 if epsilon is None else epsilon))
@@ -118,19 +144,21 @@ def make(index, case):
     t, alpha = np.polynomial.laguerre.laggauss(r)
     nodes = t / (2 + kernel_eps), alpha / (2 + kernel_eps)
     q64, k64, v64, omega64 = (x.astype(np.float64) for x in (q, k, v, omega))
-    anchors64 = None if anchors is None else anchors.astype(np.float64)
+    if poly == "laplace":
+        nodes = nodes[0], alpha * (2 + kernel_eps) / 4
+    taken64 = None if taken is None else taken.astype(np.float64)
 
-    o = quadratic(q64, k64, v64, anchors64, omega64, nodes, causal, eps)
+    o = quadratic(q64, k64, v64, taken64, omega64, nodes, poly, causal, eps)
     tensors = {"q": q, "k": k[:, :, before:], "v": v[:, :, before:], "o": o}
     if layout == "bnhd":
         tensors = {key: x.swapaxes(1, 2) for key, x in tensors.items()}
     tensors["omega"] = omega
-    if anchors is not None:
-        tensors["anchors"] = anchors
+    if taken is not None:
+        tensors[name_of] = taken
     agree = ""
     if causal:
-        fq = features(q64, anchors64, grouped(omega64, h), nodes)
-        fk = features(k64, anchors64, omega64, nodes)
+        fq = features(q64, taken64, grouped(omega64, h), nodes, poly)
+        fk = features(k64, taken64, omega64, nodes, poly)
         state = fk[:, :, :before].swapaxes(-1, -2) @ v64[:, :, :before]
         norm = fk[:, :, :before].sum(2)
         if carried:
@@ -141,7 +169,8 @@ def make(index, case):
         tensors |= {"state_out": state, "norm_out": norm}
         agree = f", the other form within {check:.1e}"
 
-    flags = [f"--nodes {r}", f"--features {f}", f"--anchors {p}" if p else "--poly exact"]
+    flags = [f"--nodes {r}", f"--features {f}", *([f"--anchors {p}"] if p else [])]
+    flags += [f"--poly {poly}"] * (poly != "anchor")
     flags += ["--causal" if causal else "--no-causal"]
     flags += [f"--epsilon {epsilon}"] * (epsilon is not None) + [f"--norm-eps {norm_eps}"] * (norm_eps is not None)
     flags += [f"--layout {layout}"]

@@ -40,6 +40,11 @@ pub(super) fn cases() -> Vec<Case> {
             .flag("features", features);
         list.push(if d > 24 { case.slow() } else { case });
     }
+    // Denominators of signed features are kept from zero.
+    for (poly, norm_eps) in [("maclaurin", "100"), ("tensorsketch", "100"), ("laplace", "1e-6"), ("hadamard", "1e-6")] {
+        let axes = [("H", 4), ("G", 2), ("N", 65), ("D", 10), ("E", 12)];
+        list.push(Case::new(poly, &axes).flag("poly", poly).flag("norm-eps", norm_eps).carry());
+    }
     let grouped = &[("B", 2), ("H", 6), ("G", 2), ("N", 70), ("D", 24), ("E", 20)];
     list.push(Case::new("grouped", grouped));
     list.push(Case::new("grouped_bnhd", grouped).layout(Layout::Bnhd));

@@ -4,7 +4,7 @@
 
 use std::ops::Range;
 
-use super::{Config, Poly, quadrature};
+use super::{Config, Poly, poly, quadrature};
 use crate::ops::cpu::recurrence::{self, Features, Head, Recurrence, State};
 use crate::ops::cpu::{self, Mat, Onto, Source, product, wide};
 use crate::tensor::{HostTensor, TensorMap};
@@ -17,7 +17,13 @@ const BLOCK: usize = 512;
 pub(super) fn run(config: &Config, tensors: &TensorMap) -> TensorMap {
     let source = |name: &str| Source::new(tensor(tensors, name), config.qkv.layout, None);
     let nodes = quadrature::factors(config).into_iter().map(|node| node.map(|x| x as f32)).collect();
-    let features = Fused { config, directions: directions(config, tensors), nodes };
+    let weight = config.poly.weight().map_or_else(Vec::new, |spec| tensor(tensors, spec.name).to_f32());
+    let whitening = match config.poly {
+        Poly::Nystrom => poly::whitening(&weight, config.qkv.dim_k),
+        _ => Vec::new(),
+    };
+    let whitening = whitening.into_iter().map(|x| x as f32).collect();
+    let features = Fused { config, weight, whitening, omega: omega(config, tensors), nodes };
     let run = Recurrence {
         qkv: config.qkv,
         features,
@@ -34,13 +40,11 @@ fn tensor<'a>(tensors: &'a TensorMap, name: &str) -> &'a HostTensor {
     tensors.get(name).unwrap_or_else(|| panic!("tensor {name} is missing"))
 }
 
-/// What unit vectors are multiplied by, key head by key head: anchors, unless the map is exact, and omega of all nodes.
-fn directions(config: &Config, tensors: &TensorMap) -> Vec<f32> {
+/// Omega of all nodes, key head by key head.
+fn omega(config: &Config, tensors: &TensorMap) -> Vec<f32> {
     let omega = tensor(tensors, "omega").to_f32();
-    let anchors = if config.poly == Poly::Anchor { tensor(tensors, "anchors").to_f32() } else { Vec::new() };
     let (groups, len) = (config.qkv.kv_heads, config.features * config.qkv.dim_k);
-    let of = |g| omega.chunks_exact(len).skip(g).step_by(groups).flatten();
-    (0..groups).flat_map(|g| anchors.iter().chain(of(g))).copied().collect()
+    (0..groups).flat_map(|g| omega.chunks_exact(len).skip(g).step_by(groups).flatten()).copied().collect()
 }
 
 /// One line for people.
@@ -51,13 +55,31 @@ pub(super) fn variant(config: &Config) -> String {
 /// The two maps. A row of a tile is A, then E in the order (r, f).
 struct Fused<'a> {
     config: &'a Config,
-    /// `[G, P + R F, D]`, of the exact map `[G, R F, D]`.
-    directions: Vec<f32>,
+    /// What the map for the square takes: `[P, D]`, `[2, P, D]` or nothing.
+    weight: Vec<f32>,
+    /// `[P, P]` under Nystrom.
+    whitening: Vec<f32>,
+    /// `[G, R F, D]`.
+    omega: Vec<f32>,
     /// As [`quadrature::factors`].
     nodes: Vec<[f32; 3]>,
 }
 
 impl Fused<'_> {
+    /// The map for the square of one vector, of which `along` are the products with what the map takes.
+    fn square(&self, square: &mut [f32], unit: &[f32], along: &[f32]) {
+        let p = square.len();
+        let factor = 1.0 / (p as f32).sqrt();
+        match self.config.poly {
+            Poly::Anchor => products(square, along, along, factor),
+            Poly::Exact => pairs(square, unit),
+            Poly::Nystrom => whitened(square, along, &self.whitening),
+            Poly::Maclaurin => products(square, &along[..p], &along[p..], factor),
+            Poly::TensorSketch => convolution(square, &along[..p], &along[p..]),
+            Poly::Laplace | Poly::Hadamard => square.fill(if unit.iter().all(|&x| x == 0.0) { 0.0 } else { 1.0 }),
+        }
+    }
+
     /// P and R F.
     fn widths(&self) -> [usize; 2] {
         [self.config.poly_width(), self.config.nodes * self.config.features]
@@ -95,7 +117,8 @@ impl Features for Fused<'_> {
 
     fn tile_len(&self) -> usize {
         let [p, rf] = self.widths();
-        2 * self.config.qkv.dim_k + p + rf
+        let d = self.config.qkv.dim_k;
+        2 * d + self.weight.len() / d + p + rf
     }
 
     fn space_len(&self, tokens: usize) -> usize {
@@ -111,27 +134,30 @@ impl Features for Fused<'_> {
         let d = self.config.qkv.dim_k;
         let ([p, rf], rows) = (self.widths(), tokens.len());
         let (given, rest) = space.split_at_mut(rows * d);
-        let (units, tile) = rest.split_at_mut(rows * d);
+        let (units, rest) = rest.split_at_mut(rows * d);
+        let taken = self.weight.len() / d;
+        let (along, tile) = rest.split_at_mut(rows * taken);
         let given = from.tile(head.batch, head.head, tokens, given);
         for (i, unit) in units.chunks_exact_mut(d).enumerate() {
             let row = given.row(i, d);
             let norm = cpu::dot(row, row).sqrt().max(1e-12);
             unit.iter_mut().zip(row).for_each(|(u, x)| *u = x / norm);
         }
-        // The exact map's features are no products with directions: its columns stay free for now.
-        let first = if self.config.poly == Poly::Exact { p } else { 0 };
-        let width = p + rf - first;
-        let directions = Mat::rows(&self.directions[head.kv_head * width * d..][..width * d], d);
-        product([rows, d, width], Mat::rows(units, d), directions.t(), Onto::Nothing, &mut tile[first..], p + rf);
-        let factor = 1.0 / (p as f32).sqrt();
-        for (row, unit) in tile.chunks_exact_mut(p + rf).zip(units.chunks_exact(d)).take(rows) {
+        let omega = Mat::rows(&self.omega[head.kv_head * rf * d..][..rf * d], d);
+        product([rows, d, rf], Mat::rows(units, d), omega.t(), Onto::Nothing, &mut tile[p..], p + rf);
+        if taken > 0 {
+            let weight = Mat::rows(&self.weight, d);
+            product([rows, d, taken], Mat::rows(units, d), weight.t(), Onto::Nothing, along, taken);
+        }
+        for (i, row) in tile.chunks_exact_mut(p + rf).take(rows).enumerate() {
             let (square, exponentials) = row.split_at_mut(p);
-            match self.config.poly {
-                Poly::Anchor => squares(square, factor),
-                Poly::Exact => pairs(square, unit),
-            }
+            self.square(square, &units[i * d..][..d], &along[i * taken..][..taken]);
             for (row, [factor, root, s]) in exponentials.chunks_exact_mut(self.config.features).zip(&self.nodes) {
-                exponential(row, *factor, *root, *s);
+                if self.config.poly == Poly::Hadamard {
+                    squared_exponential(row, *factor, *root, *s);
+                } else {
+                    exponential(row, *factor, *root, *s);
+                }
             }
         }
         Mat::rows(&tile[..rows * (p + rf)], p + rf)
@@ -176,10 +202,31 @@ impl Features for Fused<'_> {
 }
 
 wide! {
-    /// `factor x^2` of every element.
-    fn squares(x: &mut [f32], factor: f32) {
-        for x in x {
-            *x = *x * *x * factor;
+    /// `out = factor x y`, element by element.
+    fn products(out: &mut [f32], x: &[f32], y: &[f32], factor: f32) {
+        for ((out, x), y) in out.iter_mut().zip(x).zip(y) {
+            *out = x * y * factor;
+        }
+    }
+}
+
+wide! {
+    /// `out = matrix x^2`, with the squares of the elements.
+    fn whitened(out: &mut [f32], x: &[f32], matrix: &[f32]) {
+        for (out, row) in out.iter_mut().zip(matrix.chunks_exact(x.len())) {
+            *out = row.iter().zip(x).map(|(w, x)| w * x * x).sum();
+        }
+    }
+}
+
+wide! {
+    /// The circular convolution.
+    fn convolution(out: &mut [f32], x: &[f32], y: &[f32]) {
+        out.fill(0.0);
+        for (i, x) in x.iter().enumerate() {
+            let (head, tail) = out.split_at_mut(i);
+            tail.iter_mut().zip(y).for_each(|(out, y)| *out += x * y);
+            head.iter_mut().zip(&y[y.len() - i..]).for_each(|(out, y)| *out += x * y);
         }
     }
 }
@@ -203,6 +250,15 @@ wide! {
     fn exponential(x: &mut [f32], factor: f32, root: f32, s: f32) {
         for x in x {
             *x = factor * cpu::exp_signed(root * *x - s);
+        }
+    }
+}
+
+wide! {
+    /// `factor x^2 e^(root x - s)` of every element.
+    fn squared_exponential(x: &mut [f32], factor: f32, root: f32, s: f32) {
+        for x in x {
+            *x = factor * *x * *x * cpu::exp_signed(root * *x - s);
         }
     }
 }

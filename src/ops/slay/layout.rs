@@ -21,6 +21,9 @@ const TENSORS: Source = source!("slay/types.wgsl");
 const KEYS: Source = source!("slay/keys.wgsl");
 const ANCHOR: Source = source!("slay/poly_anchor.wgsl");
 const EXACT: Source = source!("slay/poly_exact.wgsl");
+const MACLAURIN: Source = source!("slay/poly_maclaurin.wgsl");
+const TENSORSKETCH: Source = source!("slay/poly_tensorsketch.wgsl");
+const ONE: Source = source!("slay/poly_one.wgsl");
 
 static SEGMENT: Kernel = Kernel {
     name: "slay_segment",
@@ -107,6 +110,10 @@ struct Features {
     e4: usize,
     /// Entries of A that a workgroup holds.
     pal: usize,
+    /// Rows of weights that they take.
+    taken: usize,
+    /// Whether E has the square of its own projections.
+    squared: bool,
     /// vec4s of weights that it keeps; 0: it reads them anew for each vector.
     cache: usize,
 }
@@ -123,9 +130,11 @@ impl Features {
         let dim_k4 = c.qkv.dim_k.div_ceil(4);
         let splits = c.poly_width().div_ceil(most);
         let pal = c.poly_width().div_ceil(splits);
-        let cache = (pal + 4 * e4) * dim_k4;
+        let taken = taken(c, pal);
+        let cache = (taken + 4 * e4) * dim_k4;
         let fits = cache * 16 <= CACHE_BYTES;
-        Ok(Self { dim_k4, e4, pal, cache: if fits { cache } else { 0 } })
+        let squared = c.poly == Poly::Hadamard;
+        Ok(Self { dim_k4, e4, pal, taken, squared, cache: if fits { cache } else { 0 } })
     }
 
     /// Floats of one vector in workgroup memory: the vector, A and E.
@@ -137,6 +146,8 @@ impl Features {
         vec![
             ("DIM_K4", self.dim_k4 as u32),
             ("PAL", self.pal as u32),
+            ("TAKEN", self.taken as u32),
+            ("SQUARED", self.squared.into()),
             ("E4", self.e4 as u32),
             ("CACHED", (self.cache > 0).into()),
             ("CACHE", self.cache.max(1) as u32),
@@ -151,7 +162,7 @@ pub(super) fn essential(c: &Config) -> Cost {
     let (m, e) = (c.width() as f64, c.qkv.dim_v as f64);
     let size = c.qkv.dtype.size() as f64;
     let state = if c.carry { c.qkv.kv_units() as f64 * m * (e + 1.0) * 4.0 } else { 0.0 };
-    let feature = feature(c) * vectors;
+    let feature = feature(c, taken(c, c.anchors)) * vectors;
     Cost {
         flops: feature.flops + 2.0 * vectors * m * (e + 1.0),
         exps: feature.exps,
@@ -166,12 +177,18 @@ fn weights(c: &Config) -> f64 {
     elements as f64 * 4.0
 }
 
+/// Rows of weights that so many entries of A take: those of a convolution take all of them.
+fn taken(c: &Config, entries: usize) -> usize {
+    c.poly.weight_rows(if c.poly == Poly::TensorSketch { c.anchors } else { entries })
+}
+
+/// Rows of weights that entry after entry of A meets, where these are so many.
+fn met(c: &Config, entries: usize) -> usize {
+    taken(c, entries) * if c.poly == Poly::TensorSketch { entries } else { 1 }
+}
+
 /// Work to make A and E of one vector.
-fn feature(c: &Config) -> Cost {
-    let projected = match c.poly {
-        Poly::Anchor => c.anchors,
-        Poly::Exact => 0,
-    };
+fn feature(c: &Config, projected: usize) -> Cost {
     let random = c.nodes * c.features;
     Cost { flops: 2.0 * ((projected + random) * c.qkv.dim_k) as f64, exps: random as f64, ..Cost::default() }
 }
@@ -179,31 +196,43 @@ fn feature(c: &Config) -> Cost {
 /// What a GPU has to do.
 pub(super) fn program(c: &Config, caps: &Caps) -> Result<Program, Error> {
     c.validate()?;
+    let fragment = match c.poly {
+        Poly::Anchor => ANCHOR,
+        Poly::Exact => EXACT,
+        Poly::Maclaurin => MACLAURIN,
+        Poly::TensorSketch => TENSORSKETCH,
+        Poly::Laplace | Poly::Hadamard => ONE,
+        Poly::Nystrom => {
+            let expected = "another map on a GPU (nystrom runs on the cpu backend)";
+            return Err(Error::setting(NAME, "poly", expected, c.poly.name()));
+        }
+    };
     let features = Features::of(c)?;
     let rows = features.pal * 4 * features.e4;
     let fixed = 4 * features.cache.max(1);
     let tiles = Tiles::new(rows, c.qkv.dim_v, c.qkv.group(), Some(features.floats()), fixed);
-    let anchors = if c.poly == Poly::Anchor { c.anchors * c.qkv.dim_k } else { 0 };
+    let square = c.poly.weight_rows(c.anchors) * c.qkv.dim_k;
     let mut params = Params {
         nodes: c.nodes as u32,
         poly: c.poly_width() as u32,
         features: c.features as u32,
-        omega: anchors.next_multiple_of(4) as u32,
+        omega: square.next_multiple_of(4) as u32,
         poly_scale: 1.0 / (c.anchors as f32).sqrt(),
         ..Params::default()
     };
     for (node, [weight, rate, s]) in params.node.iter_mut().zip(quadrature::factors(c)) {
         *node = [rate as f32, s as f32, weight as f32, 0.0];
     }
-    let weight_rows = features.pal * usize::from(c.poly == Poly::Anchor) + c.nodes * c.features;
-    let weight_bytes = (weight_rows * c.qkv.dim_k * 4) as f64;
+    let bytes = |rows: usize| ((rows + c.nodes * c.features) * c.qkv.dim_k * 4) as f64;
+    let weight_bytes =
+        if features.cache > 0 { (bytes(features.taken), 0.0) } else { (0.0, bytes(met(c, features.pal))) };
     // Each vector projects on all of them; the essential work has them once.
-    let all = (anchors + c.nodes * c.features * c.qkv.dim_k) * 4;
     let vectors = (c.qkv.batch * (c.qkv.heads + c.qkv.kv_heads)) as f64;
-    let decode_weights = all as f64 - weights(c) / vectors;
+    let decode_weights = bytes(met(c, c.poly_width())) - weights(c) / vectors;
     let consts = features.consts();
     let mut decode_consts = vec![("TILE", 1), ("READ_HEADS", 1), ("INVOCATIONS", 256)];
-    let whole = Features { pal: c.poly_width(), cache: 0, ..features };
+    let pal = c.poly_width();
+    let whole = Features { pal, taken: taken(c, pal), cache: 0, ..features };
     decode_consts.extend(whole.consts());
     let core = Core {
         op: NAME,
@@ -211,7 +240,7 @@ pub(super) fn program(c: &Config, caps: &Caps) -> Result<Program, Error> {
         slots: c.slots(),
         weights: Some(4),
         kernels: &KERNELS,
-        fragments: vec![if c.poly == Poly::Anchor { ANCHOR } else { EXACT }],
+        fragments: vec![fragment],
         consts,
         decode_consts,
         rows: c.width(),
@@ -225,9 +254,9 @@ pub(super) fn program(c: &Config, caps: &Caps) -> Result<Program, Error> {
         params,
         row_splits: c.poly_width().div_ceil(features.pal),
         split_step: features.pal,
-        feature: feature(c),
+        feature: feature(c, met(c, c.poly_width())),
         decode_weights,
-        weight_bytes: if features.cache > 0 { (weight_bytes, 0.0) } else { (0.0, weight_bytes) },
+        weight_bytes,
         essential: essential(c),
     };
     core.program(&c.state_slot(), &tiles, caps)

@@ -9,6 +9,7 @@
 //! E_{r,f}(u)     = sqrt(w_r / F) exp(sqrt(2 s_r) omega_{r,f} . u - s_r)
 //! A_p(u)         = (a_p . u)^2 / sqrt(P)                                   anchor: unit vectors a_p, the default
 //! A_{ij}(u)      = u_i u_j (i = j), sqrt(2) u_i u_j (i < j)                exact: D (D + 1) / 2 of them, j fastest
+//! further maps: see [`Poly`]
 //!
 //! S_t = S_{t-1} + Psi(k_t) v_t^T      [m, E]
 //! z_t = z_{t-1} + Psi(k_t)            [m]
@@ -23,6 +24,7 @@ mod cases;
 #[cfg(feature = "cpu")]
 mod cpu;
 pub mod layout;
+mod poly;
 pub mod quadrature;
 mod reference;
 
@@ -37,20 +39,22 @@ use crate::gpu::{Caps, Plan, Recording, Workspace};
 #[cfg(feature = "cpu")]
 use crate::ops::execute::check_inputs;
 use crate::tensor::{Access, DType, Shape, Slot, Tensor, TensorMap};
+use poly::{ANCHORS, MOST_WHITENED, SIGNS, SKETCHES, WORDS};
+
+pub use poly::Poly;
 
 const NAME: &str = "slay";
 
 /// The largest number of nodes.
 pub const MAX_NODES: usize = 32;
 
-const ANCHORS: TensorSpec = TensorSpec::weight("anchors", "P D").drawn(Draw::Shaped(directions));
 const OMEGA: TensorSpec = TensorSpec::weight("omega", "R G F D");
 
 /// This operator's row.
 pub const OP: Op = Op {
     name: NAME,
     summary: "linear attention with features of the spherical Yat kernel",
-    inputs: &[qkv::INPUTS[0], qkv::INPUTS[1], qkv::INPUTS[2], ANCHORS, OMEGA],
+    inputs: &[qkv::INPUTS[0], qkv::INPUTS[1], qkv::INPUTS[2], ANCHORS, OMEGA, SIGNS, SKETCHES],
     outputs: &[qkv::OUTPUT],
     state: &[TensorSpec::state("state", "B G m E"), TensorSpec::state("norm", "B G m").drawn(Draw::Positive)],
     axes: &[
@@ -68,12 +72,8 @@ pub const OP: Op = Op {
     flags: &[
         Flag { name: "nodes", kind: FlagKind::Count, help: "nodes R of the quadrature (that of omega, else 2)" },
         Flag { name: "features", kind: FlagKind::Count, help: "random features F a node (those of omega, else 16)" },
-        Flag { name: "anchors", kind: FlagKind::Count, help: "anchors P (those of anchors, else 8)" },
-        Flag {
-            name: "poly",
-            kind: FlagKind::Choice(&["anchor", "exact"]),
-            help: "map for the square of the kernel (anchor)",
-        },
+        Flag { name: "anchors", kind: FlagKind::Count, help: "anchors, signs or sketches P (those given, else 8)" },
+        Flag { name: "poly", kind: FlagKind::Choice(WORDS), help: "map for the square of the kernel (anchor)" },
         Flag { name: "epsilon", kind: FlagKind::Number, help: "of the kernel (1e-3)" },
         Flag { name: "norm-eps", kind: FlagKind::Number, help: "added to the denominator (1e-6)" },
     ],
@@ -84,23 +84,6 @@ pub const OP: Op = Op {
     configure,
     cases: cases::cases,
 };
-
-/// Unit Gaussians' directions.
-fn directions(shape: &Shape, values: &mut [f32]) {
-    for row in values.chunks_exact_mut(shape.dims()[1]) {
-        let norm = row.iter().map(|x| x * x).sum::<f32>().sqrt().max(1e-12);
-        row.iter_mut().for_each(|x| *x /= norm);
-    }
-}
-
-/// The map for the square of the kernel.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Poly {
-    /// Squares of inner products with anchors: the paper's default.
-    Anchor,
-    /// All products of two components: the square itself.
-    Exact,
-}
 
 /// Shape and settings. [`Config::new`] has the defaults; fields are public.
 #[derive(Debug, Clone, PartialEq)]
@@ -113,7 +96,7 @@ pub struct Config {
     pub nodes: usize,
     /// F: random features a node.
     pub features: usize,
-    /// P: anchors; of no meaning for [`Poly::Exact`].
+    /// P: features of the map for the square where these are chosen: rows of anchors, of signs, of sketches.
     pub anchors: usize,
     /// The map for the square.
     pub poly: Poly,
@@ -150,8 +133,9 @@ impl Config {
     /// Features of the polynomial map.
     pub fn poly_width(&self) -> usize {
         match self.poly {
-            Poly::Anchor => self.anchors,
             Poly::Exact => self.qkv.dim_k * (self.qkv.dim_k + 1) / 2,
+            Poly::Laplace | Poly::Hadamard => 1,
+            Poly::Anchor | Poly::Nystrom | Poly::Maclaurin | Poly::TensorSketch => self.anchors,
         }
     }
 
@@ -167,9 +151,12 @@ impl Config {
     pub fn validate(&self) -> Result<(), Error> {
         let Qkv { queries, keys, .. } = self.qkv;
         self.qkv.validate(NAME)?;
-        for (setting, value, most) in
-            [("nodes", self.nodes, MAX_NODES), ("features", self.features, 1 << 20), ("anchors", self.anchors, 1 << 20)]
-        {
+        let most_anchors = if self.poly == Poly::Nystrom { MOST_WHITENED } else { 1 << 20 };
+        for (setting, value, most) in [
+            ("nodes", self.nodes, MAX_NODES),
+            ("features", self.features, 1 << 20),
+            ("anchors", self.anchors, most_anchors),
+        ] {
             if value == 0 || value > most {
                 return Err(Error::setting(NAME, setting, format!("1 to {most}"), value.to_string()));
             }
@@ -184,12 +171,14 @@ impl Config {
         check_memory(NAME, &self.slots())
     }
 
-    /// The packed weights: `anchors [P, D]` unless the polynomial map needs none, and `omega [R, G, F, D]`.
+    /// The packed weights: what the map for the square takes, `anchors [P, D]`, `signs [2, P, D]`, `sketches [2, P, D]` or
+    /// nothing, and `omega [R, G, F, D]`.
     pub fn weights_slot(&self) -> Slot {
         let (d, g) = (self.qkv.dim_k, self.qkv.kv_heads);
         let mut parts = Vec::new();
-        if self.poly == Poly::Anchor {
-            parts.push(("anchors", [self.anchors, d].into()));
+        if let Some(spec) = self.poly.weight() {
+            let two = self.poly.weight_rows(1) == 2;
+            parts.push((spec.name, if two { [2, self.anchors, d].into() } else { [self.anchors, d].into() }));
         }
         parts.push(("omega", [self.nodes, g, self.features, d].into()));
         pack::slot("weights", Access::Read, DType::F32, &parts)
@@ -281,8 +270,10 @@ fn usage(flags: &Flags) -> Result<(), Error> {
     if flags.number(NAME, "norm-eps")?.is_some_and(|eps| eps < 0.0) {
         return Err(Error::Usage(format!("{NAME}: --norm-eps: expected 0 or more, found a negative number")));
     }
-    if flags.word("poly") == Some("exact") && flags.word("anchors").is_some() {
-        return Err(Error::Usage(format!("{NAME}: --anchors: expected none with --poly exact, which has no anchors")));
+    let poly = flags.word("poly").and_then(Poly::named).unwrap_or(Poly::Anchor);
+    if poly.weight().is_none() && flags.word("anchors").is_some() {
+        let name = poly.name();
+        return Err(Error::Usage(format!("{NAME}: --anchors: expected none with --poly {name}, which has no anchors")));
     }
     super::check_decode_flags(NAME, flags)
 }
@@ -292,9 +283,7 @@ fn configure(request: &Request<'_>) -> Result<Box<dyn Operator>, Error> {
     usage(flags)?;
     let qkv = Qkv::of(&OP, request)?;
     let mut config = Config::new(qkv);
-    if flags.word("poly") == Some("exact") {
-        config.poly = Poly::Exact;
-    }
+    config.poly = flags.word("poly").and_then(Poly::named).unwrap_or(config.poly);
     let dim = format!("dim D = {} as in q", qkv.dim_k);
     let counts = |name: &str| flags.count(NAME, name);
     let [mut nodes, mut features, mut anchors] = [counts("nodes")?, counts("features")?, counts("anchors")?];
@@ -310,14 +299,20 @@ fn configure(request: &Request<'_>) -> Result<Box<dyn Operator>, Error> {
             }
         }
     };
-    if let Some(shape) = request.optional(NAME, &ANCHORS)? {
-        if config.poly == Poly::Exact {
-            return Err(Error::tensor(NAME, "anchors", "none with --poly exact", shape.to_string()));
+    for spec in [&ANCHORS, &SIGNS, &SKETCHES] {
+        let Some(shape) = request.optional(NAME, spec)? else { continue };
+        if config.poly.weight().is_none_or(|own| own.name != spec.name) {
+            let expected = format!("none with --poly {}", config.poly.name());
+            return Err(Error::tensor(NAME, spec.name, expected, shape.to_string()));
         }
-        if shape.dims()[1] != qkv.dim_k {
-            return Err(Error::tensor(NAME, "anchors", dim, shape.to_string()));
+        let dims = shape.dims();
+        if dims[dims.len() - 1] != qkv.dim_k {
+            return Err(Error::tensor(NAME, spec.name, dim, shape.to_string()));
         }
-        agree("anchors", shape, 0, "anchors", &mut anchors)?;
+        if dims.len() == 3 && dims[0] != 2 {
+            return Err(Error::tensor(NAME, spec.name, "two of [P, D]", shape.to_string()));
+        }
+        agree(spec.name, shape, dims.len() - 2, "anchors", &mut anchors)?;
     }
     if let Some(shape) = request.optional(NAME, &OMEGA)? {
         let dims = shape.dims();

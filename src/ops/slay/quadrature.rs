@@ -1,6 +1,6 @@
 //! Gauss-Laguerre quadrature: what turns the integral of the kernel into a sum over nodes. Pure, in f64.
 
-use super::{Config, MAX_NODES};
+use super::{Config, MAX_NODES, Poly};
 
 /// Laguerre polynomials of degree `degree` and one more at `x`.
 fn laguerre(degree: usize, x: f64) -> (f64, f64) {
@@ -56,9 +56,19 @@ pub fn nodes(epsilon: f64, nodes: usize) -> Vec<(f64, f64)> {
 }
 
 /// What the exponential map takes of every node: `sqrt(w_r / F)`, `sqrt(2 s_r)` and `s_r`.
+///
+/// Without the square, `x^2 / (C - 2 x)` becomes `(C^2 / 4) / (C - 2 x)`, to which it is equal up to a linear term; squares
+/// of the map's own projections bring one more `1 / sqrt(F)`.
 pub(super) fn factors(config: &Config) -> Vec<[f64; 3]> {
+    let c = 2.0 + f64::from(config.epsilon);
+    let features = config.features as f64;
+    let more = match config.poly {
+        Poly::Laplace => c / 2.0,
+        Poly::Hadamard => 1.0 / features.sqrt(),
+        _ => 1.0,
+    };
     let nodes = nodes(config.epsilon.into(), config.nodes).into_iter();
-    nodes.map(|(s, w)| [(w / config.features as f64).sqrt(), (2.0 * s).sqrt(), s]).collect()
+    nodes.map(|(s, w)| [(w / features).sqrt() * more, (2.0 * s).sqrt(), s]).collect()
 }
 
 #[cfg(test)]
