@@ -33,7 +33,7 @@
 //!     let k = readback::upload(&ctx, "k", &ones)?;
 //!     let v = readback::upload(&ctx, "v", &ones)?;
 //!     let o = readback::empty(&ctx, "o", [1, 8, 1024, 64], DType::F32)?;
-//!     let tensors = linear::Tensors { q: &q, k: &k, v: &v, o: &o, state: None };
+//!     let tensors = linear::Tensors::new(&q, &k, &v, &o);
 //!     let recording = linear::bind(&plan, tensors, &workspace)?;
 //!
 //!     let mut encoder = ctx.device().create_command_encoder(&Default::default());

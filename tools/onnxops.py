@@ -4,7 +4,7 @@ Both pack heads into the last axis: query [B,T,H*D], key [B,T,G*D], value [B,T,G
 with its last two axes joined. scale 0 means 1/sqrt(D).
 
 LinearAttention (checked with onnxruntime 1.31.1): states are [B,G,D,E]; rule linear has no feature map and no
-denominator. On the CPU it runs one task per (batch, kv head) and walks the tokens in order; the attribute chunk_size is
+denominator; rule gated has a log decay [B,T,G], or [B,T,G*D] per key channel. On the CPU it runs one task per (batch, kv head) and walks the tokens in order; the attribute chunk_size is
 kept for other devices and changes nothing there.
 
 MultiHeadAttention (checked with onnxruntime 1.32.0): softmax attention, H = G. unidirectional is honoured on the CPU:
@@ -37,14 +37,14 @@ class Operator:
         node = helper.make_node(op, list(inputs), list(outputs), domain="com.microsoft", **attributes)
 
         def values(ranks):
-            return [helper.make_tensor_value_info(n, TensorProto.FLOAT, [None] * rank) for n, rank in ranks.items()]
+            return [helper.make_tensor_value_info(n, TensorProto.FLOAT, [None] * rank) for n, rank in ranks.items() if n]
 
         graph = helper.make_graph([node], op, values(inputs), values(outputs))
         opsets = [helper.make_opsetid("", 21), helper.make_opsetid("com.microsoft", 1)]
         model = helper.make_model(graph, opset_imports=opsets, ir_version=10)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-        self.names = list(inputs)
+        self.names = [name for name in inputs if name]
         self.session = onnxruntime.InferenceSession(
             model.SerializeToString(), options, providers=["CPUExecutionProvider"]
         )
@@ -54,10 +54,12 @@ class Operator:
 
 
 class LinearAttention(Operator):
-    """Call it with packed q, k, v (and past_state); it gives [output, present_state]."""
+    """Call it with packed q, k, v (and past_state, decay); it gives [output, present_state]."""
 
-    def __init__(self, heads, kv_heads, rule="linear", scale=0.0, state=False, threads=1):
+    def __init__(self, heads, kv_heads, rule="linear", scale=0.0, state=False, threads=1, decay=False):
         inputs = {"query": 3, "key": 3, "value": 3} | ({"past_state": 4} if state else {})
+        if decay:
+            inputs |= ({} if state else {"": 4}) | {"decay": 3}
         super().__init__(
             "LinearAttention", inputs, {"output": 3, "present_state": 4}, threads,
             q_num_heads=heads, kv_num_heads=kv_heads, update_rule=rule, scale=scale,

@@ -3,7 +3,8 @@
 // addresses.
 //
 // From the operator: prepare_key and prepare_query, which fill workgroup memory between barriers of their own, and
-// key_feature(d), query_feature(d), the features of row d.
+// key_feature(d), query_feature(d), the features of row d; decay_row(d), how that row decays first (decay.wgsl),
+// prepare_decay for it; value_of(b, g, e), what is written; finished_one(b, h, e, o), what an output becomes.
 const COLUMNS: u32 = 64u;
 const LANES: u32 = 4u;
 
@@ -29,7 +30,7 @@ fn decode(kv: u32, invocation: u32) {
     let per_kv = params.heads / params.kv_heads;
     let size = params.rows * params.dim_v;
     let norm = params.norm_offset + kv * params.rows;
-    let v_row = head_start(params.v, b, g);
+    prepare_decay(b, g, invocation);
     prepare_key(b, g, invocation);
     let lane = invocation / COLUMNS;
     for (var r = 0u; r < per_kv; r++) {
@@ -43,7 +44,7 @@ fn decode(kv: u32, invocation: u32) {
                 var z = state[norm + d];
                 // The first query head writes; the same invocation reads its own writes for the others.
                 if (r == 0u) {
-                    z += key_feature(d);
+                    z = left_of(vec4<f32>(decay_row(d)), vec4<f32>(z)).x + key_feature(d);
                     count_store(1u);
                     state[norm + d] = z;
                 }
@@ -58,15 +59,14 @@ fn decode(kv: u32, invocation: u32) {
             if (e < params.dim_v) {
                 var value = 0.0;
                 if (r == 0u) {
-                    count_load(1u);
-                    value = f32(v[v_row + e]);
+                    value = value_of(b, g, e);
                 }
                 for (var d = lane; d < params.rows; d += LANES) {
                     let at = kv * size + d * params.dim_v + e;
                     count_load(1u);
                     var s = state[at];
                     if (r == 0u) {
-                        s += key_feature(d) * value;
+                        s = left_of(vec4<f32>(decay_row(d)), vec4<f32>(s)).x + key_feature(d) * value;
                         count_store(1u);
                         state[at] = s;
                     }
@@ -79,7 +79,7 @@ fn decode(kv: u32, invocation: u32) {
                 let all = wg_sum[invocation] + wg_sum[invocation + COLUMNS]
                     + wg_sum[invocation + 2u * COLUMNS] + wg_sum[invocation + 3u * COLUMNS];
                 count_store(1u);
-                o[head_start(params.o, b, h) + e] = Elem(params.scale * all / divisor);
+                o[head_start(params.o, b, h) + e] = Elem(finished_one(b, h, e, params.scale * all / divisor));
             }
             workgroupBarrier();
         }

@@ -2,7 +2,8 @@
 // the queries. Column splits, head splits, segments, key heads. Reads q, k, v, state; writes o, and segments at the end.
 //
 // From the operator, beside what state_write.wgsl and state_read.wgsl want: whole(row, split, e, sum, weight), whether these
-// sums of a row (batch, query head, token) are all there is, or else where they went.
+// sums of a row (batch, query head, token) are all there is, or else where they went; carried(at), an element of the state
+// given; finished(p, n, t, i, o), what four columns of an output become, of token n, which is t of the tile.
 override CAUSAL: u32 = 1u; // whether tokens write the state before they read it; otherwise all read segment 0's
 override INIT: u32 = 0u;   // state to start from: 0 zero, 1 segments, 2 state
 override STORE: u32 = 0u;  // whether the last state goes to segments
@@ -13,7 +14,7 @@ fn stored(at: u32, exists: bool) -> f32 {
     }
     count_load(1u);
     if (INIT == 2u) {
-        return state[at];
+        return carried(at);
     }
     return segments[at];
 }
@@ -90,6 +91,7 @@ fn store_outputs(p: Place, first: u32, end: u32, invocation: u32) {
             if (NORMALIZE == 1u) {
                 sum = sum / (params.scale * weight + params.norm_eps);
             }
+            sum = finished(p, n, row % TILE, col_thread, sum);
             let at = head_start(params.o, b, g * per_kv + r) + n * params.o.token;
             put_o(at + e, sum.x, e < params.dim_v);
             put_o(at + e + 1u, sum.y, e + 1u < params.dim_v);
@@ -109,6 +111,7 @@ fn output(index: u32, invocation: u32) {
         load_queries(p, n, end, invocation);
         if (CAUSAL == 1u) {
             load_keys(p, n, end, invocation);
+            load_decay(p, n, end, invocation);
         }
         finish_tile(p, CAUSAL == 1u, true, invocation);
         workgroupBarrier();

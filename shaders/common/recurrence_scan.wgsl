@@ -1,16 +1,17 @@
-// Between the passes: segment states folded from the left, one invocation for each element of a state.
+// The recurrences, between the passes: segment states folded from the left, one invocation for each element of a state.
 // Elements of a state in blocks of 64, key heads. Reads and writes segments, [B G][segments][segment_stride], and state,
 // packed: B G rows E, then B G rows.
 
 override CARRY: u32 = 0u; // whether `state` is a state; otherwise it is not touched
 override MODE: u32 = 0u;  // 0: each segment gets the sum of those before it; 1: the first gets the sum of all; 2: the
-                          // last state goes to `state` as it is
+                          // last state goes to `state` as it is; 3: `state` goes to the first segment as it is
+override DECAY: u32 = 0u; // what a segment leaves of the state before it: 0 all, 1 one share, 2 a share a row
 
 fn scan(index: u32, invocation: u32) {
-    let blocks = (params.segment_stride + 63u) / 64u;
+    let blocks = (params.state_len + 63u) / 64u;
     let element = (index % blocks) * 64u + invocation;
     let kv = index / blocks;
-    if (element >= params.segment_stride) {
+    if (element >= params.state_len) {
         return;
     }
     let size = params.rows * params.dim_v;
@@ -22,6 +23,12 @@ fn scan(index: u32, invocation: u32) {
         sum = state[home];
     }
     let first = kv * params.segments * params.segment_stride + element;
+    if (MODE == 3u) {
+        count_store(1u);
+        segments[first] = sum;
+        return;
+    }
+    let row = select(0u, select(element / params.dim_v, element - size, is_norm), DECAY == 2u);
     for (var s = 0u; s < params.segments; s++) {
         let at = first + s * params.segment_stride;
         count_load(1u);
@@ -29,6 +36,10 @@ fn scan(index: u32, invocation: u32) {
         if (MODE == 0u) {
             count_store(1u);
             segments[at] = sum;
+        }
+        if (DECAY != 0u && MODE != 2u) {
+            count_load(1u);
+            sum = left_of(vec4<f32>(decay_of(segments[at - element + params.state_len + row])), vec4<f32>(sum)).x;
         }
         sum += own;
     }

@@ -12,7 +12,7 @@ struct Params {
     segments: u32,       // segments of this step
     col_splits: u32,     // workgroups that share the columns of a state
     head_splits: u32,    // workgroups that share the query heads of a key head
-    segment_stride: u32, // elements from one segment's state to the next: rows E, and rows more when normalised
+    segment_stride: u32, // elements from one segment's state to the next: state_len, and what it passes on of earlier ones
     norm_offset: u32,    // first element of `norm` in the packed state
     scale: f32,
     norm_eps: f32,
@@ -23,11 +23,13 @@ struct Params {
     omega: u32,
     first_poly: u32,      // slay: where the part of the polynomial map starts that this dispatch holds
     poly_scale: f32,
-    _pad: vec2<u32>,
+    state_len: u32,       // elements of a state: rows E, and rows more when normalised
+    share: u32,           // units that share a head of q and k: 1, or H / G for ssd
     q: Strides,
     k: Strides,
     v: Strides,
     o: Strides,
+    g: Strides,          // of what makes the decay
     node: array<vec4<f32>, 32>, // slay: sqrt(2 s_r), s_r, sqrt(w_r / F)
 }
 
@@ -41,6 +43,11 @@ struct Place {
     head_split: u32,
     segment: u32,
     kv: u32,         // batch * G + key head
+}
+
+// The head of q and k that a unit reads.
+fn key_head(g: u32) -> u32 {
+    return g / params.share;
 }
 
 fn place(index: u32) -> Place {

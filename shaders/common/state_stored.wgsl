@@ -1,4 +1,37 @@
-// The state in registers to the workspace: per segment rows x E, then as many sums of features as rows when normalised.
+// The state in registers to the workspace: per segment rows x E, then as many sums of features as rows when normalised,
+// then, where it decays, the logarithm of what a segment leaves of the state before it: one number, or one a row. Of factors
+// there would not be digits enough: a state that outlives many segments multiplies their errors.
+
+// Of a segment so far, by the rows of this invocation.
+const PASSED: u32 = select(1u, ROWS4, DECAY == 2u);
+var<private> passed_rows: array<vec4<f32>, PASSED>;
+
+fn clear_passed() {
+    for (var i = 0u; i < PASSED; i++) {
+        passed_rows[i] = vec4<f32>(0.0);
+    }
+}
+
+fn pass_token(t: u32, row_thread: u32) {
+    if (DECAY != 0u) {
+        for (var i = 0u; i < PASSED; i++) {
+            passed_rows[i] += log_decay(t, row_thread * ROWS4 + i);
+        }
+    }
+}
+
+fn store_passed(p: Place, row_thread: u32, col_thread: u32) {
+    let at = (p.kv * params.segments + p.segment) * params.segment_stride + params.state_len;
+    if (DECAY == 1u && p.split == 0u && row_thread == 0u && col_thread == 0u) {
+        put_segment(at, passed_rows[0].x, true);
+    }
+    if (DECAY == 2u && p.split == 0u && col_thread == 0u) {
+        for (var i = 0u; i < ROWS; i++) {
+            let d = state_row(row_thread * ROWS + i);
+            put_segment(at + d, passed_rows[i / 4u % PASSED][i % 4u], d < params.rows);
+        }
+    }
+}
 
 fn put_segment(at: u32, value: f32, exists: bool) {
     if (exists) {

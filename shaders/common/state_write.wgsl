@@ -6,9 +6,11 @@
 // workgroup memory and are walked one after another, so a row of features meets the state exactly as the definition
 // has it: no masks, no scores, and what a later token holds cannot touch an earlier output.
 //
-// Consts of the prelude: TILE, ROWS (a multiple of 4), ROW_THREADS, COL_THREADS. From the operator: key_features(t, i), the
+// Consts of the prelude: TILE, ROWS (a multiple of 4), ROW_THREADS, COL_THREADS; DECAY, whether a token lets the state decay
+// before it writes: 0 no, 1 all rows by one factor, 2 each row by its own. From the operator: key_features(t, i), the
 // features of token t of the tile, four from row 4 i on; state_row(i), the row that row i of a workgroup is of the state as
-// it is stored, or one past its end; load_keys, which fills a tile, and finish_tile, which makes features of what was loaded.
+// it is stored, or one past its end; load_keys, which fills a tile, and finish_tile, which makes features of what was loaded;
+// decay(t, i), how four rows decay (decay.wgsl), and its logarithm log_decay(t, i), value_scale(t), the factor of a token's values, and load_decay for both.
 const INVOCATIONS: u32 = ROW_THREADS * COL_THREADS;
 const ROWS4: u32 = ROWS / 4u;
 const DIM4: u32 = ROW_THREADS * ROWS4;
@@ -29,11 +31,21 @@ fn clear_state() {
     }
 }
 
-// S += phi(k_t) v_t^T, z += phi(k_t) for token t of the tile.
+// S = decay S + phi(k_t) v_t^T, z = decay z + phi(k_t) for token t of the tile.
 fn write_state(t: u32, row_thread: u32, col_thread: u32) {
-    let v = wg_v[t * COL_THREADS + col_thread];
+    let v = value_scale(t) * wg_v[t * COL_THREADS + col_thread];
     for (var i = 0u; i < ROWS4; i++) {
         let k = key_features(t, row_thread * ROWS4 + i);
+        if (DECAY != 0u) {
+            let kept = decay(t, row_thread * ROWS4 + i);
+            state_rows[4u * i] = left_of(kept.xxxx, state_rows[4u * i]);
+            state_rows[4u * i + 1u] = left_of(kept.yyyy, state_rows[4u * i + 1u]);
+            state_rows[4u * i + 2u] = left_of(kept.zzzz, state_rows[4u * i + 2u]);
+            state_rows[4u * i + 3u] = left_of(kept.wwww, state_rows[4u * i + 3u]);
+            if (NORMALIZE == 1u) {
+                norm_rows[i] = left_of(kept, norm_rows[i]);
+            }
+        }
         state_rows[4u * i] += k.x * v;
         state_rows[4u * i + 1u] += k.y * v;
         state_rows[4u * i + 2u] += k.z * v;

@@ -100,21 +100,7 @@ fn run(op: &'static Op) -> Command {
     command = command
         .arg(path("save-params").help("Where parameters drawn from --seed go; not written if none are drawn"))
         .next_help_heading("Options of this operator");
-    for flag in op.flags {
-        let arg = match flag.kind {
-            FlagKind::Choice(words) => {
-                value(flag.name).value_name("WORD").value_parser(PossibleValuesParser::new(words))
-            }
-            FlagKind::Number => value(flag.name).value_name("X").allow_negative_numbers(true),
-            FlagKind::Count => value(flag.name).value_name("COUNT").allow_negative_numbers(true),
-            FlagKind::Switch => {
-                let [on, off] = switch(flag.name);
-                command = command.arg(on.help(flag.help)).arg(off.help(format!("The opposite of --{}", flag.name)));
-                continue;
-            }
-        };
-        command = command.arg(arg.help(flag.help));
-    }
+    command = own(command, op);
 
     let [causal, no_causal] = switch("causal");
     command = command
@@ -153,6 +139,26 @@ fn run(op: &'static Op) -> Command {
         .arg(on("quiet", "Print nothing but errors, and --json"))
         .disable_help_flag(true)
         .arg(Arg::new("help").short('h').long("help").action(ArgAction::Help).help("Print help"))
+}
+
+/// A command with the options of an operator.
+pub fn own(mut command: Command, op: &'static Op) -> Command {
+    for flag in op.flags {
+        let arg = match flag.kind {
+            FlagKind::Choice(words) => {
+                value(flag.name).value_name("WORD").value_parser(PossibleValuesParser::new(words))
+            }
+            FlagKind::Number => value(flag.name).value_name("X").allow_negative_numbers(true),
+            FlagKind::Count => value(flag.name).value_name("COUNT").allow_negative_numbers(true),
+            FlagKind::Switch => {
+                let [on, off] = switch(flag.name);
+                command = command.arg(on.help(flag.help)).arg(off.help(format!("The opposite of --{}", flag.name)));
+                continue;
+            }
+        };
+        command = command.arg(arg.help(flag.help));
+    }
+    command
 }
 
 /// An option with a value, named as its id.
@@ -288,7 +294,7 @@ fn manual(op: &Op) -> String {
         let _ = writeln!(text, "{title}:");
         for spec in specs {
             let optional = if spec.optional && spec.role != Role::State { "  optional" } else { "" };
-            let _ = writeln!(text, "  {:<8} [{}]{optional}", spec.name, spec.letters(Layout::Bhnd).join(", "));
+            let _ = writeln!(text, "  {:<8} {}{optional}", spec.name, spec.forms(Layout::Bhnd));
         }
     };
     list("Reads", op.inputs);

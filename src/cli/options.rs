@@ -138,7 +138,8 @@ fn named<'a, const K: usize>(paths: [(&'static str, Option<&'a PathBuf>); K]) ->
     paths.into_iter().filter_map(|(flag, path)| Some((flag, path?.as_path()))).collect()
 }
 
-fn flags(op: &Op, matches: &ArgMatches) -> Flags {
+/// The operator's own flags.
+pub fn own_flags(op: &Op, matches: &ArgMatches) -> Flags {
     let mut flags = Flags::new();
     for flag in op.flags {
         match flag.kind {
@@ -146,6 +147,11 @@ fn flags(op: &Op, matches: &ArgMatches) -> Flags {
             FlagKind::Choice(_) | FlagKind::Number | FlagKind::Count => set_word(&mut flags, matches, flag.name),
         }
     }
+    flags
+}
+
+fn flags(op: &Op, matches: &ArgMatches) -> Flags {
+    let mut flags = own_flags(op, matches);
     set_switch(&mut flags, matches, "causal");
     set_word(&mut flags, matches, "segment");
     if args::is_on(matches, "decode") {

@@ -5,12 +5,12 @@ use std::collections::BTreeMap;
 use clap::builder::PossibleValuesParser;
 use clap::{Arg, ArgAction, ArgMatches, Command};
 
-use super::options::is_dash;
+use super::options::{self, is_dash};
 use super::report::{self, Ui};
 use super::{Outcome, args};
 use crate::error::Error;
 use crate::io;
-use crate::ops::{AxisDefault, Case, Causality, Op, draw};
+use crate::ops::{AxisDefault, Case, Causality, Op, TensorSpec, draw};
 use crate::tensor::DType;
 
 /// `subquad sample OP`.
@@ -25,7 +25,7 @@ pub fn command(op: &'static Op) -> Command {
         .collect();
     let order = positional(op).join(",");
     let help = format!("Axis lengths, as B=1,N=512 or all of {order} in this order ({})", lengths.join(","));
-    Command::new(op.name)
+    let command = Command::new(op.name)
         .about(op.summary)
         .after_help(format!("Example: subquad sample {} --output in.safetensors --seed 7", op.name))
         .arg(args::path("output").short('o').required(true).help("File to write; `-` is standard output"))
@@ -41,11 +41,13 @@ pub fn command(op: &'static Op) -> Command {
         )
         .arg(args::seed("Seed of the random values"))
         .arg(args::on("quiet", "Print nothing but errors"))
+        .next_help_heading("Options of the operator, for tensors that a run with them needs");
+    args::own(command, op)
 }
 
 /// `--with`, for operators that can do without some tensors.
 fn with(op: &Op) -> Option<Arg> {
-    let names: Vec<_> = op.inputs.iter().filter(|spec| spec.optional).map(|spec| spec.name).collect();
+    let names: Vec<_> = op.inputs.iter().filter(|spec| spec.optional).flat_map(TensorSpec::names).collect();
     let help = "Also these tensors, which a run can do without; may be repeated";
     (!names.is_empty()).then(|| {
         let arg = args::value("with").value_name("NAME").action(ArgAction::Append).value_delimiter(',');
@@ -62,7 +64,11 @@ pub fn sample(op: &'static Op, matches: &ArgMatches) -> Result<Outcome, Error> {
     let mut case = Case::new("sample", &axes).layout(layout).dtype(dtype);
     case.seed = args::seed_of(op.name, matches)?;
     let with = matches.try_get_many::<String>("with").ok().flatten().into_iter().flatten();
-    case.with = with.filter_map(|name| op.inputs.iter().find(|spec| spec.name == name)).map(|spec| spec.name).collect();
+    case.with =
+        with.filter_map(|given| op.inputs.iter().flat_map(TensorSpec::names).find(|name| name == given)).collect();
+    case.flags = options::own_flags(op, matches);
+    (op.usage)(&case.flags)?;
+    case.complete(op);
     let written: Vec<_> = case.given(op).flat_map(|spec| spec.axes.split(' ')).collect();
     if let Some((letter, _)) = axes.iter().find(|(letter, _)| !written.contains(letter)) {
         let of = op.inputs.iter().filter(|spec| spec.axes.split(' ').any(|axis| axis == *letter)).map(|spec| spec.name);

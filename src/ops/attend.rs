@@ -64,9 +64,9 @@ const FIELDS: &[Field] = fields!(
     col_splits, splits, first_key, score, norm_eps, q, k, v, o
 );
 
-/// Where the uniform has the strides of q, k, v and o.
-pub(crate) const STRIDES: [usize; 4] =
-    [offset_of!(Params, q), offset_of!(Params, k), offset_of!(Params, v), offset_of!(Params, o)];
+/// Where the uniform has the strides of q, k, v and o, which are slots 0 to 3.
+pub(crate) const STRIDES: [(usize, usize); 4] =
+    [(0, offset_of!(Params, q)), (1, offset_of!(Params, k)), (2, offset_of!(Params, v)), (3, offset_of!(Params, o))];
 
 /// `Params`, and which keys a query sees.
 pub(crate) const TYPES: Source = source!("common/attend_types.wgsl");
@@ -326,7 +326,7 @@ impl Attention<'_> {
         let (variant, workspace, steps) = if self.splits(caps) { self.split() } else { self.tiled() };
         let mut pieces = Vec::new();
         for step in steps {
-            pieces.extend(self.qkv.cut(self.op, step, STRIDES, caps)?);
+            pieces.extend(self.qkv.cut(self.op, step, &slots, &STRIDES, caps)?);
         }
         Ok(Program::new(self.op, variant, slots, workspace, pieces))
     }

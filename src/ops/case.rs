@@ -18,7 +18,7 @@ pub struct Case {
     pub layout: Layout,
     /// Storage type.
     pub dtype: DType,
-    /// Tensors given beside those that are required.
+    /// Tensors given beside those that are required, as [`TensorSpec::names`] has them.
     pub with: Vec<&'static str>,
     /// Whether a state is read in (random) and written out.
     pub carry: bool,
@@ -87,8 +87,9 @@ impl Case {
 
     /// Shape of a tensor of the operator's row in this case; `None` if an axis letter is unknown.
     pub fn shape(&self, op: &Op, spec: &TensorSpec) -> Option<Shape> {
-        spec.letters(self.layout)
-            .into_iter()
+        let wide = spec.wide.filter(|(name, _)| self.with.contains(name)).map(|(_, letter)| letter);
+        let letters = spec.letters(self.layout).into_iter().chain(wide);
+        letters
             .map(|letter| self.axis(op, letter).or_else(|| letter.split('|').next()?.parse().ok()))
             .collect::<Option<Vec<_>>>()
             .map(Shape::from)
@@ -96,8 +97,17 @@ impl Case {
 
     /// Tensors of the row that this case is given, state aside.
     pub fn given<'a>(&'a self, op: &'a Op) -> impl Iterator<Item = &'a TensorSpec> {
-        let given = |spec: &&TensorSpec| !spec.optional || self.with.contains(&spec.name);
+        let given = |spec: &&TensorSpec| !spec.optional || spec.names().any(|name| self.with.contains(&name));
         op.inputs.iter().filter(given)
+    }
+
+    /// Gives it too what its flags need.
+    pub fn complete(&mut self, op: &Op) {
+        while let Err(Error::Missing { tensor, .. }) = self.configure(op) {
+            let lacks = |spec: &&TensorSpec| spec.optional && spec.name == tensor && !self.with.contains(&spec.name);
+            let Some(spec) = op.inputs.iter().find(lacks) else { return };
+            self.with.push(spec.name);
+        }
     }
 
     /// The operator at this shape.

@@ -65,6 +65,8 @@ pub struct TensorSpec {
     pub draw: Draw,
     /// Whether its axes follow `--layout`: heads before or behind the length.
     pub follows_layout: bool,
+    /// A second form, with one more axis behind the others: what `--with` calls it, and the letter.
+    pub wide: Option<(&'static str, &'static str)>,
 }
 
 /// Values of a made-up tensor.
@@ -81,7 +83,8 @@ pub enum Draw {
 impl TensorSpec {
     /// A required tensor along the sequence, its axes in the order of `--layout`.
     pub const fn sequence(name: &'static str, axes: &'static str) -> Self {
-        Self { name, axes, role: Role::Sequence, optional: false, draw: Draw::Normal, follows_layout: true }
+        let (role, draw) = (Role::Sequence, Draw::Normal);
+        Self { name, axes, role, optional: false, draw, follows_layout: true, wide: None }
     }
 
     /// A required tensor along the sequence, its axes always in the order given.
@@ -93,13 +96,36 @@ impl TensorSpec {
     ///
     /// An axis written `1|H` has length 1 or that of H.
     pub const fn weight(name: &'static str, axes: &'static str) -> Self {
-        let role = Role::Weight;
-        Self { name, axes, role, optional: true, draw: Draw::Normal, follows_layout: false }
+        Self { role: Role::Weight, optional: true, ..Self::stream(name, axes) }
     }
 
     /// State, carried from run to run.
     pub const fn state(name: &'static str, axes: &'static str) -> Self {
-        Self { name, axes, role: Role::State, optional: true, draw: Draw::Normal, follows_layout: false }
+        Self { role: Role::State, optional: true, ..Self::stream(name, axes) }
+    }
+
+    /// One that not every run has.
+    pub const fn optional(self) -> Self {
+        Self { optional: true, ..self }
+    }
+
+    /// Which may have this axis more, behind the others; `--with` then calls it so.
+    pub const fn or_wide(self, name: &'static str, letter: &'static str) -> Self {
+        Self { wide: Some((name, letter)), ..self }
+    }
+
+    /// What `--with` calls it, and its second form.
+    pub fn names(&self) -> impl Iterator<Item = &'static str> {
+        std::iter::once(self.name).chain(self.wide.map(|(name, _)| name))
+    }
+
+    /// Its forms in the order of `layout`, to read: `[B, G, N] or [B, G, N, D]`.
+    pub fn forms(&self, layout: Layout) -> String {
+        let letters = self.letters(layout).join(", ");
+        match self.wide {
+            Some((_, letter)) => format!("[{letters}] or [{letters}, {letter}]"),
+            None => format!("[{letters}]"),
+        }
     }
 
     /// With values of this kind where they are made up.
@@ -190,13 +216,12 @@ impl Request<'_> {
 
     /// Shape of a tensor the operator needs, which must have `spec`'s rank and no axis of length 0.
     pub fn required(&self, op: &'static str, spec: &TensorSpec) -> Result<&Shape, Error> {
-        let letters = spec.letters(self.layout).join(", ");
         let Some(shape) = self.shape(spec.name) else {
             let given: Vec<_> = self.shapes.iter().map(|(n, _)| n.as_str()).collect();
             return Err(Error::Missing {
                 op,
                 tensor: spec.name.into(),
-                expected: format!("[{letters}]"),
+                expected: spec.forms(self.layout),
                 given: if given.is_empty() { "none".into() } else { given.join(", ") },
             });
         };
@@ -210,10 +235,10 @@ impl Request<'_> {
     }
 
     fn form(&self, op: &'static str, spec: &TensorSpec, shape: &Shape) -> Result<(), Error> {
-        let letters = spec.letters(self.layout).join(", ");
         let rank = spec.axes.split(' ').count();
-        if shape.rank() != rank {
-            let expected = format!("rank {rank} [{letters}]");
+        if shape.rank() != rank && !(spec.wide.is_some() && shape.rank() == rank + 1) {
+            let ranks = if spec.wide.is_some() { format!("{rank} or {}", rank + 1) } else { rank.to_string() };
+            let expected = format!("rank {ranks} {}", spec.forms(self.layout));
             return Err(Error::tensor(op, spec.name, expected, format!("rank {} {shape}", shape.rank())));
         }
         if shape.dims().contains(&0) {

@@ -207,10 +207,7 @@ impl Qkv {
     /// Strides of q, k, v and o. Every tensor has at most `u32::MAX` elements here (see
     /// [`check_indices`](crate::gpu::program::check_indices)), so that no cast loses anything that is used.
     pub fn strides(&self) -> [Strides; 4] {
-        let of = |heads, len, dim| {
-            let s = self.layout.strides(heads, len, dim);
-            [s.batch as u32, s.head as u32, s.token as u32, 0]
-        };
+        let of = |heads, len, dim| strides_of(self.layout, heads, len, dim);
         [
             of(self.heads, self.queries, self.dim_k),
             of(self.kv_heads, self.keys, self.dim_k),
@@ -221,34 +218,38 @@ impl Qkv {
 
     /// Cuts a step at key heads (under layout bnhd at batch entries) where one binding cannot hold q, k, v or o whole.
     ///
-    /// The step numbers its workgroups with the key head (b G + g) slowest, has these tensors as slots 0 to 3, and
-    /// their strides in its uniform at these byte offsets.
+    /// The step numbers its workgroups with the key head (b G + g) slowest, and has the strides of these tensors, given as
+    /// indices of slots, in its uniform at these byte offsets.
     ///
     /// # Errors
     /// [`Error::Limit`] if not even one key head fits.
-    pub fn cut(&self, op: &'static str, step: Step, strides: [usize; 4], caps: &Caps) -> Result<Vec<Step>, Error> {
+    pub fn cut(
+        &self,
+        op: &'static str,
+        step: Step,
+        slots: &[Slot],
+        strides: &[(usize, usize)],
+        caps: &Caps,
+    ) -> Result<Vec<Step>, Error> {
         let (units, unit) = match self.layout {
             Layout::Bhnd => (self.kv_units(), "one key head"),
             Layout::Bnhd => (self.batch, "one batch entry"),
         };
-        let slots = self.slots();
-        let shares: Vec<_> = slots
-            .iter()
-            .enumerate()
-            .filter_map(|(i, slot)| {
-                let operand = step.operands.iter().position(|operand| *operand == Operand::Slot(i))?;
-                let elements = slot.checked_count()? / units as u64;
-                Some(Share {
-                    operand,
-                    name: slot.name,
-                    size: slot.dtype.size() as u64,
-                    elements,
-                    base: strides[i] + BASE,
-                })
-            })
-            .collect();
+        let share = |&(i, base): &(usize, usize)| {
+            let slot = slots.get(i)?;
+            let operand = step.operands.iter().position(|operand| *operand == Operand::Slot(i))?;
+            let elements = slot.checked_count()? / units as u64;
+            Some(Share { operand, name: slot.name, size: slot.dtype.size() as u64, elements, base: base + BASE })
+        };
+        let shares: Vec<_> = strides.iter().filter_map(share).collect();
         program::cut(op, step, units as u64, unit, &shares, caps)
     }
+}
+
+/// Strides of a tensor of that layout, as a uniform has them.
+pub(crate) fn strides_of(layout: Layout, heads: usize, len: usize, dim: usize) -> Strides {
+    let s = layout.strides(heads, len, dim);
+    [s.batch as u32, s.head as u32, s.token as u32, 0]
 }
 
 /// Refuses axes longer than 2^30: shaders compute in u32 and i32 where tiles and segments end.

@@ -67,6 +67,8 @@ pub(crate) struct Walk {
     pub(crate) scale: f32,
     /// Added to the denominator; `None`: no denominator.
     pub(crate) norm_eps: Option<f32>,
+    /// Log decays `g` of a token and key head: none, one, or one a row.
+    pub(crate) gates: usize,
 }
 
 impl Walk {
@@ -85,6 +87,7 @@ impl Walk {
         let q = read("q", 0);
         let k = read("k", 0);
         let v = read("v", 0);
+        let gate = read("g", 0);
         let mut state = read("state", states * m * e);
         let mut norm = read("norm", states * m);
         let wanted = rows.of(s.queries);
@@ -93,6 +96,7 @@ impl Walk {
         let q_strides = s.layout.strides(s.heads, s.queries, d);
         let k_strides = s.layout.strides(s.kv_heads, s.keys, d);
         let v_strides = s.layout.strides(s.kv_heads, s.keys, e);
+        let g_strides = s.layout.strides(s.kv_heads, s.keys, self.gates);
         let o_strides = s.layout.strides(s.heads, wanted.len(), e);
         let scale = T::of(f64::from(self.scale));
         let eps = self.norm_eps.map(|eps| T::of(f64::from(eps)));
@@ -104,7 +108,13 @@ impl Walk {
                 let write = |matrix: &mut [T], z: &mut [T], t: usize| {
                     let k_row = &k[b * k_strides.batch + g * k_strides.head + t * k_strides.token..][..d];
                     let v_row = &v[b * v_strides.batch + g * v_strides.head + t * v_strides.token..][..e];
+                    let gates = &gate[b * g_strides.batch + g * g_strides.head + t * g_strides.token..][..self.gates];
                     for (i, &phi) in features(g, k_row).iter().enumerate() {
+                        if let Some(log) = gates.get(i % self.gates.max(1)) {
+                            let left = log.exp();
+                            z[i] = z[i] * left;
+                            matrix[i * e..][..e].iter_mut().for_each(|x| *x = *x * left);
+                        }
                         z[i] += phi;
                         for j in 0..e {
                             matrix[i * e + j] += phi * v_row[j];

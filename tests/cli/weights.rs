@@ -122,6 +122,19 @@ fn samples_are_valid_and_may_hold_projections() {
     assert_eq!(file.tensors.names(), "q, k, v, e, f");
     assert_eq!(file.tensors.get("f").unwrap().shape(), &[1, 7, 20].into());
     place.done(&format!("{LOW} --verify"));
+    // What flags need is written with the rest.
+    place.done("sample linear --output in.safetensors --shape H=4,G=2,N=20,D=8 --rule gated");
+    assert_eq!(place.read("in.safetensors").tensors.get("g").unwrap().shape(), &[1, 2, 20].into());
+    place.done("run linear --input in.safetensors --backend cpu --rule gated --verify");
+    place.refuse(
+        "run linear --input in.safetensors --backend cpu",
+        1,
+        "linear: tensor `g`: expected none under --rule linear, found [1, 2, 20]",
+    );
+    place
+        .done("sample linear --output wide.safetensors --shape H=4,G=2,N=20,D=8 --rule gated --with g.D --layout bnhd");
+    assert_eq!(place.read("wide.safetensors").tensors.get("g").unwrap().shape(), &[1, 20, 2, 8].into());
+    place.done("run linear --input wide.safetensors --backend cpu --rule gated --layout bnhd --normalize --verify");
     let ran = place.run("sample linformer --output x.safetensors --with g");
     assert_eq!(ran.code, 2, "{ran:?}");
 }

@@ -2,7 +2,7 @@
 
 use subquad::gpu::program::Operand;
 use subquad::gpu::{Bind, Kernel, Plan, Program, Schedule, Source, Timer, Workspace, probes, readback};
-use subquad::ops::linear::Config;
+use subquad::ops::linear::{self, Config};
 use subquad::ops::linformer::{self, Sharing};
 use subquad::ops::{Operator, Qkv, draw, slay, softmax, yat};
 use subquad::tensor::{Access, DType, HostTensor, Slot, Tensor};
@@ -61,6 +61,7 @@ fn plans_move_the_bytes_they_state() {
     let Some(ctx) = context() else { return };
     let base = Config::new(Qkv::new(1, 4, 50, 12, 20));
     let soft = softmax::Config::new(base.qkv);
+    let [head, channel] = [linear::Gate::Head, linear::Gate::Channel].map(linear::Rule::Gated);
     let list: Vec<(&str, Box<dyn Operator>)> = vec![
         ("one pass", Box::new(base.clone())),
         ("one pass, state", Box::new(Config { qkv: base.qkv.kv_heads(2), carry: true, ..base.clone() })),
@@ -82,6 +83,35 @@ fn plans_move_the_bytes_they_state() {
                 carry: true,
                 decode: true,
                 ..base.clone()
+            }),
+        ),
+        ("gated, one pass", Box::new(Config { carry: true, ..base.clone().rule(head) })),
+        ("gated, two passes", Box::new(Config { segment: Some(16), ..base.clone().rule(head) })),
+        (
+            "gated by channels, state",
+            Box::new(Config {
+                qkv: base.qkv.kv_heads(2),
+                segment: Some(16),
+                carry: true,
+                ..base.clone().rule(channel)
+            }),
+        ),
+        (
+            "gated by channels, wide, normalised",
+            Box::new(Config {
+                qkv: base.qkv.dim_v(70),
+                segment: Some(25),
+                normalize: true,
+                ..base.clone().rule(channel)
+            }),
+        ),
+        (
+            "gated, decode",
+            Box::new(Config {
+                qkv: base.qkv.queries(1).keys(1).kv_heads(2),
+                carry: true,
+                decode: true,
+                ..base.clone().rule(channel)
             }),
         ),
         ("softmax", Box::new(softmax::Config { qkv: base.qkv.queries(100).keys(130), ..soft.clone() })),

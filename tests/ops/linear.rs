@@ -4,19 +4,37 @@ use proptest::prelude::*;
 use proptest::test_runner::{RngAlgorithm, TestRng, TestRunner};
 use subquad::gpu::{Caps, Plan, Workspace, readback};
 use subquad::ops::linear::layout::walk;
-use subquad::ops::linear::{self, Config, FeatureMap};
+use subquad::ops::linear::{self, Config, FeatureMap, Gate, Rule};
 use subquad::ops::recurrence::{Tiles, Walk};
 use subquad::ops::{self, Op, Operator, Precision, Qkv, Rows, draw, find, tolerance};
 use subquad::tensor::{DType, HostTensor, Layout, Shape, TensorMap};
 
-use crate::support::{self, assert_matches, assert_no_look_ahead, assert_same_bits, backends, context, on_gpu, roomy};
+use crate::support::{
+    self, assert_matches, assert_no_look_ahead_from, assert_same_bits, backends, backends_for, context, on_gpu, roomy,
+};
 
 fn op() -> &'static Op {
     find("linear").unwrap()
 }
 
+/// Random ones; log decays as trained models have them.
 fn inputs(c: &Config) -> TensorMap {
-    support::inputs(&c.qkv)
+    let mut all = support::inputs(&c.qkv);
+    insert_gates(c, &mut all, 9, |x| -0.1 * x.abs());
+    all
+}
+
+fn insert_gates(c: &Config, all: &mut TensorMap, seed: u64, of: impl Fn(f32) -> f32) {
+    if let Some(slot) = c.gate_slot() {
+        let shape = slot.parts[0].shape.clone();
+        let values = draw::normal(seed, 7, shape.count()).into_iter().map(of).collect();
+        all.insert("g", HostTensor::f32(shape, values).cast(c.qkv.dtype));
+    }
+}
+
+/// A configuration under every rule.
+fn every_rule(c: &Config) -> [Config; 3] {
+    [Rule::Linear, Rule::Gated(Gate::Head), Rule::Gated(Gate::Channel)].map(|rule| c.clone().rule(rule))
 }
 
 /// Runs `whole` in pieces that carry the state, and puts the outputs together.
@@ -33,22 +51,26 @@ fn in_pieces(
 #[test]
 fn pieces_equal_the_whole_at_any_cut() {
     let whole = Config { carry: true, ..Config::new(Qkv::new(1, 4, 150, 20, 12).kv_heads(2)) };
-    let all = inputs(&whole);
-    for (backend, run) in backends() {
-        let got = in_pieces(&|c, t| run(c, t), &whole, &all, &[0, 1, 37, 100, 150]);
-        assert_matches(&format!("{backend}, pieces"), op(), &whole, &all, &got);
+    for whole in every_rule(&whole) {
+        let all = inputs(&whole);
+        for (backend, run) in backends() {
+            let got = in_pieces(&|c, t| run(c, t), &whole, &all, &[0, 1, 37, 100, 150]);
+            assert_matches(&format!("{backend}, {:?}, pieces", whole.rule), op(), &whole, &all, &got);
+        }
     }
 }
 
 #[test]
 fn pieces_equal_the_whole_bit_for_bit_when_cuts_fall_on_segments() {
     let whole = Config { segment: Some(24), carry: true, ..Config::new(Qkv::new(1, 2, 130, 20, 12)) };
-    let all = inputs(&whole);
-    for (backend, run) in backends() {
-        let want = run(&whole, &all);
-        let got = in_pieces(&|c, t| run(c, t), &whole, &all, &[0, 48, 72, 130]);
-        for (name, tensor) in want.iter() {
-            assert_same_bits(&format!("{backend}: {name}"), tensor, got.get(name).unwrap());
+    for whole in every_rule(&whole) {
+        let all = inputs(&whole);
+        for (backend, run) in backends() {
+            let want = run(&whole, &all);
+            let got = in_pieces(&|c, t| run(c, t), &whole, &all, &[0, 48, 72, 130]);
+            for (name, tensor) in want.iter() {
+                assert_same_bits(&format!("{backend}, {:?}: {name}", whole.rule), tensor, got.get(name).unwrap());
+            }
         }
     }
 }
@@ -56,11 +78,13 @@ fn pieces_equal_the_whole_bit_for_bit_when_cuts_fall_on_segments() {
 #[test]
 fn decode_goes_on_where_prefill_stopped() {
     let whole = Config { carry: true, ..Config::new(Qkv::new(2, 3, 20, 24, 70).kv_heads(1)) };
-    let all = inputs(&whole);
     for (backend, run) in backends() {
         let run = |c: &Config, t: &TensorMap| run(&Config { decode: c.qkv.queries == 1, ..c.clone() }, t);
-        let got = in_pieces(&run, &whole, &all, &[0, 16, 17, 18, 19, 20]);
-        assert_matches(&format!("{backend}, decode"), op(), &whole, &all, &got);
+        for whole in every_rule(&whole) {
+            let all = inputs(&whole);
+            let got = in_pieces(&run, &whole, &all, &[0, 16, 17, 18, 19, 20]);
+            assert_matches(&format!("{backend}, {:?}, decode", whole.rule), op(), &whole, &all, &got);
+        }
     }
 }
 
@@ -73,9 +97,12 @@ fn an_output_does_not_depend_on_later_tokens() {
         Config { qkv: base.qkv.dim_v(100), ..base.clone() },
         Config { qkv: base.qkv.kv_heads(2), ..base.clone() },
         Config { qkv: base.qkv.dim_v(100).kv_heads(1), segment: Some(16), ..base.clone() },
+        Config { qkv: base.qkv.kv_heads(2), segment: Some(16), ..base.clone().rule(Rule::Gated(Gate::Head)) },
+        base.clone().rule(Rule::Gated(Gate::Channel)),
         Config { qkv: base.qkv.kv_heads(2).dtype(DType::F16), segment: Some(16), ..base },
     ] {
-        assert_no_look_ahead(&c, &c.qkv, &[50, 89]);
+        let all = inputs(&c);
+        assert_no_look_ahead_from(&c, &c.qkv, &all, &[50, 89], &backends_for(c.qkv.dtype).collect::<Vec<_>>());
     }
 }
 
@@ -86,9 +113,19 @@ fn any_config() -> impl Strategy<Value = (Config, bool, u64)> {
     let map = prop::sample::select(FeatureMap::ALL.to_vec());
     let layout = prop::sample::select(vec![Layout::Bhnd, Layout::Bnhd]);
     let segment = prop::option::of(1usize..=60);
-    (heads, sizes, map, layout, segment, any::<[bool; 2]>(), any::<u64>()).prop_map(
-        |((batch, kv_heads, group), (len, dim_k, dim_v), feature_map, layout, segment, [carry, given], seed)| {
+    let rule = prop::sample::select(vec![Rule::Linear, Rule::Gated(Gate::Head), Rule::Gated(Gate::Channel)]);
+    (heads, sizes, (rule, map), layout, segment, any::<[bool; 2]>(), any::<u64>()).prop_map(
+        |(
+            (batch, kv_heads, group),
+            (len, dim_k, dim_v),
+            (rule, feature_map),
+            layout,
+            segment,
+            [carry, given],
+            seed,
+        )| {
             let c = Config {
+                rule,
                 feature_map,
                 normalize: feature_map != FeatureMap::Identity,
                 segment,
@@ -121,6 +158,7 @@ fn any_config_matches(count: u32, run: impl Fn(&Config, &TensorMap) -> TensorMap
             let values = draw::normal(seed, stream, shape.count());
             all.insert(name, if signed { HostTensor::f32(shape, values) } else { positive(shape, stream) });
         }
+        insert_gates(&c, &mut all, seed, |x| -x.abs().powi(4));
         if given {
             let part = [c.qkv.batch, c.qkv.kv_heads, c.qkv.dim_k, c.qkv.dim_v];
             all.insert("state", positive(part.into(), 3));
@@ -167,7 +205,7 @@ fn a_plan_replays_over_a_dirty_workspace() {
     for buffer in workspace.buffers() {
         readback::fill(ctx, buffer, 0xff);
     }
-    let tensors = linear::Tensors { q: &q, k: &k, v: &v, o: &o, state: None };
+    let tensors = linear::Tensors::new(&q, &k, &v, &o);
     let recording = linear::bind(&plan, tensors, &workspace).unwrap();
     assert_eq!(recording.len(), 3, "{recording}");
     for round in 0..3 {
@@ -183,6 +221,81 @@ fn a_plan_replays_over_a_dirty_workspace() {
         let mut got = TensorMap::new();
         got.insert("o", readback::read_blocking(ctx, &o).unwrap());
         assert_matches(&format!("round {round}"), op(), &c, &all, &got);
+    }
+}
+
+/// Decays of nothing, of everything, and of more than f32 has numbers for within a chunk.
+#[test]
+fn extreme_decays_are_exact() {
+    for gate in [Gate::Head, Gate::Channel] {
+        let c = Config { carry: true, ..Config::new(Qkv::new(1, 2, 130, 8, 8)).rule(Rule::Gated(gate)) };
+        for segment in [None, Some(40)] {
+            let c = Config { segment, ..c.clone() };
+            let mut all = inputs(&c);
+            // e^-250 within 64 tokens, e^-1000 within them, and as many without any.
+            for log in [-250.0 / 64.0, -1000.0 / 64.0, -1e-4] {
+                insert_gates(&c, &mut all, 5, |_| log);
+                for (backend, run) in backends() {
+                    assert_matches(&format!("{backend}, {gate:?}, {log}"), op(), &c, &all, &run(&c, &all));
+                }
+            }
+            // Without decay the rule is that of sums, bit for bit on a GPU.
+            insert_gates(&c, &mut all, 5, |_| 0.0);
+            let sums = Config { rule: Rule::Linear, ..c.clone() };
+            for (backend, run) in backends() {
+                let (got, want) = (run(&c, &all), run(&sums, &all));
+                for (name, want) in want.iter() {
+                    let error = tolerance::relative_rms(&got.get(name).unwrap().to_f64(), &want.to_f64());
+                    assert!(
+                        error <= if backend == "gpu" { 0.0 } else { 1e-6 },
+                        "{backend}, {gate:?}, {name}: {error:e}"
+                    );
+                }
+            }
+            // Where everything is forgotten a token sees itself alone: token 77, and those behind it see it.
+            let mut forgets = all.get("g").unwrap().to_f32();
+            let each = forgets.len() / (2 * 130);
+            for head in 0..2 {
+                forgets[(head * 130 + 77) * each..][..each].fill(f32::NEG_INFINITY);
+            }
+            all.insert("g", HostTensor::f32(all.get("g").unwrap().shape().clone(), forgets));
+            let (q, k, v) =
+                (all.get("q").unwrap().to_f64(), all.get("k").unwrap().to_f64(), all.get("v").unwrap().to_f64());
+            for (backend, run) in backends() {
+                let got = run(&c, &all);
+                assert_matches(&format!("{backend}, {gate:?}, forgets"), op(), &c, &all, &got);
+                let o = got.get("o").unwrap().to_f64();
+                let row = |x: &[f64]| x[77 * 8..78 * 8].to_vec();
+                let score: f64 = row(&q).iter().zip(row(&k)).map(|(q, k)| q * k).sum::<f64>() / 8f64.sqrt();
+                for (o, v) in row(&o).iter().zip(row(&v)) {
+                    assert!(
+                        (o - score * v).abs() <= 1e-6 * (score * v).abs().max(1e-3),
+                        "{backend}: {o} {}",
+                        score * v
+                    );
+                }
+            }
+        }
+    }
+}
+
+/// Thousands of factors just below 1: each rounded to the nearest number they would be wrong by the same, here by up to 2e-3.
+#[test]
+fn slow_decays_do_not_drift() {
+    let qkv = Qkv::new(1, 1, 20_000, 4, 4);
+    let c = Config { scale: Some(1.0), ..Config::new(qkv).rule(Rule::Gated(Gate::Head)) };
+    let mut all = TensorMap::new();
+    for name in ["q", "k", "v"] {
+        all.insert(name, HostTensor::f32([1, 1, 20_000, 4], vec![1.0; 80_000]));
+    }
+    for log in [-1e-3f32, -1e-4, -1.3e-5] {
+        all.insert("g", HostTensor::f32([1, 1, 20_000], vec![log; 20_000]));
+        let log = f64::from(log);
+        let want = 4.0 * (20_000.0 * log).exp_m1() / log.exp_m1();
+        for (backend, run) in backends() {
+            let got = f64::from(*run(&c, &all).get("o").unwrap().to_f32().last().unwrap());
+            assert!((got / want - 1.0).abs() < 1e-5, "{backend}, {log}: {got}, expected {want}");
+        }
     }
 }
 
@@ -224,6 +337,10 @@ fn refused_before_anything_runs() {
         (
             Config { norm_eps: -1.0, ..base.clone() },
             "linear: `norm_eps`: expected a finite number of 0 or more, found -1",
+        ),
+        (
+            Config { causal: false, ..base.clone().rule(Rule::Gated(Gate::Head)) },
+            "linear: `causal`: expected the causal form, the only one that decays in time, found the non-causal one",
         ),
         (Config { segment: Some(0), ..base.clone() }, "linear: `segment`: expected 1 or more, found 0"),
         (
@@ -297,7 +414,7 @@ fn bytes_and_segments_of_large_shapes() {
                 let c = Config::new(Qkv::new(1, group.max(4), len, dim, dim).dtype(dtype).kv_heads(4 / group.min(4)));
                 let program = c.program(&caps).unwrap();
                 assert_eq!(program.steps().len(), 3, "two passes and a scan");
-                let tiles = Tiles::new(dim, dim, c.qkv.group(), None, 0);
+                let tiles = Tiles::new(dim, dim, c.qkv.group(), None, 0, 0);
                 let heads = tiles.head_splits as f64;
                 let (q, k) = (1.0 / (2.0 + 2.0 / c.qkv.group() as f64), 1.0 / (2.0 + 2.0 * c.qkv.group() as f64));
                 let essential = c.cost().bytes();
@@ -336,11 +453,13 @@ fn tiles_fit_the_portable_budget_at_every_dim() {
     for dim_k in 1..=linear::MAX_DIM {
         for dim_v in [1, 7, 64, 65, 130, 256] {
             for group in [1, 2, 3, 8, 64] {
-                let t = Tiles::new(dim_k, dim_v, group, None, 0);
-                assert!(t.workgroup_bytes() <= 16384, "{dim_k} {dim_v} {group}: {t:?}");
-                assert!(t.row_threads * t.col_threads <= 256);
-                assert!(t.rows * t.row_threads >= dim_k && 4 * t.col_threads * t.col_splits >= dim_v);
-                assert!(t.read_heads * t.head_splits >= group);
+                for decays in [0, 1, dim_k] {
+                    let t = Tiles::new(dim_k, dim_v, group, None, decays, 0);
+                    assert!(t.workgroup_bytes() <= 16384, "{dim_k} {dim_v} {group} {decays}: {t:?}");
+                    assert!(t.row_threads * t.col_threads <= 256);
+                    assert!(t.rows * t.row_threads >= dim_k && 4 * t.col_threads * t.col_splits >= dim_v);
+                    assert!(t.read_heads * t.head_splits >= group);
+                }
             }
         }
     }

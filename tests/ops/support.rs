@@ -97,13 +97,14 @@ pub fn inputs(s: &Qkv) -> TensorMap {
 /// Tokens `range` of a `[B, H, N, D]` tensor.
 pub fn tokens(t: &HostTensor, range: Range<usize>) -> HostTensor {
     let d = t.shape().dims();
-    let (outer, len, dim) = (d[0] * d[1], d[2], d[3]);
+    let (outer, len, dim) = (d[0] * d[1], d[2], d[3..].iter().product::<usize>());
     let values = t.to_f32();
     let mut cut = Vec::new();
     for i in 0..outer {
         cut.extend_from_slice(&values[(i * len + range.start) * dim..(i * len + range.end) * dim]);
     }
-    HostTensor::f32([d[0], d[1], range.len(), dim], cut)
+    let shape: Vec<usize> = [d[0], d[1], range.len()].iter().chain(&d[3..]).copied().collect();
+    HostTensor::f32(shape, cut)
 }
 
 /// Runs an operator of so many tokens in pieces, each from the state that the one before left, and puts the outputs
@@ -113,7 +114,7 @@ pub fn in_pieces(run: &dyn Fn(usize, &TensorMap) -> TensorMap, all: &TensorMap, 
     let mut out: Vec<HostTensor> = Vec::new();
     for pair in cuts.windows(2) {
         let cut = |(name, t): (&str, &HostTensor)| {
-            let along = ["q", "k", "v"].contains(&name);
+            let along = ["q", "k", "v", "g"].contains(&name);
             (name.to_owned(), if along { tokens(t, pair[0]..pair[1]) } else { t.clone() })
         };
         let mut piece: TensorMap = all.iter().map(cut).collect();

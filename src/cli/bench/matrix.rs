@@ -116,7 +116,7 @@ impl Matrix {
             matrix.flags.push(flag);
         }
         for name in &matrix.with {
-            let known = |op: &&Op| op.inputs.iter().any(|spec| spec.optional && spec.name == name);
+            let known = |op: &&Op| op.inputs.iter().any(|spec| spec.optional && spec.names().any(|own| own == name));
             if !matrix.ops.iter().any(known) {
                 let text = format!("--with {name}: expected a tensor that one of the operators can do without");
                 return Err(Error::Usage(format!("bench: {text}")));
@@ -145,7 +145,8 @@ impl Matrix {
             return Err(Error::Usage(format!("bench: --shape {pair}: expected axis {letter} once")));
         }
         // An axis of tensors that are not given means nothing.
-        let given = |spec: &&TensorSpec| !spec.optional || self.with.iter().any(|name| name == spec.name);
+        let given =
+            |spec: &&TensorSpec| !spec.optional || spec.names().any(|own| self.with.iter().any(|name| name == own));
         let mut specs = self.ops.iter().flat_map(|op| op.inputs.iter().filter(given));
         let known = specs.any(|spec| spec.letters(self.layout).contains(&letter));
         match length.parse() {
@@ -231,8 +232,9 @@ impl Matrix {
                         let mut case = Case::new("bench", shape).layout(self.layout).dtype(*dtype);
                         case.flags = flags.clone();
                         case.seed = self.seed;
-                        let given = |name: &String| op.inputs.iter().find(|spec| spec.optional && spec.name == name);
-                        case.with = self.with.iter().filter_map(given).map(|spec| spec.name).collect();
+                        let optional = || op.inputs.iter().filter(|spec| spec.optional).flat_map(TensorSpec::names);
+                        case.with = self.with.iter().filter_map(|name| optional().find(|own| own == name)).collect();
+                        case.complete(op);
                         jobs.push(Job::new(op, case));
                     }
                 }

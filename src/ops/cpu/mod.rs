@@ -112,6 +112,7 @@ macro_rules! wide {
 pub(crate) use wide;
 
 pub(crate) mod attend;
+pub(crate) mod decay;
 #[cfg(feature = "cli")]
 pub(crate) mod probes;
 pub(crate) mod recurrence;
@@ -254,14 +255,20 @@ pub(crate) struct Source<'a> {
 }
 
 impl<'a> Source<'a> {
-    /// `tensor` is full rank, its axes in the order of `layout`; f32 or f16.
+    /// `tensor` is full rank, its axes in the order of `layout`; f32 or f16. Without a last axis a row is one element.
     pub(crate) fn new(tensor: &'a HostTensor, layout: Layout, map: Map) -> Self {
         let dims = tensor.shape().dims();
         let (heads, len) = match layout {
             Layout::Bhnd => (dims[1], dims[2]),
             Layout::Bnhd => (dims[2], dims[1]),
         };
-        Self { values: tensor.values(), strides: layout.strides(heads, len, dims[3]), dim: dims[3], map }
+        let dim = dims.get(3).copied().unwrap_or(1);
+        Self { values: tensor.values(), strides: layout.strides(heads, len, dim), dim, map }
+    }
+
+    /// Elements of a row.
+    pub(crate) fn dim(&self) -> usize {
+        self.dim
     }
 
     /// Rows of these tokens as f32, mapped. f32 without a map is read where it lies; anything else goes through `space`,
@@ -453,7 +460,7 @@ pub(crate) fn each_mut(values: &mut [f32], size: usize, work_each: u64, f: impl 
 
 /// A recurrence over a sequence in segments of fixed length, for several units (batch x head) with a state each.
 ///
-/// The state at the start of a segment is the initial state plus the sums of all segments before, added one by one from
+/// The state at the start of a segment is the initial state and the sums of all segments before, folded in one by one from
 /// the left, each computed from zero. So bits do not depend on who computes what: `run` either lets every unit run
 /// through, or computes sums of segments first, on as many threads as there are segments, at the price of doing that
 /// part of the work twice.
@@ -472,12 +479,13 @@ pub(crate) struct Scan {
 
 impl Scan {
     /// Walks all segments. `states` holds the initial state of every unit and ends as the last. `sum(unit, segment, out)`
-    /// writes the sum of a segment; `walk(unit, segment, state)` is given the state before the segment and adds the
-    /// sum to it.
+    /// writes the sum of a segment; `fold(state, sum)` folds it into the state before; `walk(unit, segment, state)` is given
+    /// that state and does both.
     pub(crate) fn run(
         &self,
         states: &mut [f32],
         sum: impl Fn(usize, usize, &mut [f32]) + Sync,
+        fold: impl Fn(&mut [f32], &[f32]),
         walk: impl Fn(usize, usize, &mut [f32]) + Sync,
     ) {
         if self.one_pass(self.threads(self.walk_work)) {
@@ -485,23 +493,25 @@ impl Scan {
                 (0..self.segments).for_each(|segment| walk(unit, segment, state));
             });
         } else {
-            self.sums(states, sum, |first, count, starts| {
+            self.sums(states, sum, fold, |first, count, starts| {
                 each_mut(starts, self.state, self.walk_work, |i, state| walk(i / count, first + i % count, state));
             });
         }
     }
 
-    /// Adds the sums of all segments to `states`, from the left, some segments at a time. After each such wave,
+    /// Folds the sums of all segments into `states`, from the left, some segments at a time. After each such wave,
     /// `after(first, count, starts)` is given the states before those segments, `count` for every unit.
     pub(crate) fn sums(
         &self,
         states: &mut [f32],
         sum: impl Fn(usize, usize, &mut [f32]) + Sync,
+        fold: impl Fn(&mut [f32], &[f32]),
         mut after: impl FnMut(usize, usize, &mut [f32]),
     ) {
         // Waves bound the memory for the states of long sequences, and what the second pass reads is still in the cache.
         let wave = (8 * self.threads(self.sum_work)).div_ceil(self.units).min(self.segments);
         let mut memory = vec![0.0; self.units * wave * self.state];
+        let mut before = vec![0.0; self.state];
         for first in (0..self.segments).step_by(wave) {
             let count = wave.min(self.segments - first);
             let starts = &mut memory[..self.units * count * self.state];
@@ -509,10 +519,9 @@ impl Scan {
             for (state, starts) in states.chunks_exact_mut(self.state).zip(starts.chunks_exact_mut(count * self.state))
             {
                 for start in starts.chunks_exact_mut(self.state) {
-                    for (state, start) in state.iter_mut().zip(start) {
-                        let sum = std::mem::replace(start, *state);
-                        *state += sum;
-                    }
+                    before.copy_from_slice(state);
+                    fold(state, start);
+                    start.copy_from_slice(&before);
                 }
             }
             after(first, count, starts);

@@ -4,10 +4,12 @@
 //! Inside a chunk queries meet keys as scores, lower triangle only; what came before the chunk they meet through the
 //! state. A segment sums its own keys and values from zero, and a chunk reads that sum plus the state before the
 //! segment: then the state at every segment is a fold of segment sums from the left, whether one thread walks all
-//! segments or each is walked by another (see [`Scan`]).
+//! segments or each is walked by another (see [`Scan`]). Where the state decays (see [`decay`]), a segment's sum comes with
+//! what it leaves of the state before it.
 
 use std::ops::Range;
 
+use super::decay::{self, Decay, Kind};
 use super::{Mat, Onto, Output, Scan, Source, product};
 use crate::ops::Qkv;
 use crate::tensor::{HostTensor, TensorMap, Values};
@@ -15,6 +17,9 @@ use crate::tensor::{HostTensor, TensorMap, Values};
 /// Tokens in a segment where the configuration names none: long enough that the state before it costs little to add, short
 /// enough that one head keeps several threads busy.
 const SEGMENT: usize = 1024;
+
+/// Tokens in a chunk where each row of the state decays by itself: then scores are no product of matrices.
+const ROW_CHUNK: usize = 16;
 
 /// Queries at a time where there is no triangle to skip.
 const READ: usize = 256;
@@ -86,6 +91,8 @@ pub(crate) struct Recurrence<F> {
     pub(crate) scale: f32,
     /// Added to the denominator; `None`: no denominator.
     pub(crate) norm_eps: Option<f32>,
+    /// Whether the tensor `g`, if there is one, has a log decay for each row of the state.
+    pub(crate) gate_rows: bool,
 }
 
 /// One line for people.
@@ -100,8 +107,10 @@ impl<F: Features> Recurrence<F> {
         let s = &self.qkv;
         let v = Source::new(tensors.get("v").expect("tensor v is missing"), s.layout, None);
         let o = Output::new(s.dtype, s.layout, [s.batch, s.heads, s.queries, s.dim_v]);
+        let decay = Decay::new(tensors.get("g").map(|g| Source::new(g, s.layout, None)));
+        let kind = decay.kind(self.gate_rows);
         let segment = self.segment.unwrap_or(SEGMENT);
-        let job = Job { run: self, q, k, v, o, segment };
+        let job = Job { run: self, q, k, v, o, decay, kind, segment };
         let mut states = job.initial(tensors);
         let segments = s.keys.div_ceil(segment);
         let scan = Scan {
@@ -112,10 +121,11 @@ impl<F: Features> Recurrence<F> {
             walk_work: job.flops(segment.min(s.keys), s.group()),
         };
         let sum = |unit, segment, out: &mut [f32]| job.sum(unit, segment, out);
+        let fold = |state: &mut [f32], sum: &[f32]| job.fold(state, sum);
         if self.causal {
-            scan.run(&mut states, sum, |unit, segment, state| job.walk(unit, segment, state));
+            scan.run(&mut states, sum, fold, |unit, segment, state| job.walk(unit, segment, state));
         } else {
-            scan.sums(&mut states, sum, |_, _, _| {});
+            scan.sums(&mut states, sum, fold, |_, _, _| {});
             let tasks = s.queries.div_ceil(SEGMENT);
             let work = 2 * (s.batch * s.heads * s.queries * self.features.width() * s.dim_v) as u64;
             super::each(s.batch * s.heads * tasks, work, |task| {
@@ -132,7 +142,7 @@ impl<F: Features> Recurrence<F> {
                 |at: Range<usize>| states.chunks_exact(scan.state).flat_map(|x| &x[at.clone()]).copied().collect();
             outputs.insert("state", HostTensor::f32([b, g, m, e], part(0..m * e)));
             if self.norm_eps.is_some() {
-                outputs.insert("norm", HostTensor::f32([b, g, m], part(m * e..scan.state)));
+                outputs.insert("norm", HostTensor::f32([b, g, m], part(m * e..m * e + m)));
             }
         }
         outputs
@@ -146,6 +156,8 @@ struct Job<'a, F> {
     k: Source<'a>,
     v: Source<'a>,
     o: Output,
+    decay: Decay<'a>,
+    kind: Kind,
     segment: usize,
 }
 
@@ -159,16 +171,35 @@ impl<F: Features> Job<'_, F> {
         self.features().width() * self.run.qkv.dim_v
     }
 
-    /// Floats of one state: the matrix, then the normaliser if there is one.
-    fn state_len(&self) -> usize {
+    /// Floats of a matrix and of the normaliser behind it, if there is one.
+    fn sums_len(&self) -> usize {
         self.matrix_len() + if self.run.norm_eps.is_some() { self.features().width() } else { 0 }
+    }
+
+    /// Floats of one state: those, and the logarithms of what the tokens of a sum leave of the state before them.
+    fn state_len(&self) -> usize {
+        self.sums_len() + self.decay.width()
+    }
+
+    /// What a matrix and its normaliser leave of log decays.
+    fn leave(&self, sums: &mut [f32], logs: &[f32]) {
+        let (matrix, norm) = sums.split_at_mut(self.matrix_len());
+        decay::leave_rows(matrix, self.run.qkv.dim_v, logs);
+        decay::leave_rows(norm, 1, logs);
+    }
+
+    /// Folds the sum of a segment into the state before it.
+    fn fold(&self, state: &mut [f32], sum: &[f32]) {
+        let (state, (sums, logs)) = (&mut state[..self.sums_len()], sum.split_at(self.sums_len()));
+        self.leave(state, logs);
+        super::add(state, sums);
     }
 
     /// States given, zero otherwise.
     fn initial(&self, tensors: &TensorMap) -> Vec<f32> {
         let (matrix, len) = (self.matrix_len(), self.state_len());
         let mut states = vec![0.0; self.run.qkv.kv_units() * len];
-        for (name, range) in [("state", 0..matrix), ("norm", matrix..len)] {
+        for (name, range) in [("state", 0..matrix), ("norm", matrix..self.sums_len())] {
             if self.run.carry
                 && !range.is_empty()
                 && let Some(Values::F32(given)) = tensors.get(name).map(HostTensor::values)
@@ -184,19 +215,24 @@ impl<F: Features> Job<'_, F> {
     /// Work on so many tokens of a key head, read by so many query heads.
     fn flops(&self, tokens: usize, readers: usize) -> u64 {
         let (m, e, score) = (self.features().width(), self.run.qkv.dim_v, self.features().score_flops());
-        (tokens * (2 * m * e + readers * (2 * m * e + F::CHUNK * (score + 2 * e)))) as u64
+        (tokens * (2 * m * e + readers * (2 * m * e + self.chunk() * (score + 2 * e)))) as u64
+    }
+
+    /// Tokens in a chunk.
+    fn chunk(&self) -> usize {
+        if self.kind == Kind::Row { ROW_CHUNK } else { F::CHUNK }
     }
 
     /// Tokens of a segment, chunk by chunk.
     fn chunks(&self, segment: usize) -> impl Iterator<Item = Range<usize>> {
         let start = segment * self.segment;
         let end = (start + self.segment).min(self.run.qkv.keys);
-        (start..end).step_by(F::CHUNK).map(move |first| first..(first + F::CHUNK).min(end))
+        (start..end).step_by(self.chunk()).map(move |first| first..(first + self.chunk()).min(end))
     }
 
     /// Rows of the largest chunk.
     fn rows(&self) -> usize {
-        F::CHUNK.min(self.segment).min(self.run.qkv.keys)
+        self.chunk().min(self.segment).min(self.run.qkv.keys)
     }
 
     /// The key head of a unit.
@@ -205,16 +241,49 @@ impl<F: Features> Job<'_, F> {
         Head { batch: unit / self.run.qkv.kv_heads, head, kv_head: head }
     }
 
+    /// Floats of space that a chunk needs beside its tiles: factors of its tokens, and keys or queries with their decay.
+    fn decay_len(&self, rows: usize) -> [usize; 2] {
+        match self.kind {
+            Kind::None => [0, 0],
+            _ => [2 * rows * self.decay.width(), rows * self.features().width()],
+        }
+    }
+
+    /// Adds a chunk to the sums so far: factors of its tokens, and the sums of their logarithms.
+    fn absorb(
+        &self,
+        rows: usize,
+        (k, v): (Mat<'_>, Mat<'_>),
+        (factors, logs): (&[f32], &[f32]),
+        total: &mut [f32],
+        [kept, left, space]: [&mut [f32]; 3],
+    ) {
+        let (sums, all) = total.split_at_mut(self.sums_len());
+        let mut keys = k;
+        if self.kind != Kind::None {
+            let width = self.features().width();
+            decay::kept(rows, k, width, factors, kept, left);
+            self.leave(sums, logs);
+            super::add(all, logs);
+            keys = Mat::rows(kept, width);
+        }
+        self.features().absorb(rows, keys, v, sums.split_at_mut(self.matrix_len()), space);
+    }
+
     /// Writes the sum of a segment.
     fn sum(&self, unit: usize, segment: usize, total: &mut [f32]) {
         let (head, rows) = (self.key_head(unit), self.rows());
+        let [factors, decayed] = self.decay_len(rows);
+        let (tile, space) = (rows * self.features().tile_len(), self.features().space_len(rows));
+        let each = self.decay.width();
+        let sizes = [tile, rows * self.run.qkv.dim_v, space, factors, decayed, each, each];
         total.fill(0.0);
-        let sizes = [rows * self.features().tile_len(), rows * self.run.qkv.dim_v, self.features().space_len(rows)];
-        super::scratch(sizes, |[k_space, v_space, space]| {
+        super::scratch(sizes, |[k_space, v_space, space, factors, kept, left, logs]| {
             for chunk in self.chunks(segment) {
                 let k = self.features().tile(&self.k, head, chunk.clone(), k_space);
                 let v = self.v.tile(head.batch, head.head, chunk.clone(), v_space);
-                self.features().absorb(chunk.len(), k, v, total.split_at_mut(self.matrix_len()), space);
+                let factors = self.decay.factors(head, chunk.clone(), factors, logs);
+                self.absorb(chunk.len(), (k, v), (factors, logs), total, [&mut *kept, &mut *left, &mut *space]);
             }
         });
     }
@@ -223,40 +292,82 @@ impl<F: Features> Job<'_, F> {
     fn walk(&self, unit: usize, segment: usize, state: &mut [f32]) {
         let (features, dim_v, group) = (self.features(), self.run.qkv.dim_v, self.run.qkv.group());
         let key_head = self.key_head(unit);
-        let (rows, n, tile) = (self.rows(), self.state_len(), features.tile_len());
+        let (rows, n, tile, width) = (self.rows(), self.state_len(), features.tile_len(), features.width());
         let space = features.space_len(rows);
-        let sizes = [n, n, rows * tile, rows * dim_v, rows * tile, rows * rows, rows * dim_v, rows, space];
-        super::scratch(sizes, |[total, before, k_space, v_space, q_space, scores, out, factors, space]| {
+        let [factors, decayed] = self.decay_len(rows);
+        let sizes = [
+            n,
+            n,
+            rows * tile,
+            rows * dim_v,
+            rows * tile,
+            rows * rows,
+            rows * dim_v,
+            rows,
+            space,
+            factors,
+            decayed,
+            decayed,
+            self.decay.width(),
+            self.decay.width(),
+        ];
+        super::scratch(sizes, |[total, before, k_space, v_space, q_space, scores, out, weights, space, rest @ ..]| {
+            let [factors, kept, reached, left, logs] = rest;
             total.fill(0.0);
             before.copy_from_slice(state);
             for (i, chunk) in self.chunks(segment).enumerate() {
                 if i > 0 {
-                    super::add_into(before, state, total);
+                    if self.kind == Kind::None {
+                        super::add_into(before, state, total);
+                    } else {
+                        before.copy_from_slice(state);
+                        self.fold(before, total);
+                    }
                 }
                 let rows = chunk.len();
                 let k = features.tile(&self.k, key_head, chunk.clone(), k_space);
                 let v = self.v.tile(key_head.batch, key_head.head, chunk.clone(), v_space);
+                let factors = self.decay.factors(key_head, chunk.clone(), factors, logs);
                 for head in key_head.head * group..(key_head.head + 1) * group {
                     let head = Head { head, ..key_head };
                     let q = features.tile(&self.q, head, chunk.clone(), q_space);
-                    features.scores(rows, q, k, scores, space);
-                    // Cleared, not multiplied by zero: later tokens must not show however large they are. (Only values that
-                    // are not finite show within their chunk, by way of the zeros.)
-                    for (i, row) in scores.chunks_mut(rows).take(rows).enumerate() {
-                        row[i + 1..].fill(0.0);
+                    let mut reads = q;
+                    if self.kind == Kind::Row {
+                        decay::scores(rows, width, (q, k), factors, scores, kept);
+                    } else {
+                        features.scores(rows, q, k, scores, space);
+                        // Cleared, not multiplied by zero: later tokens must not show however large they are. (Only values
+                        // that are not finite show within their chunk, by way of the zeros.)
+                        for (i, row) in scores.chunks_mut(rows).take(rows).enumerate() {
+                            row[i + 1..].fill(0.0);
+                        }
                     }
-                    features.read(rows, q, before.split_at(self.matrix_len()), out, factors, space);
+                    if self.kind == Kind::Head {
+                        decay::between(rows, factors, scores, weights);
+                    }
+                    if self.kind != Kind::None {
+                        decay::reached(rows, q, width, factors, reached, left);
+                        reads = Mat::rows(reached, width);
+                    }
+                    features.read(
+                        rows,
+                        reads,
+                        before[..self.sums_len()].split_at(self.matrix_len()),
+                        out,
+                        weights,
+                        space,
+                    );
                     product([rows, rows, dim_v], Mat::rows(scores, rows), v, Onto::Sum, out, dim_v);
                     if self.run.norm_eps.is_some() {
-                        for (weight, row) in factors.iter_mut().zip(scores.chunks(rows)).take(rows) {
+                        for (weight, row) in weights.iter_mut().zip(scores.chunks(rows)).take(rows) {
                             *weight += super::sum(row);
                         }
                     }
-                    self.finish(head, chunk.clone(), out, factors);
+                    self.finish(head, chunk.clone(), out, weights);
                 }
-                features.absorb(rows, k, v, total.split_at_mut(self.matrix_len()), space);
+                self.absorb(rows, (k, v), (factors, logs), total, [&mut *kept, &mut *left, &mut *space]);
             }
-            super::add(state, total);
+            self.fold(state, total);
         });
     }
 
@@ -272,7 +383,8 @@ impl<F: Features> Job<'_, F> {
             for first in tokens.clone().step_by(rows) {
                 let chunk = first..(first + rows).min(tokens.end);
                 let q = self.features().tile(&self.q, head, chunk.clone(), q_space);
-                self.features().read(chunk.len(), q, state.split_at(self.matrix_len()), out, factors, space);
+                let state = state[..self.sums_len()].split_at(self.matrix_len());
+                self.features().read(chunk.len(), q, state, out, factors, space);
                 self.finish(head, chunk, out, factors);
             }
         });

@@ -76,5 +76,36 @@ pub(super) fn cases() -> Vec<Case> {
     list.push(
         Case::new("decode_f16", &[("H", 2), ("N", 1), ("D", 64)]).carry().flag("decode", "true").dtype(DType::F16),
     );
+    // Log decays are drawn between 0 and some -0.1.
+    let gated = |name: &str, axes: &[(&'static str, usize)]| Case::new(name, axes).flag("rule", "gated");
+    let odd = &[("B", 2), ("H", 4), ("G", 2), ("N", 150), ("D", 24), ("E", 20)];
+    for (name, gate) in [("head", "g"), ("channel", "g.D")] {
+        let case = |what: &str, axes: &[(&'static str, usize)]| gated(&format!("gated_{name}{what}"), axes).with(gate);
+        list.push(case("", odd));
+        list.push(case("_bnhd", odd).layout(Layout::Bnhd));
+        list.push(case("_f16", odd).dtype(DType::F16));
+        list.push(case("_normalized", odd).flag("normalize", "true").flag("feature-map", "elu1"));
+        list.push(case("_carried", odd).carry());
+        list.push(case("_segments", odd).carry().flag("segment", "48"));
+        list.push(
+            case("_segments_elu1", odd)
+                .carry()
+                .flag("segment", "16")
+                .flag("normalize", "true")
+                .flag("feature-map", "elu1"),
+        );
+        list.push(case("_wide", &[("H", 1), ("N", 100), ("D", 40), ("E", 100)]).carry().flag("segment", "30"));
+        list.push(case("_two_passes", &[("H", 1), ("N", 3000), ("D", 16)]));
+        list.push(case("_one", &[("H", 1), ("N", 1), ("D", 8)]));
+        let one = &[("B", 2), ("H", 4), ("G", 2), ("N", 1), ("D", 24), ("E", 20)];
+        list.push(case("_decode", one).carry().flag("decode", "true"));
+        list.push(
+            case("_decode_elu1", one)
+                .carry()
+                .flag("decode", "true")
+                .flag("normalize", "true")
+                .flag("feature-map", "elu1"),
+        );
+    }
     list
 }

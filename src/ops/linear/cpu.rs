@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::{Config, FeatureMap};
+use super::{Config, FeatureMap, Gate, Rule};
 use crate::ops::cpu::recurrence::{self, Features, Head, Recurrence, State};
 use crate::ops::cpu::{self, Map, Mat, Onto, Source, product};
 use crate::tensor::TensorMap;
@@ -26,6 +26,7 @@ pub(super) fn run(config: &Config, tensors: &TensorMap) -> TensorMap {
         segment: config.segment,
         scale: config.effective_scale(),
         norm_eps: config.normalize.then_some(config.norm_eps),
+        gate_rows: config.rule == Rule::Gated(Gate::Channel),
     };
     run.run(source("q"), source("k"), tensors)
 }

@@ -2,74 +2,97 @@
 //!
 //! `s`, the column splits, is 1 up to E = 64, 2 up to 128, 4 up to 256 (see [`recurrence`](crate::ops::recurrence)).
 
-use super::{Config, FeatureMap, MAX_DIM, NAME};
+use super::{Config, FeatureMap, Gate, MAX_DIM, NAME, Rule};
 use crate::error::Error;
 use crate::gpu::Caps;
 use crate::gpu::program::{Cost, Program};
 use crate::gpu::source::{Bind, Kernel, Source, source};
-use crate::ops::Operator;
 use crate::ops::recurrence::{
-    self as core, Core, FIELDS, Kernels, PROOF, Params, STATE_READ, STATE_WRITE, STORED, STRIDES_TYPES, TYPES, Tiles,
-    Walk,
+    self as core, Core, DECAYS, Decay, FIELDS, Kernels, PLAIN, PROOF, Params, STATE_READ, STATE_WRITE, STORED,
+    STRIDES_TYPES, TYPES, Tiles, Walk,
 };
+use crate::ops::{Operator, qkv};
 
 const TENSORS: Source = source!("linear/types.wgsl");
 const KEYS: Source = source!("linear/keys.wgsl");
+const GATED: Source = source!("linear/gated.wgsl");
+const GATED_DECODE: Source = source!("linear/gated_decode.wgsl");
 
-static SEGMENT: Kernel = Kernel {
-    name: "linear_segment",
-    sources: &[STRIDES_TYPES, TYPES, TENSORS, STATE_WRITE, KEYS, STORED, core::SEGMENT, source!("linear/segment.wgsl")],
-    bindings: &[("k", Bind::Read), ("v", Bind::Read), ("segments", Bind::Write)],
-    params: FIELDS,
-    params_size: size_of::<Params>(),
-    bounds_proof: Some(PROOF),
-};
+type Bindings = &'static [(&'static str, Bind)];
+const K: (&str, Bind) = ("k", Bind::Read);
+const V: (&str, Bind) = ("v", Bind::Read);
+const Q: (&str, Bind) = ("q", Bind::Read);
+const O: (&str, Bind) = ("o", Bind::Write);
+const STATE: (&str, Bind) = ("state", Bind::Read);
+const UPDATED: (&str, Bind) = ("state", Bind::Write);
+const SEGMENTS: (&str, Bind) = ("segments", Bind::Write);
+const GATE: (&str, Bind) = ("gate", Bind::Read);
+
+const fn segment(bindings: Bindings) -> Kernel {
+    let sources = &[
+        STRIDES_TYPES,
+        TYPES,
+        DECAYS,
+        TENSORS,
+        STATE_WRITE,
+        KEYS,
+        STORED,
+        core::SEGMENT,
+        source!("linear/segment.wgsl"),
+    ];
+    kernel("linear_segment", sources, bindings, Some(PROOF))
+}
+
+const fn output(bindings: Bindings) -> Kernel {
+    let sources = &[
+        STRIDES_TYPES,
+        TYPES,
+        DECAYS,
+        TENSORS,
+        STATE_WRITE,
+        STATE_READ,
+        KEYS,
+        PLAIN.output,
+        STORED,
+        core::OUTPUT,
+        source!("linear/output.wgsl"),
+    ];
+    kernel("linear_output", sources, bindings, Some(PROOF))
+}
+
+const fn decode(bindings: Bindings) -> Kernel {
+    let sources = &[STRIDES_TYPES, TYPES, DECAYS, TENSORS, PLAIN.decode, core::DECODE, source!("linear/decode.wgsl")];
+    kernel("linear_decode", sources, bindings, None)
+}
+
+const fn kernel(
+    name: &'static str,
+    sources: &'static [Source],
+    bindings: Bindings,
+    bounds_proof: Option<&'static str>,
+) -> Kernel {
+    Kernel { name, sources, bindings, params: FIELDS, params_size: size_of::<Params>(), bounds_proof }
+}
+
+static SEGMENT: Kernel = segment(&[K, V, SEGMENTS]);
+static GATED_SEGMENT: Kernel = segment(&[K, V, SEGMENTS, GATE]);
+static OUTPUT: Kernel = output(&[K, V, Q, STATE, O, SEGMENTS]);
+static GATED_OUTPUT: Kernel = output(&[K, V, Q, STATE, O, SEGMENTS, GATE]);
+static DECODE: Kernel = decode(&[K, V, Q, UPDATED, O]);
+static GATED_DECODE_KERNEL: Kernel = decode(&[K, V, Q, UPDATED, O, GATE]);
 
 static SCAN: Kernel = Kernel {
     name: "linear_scan",
-    sources: &[STRIDES_TYPES, TYPES, core::SCAN, source!("linear/scan.wgsl")],
+    sources: &[STRIDES_TYPES, TYPES, DECAYS, core::SCAN, source!("linear/scan.wgsl")],
     bindings: &[("segments", Bind::Write), ("state", Bind::Write)],
     params: FIELDS,
     params_size: size_of::<Params>(),
     bounds_proof: Some(core::SCAN_PROOF),
 };
 
-static OUTPUT: Kernel = Kernel {
-    name: "linear_output",
-    sources: &[
-        STRIDES_TYPES,
-        TYPES,
-        TENSORS,
-        STATE_WRITE,
-        STATE_READ,
-        KEYS,
-        STORED,
-        core::OUTPUT,
-        source!("linear/output.wgsl"),
-    ],
-    bindings: &[
-        ("k", Bind::Read),
-        ("v", Bind::Read),
-        ("q", Bind::Read),
-        ("state", Bind::Read),
-        ("o", Bind::Write),
-        ("segments", Bind::Write),
-    ],
-    params: FIELDS,
-    params_size: size_of::<Params>(),
-    bounds_proof: Some(PROOF),
-};
-
-static DECODE: Kernel = Kernel {
-    name: "linear_decode",
-    sources: &[STRIDES_TYPES, TYPES, TENSORS, core::DECODE, source!("linear/decode.wgsl")],
-    bindings: &[("k", Bind::Read), ("v", Bind::Read), ("q", Bind::Read), ("state", Bind::Write), ("o", Bind::Write)],
-    params: FIELDS,
-    params_size: size_of::<Params>(),
-    bounds_proof: None,
-};
-
 static KERNELS: Kernels = Kernels { segment: &SEGMENT, scan: &SCAN, output: &OUTPUT, decode: &DECODE };
+static GATED_KERNELS: Kernels =
+    Kernels { segment: &GATED_SEGMENT, scan: &SCAN, output: &GATED_OUTPUT, decode: &GATED_DECODE_KERNEL };
 
 fn feature_source(map: FeatureMap) -> Source {
     match map {
@@ -91,10 +114,11 @@ pub(super) fn essential(c: &Config) -> Cost {
     let size = c.qkv.dtype.size() as f64;
     let state = if c.carry { c.qkv.kv_units() as f64 * state_len(c) as f64 * 4.0 } else { 0.0 };
     let norm = if c.normalize { d } else { 0.0 };
+    let gates = (c.qkv.kv_units() * c.qkv.keys * c.gates_each()) as f64;
     Cost {
         flops: 2.0 * (q + k) * (e + norm / d),
-        exps: (q + k) * exps_each(c),
-        bytes_read: (q + k + v) * size + state,
+        exps: (q + k) * exps_each(c) + gates,
+        bytes_read: (q + k + v + gates) * size + state,
         bytes_written: o * size + state,
     }
 }
@@ -106,7 +130,7 @@ fn state_len(c: &Config) -> usize {
 
 /// The tiles of a configuration.
 pub fn tiles(c: &Config) -> Tiles {
-    Tiles::new(c.qkv.dim_k, c.qkv.dim_v, c.qkv.group(), None, 0)
+    Tiles::new(c.qkv.dim_k, c.qkv.dim_v, c.qkv.group(), None, c.gates_each(), 0)
 }
 
 /// How a configuration is walked.
@@ -115,13 +139,27 @@ pub fn walk(c: &Config, caps: &Caps) -> Walk {
 }
 
 fn core(c: &Config) -> Core<'_> {
+    let slots = c.slots();
+    let gate = slots.iter().position(|slot| slot.name == "g");
+    let decay = match c.rule {
+        Rule::Linear => Decay::None,
+        Rule::Gated(Gate::Head) => Decay::Head,
+        Rule::Gated(Gate::Channel) => Decay::Row,
+    };
+    let with = |decay: Source| vec![feature_source(c.feature_map), decay];
+    let g = qkv::strides_of(c.qkv.layout, c.qkv.kv_heads, c.qkv.keys, c.gates_each());
     Core {
         op: NAME,
         qkv: &c.qkv,
-        slots: c.slots(),
+        slots,
         weights: None,
-        kernels: &KERNELS,
-        fragments: vec![feature_source(c.feature_map)],
+        kernels: if gate.is_some() { &GATED_KERNELS } else { &KERNELS },
+        fragments: with(if gate.is_some() { GATED } else { PLAIN.decay }),
+        decode_fragments: with(if gate.is_some() { GATED_DECODE } else { PLAIN.decode_decay }),
+        more: gate.into_iter().collect(),
+        more_const: "GATE",
+        decay,
+        gate,
         consts: vec![],
         decode_consts: vec![("MAX_DIM", MAX_DIM as u32)],
         rows: c.qkv.dim_k,
@@ -132,7 +170,7 @@ fn core(c: &Config) -> Core<'_> {
         segment: c.segment,
         carry: c.carry,
         decode: c.decode,
-        params: Params::default(),
+        params: Params { g, ..Params::default() },
         row_splits: 1,
         split_step: 0,
         feature: Cost { exps: c.qkv.dim_k as f64 * exps_each(c), ..Cost::default() },

@@ -3,16 +3,19 @@
 //! For every batch and head, with feature map `phi`, key head `g` read by query head `h` where `g = h / (H / G)`:
 //!
 //! ```text
-//! S_t = S_{t-1} + phi(k_t) v_t^T        [D, E]
-//! z_t = z_{t-1} + phi(k_t)              [D]        (when normalised)
+//! S_t = diag(exp g_t) S_{t-1} + phi(k_t) v_t^T     [D, E]
+//! z_t = diag(exp g_t) z_{t-1} + phi(k_t)           [D]        (when normalised)
 //! o_t = scale * S_t^T phi(q_t)                     (not normalised)
 //! o_t = scale * S_t^T phi(q_t) / (scale * z_t . phi(q_t) + norm_eps)
 //! ```
 //!
+//! Rule `linear` has no g. Under `gated` g is a log decay, 0 or less, one a key head or one a channel of phi(k): RetNet,
+//! GLA, simple GLA and Mamba-2's matrix form are of this kind. A decay of minus infinity forgets everything before.
+//!
 //! The read follows the write at the same step, so token t sees itself. Without the causal mask every query reads the
 //! last state. Source: Katharopoulos et al., "Transformers are RNNs" (arXiv 2006.16236), equations 9 to 12, with
-//! `phi(x) = elu(x) + 1` (equation 7). With `identity` and no normaliser it is the update rule `linear` of ONNX
-//! LinearAttention, whose state layout this shares.
+//! `phi(x) = elu(x) + 1` (equation 7). With `identity` and no normaliser they are the update rules `linear` and `gated` of
+//! ONNX LinearAttention, whose state layout this shares.
 //!
 //! Cost: `4 D E` flops a token and head, `8 D E` where two passes are needed; state `D (E + 1)` floats a key head.
 
@@ -32,7 +35,7 @@ use crate::gpu::program::{Program, check_memory};
 use crate::gpu::{Caps, Plan, Recording, Workspace};
 #[cfg(feature = "cpu")]
 use crate::ops::execute::check_inputs;
-use crate::tensor::{Access, DType, Slot, Tensor, TensorMap};
+use crate::tensor::{Access, DType, Shape, Slot, Tensor, TensorMap};
 
 const NAME: &str = "linear";
 
@@ -43,18 +46,22 @@ pub const MAX_DIM: usize = 256;
 pub const OP: Op = Op {
     name: NAME,
     summary: "linear attention: a state of key features times values, read by query features",
-    inputs: &qkv::INPUTS,
+    inputs: &[qkv::INPUTS[0], qkv::INPUTS[1], qkv::INPUTS[2], G],
     outputs: &[qkv::OUTPUT],
     state: &[TensorSpec::state("state", "B G D E"), TensorSpec::state("norm", "B G D").drawn(Draw::Positive)],
     axes: &qkv::AXES,
     flags: &[
-        Flag { name: "rule", kind: FlagKind::Choice(&["linear"]), help: "update rule of the state (linear)" },
+        Flag { name: "rule", kind: FlagKind::Choice(&["linear", "gated"]), help: "update rule of the state (linear)" },
         Flag {
             name: "feature-map",
             kind: FlagKind::Choice(&["elu1", "relu", "identity"]),
-            help: "map applied to q and k (elu1)",
+            help: "map applied to q and k (elu1; identity unless the rule is linear)",
         },
-        Flag { name: "normalize", kind: FlagKind::Switch, help: "divide by the sum of weights (on)" },
+        Flag {
+            name: "normalize",
+            kind: FlagKind::Switch,
+            help: "divide by the sum of weights (on for rule linear, off for others)",
+        },
         Flag { name: "scale", kind: FlagKind::Number, help: "factor of the scores (1 if normalised, else 1/sqrt D)" },
         Flag { name: "norm-eps", kind: FlagKind::Number, help: "added to the denominator (1e-6)" },
     ],
@@ -65,6 +72,42 @@ pub const OP: Op = Op {
     configure,
     cases: cases::cases,
 };
+
+/// Log decay a head; with one more axis, a channel of the features.
+const G: TensorSpec = TensorSpec::sequence("g", "B G N").or_wide("g.D", "D").optional().drawn(Draw::Shaped(log_decays));
+
+/// 0 or less: those of heads that halve within some tens of tokens, as trained ones do.
+fn log_decays(_: &Shape, values: &mut [f32]) {
+    values.iter_mut().for_each(|x| *x = -0.05 * x.abs());
+}
+
+/// Update rule of the state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Rule {
+    /// Writes add up.
+    Linear,
+    /// The state decays before each write, by exp(g).
+    Gated(Gate),
+}
+
+impl Rule {
+    /// Name as a flag: `gated`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Rule::Linear => "linear",
+            Rule::Gated(_) => "gated",
+        }
+    }
+}
+
+/// What shares a decay.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Gate {
+    /// All channels of a key head: g is `[B, G, N]`.
+    Head,
+    /// Each channel has its own: g is `[B, G, N, D]`.
+    Channel,
+}
 
 /// Map applied to every element of q and k before the state sees them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -105,6 +148,8 @@ pub struct Config {
     pub qkv: Qkv,
     /// Whether query i sees only keys up to i.
     pub causal: bool,
+    /// Update rule.
+    pub rule: Rule,
     /// Feature map.
     pub feature_map: FeatureMap,
     /// Whether to divide by the sum of weights.
@@ -128,6 +173,7 @@ impl Config {
         Self {
             qkv,
             causal: true,
+            rule: Rule::Linear,
             feature_map: FeatureMap::Elu1,
             normalize: true,
             scale: None,
@@ -135,6 +181,31 @@ impl Config {
             segment: None,
             carry: false,
             decode: false,
+        }
+    }
+
+    /// Under this rule, with the feature map and normaliser that are its defaults.
+    pub fn rule(self, rule: Rule) -> Self {
+        let linear = rule == Rule::Linear;
+        let feature_map = if linear { FeatureMap::Elu1 } else { FeatureMap::Identity };
+        Self { rule, feature_map, normalize: linear, ..self }
+    }
+
+    /// The log decays, `[B, G, N]` or `[B, G, N, D]` in the layout of the configuration; `None` without any.
+    pub fn gate_slot(&self) -> Option<Slot> {
+        let Qkv { batch, kv_heads, keys, dtype, layout, .. } = self.qkv;
+        let Rule::Gated(gate) = self.rule else { return None };
+        let whole = layout.shape(batch, kv_heads, keys, self.qkv.dim_k);
+        let shape = Shape::from(&whole.dims()[..if gate == Gate::Head { 3 } else { 4 }]);
+        Some(Slot::plain("g", Access::Read, dtype, shape))
+    }
+
+    /// Log decays of a token and key head.
+    fn gates_each(&self) -> usize {
+        match self.rule {
+            Rule::Linear => 0,
+            Rule::Gated(Gate::Head) => 1,
+            Rule::Gated(Gate::Channel) => self.qkv.dim_k,
         }
     }
 
@@ -156,6 +227,10 @@ impl Config {
             }
         }
         super::check_walk(NAME, queries, keys, self.causal, self.carry, self.decode, self.segment)?;
+        if self.rule != Rule::Linear && !self.causal {
+            let expected = "the causal form, the only one that decays in time";
+            return Err(Error::setting(NAME, "causal", expected, "the non-causal one"));
+        }
         qkv::check_scale(NAME, self.effective_scale())?;
         if !(self.norm_eps.is_finite() && self.norm_eps >= 0.0) {
             return Err(Error::setting(NAME, "norm_eps", "a finite number of 0 or more", self.norm_eps.to_string()));
@@ -178,6 +253,7 @@ impl Config {
 impl Operator for Config {
     fn slots(&self) -> Vec<Slot> {
         let mut slots = self.qkv.slots();
+        slots.extend(self.gate_slot());
         if self.carry {
             slots.push(self.state_slot());
         }
@@ -224,8 +300,17 @@ pub struct Tensors<'a> {
     pub v: &'a Tensor,
     /// `[B, H, N, E]`, written.
     pub o: &'a Tensor,
+    /// Log decays, `[B, G, N]` or `[B, G, N, D]`; given if and only if the rule is [`Rule::Gated`].
+    pub g: Option<&'a Tensor>,
     /// State and norm in one buffer; given if and only if [`Config::carry`].
     pub state: Option<&'a Tensor>,
+}
+
+impl<'a> Tensors<'a> {
+    /// Of rule `linear`, without a state.
+    pub fn new(q: &'a Tensor, k: &'a Tensor, v: &'a Tensor, o: &'a Tensor) -> Self {
+        Self { q, k, v, o, g: None, state: None }
+    }
 }
 
 /// Binds the tensors of a [`plan`](super::plan) made from a [`Config`].
@@ -234,15 +319,19 @@ pub struct Tensors<'a> {
 /// As [`Plan::bind`].
 pub fn bind(plan: &Plan, tensors: Tensors<'_>, workspace: &Workspace) -> Result<Recording, Error> {
     let mut named = vec![("q", tensors.q), ("k", tensors.k), ("v", tensors.v), ("o", tensors.o)];
+    named.extend(tensors.g.map(|g| ("g", g)));
     named.extend(tensors.state.map(|state| ("state", state)));
     plan.bind(&named, workspace)
 }
 
 fn usage(flags: &Flags) -> Result<(), Error> {
-    if let Some(rule) = flags.word("rule")
-        && rule != "linear"
-    {
-        return Err(Error::Usage(format!("{NAME}: --rule: expected linear, found `{rule}`")));
+    let linear = match flags.word("rule") {
+        None | Some("linear") => true,
+        Some("gated") => false,
+        Some(rule) => return Err(Error::Usage(format!("{NAME}: --rule: expected linear or gated, found `{rule}`"))),
+    };
+    if !linear && flags.switch("causal") == Some(false) {
+        return Err(Error::Usage(format!("{NAME}: --no-causal: expected the causal form under --rule gated")));
     }
     flags.word("feature-map").map(FeatureMap::parse).transpose()?;
     flags.number(NAME, "scale")?;
@@ -251,8 +340,9 @@ fn usage(flags: &Flags) -> Result<(), Error> {
         return Err(Error::Usage(format!("{NAME}: --norm-eps: expected 0 or more, found a negative number")));
     }
     super::check_decode_flags(NAME, flags)?;
-    if flags.switch("normalize") == Some(false) && flags.word("norm-eps").is_some() {
-        return Err(Error::Usage(format!("{NAME}: --norm-eps needs the normaliser that --no-normalize turns off")));
+    if !flags.switch("normalize").unwrap_or(linear) && flags.word("norm-eps").is_some() {
+        let without = if linear { "that --no-normalize turns off" } else { "that --normalize turns on" };
+        return Err(Error::Usage(format!("{NAME}: --norm-eps needs the normaliser {without}")));
     }
     Ok(())
 }
@@ -260,12 +350,13 @@ fn usage(flags: &Flags) -> Result<(), Error> {
 fn configure(request: &Request<'_>) -> Result<Box<dyn Operator>, Error> {
     let flags = request.flags;
     usage(flags)?;
-    let mut config = Config::new(Qkv::of(&OP, request)?);
+    let qkv = Qkv::of(&OP, request)?;
+    let mut config = Config::new(qkv).rule(rule(request, &qkv)?);
     config.carry = request.carry;
     config.causal = flags.switch("causal").unwrap_or(true);
     config.decode = flags.switch("decode").unwrap_or(false);
     config.segment = flags.count(NAME, "segment")?;
-    config.normalize = flags.switch("normalize").unwrap_or(true);
+    config.normalize = flags.switch("normalize").unwrap_or(config.normalize);
     config.scale = flags.number(NAME, "scale")?;
     if let Some(map) = flags.word("feature-map") {
         config.feature_map = FeatureMap::parse(map)?;
@@ -275,4 +366,24 @@ fn configure(request: &Request<'_>) -> Result<Box<dyn Operator>, Error> {
     }
     config.validate()?;
     Ok(Box::new(config))
+}
+
+/// The rule that flags and the tensor `g` agree on.
+fn rule(request: &Request<'_>, qkv: &Qkv) -> Result<Rule, Error> {
+    let gated = request.flags.word("rule") == Some("gated");
+    if !gated {
+        return match request.shape("g") {
+            Some(shape) => Err(Error::tensor(NAME, "g", "none under --rule linear", shape.to_string())),
+            None => Ok(Rule::Linear),
+        };
+    }
+    let shape = request.required(NAME, &G)?;
+    let gate = if shape.rank() == 3 { Gate::Head } else { Gate::Channel };
+    let expected = Config::new(*qkv).rule(Rule::Gated(gate)).gate_slot();
+    match expected.iter().flat_map(|slot| &slot.parts).next() {
+        Some(part) if part.shape != *shape => {
+            Err(Error::tensor(NAME, "g", format!("{} as k has", part.shape), shape.to_string()))
+        }
+        _ => Ok(Rule::Gated(gate)),
+    }
 }

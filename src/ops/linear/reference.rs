@@ -25,6 +25,7 @@ pub(super) fn outputs<T: Float>(config: &Config, tensors: &TensorMap, rows: Rows
         carry: config.carry,
         scale: config.effective_scale(),
         norm_eps: config.normalize.then_some(config.norm_eps),
+        gates: config.gates_each(),
     };
     walk.outputs(tensors, rows, |_, x: &[T]| x.iter().map(|&x| feature(config.feature_map, x)).collect())
 }

@@ -111,7 +111,7 @@ fn project<const C: usize>(
         });
     };
     let mut sums = vec![0.0; scan.units * state];
-    scan.sums(&mut sums, sum, |_, _, _| {});
+    scan.sums(&mut sums, sum, cpu::add, |_, _, _| {});
     let mut before = 0;
     sources.map(|(_, dim)| {
         let mut rows = vec![0.0; s.batch * heads * rank * dim];

@@ -140,7 +140,7 @@ pub(super) fn program(c: &Config, caps: &Caps) -> Result<Program, Error> {
     let values = Half::new(c, caps, 2, s.dim_v, second);
     let mut steps = keys.steps(KEYS)?;
     steps.extend(values.steps(VALUES)?);
-    steps.extend(s.cut(NAME, attention(c), attend::STRIDES, caps)?);
+    steps.extend(s.cut(NAME, attention(c), &s.slots(), &attend::STRIDES, caps)?);
 
     let mut workspace = vec![
         Scratch { name: "projected keys", bytes: keys.elements(1) * 4 },

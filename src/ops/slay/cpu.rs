@@ -32,6 +32,7 @@ pub(super) fn run(config: &Config, tensors: &TensorMap) -> TensorMap {
         segment: config.segment,
         scale: 1.0,
         norm_eps: Some(config.norm_eps),
+        gate_rows: false,
     };
     run.run(source("q"), source("k"), tensors)
 }

@@ -12,8 +12,8 @@ use crate::gpu::program::{Cost, Program};
 use crate::gpu::source::{Bind, Kernel, Source, source};
 use crate::ops::Operator;
 use crate::ops::recurrence::{
-    self as core, Core, FIELDS, Kernels, MOST_ROWS, PROOF, Params, STATE_READ, STATE_WRITE, STORED, STRIDES_TYPES,
-    TYPES, Tiles,
+    self as core, Core, DECAYS, Decay, FIELDS, Kernels, MOST_ROWS, PLAIN, PROOF, Params, STATE_READ, STATE_WRITE,
+    STORED, STRIDES_TYPES, TYPES, Tiles,
 };
 
 const FEATURES: Source = source!("slay/features.wgsl");
@@ -30,10 +30,12 @@ static SEGMENT: Kernel = Kernel {
     sources: &[
         STRIDES_TYPES,
         TYPES,
+        DECAYS,
         STATE_WRITE,
         TENSORS,
         FEATURES,
         KEYS,
+        PLAIN.decay,
         STORED,
         core::SEGMENT,
         source!("slay/segment.wgsl"),
@@ -46,7 +48,7 @@ static SEGMENT: Kernel = Kernel {
 
 static SCAN: Kernel = Kernel {
     name: "slay_scan",
-    sources: &[STRIDES_TYPES, TYPES, core::SCAN, source!("slay/scan.wgsl")],
+    sources: &[STRIDES_TYPES, TYPES, DECAYS, core::SCAN, source!("slay/scan.wgsl")],
     bindings: &[("segments", Bind::Write), ("state", Bind::Write)],
     params: FIELDS,
     params_size: size_of::<Params>(),
@@ -58,11 +60,14 @@ static OUTPUT: Kernel = Kernel {
     sources: &[
         STRIDES_TYPES,
         TYPES,
+        DECAYS,
         STATE_WRITE,
         STATE_READ,
         TENSORS,
         FEATURES,
         KEYS,
+        PLAIN.decay,
+        PLAIN.output,
         STORED,
         core::OUTPUT,
         source!("slay/output.wgsl"),
@@ -84,7 +89,17 @@ static OUTPUT: Kernel = Kernel {
 
 static DECODE: Kernel = Kernel {
     name: "slay_decode",
-    sources: &[STRIDES_TYPES, TYPES, TENSORS, FEATURES, core::DECODE, source!("slay/decode.wgsl")],
+    sources: &[
+        STRIDES_TYPES,
+        TYPES,
+        DECAYS,
+        TENSORS,
+        FEATURES,
+        PLAIN.decode_decay,
+        PLAIN.decode,
+        core::DECODE,
+        source!("slay/decode.wgsl"),
+    ],
     bindings: &[
         ("k", Bind::Read),
         ("v", Bind::Read),
@@ -210,7 +225,7 @@ pub(super) fn program(c: &Config, caps: &Caps) -> Result<Program, Error> {
     let features = Features::of(c)?;
     let rows = features.pal * 4 * features.e4;
     let fixed = 4 * features.cache.max(1);
-    let tiles = Tiles::new(rows, c.qkv.dim_v, c.qkv.group(), Some(features.floats()), fixed);
+    let tiles = Tiles::new(rows, c.qkv.dim_v, c.qkv.group(), Some(features.floats()), 0, fixed);
     let square = c.poly.weight_rows(c.anchors) * c.qkv.dim_k;
     let mut params = Params {
         nodes: c.nodes as u32,
@@ -241,6 +256,11 @@ pub(super) fn program(c: &Config, caps: &Caps) -> Result<Program, Error> {
         weights: Some(4),
         kernels: &KERNELS,
         fragments: vec![fragment],
+        decode_fragments: vec![fragment],
+        more: vec![],
+        more_const: "",
+        decay: Decay::None,
+        gate: None,
         consts,
         decode_consts,
         rows: c.width(),

@@ -15,6 +15,7 @@ pub(super) fn outputs<T: Float>(config: &Config, tensors: &TensorMap, rows: Rows
         carry: config.carry,
         scale: 1.0,
         norm_eps: Some(config.norm_eps),
+        gates: 0,
     };
     walk.outputs(tensors, rows, |g, x: &[T]| features.of(g, x))
 }

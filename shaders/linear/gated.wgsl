@@ -1,0 +1,52 @@
+// A state that decays by exp(g): one factor a head, or one a row. Consts of the prelude: DECAY, 1 or 2; GATE, the binding;
+// KEEP_LOGS, whether a segment's state will be stored.
+@group(0) @binding(GATE) var<storage, read> gate: array<Elem>; // B G N, or B G N D
+
+const GATES: u32 = select(1u, DIM4, DECAY == 2u);
+var<workgroup> wg_decay: array<vec4<f32>, TILE * GATES>; // of tokens past the end as of those that decay nothing
+var<workgroup> wg_log: array<vec4<f32>, TILE * GATES>;   // only where a segment's state is stored
+
+fn log_at(at: u32, d: u32) -> f32 {
+    if (d >= params.rows) {
+        return 0.0;
+    }
+    count_load(1u);
+    return f32(gate[at + d]);
+}
+
+fn load_decay(p: Place, first: u32, end: u32, invocation: u32) {
+    let head = head_start(params.g, p.kv / params.kv_heads, p.kv % params.kv_heads);
+    for (var i = invocation; i < TILE * GATES; i += INVOCATIONS) {
+        let n = first + i / GATES;
+        var logs = vec4<f32>(0.0);
+        if (n < end) {
+            let at = head + n * params.g.token;
+            if (DECAY == 1u) {
+                logs = vec4<f32>(log_at(at, 0u));
+            } else {
+                let d = 4u * (i % GATES);
+                logs = vec4<f32>(log_at(at, d), log_at(at, d + 1u), log_at(at, d + 2u), log_at(at, d + 3u));
+            }
+        }
+        if (KEEP_LOGS == 1u) {
+            wg_log[i] = logs;
+        }
+        if (DECAY == 1u) {
+            wg_decay[i] = vec4<f32>(decay_of(logs.x));
+        } else {
+            wg_decay[i] = vec4<f32>(decay_of(logs.x), decay_of(logs.y), decay_of(logs.z), decay_of(logs.w));
+        }
+    }
+}
+
+fn decay(t: u32, i: u32) -> vec4<f32> {
+    return wg_decay[t * GATES + i % GATES];
+}
+
+fn log_decay(t: u32, i: u32) -> vec4<f32> {
+    return wg_log[t * GATES + i % GATES];
+}
+
+fn value_scale(t: u32) -> f32 {
+    return 1.0;
+}

@@ -1,0 +1,209 @@
+//! The recurrences, host side: from shapes to tiles, segments, uniforms, workspace and dispatches of the core in
+//! `shaders/common/recurrence_*.wgsl`. Pure.
+//!
+//! A state has as many rows as features and as many columns as values have dimensions; keys write it, queries read it. An
+//! operator tells how wide its features are, which kernels make them, and what that costs (`Core`).
+//!
+//! Bytes. With `s` the column splits, one pass moves `s` times q and k and once v and o; two passes move k and v again:
+//! `(3 s + 3) / 4` of q, k, v and o where D = E and H = G. Where many query heads share a key head, its keys and values are
+//! read once more for every head split ([`Tiles::head_splits`]). Segments that the plan chooses are long enough that all
+//! traffic of their states stays below a tenth of that of q, k, v, o.
+
+mod steps;
+mod tiles;
+
+use std::mem::offset_of;
+
+use bytemuck::{Pod, Zeroable};
+
+use super::Qkv;
+use super::qkv::{Strides, check_lengths};
+use crate::error::Error;
+use crate::gpu::Caps;
+use crate::gpu::grid::Grid;
+use crate::gpu::program::{Cost, Program, check_indices};
+use crate::gpu::source::{Field, Kernel, Source, fields, source};
+use crate::tensor::Slot;
+
+pub(crate) use tiles::MOST_ROWS;
+pub use tiles::{Tiles, Walk};
+
+/// Twin of `struct Params` in `shaders/common/recurrence_types.wgsl`.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default, Pod, Zeroable)]
+pub(crate) struct Params {
+    pub(crate) grid: Grid,
+    pub(crate) queries: u32,
+    pub(crate) keys: u32,
+    pub(crate) heads: u32,
+    pub(crate) kv_heads: u32,
+    pub(crate) dim_k: u32,
+    pub(crate) dim_v: u32,
+    pub(crate) rows: u32,
+    pub(crate) segment: u32,
+    pub(crate) segments: u32,
+    pub(crate) col_splits: u32,
+    pub(crate) head_splits: u32,
+    pub(crate) segment_stride: u32,
+    pub(crate) norm_offset: u32,
+    pub(crate) scale: f32,
+    pub(crate) norm_eps: f32,
+    pub(crate) stored_segments: u32,
+    pub(crate) nodes: u32,
+    pub(crate) poly: u32,
+    pub(crate) features: u32,
+    pub(crate) omega: u32,
+    pub(crate) first_poly: u32,
+    pub(crate) poly_scale: f32,
+    pub(crate) state_len: u32,
+    pub(crate) share: u32,
+    pub(crate) q: Strides,
+    pub(crate) k: Strides,
+    pub(crate) v: Strides,
+    pub(crate) o: Strides,
+    pub(crate) g: Strides,
+    pub(crate) node: [[f32; 4]; 32],
+}
+
+/// Fields of [`Params`], for its kernels.
+pub(crate) const FIELDS: &[Field] = fields!(
+    Params: grid, queries, keys, heads, kv_heads, dim_k, dim_v, rows, segment, segments, col_splits, head_splits,
+    segment_stride, norm_offset, scale, norm_eps, stored_segments, nodes, poly, features, omega, first_poly, poly_scale,
+    state_len, share, q, k, v, o, g, node
+);
+
+/// Where the uniform has the strides of q, k, v and o, which are slots 0 to 3.
+const STRIDES: [(usize, usize); 4] =
+    [(0, offset_of!(Params, q)), (1, offset_of!(Params, k)), (2, offset_of!(Params, v)), (3, offset_of!(Params, o))];
+
+/// Where it has those of what makes the decay.
+const GATE_STRIDES: usize = offset_of!(Params, g);
+
+pub(crate) const TYPES: Source = source!("common/recurrence_types.wgsl");
+/// Factors of a decay.
+pub(crate) const DECAYS: Source = source!("common/decay.wgsl");
+pub(crate) const STATE_WRITE: Source = source!("common/state_write.wgsl");
+pub(crate) const STATE_READ: Source = source!("common/state_read.wgsl");
+pub(crate) const STORED: Source = source!("common/state_stored.wgsl");
+pub(crate) const SEGMENT: Source = source!("common/recurrence_segment.wgsl");
+pub(crate) const SCAN: Source = source!("common/recurrence_scan.wgsl");
+pub(crate) const OUTPUT: Source = source!("common/recurrence_output.wgsl");
+pub(crate) const DECODE: Source = source!("common/recurrence_decode.wgsl");
+pub(crate) use super::qkv::STRIDES_SOURCE as STRIDES_TYPES;
+
+/// Why indices of the core stay in bounds.
+pub(crate) const PROOF: &str =
+    "indices are below products of the consts that size the arrays; loops end at consts or uniforms";
+
+/// And those of the scan.
+pub(crate) const SCAN_PROOF: &str =
+    "no array; one element of a state an invocation, guarded by its size; loops end at uniforms";
+
+/// Fragments of an operator whose state does not decay, whose values and outputs are what they are.
+pub(crate) const PLAIN: Plain = Plain {
+    decay: source!("common/decay_none.wgsl"),
+    output: source!("common/output_plain.wgsl"),
+    decode_decay: source!("common/decode_none.wgsl"),
+    decode: source!("common/decode_plain.wgsl"),
+};
+
+/// Those fragments.
+pub(crate) struct Plain {
+    /// Of both passes.
+    pub(crate) decay: Source,
+    /// Of the second.
+    pub(crate) output: Source,
+    /// Of decoding.
+    pub(crate) decode_decay: Source,
+    /// Likewise.
+    pub(crate) decode: Source,
+}
+
+/// What a token leaves of the state before it writes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Decay {
+    /// All of it.
+    None,
+    /// One factor for all rows.
+    Head,
+    /// A factor for each row.
+    Row,
+}
+
+/// The four kernels of an operator.
+pub(crate) struct Kernels {
+    pub(crate) segment: &'static Kernel,
+    pub(crate) scan: &'static Kernel,
+    pub(crate) output: &'static Kernel,
+    pub(crate) decode: &'static Kernel,
+}
+
+/// What an operator tells the core.
+pub(crate) struct Core<'a> {
+    pub(crate) op: &'static str,
+    pub(crate) qkv: &'a Qkv,
+    /// Slots q, k, v, o, then weights if there are any, then the state if it is carried.
+    pub(crate) slots: Vec<Slot>,
+    pub(crate) weights: Option<usize>,
+    pub(crate) kernels: &'static Kernels,
+    /// Fragments in front of kernels that make features, and more for decoding.
+    pub(crate) fragments: Vec<Source>,
+    pub(crate) decode_fragments: Vec<Source>,
+    /// Slots bound behind all others, by the kernels that make features; where in the prelude the first of their bindings is.
+    pub(crate) more: Vec<usize>,
+    pub(crate) more_const: &'static str,
+    /// How the state decays, and by which slot.
+    pub(crate) decay: Decay,
+    pub(crate) gate: Option<usize>,
+    /// Their consts, of a kernel that reads so many query heads.
+    pub(crate) consts: Vec<(&'static str, u32)>,
+    pub(crate) decode_consts: Vec<(&'static str, u32)>,
+    /// Rows of the state.
+    pub(crate) rows: usize,
+    pub(crate) causal: bool,
+    pub(crate) normalize: bool,
+    pub(crate) scale: f32,
+    pub(crate) norm_eps: f32,
+    pub(crate) segment: Option<usize>,
+    pub(crate) carry: bool,
+    pub(crate) decode: bool,
+    /// What an operator of its own has in the uniform.
+    pub(crate) params: Params,
+    /// Dispatches that share the rows of a state; the entries of the polynomial map each takes.
+    pub(crate) row_splits: usize,
+    pub(crate) split_step: usize,
+    /// Work to make the features of one token once, beside reading it.
+    pub(crate) feature: Cost,
+    /// Bytes of weights that a workgroup reads once, and again for each vector.
+    pub(crate) weight_bytes: (f64, f64),
+    /// Bytes of weights beyond the essential ones that decoding reads, for each vector.
+    pub(crate) decode_weights: f64,
+    /// Essential work.
+    pub(crate) essential: Cost,
+}
+
+impl Core<'_> {
+    /// Elements of a state.
+    pub(crate) fn state_len(&self) -> usize {
+        self.rows * (self.qkv.dim_v + usize::from(self.normalize))
+    }
+
+    /// Elements that say what a segment leaves of the state before it: logarithms of factors.
+    pub(crate) fn passed_len(&self) -> usize {
+        match self.decay {
+            Decay::None => 0,
+            Decay::Head => 1,
+            Decay::Row => self.rows,
+        }
+    }
+
+    /// What a GPU has to do.
+    pub(crate) fn program(&self, state: &Slot, tiles: &Tiles, caps: &Caps) -> Result<Program, Error> {
+        caps.require(self.op, self.qkv.dtype)?;
+        check_indices(self.op, &self.slots)?;
+        check_indices(self.op, std::slice::from_ref(state))?;
+        // The end of the last segment may lie up to a segment beyond that of the sequence, and is computed in u32.
+        check_lengths(self.op, self.qkv)?;
+        steps::Builder::new(self, *tiles, self.walk(tiles, caps)).build(caps)
+    }
+}

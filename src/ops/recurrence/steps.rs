@@ -1,0 +1,347 @@
+//! Dispatches of a walk, with what each of them costs.
+
+use super::{Core, Decay, GATE_STRIDES, Params, STRIDES, Tiles, Walk};
+use crate::error::Error;
+use crate::gpu::Caps;
+use crate::gpu::program::{Cost, Operand, Program, Scratch, Step, check_workspace};
+use crate::gpu::source::{COUNT_OFF, Kernel, Spec};
+use crate::tensor::DType;
+
+// Order of the slots, then of the workspace.
+const Q: Operand = Operand::Slot(0);
+const K: Operand = Operand::Slot(1);
+const V: Operand = Operand::Slot(2);
+const O: Operand = Operand::Slot(3);
+const SEGMENTS: Operand = Operand::Workspace(0);
+
+pub(super) struct Builder<'a> {
+    c: &'a Core<'a>,
+    tiles: Tiles,
+    walk: Walk,
+    kv: u64,
+    params: Params,
+}
+
+impl<'a> Builder<'a> {
+    /// Every tensor has at most `u32::MAX` elements and every sequence 2^30 tokens here, so that no cast below loses anything
+    /// that is used.
+    pub(super) fn new(c: &'a Core<'a>, tiles: Tiles, walk: Walk) -> Self {
+        let s = c.qkv;
+        let [q, k, v, o] = s.strides();
+        let kv = s.kv_units() as u64;
+        let state = kv as usize * c.rows * s.dim_v;
+        let params = Params {
+            queries: s.queries as u32,
+            keys: s.keys as u32,
+            heads: s.heads as u32,
+            kv_heads: s.kv_heads as u32,
+            dim_k: s.dim_k as u32,
+            dim_v: s.dim_v as u32,
+            rows: c.rows as u32,
+            col_splits: tiles.col_splits as u32,
+            head_splits: tiles.head_splits as u32,
+            segment_stride: (c.state_len() + c.passed_len()) as u32,
+            state_len: c.state_len() as u32,
+            share: 1,
+            norm_offset: state.next_multiple_of(4) as u32,
+            scale: c.scale,
+            norm_eps: c.norm_eps,
+            q,
+            k,
+            v,
+            o,
+            ..c.params
+        };
+        Self { c, tiles, walk, kv, params }
+    }
+
+    pub(super) fn build(self, caps: &Caps) -> Result<Program, Error> {
+        let (c, s) = (self.c, self.c.qkv);
+        let (key_segments, steps) = match self.walk {
+            Walk::Decode => (0, vec![self.decode()]),
+            Walk::OnePass => {
+                let whole = s.keys.next_multiple_of(self.tiles.tile);
+                let mut steps = self.parts(|part| self.output(part, whole, 1, if c.carry { 2 } else { 0 }, c.carry));
+                if c.carry {
+                    steps.push(self.scan(1, 2));
+                }
+                (1, steps)
+            }
+            Walk::TwoPasses { keys, queries } => {
+                let segments = s.keys.div_ceil(keys);
+                let mut steps = self.parts(|part| self.segment(part, keys, segments));
+                steps.push(self.scan(segments, if c.causal { 0 } else { 1 }));
+                steps.extend(self.parts(|part| self.output(part, queries, segments, 1, false)));
+                (segments, steps)
+            }
+        };
+        let mut pieces = Vec::new();
+        let mut strides = STRIDES.to_vec();
+        strides.extend(c.gate.map(|gate| (gate, GATE_STRIDES)));
+        for step in steps {
+            pieces.extend(s.cut(c.op, step, &c.slots, &strides, caps)?);
+        }
+        let mut workspace = Vec::new();
+        if key_segments > 0 {
+            let keep = matches!(self.walk, Walk::TwoPasses { .. }) || c.carry;
+            let count = if keep { self.kv * key_segments as u64 } else { 0 };
+            let elements = count.saturating_mul(u64::from(self.params.segment_stride));
+            workspace.push(Scratch { name: "segment states", bytes: elements.saturating_mul(4).max(16) });
+            workspace.push(Scratch { name: "no state", bytes: 16 });
+            if c.weights.is_some() {
+                let sums = if c.row_splits > 1 { self.rows() as u64 * (s.dim_v as u64 + 1) * 4 } else { 0 };
+                workspace.push(Scratch { name: "partial outputs", bytes: sums.max(16) });
+            } else if c.carry {
+                workspace.pop();
+            }
+        }
+        check_workspace(c.op, &workspace)?;
+        let t = self.tiles;
+        let rows =
+            if c.row_splits > 1 { format!("{} of {}", t.rows * t.row_threads, c.rows) } else { c.rows.to_string() };
+        let tile = format!("tiles of {} tokens, {rows} x {} of the state a workgroup", t.tile, 4 * t.col_threads);
+        let variant = match self.walk {
+            Walk::Decode => "one token".into(),
+            Walk::OnePass => format!("one pass, {tile}"),
+            Walk::TwoPasses { keys, .. } => format!("two passes, segments of {keys}, {tile}"),
+        };
+        Ok(Program::new(c.op, variant, c.slots.clone(), workspace, pieces))
+    }
+
+    /// One step for each part of the rows.
+    fn parts(&self, step: impl Fn(usize) -> Step) -> Vec<Step> {
+        (0..self.c.row_splits).map(step).collect()
+    }
+
+    fn state(&self) -> Operand {
+        if self.c.carry { Operand::Slot(self.c.slots.len() - 1) } else { Operand::Workspace(1) }
+    }
+
+    /// Rows (batch, query head, token) of the output.
+    fn rows(&self) -> usize {
+        self.c.qkv.batch * self.c.qkv.heads * self.c.qkv.queries
+    }
+
+    /// `bound`: bindings in front of those that come behind all others; `keep_logs`: whether a segment's state is stored.
+    fn spec(
+        &self,
+        bound: usize,
+        keep_logs: bool,
+        mut consts: Vec<(&'static str, u32)>,
+        overrides: Vec<(&'static str, u32)>,
+    ) -> Spec {
+        let mut fragments = vec![COUNT_OFF];
+        fragments.extend(self.c.fragments.iter().copied());
+        consts.extend([("DECAY", self.decay()), ("KEEP_LOGS", keep_logs.into())]);
+        if !self.c.more.is_empty() {
+            consts.push((self.c.more_const, bound as u32 + 1));
+        }
+        Spec { elem: self.c.qkv.dtype, fragments, consts, overrides }
+    }
+
+    fn decay(&self) -> u32 {
+        match self.c.decay {
+            Decay::None => 0,
+            Decay::Head => 1,
+            Decay::Row => 2,
+        }
+    }
+
+    fn step(
+        &self,
+        kernel: &'static Kernel,
+        spec: Spec,
+        params: Params,
+        operands: &[Operand],
+        groups: u64,
+        cost: Cost,
+    ) -> Step {
+        let params = bytemuck::bytes_of(&params).to_vec();
+        Step { kernel, spec, params, operands: operands.to_vec(), first: 0, groups, cost }
+    }
+
+    /// Keys, values, then weights if there are any, what else a kernel has, and what is bound behind that; how many come
+    /// before the latter.
+    fn inputs(&self, own: &[Operand]) -> (Vec<Operand>, usize) {
+        let mut operands = vec![K, V];
+        operands.extend(self.c.weights.map(Operand::Slot));
+        operands.extend(own);
+        let bound = operands.len();
+        operands.extend(self.c.more.iter().map(|slot| Operand::Slot(*slot)));
+        (operands, bound)
+    }
+
+    fn normalize(&self) -> (&'static str, u32) {
+        ("NORMALIZE", self.c.normalize.into())
+    }
+
+    /// Flops of one token's update or read of one head, of one part of the rows.
+    fn touch(&self) -> f64 {
+        2.0 * self.c.state_len() as f64 / self.c.row_splits as f64
+    }
+
+    fn state_bytes(&self) -> f64 {
+        self.kv as f64 * self.c.state_len() as f64 * 4.0
+    }
+
+    /// Bytes of what makes the decay, of all tokens of the key heads, and work to make it of that: one factor a token and
+    /// key head, or one a row.
+    fn decays(&self) -> Cost {
+        let factors = self.kv as f64 * self.c.qkv.keys as f64 * self.c.passed_len() as f64;
+        Cost { exps: factors, bytes_read: factors * self.c.qkv.dtype.size() as f64, ..Cost::default() }
+    }
+
+    /// Tokens of all key heads, and bytes of all keys and of all values.
+    fn key_bytes(&self) -> (f64, f64, f64) {
+        let tokens = self.kv as f64 * self.c.qkv.keys as f64;
+        let size = self.c.qkv.dtype.size() as f64;
+        (tokens, tokens * size * self.c.qkv.dim_k as f64, tokens * size * self.c.qkv.dim_v as f64)
+    }
+
+    /// Tokens of a head in segments of that length, each filled up to whole tiles: what features are made of.
+    fn padded(&self, tokens: usize, length: usize) -> f64 {
+        let tile = self.tiles.tile;
+        let (whole, rest) = (tokens / length, tokens % length);
+        (whole * length.next_multiple_of(tile) + rest.next_multiple_of(tile)) as f64 * self.kv as f64
+    }
+
+    /// Work to make the features of so many vectors in so many workgroups.
+    fn features(&self, vectors: f64, groups: f64) -> Cost {
+        let (once, each) = self.c.weight_bytes;
+        let mut cost = self.c.feature * vectors;
+        cost.bytes_read += once * groups + each * vectors;
+        cost
+    }
+
+    fn part_params(&self, part: usize) -> Params {
+        Params { first_poly: (part * self.c.split_step) as u32, ..self.params }
+    }
+
+    fn segment(&self, part: usize, length: usize, segments: usize) -> Step {
+        let params = Params {
+            segment: length as u32,
+            segments: segments as u32,
+            stored_segments: segments as u32,
+            head_splits: 1,
+            ..self.part_params(part)
+        };
+        let groups = self.kv * segments as u64 * self.tiles.col_splits as u64;
+        let (tokens, k, v) = self.key_bytes();
+        let splits = self.tiles.col_splits as f64;
+        let cost = Cost {
+            flops: tokens * self.touch(),
+            exps: 0.0,
+            bytes_read: k * splits + v,
+            bytes_written: (self.state_bytes() / self.c.row_splits as f64
+                + (self.kv as usize * self.c.passed_len() * 4) as f64)
+                * segments as f64,
+        } + self.decays() * splits
+            + self.features(self.padded(self.c.qkv.keys, length) * splits, groups as f64);
+        let mut consts = self.tiles.consts();
+        if self.c.weights.is_some() {
+            consts.push(("READ_HEADS", 0));
+        }
+        consts.extend(&self.c.consts);
+        let (operands, bound) = self.inputs(&[SEGMENTS]);
+        let spec = self.spec(bound, true, consts, vec![self.normalize()]);
+        self.step(self.c.kernels.segment, spec, params, &operands, groups, cost)
+    }
+
+    fn scan(&self, segments: usize, mode: u32) -> Step {
+        let stride = self.c.state_len();
+        let params = Params { segments: segments as u32, stored_segments: segments as u32, ..self.params };
+        let groups = self.kv * (stride as u64).div_ceil(64);
+        let all = self.state_bytes() * segments as f64;
+        let carried = if self.c.carry { self.state_bytes() } else { 0.0 };
+        let decays = mode < 2 && self.c.decay != Decay::None;
+        let cost = Cost {
+            flops: self.kv as f64 * segments as f64 * stride as f64,
+            exps: if decays { all / 4.0 } else { 0.0 },
+            bytes_read: all * if decays { 2.0 } else { 1.0 } + if mode == 2 { 0.0 } else { carried },
+            bytes_written: carried
+                + match mode {
+                    0 => all,
+                    1 => self.state_bytes(),
+                    _ => 0.0,
+                },
+        };
+        let overrides = vec![self.normalize(), ("CARRY", self.c.carry.into()), ("MODE", mode), ("DECAY", self.decay())];
+        let spec = Spec { elem: DType::F32, fragments: vec![COUNT_OFF], consts: vec![], overrides };
+        self.step(self.c.kernels.scan, spec, params, &[SEGMENTS, self.state()], groups, cost)
+    }
+
+    fn output(&self, part: usize, length: usize, stored: usize, init: u32, store: bool) -> Step {
+        let (c, t, s) = (self.c, self.tiles, self.c.qkv);
+        let segments = s.queries.div_ceil(length);
+        let params = Params {
+            segment: length as u32,
+            segments: segments as u32,
+            stored_segments: stored as u32,
+            ..self.part_params(part)
+        };
+        let groups = self.kv * segments as u64 * (t.col_splits * t.head_splits) as u64;
+        let rows = self.rows() as f64;
+        let size = s.dtype.size() as f64;
+        let (tokens, k, v) = self.key_bytes();
+        let (col_splits, head_splits) = (t.col_splits as f64, t.head_splits as f64);
+        let share = 1.0 / c.row_splits as f64;
+        // The sums of features are read by every column split.
+        let norm = if c.normalize { self.kv as f64 * c.rows as f64 * 4.0 * (col_splits - 1.0) } else { 0.0 };
+        let start = (self.state_bytes() + norm) * segments as f64 * head_splits * share;
+        // Where rows are split, sums wait for the next part: columns once, their weight for all splits of them at the end.
+        let (first, last) = (part == 0, part + 1 == c.row_splits);
+        let sums = |columns: f64| rows * (s.dim_v as f64 + columns) * 4.0;
+        let waiting = match (first, last) {
+            (true, true) => (0.0, 0.0),
+            (true, false) => (0.0, sums(1.0)),
+            (false, false) => (sums(1.0), sums(1.0)),
+            (false, true) => (sums((s.dim_v as f64 / 4.0).ceil()), 0.0),
+        };
+        let queries = self.padded(s.queries, length) * (t.read_heads * t.head_splits) as f64 * col_splits;
+        let mut cost = Cost {
+            flops: rows * self.touch(),
+            exps: 0.0,
+            bytes_read: rows * s.dim_k as f64 * size * col_splits + if init == 0 { 0.0 } else { start } + waiting.0,
+            bytes_written: if last { rows * s.dim_v as f64 * size } else { 0.0 }
+                + if store { self.state_bytes() * share } else { 0.0 }
+                + waiting.1,
+        } + self.features(queries, groups as f64);
+        if c.causal {
+            cost =
+                cost + Cost {
+                    flops: tokens * self.touch() * head_splits,
+                    exps: 0.0,
+                    bytes_read: (k * col_splits + v) * head_splits,
+                    bytes_written: 0.0,
+                } + self.decays() * (col_splits * head_splits)
+                    + self.features(self.padded(s.keys, length) * col_splits * head_splits, 0.0);
+        }
+        let mut consts = t.consts();
+        consts.push(("READ_HEADS", t.read_heads as u32));
+        consts.extend(&c.consts);
+        let mut overrides =
+            vec![self.normalize(), ("CAUSAL", c.causal.into()), ("INIT", init), ("STORE", store.into())];
+        let mut own = vec![Q, self.state(), O, SEGMENTS];
+        if c.weights.is_some() {
+            overrides.extend([("FIRST", first.into()), ("LAST", last.into())]);
+            own.push(Operand::Workspace(2));
+        }
+        let (operands, bound) = self.inputs(&own);
+        self.step(c.kernels.output, self.spec(bound, false, consts, overrides), params, &operands, groups, cost)
+    }
+
+    fn decode(&self) -> Step {
+        let c = self.c;
+        let (operands, bound) = self.inputs(&[Q, self.state(), O]);
+        let mut spec = self.spec(bound, false, c.decode_consts.clone(), vec![self.normalize()]);
+        spec.fragments.truncate(1);
+        spec.fragments.extend(&c.decode_fragments);
+        let mut cost = c.essential;
+        // Query heads after the first read the state again; each of four lanes reads the values of its column.
+        cost.bytes_read += (c.qkv.group() - 1) as f64 * self.state_bytes();
+        cost.bytes_read += 3.0 * self.key_bytes().2;
+        let vectors = (c.qkv.batch * (c.qkv.heads + c.qkv.kv_heads)) as f64;
+        cost.bytes_read += c.decode_weights * vectors;
+        self.step(c.kernels.decode, spec, self.params, &operands, self.kv, cost)
+    }
+}
