@@ -1,41 +1,6 @@
 """The three panels of linformer.svg. The same figures give the same bytes. Used by reproduce.py."""
 
-import matplotlib
-
-matplotlib.use("Agg")
-matplotlib.rcParams.update({
-    "svg.hashsalt": "linformer",
-    "font.family": "DejaVu Sans",
-    "font.size": 10,
-    "axes.grid": True,
-    "grid.color": "#dddddd",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-})
-from matplotlib import pyplot as plt  # noqa: E402
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator  # noqa: E402
-
-# Okabe and Ito's colours, told apart by colour-blind readers; each with a line style of its own.
-STYLES = [
-    ("#D55E00", "-", "o"),
-    ("#0072B2", "--", "s"),
-    ("#009E73", "-.", "^"),
-    ("#CC79A7", ":", "D"),
-    ("#000000", (0, (5, 1, 1, 1, 1, 1)), "v"),
-]
-GREY = "#777777"
-
-
-def ticks(axis, values, text=str):
-    axis.set_major_locator(FixedLocator(values))
-    axis.set_major_formatter(FuncFormatter(lambda x, _: text(int(x)) if x >= 1 else f"{x:g}"))
-    axis.set_minor_locator(NullLocator())
-
-
-def legend(ax, columns=1):
-    """Below the panel: a legend inside would lie on lines."""
-    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=columns, frameon=False, fontsize=9,
-              handlelength=3.2)
+from plots import GREY, STYLES, legend, plt, save, ticks
 
 
 def error_panel(ax, ranks, curves, floor, title):
@@ -88,6 +53,4 @@ def draw(path, error, spectrum, time):
     spectrum_panel(axes[1], **spectrum)
     time_panel(axes[2], **time)
     figure.subplots_adjust(left=0.05, right=0.99, top=0.92, bottom=0.33, wspace=0.24)
-    for target in path if isinstance(path, list) else [path]:
-        figure.savefig(target, metadata={"Date": None} if target.suffix == ".svg" else None)
-    plt.close(figure)
+    save(figure, path, "linformer")

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 import oracle
+from page import MIB, table
 
 # The paper's table of inference on a V100, [mem]: n -> k -> (speed-up, memory saved).
 PAPER = {
@@ -21,7 +22,6 @@ PAPER = {
 
 # Keys of Part.curves that are one number a head, and how they are called.
 TITLES = {"pool mean": "pool mean", "pool max": "pool max", "P R^T R v": "P RᵀR v", "svd": "P cut to rank k by SVD"}
-MIB = 2.0**20
 
 
 @dataclass
@@ -39,11 +39,6 @@ class Part:
         """Per rank: (mean, standard deviation) over seeds of the median over heads (those at some places, or all)."""
         by_seed = [[middle(x[at]) for x in runs] for runs in self.curves["drawn"]]
         return [(statistics.mean(x), statistics.stdev(x)) for x in by_seed]
-
-
-def table(header, rows):
-    lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
-    return "\n".join(lines + ["| " + " | ".join(str(x) for x in row) + " |" for row in rows])
 
 
 def middle(per_head):

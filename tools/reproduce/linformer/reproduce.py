@@ -18,10 +18,6 @@ somebody's summary of it).
 """
 
 import argparse
-import json
-import os
-import platform
-import subprocess
 import sys
 import tempfile
 import time
@@ -30,66 +26,20 @@ from pathlib import Path
 import numpy as np
 
 HERE = Path(__file__).resolve().parent
-ROOT = HERE.parents[2]
-sys.path[:0] = [str(ROOT / "tools"), str(HERE)]
+sys.path[:0] = [str(HERE.parent), str(HERE)]
+import command  # noqa: E402
 import figure  # noqa: E402
 import oracle  # noqa: E402
 import report  # noqa: E402
-import tensorfile  # noqa: E402
+from command import ROOT, Binary, say, tensorfile  # noqa: E402
 
 TOLERANCE = 1e-5
 SAMPLE = ROOT / "examples" / "minilm.safetensors"
-
-def say(text):
-    print(text, flush=True)
 
 
 def normal(rng, *shape):
     """Entries N(0, 1/K) of a projection [..., K, tokens]."""
     return rng.standard_normal(shape, np.float32) / np.float32(np.sqrt(shape[-2]))
-
-
-class Binary:
-    """The command, working on files in a folder of its own."""
-
-    def __init__(self, args, folder):
-        self.path, self.folder = args.binary.resolve(), Path(folder)
-        self.where = ["--backend", args.backend]
-        if args.adapter:
-            self.where += ["--adapter", args.adapter]
-        self.last = None
-
-    def file(self, name, **tensors):
-        """Writes [heads, tokens, dim] as a batch of one; projections (e, f) as they are."""
-        path = self.folder / f"{name}.safetensors"
-        tensorfile.save(path, {x: np.asarray(y, np.float32)[None if x in "qkv" else slice(None)]
-                               for x, y in tensors.items()})
-        return path
-
-    def command(self, op, source, *flags, target=None):
-        command = [self.path, "run", op, "--input", source, "--output", target or self.folder / "o.safetensors"]
-        return [str(x) for x in [*command, *self.where, "--json", "--quiet", *flags]]
-
-    def call(self, command):
-        done = subprocess.run(command, capture_output=True, text=True)
-        if done.returncode:
-            sys.exit(f"subquad {' '.join(command[1:3])} failed: {done.stderr.strip() or done.stdout.strip()}")
-        return done.stdout
-
-    def run(self, op, source, *flags):
-        """The output o, [heads, tokens, dim]."""
-        flags = ("--no-causal", *flags) if op == "softmax" else flags
-        self.last = json.loads(self.call(self.command(op, source, *flags)))
-        return tensorfile.load(self.folder / "o.safetensors")[0]["o"][0]
-
-    def measure(self, op, source, *flags):
-        """(what the binary says about the run, peak resident bytes of its process or None)."""
-        flags = ("--no-causal", *flags) if op == "softmax" else flags
-        command = self.command(op, source, *flags)
-        if not hasattr(os, "wait4"):
-            return json.loads(self.call(command)), None
-        *said, peak = self.call([sys.executable, "-I", "-S", str(HERE / "peak.py"), *command]).strip().split("\n")
-        return json.loads("\n".join(said)), int(peak)
 
 
 # ---- the binary against the formulas ----
@@ -113,7 +63,7 @@ def cross_check(binary, qkv):
         if not error < TOLERANCE:
             failed.append(f"{name}: relative RMS {error:.1e}")
 
-    judge("softmax, not causal", binary.run("softmax", plain), oracle.attention(q, k, v))
+    judge("softmax, not causal", binary.run("softmax", plain, "--no-causal"), oracle.attention(q, k, v))
     judge("linformer, one e for all heads, k and v", binary.run("linformer", shared), oracle.linformer(q, k, v, e))
     judge("linformer, e and f a head", binary.run("linformer", apart), oracle.linformer(q, k, v, f, f[::-1]))
     for kind in ("mean", "max"):
@@ -144,7 +94,7 @@ def errors(binary, name, qkv, ranks, seeds, decompose):
     q, k, v = qkv
     heads, tokens, dim = q.shape
     source = binary.file(name, q=q, k=k, v=v)
-    exact = binary.run("softmax", source)
+    exact = binary.run("softmax", source, "--no-causal")
     curves = {"drawn": [], "pool mean": [], "pool max": [], "P R^T R v": [], "svd": [], "matrix": [], "spectra": []}
     for rank in ranks:
         runs = [binary.run("linformer", source, "--rank", rank, "--seed", seed) for seed in range(1, seeds + 1)]
@@ -161,7 +111,8 @@ def errors(binary, name, qkv, ranks, seeds, decompose):
     at_once = max(256 // dim, 1)  # the widest head the binary takes
     for i in range(0, len(ranks), at_once):
         part = mixed[i : i + at_once]
-        o = binary.run("softmax", binary.file("mixed", q=q, k=k, v=np.concatenate(part, axis=-1)))
+        source = binary.file("mixed", q=q, k=k, v=np.concatenate(part, axis=-1))
+        o = binary.run("softmax", source, "--no-causal")
         curves["P R^T R v"] += [oracle.error(x, exact) for x in np.split(o, len(part), axis=-1)]
     constant = np.broadcast_to(v.mean(1, keepdims=True), exact.shape)
     curves["mean of v"] = oracle.error(constant, exact)
@@ -214,7 +165,7 @@ def cost(binary, args):
 
     source = inputs(16)
     params = binary.file("e8", e=normal(rng, 1, 8, 16))
-    for op, flags in (("softmax", ()), ("linformer", ("--params", params))):
+    for op, flags in (("softmax", ("--no-causal",)), ("linformer", ("--params", params))):
         said, base[op] = binary.measure(op, source, *flags)
     last, length = 0.0, 512
     while length <= args.max_n:
@@ -223,7 +174,7 @@ def cost(binary, args):
             notes.append(f"n={length} and longer left out: --seconds {args.seconds:g} would not do")
             break
         source = inputs(length)
-        jobs = {"softmax": ("softmax", ())}
+        jobs = {"softmax": ("softmax", ("--no-causal",))}
         for k in args.ranks:
             if k <= length // 2:
                 # In a file, so that no time for drawing it can get into the figure.
@@ -257,10 +208,7 @@ def cost(binary, args):
 
 def main():
     parser = argparse.ArgumentParser(description="Linformer against exact softmax: error, spectrum, time and memory.")
-    parser.add_argument("--binary", type=Path, default=ROOT / "target" / "release" / "subquad")
-    parser.add_argument("--output", type=Path, default=ROOT / "target" / "reproduce" / "linformer", metavar="DIR")
-    parser.add_argument("--backend", default="cpu", help="as in subquad run (default: cpu)")
-    parser.add_argument("--adapter", help="as in subquad run")
+    command.add_arguments(parser, "linformer")
     parser.add_argument("--seconds", type=float, default=100, help="for part c; what it has no time for is left out")
     parser.add_argument("--max-n", type=int, default=8192, help="longest sequence of part c")
     parser.add_argument("--runs", type=int, default=3, help="runs in turns, of which the least counts")
@@ -268,13 +216,10 @@ def main():
     parser.add_argument("--dim", type=int, default=64, help="of part c")
     parser.add_argument("--ranks", type=int, nargs="+", default=[128, 256, 512, 1024], help="of part c")
     parser.add_argument("--lengths", type=int, nargs="*", default=[2048, 8192], help="of the generated ones of part a")
-    parser.add_argument("--png", action="store_true", help="write linformer.png too")
     args = parser.parse_args()
-    if not args.binary.exists():
-        sys.exit(f"no {args.binary.name}: cargo build --release, or give --binary")
-    args.output.mkdir(parents=True, exist_ok=True)
+    command.prepare(args)
     begun = time.perf_counter()
-    busy = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+    busy = command.load()
 
     tensors, about = tensorfile.load(SAMPLE)
     real = [tensors[name][0].astype(np.float32) for name in "qkv"]
@@ -314,10 +259,7 @@ def main():
     findings = [line for part in parts for line in report.error_findings(part)]
     findings += report.growth_findings(parts, growth)
     findings += report.spectrum_findings(observed) + report.cost_findings(costs["runs"], args) + costs["notes"]
-    said = costs["said"]
-    place = said["adapter"] or f"cpu backend, {said['threads']} threads"
-    place = (f"{place}; {os.cpu_count()} cores, {platform.machine()}, {platform.system()}; "
-             f"subquad {said['version']}, numpy {np.__version__}")
+    place = command.place(costs["said"])
     warning = ""
     if busy > 0.5:
         warning = f"other work was running (load {busy:.1f} at the start): the times are not to be quoted"

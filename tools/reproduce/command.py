@@ -1,0 +1,113 @@
+"""Calls `subquad`, measures its process, and says where it ran. Used by the reproduce.py of each paper."""
+
+import json
+import os
+import platform
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+sys.path.insert(0, str(ROOT / "tools"))
+import tensorfile  # noqa: E402
+
+
+def say(text):
+    print(text, flush=True)
+
+
+def add_arguments(parser, name):
+    """Which binary, where it runs, where the results go: the flags that every reproduction has."""
+    parser.add_argument("--binary", type=Path, default=ROOT / "target" / "release" / "subquad")
+    parser.add_argument("--output", type=Path, default=ROOT / "target" / "reproduce" / name, metavar="DIR")
+    parser.add_argument("--backend", help="as in subquad run (cpu, unless --adapter names one)")
+    parser.add_argument("--adapter", help="as in subquad run")
+    parser.add_argument("--png", action="store_true", help=f"write {name}.png too")
+
+
+def prepare(args):
+    """Ends the program where a file or folder that these flags name is of no use."""
+    args.backend = args.backend or ("auto" if args.adapter else "cpu")
+    if not args.binary.is_file():
+        sys.exit(f"no {args.binary}: cargo build --release, or give --binary")
+    try:
+        args.output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        sys.exit(f"--output {args.output}: {error.strerror}")
+
+
+def load():
+    """Load average of the last minute, 0 where it is not known."""
+    return os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+
+
+def place(said):
+    """The machine in words; said: what the binary reported of a run."""
+    where = said["adapter"] or f"cpu backend, {said['threads']} threads"
+    return (f"{where}; {os.cpu_count()} cores, {platform.machine()}, {platform.system()}; "
+            f"subquad {said['version']}, numpy {np.__version__}")
+
+
+class Refused(Exception):
+    """The binary's own sentence."""
+
+
+class Binary:
+    """The command, working on files in a folder of its own."""
+
+    def __init__(self, args, folder):
+        self.path, self.folder = args.binary.resolve(), Path(folder)
+        self.where = ["--backend", args.backend]
+        if args.adapter:
+            self.where += ["--adapter", args.adapter]
+        self.last = None
+
+    def file(self, name, **tensors):
+        path = self.folder / f"{name}.safetensors"
+        tensorfile.save(path, {x: np.asarray(y, np.float32) for x, y in tensors.items()})
+        return path
+
+    def command(self, op, source, *flags):
+        command = [self.path, "run", op, "--input", source, "--output", self.folder / "o.safetensors"]
+        return [str(x) for x in [*command, *self.where, "--json", "--quiet", *flags]]
+
+    def attempt(self, command):
+        """What a command prints; Refused, with what it said, where it fails."""
+        done = subprocess.run([str(x) for x in command], capture_output=True, text=True)
+        if done.returncode:
+            lines = (done.stderr.strip() or done.stdout.strip() or f"exit code {done.returncode}").splitlines()
+            raise Refused(lines[0].removeprefix("error: "))
+        return done.stdout
+
+    def call(self, command):
+        try:
+            return self.attempt(command)
+        except Refused as error:
+            sys.exit(f"subquad {' '.join(command[1:3])} failed: {error}")
+
+    def run(self, op, source, *flags):
+        """The output o, of the input's rank."""
+        self.last = json.loads(self.call(self.command(op, source, *flags)))
+        return tensorfile.load(self.folder / "o.safetensors")[0]["o"]
+
+    def measure(self, op, source, *flags):
+        """(what the binary says about the run, peak resident bytes of its process or None)."""
+        command = self.command(op, source, *flags)
+        if not hasattr(os, "wait4"):
+            return json.loads(self.call(command)), None
+        *said, peak = self.call([sys.executable, "-I", "-S", str(HERE / "peak.py"), *command]).strip().split("\n")
+        return json.loads("\n".join(said)), int(peak)
+
+    def choices(self, op, flag):
+        """The values that `run OP --help` lists for a flag."""
+        found = re.search(rf"{flag} <.*?possible values: ([^\]]*)\]", self.call([self.path, "run", op, "--help"]))
+        return found[1].split(", ") if found else []
+
+    def bench(self, ops, *flags):
+        """Rows of `bench`; those of a status other than ok say why in `message`."""
+        command = [self.path, "bench", *ops, *self.where, "--format", "json", "--quiet", *flags]
+        return [row for one in json.loads(self.attempt(command))["adapters"] for row in one["rows"]]
