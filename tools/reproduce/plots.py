@@ -1,4 +1,4 @@
-"""How the panels of the reproductions look. The same figures give the same bytes. Used by the figure.py of each paper."""
+"""How the panels of the reproductions look; the same figures give the same bytes. Used by every figure.py."""
 
 import matplotlib
 
