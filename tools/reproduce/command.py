@@ -52,8 +52,18 @@ def place(said):
             f"subquad {said['version']}, numpy {np.__version__}")
 
 
-class Refused(Exception):
-    """The binary's own sentence."""
+class Refused(SystemExit):
+    """The binary failed; reason: its own sentence. Ends the program with it where nobody minds."""
+
+    def __init__(self, command, reason):
+        super().__init__(f"subquad {command} failed: {reason}")
+        self.reason = reason
+
+
+def sentence(done):
+    """What a command that failed said first."""
+    text = done.stderr.strip() or done.stdout.strip() or f"exit code {done.returncode}"
+    return text.splitlines()[0].removeprefix("error: ")
 
 
 class Binary:
@@ -71,23 +81,18 @@ class Binary:
         tensorfile.save(path, {x: np.asarray(y, np.float32) for x, y in tensors.items()})
         return path
 
-    def command(self, op, source, *flags):
+    def command(self, op, source, *flags, where=None):
         command = [self.path, "run", op, "--input", source, "--output", self.folder / "o.safetensors"]
-        return [str(x) for x in [*command, *self.where, "--json", "--quiet", *flags]]
-
-    def attempt(self, command):
-        """What a command prints; Refused, with what it said, where it fails."""
-        done = subprocess.run([str(x) for x in command], capture_output=True, text=True)
-        if done.returncode:
-            lines = (done.stderr.strip() or done.stdout.strip() or f"exit code {done.returncode}").splitlines()
-            raise Refused(lines[0].removeprefix("error: "))
-        return done.stdout
+        return [str(x) for x in [*command, *(where or self.where), "--json", "--quiet", *flags]]
 
     def call(self, command):
-        try:
-            return self.attempt(command)
-        except Refused as error:
-            sys.exit(f"subquad {' '.join(command[1:3])} failed: {error}")
+        """What a command prints; Refused where it fails."""
+        command = [str(x) for x in command]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode:
+            start = command.index(str(self.path)) + 1
+            raise Refused(" ".join(command[start : start + 2]), sentence(done))
+        return done.stdout
 
     def run(self, op, source, *flags):
         """The output o, of the input's rank."""
@@ -108,6 +113,9 @@ class Binary:
         return found[1].split(", ") if found else []
 
     def bench(self, ops, *flags):
-        """Rows of `bench`; those of a status other than ok say why in `message`."""
-        command = [self.path, "bench", *ops, *self.where, "--format", "json", "--quiet", *flags]
-        return [row for one in json.loads(self.attempt(command))["adapters"] for row in one["rows"]]
+        """Rows of `bench`; Refused where there are none. It fails where one is wrong, and prints all."""
+        command = [str(x) for x in (self.path, "bench", *ops, *self.where, "--format", "json", "--quiet", *flags)]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if not done.stdout.startswith("{"):
+            raise Refused("bench", sentence(done))
+        return [row for one in json.loads(done.stdout)["adapters"] for row in one["rows"]]

@@ -33,8 +33,9 @@ def ticks(axis, values, text=str):
 
 def legend(ax, columns=1, below=0.16):
     """Below the panel: a legend inside would lie on lines."""
-    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -below), ncols=columns, frameon=False, fontsize=9,
-              handlelength=3.2)
+    if ax.get_legend_handles_labels()[0]:
+        ax.legend(loc="upper center", bbox_to_anchor=(0.5, -below), ncols=columns, frameon=False, fontsize=9,
+                  handlelength=3.2)
 
 
 def save(figure, path, salt):

@@ -60,20 +60,25 @@ class Slay:
         self.binary = binary
         self.offered = [poly for poly in POLY if poly in binary.choices("slay", "--poly")]
         self.unsized = set()  # those whose P is not that of --anchors
+        self.on_cpu = set()  # those that only the cpu backend has
 
-    def run(self, poly, source, setting, seed, epsilon=oracle.EPSILON, *flags):
+    def run(self, poly, source, setting, seed, epsilon=oracle.EPSILON):
         """(o, what was drawn)."""
         target = self.binary.folder / "drawn.safetensors"
         features, anchors = width(poly, setting)
         flags = ["--poly", poly, "--nodes", setting.nodes, "--features", features, "--epsilon", epsilon,
-                 "--seed", seed, "--save-params", target, *flags]
+                 "--seed", seed, "--save-params", target]
         sized = ["--anchors", anchors] if poly in oracle.MAPS and poly not in self.unsized else []
+        where = ["--backend", "cpu"] if poly in self.on_cpu else self.binary.where
         try:
-            self.binary.attempt(self.binary.command("slay", source, *flags, *sized))
+            self.binary.call(self.binary.command("slay", source, *flags, *sized, where=where))
         except Refused as error:
-            if not sized or "--anchors" not in str(error):
-                sys.exit(f"subquad run slay --poly {poly} failed: {error}")
-            self.unsized.add(poly)
+            if sized and "--anchors" in error.reason:
+                self.unsized.add(poly)
+            elif where[1] != "cpu":
+                self.on_cpu.add(poly)
+            else:
+                raise
             return self.run(poly, source, setting, seed, epsilon)
         return tensorfile.load(self.binary.folder / "o.safetensors")[0]["o"], tensorfile.load(target)[0]
 
@@ -256,6 +261,8 @@ def contenders(binary, names):
     maps, rules = (binary.choices("linear", flag) for flag in ("--feature-map", "--rule"))
     found = list(DEFAULT)
     for name in names:
+        if any(name == one.name for one in DEFAULT):
+            continue
         if name in maps:
             # The authors' Performer is the one of relu, with 64 features.
             more = ("features=64",) if name == "performer-relu" else ()
@@ -263,15 +270,18 @@ def contenders(binary, names):
         elif name in rules:
             found.append(Contender(f"linear {name}", "linear", (f"rule={name}",)))
         elif name in ops:
-            found.append(Contender(name, name))
+            found.append(Contender("linformer, not causal" if name == "linformer" else name, name))
         else:
             wanted = ", ".join(dict.fromkeys([*maps, *rules, *ops]))
-            sys.exit(f"--also: expected one of {wanted}, found `{name}`")
+            Parser().error(f"argument --also: expected one of {wanted}, found `{name}`")
     return list({one.name: one for one in found}.values())
 
 
 class Costs:
-    """times: name -> {n: a row of bench}; memory: name -> {n: (peak over that at n=16 or None, stated bytes)}."""
+    """times: name -> {n: a row of bench}; memory: name -> {n: (peak or None, tensors, stated)} in bytes.
+
+    Peaks are over `base`: name -> (its n, its peak).
+    """
 
     def __init__(self, binary, args):
         self.binary, self.args = binary, args
@@ -288,15 +298,17 @@ class Costs:
         try:
             rows = self.binary.bench(list(names), *self.shape(length), *how)
         except Refused as error:
-            self.drop(group, f"left out from n={length} on: {error}")
+            self.drop(group, f"left out from n={length} on: {error.reason}")
             return
         for row in rows:
             name = names[row["operator"]]
             if row["status"] == "ok":
                 self.times.setdefault(name, {})[length] = row
             else:
-                self.drop([one for one in group if one.name == name],
-                          f"left out from n={length} on: {row['message'] or row['status']}")
+                why = row["message"] or row["status"]
+                if row["status"] == "wrong":
+                    why = f"its output is off by {row['error']:.1e}, over the bound of {row['error_bound']:.1e}"
+                self.drop([one for one in group if one.name == name], f"left out from n={length} on: {why}")
 
     def drop(self, some, why):
         for one in some:
@@ -307,7 +319,7 @@ class Costs:
         """(what the binary said, peak of its process, bytes of the tensors read and written)."""
         source = self.binary.folder / "sample.safetensors"
         shape = f"B=1,H={self.args.heads},N={length},D={self.args.dim}"
-        self.binary.attempt([self.binary.path, "sample", one.op, "--output", source, "--shape", shape])
+        self.binary.call([self.binary.path, "sample", one.op, "--output", source, "--shape", shape])
         flags = []
         for flag in one.flags:
             name, _, value = flag.partition("=")
@@ -319,14 +331,13 @@ class Costs:
         return said[0], None if peaks[0] is None else min(peaks), read + written
 
     def peak(self, one, length):
-        try:
-            if one.name not in self.base:
-                self.base[one.name] = self.measure(one, 16)[1]
-            said, peak, tensors = self.measure(one, length)
-        except Refused as error:
-            self.notes.append(f"{one.name}: its memory is left out: {error}.")
-            return
-        over = None if peak is None else peak - self.base[one.name]
+        if one.name not in self.base:
+            try:
+                self.base[one.name] = (16, self.measure(one, 16)[1])
+            except Refused:  # too short, as for linformer's rank
+                self.base[one.name] = (512, self.measure(one, 512)[1])
+        said, peak, tensors = self.measure(one, length)
+        over = None if peak is None else peak - self.base[one.name][1]
         self.memory.setdefault(one.name, {})[length] = (over, tensors, tensors + said["workspace_bytes"])
 
     def expected(self, one, length):
@@ -353,8 +364,11 @@ class Costs:
                     self.time(group, length)
             # Under a few MiB a peak drowns in what allocators and threads leave.
             if length >= 4096:
-                for one in self.going:
-                    self.peak(one, length)
+                for one in list(self.going):
+                    try:
+                        self.peak(one, length)
+                    except Refused as error:
+                        self.drop([one], f"left out from n={length} on: {error.reason}")
             progress(f"  n={length}: {time.perf_counter() - start:.0f} s")
             if time.perf_counter() - begun > self.args.seconds:
                 self.notes.append(f"n over {length}: left out: --seconds {self.args.seconds:g} were used up.")
@@ -378,13 +392,23 @@ def count(word):
     return number
 
 
+def positive(word):
+    try:
+        number = float(word)
+    except ValueError:
+        number = 0.0
+    if not 0 < number < float("inf"):
+        raise argparse.ArgumentTypeError(f"expected a number over 0, found `{word}`")
+    return number
+
+
 def arguments():
     parser = Parser(description="SLAY against the exact kernels: ablation, quadrature, time and memory.")
     command.add_arguments(parser, "slay")
     parser.add_argument("--quick", action="store_true", help="two seeds, two settings, lengths up to 4096")
     parser.add_argument("--seeds", type=count, help="of the ablation (5)")
     parser.add_argument("--max-n", type=count, help="longest sequence of the last part (131072)")
-    parser.add_argument("--seconds", type=float, default=240, help="for the last part; no run over a fortieth")
+    parser.add_argument("--seconds", type=positive, default=240, help="for the last part; no run over a fortieth")
     parser.add_argument("--repeat", type=count, help="timings of each shape, of which the median counts (7)")
     parser.add_argument("--heads", type=count, default=8, help="of the last part")
     parser.add_argument("--dim", type=count, default=32, help="of the last part")
@@ -418,7 +442,7 @@ def main():
     if busy > 0.5:
         warning = f"other work was running (load {busy:.1f} at the start): the times are not to be quoted"
     errors = quadrature_errors()
-    text = report.page(args, place, warning, checked, slay.offered, ablations, errors, costs)
+    text = report.page(args, place, warning, checked, slay, ablations, errors, costs)
     (args.output / "slay.md").write_text(text, encoding="utf-8")
     files = [args.output / "slay.svg"] + ([args.output / "slay.png"] if args.png else [])
     figure.draw(files, **report.panels(args, ablations, errors, costs))
