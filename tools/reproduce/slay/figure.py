@@ -30,8 +30,8 @@ def ablation_panel(ax, settings, rows, paper, short, title):
         texts = [" / ".join(short(x) for x in points[name]) + f" {label}" for points, label in
                  ((rows, "here"), (paper, "paper")) if name in points and max(points[name]) >= EDGE]
         if texts:
-            ax.text(EDGE, y, "\n".join(f"{text} →" for text in texts), ha="right", va="center", fontsize=8.5,
-                    linespacing=1.05)
+            ax.text(EDGE, y, "\n".join(f"{text} →" for text in texts), ha="right", va="center", fontsize=8,
+                    linespacing=1.25)
     ax.set(xlabel="relative L2 of the output (1: an output of zeros)", title=title)
     ax.set_yticks(range(len(rows)), labels=list(rows))
     ax.set_ylim(len(rows) - 0.4, -0.6)
@@ -72,5 +72,5 @@ def draw(path, ablation, quadrature, time, memory):
     quadrature_panel(axes[0][1], **quadrature)
     lengths_panel(axes[1][0], label="ms", **time)
     lengths_panel(axes[1][1], label="peak MB, q, k, v and o included", **memory)
-    figure.subplots_adjust(left=0.155, right=0.985, top=0.965, bottom=0.1, wspace=0.16, hspace=0.36)
+    figure.subplots_adjust(left=0.155, right=0.985, top=0.965, bottom=0.115, wspace=0.16, hspace=0.36)
     save(figure, path, "slay")

@@ -370,10 +370,10 @@ class Costs:
                     except Refused as error:
                         self.drop([one], f"left out from n={length} on: {error.reason}")
             progress(f"  n={length}: {time.perf_counter() - start:.0f} s")
-            if time.perf_counter() - begun > self.args.seconds:
-                self.notes.append(f"n over {length}: left out: --seconds {self.args.seconds:g} were used up.")
-                break
             length *= 2
+            if length <= self.args.max_n and time.perf_counter() - begun > self.args.seconds:
+                self.notes.append(f"n={length} and longer left out: --seconds {self.args.seconds:g} were used up.")
+                break
         return self
 
 
