@@ -62,7 +62,7 @@ fn decode(kv: u32, invocation: u32) {
                     value = value_of(b, g, e);
                 }
                 for (var d = lane; d < params.rows; d += LANES) {
-                    let at = kv * size + d * params.dim_v + e;
+                    let at = kv * size + carried_at(d, e);
                     count_load(1u);
                     var s = state[at];
                     if (r == 0u) {

@@ -16,7 +16,8 @@ fn scan(index: u32, invocation: u32) {
     }
     let size = params.rows * params.dim_v;
     let is_norm = element >= size;
-    let home = select(kv * size + element, params.norm_offset + kv * params.rows + element - size, is_norm);
+    let matrix = kv * size + carried_at(element / params.dim_v, element % params.dim_v);
+    let home = select(matrix, params.norm_offset + kv * params.rows + element - size, is_norm);
     var sum = 0.0;
     if (CARRY == 1u && MODE != 2u) {
         count_load(1u);

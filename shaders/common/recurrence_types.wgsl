@@ -24,18 +24,27 @@ struct Params {
     first_poly: u32,      // slay: where the part of the polynomial map starts that this dispatch holds
     poly_scale: f32,
     state_len: u32,       // elements of a state: rows E, and rows more when normalised
-    share: u32,           // units that share a head of q and k: 1, or H / G for ssd
+    share: u32,           // key heads of the state that share a head of q and k: 1, or H / G for ssd
     q: Strides,
     k: Strides,
     v: Strides,
     o: Strides,
-    g: Strides,          // of what makes the decay
+    g: Strides,           // of what makes the decay
+    skip: u32,            // ssd: where d and dt_bias start among the weights
+    bias: u32,
+    _pad: vec2<u32>,
     node: array<vec4<f32>, 32>, // slay: sqrt(2 s_r), s_r, sqrt(w_r / F)
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
 
-override NORMALIZE: u32 = 1u; // whether sums of features are kept
+override NORMALIZE: u32 = 1u;  // whether sums of features are kept
+override TRANSPOSED: u32 = 0u; // whether a matrix of the carried state is stored column after column
+
+// Where row d, column e of a matrix of the carried state lies within it.
+fn carried_at(d: u32, e: u32) -> u32 {
+    return select(d * params.dim_v + e, e * params.rows + d, TRANSPOSED == 1u);
+}
 
 // Four numbers in a workgroup's index: column split fastest, so that neighbours read the same tokens.
 struct Place {
@@ -45,7 +54,7 @@ struct Place {
     kv: u32,         // batch * G + key head
 }
 
-// The head of q and k that a unit reads.
+// The head of q and k that a key head of the state reads.
 fn key_head(g: u32) -> u32 {
     return g / params.share;
 }

@@ -12,6 +12,8 @@ pub trait Float:
     fn of(x: f64) -> Self;
     /// `e^x`.
     fn exp(self) -> Self;
+    /// `ln(1 + x)`.
+    fn ln_1p(self) -> Self;
     /// Square root.
     fn sqrt(self) -> Self;
     /// As f64.
@@ -24,6 +26,9 @@ impl Float for f32 {
     }
     fn exp(self) -> Self {
         f32::exp(self)
+    }
+    fn ln_1p(self) -> Self {
+        f32::ln_1p(self)
     }
     fn sqrt(self) -> Self {
         f32::sqrt(self)
@@ -39,6 +44,9 @@ impl Float for f64 {
     }
     fn exp(self) -> Self {
         f64::exp(self)
+    }
+    fn ln_1p(self) -> Self {
+        f64::ln_1p(self)
     }
     fn sqrt(self) -> Self {
         f64::sqrt(self)
@@ -61,6 +69,16 @@ pub fn wide<T: Float>(values: Vec<T>) -> Vec<f64> {
 /// Inner product, from the left.
 pub fn dot<T: Float>(x: &[T], y: &[T]) -> T {
     x.iter().zip(y).fold(T::of(0.0), |sum, (&x, &y)| sum + x * y)
+}
+
+/// `ln(1 + e^x)`; beyond 20, where the two differ by less than f32 tells, x itself.
+pub fn softplus<T: Float>(x: T) -> T {
+    if x > T::of(20.0) { x } else { x.exp().ln_1p() }
+}
+
+/// `x / (1 + e^-x)`.
+pub fn silu<T: Float>(x: T) -> T {
+    x / (T::of(1.0) + (T::of(0.0) - x).exp())
 }
 
 /// `exp(x_i) / sum_j exp(x_j)`, computed relative to the largest so that nothing overflows. Of no scores: nothing.

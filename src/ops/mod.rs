@@ -24,6 +24,7 @@ pub mod recurrence;
 pub mod rows;
 pub mod slay;
 pub mod softmax;
+pub mod ssd;
 pub mod tolerance;
 mod walk;
 pub mod yat;
@@ -331,7 +332,7 @@ impl Op {
 }
 
 /// Every operator of this crate.
-pub static OPS: &[Op] = &[softmax::OP, yat::OP, linformer::OP, linear::OP, slay::OP];
+pub static OPS: &[Op] = &[softmax::OP, yat::OP, linformer::OP, linear::OP, slay::OP, ssd::OP];
 
 /// The operator that the others are set beside.
 pub const YARDSTICK: &str = softmax::OP.name;

@@ -4,7 +4,7 @@ use subquad::gpu::program::Operand;
 use subquad::gpu::{Bind, Kernel, Plan, Program, Schedule, Source, Timer, Workspace, probes, readback};
 use subquad::ops::linear::{self, Config};
 use subquad::ops::linformer::{self, Sharing};
-use subquad::ops::{Operator, Qkv, draw, slay, softmax, yat};
+use subquad::ops::{Operator, Qkv, draw, slay, softmax, ssd, yat};
 use subquad::tensor::{Access, DType, HostTensor, Slot, Tensor};
 
 use crate::support::context;
@@ -158,6 +158,15 @@ fn plans_move_the_bytes_they_state() {
         ("slay, no rows", Box::new(slay::Config { poly: slay::Poly::Hadamard, ..few.clone() })),
         ("slay, decode, all rows an entry", Box::new(slay::Config { qkv: one, carry: true, decode: true, ..wide })),
         ("slay, decode", Box::new(slay::Config { qkv: one, carry: true, decode: true, ..few })),
+    ]);
+    let plain = ssd::Config { batch: 2, groups: 2, ..ssd::Config::new(50, 4, 10, 20) };
+    let every = ssd::Config { d: true, z: true, dt_bias: true, carry: true, ..plain.clone() };
+    let list = list.chain([
+        ("ssd, one pass", Box::new(plain.clone()) as Box<dyn Operator>),
+        ("ssd, one pass, everything", Box::new(every.clone())),
+        ("ssd, two passes", Box::new(ssd::Config { segment: Some(16), a_log: true, softplus: false, ..plain })),
+        ("ssd, two passes, wide, everything", Box::new(ssd::Config { segment: Some(16), dim: 70, ..every.clone() })),
+        ("ssd, decode", Box::new(ssd::Config { length: 1, decode: true, ..every })),
     ]);
     for (what, operator) in list {
         let program = counting(operator.program(ctx.caps()).unwrap());

@@ -11,6 +11,7 @@ mod linear;
 mod linformer;
 mod slay;
 mod softmax;
+mod ssd;
 mod support;
 mod table;
 mod yat;

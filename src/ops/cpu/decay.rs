@@ -9,64 +9,96 @@ use std::ops::Range;
 use super::recurrence::Head;
 use super::{Mat, Source};
 
-/// The log decays of a run.
-pub(crate) struct Decay<'a> {
-    /// `[B, G, N]`, or `[B, G, N, m]`.
-    source: Option<Source<'a>>,
-    /// Log decays of a token: none, one, or as many as the state has rows.
-    width: usize,
-}
-
-/// Whether and how a token lets the state decay.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Kind {
+/// What makes factors.
+pub(crate) enum Decay<'a> {
+    /// The state does not decay.
     None,
-    Head,
-    Row,
+    /// Log decays, one a key head: `[B, G, N]`.
+    Head(Source<'a>),
+    /// Log decays, one a row of the state: `[B, G, N, m]`.
+    Row(Source<'a>),
+    /// Steps of a state space.
+    Steps(Steps<'a>),
 }
 
-impl<'a> Decay<'a> {
-    /// Log decays; `None`: the state does not decay.
-    pub(crate) fn new(source: Option<Source<'a>>) -> Self {
-        let width = source.as_ref().map_or(0, Source::dim);
-        Self { source, width }
-    }
+/// Steps of time: of each a share `e^(step a)` of the state is left, and what is written is multiplied by the step.
+pub(crate) struct Steps<'a> {
+    /// `[B, N, H]`.
+    pub(crate) dt: Source<'a>,
+    /// `[H]`.
+    pub(crate) a: Vec<f32>,
+    /// `[H]`, added to dt.
+    pub(crate) bias: Vec<f32>,
+    /// Whether they go through softplus.
+    pub(crate) softplus: bool,
+}
 
-    /// How many factors a token has, where a state has so many rows.
-    pub(crate) fn kind(&self, per_row: bool) -> Kind {
-        match &self.source {
-            None => Kind::None,
-            Some(_) if per_row => Kind::Row,
-            Some(_) => Kind::Head,
+/// Room for what the tokens of a chunk do to the state.
+pub(crate) struct Space<'b> {
+    /// `[2, tokens, width]`.
+    pub(crate) factors: &'b mut [f32],
+    /// `[width]`.
+    pub(crate) logs: &'b mut [f32],
+    /// `[tokens]`.
+    pub(crate) scales: &'b mut [f32],
+}
+
+/// What they do.
+#[derive(Clone, Copy)]
+pub(crate) struct Chunk<'b> {
+    /// Factors, `[tokens, width]`.
+    pub(crate) factors: &'b [f32],
+    /// The sums of their logarithms, `[width]`.
+    pub(crate) logs: &'b [f32],
+    /// What each token's keys are multiplied by; empty: by nothing.
+    pub(crate) scales: &'b [f32],
+}
+
+impl Decay<'_> {
+    /// Factors of a token, where a state has so many rows.
+    pub(crate) fn width(&self, rows: usize) -> usize {
+        match self {
+            Self::None => 0,
+            Self::Head(_) | Self::Steps(_) => 1,
+            Self::Row(_) => rows,
         }
     }
 
-    /// Factors of a token.
-    pub(crate) fn width(&self) -> usize {
-        self.width
-    }
-
-    /// Factors of some tokens, `[tokens, width]`; adds up their logarithms, `[width]`.
-    pub(crate) fn factors<'b>(
-        &self,
-        head: Head,
-        tokens: Range<usize>,
-        space: &'b mut [f32],
-        all: &mut [f32],
-    ) -> &'b [f32] {
-        let rows = tokens.len();
-        let space = &mut space[..2 * rows * self.width];
-        let (factors, from) = space.split_at_mut(rows * self.width);
+    /// Of some tokens of a head.
+    pub(crate) fn chunk<'b>(&self, head: Head, tokens: Range<usize>, space: Space<'b>) -> Chunk<'b> {
+        let Space { factors, logs: all, scales } = space;
+        let (rows, width) = (tokens.len(), all.len());
+        let (factors, from) = factors.split_at_mut(factors.len() / 2);
+        let factors = &mut factors[..rows * width];
         all.fill(0.0);
-        if let Some(source) = &self.source {
-            let logs = source.tile(head.batch, head.head, tokens, from);
-            for (i, row) in factors.chunks_exact_mut(self.width).enumerate() {
-                kept_of(row, logs.row(i, self.width));
-                super::add(all, logs.row(i, self.width));
+        match self {
+            Self::None => return Chunk { factors, logs: all, scales: &[] },
+            Self::Head(source) | Self::Row(source) => {
+                let logs = source.tile(head.batch, head.head, tokens, from);
+                for (i, row) in factors.chunks_exact_mut(width).enumerate() {
+                    kept_of(row, logs.row(i, width));
+                    super::add(all, logs.row(i, width));
+                }
+            }
+            Self::Steps(steps) => {
+                let (a, bias) = (steps.a[head.head], steps.bias[head.head]);
+                let dt = steps.dt.tile(head.batch, head.head, tokens, from);
+                for (i, (factor, scale)) in factors.iter_mut().zip(&mut scales[..rows]).enumerate() {
+                    let dt = dt.row(i, 1)[0] + bias;
+                    *scale = if steps.softplus { softplus(dt) } else { dt };
+                    kept_of(std::slice::from_mut(factor), &[*scale * a]);
+                    all[0] += *scale * a;
+                }
+                return Chunk { factors, logs: all, scales: &scales[..rows] };
             }
         }
-        factors
+        Chunk { factors, logs: all, scales: &[] }
     }
+}
+
+/// `ln(1 + e^x)`, of large x too.
+fn softplus(x: f32) -> f32 {
+    x.max(0.0) + (-x.abs()).exp().ln_1p()
 }
 
 wide! {
@@ -126,22 +158,25 @@ fn apply(row: &mut [f32], left: &[f32]) {
 }
 
 /// Features of keys, each with the decay of the tokens behind it in the chunk: what the state keeps of them at its end.
-pub(crate) fn kept(rows: usize, k: Mat<'_>, width: usize, factors: &[f32], out: &mut [f32], left: &mut [f32]) {
+pub(crate) fn kept(rows: usize, k: Mat<'_>, width: usize, chunk: Chunk<'_>, out: &mut [f32], left: &mut [f32]) {
     left.fill(1.0);
     for i in (0..rows).rev() {
         let row = &mut out[i * width..][..width];
         row.copy_from_slice(k.row(i, width));
         apply(row, left);
-        leave_each(left, &factors[i * left.len()..][..left.len()]);
+        if let Some(scale) = chunk.scales.get(i) {
+            super::scale(row, *scale);
+        }
+        leave_each(left, &chunk.factors[i * left.len()..][..left.len()]);
     }
 }
 
 /// Multiplies scores below the diagonal by the decay between their tokens, where a token has one factor. `row` has room for
 /// a row of them.
-pub(crate) fn between(rows: usize, factors: &[f32], scores: &mut [f32], row: &mut [f32]) {
+pub(crate) fn between(rows: usize, chunk: Chunk<'_>, scores: &mut [f32], row: &mut [f32]) {
     for (i, scores) in scores.chunks_exact_mut(rows).take(rows).enumerate() {
-        leave_all(&mut row[..i], factors[i]);
-        row[i] = 1.0;
+        leave_all(&mut row[..i], chunk.factors[i]);
+        row[i] = chunk.scales.get(i).copied().unwrap_or(1.0);
         super::multiply(&mut scores[..=i], &row[..=i]);
     }
 }

@@ -266,11 +266,6 @@ impl<'a> Source<'a> {
         Self { values: tensor.values(), strides: layout.strides(heads, len, dim), dim, map }
     }
 
-    /// Elements of a row.
-    pub(crate) fn dim(&self) -> usize {
-        self.dim
-    }
-
     /// Rows of these tokens as f32, mapped. f32 without a map is read where it lies; anything else goes through `space`,
     /// which has room for the tile.
     pub(crate) fn tile<'b>(&'b self, batch: usize, head: usize, tokens: Range<usize>, space: &'b mut [f32]) -> Mat<'b> {

@@ -9,7 +9,7 @@
 
 use std::ops::Range;
 
-use super::decay::{self, Decay, Kind};
+use super::decay::{self, Chunk, Decay, Space};
 use super::{Mat, Onto, Output, Scan, Source, product};
 use crate::ops::Qkv;
 use crate::tensor::{HostTensor, TensorMap, Values};
@@ -75,6 +75,68 @@ pub(crate) trait Features: Sync {
     fn absorb(&self, rows: usize, k: Mat<'_>, v: Mat<'_>, state: State<'_>, space: &mut [f32]);
 }
 
+/// A feature of every component, made as the rows are loaded.
+pub(crate) struct Components {
+    /// Elements of a row of q or k.
+    pub(crate) width: usize,
+    /// Elements of a row of v.
+    pub(crate) dim_v: usize,
+}
+
+impl Features for Components {
+    /// Larger ones spend more on scores above the triangle, smaller ones more on packing for products; from 32 to 64 the
+    /// time is the same within a tenth for head dims of 32 to 256.
+    const CHUNK: usize = 32;
+
+    fn width(&self) -> usize {
+        self.width
+    }
+
+    fn tile_len(&self) -> usize {
+        self.width
+    }
+
+    fn space_len(&self, _tokens: usize) -> usize {
+        0
+    }
+
+    fn score_flops(&self) -> usize {
+        2 * self.width
+    }
+
+    fn tile<'b>(&'b self, from: &'b Source<'_>, head: Head, tokens: Range<usize>, space: &'b mut [f32]) -> Mat<'b> {
+        from.tile(head.batch, head.head, tokens, space)
+    }
+
+    fn scores(&self, rows: usize, q: Mat<'_>, k: Mat<'_>, scores: &mut [f32], _space: &mut [f32]) {
+        product([rows, self.width, rows], q, k.t(), Onto::Nothing, scores, rows);
+    }
+
+    fn read(
+        &self,
+        rows: usize,
+        q: Mat<'_>,
+        (matrix, norm): (&[f32], &[f32]),
+        out: &mut [f32],
+        weights: &mut [f32],
+        _space: &mut [f32],
+    ) {
+        product([rows, self.width, self.dim_v], q, Mat::rows(matrix, self.dim_v), Onto::Nothing, out, self.dim_v);
+        if !norm.is_empty() {
+            for (i, weight) in weights[..rows].iter_mut().enumerate() {
+                *weight = super::dot(q.row(i, self.width), norm);
+            }
+        }
+    }
+
+    fn absorb(&self, rows: usize, k: Mat<'_>, v: Mat<'_>, (matrix, norm): State<'_>, _space: &mut [f32]) {
+        product([self.width, rows, self.dim_v], k.t(), v, Onto::Sum, matrix, self.dim_v);
+        if !norm.is_empty() {
+            (0..rows).for_each(|i| super::add(norm, k.row(i, self.width)));
+        }
+    }
+}
+
 /// A recurrence on tensors of the host.
 pub(crate) struct Recurrence<F> {
     /// Shapes, storage and axis order.
@@ -91,9 +153,23 @@ pub(crate) struct Recurrence<F> {
     pub(crate) scale: f32,
     /// Added to the denominator; `None`: no denominator.
     pub(crate) norm_eps: Option<f32>,
-    /// Whether the tensor `g`, if there is one, has a log decay for each row of the state.
-    pub(crate) gate_rows: bool,
+    /// Key heads of the state that share a head of q and k.
+    pub(crate) share: usize,
+    /// Whether a matrix of the state is stored `[E, m]`, not `[m, E]`.
+    pub(crate) transposed: bool,
 }
+
+/// The tensors of a run, beside the state.
+pub(crate) struct Tensors<'a> {
+    pub(crate) q: Source<'a>,
+    pub(crate) k: Source<'a>,
+    pub(crate) v: Source<'a>,
+    /// What lets the state decay.
+    pub(crate) decay: Decay<'a>,
+}
+
+/// What becomes of the outputs of some tokens of a head, `[tokens, E]`, before they are stored.
+pub(crate) type Finish<'a> = &'a (dyn Fn(Head, Range<usize>, &mut [f32]) + Sync);
 
 /// One line for people.
 pub(crate) fn variant<F: Features>(segment: Option<usize>) -> String {
@@ -102,16 +178,19 @@ pub(crate) fn variant<F: Features>(segment: Option<usize>) -> String {
 }
 
 impl<F: Features> Recurrence<F> {
-    /// Runs it; tensors as [`crate::ops::Operator::cpu`] says, `q` and `k` as the sources given.
-    pub(crate) fn run(&self, q: Source<'_>, k: Source<'_>, tensors: &TensorMap) -> TensorMap {
+    /// Runs it from the `state` given, and returns the output under its name, and the state when it is carried.
+    pub(crate) fn run(
+        &self,
+        tensors: Tensors<'_>,
+        state: &TensorMap,
+        output: &str,
+        finish: Option<Finish<'_>>,
+    ) -> TensorMap {
         let s = &self.qkv;
-        let v = Source::new(tensors.get("v").expect("tensor v is missing"), s.layout, None);
         let o = Output::new(s.dtype, s.layout, [s.batch, s.heads, s.queries, s.dim_v]);
-        let decay = Decay::new(tensors.get("g").map(|g| Source::new(g, s.layout, None)));
-        let kind = decay.kind(self.gate_rows);
         let segment = self.segment.unwrap_or(SEGMENT);
-        let job = Job { run: self, q, k, v, o, decay, kind, segment };
-        let mut states = job.initial(tensors);
+        let job = Job { run: self, tensors, o, finish, segment };
+        let mut states = job.initial(state);
         let segments = s.keys.div_ceil(segment);
         let scan = Scan {
             units: s.kv_units(),
@@ -135,12 +214,19 @@ impl<F: Features> Recurrence<F> {
         }
 
         let mut outputs = TensorMap::new();
-        outputs.insert("o", job.o.finish());
+        outputs.insert(output, job.o.finish());
         if self.carry {
             let [b, g, m, e] = [s.batch, s.kv_heads, self.features.width(), s.dim_v];
-            let part =
-                |at: Range<usize>| states.chunks_exact(scan.state).flat_map(|x| &x[at.clone()]).copied().collect();
-            outputs.insert("state", HostTensor::f32([b, g, m, e], part(0..m * e)));
+            let part = |at: Range<usize>| -> Vec<f32> {
+                states.chunks_exact(scan.state).flat_map(|x| &x[at.clone()]).copied().collect()
+            };
+            if self.transposed {
+                let matrices = part(0..m * e);
+                let turned = matrices.chunks_exact(m * e).flat_map(|matrix| turn(matrix, e)).collect();
+                outputs.insert("state", HostTensor::f32([b, g, e, m], turned));
+            } else {
+                outputs.insert("state", HostTensor::f32([b, g, m, e], part(0..m * e)));
+            }
             if self.norm_eps.is_some() {
                 outputs.insert("norm", HostTensor::f32([b, g, m], part(m * e..m * e + m)));
             }
@@ -149,15 +235,17 @@ impl<F: Features> Recurrence<F> {
     }
 }
 
+/// The transpose of a matrix of so many columns.
+fn turn(matrix: &[f32], columns: usize) -> Vec<f32> {
+    (0..columns).flat_map(|column| matrix.iter().skip(column).step_by(columns)).copied().collect()
+}
+
 /// One run: the tensors and where outputs go.
 struct Job<'a, F> {
     run: &'a Recurrence<F>,
-    q: Source<'a>,
-    k: Source<'a>,
-    v: Source<'a>,
+    tensors: Tensors<'a>,
     o: Output,
-    decay: Decay<'a>,
-    kind: Kind,
+    finish: Option<Finish<'a>>,
     segment: usize,
 }
 
@@ -178,7 +266,15 @@ impl<F: Features> Job<'_, F> {
 
     /// Floats of one state: those, and the logarithms of what the tokens of a sum leave of the state before them.
     fn state_len(&self) -> usize {
-        self.sums_len() + self.decay.width()
+        self.sums_len() + self.decay_width()
+    }
+
+    fn decay_width(&self) -> usize {
+        self.tensors.decay.width(self.features().width())
+    }
+
+    fn decays(&self) -> bool {
+        self.decay_width() > 0
     }
 
     /// What a matrix and its normaliser leave of log decays.
@@ -205,7 +301,11 @@ impl<F: Features> Job<'_, F> {
                 && let Some(Values::F32(given)) = tensors.get(name).map(HostTensor::values)
             {
                 for (state, given) in states.chunks_exact_mut(len).zip(given.chunks_exact(range.len())) {
-                    state[range.clone()].copy_from_slice(given);
+                    if self.run.transposed && name == "state" {
+                        state[range.clone()].copy_from_slice(&turn(given, self.features().width()));
+                    } else {
+                        state[range.clone()].copy_from_slice(given);
+                    }
                 }
             }
         }
@@ -220,7 +320,7 @@ impl<F: Features> Job<'_, F> {
 
     /// Tokens in a chunk.
     fn chunk(&self) -> usize {
-        if self.kind == Kind::Row { ROW_CHUNK } else { F::CHUNK }
+        if matches!(self.tensors.decay, Decay::Row(_)) { ROW_CHUNK } else { F::CHUNK }
     }
 
     /// Tokens of a segment, chunk by chunk.
@@ -241,30 +341,39 @@ impl<F: Features> Job<'_, F> {
         Head { batch: unit / self.run.qkv.kv_heads, head, kv_head: head }
     }
 
-    /// Floats of space that a chunk needs beside its tiles: factors of its tokens, and keys or queries with their decay.
-    fn decay_len(&self, rows: usize) -> [usize; 2] {
-        match self.kind {
-            Kind::None => [0, 0],
-            _ => [2 * rows * self.decay.width(), rows * self.features().width()],
-        }
+    /// A head as q and k have it.
+    fn shared(&self, head: Head) -> Head {
+        Head { head: head.head / self.run.share, ..head }
     }
 
-    /// Adds a chunk to the sums so far: factors of its tokens, and the sums of their logarithms.
+    /// Floats of space for what the tokens of a chunk do to the state (see [`Space`]), and for keys or queries with their
+    /// decay.
+    fn decay_len(&self, rows: usize) -> [usize; 4] {
+        let width = self.decay_width();
+        [
+            2 * rows * width,
+            width,
+            if self.decays() { rows } else { 0 },
+            if self.decays() { rows * self.features().width() } else { 0 },
+        ]
+    }
+
+    /// Adds a chunk to the sums so far.
     fn absorb(
         &self,
         rows: usize,
         (k, v): (Mat<'_>, Mat<'_>),
-        (factors, logs): (&[f32], &[f32]),
+        chunk: Chunk<'_>,
         total: &mut [f32],
         [kept, left, space]: [&mut [f32]; 3],
     ) {
         let (sums, all) = total.split_at_mut(self.sums_len());
         let mut keys = k;
-        if self.kind != Kind::None {
+        if self.decays() {
             let width = self.features().width();
-            decay::kept(rows, k, width, factors, kept, left);
-            self.leave(sums, logs);
-            super::add(all, logs);
+            decay::kept(rows, k, width, chunk, kept, left);
+            self.leave(sums, chunk.logs);
+            super::add(all, chunk.logs);
             keys = Mat::rows(kept, width);
         }
         self.features().absorb(rows, keys, v, sums.split_at_mut(self.matrix_len()), space);
@@ -273,17 +382,17 @@ impl<F: Features> Job<'_, F> {
     /// Writes the sum of a segment.
     fn sum(&self, unit: usize, segment: usize, total: &mut [f32]) {
         let (head, rows) = (self.key_head(unit), self.rows());
-        let [factors, decayed] = self.decay_len(rows);
+        let [factors, width, scales, decayed] = self.decay_len(rows);
         let (tile, space) = (rows * self.features().tile_len(), self.features().space_len(rows));
-        let each = self.decay.width();
-        let sizes = [tile, rows * self.run.qkv.dim_v, space, factors, decayed, each, each];
+        let sizes = [tile, rows * self.run.qkv.dim_v, space, factors, width, scales, decayed, width];
         total.fill(0.0);
-        super::scratch(sizes, |[k_space, v_space, space, factors, kept, left, logs]| {
-            for chunk in self.chunks(segment) {
-                let k = self.features().tile(&self.k, head, chunk.clone(), k_space);
-                let v = self.v.tile(head.batch, head.head, chunk.clone(), v_space);
-                let factors = self.decay.factors(head, chunk.clone(), factors, logs);
-                self.absorb(chunk.len(), (k, v), (factors, logs), total, [&mut *kept, &mut *left, &mut *space]);
+        super::scratch(sizes, |[k_space, v_space, space, factors, logs, scales, kept, left]| {
+            for tokens in self.chunks(segment) {
+                let k = self.features().tile(&self.tensors.k, self.shared(head), tokens.clone(), k_space);
+                let v = self.tensors.v.tile(head.batch, head.head, tokens.clone(), v_space);
+                let room = Space { factors: &mut *factors, logs: &mut *logs, scales: &mut *scales };
+                let chunk = self.tensors.decay.chunk(head, tokens.clone(), room);
+                self.absorb(tokens.len(), (k, v), chunk, total, [&mut *kept, &mut *left, &mut *space]);
             }
         });
     }
@@ -293,47 +402,33 @@ impl<F: Features> Job<'_, F> {
         let (features, dim_v, group) = (self.features(), self.run.qkv.dim_v, self.run.qkv.group());
         let key_head = self.key_head(unit);
         let (rows, n, tile, width) = (self.rows(), self.state_len(), features.tile_len(), features.width());
+        let [factors, each, scales, decayed] = self.decay_len(rows);
+        let chunk_sizes = [rows * tile, rows * dim_v, rows * tile, rows * rows, rows * dim_v, rows];
+        let [k, v, q, scores, out, weights] = chunk_sizes;
         let space = features.space_len(rows);
-        let [factors, decayed] = self.decay_len(rows);
-        let sizes = [
-            n,
-            n,
-            rows * tile,
-            rows * dim_v,
-            rows * tile,
-            rows * rows,
-            rows * dim_v,
-            rows,
-            space,
-            factors,
-            decayed,
-            decayed,
-            self.decay.width(),
-            self.decay.width(),
-        ];
+        let sizes = [n, n, k, v, q, scores, out, weights, space, factors, each, scales, decayed, decayed, each];
         super::scratch(sizes, |[total, before, k_space, v_space, q_space, scores, out, weights, space, rest @ ..]| {
-            let [factors, kept, reached, left, logs] = rest;
+            let [factors, logs, scales, kept, reached, left] = rest;
             total.fill(0.0);
             before.copy_from_slice(state);
-            for (i, chunk) in self.chunks(segment).enumerate() {
-                if i > 0 {
-                    if self.kind == Kind::None {
-                        super::add_into(before, state, total);
-                    } else {
-                        before.copy_from_slice(state);
-                        self.fold(before, total);
-                    }
+            for (i, tokens) in self.chunks(segment).enumerate() {
+                if i > 0 && self.decays() {
+                    before.copy_from_slice(state);
+                    self.fold(before, total);
+                } else if i > 0 {
+                    super::add_into(before, state, total);
                 }
-                let rows = chunk.len();
-                let k = features.tile(&self.k, key_head, chunk.clone(), k_space);
-                let v = self.v.tile(key_head.batch, key_head.head, chunk.clone(), v_space);
-                let factors = self.decay.factors(key_head, chunk.clone(), factors, logs);
+                let rows = tokens.len();
+                let k = features.tile(&self.tensors.k, self.shared(key_head), tokens.clone(), k_space);
+                let v = self.tensors.v.tile(key_head.batch, key_head.head, tokens.clone(), v_space);
+                let room = Space { factors: &mut *factors, logs: &mut *logs, scales: &mut *scales };
+                let chunk = self.tensors.decay.chunk(key_head, tokens.clone(), room);
                 for head in key_head.head * group..(key_head.head + 1) * group {
                     let head = Head { head, ..key_head };
-                    let q = features.tile(&self.q, head, chunk.clone(), q_space);
+                    let q = features.tile(&self.tensors.q, self.shared(head), tokens.clone(), q_space);
                     let mut reads = q;
-                    if self.kind == Kind::Row {
-                        decay::scores(rows, width, (q, k), factors, scores, kept);
+                    if let Decay::Row(_) = self.tensors.decay {
+                        decay::scores(rows, width, (q, k), chunk.factors, scores, kept);
                     } else {
                         features.scores(rows, q, k, scores, space);
                         // Cleared, not multiplied by zero: later tokens must not show however large they are. (Only values
@@ -341,31 +436,25 @@ impl<F: Features> Job<'_, F> {
                         for (i, row) in scores.chunks_mut(rows).take(rows).enumerate() {
                             row[i + 1..].fill(0.0);
                         }
+                        if self.decays() {
+                            decay::between(rows, chunk, scores, weights);
+                        }
                     }
-                    if self.kind == Kind::Head {
-                        decay::between(rows, factors, scores, weights);
-                    }
-                    if self.kind != Kind::None {
-                        decay::reached(rows, q, width, factors, reached, left);
+                    if self.decays() {
+                        decay::reached(rows, q, width, chunk.factors, reached, left);
                         reads = Mat::rows(reached, width);
                     }
-                    features.read(
-                        rows,
-                        reads,
-                        before[..self.sums_len()].split_at(self.matrix_len()),
-                        out,
-                        weights,
-                        space,
-                    );
+                    let state = before[..self.sums_len()].split_at(self.matrix_len());
+                    features.read(rows, reads, state, out, weights, space);
                     product([rows, rows, dim_v], Mat::rows(scores, rows), v, Onto::Sum, out, dim_v);
                     if self.run.norm_eps.is_some() {
                         for (weight, row) in weights.iter_mut().zip(scores.chunks(rows)).take(rows) {
                             *weight += super::sum(row);
                         }
                     }
-                    self.finish(head, chunk.clone(), out, weights);
+                    self.finish(head, tokens.clone(), out, weights);
                 }
-                self.absorb(rows, (k, v), (factors, logs), total, [&mut *kept, &mut *left, &mut *space]);
+                self.absorb(rows, (k, v), chunk, total, [&mut *kept, &mut *left, &mut *space]);
             }
             self.fold(state, total);
         });
@@ -382,7 +471,7 @@ impl<F: Features> Job<'_, F> {
         super::scratch(sizes, |[q_space, out, factors, space]| {
             for first in tokens.clone().step_by(rows) {
                 let chunk = first..(first + rows).min(tokens.end);
-                let q = self.features().tile(&self.q, head, chunk.clone(), q_space);
+                let q = self.features().tile(&self.tensors.q, self.shared(head), chunk.clone(), q_space);
                 let state = state[..self.sums_len()].split_at(self.matrix_len());
                 self.features().read(chunk.len(), q, state, out, factors, space);
                 self.finish(head, chunk, out, factors);
@@ -390,11 +479,14 @@ impl<F: Features> Job<'_, F> {
         });
     }
 
-    /// Scales rows, by their weights if normalised, and stores them.
+    /// Scales rows, by their weights if normalised, finishes and stores them.
     fn finish(&self, head: Head, tokens: Range<usize>, rows: &mut [f32], factors: &mut [f32]) {
         let scale = self.run.scale;
         for factor in &mut factors[..tokens.len()] {
             *factor = self.run.norm_eps.map_or(scale, |eps| scale / (scale * *factor + eps));
+        }
+        if let Some(finish) = self.finish {
+            finish(head, tokens.clone(), &mut rows[..tokens.len() * self.run.qkv.dim_v]);
         }
         // SAFETY: segments, and blocks of queries, do not overlap, and each is walked or read once.
         unsafe { self.o.store(head.batch, head.head, tokens, rows, factors) };

@@ -8,13 +8,12 @@ use crate::gpu::Caps;
 use crate::gpu::program::{Cost, Program};
 use crate::gpu::source::{Bind, Kernel, Source, source};
 use crate::ops::recurrence::{
-    self as core, Core, DECAYS, Decay, FIELDS, Kernels, PLAIN, PROOF, Params, STATE_READ, STATE_WRITE, STORED,
-    STRIDES_TYPES, TYPES, Tiles, Walk,
+    self as core, Core, DECAYS, Decay, FIELDS, Kernels, PLAIN, PROOF, Params, ROWS_DECODE, ROWS_KEYS, ROWS_QUERIES,
+    STATE_READ, STATE_WRITE, STORED, STRIDES_TYPES, TYPES, Tiles, Walk,
 };
 use crate::ops::{Operator, qkv};
 
 const TENSORS: Source = source!("linear/types.wgsl");
-const KEYS: Source = source!("linear/keys.wgsl");
 const GATED: Source = source!("linear/gated.wgsl");
 const GATED_DECODE: Source = source!("linear/gated_decode.wgsl");
 
@@ -35,7 +34,7 @@ const fn segment(bindings: Bindings) -> Kernel {
         DECAYS,
         TENSORS,
         STATE_WRITE,
-        KEYS,
+        ROWS_KEYS,
         STORED,
         core::SEGMENT,
         source!("linear/segment.wgsl"),
@@ -51,7 +50,8 @@ const fn output(bindings: Bindings) -> Kernel {
         TENSORS,
         STATE_WRITE,
         STATE_READ,
-        KEYS,
+        ROWS_KEYS,
+        ROWS_QUERIES,
         PLAIN.output,
         STORED,
         core::OUTPUT,
@@ -61,7 +61,16 @@ const fn output(bindings: Bindings) -> Kernel {
 }
 
 const fn decode(bindings: Bindings) -> Kernel {
-    let sources = &[STRIDES_TYPES, TYPES, DECAYS, TENSORS, PLAIN.decode, core::DECODE, source!("linear/decode.wgsl")];
+    let sources = &[
+        STRIDES_TYPES,
+        TYPES,
+        DECAYS,
+        TENSORS,
+        ROWS_DECODE,
+        PLAIN.decode,
+        core::DECODE,
+        source!("linear/decode.wgsl"),
+    ];
     kernel("linear_decode", sources, bindings, None)
 }
 
@@ -157,7 +166,14 @@ fn core(c: &Config) -> Core<'_> {
         fragments: with(if gate.is_some() { GATED } else { PLAIN.decay }),
         decode_fragments: with(if gate.is_some() { GATED_DECODE } else { PLAIN.decode_decay }),
         more: gate.into_iter().collect(),
+        more_output: gate.into_iter().collect(),
         more_const: "GATE",
+        overrides: vec![],
+        output_overrides: vec![],
+        strides: c.qkv.strides(),
+        share: 1,
+        beside_o: None,
+        transposed: false,
         decay,
         gate,
         consts: vec![],
@@ -175,7 +191,13 @@ fn core(c: &Config) -> Core<'_> {
         split_step: 0,
         feature: Cost { exps: c.qkv.dim_k as f64 * exps_each(c), ..Cost::default() },
         weight_bytes: (0.0, 0.0),
-        decode_weights: 0.0,
+        decode_more: 0.0,
+        decay_cost: Cost {
+            exps: c.gates_each() as f64,
+            bytes_read: (c.gates_each() * c.qkv.dtype.size()) as f64,
+            ..Cost::default()
+        },
+        finish_cost: Cost::default(),
         essential: essential(c),
     }
 }

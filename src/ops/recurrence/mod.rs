@@ -62,6 +62,9 @@ pub(crate) struct Params {
     pub(crate) v: Strides,
     pub(crate) o: Strides,
     pub(crate) g: Strides,
+    pub(crate) skip: u32,
+    pub(crate) bias: u32,
+    pub(crate) _pad: [u32; 2],
     pub(crate) node: [[f32; 4]; 32],
 }
 
@@ -69,15 +72,16 @@ pub(crate) struct Params {
 pub(crate) const FIELDS: &[Field] = fields!(
     Params: grid, queries, keys, heads, kv_heads, dim_k, dim_v, rows, segment, segments, col_splits, head_splits,
     segment_stride, norm_offset, scale, norm_eps, stored_segments, nodes, poly, features, omega, first_poly, poly_scale,
-    state_len, share, q, k, v, o, g, node
+    state_len, share, q, k, v, o, g, skip, bias, _pad, node
 );
 
 /// Where the uniform has the strides of q, k, v and o, which are slots 0 to 3.
 const STRIDES: [(usize, usize); 4] =
     [(0, offset_of!(Params, q)), (1, offset_of!(Params, k)), (2, offset_of!(Params, v)), (3, offset_of!(Params, o))];
 
-/// Where it has those of what makes the decay.
+/// Where it has those of what makes the decay, and those of o.
 const GATE_STRIDES: usize = offset_of!(Params, g);
+const O_STRIDES: usize = offset_of!(Params, o);
 
 pub(crate) const TYPES: Source = source!("common/recurrence_types.wgsl");
 /// Factors of a decay.
@@ -88,6 +92,10 @@ pub(crate) const STORED: Source = source!("common/state_stored.wgsl");
 pub(crate) const SEGMENT: Source = source!("common/recurrence_segment.wgsl");
 pub(crate) const SCAN: Source = source!("common/recurrence_scan.wgsl");
 pub(crate) const OUTPUT: Source = source!("common/recurrence_output.wgsl");
+/// Rows of keys and of queries whose features are maps of each element, and those of one token.
+pub(crate) const ROWS_KEYS: Source = source!("common/rows_keys.wgsl");
+pub(crate) const ROWS_QUERIES: Source = source!("common/rows_queries.wgsl");
+pub(crate) const ROWS_DECODE: Source = source!("common/rows_decode.wgsl");
 pub(crate) const DECODE: Source = source!("common/recurrence_decode.wgsl");
 pub(crate) use super::qkv::STRIDES_SOURCE as STRIDES_TYPES;
 
@@ -149,12 +157,24 @@ pub(crate) struct Core<'a> {
     /// Fragments in front of kernels that make features, and more for decoding.
     pub(crate) fragments: Vec<Source>,
     pub(crate) decode_fragments: Vec<Source>,
-    /// Slots bound behind all others, by the kernels that make features; where in the prelude the first of their bindings is.
+    /// Slots bound behind all others, by kernels that write states, and by those that write outputs; the const of the prelude
+    /// that has the first of their bindings.
     pub(crate) more: Vec<usize>,
+    pub(crate) more_output: Vec<usize>,
     pub(crate) more_const: &'static str,
+    /// What more these kernels are specialised by: the first of them does not know the last of these.
+    pub(crate) overrides: Vec<(&'static str, u32)>,
+    pub(crate) output_overrides: Vec<(&'static str, u32)>,
     /// How the state decays, and by which slot.
     pub(crate) decay: Decay,
     pub(crate) gate: Option<usize>,
+    /// Strides of q, k, v and o, where they are not those of `qkv`, and key heads of the state that share a head of q and k.
+    pub(crate) strides: [Strides; 4],
+    pub(crate) share: usize,
+    /// A slot of the shape of o that is cut as it is.
+    pub(crate) beside_o: Option<usize>,
+    /// Whether the carried state is stored column after column, and comes to outputs by way of the segments.
+    pub(crate) transposed: bool,
     /// Their consts, of a kernel that reads so many query heads.
     pub(crate) consts: Vec<(&'static str, u32)>,
     pub(crate) decode_consts: Vec<(&'static str, u32)>,
@@ -176,8 +196,11 @@ pub(crate) struct Core<'a> {
     pub(crate) feature: Cost,
     /// Bytes of weights that a workgroup reads once, and again for each vector.
     pub(crate) weight_bytes: (f64, f64),
-    /// Bytes of weights beyond the essential ones that decoding reads, for each vector.
-    pub(crate) decode_weights: f64,
+    /// Bytes beyond the essential ones, beside those of states and values, that decoding reads.
+    pub(crate) decode_more: f64,
+    /// Work to make the decay of a token and key head, and to finish a row of outputs.
+    pub(crate) decay_cost: Cost,
+    pub(crate) finish_cost: Cost,
     /// Essential work.
     pub(crate) essential: Cost,
 }

@@ -1,6 +1,6 @@
 //! Dispatches of a walk, with what each of them costs.
 
-use super::{Core, Decay, GATE_STRIDES, Params, STRIDES, Tiles, Walk};
+use super::{Core, Decay, GATE_STRIDES, O_STRIDES, Params, STRIDES, Tiles, Walk};
 use crate::error::Error;
 use crate::gpu::Caps;
 use crate::gpu::program::{Cost, Operand, Program, Scratch, Step, check_workspace};
@@ -27,7 +27,7 @@ impl<'a> Builder<'a> {
     /// that is used.
     pub(super) fn new(c: &'a Core<'a>, tiles: Tiles, walk: Walk) -> Self {
         let s = c.qkv;
-        let [q, k, v, o] = s.strides();
+        let [q, k, v, o] = c.strides;
         let kv = s.kv_units() as u64;
         let state = kv as usize * c.rows * s.dim_v;
         let params = Params {
@@ -42,7 +42,7 @@ impl<'a> Builder<'a> {
             head_splits: tiles.head_splits as u32,
             segment_stride: (c.state_len() + c.passed_len()) as u32,
             state_len: c.state_len() as u32,
-            share: 1,
+            share: c.share as u32,
             norm_offset: state.next_multiple_of(4) as u32,
             scale: c.scale,
             norm_eps: c.norm_eps,
@@ -61,7 +61,13 @@ impl<'a> Builder<'a> {
             Walk::Decode => (0, vec![self.decode()]),
             Walk::OnePass => {
                 let whole = s.keys.next_multiple_of(self.tiles.tile);
-                let mut steps = self.parts(|part| self.output(part, whole, 1, if c.carry { 2 } else { 0 }, c.carry));
+                let init = match (c.carry, c.transposed) {
+                    (false, _) => 0,
+                    (true, true) => 1,
+                    (true, false) => 2,
+                };
+                let mut steps = if init == 1 { vec![self.scan(1, 3)] } else { vec![] };
+                steps.extend(self.parts(|part| self.output(part, whole, 1, init, c.carry)));
                 if c.carry {
                     steps.push(self.scan(1, 2));
                 }
@@ -78,6 +84,7 @@ impl<'a> Builder<'a> {
         let mut pieces = Vec::new();
         let mut strides = STRIDES.to_vec();
         strides.extend(c.gate.map(|gate| (gate, GATE_STRIDES)));
+        strides.extend(c.beside_o.map(|slot| (slot, O_STRIDES)));
         for step in steps {
             pieces.extend(s.cut(c.op, step, &c.slots, &strides, caps)?);
         }
@@ -162,12 +169,12 @@ impl<'a> Builder<'a> {
 
     /// Keys, values, then weights if there are any, what else a kernel has, and what is bound behind that; how many come
     /// before the latter.
-    fn inputs(&self, own: &[Operand]) -> (Vec<Operand>, usize) {
+    fn inputs(&self, own: &[Operand], more: &[usize]) -> (Vec<Operand>, usize) {
         let mut operands = vec![K, V];
         operands.extend(self.c.weights.map(Operand::Slot));
         operands.extend(own);
         let bound = operands.len();
-        operands.extend(self.c.more.iter().map(|slot| Operand::Slot(*slot)));
+        operands.extend(more.iter().map(|slot| Operand::Slot(*slot)));
         (operands, bound)
     }
 
@@ -184,11 +191,9 @@ impl<'a> Builder<'a> {
         self.kv as f64 * self.c.state_len() as f64 * 4.0
     }
 
-    /// Bytes of what makes the decay, of all tokens of the key heads, and work to make it of that: one factor a token and
-    /// key head, or one a row.
+    /// Work to make the decay of all tokens of the key heads.
     fn decays(&self) -> Cost {
-        let factors = self.kv as f64 * self.c.qkv.keys as f64 * self.c.passed_len() as f64;
-        Cost { exps: factors, bytes_read: factors * self.c.qkv.dtype.size() as f64, ..Cost::default() }
+        self.c.decay_cost * (self.kv as f64 * self.c.qkv.keys as f64)
     }
 
     /// Tokens of all key heads, and bytes of all keys and of all values.
@@ -242,8 +247,10 @@ impl<'a> Builder<'a> {
             consts.push(("READ_HEADS", 0));
         }
         consts.extend(&self.c.consts);
-        let (operands, bound) = self.inputs(&[SEGMENTS]);
-        let spec = self.spec(bound, true, consts, vec![self.normalize()]);
+        let (operands, bound) = self.inputs(&[SEGMENTS], &self.c.more);
+        let mut overrides = vec![self.normalize()];
+        overrides.extend(&self.c.overrides);
+        let spec = self.spec(bound, true, consts, overrides);
         self.step(self.c.kernels.segment, spec, params, &operands, groups, cost)
     }
 
@@ -257,15 +264,24 @@ impl<'a> Builder<'a> {
         let cost = Cost {
             flops: self.kv as f64 * segments as f64 * stride as f64,
             exps: if decays { all / 4.0 } else { 0.0 },
-            bytes_read: all * if decays { 2.0 } else { 1.0 } + if mode == 2 { 0.0 } else { carried },
-            bytes_written: carried
-                + match mode {
-                    0 => all,
-                    1 => self.state_bytes(),
-                    _ => 0.0,
-                },
+            bytes_read: match mode {
+                2 => all,
+                3 => carried,
+                _ => all * if decays { 2.0 } else { 1.0 } + carried,
+            },
+            bytes_written: match mode {
+                0 => all + carried,
+                2 => carried,
+                _ => self.state_bytes() + if mode == 1 { carried } else { 0.0 },
+            },
         };
-        let overrides = vec![self.normalize(), ("CARRY", self.c.carry.into()), ("MODE", mode), ("DECAY", self.decay())];
+        let overrides = vec![
+            self.normalize(),
+            ("TRANSPOSED", self.c.transposed.into()),
+            ("CARRY", self.c.carry.into()),
+            ("MODE", mode),
+            ("DECAY", self.decay()),
+        ];
         let spec = Spec { elem: DType::F32, fragments: vec![COUNT_OFF], consts: vec![], overrides };
         self.step(self.c.kernels.scan, spec, params, &[SEGMENTS, self.state()], groups, cost)
     }
@@ -305,7 +321,8 @@ impl<'a> Builder<'a> {
             bytes_written: if last { rows * s.dim_v as f64 * size } else { 0.0 }
                 + if store { self.state_bytes() * share } else { 0.0 }
                 + waiting.1,
-        } + self.features(queries, groups as f64);
+        } + c.finish_cost * rows
+            + self.features(queries, groups as f64);
         if c.causal {
             cost =
                 cost + Cost {
@@ -321,27 +338,29 @@ impl<'a> Builder<'a> {
         consts.extend(&c.consts);
         let mut overrides =
             vec![self.normalize(), ("CAUSAL", c.causal.into()), ("INIT", init), ("STORE", store.into())];
-        let mut own = vec![Q, self.state(), O, SEGMENTS];
+        let mut own = if c.transposed { vec![Q, O, SEGMENTS] } else { vec![Q, self.state(), O, SEGMENTS] };
         if c.weights.is_some() {
             overrides.extend([("FIRST", first.into()), ("LAST", last.into())]);
             own.push(Operand::Workspace(2));
         }
-        let (operands, bound) = self.inputs(&own);
+        overrides.extend(c.overrides.iter().chain(&c.output_overrides));
+        let (operands, bound) = self.inputs(&own, &c.more_output);
         self.step(c.kernels.output, self.spec(bound, false, consts, overrides), params, &operands, groups, cost)
     }
 
     fn decode(&self) -> Step {
         let c = self.c;
-        let (operands, bound) = self.inputs(&[Q, self.state(), O]);
-        let mut spec = self.spec(bound, false, c.decode_consts.clone(), vec![self.normalize()]);
+        let (operands, bound) = self.inputs(&[Q, self.state(), O], &c.more_output);
+        let mut overrides = vec![self.normalize(), ("TRANSPOSED", c.transposed.into())];
+        overrides.extend(c.overrides.iter().chain(&c.output_overrides));
+        let mut spec = self.spec(bound, false, c.decode_consts.clone(), overrides);
         spec.fragments.truncate(1);
         spec.fragments.extend(&c.decode_fragments);
         let mut cost = c.essential;
         // Query heads after the first read the state again; each of four lanes reads the values of its column.
         cost.bytes_read += (c.qkv.group() - 1) as f64 * self.state_bytes();
         cost.bytes_read += 3.0 * self.key_bytes().2;
-        let vectors = (c.qkv.batch * (c.qkv.heads + c.qkv.kv_heads)) as f64;
-        cost.bytes_read += c.decode_weights * vectors;
+        cost.bytes_read += c.decode_more;
         self.step(c.kernels.decode, spec, self.params, &operands, self.kv, cost)
     }
 }

@@ -5,7 +5,8 @@
 use std::ops::Range;
 
 use super::{Config, Poly, poly, quadrature};
-use crate::ops::cpu::recurrence::{self, Features, Head, Recurrence, State};
+use crate::ops::cpu::decay::Decay;
+use crate::ops::cpu::recurrence::{self, Features, Head, Recurrence, State, Tensors};
 use crate::ops::cpu::{self, Mat, Onto, Source, product, wide};
 use crate::tensor::{HostTensor, TensorMap};
 
@@ -32,9 +33,11 @@ pub(super) fn run(config: &Config, tensors: &TensorMap) -> TensorMap {
         segment: config.segment,
         scale: 1.0,
         norm_eps: Some(config.norm_eps),
-        gate_rows: false,
+        share: 1,
+        transposed: false,
     };
-    run.run(source("q"), source("k"), tensors)
+    let own = Tensors { q: source("q"), k: source("k"), v: source("v"), decay: Decay::None };
+    run.run(own, tensors, "o", None)
 }
 
 fn tensor<'a>(tensors: &'a TensorMap, name: &str) -> &'a HostTensor {

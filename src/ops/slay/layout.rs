@@ -243,7 +243,7 @@ pub(super) fn program(c: &Config, caps: &Caps) -> Result<Program, Error> {
         if features.cache > 0 { (bytes(features.taken), 0.0) } else { (0.0, bytes(met(c, features.pal))) };
     // Each vector projects on all of them; the essential work has them once.
     let vectors = (c.qkv.batch * (c.qkv.heads + c.qkv.kv_heads)) as f64;
-    let decode_weights = bytes(met(c, c.poly_width())) - weights(c) / vectors;
+    let decode_more = bytes(met(c, c.poly_width())) * vectors - weights(c);
     let consts = features.consts();
     let mut decode_consts = vec![("TILE", 1), ("READ_HEADS", 1), ("INVOCATIONS", 256)];
     let pal = c.poly_width();
@@ -258,7 +258,14 @@ pub(super) fn program(c: &Config, caps: &Caps) -> Result<Program, Error> {
         fragments: vec![fragment],
         decode_fragments: vec![fragment],
         more: vec![],
+        more_output: vec![],
         more_const: "",
+        overrides: vec![],
+        output_overrides: vec![],
+        strides: c.qkv.strides(),
+        share: 1,
+        beside_o: None,
+        transposed: false,
         decay: Decay::None,
         gate: None,
         consts,
@@ -275,7 +282,9 @@ pub(super) fn program(c: &Config, caps: &Caps) -> Result<Program, Error> {
         row_splits: c.poly_width().div_ceil(features.pal),
         split_step: features.pal,
         feature: feature(c, met(c, c.poly_width())),
-        decode_weights,
+        decode_more,
+        decay_cost: Cost::default(),
+        finish_cost: Cost::default(),
         weight_bytes,
         essential: essential(c),
     };

@@ -1,4 +1,4 @@
-// Features of a tile of keys in workgroup memory, a map of each element.
+// Features of a tile of keys in workgroup memory, a map of each element: from the operator, feature(x).
 
 // [TILE][DIM4], zero past the end and past the dimensions.
 var<workgroup> wg_k: array<vec4<f32>, TILE * DIM4>;
@@ -21,7 +21,7 @@ fn load_k(at: u32, d: u32) -> f32 {
 
 // Tokens first .. first + TILE of one key head, those from `end` on as zeros.
 fn load_keys(p: Place, first: u32, end: u32, invocation: u32) {
-    let k_head = head_start(params.k, p.kv / params.kv_heads, p.kv % params.kv_heads);
+    let k_head = head_start(params.k, p.kv / params.kv_heads, key_head(p.kv % params.kv_heads));
     for (var i = invocation; i < TILE * DIM4; i += INVOCATIONS) {
         let n = first + i / DIM4;
         let d = (i % DIM4) * 4u;

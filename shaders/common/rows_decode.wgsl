@@ -1,0 +1,27 @@
+// One token: features of a key and a query, a map of each element. Const of the prelude: MAX_DIM, of which there are at most.
+var<workgroup> wg_key: array<f32, MAX_DIM>;
+var<workgroup> wg_query: array<f32, MAX_DIM>;
+
+fn key_feature(d: u32) -> f32 {
+    return wg_key[d];
+}
+
+fn query_feature(d: u32) -> f32 {
+    return wg_query[d];
+}
+
+// D is at most as many as there are invocations: one feature each.
+fn prepare_key(b: u32, g: u32, invocation: u32) {
+    if (invocation < params.dim_k) {
+        count_load(1u);
+        wg_key[invocation] = feature(f32(k[head_start(params.k, b, key_head(g)) + invocation]));
+    }
+}
+
+fn prepare_query(b: u32, g: u32, h: u32, invocation: u32) {
+    if (invocation < params.dim_k) {
+        count_load(1u);
+        wg_query[invocation] = feature(f32(q[head_start(params.q, b, key_head(h)) + invocation]));
+    }
+    workgroupBarrier();
+}

@@ -1,0 +1,4 @@
+// No z.
+fn gate_at(at: u32) -> f32 {
+    return 0.0;
+}

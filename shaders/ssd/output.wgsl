@@ -1,0 +1,37 @@
+// Pass 2, or the only one: walks the tokens of a segment with the state they start from, reads it by c and finishes outputs.
+// Grid: column splits, segments, heads. Reads b, x, c, dt, weights, z; writes y, and segments at the end.
+@group(0) @binding(3) var<storage, read> q: array<Elem>;             // c, B N G S
+@group(0) @binding(4) var<storage, read_write> o: array<Elem>;       // y, B N H P
+@group(0) @binding(5) var<storage, read_write> segments: array<f32>; // [B H][segments][segment_stride]
+
+// A state given comes by way of the segments.
+fn carried(at: u32) -> f32 {
+    return 0.0;
+}
+
+fn finished(p: Place, n: u32, t: u32, i: u32, sum: vec4<f32>) -> vec4<f32> {
+    let h = p.kv % params.kv_heads;
+    let x = wg_v[t * COL_THREADS + i];
+    let e = (p.split * COL_THREADS + i) * 4u;
+    let at = head_start(params.o, p.kv / params.kv_heads, h) + n * params.o.token + e;
+    var y = sum;
+    for (var c = 0u; c < 4u; c++) {
+        if (e + c < params.dim_v) {
+            y[c] = gated(at + c, skipped(h, x[c], sum[c]));
+        }
+    }
+    return y;
+}
+
+@compute @workgroup_size(ROW_THREADS * COL_THREADS)
+fn ssd_output(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) invocation: u32,
+) {
+    let index = group_index(params.grid, group, groups);
+    if (index >= params.grid.end) {
+        return;
+    }
+    output(index, invocation);
+}

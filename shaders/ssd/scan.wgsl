@@ -1,0 +1,17 @@
+// Between the passes: segment states folded from the left, one invocation for each element of a state.
+// Grid: elements of a state in blocks of 64, key heads. Reads and writes segments, state.
+@group(0) @binding(1) var<storage, read_write> segments: array<f32>; // [B H][segments][segment_stride]
+@group(0) @binding(2) var<storage, read_write> state: array<f32>;    // B H P S
+
+@compute @workgroup_size(64)
+fn ssd_scan(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) invocation: u32,
+) {
+    let index = group_index(params.grid, group, groups);
+    if (index >= params.grid.end) {
+        return;
+    }
+    scan(index, invocation);
+}

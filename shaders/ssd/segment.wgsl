@@ -1,0 +1,16 @@
+// Pass 1: the state that the tokens of one segment alone make.
+// Grid: column splits, segments, key heads. Reads b, x, dt, weights; writes segments.
+@group(0) @binding(3) var<storage, read_write> segments: array<f32>; // [B G][segments][segment_stride]
+
+@compute @workgroup_size(ROW_THREADS * COL_THREADS)
+fn ssd_segment(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) invocation: u32,
+) {
+    let index = group_index(params.grid, group, groups);
+    if (index >= params.grid.end) {
+        return;
+    }
+    segment(index, invocation);
+}

@@ -1,0 +1,40 @@
+//! Named shapes of Mamba-2's recurrence.
+
+use crate::ops::Case;
+use crate::tensor::DType;
+
+/// Lengths that meet and miss every tile.
+const LENGTHS: [usize; 6] = [1, 63, 64, 65, 257, 2000];
+
+pub(super) fn cases() -> Vec<Case> {
+    let mut list = Vec::new();
+    for n in LENGTHS {
+        list.push(Case::new(format!("length_{n}"), &[("H", 2), ("N", n), ("P", 20), ("S", 24)]).with("a"));
+    }
+    for (p, s) in [(1, 1), (5, 3), (16, 16), (64, 128), (70, 33), (64, 256)] {
+        let case = Case::new(format!("dims_{p}_{s}"), &[("H", 1), ("N", 65), ("P", p), ("S", s)]).with("a");
+        // The widest compile for seconds on a software adapter.
+        list.push(if s > 100 { case.slow() } else { case });
+    }
+    let grouped = [("B", 2), ("H", 6), ("G", 2), ("N", 130), ("P", 12), ("S", 20)];
+    let all = |name: &str| Case::new(name, &grouped).with("a_log").with("d").with("z").with("dt_bias");
+    list.push(Case::new("grouped", &grouped).with("a"));
+    list.push(all("all"));
+    list.push(all("all_carried").carry());
+    list.push(all("all_segments").carry().flag("segment", "48"));
+    list.push(all("all_f16").dtype(DType::F16));
+    list.push(Case::new("skip", &grouped).with("a").with("d").carry());
+    list.push(Case::new("gate", &grouped).with("a_log").with("z"));
+    list.push(Case::new("bias", &grouped).with("a").with("dt_bias").flag("segment", "32"));
+    // Steps that are negative let the state grow.
+    let few = [("H", 4), ("G", 2), ("N", 12), ("P", 12), ("S", 20)];
+    list.push(Case::new("plain_steps", &few).with("a").flag("dt-softplus", "false"));
+    list.push(Case::new("wide", &[("H", 2), ("N", 100), ("P", 100), ("S", 40)]).with("a").with("z").carry());
+    list.push(Case::new("two_passes", &[("H", 1), ("N", 3000), ("P", 16), ("S", 16)]).with("a").with("d"));
+    let one = [("B", 2), ("H", 6), ("G", 2), ("N", 1), ("P", 12), ("S", 20)];
+    let decode = |name: &str| Case::new(name, &one).with("a").carry().flag("decode", "true");
+    list.push(decode("decode"));
+    list.push(decode("decode_all").with("d").with("z").with("dt_bias"));
+    list.push(decode("decode_f16").with("d").with("z").dtype(DType::F16));
+    list
+}

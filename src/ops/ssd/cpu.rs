@@ -1,0 +1,64 @@
+//! The `cpu` backend: the recurrence of [`crate::ops::cpu::recurrence`], keys b, values x, queries c, each token's keys
+//! multiplied by its step, and a finish that adds d x and gates by z.
+
+use std::ops::Range;
+
+use super::Config;
+use crate::ops::cpu::decay::{Decay, Steps};
+use crate::ops::cpu::recurrence::{self, Components, Head, Recurrence, Tensors};
+use crate::ops::cpu::{self, Source, wide};
+use crate::tensor::{Layout, TensorMap};
+
+/// Runs the operator; tensors as [`crate::ops::Operator::cpu`] says.
+pub(super) fn run(config: &Config, tensors: &TensorMap) -> TensorMap {
+    let get = |name: &str| tensors.get(name).unwrap_or_else(|| panic!("tensor {name} is missing"));
+    let source = |name: &str| Source::new(get(name), Layout::Bnhd, None);
+    let weights = |name: &str, there: bool| if there { get(name).to_f32() } else { vec![0.0; config.heads] };
+    let a =
+        if config.a_log { get("a_log").to_f32().into_iter().map(|a| -a.exp()).collect() } else { get("a").to_f32() };
+    let steps = Steps { dt: source("dt"), a, bias: weights("dt_bias", config.dt_bias), softplus: config.softplus };
+    let run = Recurrence {
+        qkv: config.qkv(),
+        features: Components { width: config.states, dim_v: config.dim },
+        causal: true,
+        carry: config.carry,
+        segment: config.segment,
+        scale: 1.0,
+        norm_eps: None,
+        share: config.heads / config.groups,
+        transposed: true,
+    };
+    let (d, dim) = (weights("d", config.d), config.dim);
+    let (x, z) = (source("x"), config.z.then(|| source("z")));
+    let finish = |head: Head, tokens: Range<usize>, rows: &mut [f32]| {
+        let mut space = vec![0.0; rows.len()];
+        if config.d {
+            let x = x.tile(head.batch, head.head, tokens.clone(), &mut space);
+            for (i, row) in rows.chunks_exact_mut(dim).enumerate() {
+                cpu::add_scaled(row, x.row(i, dim), d[head.head]);
+            }
+        }
+        if let Some(z) = &z {
+            let z = z.tile(head.batch, head.head, tokens, &mut space);
+            for (i, row) in rows.chunks_exact_mut(dim).enumerate() {
+                gate(row, z.row(i, dim));
+            }
+        }
+    };
+    let own = Tensors { q: source("c"), k: source("b"), v: source("x"), decay: Decay::Steps(steps) };
+    run.run(own, tensors, "y", (config.d || config.z).then_some(&finish))
+}
+
+/// One line for people.
+pub(super) fn variant(config: &Config) -> String {
+    recurrence::variant::<Components>(config.segment)
+}
+
+wide! {
+    /// `y *= z / (1 + e^-z)`.
+    fn gate(y: &mut [f32], z: &[f32]) {
+        for (y, z) in y.iter_mut().zip(z) {
+            *y *= z / (1.0 + cpu::exp_signed(-z));
+        }
+    }
+}

@@ -1,0 +1,200 @@
+//! From a configuration to what the core of the recurrences wants to know. Pure: no wgpu type.
+//!
+//! Keys are b, values x, queries c; a step multiplies the values and makes the decay. `s`, the column splits, is 1 up to
+//! P = 64 with S = 64 and `P S / 4096` beyond.
+
+use super::{Config, NAME};
+use crate::error::Error;
+use crate::gpu::Caps;
+use crate::gpu::program::{Cost, Program};
+use crate::gpu::source::{Bind, Kernel, Source, source};
+use crate::ops::recurrence::{
+    self as core, Core, DECAYS, Decay, FIELDS, Kernels, PROOF, Params, ROWS_DECODE, ROWS_KEYS, ROWS_QUERIES,
+    STATE_READ, STATE_WRITE, STORED, STRIDES_TYPES, TYPES, Tiles,
+};
+use crate::ops::{Operator, qkv};
+use crate::tensor::Layout;
+
+const IDENTITY: Source = source!("common/feature_identity.wgsl");
+const SOFTPLUS: Source = source!("common/softplus.wgsl");
+const TENSORS: Source = source!("ssd/types.wgsl");
+const STEPS: Source = source!("ssd/steps.wgsl");
+const DECAY: Source = source!("ssd/decay.wgsl");
+const FINISH: Source = source!("ssd/finish.wgsl");
+const GATE: Source = source!("ssd/gate.wgsl");
+const NO_GATE: Source = source!("ssd/no_gate.wgsl");
+
+type Bindings = &'static [(&'static str, Bind)];
+
+const fn output(bindings: Bindings) -> Kernel {
+    let sources = &[
+        STRIDES_TYPES,
+        TYPES,
+        DECAYS,
+        TENSORS,
+        SOFTPLUS,
+        STATE_WRITE,
+        STATE_READ,
+        ROWS_KEYS,
+        ROWS_QUERIES,
+        STEPS,
+        DECAY,
+        FINISH,
+        STORED,
+        core::OUTPUT,
+        source!("ssd/output.wgsl"),
+    ];
+    kernel("ssd_output", sources, bindings, Some(PROOF))
+}
+
+const fn decode(bindings: Bindings) -> Kernel {
+    let sources = &[
+        STRIDES_TYPES,
+        TYPES,
+        DECAYS,
+        TENSORS,
+        SOFTPLUS,
+        ROWS_DECODE,
+        STEPS,
+        FINISH,
+        core::DECODE,
+        source!("ssd/decode.wgsl"),
+    ];
+    kernel("ssd_decode", sources, bindings, None)
+}
+
+const fn kernel(
+    name: &'static str,
+    sources: &'static [Source],
+    bindings: Bindings,
+    bounds_proof: Option<&'static str>,
+) -> Kernel {
+    Kernel { name, sources, bindings, params: FIELDS, params_size: size_of::<Params>(), bounds_proof }
+}
+
+const K: (&str, Bind) = ("k", Bind::Read);
+const V: (&str, Bind) = ("v", Bind::Read);
+const Q: (&str, Bind) = ("q", Bind::Read);
+const O: (&str, Bind) = ("o", Bind::Write);
+const STATE: (&str, Bind) = ("state", Bind::Write);
+const SEGMENTS: (&str, Bind) = ("segments", Bind::Write);
+const DT: (&str, Bind) = ("dt", Bind::Read);
+const WEIGHTS: (&str, Bind) = ("weights", Bind::Read);
+const Z: (&str, Bind) = ("z", Bind::Read);
+
+static SEGMENT: Kernel = kernel(
+    "ssd_segment",
+    &[
+        STRIDES_TYPES,
+        TYPES,
+        DECAYS,
+        TENSORS,
+        SOFTPLUS,
+        STATE_WRITE,
+        ROWS_KEYS,
+        STEPS,
+        DECAY,
+        STORED,
+        core::SEGMENT,
+        source!("ssd/segment.wgsl"),
+    ],
+    &[K, V, SEGMENTS, DT, WEIGHTS],
+    Some(PROOF),
+);
+static SCAN: Kernel = kernel(
+    "ssd_scan",
+    &[STRIDES_TYPES, TYPES, DECAYS, core::SCAN, source!("ssd/scan.wgsl")],
+    &[SEGMENTS, STATE],
+    Some(core::SCAN_PROOF),
+);
+static OUTPUT: Kernel = output(&[K, V, Q, O, SEGMENTS, DT, WEIGHTS]);
+static GATED_OUTPUT: Kernel = output(&[K, V, Q, O, SEGMENTS, DT, WEIGHTS, Z]);
+static DECODE: Kernel = decode(&[K, V, Q, STATE, O, DT, WEIGHTS]);
+static GATED_DECODE: Kernel = decode(&[K, V, Q, STATE, O, DT, WEIGHTS, Z]);
+
+static KERNELS: Kernels = Kernels { segment: &SEGMENT, scan: &SCAN, output: &OUTPUT, decode: &DECODE };
+static GATED: Kernels = Kernels { segment: &SEGMENT, scan: &SCAN, output: &GATED_OUTPUT, decode: &GATED_DECODE };
+
+/// Elements of x, of dt and of b.
+fn elements(c: &Config) -> [f64; 3] {
+    let tokens = c.batch as f64 * c.length as f64;
+    [tokens * (c.heads * c.dim) as f64, tokens * c.heads as f64, tokens * (c.groups * c.states) as f64]
+}
+
+/// Essential work: each input read once, each output written once.
+pub(super) fn essential(c: &Config) -> Cost {
+    let [x, dt, b] = elements(c);
+    let (size, gated) = (c.dtype.size() as f64, f64::from(u8::from(c.z)));
+    let state = if c.carry { (c.batch * c.heads * c.dim * c.states * 4) as f64 } else { 0.0 };
+    let weights: usize = c.weights_slot().parts.iter().map(|part| part.shape.count() * 4).sum();
+    Cost {
+        flops: 4.0 * x * c.states as f64,
+        exps: dt * (1.0 + f64::from(u8::from(c.softplus))) + gated * x,
+        bytes_read: (x + dt + 2.0 * b + gated * x) * size + state + weights as f64,
+        bytes_written: x * size + state,
+    }
+}
+
+/// What a GPU has to do.
+pub(super) fn program(c: &Config, caps: &Caps) -> Result<Program, Error> {
+    c.validate()?;
+    let (qkv, slots) = (c.qkv(), c.slots());
+    let at = |name: &str| slots.iter().position(|slot| slot.name == name);
+    let weights = c.weights_slot();
+    let offset = |name: &str| weights.parts.iter().find(|part| part.name == name).map_or(0, |part| part.offset as u32);
+    let of = |heads, dim| qkv::strides_of(Layout::Bnhd, heads, c.length, dim);
+    let params = Params { g: of(c.heads, 1), skip: offset("d"), bias: offset("dt_bias"), ..Params::default() };
+    let more: Vec<usize> = at("dt").into_iter().chain(at("weights")).collect();
+    let gate = if c.z { GATE } else { NO_GATE };
+    let (size, bias) = (c.dtype.size() as f64, f64::from(u8::from(c.dt_bias)));
+    let exps = 1.0 + f64::from(u8::from(c.softplus)) + f64::from(u8::from(c.a_log));
+    let [skip, gated] = [c.d, c.z].map(|there| f64::from(u8::from(there)));
+    let finish_cost =
+        Cost { exps: c.dim as f64 * gated, bytes_read: c.dim as f64 * (4.0 * skip + size * gated), ..Cost::default() };
+    // Decoding, each head reads b and c of its group and its own weights; d once a column, x a second time.
+    let heads = (c.batch * c.heads) as f64;
+    let shared = 2.0 * (heads - (c.batch * c.groups) as f64) * c.states as f64 * size;
+    let own = heads * (4.0 * (1.0 + bias) + skip * c.dim as f64 * (4.0 + size));
+    let read: usize = weights.parts.iter().map(|part| part.shape.count() * 4).sum();
+    let core = Core {
+        op: NAME,
+        qkv: &qkv,
+        slots: slots.clone(),
+        weights: None,
+        kernels: if c.z { &GATED } else { &KERNELS },
+        fragments: vec![IDENTITY, gate],
+        decode_fragments: vec![IDENTITY, gate],
+        more_output: more.iter().copied().chain(at("z")).collect(),
+        more,
+        more_const: "STEPS",
+        overrides: vec![("A_LOG", c.a_log.into()), ("SOFTPLUS", c.softplus.into()), ("BIASED", c.dt_bias.into())],
+        output_overrides: vec![("SKIPPED", c.d.into()), ("GATED", c.z.into())],
+        decay: Decay::Head,
+        gate: at("dt"),
+        strides: [of(c.groups, c.states), of(c.groups, c.states), of(c.heads, c.dim), of(c.heads, c.dim)],
+        share: c.heads / c.groups,
+        beside_o: at("z"),
+        transposed: true,
+        consts: vec![],
+        decode_consts: vec![("MAX_DIM", super::MAX_STATES as u32)],
+        rows: c.states,
+        causal: true,
+        normalize: false,
+        scale: 1.0,
+        norm_eps: 0.0,
+        segment: c.segment,
+        carry: c.carry,
+        decode: c.decode,
+        params,
+        row_splits: 1,
+        split_step: 0,
+        feature: Cost::default(),
+        weight_bytes: (0.0, 0.0),
+        decode_more: shared + own - read as f64,
+        decay_cost: Cost { exps, bytes_read: size + 4.0 * (1.0 + bias), ..Cost::default() },
+        finish_cost,
+        essential: essential(c),
+    };
+    let tiles = Tiles::new(c.states, c.dim, 1, None, 1, 0);
+    core.program(&c.state_slot(), &tiles, caps)
+}

@@ -1,0 +1,58 @@
+//! The definition of the state-space duality's recurrence as plain loops. No engine type, no cleverness: what every kernel is
+//! judged by.
+
+use super::Config;
+use crate::ops::float::{self, Float};
+use crate::ops::{Definition, Rows};
+use crate::tensor::TensorMap;
+
+/// The wanted tokens of `y` and, when carried, `state` after the last.
+pub(super) fn outputs<T: Float>(config: &Config, tensors: &TensorMap, rows: Rows<'_>) -> Definition {
+    let Config { batch, heads, groups, length, dim, states, .. } = *config;
+    let given = |name: &str| float::read::<T>(tensors, name);
+    let read = |name: &str| given(name).unwrap_or_else(|| panic!("tensor {name} is missing"));
+    let [x, dt, b, c] = ["x", "dt", "b", "c"].map(read);
+    let a = if config.a_log { read("a_log") } else { read("a") };
+    let d = config.d.then(|| read("d"));
+    let z = config.z.then(|| read("z"));
+    let dt_bias = config.dt_bias.then(|| read("dt_bias"));
+    let zeros = || vec![T::of(0.0); batch * heads * dim * states];
+    let mut state = given("state").filter(|_| config.carry).unwrap_or_else(zeros);
+    let wanted = rows.of(length);
+    let mut y = vec![0.0; batch * wanted.len() * heads * dim];
+    for (unit, matrix) in state.chunks_exact_mut(dim * states).enumerate() {
+        let (entry, h) = (unit / heads, unit % heads);
+        let a = if config.a_log { T::of(0.0) - a[h].exp() } else { a[h] };
+        let mut next = wanted.iter().copied().enumerate().peekable();
+        for t in 0..length {
+            let token = entry * length + t;
+            let step = dt_bias.as_ref().map_or(dt[token * heads + h], |bias| dt[token * heads + h] + bias[h]);
+            let step = if config.softplus { float::softplus(step) } else { step };
+            let left = (step * a).exp();
+            let shared = (token * groups + h / (heads / groups)) * states;
+            let (b, c) = (&b[shared..][..states], &c[shared..][..states]);
+            let row = (token * heads + h) * dim;
+            for (p, states) in matrix.chunks_exact_mut(states).enumerate() {
+                for (s, b) in states.iter_mut().zip(b) {
+                    *s = left * *s + step * *b * x[row + p];
+                }
+            }
+            let Some((at, _)) = next.next_if(|&(_, wanted)| wanted == t) else { continue };
+            for (p, states) in matrix.chunks_exact(states).enumerate() {
+                let mut sum = float::dot(states, c);
+                if let Some(d) = &d {
+                    sum += d[h] * x[row + p];
+                }
+                if let Some(z) = &z {
+                    sum = sum * float::silu(z[row + p]);
+                }
+                y[((entry * wanted.len() + at) * heads + h) * dim + p] = sum.wide();
+            }
+        }
+    }
+    let mut outputs = vec![("y", y)];
+    if config.carry {
+        outputs.push(("state", float::wide(state)));
+    }
+    outputs
+}

@@ -1,0 +1,265 @@
+//! Mamba-2's recurrence: what is particular to it.
+
+use std::ops::Range;
+
+use subquad::gpu::Caps;
+use subquad::ops::ssd::{Config, OP};
+use subquad::ops::{Case, Flags, Op, Operator, Precision, Request, Rows, draw, linear, tolerance};
+use subquad::tensor::{DType, HostTensor, Layout, Shape, TensorMap};
+
+use crate::support::{Runner, assert_matches, assert_same_bits, backends, backends_for};
+
+fn op() -> &'static Op {
+    &OP
+}
+
+/// Tensors whose second axis is the length.
+const ALONG: [&str; 5] = ["x", "dt", "b", "c", "z"];
+
+/// What a configuration reads, drawn as `sample` does, the state too where it is carried.
+fn inputs(c: &Config) -> TensorMap {
+    let axes = [("B", c.batch), ("N", c.length), ("H", c.heads), ("P", c.dim), ("G", c.groups), ("S", c.states)];
+    let mut case = Case::new("inputs", &axes).dtype(c.dtype).with(if c.a_log { "a_log" } else { "a" });
+    case.seed = 5;
+    case.carry = c.carry;
+    let given = [("d", c.d), ("z", c.z), ("dt_bias", c.dt_bias)];
+    case.with.extend(given.into_iter().filter(|(_, given)| *given).map(|(name, _)| name));
+    draw::inputs(op(), &case).unwrap()
+}
+
+/// Shapes that no tile divides.
+fn several() -> [Config; 3] {
+    let all = |c| Config { d: true, z: true, dt_bias: true, ..c };
+    [
+        all(Config { batch: 2, groups: 2, ..Config::new(130, 4, 10, 20) }),
+        all(Config { a_log: true, ..Config::new(130, 3, 70, 17) }),
+        Config::new(130, 2, 5, 40),
+    ]
+}
+
+/// Tokens of a tensor whose second axis is the length.
+fn tokens(t: &HostTensor, range: Range<usize>) -> HostTensor {
+    let mut dims = t.shape().dims().to_vec();
+    let row: usize = dims[2..].iter().product();
+    let values = t.to_f32();
+    let cut = values.chunks_exact(dims[1] * row).flat_map(|entry| &entry[range.start * row..range.end * row]).copied();
+    let cut = cut.collect();
+    dims[1] = range.len();
+    HostTensor::f32(dims, cut).cast(t.dtype())
+}
+
+/// Runs `whole` in pieces that carry the state, and puts the outputs together; one token is decoded.
+fn pieces(run: &Runner, whole: &Config, all: &TensorMap, cuts: &[usize]) -> TensorMap {
+    let (mut state, mut outputs) = (TensorMap::new(), Vec::new());
+    for pair in cuts.windows(2) {
+        let length = pair[1] - pair[0];
+        let mut piece: TensorMap = (all.iter())
+            .map(|(name, t)| {
+                (name.to_owned(), if ALONG.contains(&name) { tokens(t, pair[0]..pair[1]) } else { t.clone() })
+            })
+            .collect();
+        state.into_iter().for_each(|(name, t)| piece.insert(name, t));
+        let decode = length == 1 && whole.segment.is_none();
+        state = run(&Config { length, carry: true, decode, ..whole.clone() }, &piece);
+        outputs.push(state.remove("y").unwrap());
+    }
+    let row = whole.heads * whole.dim;
+    let entry = |i: usize| {
+        let piece = move |t: &HostTensor| {
+            let len = t.shape().dims()[1] * row;
+            t.to_f32()[i * len..][..len].to_vec()
+        };
+        outputs.iter().flat_map(piece)
+    };
+    let values = (0..whole.batch).flat_map(entry).collect();
+    state.insert("y", HostTensor::f32([whole.batch, *cuts.last().unwrap(), whole.heads, whole.dim], values));
+    state
+}
+
+#[test]
+fn pieces_equal_the_whole_at_any_cut_and_decode_goes_on_where_prefill_stopped() {
+    for c in several() {
+        let whole = Config { carry: true, ..c };
+        let all = inputs(&whole);
+        for (backend, run) in backends() {
+            for cuts in [&[0, 65, 130][..], &[0, 1, 37, 127, 128, 129, 130]] {
+                let got = pieces(&run, &whole, &all, cuts);
+                assert_matches(&format!("{backend}, pieces {cuts:?}"), op(), &whole, &all, &got);
+            }
+        }
+    }
+}
+
+#[test]
+fn pieces_equal_the_whole_bit_for_bit_when_cuts_fall_on_segments() {
+    for c in several() {
+        let whole = Config { segment: Some(24), carry: true, ..c };
+        let all = inputs(&whole);
+        for (backend, run) in backends() {
+            let want = run(&whole, &all);
+            let got = pieces(&run, &whole, &all, &[0, 48, 72, 130]);
+            for (name, tensor) in want.iter() {
+                assert_same_bits(&format!("{backend}: {name}"), tensor, got.get(name).unwrap());
+            }
+        }
+    }
+}
+
+#[test]
+fn an_output_does_not_depend_on_later_tokens() {
+    for c in several() {
+        for dtype in [DType::F32, DType::F16] {
+            let c = Config { segment: (dtype == DType::F16).then_some(16), dtype, ..c.clone() };
+            let before = inputs(&c);
+            let mut after = before.clone();
+            for name in ALONG.into_iter().filter(|name| before.get(name).is_some()) {
+                let tensor = before.get(name).unwrap();
+                let (mut values, shape) = (tensor.to_f32(), tensor.shape().clone());
+                let row: usize = shape.dims()[2..].iter().product();
+                values
+                    .chunks_exact_mut(130 * row)
+                    .for_each(|x| x[77 * row..].iter_mut().for_each(|x| *x = 4.0 - 3.0 * *x));
+                after.insert(name, HostTensor::f32(shape, values).cast(dtype));
+            }
+            for (backend, run) in backends_for(dtype) {
+                let [a, b] = [&before, &after].map(|all| run(&c, all).remove("y").unwrap());
+                assert_same_bits(&format!("{backend}: earlier"), &tokens(&a, 0..77), &tokens(&b, 0..77));
+                assert!(tokens(&a, 77..78).to_f32() != tokens(&b, 77..78).to_f32(), "{backend}: its own");
+            }
+        }
+    }
+}
+
+/// What it is by its definition: the gated rule over other names.
+#[test]
+fn it_is_gated_linear_attention_with_steps_in_values_and_decays() {
+    let c = Config { batch: 2, groups: 2, softplus: false, ..Config::new(90, 4, 10, 20) };
+    let mut all = inputs(&c);
+    let positive = all.get("dt").unwrap().to_f32().into_iter().map(f32::abs).collect();
+    all.insert("dt", HostTensor::f32([2, 90, 4], positive));
+    let [dt, a, x] = ["dt", "a", "x"].map(|name| all.get(name).unwrap().to_f32());
+    let mut gated = TensorMap::new();
+    // q and k of a group go to each of its heads.
+    for (name, from) in [("q", "c"), ("k", "b")] {
+        let rows = all.get(from).unwrap().to_f32();
+        let each = rows.chunks_exact(20).flat_map(|row| [row, row]).flatten().copied().collect();
+        gated.insert(name, HostTensor::f32([2, 90, 4, 20], each));
+    }
+    let v = x.chunks_exact(10).zip(&dt).flat_map(|(row, dt)| row.iter().map(move |x| x * dt)).collect();
+    gated.insert("v", HostTensor::f32([2, 90, 4, 10], v));
+    let g = dt.iter().enumerate().map(|(i, dt)| dt * a[i % 4]).collect();
+    gated.insert("g", HostTensor::f32([2, 90, 4], g));
+    let qkv = subquad::ops::Qkv::new(2, 4, 90, 20, 10).layout(Layout::Bnhd);
+    let head = linear::Rule::Gated(linear::Gate::Head);
+    let rule = linear::Config { scale: Some(1.0), ..linear::Config::new(qkv).rule(head) };
+    for (backend, run) in backends() {
+        let (got, want) = (run(&c, &all), run(&rule, &gated));
+        let error = tolerance::relative_rms(&got.get("y").unwrap().to_f64(), &want.get("o").unwrap().to_f64());
+        assert!(error < 1e-6, "{backend}: {error:.2e}");
+    }
+}
+
+/// Large steps forget all at once, tiny ones almost nothing: both ends of softplus.
+#[test]
+fn large_and_tiny_steps() {
+    let c = Config { carry: true, dt_bias: true, ..Config::new(70, 2, 6, 8) };
+    for bias in [200.0, 30.0, -8.0, -16.0, -40.0, -90.0] {
+        let mut all = inputs(&c);
+        all.insert("dt_bias", HostTensor::f32([2], vec![bias; 2]));
+        for (backend, run) in backends() {
+            let got = run(&c, &all);
+            assert!(got.iter().all(|(_, t)| t.to_f32().iter().all(|x| x.is_finite())), "{backend}, {bias}");
+            // The definition takes ln(1 + e^x) as it is written: its state of tiny steps is what was given.
+            assert_matches(&format!("{backend}, a bias of {bias}"), op(), &c, &all, &got);
+        }
+    }
+}
+
+/// A length that others have failed at, in two chunks of tokens against one.
+#[test]
+fn a_long_sequence_of_no_round_length() {
+    let c = Config { dt_bias: true, d: true, ..Config::new(43_884, 1, 4, 4) };
+    let all = inputs(&c);
+    let whole = c.cpu(&all).unwrap();
+    assert_matches("cpu", op(), &c, &all, &whole);
+    let run: Runner = Box::new(|c: &dyn Operator, t: &TensorMap| c.cpu(t).unwrap());
+    let two = pieces(&run, &c, &all, &[0, 21_942, 43_884]).remove("y").unwrap();
+    let error = tolerance::relative_rms(&two.to_f64(), &whole.get("y").unwrap().to_f64());
+    assert!(error < 1e-6, "{error:.2e}");
+}
+
+#[test]
+fn refused_before_anything_runs() {
+    let base = Config::new(8, 4, 6, 5);
+    for (config, sentence) in [
+        (
+            Config { groups: 3, ..base.clone() },
+            "ssd: tensor `b`: expected groups G that divide the 4 heads, found 3 groups",
+        ),
+        (Config { states: 257, ..base.clone() }, "ssd: tensor `b`: expected at most 256 states S, found 257"),
+        (Config { dim: 0, ..base.clone() }, "ssd: `P`: expected 1 or more, found 0"),
+        (
+            Config { decode: true, carry: true, ..base.clone() },
+            "ssd: tensor `x`: expected N = 1 to decode, found N = 8",
+        ),
+        (
+            Config { decode: true, ..Config::new(1, 4, 6, 5) },
+            "ssd: `decode`: expected a causal form with a carried state, found none",
+        ),
+        (Config { segment: Some(0), ..base.clone() }, "ssd: `segment`: expected 1 or more, found 0"),
+    ] {
+        assert_eq!(config.program(&Caps::portable()).unwrap_err().to_string(), sentence);
+    }
+}
+
+#[test]
+fn tensors_that_do_not_fit_are_refused_by_name() {
+    let base: [(&str, &[usize]); 5] =
+        [("x", &[2, 8, 4, 6]), ("dt", &[2, 8, 4]), ("a", &[4]), ("b", &[2, 8, 2, 5]), ("c", &[2, 8, 2, 5])];
+    let refuse = |changed: (&str, &[usize])| {
+        let given = base.iter().filter(|(name, _)| *name != changed.0).chain([&changed]);
+        let shapes: Vec<(String, Shape)> =
+            given.map(|(name, dims)| ((*name).to_owned(), Shape::from(*dims))).filter(|(_, s)| s.rank() > 0).collect();
+        let (flags, layout, dtype) = (Flags::new(), Layout::Bhnd, DType::F32);
+        let request = Request { flags: &flags, shapes: &shapes, layout, dtype, carry: false };
+        (OP.configure)(&request).err().unwrap().to_string()
+    };
+    for (changed, sentence) in [
+        (("dt", &[2, 8, 3][..]), "ssd: tensor `dt`: expected [2, 8, 4] with x and b as they are, found [2, 8, 3]"),
+        (("c", &[2, 8, 1, 5]), "ssd: tensor `c`: expected [2, 8, 2, 5] with x and b as they are, found [2, 8, 1, 5]"),
+        (("a", &[3]), "ssd: tensor `a`: expected [4] with x and b as they are, found [3]"),
+        (("d", &[4, 6]), "ssd: tensor `d`: expected rank 1 [H], found rank 2 [4, 6]"),
+        (("z", &[2, 8, 4, 5]), "ssd: tensor `z`: expected [2, 8, 4, 6] with x and b as they are, found [2, 8, 4, 5]"),
+        (("a_log", &[4]), "ssd: tensor `a_log`: expected none beside `a`, of which it is another form, found [4]"),
+        (("b", &[2, 8, 3, 5]), "ssd: tensor `c`: expected [2, 8, 3, 5] with x and b as they are, found [2, 8, 2, 5]"),
+    ] {
+        assert_eq!(refuse(changed), sentence);
+    }
+}
+
+/// The definition's own state is what it says, by hand.
+#[test]
+fn two_tokens_by_hand() {
+    let c = Config { carry: true, softplus: false, d: true, ..Config::new(2, 1, 1, 2) };
+    let tensor = |shape: &[usize], values: &[f32]| HostTensor::f32(shape.to_vec(), values.to_vec());
+    let all: TensorMap = [
+        ("x", tensor(&[1, 2, 1, 1], &[2.0, 3.0])),
+        ("dt", tensor(&[1, 2, 1], &[0.5, 0.25])),
+        ("a", tensor(&[1], &[-2.0])),
+        ("b", tensor(&[1, 2, 1, 2], &[1.0, -1.0, 0.5, 2.0])),
+        ("c", tensor(&[1, 2, 1, 2], &[1.0, 1.0, 2.0, 1.0])),
+        ("d", tensor(&[1], &[10.0])),
+        ("state", tensor(&[1, 1, 1, 2], &[4.0, 8.0])),
+    ]
+    .into_iter()
+    .map(|(name, t)| (name.to_owned(), t))
+    .collect();
+    let (e1, e2) = ((-1.0f64).exp(), (-0.5f64).exp());
+    let first = [4.0 * e1 + 1.0, 8.0 * e1 - 1.0];
+    let second = [first[0] * e2 + 0.375, first[1] * e2 + 1.5];
+    let want = [first[0] + first[1] + 20.0, 2.0 * second[0] + second[1] + 30.0, second[0], second[1]];
+    let got = c.reference(&all, Precision::F64, Rows::All);
+    for (got, want) in got[0].1.iter().chain(&got[1].1).zip(want) {
+        assert!((got - want).abs() < 1e-12, "{got}, expected {want}");
+    }
+}
