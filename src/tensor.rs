@@ -14,8 +14,10 @@ pub enum DType {
     F32,
     /// IEEE half precision; on a GPU it needs `wgpu::Features::SHADER_F16`.
     F16,
-    /// 64-bit signed integer; only in files (`position`).
+    /// 64-bit signed integer: counts in files (`position`).
     I64,
+    /// 32-bit unsigned integer: indices of slots and rows. Files have them too, but reading gives I64.
+    U32,
 }
 
 impl DType {
@@ -25,6 +27,7 @@ impl DType {
             DType::F32 => 4,
             DType::F16 => 2,
             DType::I64 => 8,
+            DType::U32 => 4,
         }
     }
 
@@ -34,6 +37,7 @@ impl DType {
             DType::F32 => "f32",
             DType::F16 => "f16",
             DType::I64 => "i64",
+            DType::U32 => "u32",
         }
     }
 }
@@ -160,6 +164,8 @@ pub enum Values {
     F16(Vec<f16>),
     /// Integers (`position`).
     I64(Vec<i64>),
+    /// Indices.
+    U32(Vec<u32>),
 }
 
 /// A tensor in host memory: what files hold and what the `cpu` backend and the references work on.
@@ -182,6 +188,7 @@ impl HostTensor {
             Values::F32(v) => v.len(),
             Values::F16(v) => v.len(),
             Values::I64(v) => v.len(),
+            Values::U32(v) => v.len(),
         };
         assert_eq!(shape.count(), len, "a tensor of shape {shape} cannot hold {len} values");
         Self { shape, values }
@@ -195,6 +202,7 @@ impl HostTensor {
             DType::F32 => Values::F32(vec![0.0; n]),
             DType::F16 => Values::F16(vec![f16::ZERO; n]),
             DType::I64 => Values::I64(vec![0; n]),
+            DType::U32 => Values::U32(vec![0; n]),
         };
         Self { shape, values }
     }
@@ -210,6 +218,7 @@ impl HostTensor {
             Values::F32(_) => DType::F32,
             Values::F16(_) => DType::F16,
             Values::I64(_) => DType::I64,
+            Values::U32(_) => DType::U32,
         }
     }
 
@@ -229,6 +238,7 @@ impl HostTensor {
                 out
             }
             Values::I64(v) => v.iter().map(|&x| x as f32).collect(),
+            Values::U32(v) => v.iter().map(|&x| x as f32).collect(),
         }
     }
 
@@ -238,6 +248,7 @@ impl HostTensor {
             Values::F32(v) => v.iter().map(|&x| f64::from(x)).collect(),
             Values::F16(v) => v.iter().map(|&x| f64::from(x)).collect(),
             Values::I64(v) => v.iter().map(|&x| x as f64).collect(),
+            Values::U32(v) => v.iter().map(|&x| f64::from(x)).collect(),
         }
     }
 
@@ -256,6 +267,7 @@ impl HostTensor {
                 Values::F16(out)
             }
             DType::I64 => Values::I64(self.to_f64().iter().map(|&x| x as i64).collect()),
+            DType::U32 => Values::U32(self.to_f64().iter().map(|&x| x as u32).collect()),
         };
         Self { shape: self.shape.clone(), values }
     }
@@ -271,6 +283,7 @@ impl HostTensor {
             Values::F32(v) => bytemuck::cast_slice(v),
             Values::F16(v) => bytemuck::cast_slice(v),
             Values::I64(v) => bytemuck::cast_slice(v),
+            Values::U32(v) => bytemuck::cast_slice(v),
         }
     }
 
@@ -279,7 +292,7 @@ impl HostTensor {
         match &self.values {
             Values::F32(v) => v.iter().filter(|x| !x.is_finite()).count(),
             Values::F16(v) => v.iter().filter(|x| !x.is_finite()).count(),
-            Values::I64(_) => 0,
+            Values::I64(_) | Values::U32(_) => 0,
         }
     }
 }
@@ -377,7 +390,7 @@ pub struct Slot {
     pub name: &'static str,
     /// How it is used.
     pub access: Access,
-    /// Storage type of every part.
+    /// Storage type of what is bound.
     pub dtype: DType,
     /// The tensors in it, in order.
     pub parts: Vec<Part>,
@@ -392,12 +405,33 @@ pub struct Part {
     pub shape: Shape,
     /// First element within the slot.
     pub offset: usize,
+    /// Storage type in files: that of the slot, or I64 for a count, which then lies in the slot as the bits of two
+    /// elements, low word first.
+    pub dtype: DType,
+    /// What it starts from where it is not given.
+    pub initial: f32,
+    /// How often it lies in the slot, one behind the other: of a count that every workgroup reads and advances, each has
+    /// a copy of its own.
+    pub copies: usize,
+}
+
+impl Part {
+    /// A part of the slot's own dtype that starts from zero.
+    pub fn new(name: &'static str, shape: impl Into<Shape>, dtype: DType) -> Self {
+        Self { name, shape: shape.into(), offset: 0, dtype, initial: 0.0, copies: 1 }
+    }
+
+    /// Elements that it takes of a slot of this dtype, copies and all; `None` where they pass u64.
+    pub fn elements(&self, slot: DType) -> Option<u64> {
+        let each = if self.dtype == slot { 1 } else { self.dtype.size().div_ceil(slot.size()) };
+        self.shape.checked_count()?.checked_mul((each * self.copies) as u64)
+    }
 }
 
 impl Slot {
     /// A plain tensor.
     pub fn plain(name: &'static str, access: Access, dtype: DType, shape: impl Into<Shape>) -> Self {
-        Self { name, access, dtype, parts: vec![Part { name, shape: shape.into(), offset: 0 }] }
+        Self { name, access, dtype, parts: vec![Part::new(name, shape, dtype)] }
     }
 
     /// Shape of the tensor to bind: that of the only part, or the length of the pack.
@@ -412,7 +446,7 @@ impl Slot {
     pub fn checked_count(&self) -> Option<u64> {
         let mut end = 0u64;
         for part in &self.parts {
-            end = end.max((part.offset as u64).checked_add(part.shape.checked_count()?)?);
+            end = end.max((part.offset as u64).checked_add(part.elements(self.dtype)?)?);
         }
         Some(end)
     }

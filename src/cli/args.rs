@@ -150,6 +150,7 @@ pub fn own(mut command: Command, op: &'static Op) -> Command {
             }
             FlagKind::Number => value(flag.name).value_name("X").allow_negative_numbers(true),
             FlagKind::Count => value(flag.name).value_name("COUNT").allow_negative_numbers(true),
+            FlagKind::Text(form) => value(flag.name).value_name(form),
             FlagKind::Switch => {
                 let [on, off] = switch(flag.name);
                 command = command.arg(on.help(flag.help)).arg(off.help(format!("The opposite of --{}", flag.name)));

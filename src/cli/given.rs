@@ -137,15 +137,15 @@ impl Given {
         let Self { op, mut tensors, state, .. } = self;
         let slots = operator.slots();
         let mut brought = TensorMap::new();
-        for (slot, part) in parts(&slots, Access::Read) {
+        for (_, part) in parts(&slots, Access::Read) {
             let Some(tensor) = tensors.remove(part.name) else { continue };
             if tensor.shape() != &part.shape {
                 return Err(Error::tensor(op.name, part.name, part.shape.to_string(), tensor.shape().to_string()));
             }
-            brought.insert(part.name, stored(op, part.name, tensor, slot.dtype, options.strict, ui)?);
+            brought.insert(part.name, stored(op, part.name, tensor, part.dtype, options.strict, ui)?);
         }
         let Some(State { tensors: mut state, given }) = state else { return Ok(brought) };
-        for (slot, part) in parts(&slots, Access::Update) {
+        for (_, part) in parts(&slots, Access::Update) {
             let Some(tensor) = state.remove(part.name) else {
                 return Err(Error::Missing {
                     op: op.name,
@@ -154,14 +154,14 @@ impl Given {
                     given,
                 });
             };
-            let whole = (slot.dtype == DType::I64, tensor.dtype() == DType::I64);
+            let whole = (part.dtype == DType::I64, tensor.dtype() == DType::I64);
             if tensor.shape() != &part.shape || whole.0 != whole.1 {
-                let expected = format!("{} {} in the state file", slot.dtype, part.shape);
+                let expected = format!("{} {} in the state file", part.dtype, part.shape);
                 let found = format!("{} {}", tensor.dtype(), tensor.shape());
                 return Err(Error::tensor(op.name, part.name, expected, found));
             }
             warn_non_finite(op, part.name, &tensor, "", options.strict, ui)?;
-            brought.insert(part.name, stored(op, part.name, tensor, slot.dtype, options.strict, ui)?);
+            brought.insert(part.name, stored(op, part.name, tensor, part.dtype, options.strict, ui)?);
         }
         Ok(brought)
     }

@@ -91,7 +91,7 @@ impl Options {
             match flag.kind {
                 FlagKind::Number => drop(self.flags.number(name, flag.name)?),
                 FlagKind::Count => drop(self.flags.count(name, flag.name)?),
-                FlagKind::Choice(_) | FlagKind::Switch => {}
+                FlagKind::Choice(_) | FlagKind::Switch | FlagKind::Text(_) => {}
             }
         }
         (op.usage)(&self.flags)
@@ -144,7 +144,9 @@ pub fn own_flags(op: &Op, matches: &ArgMatches) -> Flags {
     for flag in op.flags {
         match flag.kind {
             FlagKind::Switch => set_switch(&mut flags, matches, flag.name),
-            FlagKind::Choice(_) | FlagKind::Number | FlagKind::Count => set_word(&mut flags, matches, flag.name),
+            FlagKind::Choice(_) | FlagKind::Number | FlagKind::Count | FlagKind::Text(_) => {
+                set_word(&mut flags, matches, flag.name);
+            }
         }
     }
     flags

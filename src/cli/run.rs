@@ -60,8 +60,8 @@ pub fn run(op: &'static Op, matches: &ArgMatches) -> Result<Outcome, Error> {
         if let Some(spec) = given::output(op, &name) {
             let shape = absent.strip(spec, options.layout, tensor.shape());
             outputs.insert(name, tensor.reshape(shape));
-        } else if let Some((slot, part)) = given::parts(&slots, Access::Update).find(|(_, part)| part.name == name) {
-            state.insert(name, tensor.reshape(part.shape.clone()).cast(slot.dtype));
+        } else if let Some((_, part)) = given::parts(&slots, Access::Update).find(|(_, part)| part.name == name) {
+            state.insert(name, tensor.reshape(part.shape.clone()).cast(part.dtype));
         }
     }
     let metadata = metadata(op, &options, &target, dtype);

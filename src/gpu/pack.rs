@@ -11,54 +11,76 @@ const ALIGN: usize = 4;
 
 /// A slot of these tensors, one behind the other.
 pub fn slot(name: &'static str, access: Access, dtype: DType, parts: &[(&'static str, Shape)]) -> Slot {
+    let parts = parts.iter().map(|(name, shape)| Part::new(name, shape.clone(), dtype)).collect();
+    placed(name, access, dtype, parts)
+}
+
+/// A slot of these parts, one behind the other whatever their offsets were.
+pub fn placed(name: &'static str, access: Access, dtype: DType, mut parts: Vec<Part>) -> Slot {
     let mut offset = 0usize;
-    let parts = parts
-        .iter()
-        .map(|(name, shape)| {
-            let part = Part { name, shape: shape.clone(), offset };
-            // Saturates: a pack that no memory can hold is refused by its size later.
-            offset = offset.saturating_add(shape.count()).checked_next_multiple_of(ALIGN).unwrap_or(usize::MAX);
-            part
-        })
-        .collect();
+    for part in &mut parts {
+        part.offset = offset;
+        // Saturates: a pack that no memory can hold is refused by its size later.
+        let elements = part.elements(dtype).and_then(|n| usize::try_from(n).ok()).unwrap_or(usize::MAX);
+        offset = offset.saturating_add(elements).checked_next_multiple_of(ALIGN).unwrap_or(usize::MAX);
+    }
     Slot { name, access, dtype, parts }
 }
 
-/// One tensor as long as the slot, filled from the parts found in `tensors`; parts not found are zero.
+/// One tensor as long as the slot, filled from the parts found in `tensors`; parts not found have their initial value.
 pub fn pack(slot: &Slot, tensors: &TensorMap) -> HostTensor {
+    let given = |part: &Part| match tensors.get(part.name) {
+        Some(tensor) => tensor.cast(part.dtype),
+        None if part.initial == 0.0 => HostTensor::zeros(part.shape.clone(), part.dtype),
+        None => HostTensor::f32(part.shape.clone(), vec![part.initial; part.shape.count()]).cast(part.dtype),
+    };
     if let [only] = slot.parts.as_slice() {
-        return match tensors.get(only.name) {
-            Some(tensor) => tensor.cast(slot.dtype),
-            None => HostTensor::zeros(only.shape.clone(), slot.dtype),
-        };
+        return given(only);
     }
     let total = slot.checked_count().unwrap_or(u64::MAX) as usize;
     let mut values = vec![0.0f32; total];
     for part in &slot.parts {
-        if let Some(tensor) = tensors.get(part.name) {
-            values[part.offset..part.offset + part.shape.count()].copy_from_slice(&tensor.to_f32());
+        let tensor = given(part);
+        let own = match tensor.values() {
+            Values::I64(counts) => counts.iter().flat_map(|&count| words(count)).collect(),
+            _ => tensor.to_f32(),
+        };
+        for copy in 0..part.copies {
+            values[part.offset + copy * own.len()..][..own.len()].copy_from_slice(&own);
         }
     }
     HostTensor::f32([total], values).cast(slot.dtype)
 }
 
-/// The parts of a packed tensor, by name.
+/// The parts of a packed tensor, by name; of copies the first.
 pub fn unpack(slot: &Slot, packed: HostTensor) -> TensorMap {
     if let [only] = slot.parts.as_slice() {
         return [(only.name.to_owned(), packed.reshape(only.shape.clone()))].into_iter().collect();
     }
-    let cut = |range: std::ops::Range<usize>| match packed.values() {
+    let cut = |part: &Part, range: std::ops::Range<usize>| match packed.values() {
+        Values::F32(v) if part.dtype == DType::I64 => Values::I64(v[range].chunks_exact(2).map(count).collect()),
         Values::F32(v) => Values::F32(v[range].to_vec()),
         Values::F16(v) => Values::F16(v[range].to_vec()),
         Values::I64(v) => Values::I64(v[range].to_vec()),
+        Values::U32(v) => Values::U32(v[range].to_vec()),
     };
     slot.parts
         .iter()
         .map(|part| {
-            let values = cut(part.offset..part.offset + part.shape.count());
+            let all = part.elements(slot.dtype).unwrap_or(0) as usize;
+            let values = cut(part, part.offset..part.offset + all / part.copies.max(1));
             (part.name.to_owned(), HostTensor::new(part.shape.clone(), values))
         })
         .collect()
+}
+
+/// A count as the bits of two elements, low word first.
+fn words(count: i64) -> [f32; 2] {
+    [f32::from_bits(count as u32), f32::from_bits((count >> 32) as u32)]
+}
+
+fn count(words: &[f32]) -> i64 {
+    (u64::from(words[1].to_bits()) << 32 | u64::from(words[0].to_bits())) as i64
 }
 
 #[cfg(test)]
@@ -83,5 +105,24 @@ mod tests {
         let slot = slot("state", Access::Update, DType::F32, &[("state", [2].into()), ("norm", [1].into())]);
         let packed = pack(&slot, &TensorMap::new());
         assert_eq!(packed.to_f32(), [0.0; 5]);
+    }
+
+    /// A count of 64 bits among f32, as often as workgroups advance it, and a part that does not start from zero.
+    #[test]
+    fn a_count_lies_as_bits_and_an_initial_value_stands_in_for_a_part_not_given() {
+        let mass = Part { initial: 0.25, ..Part::new("mass", [3], DType::F32) };
+        let position = Part { copies: 2, ..Part::new("position", [1], DType::I64) };
+        let slot = placed("state", Access::Update, DType::F32, vec![mass, position]);
+        assert_eq!((slot.parts[1].offset, slot.checked_count()), (4, Some(8)));
+        let far = i64::MAX - 0x7fff_fffe;
+        let given: TensorMap =
+            [("position".to_owned(), HostTensor::new([1], Values::I64(vec![far])))].into_iter().collect();
+        let packed = pack(&slot, &given);
+        assert_eq!(&packed.to_f32()[..3], [0.25; 3]);
+        let bits: Vec<u32> = packed.to_f32()[4..].iter().map(|x| x.to_bits()).collect();
+        assert_eq!(bits, [far as u32, (far >> 32) as u32, far as u32, (far >> 32) as u32]);
+        let back = unpack(&slot, packed);
+        assert_eq!(back.get("position"), given.get("position"));
+        assert_eq!(back.get("mass").map(HostTensor::to_f32), Some(vec![0.25; 3]));
     }
 }

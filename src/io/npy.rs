@@ -109,6 +109,7 @@ fn start(tensor: &HostTensor) -> Told<Vec<u8>> {
         DType::F32 => "<f4",
         DType::F16 => "<f2",
         DType::I64 => "<i8",
+        DType::U32 => "<u4",
     };
     let axes = tensor.shape().dims();
     let mut list = axes.iter().map(usize::to_string).collect::<Vec<_>>().join(", ");

@@ -103,6 +103,7 @@ pub(super) fn write(out: &mut dyn Write, tensors: &TensorMap, metadata: &BTreeMa
             DType::F32 => Dtype::F32,
             DType::F16 => Dtype::F16,
             DType::I64 => Dtype::I64,
+            DType::U32 => Dtype::U32,
         };
         let end = offset + tensor.bytes().len();
         let info = TensorInfo { dtype, shape: tensor.shape().dims().to_vec(), data_offsets: (offset, end) };

@@ -51,7 +51,7 @@ pub fn inputs(op: &Op, case: &Case) -> Result<TensorMap, Error> {
     drawn.into_iter().for_each(|(name, tensor)| tensors.insert(name, tensor));
     for part in operator.slots().iter().filter(|slot| slot.access == Access::Update).flat_map(|slot| &slot.parts) {
         if let Some(spec) = op.state.iter().find(|spec| spec.name == part.name) {
-            tensors.insert(part.name, draw(op, spec, part.shape.clone(), case.seed)?);
+            tensors.insert(part.name, draw(op, spec, part.shape.clone(), case.seed)?.cast(part.dtype));
         }
     }
     Ok(tensors)
@@ -67,7 +67,7 @@ pub fn parameters(op: &Op, operator: &dyn Operator, tensors: &TensorMap, seed: u
     for slot in operator.slots().iter().filter(|slot| slot.access == Access::Read) {
         for part in slot.parts.iter().filter(|part| tensors.get(part.name).is_none()) {
             if let Some(spec) = op.inputs.iter().find(|spec| spec.name == part.name && spec.optional) {
-                drawn.insert(part.name, draw(op, spec, part.shape.clone(), seed)?.cast(slot.dtype));
+                drawn.insert(part.name, draw(op, spec, part.shape.clone(), seed)?.cast(part.dtype));
             }
         }
     }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use super::Operator;
 use crate::error::Error;
 use crate::gpu::{Context, Plan, Recording, Schedule, Workspace, pack, readback};
-use crate::tensor::{Access, Slot, Tensor, TensorMap};
+use crate::tensor::{Access, HostTensor, Slot, Tensor, TensorMap, Values};
 
 /// What a run gave.
 #[derive(Debug, Clone)]
@@ -34,7 +34,7 @@ pub struct Prepared {
 const POISON: u8 = 0xff;
 
 impl Prepared {
-    /// Uploads inputs and binds everything. State not given starts at zero. With `poison`, outputs and workspace are
+    /// Uploads inputs and binds everything. State not given starts at its initial value. With `poison`, outputs and workspace are
     /// filled with NaN first.
     ///
     /// # Errors
@@ -167,9 +167,11 @@ pub fn cpu(operator: &dyn Operator, inputs: &TensorMap) -> Result<Run, Error> {
 pub fn check_inputs(op: &'static str, slots: &[Slot], tensors: &TensorMap) -> Result<(), Error> {
     for slot in slots.iter().filter(|slot| slot.access != Access::Write) {
         for part in &slot.parts {
-            let expected = format!("{} {}", slot.dtype, part.shape);
+            let expected = format!("{} {}", part.dtype, part.shape);
             match tensors.get(part.name) {
-                Some(tensor) if *tensor.shape() == part.shape && tensor.dtype() == slot.dtype => {}
+                Some(tensor) if *tensor.shape() == part.shape && tensor.dtype() == part.dtype => {
+                    check_counts(op, part.name, tensor)?;
+                }
                 Some(tensor) => {
                     let found = format!("{} {}", tensor.dtype(), tensor.shape());
                     return Err(Error::tensor(op, part.name, expected, found));
@@ -180,4 +182,15 @@ pub fn check_inputs(op: &'static str, slots: &[Slot], tensors: &TensorMap) -> Re
         }
     }
     Ok(())
+}
+
+/// Refuses counts (`position`) below zero.
+fn check_counts(op: &'static str, name: &str, tensor: &HostTensor) -> Result<(), Error> {
+    match tensor.values() {
+        Values::I64(counts) => match counts.iter().find(|count| **count < 0) {
+            Some(count) => Err(Error::tensor(op, name, "a whole number of 0 or more", count.to_string())),
+            None => Ok(()),
+        },
+        _ => Ok(()),
+    }
 }

@@ -26,6 +26,8 @@ pub enum FlagKind {
     Count,
     /// `--name` or `--no-name`.
     Switch,
+    /// Words that the operator itself reads, described so: `none|all|H,H,...`.
+    Text(&'static str),
 }
 
 /// Flags given by a user, by name without dashes. Switches are `true` and `false`.

@@ -64,6 +64,7 @@ fn take(tensor: &HostTensor, axis: usize, positions: &[usize]) -> HostTensor {
         Values::F32(v) => Values::F32(cut(v, len, inner, positions)),
         Values::F16(v) => Values::F16(cut(v, len, inner, positions)),
         Values::I64(v) => Values::I64(cut(v, len, inner, positions)),
+        Values::U32(v) => Values::U32(cut(v, len, inner, positions)),
     };
     HostTensor::new(dims, values)
 }
