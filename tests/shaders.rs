@@ -9,10 +9,11 @@ use std::path::PathBuf;
 use naga::back::{hlsl, msl, spv};
 use subquad::gpu::source::print;
 use subquad::gpu::{Kernel, Spec, limits, probes};
-use subquad::ops::OPS;
+use subquad::ops::{OPS, parts};
 
 fn kernels() -> Vec<(&'static Kernel, Spec)> {
-    let list: Vec<_> = OPS.iter().flat_map(|op| op.kernels()).chain(probes::kernels()).collect();
+    let list: Vec<_> =
+        OPS.iter().flat_map(|op| op.kernels()).chain(parts::kernels()).chain(probes::kernels()).collect();
     assert!(list.len() >= OPS.len(), "operators without kernels");
     list
 }

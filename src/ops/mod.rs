@@ -18,7 +18,9 @@ pub mod linear;
 pub mod linformer;
 #[cfg(all(feature = "cli", not(target_arch = "wasm32")))]
 pub mod measure;
+pub mod parts;
 pub mod qkv;
+pub mod ramnet;
 pub mod rank;
 pub mod recurrence;
 pub mod rows;
@@ -272,7 +274,7 @@ pub trait Operator: Send + Sync {
     fn program(&self, caps: &Caps) -> Result<Program, Error>;
 
     /// The `cpu` backend: f32, all threads of the current rayon pool. `tensors` holds every input under its part name;
-    /// state not given counts as zero. Returns outputs, and state when it is carried.
+    /// state not given counts as its initial value. Returns outputs, and state when it is carried.
     #[cfg(feature = "cpu")]
     fn cpu(&self, tensors: &TensorMap) -> Result<TensorMap, Error>;
 
@@ -332,7 +334,7 @@ impl Op {
 }
 
 /// Every operator of this crate.
-pub static OPS: &[Op] = &[softmax::OP, yat::OP, linformer::OP, linear::OP, slay::OP, ssd::OP];
+pub static OPS: &[Op] = &[softmax::OP, yat::OP, linformer::OP, linear::OP, slay::OP, ramnet::OP, ssd::OP];
 
 /// The operator that the others are set beside.
 pub const YARDSTICK: &str = softmax::OP.name;

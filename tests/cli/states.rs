@@ -111,3 +111,38 @@ fn a_state_that_lacks_a_part_or_has_another_shape_is_refused_by_name() {
     place.write_map("s.npz", &half.into_iter().collect());
     place.done(&format!("{run} --verify"));
 }
+
+/// A memory of slots, its masses and the position, in two pieces; a state of another memory is refused by its size, and then
+/// nothing is written.
+#[test]
+fn a_memory_goes_on_from_its_file_and_one_of_another_size_is_refused() {
+    let place = Place::new();
+    place.done("sample ramnet --output in.safetensors --shape H=2,N=20,U*P=8,E=3 --seed 3 --quiet");
+    let run = "run ramnet --backend cpu --input in.safetensors --cape 1";
+    place.done(&format!("{run} --topk 3 -o a.npz --state-out s.npz"));
+    let position = place.tensor("s.npz", "position");
+    assert_eq!(position.values(), &Values::I64(vec![20]));
+    assert_eq!(place.tensor("s.npz", "state").shape(), &[1, 2, 16, 3].into());
+    assert_eq!(place.tensor("s.npz", "mass").shape(), &[1, 2, 16].into());
+    place.done(&format!("{run} --topk 3 -o b.npz --state-in s.npz --state-out t.safetensors --verify"));
+    assert_eq!(place.tensor("t.safetensors", "position").values(), &Values::I64(vec![40]));
+
+    let refuse = |flags: &str, sentence: &str| {
+        place.refuse(&format!("{run} -o c.npz --state-in s.npz --state-out u.npz {flags}"), 1, sentence);
+        assert!(!place.path("c.npz").exists() && !place.path("u.npz").exists(), "{flags}");
+    };
+    let sentence = "ramnet: tensor `state`: expected f32 [1, 2, 8, 3] in the state file, found f32 [1, 2, 16, 3]";
+    refuse("--choices 8 --topk 3", sentence);
+    refuse("--choices 3 --topk 3", "ramnet: tensor `q`: expected a last axis U*P that is a multiple of P = 3, found 8");
+    refuse("--topk 17", "ramnet: `topk`: expected 1 to the 16 slots, found 17");
+    let cape = run.replace("--cape 1", "--cape x");
+    place.refuse(&cape, 2, "ramnet: --cape: expected none, all or heads as 0,3,5, found `x`");
+    // A position before the first token, and one that is no whole number.
+    let mut state = place.read("s.npz").tensors;
+    state.insert("position", HostTensor::new([1], Values::I64(vec![-1])));
+    place.write_map("s.npz", &state);
+    refuse("", "ramnet: tensor `position`: expected a whole number of 0 or more, found -1");
+    state.insert("position", HostTensor::f32([1], vec![20.0]));
+    place.write_map("s.npz", &state);
+    refuse("", "ramnet: tensor `position`: expected i64 [1] in the state file, found f32 [1]");
+}

@@ -9,6 +9,8 @@ mod gpu;
 mod limits;
 mod linear;
 mod linformer;
+mod parts;
+mod ramnet;
 mod slay;
 mod softmax;
 mod ssd;

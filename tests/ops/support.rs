@@ -94,17 +94,17 @@ pub fn inputs(s: &Qkv) -> TensorMap {
     map
 }
 
-/// Tokens `range` of a `[B, H, N, D]` tensor.
+/// Tokens `range` of a `[B, H, N, D]` or `[B, H, N]` tensor.
 pub fn tokens(t: &HostTensor, range: Range<usize>) -> HostTensor {
-    let d = t.shape().dims();
-    let (outer, len, dim) = (d[0] * d[1], d[2], d[3..].iter().product::<usize>());
+    let mut d = t.shape().dims().to_vec();
+    let (outer, len, dim) = (d[0] * d[1], d[2], d.get(3).copied().unwrap_or(1));
     let values = t.to_f32();
     let mut cut = Vec::new();
     for i in 0..outer {
         cut.extend_from_slice(&values[(i * len + range.start) * dim..(i * len + range.end) * dim]);
     }
-    let shape: Vec<usize> = [d[0], d[1], range.len()].iter().chain(&d[3..]).copied().collect();
-    HostTensor::f32(shape, cut)
+    d[2] = range.len();
+    HostTensor::f32(d, cut)
 }
 
 /// Runs an operator of so many tokens in pieces, each from the state that the one before left, and puts the outputs
@@ -114,7 +114,7 @@ pub fn in_pieces(run: &dyn Fn(usize, &TensorMap) -> TensorMap, all: &TensorMap, 
     let mut out: Vec<HostTensor> = Vec::new();
     for pair in cuts.windows(2) {
         let cut = |(name, t): (&str, &HostTensor)| {
-            let along = ["q", "k", "v", "g"].contains(&name);
+            let along = ["q", "k", "v", "g", "gamma"].contains(&name);
             (name.to_owned(), if along { tokens(t, pair[0]..pair[1]) } else { t.clone() })
         };
         let mut piece: TensorMap = all.iter().map(cut).collect();

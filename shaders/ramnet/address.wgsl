@@ -1,0 +1,76 @@
+// Slots and weights of every token of a block, to write and to read.
+// Grid: VECTORS vectors of logits (units, tokens, key and query). Reads q, k, memory; writes events, weights.
+@group(0) @binding(1) var<storage, read> q: array<Elem>;              // B H N UP
+@group(0) @binding(2) var<storage, read> k: array<Elem>;              // B H N UP
+@group(0) @binding(3) var<storage, read> memory: array<u32>;          // for the positions
+@group(0) @binding(4) var<storage, read_write> events: array<u32>;    // [units][tiles][tile events]: slots
+@group(0) @binding(5) var<storage, read_write> weights: array<f32>;   // as events
+
+var<workgroup> wg_rows: array<u32, VECTORS>;   // where logits start; past the end where there are none
+var<workgroup> wg_shifts: array<u32, VECTORS>;
+
+fn fetch_logit(vector: u32, i: u32) -> f32 {
+    let row = wg_rows[vector];
+    if (row == 0xffffffffu) {
+        return 0.0;
+    }
+    count_load(1u);
+    // Vectors alternate between keys and queries, and each workgroup starts with a key where it has several.
+    if (reads_query(vector)) {
+        return f32(q[row + i]);
+    }
+    return f32(k[row + i]);
+}
+
+var<private> first_vector: u32;
+
+fn reads_query(vector: u32) -> bool {
+    return (first_vector + vector) % 2u == 1u;
+}
+
+@compute @workgroup_size(LANES * VECTORS)
+fn ramnet_address(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) invocation: u32,
+) {
+    let index = group_index(params.grid, group, groups);
+    if (index >= params.grid.end) {
+        return;
+    }
+    first_vector = index * VECTORS;
+    let vector = invocation / LANES;
+    let lane = invocation % LANES;
+    let all = first_vector + vector;
+    let t = all / 2u % params.tokens;
+    let unit = all / 2u / params.tokens;
+    let exists = unit < params.units;
+    if (lane == 0u) {
+        var row = 0xffffffffu;
+        var shift = 0u;
+        if (exists) {
+            let b = unit_batch(unit);
+            let h = unit_head(unit);
+            let n = params.first_token + t;
+            row = select(head_start(params.k, b, h) + n * params.k.token, head_start(params.q, b, h) + n * params.q.token, all % 2u == 1u);
+            if (has_cape(h)) {
+                let at = params.position_at + 2u * unit_memory(unit);
+                count_load(2u);
+                shift = cape_shift(memory[at], memory[at + 1u], n);
+            }
+        }
+        wg_rows[vector] = row;
+        wg_shifts[vector] = shift;
+    }
+    beam(invocation);
+    sum_shares(invocation, params.tau);
+    if (exists && lane < TOPK) {
+        let address = wg_kept[vector * TOPK + lane].y;
+        let tile = t / params.tile_tokens;
+        let event = t % params.tile_tokens * 2u * TOPK + all % 2u * TOPK + lane;
+        let at = (unit * params.tiles + tile) * params.tile_tokens * 2u * TOPK + event;
+        count_store(2u);
+        events[at] = turned(address, wg_shifts[vector]);
+        weights[at] = weight_of(vector, address, params.tau);
+    }
+}

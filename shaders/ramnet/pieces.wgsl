@@ -1,0 +1,145 @@
+// Pieces of a tile: the chunks that start in each PIECE sorted events, so that a slot that every token writes is walked by as
+// many workgroups as any. A workgroup has PER pieces, and COLUMNS of the values of each.
+//
+// The content goes through S -> keep S + add. Of a run longer than a chunk the first knows the content that it ends with;
+// each other, what it does to any content, and those are composed for the chunks behind.
+@group(0) @binding(1) var<storage, read> events: array<u32>;                // [units][tiles][tile events]: keys, sorted
+@group(0) @binding(2) var<storage, read> rates: array<f32>;                 // as events, then starts of runs
+@group(0) @binding(3) var<storage, read> v: array<Elem>;                    // B H N E
+@group(0) @binding(4) var<storage, read_write> memory: array<f32>;          // content
+@group(0) @binding(5) var<storage, read_write> contributions: array<f32>;   // [units][block tokens][K][E]
+@group(0) @binding(6) var<storage, read_write> carries: array<f32>;         // [units][pieces of a tile][E + 1]
+
+const REACH: u32 = 2u * PIECE; // events that chunks of a piece may be of
+const SPAN: u32 = REACH + 2u;  // with a neighbour on either side
+var<workgroup> wg_keys: array<u32, PER * SPAN>;
+var<workgroup> wg_rates: array<f32, PER * REACH>;
+var<workgroup> wg_starts: array<u32, PER>; // of the run that a piece begins with
+
+struct Place {
+    unit: u32,
+    first_piece: u32, // of the workgroup
+    pieces: u32,      // of the tile
+    local: u32,       // this invocation's, of the workgroup
+    piece: u32,       // of the tile
+    e: u32,           // this invocation's column
+    start: u32,       // of the tile, in events
+    rates: u32,       // and in rates
+    count: u32,       // events of the tile
+}
+
+fn place_of(index: u32, invocation: u32) -> Place {
+    var p: Place;
+    p.count = tile_events(params.tile);
+    p.pieces = (p.count + PIECE - 1u) / PIECE;
+    let columns = (params.dim_v + COLUMNS - 1u) / COLUMNS;
+    let piece_groups = (p.pieces + PER - 1u) / PER;
+    p.unit = index / columns / piece_groups;
+    p.first_piece = index / columns % piece_groups * PER;
+    p.local = invocation / COLUMNS;
+    p.piece = p.first_piece + p.local;
+    p.e = index % columns * COLUMNS + invocation % COLUMNS;
+    p.start = tile_start(p.unit, params.tile);
+    p.rates = rates_start(p.unit, params.tile);
+    return p;
+}
+
+// Barriers are the caller's.
+fn load_starts(p: Place, invocation: u32) {
+    if (invocation < PER && p.first_piece + invocation < p.pieces) {
+        count_load(1u);
+        wg_starts[invocation] = u32(rates[p.rates + params.tile_tokens * 2u * TOPK + p.first_piece + invocation]);
+    }
+}
+
+// Whether the run that a piece begins with came in from before.
+fn came_in(p: Place, local: u32) -> bool {
+    let piece = p.first_piece + local;
+    return piece < p.pieces && wg_starts[local] < piece * PIECE;
+}
+
+// The i-th key of a piece of the workgroup; 0 is its neighbour's. No event: all ones.
+fn load_key(p: Place, local: u32, i: u32) {
+    let at = (p.first_piece + local) * PIECE + i;
+    var key = 0xffffffffu;
+    if (at > 0u && at <= p.count) {
+        count_load(1u);
+        key = events[p.start + at - 1u];
+    }
+    wg_keys[local * SPAN + i] = key;
+}
+
+fn load_rate(p: Place, local: u32, i: u32) {
+    let at = (p.first_piece + local) * PIECE + i;
+    if (at < p.count) {
+        count_load(1u);
+        wg_rates[local * REACH + i] = rates[p.rates + at];
+    }
+}
+
+// Of the i-th event of this invocation's piece.
+fn key_of(p: Place, i: u32) -> u32 {
+    return wg_keys[p.local * SPAN + 1u + i];
+}
+
+fn slot_of(p: Place, i: u32) -> u32 {
+    return key_of(p, i) >> BITS;
+}
+
+fn content_at(p: Place, slot: u32) -> u32 {
+    return (unit_memory(p.unit) * SLOTS + slot) * params.dim_v + p.e;
+}
+
+fn carry_at(p: Place, piece: u32) -> u32 {
+    let pieces = (params.tile_tokens * 2u * TOPK + PIECE - 1u) / PIECE;
+    return (p.unit * pieces + piece) * (params.dim_v + 1u);
+}
+
+fn value_at(p: Place, event: u32) -> u32 {
+    let n = params.first_token + params.tile * params.tile_tokens + event / (2u * TOPK);
+    return head_start(params.v, unit_batch(p.unit), unit_head(p.unit)) + n * params.v.token + p.e;
+}
+
+fn contribution_at(p: Place, event: u32) -> u32 {
+    let t = params.tile * params.tile_tokens + event / (2u * TOPK);
+    let rank = event % (2u * TOPK) - TOPK;
+    return ((p.unit * params.tokens + t) * TOPK + rank) * params.dim_v + p.e;
+}
+
+// What a chunk makes of the content; reads put down what they take if they are wanted. Gives the content behind it, and what
+// is left of that before.
+fn walk_chunk(p: Place, first: u32, before: f32, wanted: bool) -> vec2<f32> {
+    let slot = slot_of(p, first);
+    var content = before;
+    var keep = 1.0;
+    for (var i = first; i < first + PIECE && slot_of(p, i) == slot; i++) {
+        let event = key_of(p, i) % EVENTS;
+        let rate = wg_rates[p.local * REACH + i];
+        if (writes(event)) {
+            if (rate != 0.0) {
+                count_load(1u);
+                content += rate * (f32(v[value_at(p, event)]) - content);
+                keep *= 1.0 - rate;
+            }
+        } else if (wanted) {
+            count_store(1u);
+            contributions[contribution_at(p, event)] = select(rate * content, 0.0, rate == 0.0);
+        }
+    }
+    return vec2<f32>(content, keep);
+}
+
+// Whether the run goes on behind this chunk.
+fn goes_on(p: Place, first: u32) -> bool {
+    return slot_of(p, first + PIECE) == slot_of(p, first);
+}
+
+// The chunk of a run that came in, if one starts in this piece; else past its end.
+fn chunk_of_run(p: Place) -> u32 {
+    let start = wg_starts[p.local];
+    let chunk = first_chunk(start, p.piece, PIECE) - p.piece * PIECE;
+    if (came_in(p, p.local) && slot_of(p, chunk) == slot_of(p, 0u)) {
+        return chunk;
+    }
+    return REACH;
+}

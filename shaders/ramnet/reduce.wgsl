@@ -1,0 +1,38 @@
+// What the reads of a token took, summed up in the order of their ranks. After the last block, positions move on.
+// Grid: blocks of 256 elements of the block's outputs. Reads contributions; reads and writes memory; writes o.
+@group(0) @binding(1) var<storage, read> contributions: array<f32>;  // [units][block tokens][K][E]
+@group(0) @binding(2) var<storage, read_write> memory: array<u32>;   // positions
+@group(0) @binding(3) var<storage, read_write> o: array<Elem>;       // B H N E
+
+@compute @workgroup_size(256)
+fn ramnet_reduce(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) invocation: u32,
+) {
+    let index = group_index(params.grid, group, groups);
+    let element = index * 256u + invocation;
+    let row = element / params.dim_v;
+    let unit = row / params.tokens;
+    if (index >= params.grid.end || unit >= params.units) {
+        return;
+    }
+    let t = row % params.tokens;
+    let e = element % params.dim_v;
+    var sum = 0.0;
+    for (var rank = 0u; rank < TOPK; rank++) {
+        count_load(1u);
+        sum += contributions[(row * TOPK + rank) * params.dim_v + e];
+    }
+    let n = params.first_token + t;
+    count_store(1u);
+    o[head_start(params.o, unit_batch(unit), unit_head(unit)) + n * params.o.token + e] = Elem(sum);
+    if (params.advance > 0u && t == 0u && e == 0u) {
+        let at = params.position_at + 2u * unit_memory(unit);
+        count_load(2u);
+        count_store(2u);
+        let low = memory[at] + params.advance;
+        memory[at + 1u] += u32(low < params.advance);
+        memory[at] = low;
+    }
+}

@@ -1,0 +1,157 @@
+//! The exact level-wise beam on a CPU: the K largest sums of one logit a digit, over f32 prefix sums.
+
+use crate::ops::cpu::{exp_signed, wide};
+
+/// The most that are kept.
+pub(crate) const MOST: usize = 64;
+
+/// A sum and its address in one number: a larger one has the larger sum, of equal sums the smaller address.
+type Key = u64;
+
+/// Floats in the order of their values: -0 as 0, NaN below everything.
+fn order(x: f32) -> u32 {
+    let bits = x.to_bits();
+    match bits {
+        _ if x.is_nan() => 0,
+        0x8000_0000 => 0x8000_0000,
+        _ if bits >> 31 == 1 => !bits,
+        _ => bits | 0x8000_0000,
+    }
+}
+
+fn value(order: u32) -> f32 {
+    f32::from_bits(if order >> 31 == 1 { order & 0x7fff_ffff } else { !order })
+}
+
+fn key(sum: f32, address: usize) -> Key {
+    u64::from(order(sum)) << 32 | u64::from(!(address as u32))
+}
+
+/// Working memory of [`Beam::top`], and what it found.
+pub(crate) struct Beam {
+    choices: usize,
+    topk: usize,
+    /// Choices of a digit, the largest logit first.
+    ranked: Vec<(f32, usize)>,
+    kept: [Key; MOST],
+    grown: [Key; MOST],
+    len: usize,
+}
+
+impl Beam {
+    /// For so many choices a digit, keeping the best `topk` of at most [`MOST`].
+    pub(crate) fn new(choices: usize, topk: usize) -> Self {
+        Self { choices, topk, ranked: Vec::with_capacity(choices), kept: [0; MOST], grown: [0; MOST], len: 0 }
+    }
+
+    /// The addresses of the largest sums of these logits, one of each digit, the largest first, equal ones by address.
+    /// Digit 0 is added first and is the least significant.
+    pub(crate) fn top(&mut self, logits: &[f32]) -> impl Iterator<Item = usize> {
+        (self.kept[0], self.len) = (key(0.0, 0), 1);
+        let mut stride = 1;
+        for digit in logits.chunks_exact(self.choices) {
+            self.grow(digit, stride);
+            stride *= self.choices;
+        }
+        self.kept[..self.len].iter().map(|key| !(*key as u32) as usize)
+    }
+
+    /// The sum that came out as the `at`-th largest.
+    pub(crate) fn sum(&self, at: usize) -> f32 {
+        value((self.kept[at] >> 32) as u32)
+    }
+
+    fn grow(&mut self, digit: &[f32], stride: usize) {
+        self.ranked.clear();
+        self.ranked.extend(digit.iter().copied().enumerate().map(|(j, logit)| (logit, j * stride)));
+        // Only the order by value matters below, and that NaN, which sums to NaN, comes last.
+        self.ranked.sort_by_key(|(logit, _)| std::cmp::Reverse(order(*logit)));
+        let mut len = 0;
+        for &before in &self.kept[..self.len] {
+            let (sum, address) = (value((before >> 32) as u32), !(before as u32) as usize);
+            for (at, &(logit, offset)) in self.ranked.iter().enumerate() {
+                let (total, address) = (sum + logit, address + offset);
+                let new = key(total, address);
+                if len == self.topk {
+                    let least = self.grown[len - 1];
+                    // A sum that falls short ends the row, whose next are no larger, and as the first of its row all
+                    // others, which start no higher. One that is equal may have one of a smaller address behind it.
+                    if new >> 32 < least >> 32 && !total.is_nan() {
+                        if at == 0 {
+                            self.finish(len);
+                            return;
+                        }
+                        break;
+                    }
+                    if new < least {
+                        continue;
+                    }
+                    len -= 1;
+                }
+                let mut place = len;
+                while place > 0 && self.grown[place - 1] < new {
+                    self.grown[place] = self.grown[place - 1];
+                    place -= 1;
+                }
+                self.grown[place] = new;
+                len += 1;
+            }
+        }
+        self.finish(len);
+    }
+
+    fn finish(&mut self, len: usize) {
+        self.len = len;
+        std::mem::swap(&mut self.kept, &mut self.grown);
+    }
+}
+
+wide! {
+    /// `softmax(z / tau)` of every digit.
+    pub(crate) fn shares(logits: &mut [f32], choices: usize, tau: f32) {
+        for digit in logits.chunks_exact_mut(choices) {
+            let top = digit.iter().fold(f32::NEG_INFINITY, |top, x| top.max(*x));
+            let mut sum = 0.0;
+            for x in digit.iter_mut() {
+                *x = exp_signed((*x - top) / tau);
+                sum += *x;
+            }
+            for x in digit {
+                *x /= sum;
+            }
+        }
+    }
+}
+
+/// The weight of an address: the product of its digits' shares. Zero where it underflows.
+pub(crate) fn weight(shares: &[f32], choices: usize, mut address: usize) -> f32 {
+    let mut weight = 1.0;
+    if choices.is_power_of_two() {
+        let bits = choices.trailing_zeros();
+        for digit in shares.chunks_exact(choices) {
+            weight *= digit[address & (choices - 1)];
+            address >>= bits;
+        }
+    } else {
+        for digit in shares.chunks_exact(choices) {
+            weight *= digit[address % choices];
+            address /= choices;
+        }
+    }
+    if weight < f32::MIN_POSITIVE { 0.0 } else { weight }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_order_is_that_of_values_and_comes_back() {
+        let list = [f32::NAN, f32::NEG_INFINITY, -2.5, -1e-40, 0.0, 1e-40, 1.0, f32::INFINITY];
+        assert!(list.windows(2).all(|w| order(w[0]) < order(w[1])));
+        assert_eq!(order(-0.0), order(0.0));
+        list[1..].iter().for_each(|x| assert_eq!(value(order(*x)), *x));
+        assert!(value(order(f32::NAN)).is_nan());
+        assert!(key(1.0, 5) > key(1.0, 6) && key(1.0, 6) > key(0.5, 0));
+    }
+}

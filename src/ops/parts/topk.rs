@@ -1,0 +1,301 @@
+//! Addresses by products of choices: of all P^U sums of one logit a digit, the K largest, found exactly without looking at
+//! all of them.
+//!
+//! ```text
+//! indices[r] = the K addresses i of the largest z(i) = sum_u logits[r, u, digit u of i],  the largest first
+//! weights[r] = prod_u softmax(logits[r, u] / tau)[digit u of i]      Weights::Product: RAM-Net's, not renormalised
+//!            = softmax over the K of z(i) / tau                      Weights::Softmax: that of product keys
+//! ```
+//!
+//! Sums are f32, digit 0 first and the least significant of an address; of equal sums the smaller address comes first. The
+//! beam keeps K prefixes a digit, so up to `U K P` sums are looked at. Product keys (arXiv 1907.05242) are U = 2, P sub-keys
+//! each, their scores as logits, digit 1 the half that counts in steps of P.
+
+use super::{FIELDS, PROOF, Params, TYPES, reference};
+use crate::error::Error;
+use crate::gpu::program::{Operand, Program, check_indices, check_memory};
+use crate::gpu::source::{Bind, Kernel, Source, source};
+use crate::gpu::{Caps, Plan, Recording, Workspace};
+#[cfg(feature = "cpu")]
+use crate::ops::execute::check_inputs;
+use crate::ops::float::{self, Float};
+use crate::ops::{Cost, Definition, Operator, Precision, Rows};
+use crate::tensor::{Access, DType, Slot, Tensor, TensorMap};
+#[cfg(feature = "cpu")]
+use crate::tensor::{HostTensor, Values};
+
+const NAME: &str = "topk";
+
+/// The most addresses that are kept.
+pub const MAX_TOPK: usize = 64;
+
+/// The most digits of an address.
+pub const MAX_DIGITS: usize = 32;
+
+/// What the kept addresses weigh.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Weights {
+    /// The product of their digits' softmaxes.
+    Product,
+    /// Their softmax among each other.
+    Softmax,
+}
+
+/// Shape and settings. [`Config::new`] has the defaults; fields are public.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Config {
+    /// R: rows of logits.
+    pub rows: usize,
+    /// U: digits of an address.
+    pub digits: usize,
+    /// P: choices of a digit.
+    pub choices: usize,
+    /// K: addresses kept.
+    pub topk: usize,
+    /// What they weigh.
+    pub weights: Weights,
+    /// Temperature.
+    pub tau: f32,
+    /// Storage of the logits: f32 or f16.
+    pub dtype: DType,
+}
+
+static TOPK: Kernel = Kernel {
+    name: "parts_topk",
+    sources: &[TYPES, BEAM, source!("parts/topk.wgsl")],
+    bindings: &[("logits", Bind::Read), ("indices", Bind::Write), ("weights", Bind::Write)],
+    params: FIELDS,
+    params_size: size_of::<Params>(),
+    bounds_proof: Some(PROOF),
+};
+
+impl Config {
+    /// f32, product weights at temperature 1.
+    pub fn new(rows: usize, digits: usize, choices: usize, topk: usize) -> Self {
+        Self { rows, digits, choices, topk, weights: Weights::Product, tau: 1.0, dtype: DType::F32 }
+    }
+
+    /// Checks what the fields alone can get wrong.
+    ///
+    /// # Errors
+    /// One sentence naming the setting.
+    pub fn validate(&self) -> Result<(), Error> {
+        for (setting, value, most) in
+            [("rows", self.rows, u32::MAX as usize), ("digits", self.digits, MAX_DIGITS), ("topk", self.topk, MAX_TOPK)]
+        {
+            if value == 0 || value > most {
+                return Err(Error::setting(NAME, setting, format!("1 to {most}"), value.to_string()));
+            }
+        }
+        let addresses = (self.choices as u64).checked_pow(self.digits as u32).unwrap_or(u64::MAX);
+        if self.choices == 0 || addresses > 1 << 31 {
+            let found = format!("{}^{}", self.choices, self.digits);
+            return Err(Error::setting(NAME, "choices", "1 to 2^31 addresses P^U", found));
+        }
+        if self.topk as u64 > addresses {
+            return Err(Error::setting(NAME, "topk", format!("1 to the {addresses} addresses"), self.topk.to_string()));
+        }
+        if !(self.tau.is_finite() && self.tau > 0.0) {
+            return Err(Error::setting(NAME, "tau", "a finite number over 0", self.tau.to_string()));
+        }
+        if !matches!(self.dtype, DType::F32 | DType::F16) {
+            return Err(Error::tensor(NAME, "logits", "f32 or f16", self.dtype.name()));
+        }
+        check_memory(NAME, &self.slots())
+    }
+
+    fn outputs<T: Float>(&self, tensors: &TensorMap, rows: Rows<'_>) -> Definition {
+        let logits = tensors.get("logits").unwrap_or_else(|| panic!("tensor logits is missing"));
+        let (raw, exact) = (logits.to_f32(), float::read::<T>(tensors, "logits").unwrap_or_default());
+        let width = self.digits * self.choices;
+        let (mut indices, mut weights) = (Vec::new(), Vec::new());
+        for row in rows.of(self.rows) {
+            let best = reference::top(&raw[row * width..][..width], self.choices, self.topk);
+            let own = match self.weights {
+                Weights::Product => reference::products(&exact[row * width..][..width], self.choices, self.tau, &best),
+                Weights::Softmax => {
+                    let tau = T::of(f64::from(self.tau));
+                    float::softmax(best.iter().map(|&(_, sum)| T::of(f64::from(sum)) / tau).collect())
+                }
+            };
+            weights.extend(float::wide(own));
+            indices.extend(best.iter().map(|&(address, _)| address as f64));
+        }
+        vec![("indices", indices), ("weights", weights)]
+    }
+}
+
+impl Operator for Config {
+    fn slots(&self) -> Vec<Slot> {
+        let kept = [self.rows, self.topk];
+        vec![
+            Slot::plain("logits", Access::Read, self.dtype, [self.rows, self.digits.saturating_mul(self.choices)]),
+            Slot::plain("indices", Access::Write, DType::U32, kept),
+            Slot::plain("weights", Access::Write, DType::F32, kept),
+        ]
+    }
+
+    fn program(&self, caps: &Caps) -> Result<Program, Error> {
+        self.validate()?;
+        caps.require(NAME, self.dtype)?;
+        check_indices(NAME, &self.slots())?;
+        let lanes = Lanes::new(self.digits, self.choices, self.topk);
+        let params = Params { rows: self.rows as u32, tau: self.tau, ..Params::default() };
+        let overrides = vec![("SURVIVORS", (self.weights == Weights::Softmax).into())];
+        let spec = super::spec(self.dtype, lanes.consts(lanes.vectors()), overrides);
+        let operands = (0..3).map(Operand::Slot).collect();
+        let mut loads = lanes.loads();
+        if self.weights == Weights::Softmax && !lanes.cached() {
+            loads = lanes.candidates();
+        }
+        let cost = Cost { bytes_read: (self.rows * loads * self.dtype.size()) as f64, ..self.cost() };
+        let groups = self.rows.div_ceil(lanes.vectors());
+        let step = super::step(&TOPK, spec, &params, operands, groups, cost);
+        let variant = format!("{} lanes a row", lanes.lanes);
+        Ok(Program::new(NAME, variant, self.slots(), vec![], vec![step]))
+    }
+
+    #[cfg(feature = "cpu")]
+    fn cpu(&self, tensors: &TensorMap) -> Result<TensorMap, Error> {
+        use super::beam::{self, Beam};
+        use rayon::prelude::*;
+        self.validate()?;
+        check_inputs(NAME, &self.slots(), tensors)?;
+        let logits = tensors.get("logits").map(HostTensor::to_f32).unwrap_or_default();
+        let width = self.digits * self.choices;
+        let (mut indices, mut weights) = (vec![0u32; self.rows * self.topk], vec![0.0f32; self.rows * self.topk]);
+        let make = || (Beam::new(self.choices, self.topk), vec![0.0; width]);
+        let rows = indices.par_chunks_exact_mut(self.topk).zip(weights.par_chunks_exact_mut(self.topk));
+        rows.zip(logits.par_chunks_exact(width)).for_each_init(make, |(beam, shares), ((indices, weights), logits)| {
+            for (index, address) in indices.iter_mut().zip(beam.top(logits)) {
+                *index = address as u32;
+            }
+            if self.weights == Weights::Product {
+                shares.copy_from_slice(logits);
+                beam::shares(shares, self.choices, self.tau);
+                for (weight, &address) in weights.iter_mut().zip(&*indices) {
+                    *weight = beam::weight(shares, self.choices, address as usize);
+                }
+            } else {
+                weights.iter_mut().enumerate().for_each(|(at, weight)| *weight = beam.sum(at));
+                beam::shares(weights, self.topk, self.tau);
+            }
+        });
+        let mut outputs = TensorMap::new();
+        outputs.insert("indices", HostTensor::new([self.rows, self.topk], Values::U32(indices)));
+        outputs.insert("weights", HostTensor::f32([self.rows, self.topk], weights));
+        Ok(outputs)
+    }
+
+    #[cfg(feature = "cpu")]
+    fn cpu_variant(&self) -> String {
+        "row after row".into()
+    }
+
+    fn reference(&self, tensors: &TensorMap, precision: Precision, rows: Rows<'_>) -> Definition {
+        match precision {
+            Precision::F32 => self.outputs::<f32>(tensors, rows),
+            Precision::F64 => self.outputs::<f64>(tensors, rows),
+        }
+    }
+
+    fn cost(&self) -> Cost {
+        let (rows, width, kept) = (self.rows as f64, (self.digits * self.choices) as f64, self.topk as f64);
+        let sums = Lanes::new(self.digits, self.choices, self.topk).candidates() as f64;
+        let exps = if self.weights == Weights::Product { width + kept } else { kept };
+        Cost {
+            flops: rows * sums,
+            exps: rows * exps,
+            bytes_read: rows * width * self.dtype.size() as f64,
+            bytes_written: rows * kept * 8.0,
+        }
+    }
+}
+
+/// Tensors on the GPU.
+#[derive(Debug, Clone, Copy)]
+pub struct Tensors<'a> {
+    /// `[R, U P]`, digit 0 first.
+    pub logits: &'a Tensor,
+    /// `[R, K]` u32, written.
+    pub indices: &'a Tensor,
+    /// `[R, K]` f32, written.
+    pub weights: &'a Tensor,
+}
+
+/// Binds the tensors of a [`plan`](crate::ops::plan) made from a [`Config`].
+///
+/// # Errors
+/// As [`Plan::bind`].
+pub fn bind(plan: &Plan, tensors: Tensors<'_>, workspace: &Workspace) -> Result<Recording, Error> {
+    let Tensors { logits, indices, weights } = tensors;
+    plan.bind(&[("logits", logits), ("indices", indices), ("weights", weights)], workspace)
+}
+
+/// The beam, for kernels that address.
+pub(crate) const BEAM: Source = source!("parts/beam.wgsl");
+
+/// Floats of logits that a workgroup keeps.
+const CACHE: usize = 1024;
+/// Invocations of a workgroup.
+const INVOCATIONS: usize = 256;
+
+/// How a beam is laid out over invocations; pure.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Lanes {
+    digits: usize,
+    choices: usize,
+    topk: usize,
+    /// Invocations of a vector of logits.
+    pub(crate) lanes: usize,
+}
+
+impl Lanes {
+    /// For so many digits, choices of each, and addresses to keep, at most 64.
+    pub(crate) fn new(digits: usize, choices: usize, topk: usize) -> Self {
+        let candidates = topk.saturating_mul(choices).min(128);
+        let lanes = candidates.max(2 * topk).max(digits).max(8).next_power_of_two();
+        Self { digits, choices, topk, lanes }
+    }
+
+    /// Vectors of a workgroup.
+    pub(crate) fn vectors(&self) -> usize {
+        INVOCATIONS / self.lanes
+    }
+
+    fn cached(&self) -> bool {
+        self.vectors() * self.digits * self.choices <= CACHE
+    }
+
+    /// Consts of the prelude, for so many vectors a workgroup, up to [`Lanes::vectors`].
+    pub(crate) fn consts(&self, vectors: usize) -> Vec<(&'static str, u32)> {
+        let group = (self.lanes / self.digits).min(self.choices);
+        let group = if group.is_power_of_two() { group } else { group.next_power_of_two() / 2 };
+        let cache = if self.cached() { vectors * self.digits * self.choices } else { 1 };
+        [
+            ("DIGITS", self.digits),
+            ("CHOICES", self.choices),
+            ("TOPK", self.topk),
+            ("LANES", self.lanes),
+            ("VECTORS", vectors),
+            ("GROUP", group),
+            ("CACHED", self.cached().into()),
+            ("CACHE", cache),
+        ]
+        .map(|(name, value)| (name, value as u32))
+        .to_vec()
+    }
+
+    /// Sums that are looked at for one vector.
+    pub(crate) fn candidates(&self) -> usize {
+        let kept = |digit: usize| self.choices.saturating_pow(digit as u32).min(self.topk);
+        (0..self.digits).map(|digit| kept(digit) * self.choices).sum()
+    }
+
+    /// Logits that are loaded for one vector: each once where they stay, else for every candidate, twice for the shares,
+    /// and for each address.
+    pub(crate) fn loads(&self) -> usize {
+        let all = self.digits * self.choices;
+        if self.cached() { all } else { self.candidates() + 2 * all + self.topk * self.digits }
+    }
+}

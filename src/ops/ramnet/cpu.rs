@@ -1,0 +1,168 @@
+//! The `cpu` backend: heads on threads, token after token, each memory with one thread. A token costs the same whatever
+//! the length and, as far as caches reach, the number of slots.
+
+use super::{Config, Rule};
+use crate::ops::cpu::{self, Output, Source, wide};
+use crate::ops::parts::beam::{self, Beam, MOST};
+use crate::tensor::{HostTensor, Layout, TensorMap, Values};
+
+/// Tokens that are loaded and stored at a time.
+const CHUNK: usize = 64;
+
+/// One line for people.
+pub(super) fn variant() -> String {
+    format!("token after token, {CHUNK} loaded at a time")
+}
+
+/// Runs the operator; tensors as [`crate::ops::Operator::cpu`] says.
+pub(super) fn run(config: &Config, tensors: &TensorMap) -> TensorMap {
+    let s = config.qkv;
+    let tensor = |name: &str| tensors.get(name).unwrap_or_else(|| panic!("tensor {name} is missing"));
+    let source = |name: &str| Source::new(tensor(name), s.layout, None);
+    let (q, k, v) = (source("q"), source("k"), source("v"));
+    let columns = match s.layout {
+        Layout::Bhnd => [s.batch, s.heads, s.queries, 1],
+        Layout::Bnhd => [s.batch, s.queries, s.heads, 1],
+    };
+    let gamma = tensor("gamma").clone().reshape(columns);
+    let gamma = Source::new(&gamma, s.layout, None);
+    let position = match tensors.get("position").map(HostTensor::values) {
+        Some(Values::I64(position)) => position[0] as u64,
+        _ => 0,
+    };
+
+    let (units, slots, e) = (s.batch * s.heads, config.slots_of_a_head(), s.dim_v);
+    // Each memory: the content of all slots, then their masses.
+    let size = slots * (e + 1);
+    let mut memories = vec![0.0; units * size];
+    for (what, at, len, initial) in [("state", 0, slots * e, 0.0), ("mass", slots * e, slots, config.initial_mass())] {
+        let given = tensors.get(what).map(HostTensor::to_f32);
+        for (unit, memory) in memories.chunks_exact_mut(size).enumerate() {
+            match &given {
+                Some(given) => memory[at..at + len].copy_from_slice(&given[unit * len..][..len]),
+                None if initial != 0.0 => memory[at..at + len].fill(initial),
+                None => {}
+            }
+        }
+    }
+
+    let o = Output::new(s.dtype, s.layout, [s.batch, s.heads, s.queries, e]);
+    let work = (s.queries * (5 * config.topk * e + 16 * config.topk * s.dim_k)) as u64;
+    cpu::each_mut(&mut memories, size, work, |unit, memory| {
+        let (batch, head) = (unit / s.heads, unit % s.heads);
+        let (content, mass) = memory.split_at_mut(slots * e);
+        let cape = config.cape.has(head);
+        let mut access = Access::new(config);
+        cpu::scratch([CHUNK * s.dim_k, CHUNK * s.dim_k, CHUNK * e, CHUNK, CHUNK * e], |[qs, ks, vs, gs, rows]| {
+            for first in (0..s.queries).step_by(CHUNK) {
+                let tokens = first..(first + CHUNK).min(s.queries);
+                let (qs, ks) = (q.tile(batch, head, tokens.clone(), qs), k.tile(batch, head, tokens.clone(), ks));
+                let (vs, gs) = (v.tile(batch, head, tokens.clone(), vs), gamma.tile(batch, head, tokens.clone(), gs));
+                for (i, row) in rows.chunks_exact_mut(e).enumerate().take(tokens.len()) {
+                    let shift = ((position + (first + i) as u64) % slots as u64) as usize;
+                    let shift = if cape { shift } else { 0 };
+                    access.find(ks.row(i, s.dim_k), slots, shift);
+                    access.rates(config, gs.row(i, 1)[0], mass);
+                    write(content, &access.slots[..config.topk], &access.weights, vs.row(i, e));
+                    access.find(qs.row(i, s.dim_k), slots, shift);
+                    read(content, &access.slots[..config.topk], &access.weights, row);
+                }
+                // SAFETY: every token of every head is stored once.
+                unsafe { o.store(batch, head, tokens, rows, &[1.0; CHUNK]) };
+            }
+        });
+    });
+
+    let mut outputs: TensorMap = [("o".to_owned(), o.finish())].into_iter().collect();
+    if config.carry {
+        let gather =
+            |at: usize, len: usize| memories.chunks_exact(size).flat_map(|m| &m[at..at + len]).copied().collect();
+        outputs.insert("state", HostTensor::f32([s.batch, s.heads, slots, e], gather(0, slots * e)));
+        outputs.insert("mass", HostTensor::f32([s.batch, s.heads, slots], gather(slots * e, slots)));
+        let position = position.wrapping_add(s.queries as u64) as i64;
+        outputs.insert("position", HostTensor::new([1], Values::I64(vec![position])));
+    }
+
+    outputs
+}
+
+/// Slots of a token, with their weights or rates.
+struct Access {
+    beam: Beam,
+    shares: Vec<f32>,
+    choices: usize,
+    tau: f32,
+    slots: [usize; MOST],
+    weights: [f32; MOST],
+}
+
+impl Access {
+    fn new(config: &Config) -> Self {
+        let beam = Beam::new(config.choices, config.topk);
+        let shares = vec![0.0; config.qkv.dim_k];
+        Self { beam, shares, choices: config.choices, tau: config.tau, slots: [0; MOST], weights: [0.0; MOST] }
+    }
+
+    /// The slots of these logits and their weights.
+    fn find(&mut self, logits: &[f32], slots: usize, shift: usize) {
+        self.shares.copy_from_slice(logits);
+        beam::shares(&mut self.shares, self.choices, self.tau);
+        let places = self.slots.iter_mut().zip(&mut self.weights);
+        for (address, (slot, weight)) in self.beam.top(logits).zip(places) {
+            *weight = beam::weight(&self.shares, self.choices, address);
+            *slot = if address >= shift { address - shift } else { address + slots - shift };
+        }
+    }
+
+    /// Writes the masses, and puts the rates in place of the weights.
+    fn rates(&mut self, config: &Config, gamma: f32, mass: &mut [f32]) {
+        let (eps, growth) = (config.effective_mass_eps(), gamma.exp());
+        for (&slot, weight) in self.slots.iter().zip(&mut self.weights).take(config.topk) {
+            let w = *weight;
+            if w == 0.0 {
+                continue;
+            }
+            let kept = match config.rule {
+                _ if gamma == f32::INFINITY => 0.0,
+                _ if gamma == f32::NEG_INFINITY => 1.0,
+                Rule::Gsu if w < 1.0 => 1.0 / (1.0 + growth * (w / (1.0 - w))),
+                Rule::Gsu => 0.0,
+                // 0^0 = 1.
+                Rule::Pdma if gamma == 0.0 => 1.0,
+                Rule::Pdma => (gamma * (-w).ln_1p()).exp(),
+            };
+            let m = kept * mass[slot] + w;
+            mass[slot] = m;
+            *weight = w / (m + eps);
+        }
+    }
+}
+
+wide! {
+    /// Moves the slots towards the value.
+    fn write(content: &mut [f32], slots: &[usize], rates: &[f32], value: &[f32]) {
+        for (&slot, &rate) in slots.iter().zip(rates) {
+            if rate != 0.0 {
+                let row = &mut content[slot * value.len()..][..value.len()];
+                for (x, v) in row.iter_mut().zip(value) {
+                    *x += rate * (v - *x);
+                }
+            }
+        }
+    }
+}
+
+wide! {
+    /// Sums up the slots, the largest weight first.
+    fn read(content: &[f32], slots: &[usize], weights: &[f32], row: &mut [f32]) {
+        row.fill(0.0);
+        for (&slot, &weight) in slots.iter().zip(weights) {
+            if weight != 0.0 {
+                let content = &content[slot * row.len()..][..row.len()];
+                for (x, c) in row.iter_mut().zip(content) {
+                    *x += weight * c;
+                }
+            }
+        }
+    }
+}

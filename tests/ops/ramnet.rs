@@ -1,0 +1,466 @@
+//! RAM-Net: what is particular to it.
+
+use subquad::gpu::Caps;
+use subquad::ops::parts::topk;
+use subquad::ops::ramnet::{Cape, Config, OP, Rule};
+use subquad::ops::{Flags, Operator, Precision, Qkv, Request, Rows, tolerance};
+use subquad::tensor::{DType, HostTensor, Layout, Shape, TensorMap, Values};
+
+use crate::support::{
+    self, assert_matches, assert_no_look_ahead_from, assert_same_bits, backends, backends_for, in_pieces, roomy,
+};
+
+/// Random q, k, v and gamma.
+fn inputs(c: &Config) -> TensorMap {
+    let mut all = support::inputs(&c.qkv);
+    let (b, h, n) = (c.qkv.batch, c.qkv.heads, c.qkv.queries);
+    let values = subquad::ops::draw::normal(11, 3, b * h * n);
+    all.insert("gamma", HostTensor::f32([b, h, n], values).cast(c.qkv.dtype));
+    all
+}
+
+fn filled(shape: impl Into<Shape>, value: f32) -> HostTensor {
+    let shape = shape.into();
+    HostTensor::f32(shape.clone(), vec![value; shape.count()])
+}
+
+/// Several of the shapes and rules, one head with CAPE of two.
+fn several() -> [Config; 4] {
+    let base = Config::new(1, 2, 150, 3, 12);
+    let mixed = Cape::Heads(vec![1]);
+    [
+        base.clone(),
+        Config { rule: Rule::Pdma, cape: mixed.clone(), topk: 5, ..base.clone() },
+        Config { cape: mixed, choices: 2, qkv: base.qkv.dim_k(8), topk: 12, ..base.clone() },
+        Config { choices: 6, topk: 3, tau: 0.5, ..base },
+    ]
+}
+
+/// Logits that give the address of these digits so much of all weight, the rest evenly spread; of the others nothing.
+fn logits(digits: &[usize], choices: usize, weight: f64) -> Vec<f32> {
+    let share = weight.powf(1.0 / digits.len() as f64);
+    let above = (share * (choices - 1) as f64 / (1.0 - share)).ln() as f32;
+    digits.iter().flat_map(|digit| (0..choices).map(move |j| if j == *digit { above } else { 0.0 })).collect()
+}
+
+/// Tokens of these weights and gammas into slot 0 of 1024; what is in it then, values being zero but for the last.
+fn content(weights: &[f64], gammas: &[f32], run: &dyn Fn(&Config, &TensorMap) -> f64) -> f64 {
+    let n = weights.len();
+    let c = Config { topk: 1, carry: true, ..Config::new(1, 1, n, 5, 1) };
+    let rows: Vec<f32> = weights.iter().flat_map(|w| logits(&[0; 5], 4, *w)).collect();
+    let mut v = vec![0.0; n];
+    v[n - 1] = 1.0;
+    let mut all = TensorMap::new();
+    all.insert("q", HostTensor::f32([1, 1, n, 20], rows.clone()));
+    all.insert("k", HostTensor::f32([1, 1, n, 20], rows));
+    all.insert("v", HostTensor::f32([1, 1, n, 1], v));
+    all.insert("gamma", HostTensor::f32([1, 1, n], gammas.to_vec()));
+    run(&c, &all)
+}
+
+/// Spec 1.5: rates of a trained model's trace.
+#[test]
+fn rates_are_those_of_the_trace() {
+    let definition = |c: &Config, all: &TensorMap| c.reference(all, Precision::F64, Rows::All)[1].1[0];
+    for (weights, gammas, rate) in [
+        (vec![0.26088032126426697], vec![6.125], 0.9999769439),
+        (vec![0.0540463961660862], vec![6.125], 0.9993341504),
+        (vec![0.025982456281781197], vec![6.125], 0.9971595399),
+        (vec![0.14748835563659668, 0.14606589078903198], vec![6.125, 6.375], 0.9901398046),
+    ] {
+        let got = content(&weights, &gammas, &definition);
+        // Logits are f32, and so are weights to seven digits.
+        assert!((got - rate).abs() < 2e-8, "{weights:?}: {got}, expected {rate}");
+        for (backend, run) in backends() {
+            let first = |c: &Config, all: &TensorMap| run(c, all).get("state").unwrap().to_f64()[0];
+            let got = content(&weights, &gammas, &first);
+            assert!((got - rate).abs() < 2e-7, "{backend}, {weights:?}: {got}, expected {rate}");
+        }
+    }
+}
+
+/// The same, slot after slot instead of token after token: events sorted by slot, each slot walked alone.
+#[test]
+fn slots_may_be_walked_one_after_another() {
+    for c in several() {
+        let all = inputs(&c);
+        let Qkv { heads, queries: n, dim_k: width, dim_v: e, .. } = c.qkv;
+        let (slots, topk) = (c.slots_of_a_head(), c.topk);
+        let find = topk::Config { tau: c.tau, ..topk::Config::new(heads * n, c.digits(), c.choices, topk) };
+        let access = |name: &str| {
+            let rows = all.get(name).unwrap().clone().reshape([heads * n, width]);
+            let logits = [("logits".to_owned(), rows)].into_iter().collect();
+            let mut found = find.reference(&logits, Precision::F64, Rows::All);
+            (found.remove(0).1, found.remove(0).1)
+        };
+        let (keys, queries) = (access("k"), access("q"));
+        let (v, gamma) = (all.get("v").unwrap().to_f64(), all.get("gamma").unwrap().to_f64());
+        let mut o = vec![0.0; heads * n * e];
+        for h in 0..heads {
+            // Slot, token, reads behind writes, rank.
+            let mut events = Vec::new();
+            for t in 0..n {
+                for (reads, (addresses, weights)) in [(false, &keys), (true, &queries)] {
+                    for rank in 0..topk {
+                        let at = (h * n + t) * topk + rank;
+                        let shift = if c.cape.has(h) { t % slots } else { 0 };
+                        let slot = (addresses[at] as usize + slots - shift) % slots;
+                        events.push((slot, t, reads, rank, weights[at]));
+                    }
+                }
+            }
+            events.sort_by_key(|(slot, t, reads, rank, _)| (*slot, *t, *reads, *rank));
+            for run in events.chunk_by(|a, b| a.0 == b.0) {
+                let mut mass = f64::from(c.initial_mass());
+                let mut content = vec![0.0; e];
+                for (_, t, reads, _, w) in run {
+                    if *reads {
+                        let out = &mut o[(h * n + t) * e..][..e];
+                        out.iter_mut().zip(&content).for_each(|(o, s)| *o += w * s);
+                        continue;
+                    }
+                    let gamma = gamma[h * n + t];
+                    let kept = match c.rule {
+                        Rule::Gsu => 1.0 / (1.0 + (gamma + (w / (1.0 - w)).ln()).exp()),
+                        Rule::Pdma => (1.0 - w).powf(gamma),
+                    };
+                    mass = kept * mass + w;
+                    let rate = w / (mass + f64::from(c.effective_mass_eps()));
+                    content.iter_mut().zip(&v[(h * n + t) * e..]).for_each(|(s, v)| *s += rate * (v - *s));
+                }
+            }
+        }
+        let definition = &c.reference(&all, Precision::F64, Rows::All)[0].1;
+        let error = tolerance::relative_rms(definition, &o);
+        assert!(error < 1e-12, "{c:?}: {error:.2e}");
+        for (backend, run) in backends() {
+            assert_matches(&format!("{backend}: {c:?}"), &OP, &c, &all, &run(&c, &all));
+        }
+    }
+}
+
+#[test]
+fn an_output_does_not_depend_on_later_tokens() {
+    // Few slots: those of later tokens stand before and behind in every run of events.
+    for c in several().into_iter().chain([Config { segment: Some(64), ..several()[2].clone() }]) {
+        assert_no_look_ahead_from(&c, &c.qkv, &inputs(&c), &[50, 149], &backends());
+    }
+}
+
+/// As [`in_pieces`], with a configuration made for the length.
+fn pieces(run: &support::Runner, whole: &Config, all: &TensorMap, cuts: &[usize]) -> TensorMap {
+    let one = |len: usize, tensors: &TensorMap| {
+        let qkv = whole.qkv.queries(len).keys(len);
+        run(&Config { qkv, carry: true, decode: len == 1 && whole.segment.is_none(), ..whole.clone() }, tensors)
+    };
+    in_pieces(&one, all, cuts)
+}
+
+#[test]
+fn pieces_equal_the_whole_at_any_cut_and_decode_goes_on_where_prefill_stopped() {
+    for c in several() {
+        let whole = Config { carry: true, ..c };
+        let all = inputs(&whole);
+        for (backend, run) in backends() {
+            let got = pieces(&run, &whole, &all, &[0, 1, 37, 147, 148, 149, 150]);
+            assert_matches(&format!("{backend}, pieces: {whole:?}"), &OP, &whole, &all, &got);
+            assert_eq!(got.get("position").unwrap().values(), &Values::I64(vec![150]));
+        }
+    }
+}
+
+#[test]
+fn pieces_equal_the_whole_bit_for_bit_when_cuts_fall_on_segments() {
+    for c in several() {
+        let whole = Config { segment: Some(24), carry: true, ..c };
+        let all = inputs(&whole);
+        for (backend, run) in backends() {
+            let want = run(&whole, &all);
+            let got = pieces(&run, &whole, &all, &[0, 48, 72, 150]);
+            for (name, tensor) in want.iter() {
+                assert_same_bits(&format!("{backend}: {name}"), tensor, got.get(name).unwrap());
+            }
+        }
+    }
+}
+
+/// A query finds what a key wrote s tokens before iff its address is s further, modulo the slots, which 50 tokens pass
+/// three times.
+#[test]
+fn cape_makes_addresses_relative_and_turns_past_all_slots() {
+    let n = 50;
+    let c = Config { topk: 1, cape: Cape::All, ..Config::new(1, 1, n, 2, 1) };
+    let row = |address: usize| logits(&[address % 4, address / 4 % 4], 4, 0.5);
+    // Token 0 writes slot 5; those behind all write slot 6.
+    let k: Vec<f32> = (0..n).flat_map(|t| row(if t == 0 { 5 } else { 6 + t })).collect();
+    let q: Vec<f32> = (0..n).flat_map(|t| row(5 + t)).collect();
+    let mut v = vec![0.0; n];
+    v[0] = 1.0;
+    let mut all = TensorMap::new();
+    all.insert("k", HostTensor::f32([1, 1, n, 8], k));
+    all.insert("q", HostTensor::f32([1, 1, n, 8], q));
+    all.insert("v", HostTensor::f32([1, 1, n, 1], v));
+    all.insert("gamma", filled([1, 1, n], 6.0));
+    for (backend, run) in backends() {
+        let o = run(&c, &all).remove("o").unwrap().to_f32();
+        assert!(o[0] > 0.4 && o.iter().all(|x| (x - o[0]).abs() < 1e-6), "{backend}: {o:?}");
+        // From a position far beyond 32 bits, which the slots divide: the same.
+        let far = HostTensor::new([1], Values::I64(vec![(1 << 40) + 16]));
+        let mut later = all.clone();
+        later.insert("position", far);
+        let got = run(&Config { carry: true, ..c.clone() }, &later);
+        assert_same_bits(backend, got.get("o").unwrap(), &HostTensor::f32([1, 1, n, 1], o));
+        assert_eq!(got.get("position").unwrap().values(), &Values::I64(vec![(1 << 40) + 66]));
+        // The low word runs over.
+        let mut over = all.clone();
+        over.insert("position", HostTensor::new([1], Values::I64(vec![0xffff_fff0])));
+        let got = run(&Config { carry: true, ..c.clone() }, &over);
+        assert_eq!(got.get("position").unwrap().values(), &Values::I64(vec![0x1_0000_0022]), "{backend}");
+        assert_matches(backend, &OP, &Config { carry: true, ..c.clone() }, &over, &got);
+    }
+}
+
+/// Slots that no power of two counts.
+#[test]
+fn positions_are_reduced_modulo_any_number_of_slots() {
+    let c = Config { choices: 6, topk: 2, cape: Cape::All, carry: true, ..Config::new(1, 2, 40, 3, 4) };
+    let mut all = inputs(&c);
+    all.insert("position", HostTensor::new([1], Values::I64(vec![(1 << 45) + 12_345_678_901])));
+    for (backend, run) in backends() {
+        assert_matches(backend, &OP, &c, &all, &run(&c, &all));
+    }
+}
+
+/// Every token writes and reads the same slots, of tiles of 128 tokens.
+#[test]
+fn slots_that_all_tokens_share_are_right() {
+    for rule in [Rule::Gsu, Rule::Pdma] {
+        let c = Config { rule, carry: true, ..Config::new(1, 2, 300, 5, 20) };
+        let mut all = inputs(&c);
+        for name in ["q", "k"] {
+            let t = all.get(name).unwrap();
+            let first: Vec<f32> = t.to_f32()[..20].iter().map(|x| 0.2 * x).collect();
+            all.insert(name, HostTensor::f32(t.shape().clone(), first.repeat(600)));
+        }
+        let first = all.get("q").unwrap().clone();
+        all.insert("k", first);
+        for (backend, run) in backends() {
+            let (a, b) = (run(&c, &all), run(&c, &all));
+            assert_matches(backend, &OP, &c, &all, &a);
+            assert_same_bits(backend, a.get("o").unwrap(), b.get("o").unwrap());
+        }
+    }
+}
+
+#[test]
+fn gamma_of_infinity_overwrites_and_of_minus_infinity_averages() {
+    for rule in [Rule::Gsu, Rule::Pdma] {
+        for dtype in [DType::F32, DType::F16] {
+            // One slot of two, always with half of the weight.
+            let base = Config::new(1, 1, 6, 1, 3);
+            let qkv = base.qkv.dim_k(2).dtype(dtype);
+            let c = Config { rule, choices: 2, topk: 2, carry: true, mass_eps: Some(0.0), qkv, ..base };
+            let mut all = support::inputs(&c.qkv);
+            for name in ["q", "k"] {
+                all.insert(name, filled([1, 1, 6, 2], 0.0).cast(dtype));
+            }
+            let v = all.get("v").unwrap().to_f64();
+            for (gamma, want) in [
+                (f32::INFINITY, v[15..].to_vec()),
+                (
+                    f32::NEG_INFINITY,
+                    (0..3)
+                        .map(|e| {
+                            let mass = f64::from(c.initial_mass());
+                            (0..6).map(|t| 0.5 * v[3 * t + e]).sum::<f64>() / (mass + 3.0)
+                        })
+                        .collect(),
+                ),
+            ] {
+                all.insert("gamma", filled([1, 1, 6], gamma).cast(dtype));
+                for (backend, run) in backends_for(dtype) {
+                    let got = run(&c, &all);
+                    let state = got.get("state").unwrap().to_f64();
+                    for slot in state.chunks_exact(3) {
+                        let error = tolerance::relative_rms(slot, &want);
+                        assert!(error < 1e-6, "{backend}, {rule:?}, {gamma}: {slot:?}, expected {want:?}");
+                    }
+                    assert_matches(&format!("{backend}, {rule:?}, {gamma}"), &OP, &c, &all, &got);
+                }
+            }
+        }
+    }
+}
+
+/// Of eight addresses only the first has a weight that f32 holds; gamma of infinity would overwrite the others all the
+/// same. Values that are infinite where nothing is written leave no trace either.
+#[test]
+fn weights_that_underflow_are_no_writes() {
+    let c = Config { carry: true, ..Config::new(1, 1, 3, 5, 2) };
+    let row: Vec<f32> = (0..20).map(|i| if i % 4 == 0 { 200.0 } else { 0.0 }).collect();
+    let mut all = support::inputs(&c.qkv);
+    for name in ["q", "k"] {
+        all.insert(name, HostTensor::f32([1, 1, 3, 20], row.repeat(3)));
+    }
+    all.insert("gamma", filled([1, 1, 3], f32::INFINITY));
+    all.insert("state", filled([1, 1, 1024, 2], 7.0));
+    all.insert("mass", filled([1, 1, 1024], 0.5));
+    all.insert("position", HostTensor::new([1], Values::I64(vec![0])));
+    for (backend, run) in backends() {
+        let got = run(&c, &all);
+        let (state, mass) = (got.get("state").unwrap().to_f32(), got.get("mass").unwrap().to_f32());
+        assert!(state[2..].iter().all(|x| *x == 7.0), "{backend}");
+        assert!(mass[1..].iter().all(|x| *x == 0.5), "{backend}");
+        assert_eq!(mass[0], 1.0, "{backend}");
+        assert_matches(backend, &OP, &c, &all, &got);
+    }
+}
+
+/// K = 8, E = 64: at most 2.5 KiB a token and head of a block, the same at any length; and slots cost nothing.
+#[test]
+fn workspace_is_a_blocks_and_bytes_do_not_depend_on_the_number_of_slots() {
+    let c = |n: usize, digits: usize| Config { carry: true, ..Config::new(1, 8, n, digits, 64) };
+    let caps = roomy();
+    let program = |n, digits| c(n, digits).program(&caps).unwrap();
+    let one = program(128, 5);
+    assert_eq!(one.variant(), "blocks of 128 tokens, tiles of 128, pieces of 32 events");
+    assert_eq!(one.workspace_bytes(), 8 * 128 * 2372);
+    let block = program(1 << 17, 5);
+    assert_eq!(block.variant(), "blocks of 2048 tokens, tiles of 128, pieces of 32 events");
+    assert!(block.workspace_bytes() <= 8 * 2048 * 2560);
+    for n in [4096, 1 << 20] {
+        assert_eq!(program(n, 5).workspace_bytes(), block.workspace_bytes());
+    }
+    // Digits are more logits to read, and nothing else.
+    let bytes = |digits| {
+        let program = program(8192, digits);
+        let steps = program.steps().iter().filter(|step| step.kernel.name != "ramnet_address");
+        steps.map(|step| step.cost.bytes()).sum::<f64>()
+    };
+    assert_eq!(bytes(5), bytes(7));
+    let token = bytes(5) / (8192.0 * 8.0);
+    // 16 rows of 256 bytes, 8 of them written; 8 values; 8 results of reads, written and read; the output.
+    let least = (16 + 8 + 8 + 8 + 8 + 1) as f64 * 256.0;
+    assert!(token >= least && token < 1.1 * least, "{token}");
+    // Without a carried state the memory is workspace.
+    let own = Config { carry: false, ..c(1 << 17, 5) }.program(&caps).unwrap();
+    assert_eq!(own.workspace_bytes() - block.workspace_bytes(), 8 * (1024 * 65 * 4 + 8));
+}
+
+#[test]
+fn decode_is_one_dispatch_that_touches_twice_topk_slots() {
+    let c = |digits| Config { carry: true, decode: true, ..Config::new(2, 8, 1, digits, 64) };
+    let program = |digits| c(digits).program(&Caps::portable()).unwrap();
+    let (few, many) = (program(5), program(8));
+    for program in [&few, &many] {
+        assert_eq!((program.steps().len(), program.workspace_bytes()), (1, 0));
+    }
+    assert_eq!(many.cost().bytes() - few.cost().bytes(), 16.0 * 2.0 * 12.0 * 4.0);
+    assert!(few.cost().bytes() < 1.1 * 16.0 * (2.0 * 20.0 + 26.0 * 64.0) * 4.0);
+}
+
+/// Many heads, whose memories no binding holds together, go in waves; a memory too large for one is refused.
+#[test]
+fn memories_over_one_binding_go_in_waves() {
+    let c = Config::new(4, 32, 1000, 7, 64);
+    let program = c.program(&Caps::portable()).unwrap();
+    let waves = program.steps().iter().filter(|step| step.kernel.name == "ramnet_clear").count();
+    assert_eq!(waves, 128usize.div_ceil(31));
+    assert!(program.workspace().iter().all(|scratch| scratch.bytes <= 128 << 20));
+    assert!(c.program(&roomy()).unwrap().steps().len() < program.steps().len());
+    let error = Config::new(1, 1, 10, 8, 600).program(&Caps::portable()).unwrap_err().to_string();
+    let sentence = "ramnet: the memory (bytes of one head) needs 157548552, the limit of this device is 134217728";
+    assert_eq!(error, sentence);
+}
+
+#[test]
+fn refused_before_anything_runs() {
+    let base = Config::new(1, 4, 8, 5, 16);
+    for (config, sentence) in [
+        (Config { topk: 0, ..base.clone() }, "ramnet: `topk`: expected 1 to 64, found 0"),
+        (Config { topk: 65, ..base.clone() }, "ramnet: `topk`: expected 1 to 64, found 65"),
+        (
+            Config { topk: 17, qkv: base.qkv.dim_k(8), ..base.clone() },
+            "ramnet: `topk`: expected 1 to the 16 slots, found 17",
+        ),
+        (
+            Config { choices: 3, ..base.clone() },
+            "ramnet: tensor `q`: expected a last axis U*P that is a multiple of P = 3, found 20",
+        ),
+        (
+            Config { qkv: base.qkv.dim_k(36), ..base.clone() },
+            "ramnet: `choices`: expected at most 65536 slots P^U, found 4^9",
+        ),
+        (Config { choices: 1, ..base.clone() }, "ramnet: `choices`: expected 2 to 65536, found 1"),
+        (
+            Config { cape: Cape::Heads(vec![1, 4]), ..base.clone() },
+            "ramnet: `cape`: expected heads from 0 to 3, found 4",
+        ),
+        (Config { tau: 0.0, ..base.clone() }, "ramnet: `tau`: expected a finite number over 0, found 0"),
+        (
+            Config { mass_eps: Some(-1.0), ..base.clone() },
+            "ramnet: `mass_eps`: expected a finite number of 0 or more, found -1",
+        ),
+        (Config { segment: Some(0), ..base.clone() }, "ramnet: `segment`: expected 1 or more, found 0"),
+        (
+            Config { decode: true, carry: true, ..base.clone() },
+            "ramnet: tensor `q`: expected N = 1 to decode, found N = 8",
+        ),
+    ] {
+        assert_eq!(config.program(&Caps::portable()).unwrap_err().to_string(), sentence);
+    }
+}
+
+#[test]
+fn tensors_that_do_not_fit_shapes_or_flags_are_refused_by_name() {
+    let good: [(&str, &[usize]); 4] =
+        [("q", &[1, 4, 8, 20]), ("k", &[1, 4, 8, 20]), ("v", &[1, 4, 8, 16]), ("gamma", &[1, 4, 8])];
+    let refuse = |changed: &[(&str, &[usize])], typed: &[(&str, &str)]| {
+        let mut flags = Flags::new();
+        typed.iter().for_each(|(name, value)| flags.set(name, *value));
+        let dims = |name: &str, dims: &[usize]| {
+            changed.iter().find(|(other, _)| *other == name).map_or(dims, |(_, dims)| *dims).to_vec()
+        };
+        let shapes: Vec<(String, Shape)> =
+            good.iter().map(|(name, d)| ((*name).to_owned(), dims(name, d).into())).collect();
+        let (layout, dtype) = (Layout::Bhnd, DType::F32);
+        let request = Request { flags: &flags, shapes: &shapes, layout, dtype, carry: false };
+        (OP.configure)(&request).err().unwrap().to_string()
+    };
+    for (changed, typed, sentence) in [
+        (
+            &[("k", &[1usize, 2, 8, 20] as &[usize])] as &[(&str, &[usize])],
+            &[] as &[(&str, &str)],
+            "ramnet: tensor `k`: expected heads H = 4 as in q, found 2",
+        ),
+        (&[("k", &[1, 4, 8, 16])], &[], "ramnet: tensor `k`: expected last axis U*P = 20 as in q, found 16"),
+        (&[("v", &[1, 4, 9, 16])], &[], "ramnet: tensor `v`: expected length N = 8 as in q, found 9"),
+        (&[("gamma", &[2, 4, 8])], &[], "ramnet: tensor `gamma`: expected batch B = 1 as in q, found 2"),
+        (
+            &[("gamma", &[1, 4, 8, 1])],
+            &[],
+            "ramnet: tensor `gamma`: expected rank 3 [B, H, N], found rank 4 [1, 4, 8, 1]",
+        ),
+        (
+            &[],
+            &[("choices", "3")],
+            "ramnet: tensor `q`: expected a last axis U*P that is a multiple of P = 3, found 20",
+        ),
+        (&[], &[("choices", "20"), ("topk", "21")], "ramnet: `topk`: expected 1 to the 20 slots, found 21"),
+        (&[], &[("choices", "2"), ("topk", "65")], "ramnet: --topk: expected 1 to 64, found `65`"),
+        (&[], &[("choices", "1")], "ramnet: --choices: expected 2 to 65536, found `1`"),
+        (&[], &[("cape", "0,4")], "ramnet: `cape`: expected heads from 0 to 3, found 4"),
+        (&[], &[("cape", "some")], "ramnet: --cape: expected none, all or heads as 0,3,5, found `some`"),
+        (&[], &[("tau", "0")], "ramnet: --tau: expected a number over 0, found 0 or less"),
+        (&[], &[("mass-eps", "-1")], "ramnet: --mass-eps: expected 0 or more, found a negative number"),
+        (&[], &[("decode", "true"), ("segment", "4")], "ramnet: --decode takes one token and has no --segment"),
+    ] {
+        assert_eq!(refuse(changed, typed), sentence);
+    }
+    // A position cannot be before the first token.
+    let c = Config { carry: true, ..Config::new(1, 1, 2, 3, 4) };
+    let mut all = inputs(&c);
+    all.insert("position", HostTensor::new([1], Values::I64(vec![-3])));
+    let sentence = "ramnet: tensor `position`: expected a whole number of 0 or more, found -3";
+    assert_eq!(c.cpu(&all).unwrap_err().to_string(), sentence);
+}
