@@ -410,8 +410,8 @@ pub struct Part {
     pub dtype: DType,
     /// What it starts from where it is not given.
     pub initial: f32,
-    /// How often it lies in the slot, one behind the other: of a count that every workgroup reads and advances, each has
-    /// a copy of its own.
+    /// How often it lies in the slot, one behind the other: of a count that every workgroup reads and advances, each
+    /// has a copy of its own.
     pub copies: usize,
 }
 

@@ -53,6 +53,23 @@ fn every_operator_has_its_five_places() {
     }
 }
 
+/// Parts are in one folder of each kind under the name `parts`, and every one is tested by name.
+#[test]
+fn every_part_has_its_kernels_and_its_tests() {
+    let tests = read("tests/ops/parts.rs");
+    let modules = read("src/ops/parts/mod.rs");
+    let parts: Vec<_> = modules.lines().filter_map(|line| line.strip_prefix("pub mod ")?.strip_suffix(';')).collect();
+    assert!(parts.len() >= 4, "{parts:?}");
+    let kernels = subquad::ops::parts::kernels();
+    for part in parts {
+        assert!(find(part).is_none(), "{part} is an operator and a part");
+        let own = format!("parts_{part}");
+        assert!(kernels.iter().any(|(kernel, _)| kernel.name.starts_with(&own)), "{part} has no kernel {own}");
+        assert!(tests.contains(&format!("{part}::Config")), "tests/ops/parts.rs: none of {part}");
+    }
+    assert!(kernels.iter().all(|(kernel, _)| kernel.name.starts_with("parts_")), "names of parts' kernels");
+}
+
 #[test]
 fn every_shader_file_is_used_has_one_entry_point_at_most_and_no_directive() {
     let rust: String = files("src", "rs").iter().map(|p| fs::read_to_string(p).unwrap()).collect();

@@ -1,9 +1,9 @@
 // The exact level-wise beam over f32 prefix sums: the K largest sums of one logit a digit, digit 0 first and the least
 // significant, of equal sums the smaller address. Each vector of logits has LANES invocations of the workgroup.
 //
-// Consts of the prelude: DIGITS U, CHOICES P, TOPK K; LANES, a power of two, at least 2 K and U; VECTORS of a workgroup;
-// GROUP, a power of two, lanes of a digit where its shares are summed; CACHED, whether the logits of all vectors stay in
-// workgroup memory, of CACHE floats then. Who includes it defines fetch_logit(vector, i).
+// Consts of the prelude: DIGITS U, CHOICES P, TOPK K; LANES, a power of two, at least 2 K and U; VECTORS of a
+// workgroup; GROUP, a power of two, lanes of a digit where its shares are summed; CACHED, whether the logits of all
+// vectors stay in workgroup memory, of CACHE floats then. Who includes it defines fetch_logit(vector, i).
 
 const INVOCATIONS: u32 = LANES * VECTORS;
 const LEAST: f32 = 1.17549435e-38;
@@ -13,8 +13,8 @@ var<workgroup> wg_kept: array<vec2<u32>, VECTORS * TOPK>;   // the best of the d
 var<workgroup> wg_tops: array<f32, INVOCATIONS>;            // largest logits of a digit, of each lane of its group
 var<workgroup> wg_sums: array<f32, INVOCATIONS>;            // and their sums of exponentials
 
-// Floats in the order of their values: -0 as 0, NaN below everything. Bits decide, since a compiler may assume that there
-// is no NaN.
+// Floats in the order of their values: -0 as 0, NaN below everything. Bits decide, since a compiler may assume that
+// there is no NaN.
 fn order_of(x: f32) -> u32 {
     let bits = bitcast<u32>(x);
     if ((bits & 0x7fffffffu) > 0x7f800000u) {

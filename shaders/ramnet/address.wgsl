@@ -52,7 +52,9 @@ fn ramnet_address(
             let b = unit_batch(unit);
             let h = unit_head(unit);
             let n = params.first_token + t;
-            row = select(head_start(params.k, b, h) + n * params.k.token, head_start(params.q, b, h) + n * params.q.token, all % 2u == 1u);
+            let key = head_start(params.k, b, h) + n * params.k.token;
+            let query = head_start(params.q, b, h) + n * params.q.token;
+            row = select(key, query, all % 2u == 1u);
             if (has_cape(h)) {
                 let at = params.position_at + 2u * unit_memory(unit);
                 count_load(2u);

@@ -1,9 +1,9 @@
-// Events of a tile: a token writes K slots, then reads K. A key is the slot, then the number of the event within the tile;
-// sorted, events of a slot are a run, in time.
+// Events of a tile: a token writes K slots, then reads K. A key is the slot, then the number of the event within the
+// tile; sorted, events of a slot are a run, in time.
 //
-// A run is cut into chunks of so many events from its start on, so that what comes out of an event depends on those of its
-// slot before it and on nothing else. A chunk belongs to the place that it starts in, of places as long as a chunk: no two
-// whole chunks start in one, and those of a run start in places one after another.
+// A run is cut into chunks of so many events from its start on, so that what comes out of an event depends on those of
+// its slot before it and on nothing else. A chunk belongs to the place that it starts in, of places as long as a chunk:
+// no two whole chunks start in one, and those of a run start in places one after another.
 const BITS: u32 = 11u;
 const EVENTS: u32 = 2048u; // of a tile at most
 const PIECE: u32 = 32u;    // events of a place where contents are walked

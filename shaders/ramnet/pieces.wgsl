@@ -1,8 +1,8 @@
-// Pieces of a tile: the chunks that start in each PIECE sorted events, so that a slot that every token writes is walked by as
-// many workgroups as any. A workgroup has PER pieces, and COLUMNS of the values of each.
+// Pieces of a tile: the chunks that start in each PIECE sorted events, so that a slot that every token writes is walked
+// by as many workgroups as any. A workgroup has PER pieces, and COLUMNS of the values of each.
 //
-// The content goes through S -> keep S + add. Of a run longer than a chunk the first knows the content that it ends with;
-// each other, what it does to any content, and those are composed for the chunks behind.
+// The content goes through S -> keep S + add. Of a run longer than a chunk the first knows the content that it ends
+// with; each other, what it does to any content, and those are composed for the chunks behind.
 @group(0) @binding(1) var<storage, read> events: array<u32>;                // [units][tiles][tile events]: keys, sorted
 @group(0) @binding(2) var<storage, read> rates: array<f32>;                 // as events, then starts of runs
 @group(0) @binding(3) var<storage, read> v: array<Elem>;                    // B H N E
@@ -106,8 +106,8 @@ fn contribution_at(p: Place, event: u32) -> u32 {
     return ((p.unit * params.tokens + t) * TOPK + rank) * params.dim_v + p.e;
 }
 
-// What a chunk makes of the content; reads put down what they take if they are wanted. Gives the content behind it, and what
-// is left of that before.
+// What a chunk makes of the content; reads put down what they take if they are wanted. Gives the content behind it, and
+// what is left of that before.
 fn walk_chunk(p: Place, first: u32, before: f32, wanted: bool) -> vec2<f32> {
     let slot = slot_of(p, first);
     var content = before;

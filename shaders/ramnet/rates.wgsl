@@ -1,12 +1,11 @@
-// Masses of the slots that a tile touches, and what its sorted events do with them: a write its rate, a read its weight. The
-// mass goes through m -> keep m + add, which compose: chunks of 8 events, an invocation each.
+// Masses of the slots that a tile touches, and what its sorted events do with them: a write its rate, a read its
+// weight. The mass goes through m -> keep m + add, which compose: chunks of 8 events, an invocation each.
 // Grid: units. Reads events, weights, gamma; reads and writes memory; writes rates.
 @group(0) @binding(1) var<storage, read> events: array<u32>;         // [units][tiles][tile events]: keys, sorted
 @group(0) @binding(2) var<storage, read> weights: array<f32>;        // by number of the event
 @group(0) @binding(3) var<storage, read> gamma: array<Elem>;         // B H N
 @group(0) @binding(4) var<storage, read_write> memory: array<f32>;   // masses
-@group(0) @binding(5) var<storage, read_write> rates: array<f32>;    // as events, then where the run starts that each piece
-                                                                     // begins with
+@group(0) @binding(5) var<storage, read_write> rates: array<f32>;    // as events, then where each piece's first run starts
 
 const CHUNK: u32 = 8u;
 var<workgroup> wg_keys: array<u32, SORT + 1u>;

@@ -2,8 +2,8 @@
 // compiler may assume that there are none.
 override PDMA: u32 = 0u;
 
-// The masses of a slot are multiplied by every write, so that what `exp` and `log` may err would add up: both to the last
-// places here.
+// The masses of a slot are multiplied by every write, so that what `exp` and `log` may err would add up: both to the
+// last places here.
 
 // e^x, of x between -87 and 88, beyond which it stays.
 fn exactly_exp(x: f32) -> f32 {

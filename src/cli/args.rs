@@ -294,8 +294,13 @@ fn manual(op: &Op) -> String {
         }
         let _ = writeln!(text, "{title}:");
         for spec in specs {
-            let optional = if spec.optional && spec.role != Role::State { "  optional" } else { "" };
-            let _ = writeln!(text, "  {:<8} {}{optional}", spec.name, spec.forms(Layout::Bhnd));
+            let note = match spec.role {
+                Role::State if spec.name == "position" => "  i64",
+                Role::State => "",
+                _ if spec.optional => "  optional",
+                _ => "",
+            };
+            let _ = writeln!(text, "  {:<8} {}{note}", spec.name, spec.forms(Layout::Bhnd));
         }
     };
     list("Reads", op.inputs);

@@ -1,9 +1,12 @@
 //! RAM-Net: what is particular to it.
 
+use proptest::prelude::*;
+use proptest::test_runner::{RngAlgorithm, TestRng, TestRunner};
 use subquad::gpu::Caps;
 use subquad::ops::parts::topk;
 use subquad::ops::ramnet::{Cape, Config, OP, Rule};
-use subquad::ops::{Flags, Operator, Precision, Qkv, Request, Rows, tolerance};
+use subquad::ops::tolerance::Truth;
+use subquad::ops::{Flags, Operator, Precision, Qkv, Request, Rows, draw, tolerance};
 use subquad::tensor::{DType, HostTensor, Layout, Shape, TensorMap, Values};
 
 use crate::support::{
@@ -14,7 +17,7 @@ use crate::support::{
 fn inputs(c: &Config) -> TensorMap {
     let mut all = support::inputs(&c.qkv);
     let (b, h, n) = (c.qkv.batch, c.qkv.heads, c.qkv.queries);
-    let values = subquad::ops::draw::normal(11, 3, b * h * n);
+    let values = draw::normal(11, 3, b * h * n);
     all.insert("gamma", HostTensor::f32([b, h, n], values).cast(c.qkv.dtype));
     all
 }
@@ -371,6 +374,58 @@ fn memories_over_one_binding_go_in_waves() {
     let error = Config::new(1, 1, 10, 8, 600).program(&Caps::portable()).unwrap_err().to_string();
     let sentence = "ramnet: the memory (bytes of one head) needs 157548552, the limit of this device is 134217728";
     assert_eq!(error, sentence);
+}
+
+/// Configurations, whether a carried state is given, and a seed.
+fn any_config() -> impl Strategy<Value = (Config, bool, u64)> {
+    let shapes = (1usize..=2, 1usize..=3, 1usize..=90, 1usize..=40);
+    let digits = prop::sample::select(vec![(2, 1), (2, 9), (3, 4), (4, 3), (5, 2), (7, 3), (40, 1), (17, 2)]);
+    let cape = prop::sample::select(vec![Cape::None, Cape::All, Cape::Heads(vec![0])]);
+    let layout = prop::sample::select(vec![Layout::Bhnd, Layout::Bnhd]);
+    let rest = (1usize..=40, prop::option::of(1usize..=60), 0.2f32..=2.0);
+    (shapes, digits, cape, layout, rest, any::<[bool; 3]>(), any::<u64>()).prop_map(
+        |((batch, heads, len, dim_v), (choices, digits), cape, layout, rest, [carry, given, pdma], seed)| {
+            let (topk, segment, tau) = rest;
+            let base = Config::new(batch, heads, len, digits, dim_v);
+            let qkv = base.qkv.dim_k(choices * digits).layout(layout);
+            let config = Config { qkv, choices, cape, segment, tau, carry, ..base };
+            let topk = topk.min(config.slots_of_a_head());
+            let rule = if pdma { Rule::Pdma } else { Rule::Gsu };
+            (Config { topk, rule, ..config }, carry && given, seed)
+        },
+    )
+}
+
+/// Any configurations against the definition, the same ones in every run. Values are positive, so that no sum cancels, and
+/// gammas too, so that masses do not grow without bound.
+#[test]
+fn any_shape_matches_the_definition_on_the_cpu() {
+    let rng = TestRng::deterministic_rng(RngAlgorithm::ChaCha);
+    let settings = ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() };
+    let result = TestRunner::new_with_rng(settings, rng).run(&any_config(), |(c, given, seed)| {
+        let mut all = TensorMap::new();
+        for (stream, slot) in c.slots().into_iter().enumerate() {
+            for part in slot.parts {
+                let mut values = draw::normal(seed, stream as u64, part.shape.count());
+                if !["q", "k"].contains(&part.name) {
+                    values.iter_mut().for_each(|x| *x = x.abs());
+                }
+                if part.name != "o" && (given || !["state", "mass", "position"].contains(&part.name)) {
+                    let scale = if part.name == "position" { 1e5 } else { 1.0 };
+                    values.iter_mut().for_each(|x| *x *= scale);
+                    all.insert(part.name, HostTensor::f32(part.shape, values).cast(part.dtype));
+                }
+            }
+        }
+        let got = c.cpu(&all).unwrap();
+        let verdicts = Truth::of(&c, &all, Rows::All).judge("ramnet", &got);
+        prop_assert_eq!(got.len(), verdicts.len());
+        for (name, verdict) in verdicts {
+            prop_assert!(verdict.ok, "`{}`: {:?}", name, verdict);
+        }
+        Ok(())
+    });
+    result.unwrap_or_else(|e| panic!("{e}"));
 }
 
 #[test]

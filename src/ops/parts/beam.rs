@@ -9,18 +9,17 @@ pub(crate) const MOST: usize = 64;
 type Key = u64;
 
 /// Floats in the order of their values: -0 as 0, NaN below everything.
+#[inline(always)]
 fn order(x: f32) -> u32 {
-    let bits = x.to_bits();
-    match bits {
-        _ if x.is_nan() => 0,
-        0x8000_0000 => 0x8000_0000,
-        _ if bits >> 31 == 1 => !bits,
-        _ => bits | 0x8000_0000,
-    }
+    // Adding 0 makes 0 of -0. Of a negative number all bits turn, of another the sign.
+    let bits = (x + 0.0).to_bits();
+    let turned = bits ^ ((bits as i32 >> 31) as u32 | 0x8000_0000);
+    if x.is_nan() { 0 } else { turned }
 }
 
+#[inline(always)]
 fn value(order: u32) -> f32 {
-    f32::from_bits(if order >> 31 == 1 { order & 0x7fff_ffff } else { !order })
+    f32::from_bits(order ^ (!(order as i32 >> 31) as u32 | 0x8000_0000))
 }
 
 fn key(sum: f32, address: usize) -> Key {
@@ -111,14 +110,15 @@ wide! {
     pub(crate) fn shares(logits: &mut [f32], choices: usize, tau: f32) {
         for digit in logits.chunks_exact_mut(choices) {
             let top = digit.iter().fold(f32::NEG_INFINITY, |top, x| top.max(*x));
-            let mut sum = 0.0;
-            for x in digit.iter_mut() {
-                *x = exp_signed((*x - top) / tau);
-                sum += *x;
-            }
-            for x in digit {
-                *x /= sum;
-            }
+            digit.iter_mut().for_each(|x| *x = (*x - top) / tau);
+        }
+        // Of all digits at once: a few choices would not fill vectors.
+        for x in logits.iter_mut() {
+            *x = exp_signed(*x);
+        }
+        for digit in logits.chunks_exact_mut(choices) {
+            let sum: f32 = digit.iter().sum();
+            digit.iter_mut().for_each(|x| *x /= sum);
         }
     }
 }

@@ -1,13 +1,14 @@
-//! Numbers sorted stably by the bins they fall into, a counting sort's result by other means: without atomics, and the same on
-//! every run.
+//! Numbers sorted stably by the bins they fall into, a counting sort's result by other means: without atomics, and the
+//! same on every run.
 //!
 //! ```text
 //! order[r]   = the places 0 .. n of list r, sorted by keys[r, place], equal ones in their own order
 //! offsets[r] = where each bin starts in order[r], and where the last ends
 //! ```
 //!
-//! A key that is no bin stands behind all of them. On a GPU tiles of 2048 are sorted in workgroup memory and merged pairwise,
-//! a dispatch for each doubling; bins are found by halving, so that nothing but `offsets` grows with their number.
+//! A key that is no bin stands behind all of them. On a GPU tiles of 2048 are sorted in workgroup memory and merged
+//! pairwise, a dispatch for each doubling; bins are found by halving, so that nothing but `offsets` grows with their
+//! number.
 
 use super::{Params, TYPES, kernel};
 use crate::error::Error;

@@ -1,12 +1,12 @@
-//! What a layer puts around its memory: a norm of every head's output and a sigmoid gate, so that a RAM-Net block needs only
-//! its projections from outside.
+//! What a layer puts around its memory: a norm of every head's output and a sigmoid gate, so that a RAM-Net block needs
+//! only its projections from outside.
 //!
 //! ```text
 //! y = x / sqrt(mean_e x^2 + eps) * scale * sigmoid(gate)
 //! ```
 //!
-//! over rows of E, one for each batch entry, head and token; without a scale it is 1. Source: arXiv 2602.11958's companion
-//! site; spec/ramnet.md 1.6. Record it behind the operator whose `o` is its `x`:
+//! over rows of E, one for each batch entry, head and token; without a scale it is 1. Source: arXiv 2602.11958's
+//! companion site; spec/ramnet.md 1.6. Record it behind the operator whose `o` is its `x`:
 //!
 //! ```no_run
 //! use subquad::gpu::{Context, Plan, Workspace};

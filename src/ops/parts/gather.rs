@@ -4,9 +4,9 @@
 //! o[r] = sum_k weights[r, k] table[indices[r, k]]
 //! ```
 //!
-//! Summed up in f32 in the order of k, so that the same run gives the same bits. A row that the table does not have counts as
-//! zero, and one of weight zero is not read. On a GPU indices and weights are read once for each block of 64 columns and each
-//! of its invocations.
+//! Summed up in f32 in the order of k, so that the same run gives the same bits. A row that the table does not have
+//! counts as zero, and one of weight zero is not read. On a GPU indices and weights are read once for each block of 64
+//! columns and each of its invocations.
 
 use super::{Params, TYPES, kernel};
 use crate::error::Error;

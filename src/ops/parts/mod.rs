@@ -1,7 +1,8 @@
-//! Parts of memories that are addressed sparsely, each usable alone: addresses by products of choices ([`topk`]), weighted
-//! sums over rows of a table ([`gather`]), numbers sorted stably by what they fall into ([`bin`]), and the layer around a
-//! memory ([`gate`]). RAM-Net is made of the same fragments of kernels. They are no rows of [`OPS`](super::OPS); each
-//! configuration is an [`Operator`](super::Operator), so that [`plan`](super::plan) and the cpu path take it.
+//! Parts of memories that are addressed sparsely, each usable alone: addresses by products of choices ([`topk`]),
+//! weighted sums over rows of a table ([`gather`]), numbers sorted stably by what they fall into ([`bin`]), and the
+//! layer around a memory ([`gate`]). RAM-Net is made of the same fragments of kernels. They are no rows of
+//! [`OPS`](super::OPS); each configuration is an [`Operator`](super::Operator), so that [`plan`](super::plan) and the
+//! cpu path take it.
 
 #[cfg(feature = "cpu")]
 pub(crate) mod beam;
@@ -40,8 +41,8 @@ const FIELDS: &[Field] = fields!(Params: grid, rows, count, dim, table, heads, i
 const TYPES: Source = source!("parts/types.wgsl");
 
 /// Why the kernels need no inserted checks; those that take indices from a caller compare them first.
-const PROOF: &str = "indices are below sizes in the uniform by guards; what a tensor says is compared before it is an index; \
-                     loops end at consts, uniforms, or halve a range";
+const PROOF: &str = "indices are below sizes in the uniform by guards; what a tensor says is compared before it is an \
+                     index; loops end at consts, uniforms, or halve a range";
 
 const fn kernel(name: &'static str, sources: &'static [Source], bindings: &'static [(&'static str, Bind)]) -> Kernel {
     Kernel { name, sources, bindings, params: FIELDS, params_size: size_of::<Params>(), bounds_proof: Some(PROOF) }

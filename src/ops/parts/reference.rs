@@ -2,8 +2,8 @@
 
 use crate::ops::float::{self, Float};
 
-/// The addresses of the K largest sums of one logit a digit, the largest first, equal ones by address, with the sums: a beam
-/// over f32 prefix sums, digit 0 first and the least significant. NaN is below everything.
+/// The addresses of the K largest sums of one logit a digit, the largest first, equal ones by address, with the sums: a
+/// beam over f32 prefix sums, digit 0 first and the least significant. NaN is below everything.
 pub(crate) fn top(logits: &[f32], choices: usize, topk: usize) -> Vec<(usize, f32)> {
     let mut beam = vec![(0usize, 0.0f32)];
     let mut stride = 1;

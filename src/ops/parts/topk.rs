@@ -1,5 +1,5 @@
-//! Addresses by products of choices: of all P^U sums of one logit a digit, the K largest, found exactly without looking at
-//! all of them.
+//! Addresses by products of choices: of all P^U sums of one logit a digit, the K largest, found exactly without looking
+//! at all of them.
 //!
 //! ```text
 //! indices[r] = the K addresses i of the largest z(i) = sum_u logits[r, u, digit u of i],  the largest first
@@ -7,9 +7,9 @@
 //!            = softmax over the K of z(i) / tau                      Weights::Softmax: that of product keys
 //! ```
 //!
-//! Sums are f32, digit 0 first and the least significant of an address; of equal sums the smaller address comes first. The
-//! beam keeps K prefixes a digit, so up to `U K P` sums are looked at. Product keys (arXiv 1907.05242) are U = 2, P sub-keys
-//! each, their scores as logits, digit 1 the half that counts in steps of P.
+//! Sums are f32, digit 0 first and the least significant of an address; of equal sums the smaller address comes first.
+//! The beam keeps K prefixes a digit, so up to `U K P` sums are looked at. Product keys (arXiv 1907.05242) are U = 2, P
+//! sub-keys each, their scores as logits, digit 1 the half that counts in steps of P.
 
 use super::{FIELDS, PROOF, Params, TYPES, reference};
 use crate::error::Error;
@@ -148,7 +148,8 @@ impl Operator for Config {
         if self.weights == Weights::Softmax && !lanes.cached() {
             loads = lanes.candidates();
         }
-        let cost = Cost { bytes_read: (self.rows * loads * self.dtype.size()) as f64, ..self.cost() };
+        let bytes_read = (self.rows * loads * self.dtype.size()) as f64;
+        let cost = Cost { flops: self.rows as f64 * lanes.work(), bytes_read, ..self.cost() };
         let groups = self.rows.div_ceil(lanes.vectors());
         let step = super::step(&TOPK, spec, &params, operands, groups, cost);
         let variant = format!("{} lanes a row", lanes.lanes);
@@ -292,8 +293,20 @@ impl Lanes {
         (0..self.digits).map(|digit| kept(digit) * self.choices).sum()
     }
 
-    /// Logits that are loaded for one vector: each once where they stay, else for every candidate, twice for the shares,
-    /// and for each address.
+    /// Comparisons that one vector takes, with the sums: every candidate with every other of its turn.
+    pub(crate) fn work(&self) -> f64 {
+        let kept = |digit: usize| self.choices.saturating_pow(digit as u32).min(self.topk);
+        let mut work = 0.0;
+        for count in (0..self.digits).map(|digit| kept(digit) * self.choices) {
+            let whole = count.saturating_sub(self.lanes) / (self.lanes - self.topk);
+            let rest = count - whole * (self.lanes - self.topk);
+            work += (whole * self.lanes * self.lanes + rest.min(self.lanes).pow(2)) as f64;
+        }
+        work + self.candidates() as f64
+    }
+
+    /// Logits that are loaded for one vector: each once where they stay, else for every candidate, twice for the
+    /// shares, and for each address.
     pub(crate) fn loads(&self) -> usize {
         let all = self.digits * self.choices;
         if self.cached() { all } else { self.candidates() + 2 * all + self.topk * self.digits }

@@ -1,17 +1,19 @@
 //! From a configuration to uniforms, workspace and dispatches. Pure: no wgpu type.
 //!
-//! Events of a head, K writes and K reads a token, are handled in *tiles* of up to 1024 / K tokens, 2048 events, one after
-//! another: sorted by slot, then walked by as many workgroups as there are *pieces* of 32 events, however many of these are
-//! of one slot: a slot's events are cut into chunks of 32 from its first one on, whose effects compose. A *block* is as many tiles as share what is in parallel along the sequence: all addresses first, and in the end
-//! all sums of what was read. Blocks follow one another, and so do *waves* of heads, where one binding cannot hold all.
+//! Events of a head, K writes and K reads a token, are handled in *tiles* of up to 1024 / K tokens, 2048 events, one
+//! after another: sorted by slot, then walked by as many workgroups as there are *pieces* of 32 events, however many of
+//! these are of one slot: a slot's events are cut into chunks of 32 from its first one on, whose effects compose. A
+//! *block* is as many tiles as share what is in parallel along the sequence: all addresses first, and in the end all
+//! sums of what was read. Blocks follow one another, and so do *waves* of heads, where one binding cannot hold all.
 //!
-//! Workspace: of a token and head of a block 12 bytes an event (slot, weight, rate), four more for every 32, and `4 K E` for
-//! what is read; and once a head `K (E + 1) / 4` bytes for each token of a tile. 2372 bytes at K = 8, E = 64 where a block is
-//! one tile, less in longer ones. A block has up to 32 MiB of what is read, 2048 tokens at H = 8, K = 8, E = 64, so none of it grows with N. Without
-//! a carried state the memory is there too, `4 P^U (E + 1) + 8` bytes a head.
+//! Workspace: of a token and head of a block 12 bytes an event (slot, weight, rate), four more for every 32, and `4 K
+//! E` for what is read; and once a head `K (E + 1) / 4` bytes for each token of a tile. 2372 bytes at K = 8, E = 64
+//! where a block is one tile, less in longer ones. A block has up to 32 MiB of what is read, 2048 tokens at H = 8, K =
+//! 8, E = 64, so none of it grows with N. Without a carried state the memory is there too, `4 P^U (E + 1) + 8` bytes a
+//! head.
 //!
-//! Bytes are stated for tokens whose slots are nobody else's in the tile. A slot that others share is read and written less
-//! often; one with more events than a piece reads its values twice.
+//! Bytes are stated for tokens whose slots are nobody else's in the tile. A slot that others share is read and written
+//! less often; one with more events than a piece reads its values twice.
 
 use std::ops::Range;
 
@@ -69,8 +71,8 @@ const RULE: Source = source!("ramnet/rule.wgsl");
 const PIECES: Source = source!("ramnet/pieces.wgsl");
 
 /// Why the kernels need no inserted checks.
-const PROOF: &str = "slots are below P^U, since the beam keeps distinct addresses made of digits, and events below those of a \
-                     tile; the buffers of both are written by the steps before; loops end at consts, uniforms, or the \
+const PROOF: &str = "slots are below P^U, since the beam keeps distinct addresses made of digits, and events below those \
+                     of a tile; the buffers of both are written by the steps before; loops end at consts, uniforms, or the \
                      number of pieces";
 
 const fn kernel(name: &'static str, sources: &'static [Source], bindings: &'static [(&'static str, Bind)]) -> Kernel {
@@ -457,7 +459,7 @@ impl<'a> Tiling<'a> {
             vec![self.bind(Q, units), self.bind(K, units), self.memory(), EVENT_KEYS, WEIGHTS],
             (2 * units.len() * tokens).div_ceil(vectors),
             Cost {
-                flops: n * (arithmetic.flops - walked),
+                flops: n * 2.0 * self.lanes.work(),
                 exps: n * (arithmetic.exps - topk),
                 bytes_read: n * 2.0 * self.lanes.loads() as f64 * size + (cape * tokens * 2 * 2 * 4) as f64,
                 bytes_written: 2.0 * events * 4.0,
@@ -555,6 +557,7 @@ impl<'a> Tiling<'a> {
                 + n * 2.0 * topk * e * 4.0
                 + cape * 2.0 * topk * 2.0 * 4.0,
             bytes_written: n * (e * size + topk * 4.0 + 2.0 * 4.0 + topk * e * 4.0),
+            flops: n * (2.0 * self.lanes.work() + 5.0 * topk * e),
             ..arithmetic(c, n)
         };
         let mut operands = [Q, K, V, GAMMA].map(|slot| self.bind(slot, &units)).to_vec();

@@ -15,12 +15,14 @@
 //! o_t    = sum_j r_j S[addr_q j]                              after the write of the same token
 //! ```
 //!
-//! The K slots are those of the level-wise beam over f32 prefix sums of the raw logits, digit 0 first, ties to the smaller
-//! address, in every backend and in the definition at either precision, so that all address the same slots. A weight that
-//! underflows f32 is no write and no read. gamma of plus infinity overwrites, of minus infinity forgets nothing. Under pdma the state is the
-//! mean form S, not the sums. Sources: arXiv 2602.11958 (v2 gsu, v1 pdma), its companion site.
+//! The K slots are those of the level-wise beam over f32 prefix sums of the raw logits, digit 0 first, ties to the
+//! smaller address, in every backend and in the definition at either precision, so that all address the same slots. A
+//! weight that underflows f32 is no write and no read. gamma of plus infinity overwrites, of minus infinity forgets
+//! nothing. Under pdma the state is the mean form S, not the sums. Sources: arXiv 2602.11958 (v2 gsu, v1 pdma), its
+//! companion site.
 //!
-//! Cost: a token and head takes up to `2 U K P` additions to address, `5 K E` flops and 2 K rows of the memory, whatever S.
+//! Cost: a token and head takes up to `2 U K P` additions to address, `5 K E` flops and 2 K rows of the memory,
+//! whatever S.
 
 mod cases;
 #[cfg(feature = "cpu")]
@@ -243,8 +245,8 @@ impl Config {
         check_memory(NAME, &self.slots())
     }
 
-    /// The packed state: `state [B, H, P^U, E]`, `mass [B, H, P^U]` and `position [1]`, i64 in files, of which every head
-    /// has a copy.
+    /// The packed state: `state [B, H, P^U, E]`, `mass [B, H, P^U]` and `position [1]`, i64 in files, of which every
+    /// head has a copy.
     pub fn state_slot(&self) -> Slot {
         let Qkv { batch, heads, dim_v, .. } = self.qkv;
         self.memory("state", [batch, heads], dim_v)
