@@ -294,11 +294,12 @@ fn manual(op: &Op) -> String {
         }
         let _ = writeln!(text, "{title}:");
         for spec in specs {
-            let note = match spec.role {
-                Role::State if spec.name == "position" => "  i64",
-                Role::State => "",
-                _ if spec.optional => "  optional",
-                _ => "",
+            let note = match (spec.role, spec.unless) {
+                (Role::State, _) if spec.name == "position" => "  i64".into(),
+                (Role::State, _) => String::new(),
+                (_, Some(other)) => format!("  or {other}"),
+                _ if spec.optional => "  optional".into(),
+                _ => String::new(),
             };
             let _ = writeln!(text, "  {:<8} {}{note}", spec.name, spec.forms(Layout::Bhnd));
         }

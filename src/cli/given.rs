@@ -7,7 +7,7 @@ use super::report::{self, Ui};
 use crate::error::Error;
 use crate::io;
 use crate::ops::rank::Absent;
-use crate::ops::{Op, Operator, Request, Role, TensorSpec};
+use crate::ops::{Op, Operator, Request, Role, TensorSpec, values};
 use crate::tensor::{Access, DType, HostTensor, Shape, Slot, TensorMap};
 
 /// Tensors of the input files, full rank, as stored.
@@ -71,6 +71,7 @@ impl Given {
                 return Err(Error::tensor(op.name, spec.name, "f32, f16, bf16 or f64", "whole numbers"));
             }
             warn_non_finite(op, spec.name, &tensor, "", options.strict, ui)?;
+            values::check(op, spec, &tensor)?;
             let full = absent.complete(op, spec, options.layout, tensor.shape())?;
             shapes.push((spec.name.to_owned(), full.clone()));
             tensors.insert(spec.name, tensor.reshape(full));

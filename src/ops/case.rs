@@ -97,7 +97,9 @@ impl Case {
 
     /// Tensors of the row that this case is given, state aside.
     pub fn given<'a>(&'a self, op: &'a Op) -> impl Iterator<Item = &'a TensorSpec> {
-        let given = |spec: &&TensorSpec| !spec.optional || spec.names().any(|name| self.with.contains(&name));
+        let named = |spec: &TensorSpec| spec.names().any(|name| self.with.contains(&name));
+        let replaced = |spec: &TensorSpec| spec.unless.is_some_and(|other| self.with.contains(&other));
+        let given = move |spec: &&TensorSpec| (!spec.optional && !replaced(spec)) || named(spec);
         op.inputs.iter().filter(given)
     }
 

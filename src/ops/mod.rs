@@ -7,6 +7,8 @@ mod attend;
 pub mod case;
 #[cfg(all(feature = "cli", not(target_arch = "wasm32")))]
 pub mod ceilings;
+pub mod channels;
+pub mod conv1d;
 #[cfg(feature = "cpu")]
 pub mod cpu;
 #[cfg(feature = "cli")]
@@ -28,6 +30,7 @@ pub mod slay;
 pub mod softmax;
 pub mod ssd;
 pub mod tolerance;
+pub mod values;
 mod walk;
 pub mod yat;
 
@@ -37,6 +40,7 @@ use crate::gpu::{Caps, Context, Kernel, Plan, Spec};
 use crate::tensor::{DType, Layout, Shape, Slot, TensorMap};
 
 pub use case::Case;
+pub use channels::Channels;
 pub use flags::{Flag, FlagKind, Flags};
 pub use qkv::Qkv;
 pub use rows::Rows;
@@ -70,6 +74,12 @@ pub struct TensorSpec {
     pub follows_layout: bool,
     /// A second form, with one more axis behind the others: what `--with` calls it, and the letter.
     pub wide: Option<(&'static str, &'static str)>,
+    /// The tensor that may be given in place of this one.
+    pub unless: Option<&'static str>,
+    /// Whether it has forms of other ranks than that of its axes, which the operator judges.
+    pub several: bool,
+    /// Whether all its values must be below 0 (see [`values::check`]).
+    pub below_zero: bool,
 }
 
 /// Values of a made-up tensor.
@@ -86,8 +96,18 @@ pub enum Draw {
 impl TensorSpec {
     /// A required tensor along the sequence, its axes in the order of `--layout`.
     pub const fn sequence(name: &'static str, axes: &'static str) -> Self {
-        let (role, draw) = (Role::Sequence, Draw::Normal);
-        Self { name, axes, role, optional: false, draw, follows_layout: true, wide: None }
+        Self {
+            name,
+            axes,
+            role: Role::Sequence,
+            optional: false,
+            draw: Draw::Normal,
+            follows_layout: true,
+            wide: None,
+            unless: None,
+            several: false,
+            below_zero: false,
+        }
     }
 
     /// A required tensor along the sequence, its axes always in the order given.
@@ -334,7 +354,7 @@ impl Op {
 }
 
 /// Every operator of this crate.
-pub static OPS: &[Op] = &[softmax::OP, yat::OP, linformer::OP, linear::OP, slay::OP, ramnet::OP, ssd::OP];
+pub static OPS: &[Op] = &[softmax::OP, yat::OP, linformer::OP, linear::OP, slay::OP, ramnet::OP, ssd::OP, conv1d::OP];
 
 /// The operator that the others are set beside.
 pub const YARDSTICK: &str = softmax::OP.name;

@@ -53,7 +53,7 @@ impl Absent {
         }
         let present = self.present(spec, layout);
         // An optional tensor may have several forms (a decay per head or per channel): the operator judges those.
-        if !spec.optional && given.rank() != present.len() {
+        if !spec.optional && !spec.several && given.rank() != present.len() {
             let like = match self.lead.filter(|lead| *lead != spec.name) {
                 Some(lead) => format!(", with the axes that `{lead}` has"),
                 None => String::new(),

@@ -5,7 +5,7 @@ use subquad::gpu::{Bind, Context, Cost, Kernel, Plan, Program, Schedule, Source,
 use subquad::ops::linear::{self, Config};
 use subquad::ops::linformer::{self, Sharing};
 use subquad::ops::parts::{gate, topk};
-use subquad::ops::{Operator, Qkv, draw, ramnet, slay, softmax, ssd, yat};
+use subquad::ops::{Channels, Operator, Qkv, conv1d, draw, ramnet, slay, softmax, ssd, yat};
 use subquad::tensor::{Access, DType, HostTensor, Slot, Tensor, TensorMap};
 
 use crate::support::context;
@@ -193,6 +193,13 @@ fn plans_move_the_bytes_they_state() {
         ("product keys", Box::new(topk::Config { weights: topk::Weights::Softmax, ..topk::Config::new(5, 2, 600, 7) })),
         ("product keys, kept", Box::new(topk::Config::new(5, 5, 4, 8))),
         ("norm and gate", Box::new(gate::Config { scale: gate::Scale::PerHead, ..gate::Config::new(1, 2, 9, 70) })),
+    ]);
+    let conv = conv1d::Config { bias: true, carry: true, ..conv1d::Config::new(Channels::new(2, 70, 140), 4) };
+    let list = list.chain([
+        ("conv1d", Box::new(conv1d::Config::new(conv.shape, 1)) as Box<dyn Operator>),
+        ("conv1d, state", Box::new(conv.clone())),
+        ("conv1d, tiles", Box::new(conv1d::Config { shape: conv.shape.length(2100), ..conv.clone() })),
+        ("conv1d, decode", Box::new(conv1d::Config { shape: conv.shape.length(1), decode: true, ..conv })),
     ]);
     for (what, operator) in list {
         let (stated, [read, written]) = moved(ctx, &*operator, &TensorMap::new());

@@ -4,6 +4,7 @@
 //! WGPU_BACKEND, else any, software too. None found fails the run unless SUBQUAD_ALLOW_NO_ADAPTER=1. SUBQUAD_QUICK=1
 //! takes the quick cases.
 
+mod conv1d;
 mod goldens;
 mod gpu;
 mod limits;

@@ -207,3 +207,43 @@ pub fn roomy() -> Caps {
     };
     Caps { f16: true, limits, ..portable }
 }
+
+/// Tokens `range` of a tensor whose last axis is the length.
+pub fn last(t: &HostTensor, range: Range<usize>) -> HostTensor {
+    let mut dims = t.shape().dims().to_vec();
+    let length = dims.pop().unwrap();
+    let cut = t.to_f32().chunks_exact(length).flat_map(|row| row[range.clone()].to_vec()).collect();
+    dims.push(range.len());
+    HostTensor::f32(dims, cut).cast(t.dtype())
+}
+
+/// As [`in_pieces`], of tensors whose last axis is the length, those `along`, and an output `y`.
+pub fn channels_in_pieces(
+    run: &dyn Fn(usize, &TensorMap) -> TensorMap,
+    all: &TensorMap,
+    along: &[&str],
+    cuts: &[usize],
+) -> TensorMap {
+    let (mut state, mut pieces) = (TensorMap::new(), Vec::new());
+    for pair in cuts.windows(2) {
+        let cut = |(name, t): (&str, &HostTensor)| {
+            (name.to_owned(), if along.contains(&name) { last(t, pair[0]..pair[1]) } else { t.clone() })
+        };
+        let mut piece: TensorMap = all.iter().map(cut).collect();
+        state.into_iter().for_each(|(name, t)| piece.insert(name, t));
+        state = run(pair[1] - pair[0], &piece);
+        pieces.push(state.remove("y").unwrap());
+    }
+    let mut dims = pieces[0].shape().dims().to_vec();
+    let rows = dims[0] * dims[1];
+    let row = |piece: &HostTensor, row: usize| {
+        let length = piece.shape().dims()[2];
+        piece.to_f32()[row * length..][..length].to_vec()
+    };
+    let values = (0..rows).flat_map(|i| pieces.iter().flat_map(move |piece| row(piece, i))).collect();
+    dims[2] = *cuts.last().unwrap();
+    let mut result = TensorMap::new();
+    result.insert("y", HostTensor::f32(dims, values).cast(pieces[0].dtype()));
+    state.into_iter().for_each(|(name, t)| result.insert(name, t));
+    result
+}

@@ -112,6 +112,7 @@ macro_rules! wide {
 pub(crate) use wide;
 
 pub(crate) mod attend;
+pub(crate) mod channels;
 pub(crate) mod decay;
 #[cfg(feature = "cli")]
 pub(crate) mod probes;

@@ -1,0 +1,178 @@
+//! From a configuration to tiles, uniforms and dispatches. Pure: no wgpu type.
+//!
+//! A workgroup takes a tile of tokens of some rows (batch, channel): of one row where there are many tokens, of many rows
+//! where there are few. Where all tokens are one tile the same dispatch also writes the state, else a second one does.
+
+use std::mem::offset_of;
+
+use bytemuck::{Pod, Zeroable};
+
+use super::{Activation, Config, NAME};
+use crate::error::Error;
+use crate::gpu::Caps;
+use crate::gpu::grid::Grid;
+use crate::gpu::program::{Cost, Operand, Program, Scratch, Step, check_indices};
+use crate::gpu::source::{Bind, COUNT_OFF, Field, Kernel, Source, Spec, fields, source};
+use crate::ops::Operator;
+
+/// Twin of `struct Params` in `shaders/conv1d/types.wgsl`.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default, Pod, Zeroable)]
+struct Params {
+    grid: Grid,
+    rows: u32,
+    channels: u32,
+    length: u32,
+    tiles: u32,
+    bias: u32,
+    base: u32,
+    _pad: [u32; 2],
+}
+
+const FIELDS: &[Field] = fields!(Params: grid, rows, channels, length, tiles, bias, base, _pad);
+
+const TYPES: Source = source!("conv1d/types.wgsl");
+const ACTIVATIONS: Source = source!("common/activations.wgsl");
+
+static OUTPUT: Kernel = Kernel {
+    name: "conv1d_output",
+    sources: &[TYPES, ACTIVATIONS, source!("conv1d/output.wgsl")],
+    bindings: &[("x", Bind::Read), ("weights", Bind::Read), ("state", Bind::Write), ("y", Bind::Write)],
+    params: FIELDS,
+    params_size: size_of::<Params>(),
+    bounds_proof: Some("rows and tokens are guarded by uniforms, arrays sized by the consts that end the loops"),
+};
+
+static STATE: Kernel = Kernel {
+    name: "conv1d_state",
+    sources: &[TYPES, source!("conv1d/state.wgsl")],
+    bindings: &[("x", Bind::Read), ("state", Bind::Write)],
+    params: FIELDS,
+    params_size: size_of::<Params>(),
+    bounds_proof: Some("no array, no loop; a workgroup has an invocation for each element of a row's state"),
+};
+
+// Order of the slots in `Config::slots`.
+const X: usize = 0;
+const WEIGHTS: Operand = Operand::Slot(1);
+const Y: usize = 2;
+const BASE: usize = offset_of!(Params, base);
+
+/// Tokens of a tile and its rows.
+fn tile(length: usize) -> (usize, usize) {
+    match length {
+        ..=1 => (1, 128),
+        2..=16 => (16, 64),
+        17..=256 => (256, 4),
+        _ => (1024, 1),
+    }
+}
+
+/// Essential work: each input read once, each output written once.
+pub(super) fn essential(c: &Config) -> Cost {
+    let (elements, size) = (c.shape.elements(), c.shape.dtype.size() as f64);
+    let weights: usize = c.weights_slot().parts.iter().map(|part| part.shape.count()).sum();
+    let state = if c.carry { window(c) * 4.0 } else { 0.0 };
+    Cost {
+        flops: 2.0 * c.width as f64 * elements,
+        exps: if c.activation == Activation::Silu { elements } else { 0.0 },
+        bytes_read: elements * size + weights as f64 * 4.0 + state,
+        bytes_written: elements * size + state,
+    }
+}
+
+/// Elements of the state.
+fn window(c: &Config) -> f64 {
+    c.shape.rows() as f64 * (c.width - 1) as f64
+}
+
+/// What a GPU has to do.
+pub(super) fn program(c: &Config, caps: &Caps) -> Result<Program, Error> {
+    c.validate()?;
+    caps.require(NAME, c.shape.dtype)?;
+    check_indices(NAME, &c.slots())?;
+    c.shape.check_length(NAME)?;
+    let (tokens, rows) = tile(c.shape.length);
+    let tiles = c.shape.length.div_ceil(tokens);
+    let slots = [(X, "x"), (Y, "y")];
+    let keep = c.state_slot().is_some();
+    let mut steps = c.shape.cut(NAME, output(c), (rows, &blocks(rows)), &slots, BASE, caps)?;
+    if keep && tiles > 1 {
+        steps.extend(c.shape.cut(NAME, state(c), (1, &blocks(1)), &slots, BASE, caps)?);
+    }
+    let workspace = if keep { vec![] } else { vec![Scratch { name: "no state", bytes: 16 }] };
+    let variant = if c.decode { "one token".into() } else { format!("tiles of {tokens} tokens of {rows} channels") };
+    Ok(Program::new(NAME, variant, c.slots(), workspace, steps))
+}
+
+fn blocks(rows: usize) -> String {
+    if rows == 1 { "one channel".into() } else { format!("{rows} channels") }
+}
+
+fn params(c: &Config) -> Params {
+    Params {
+        rows: c.shape.rows() as u32,
+        channels: c.shape.channels as u32,
+        length: c.shape.length as u32,
+        tiles: c.shape.length.div_ceil(tile(c.shape.length).0) as u32,
+        bias: c.weights_slot().parts.get(1).map_or(0, |part| part.offset) as u32,
+        ..Params::default()
+    }
+}
+
+fn output(c: &Config) -> Step {
+    let (tokens, rows) = tile(c.shape.length);
+    let tiles = c.shape.length.div_ceil(tokens);
+    let keep = c.state_slot().is_some();
+    let state = if keep { Operand::Slot(Y + 1) } else { Operand::Workspace(0) };
+    let store = keep && tiles == 1;
+    let all = c.shape.rows() as f64;
+    let again = all * (tiles - 1) as f64 * (c.width - 1) as f64;
+    let taps = all * tiles as f64 * (c.width + usize::from(c.bias)) as f64;
+    let (size, window) = (c.shape.dtype.size() as f64, if keep { window(c) * 4.0 } else { 0.0 });
+    let essential = essential(c);
+    Step {
+        kernel: &OUTPUT,
+        spec: Spec {
+            elem: c.shape.dtype,
+            fragments: vec![COUNT_OFF],
+            consts: vec![("WIDTH", c.width as u32), ("TILE", tokens as u32), ("ROWS", rows as u32)],
+            overrides: vec![
+                ("BIASED", c.bias.into()),
+                ("SILU", (c.activation == Activation::Silu).into()),
+                ("CARRY", keep.into()),
+                ("STORE", store.into()),
+            ],
+        },
+        params: bytemuck::bytes_of(&params(c)).to_vec(),
+        operands: vec![Operand::Slot(X), WEIGHTS, state, Operand::Slot(Y)],
+        first: 0,
+        groups: c.shape.rows().div_ceil(rows) as u64 * tiles as u64,
+        cost: Cost {
+            bytes_read: (c.shape.elements() + again) * size + taps * 4.0 + window,
+            bytes_written: c.shape.elements() * size + if store { window } else { 0.0 },
+            ..essential
+        },
+    }
+}
+
+fn state(c: &Config) -> Step {
+    Step {
+        kernel: &STATE,
+        spec: Spec {
+            elem: c.shape.dtype,
+            fragments: vec![COUNT_OFF],
+            consts: vec![("WIDTH", c.width as u32)],
+            overrides: vec![],
+        },
+        params: bytemuck::bytes_of(&params(c)).to_vec(),
+        operands: vec![Operand::Slot(X), Operand::Slot(Y + 1)],
+        first: 0,
+        groups: c.shape.rows() as u64,
+        cost: Cost {
+            bytes_read: window(c) * c.shape.dtype.size() as f64,
+            bytes_written: window(c) * 4.0,
+            ..Cost::default()
+        },
+    }
+}

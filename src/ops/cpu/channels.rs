@@ -1,0 +1,78 @@
+//! What the `cpu` backends of operators over `[B, C, N]` share: a channel's tokens in and out, and SiLU as a loop that
+//! becomes vector code.
+
+use std::ops::Range;
+
+use half::slice::HalfFloatSliceExt;
+
+use super::{Output, Pointer, exp_signed};
+use crate::tensor::{DType, HostTensor, Layout, Values};
+
+/// Elements of a tensor as f32: where they lie, or converted in `space`.
+pub(crate) fn span<'a>(tensor: &'a HostTensor, range: Range<usize>, space: &'a mut [f32]) -> &'a [f32] {
+    match tensor.values() {
+        Values::F32(x) => &x[range],
+        Values::F16(x) => {
+            let space = &mut space[..range.len()];
+            x[range].convert_to_f32_slice(space);
+            space
+        }
+        Values::I64(_) | Values::U32(_) => unreachable!("sequence tensors are f32 or f16"),
+    }
+}
+
+impl Output {
+    /// Room for so many tokens of so many rows (batch, channel).
+    pub(crate) fn rows(dtype: DType, rows: usize, length: usize) -> Self {
+        Self::new(dtype, Layout::Bhnd, [1, rows, length, 1])
+    }
+
+    /// Writes tokens of a row, from `first` on.
+    ///
+    /// # Safety
+    /// Every token is stored once.
+    pub(crate) unsafe fn span(&self, row: usize, first: usize, values: &[f32]) {
+        assert!(self.dim == 1 && row < self.batch * self.heads && first + values.len() <= self.len);
+        let at = row * self.len + first;
+        // SAFETY: the elements lie inside by the assert, and no other thread has them by this function's contract.
+        unsafe {
+            match self.pointer {
+                Pointer::F32(p) => p.add(at).copy_from_nonoverlapping(values.as_ptr(), values.len()),
+                Pointer::F16(p) => {
+                    // Memory nobody has written may not be a slice yet.
+                    p.add(at).write_bytes(0, values.len());
+                    std::slice::from_raw_parts_mut(p.add(at), values.len()).convert_from_f32_slice(values);
+                }
+            }
+        }
+        self.written.fetch_add(values.len(), std::sync::atomic::Ordering::Relaxed);
+    }
+}
+
+wide! {
+    /// `x / (1 + e^-x)` of every element.
+    pub(crate) fn silu(x: &mut [f32]) {
+        for x in x {
+            *x /= 1.0 + exp_signed(-*x);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn silu_is_right_to_few_places_of_its_size() {
+        let x: Vec<f32> = (0..400_000).map(|i| (i as f32 - 200_000.0) * 4e-4).collect();
+        let mut gate = x.clone();
+        silu(&mut gate);
+        for (x, gate) in x.into_iter().map(f64::from).zip(gate) {
+            let want = x / (1.0 + (-x).exp());
+            assert!((f64::from(gate) - want).abs() <= 4e-7 * want.abs(), "SiLU of {x}: {gate}, expected {want}");
+        }
+        let mut ends = [-1e30, 0.0, 100.0];
+        silu(&mut ends);
+        assert_eq!(ends, [0.0, 0.0, 100.0]);
+    }
+}
