@@ -4,6 +4,8 @@
 
 #[path = "cli/bench.rs"]
 mod bench;
+#[path = "cli/channels.rs"]
+mod channels;
 #[path = "cli/commands.rs"]
 mod commands;
 #[path = "cli/refused.rs"]

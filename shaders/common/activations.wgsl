@@ -1,4 +1,4 @@
-// softplus and SiLU of any finite number, without infinities on the way. Twins of those in src/ops/cpu/channels.rs.
+// softplus and SiLU of any finite number, without infinities on the way; over exponential.wgsl.
 
 // ln(1 + u) for u from 0 to 1, exact for small u too: 2 atanh(u / (2 + u)), whose argument is at most 1/3.
 fn ln_1p(u: f32) -> f32 {
@@ -15,10 +15,11 @@ fn ln_1p(u: f32) -> f32 {
 }
 
 fn softplus(x: f32) -> f32 {
-    return max(x, 0.0) + ln_1p(exp(-abs(x)));
+    // Below the normal numbers it is 0.
+    return max(x, 0.0) + select(ln_1p(exponential(-min(abs(x), 87.0))), 0.0, abs(x) > 87.0);
 }
 
 fn silu(x: f32) -> f32 {
     // Below, the result is smaller than any normal number.
-    return select(x / (1.0 + exp(-max(x, -87.0))), 0.0, x < -87.0);
+    return select(x / (1.0 + exponential(-clamp(x, -87.0, 87.0))), 0.0, x < -87.0);
 }

@@ -18,6 +18,7 @@ pub mod flags;
 pub mod float;
 pub mod linear;
 pub mod linformer;
+pub mod mamba;
 #[cfg(all(feature = "cli", not(target_arch = "wasm32")))]
 pub mod measure;
 pub mod parts;
@@ -354,7 +355,8 @@ impl Op {
 }
 
 /// Every operator of this crate.
-pub static OPS: &[Op] = &[softmax::OP, yat::OP, linformer::OP, linear::OP, slay::OP, ramnet::OP, ssd::OP, conv1d::OP];
+pub static OPS: &[Op] =
+    &[softmax::OP, yat::OP, linformer::OP, linear::OP, slay::OP, ramnet::OP, ssd::OP, mamba::OP, conv1d::OP];
 
 /// The operator that the others are set beside.
 pub const YARDSTICK: &str = softmax::OP.name;

@@ -80,8 +80,16 @@ fn outputs_are_those_of_independent_implementations() {
             }
         }
     }
-    let least =
-        [("conv1d", 6), ("linear", 13), ("linformer", 8), ("ramnet", 7), ("slay", 12), ("softmax", 9), ("yat", 9)];
+    let least = [
+        ("conv1d", 6),
+        ("linear", 13),
+        ("linformer", 8),
+        ("mamba", 7),
+        ("ramnet", 7),
+        ("slay", 12),
+        ("softmax", 9),
+        ("yat", 9),
+    ];
     for (op, count) in least {
         assert!(seen.get(op).is_some_and(|seen| *seen >= count), "{op}: {seen:?}");
     }

@@ -5,7 +5,7 @@ use subquad::gpu::{Bind, Context, Cost, Kernel, Plan, Program, Schedule, Source,
 use subquad::ops::linear::{self, Config};
 use subquad::ops::linformer::{self, Sharing};
 use subquad::ops::parts::{gate, topk};
-use subquad::ops::{Channels, Operator, Qkv, conv1d, draw, ramnet, slay, softmax, ssd, yat};
+use subquad::ops::{Channels, Operator, Qkv, conv1d, draw, mamba, ramnet, slay, softmax, ssd, yat};
 use subquad::tensor::{Access, DType, HostTensor, Slot, Tensor, TensorMap};
 
 use crate::support::context;
@@ -200,6 +200,19 @@ fn plans_move_the_bytes_they_state() {
         ("conv1d, state", Box::new(conv.clone())),
         ("conv1d, tiles", Box::new(conv1d::Config { shape: conv.shape.length(2100), ..conv.clone() })),
         ("conv1d, decode", Box::new(conv1d::Config { shape: conv.shape.length(1), decode: true, ..conv })),
+    ]);
+    let scan = mamba::Config { segment: Some(48), ..mamba::Config::new(Channels::new(2, 140, 150), 6) };
+    let every = mamba::Config { d: true, z: true, dt_bias: true, groups: Some(2), carry: true, ..scan.clone() };
+    let list = list.chain([
+        ("mamba, one pass", Box::new(mamba::Config { segment: None, ..scan.clone() }) as Box<dyn Operator>),
+        ("mamba, one pass, everything", Box::new(mamba::Config { segment: None, ..every.clone() })),
+        ("mamba, two passes", Box::new(scan)),
+        ("mamba, two passes, everything", Box::new(every.clone())),
+        ("mamba, lanes", Box::new(mamba::Config { states: 100, a_log: true, ..every.clone() })),
+        (
+            "mamba, decode",
+            Box::new(mamba::Config { shape: every.shape.length(1), segment: None, decode: true, ..every }),
+        ),
     ]);
     for (what, operator) in list {
         let (stated, [read, written]) = moved(ctx, &*operator, &TensorMap::new());

@@ -2,7 +2,7 @@
 
 use subquad::gpu::{Caps, Context, Plan};
 use subquad::ops::linformer::{Config, Projection, Sharing};
-use subquad::ops::{OPS, Operator, Qkv, draw, execute, find};
+use subquad::ops::{Case, OPS, Operator, Qkv, draw, execute, find};
 use subquad::tensor::{DType, Layout};
 
 use crate::support::{assert_matches, cases, context, inputs, on_gpu, prepare, request};
@@ -90,6 +90,33 @@ fn channels_over_one_binding_are_cut_at_blocks_of_them() {
     let error = case.configure(op).unwrap().program(limited(4 << 10, 1 << 20).unwrap().caps()).unwrap_err();
     let (sentence, error) = ("conv1d: tensor `x` (bytes of one channel) needs 6", error.to_string());
     assert!(error.starts_with(sentence) && error.ends_with(", the limit of this device is 4096"), "{error}");
+}
+
+/// A group's 70 channels of x are 39200 bytes; 64 of the 150 channels that are one group 35840.
+#[test]
+fn a_scan_over_one_binding_is_cut_at_groups_or_at_channels() {
+    let (Some(ctx), Some(small)) = (context(), limited(48 << 10, 1 << 20)) else { return };
+    let op = find("mamba").unwrap();
+    let grouped = cases(op).into_iter().find(|case| case.name == "grouped").unwrap();
+    let one = Case { axes: vec![("C", 150), ("N", 140), ("S", 6)], ..grouped.clone() };
+    for (case, at_least) in [
+        (grouped.clone(), 4),
+        (grouped.clone().carry().flag("segment", "48"), 9),
+        (one.clone(), 3),
+        (one.clone().carry().flag("segment", "48"), 7),
+    ] {
+        let (operator, inputs) = prepare(op, &case);
+        let steps = |ctx: &Context| operator.program(ctx.caps()).unwrap().steps().len();
+        assert!(steps(ctx) <= 3 && steps(&small) >= at_least, "{case}: {} steps", steps(&small));
+        let run = on_gpu(&small, operator.as_ref(), &inputs);
+        assert_matches(&case.name, op, operator.as_ref(), &inputs, &run.outputs);
+    }
+    let tiny = limited(16 << 10, 1 << 20).unwrap();
+    for (case, what) in [(grouped, "one group"), (one, "64 channels")] {
+        let (sentence, error) = (format!("mamba: tensor `x` (bytes of {what}) needs 3"), prepare(op, &case).0);
+        let error = error.program(tiny.caps()).unwrap_err().to_string();
+        assert!(error.starts_with(&sentence) && error.ends_with(", the limit of this device is 16384"), "{error}");
+    }
 }
 
 /// The projection is the largest tensor of all: shared, it is cut at rows of its rank, else at heads first.

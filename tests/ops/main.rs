@@ -10,6 +10,7 @@ mod gpu;
 mod limits;
 mod linear;
 mod linformer;
+mod mamba;
 mod parts;
 mod ramnet;
 mod slay;

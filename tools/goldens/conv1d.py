@@ -1,15 +1,15 @@
-"""Writes tests/goldens/conv1d_*.safetensors: inputs and expected outputs of operator `conv1d`, from code that shares nothing
-with this crate.
+"""Writes tests/goldens/conv1d_*.safetensors: inputs and expected outputs of operator `conv1d`, from code that shares
+nothing with this crate.
 
     pip install "numpy==2.4.6" "torch==2.15.0" "transformers==5.23.0"
     python tools/goldens/conv1d.py
 
-transformers' causal_conv1d_fn in torch alone (its __wrapped__), in float64. A carried state is stated by the tokens it came
-from: the function runs over these tokens and the new ones. `decode` is transformers' causal_conv1d_update.
+transformers' causal_conv1d_fn in torch alone (its __wrapped__), in float64. A carried state is stated by the tokens it
+came from: the function runs over these tokens and the new ones. `decode` is transformers' causal_conv1d_update.
 
-Tensors (f32): x, y [B,C,N]; weight [C,W]; bias [C] where there is one; state_in, state_out [B,C,W-1] where the case starts
-from a state (give the first to --state-in as `state`). Metadata: source, layout, and flags, those of `subquad run conv1d` that
-reproduce the outputs.
+Tensors (f32): x, y [B,C,N]; weight [C,W]; bias [C] where there is one; state_in, state_out [B,C,W-1] where the case
+starts from a state (give the first to --state-in as `state`). Metadata: source, layout, and flags, those of `subquad
+run conv1d` that reproduce the outputs.
 
 How checked: every case also goes through a sum over taps written with numpy, and the script stops if the two disagree
 (1e-12).

@@ -32,11 +32,12 @@ struct Params {
 const FIELDS: &[Field] = fields!(Params: grid, rows, channels, length, tiles, bias, base, _pad);
 
 const TYPES: Source = source!("conv1d/types.wgsl");
+const EXPONENTIAL: Source = source!("common/exponential.wgsl");
 const ACTIVATIONS: Source = source!("common/activations.wgsl");
 
 static OUTPUT: Kernel = Kernel {
     name: "conv1d_output",
-    sources: &[TYPES, ACTIVATIONS, source!("conv1d/output.wgsl")],
+    sources: &[TYPES, EXPONENTIAL, ACTIVATIONS, source!("conv1d/output.wgsl")],
     bindings: &[("x", Bind::Read), ("weights", Bind::Read), ("state", Bind::Write), ("y", Bind::Write)],
     params: FIELDS,
     params_size: size_of::<Params>(),

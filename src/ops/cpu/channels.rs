@@ -1,11 +1,11 @@
-//! What the `cpu` backends of operators over `[B, C, N]` share: a channel's tokens in and out, and SiLU as a loop that
-//! becomes vector code.
+//! What the `cpu` backends of operators over `[B, C, N]` share: a channel's tokens in and out, and activations as loops that
+//! become vector code.
 
 use std::ops::Range;
 
 use half::slice::HalfFloatSliceExt;
 
-use super::{Output, Pointer, exp_signed};
+use super::{Output, Pointer, exp, exp_signed};
 use crate::tensor::{DType, HostTensor, Layout, Values};
 
 /// Elements of a tensor as f32: where they lie, or converted in `space`.
@@ -49,6 +49,28 @@ impl Output {
     }
 }
 
+/// `ln(1 + u)` for u from 0 to 1, within 2 ulp for small u too: 2 atanh(u / (2 + u)), whose argument is at most 1/3.
+#[inline(always)]
+fn ln_1p(u: f32) -> f32 {
+    let s = u / (2.0 + u);
+    let q = s * s;
+    let mut p = 1.0 / 15.0;
+    for n in [13.0, 11.0, 9.0, 7.0, 5.0, 3.0] {
+        p = p * q + 1.0 / n;
+    }
+    2.0 * s + 2.0 * s * q * p
+}
+
+wide! {
+    /// `ln(1 + e^x)` of every element, without overflow; NaN stays NaN.
+    pub(crate) fn softplus(x: &mut [f32]) {
+        for x in x {
+            let positive = if *x < 0.0 { 0.0 } else { *x };
+            *x = positive + ln_1p(exp(-x.abs()));
+        }
+    }
+}
+
 wide! {
     /// `x / (1 + e^-x)` of every element.
     pub(crate) fn silu(x: &mut [f32]) {
@@ -63,16 +85,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn silu_is_right_to_few_places_of_its_size() {
+    fn activations_are_right_to_few_places_of_their_size() {
         let x: Vec<f32> = (0..400_000).map(|i| (i as f32 - 200_000.0) * 4e-4).collect();
-        let mut gate = x.clone();
+        let (mut soft, mut gate) = (x.clone(), x.clone());
+        softplus(&mut soft);
         silu(&mut gate);
-        for (x, gate) in x.into_iter().map(f64::from).zip(gate) {
+        for ((x, soft), gate) in x.into_iter().map(f64::from).zip(soft).zip(gate) {
+            let want = if x > 0.0 { x + (-x).exp().ln_1p() } else { x.exp().ln_1p() };
+            assert!((f64::from(soft) / want - 1.0).abs() < 4e-7, "softplus of {x}: {soft}, expected {want}");
             let want = x / (1.0 + (-x).exp());
             assert!((f64::from(gate) - want).abs() <= 4e-7 * want.abs(), "SiLU of {x}: {gate}, expected {want}");
         }
+        let mut ends = [-1e30, -200.0, 0.0, 20.5, 3e38, f32::INFINITY];
+        softplus(&mut ends);
+        assert_eq!(ends, [0.0, 0.0, std::f32::consts::LN_2, 20.5, 3e38, f32::INFINITY]);
         let mut ends = [-1e30, 0.0, 100.0];
         silu(&mut ends);
         assert_eq!(ends, [0.0, 0.0, 100.0]);
+        let mut nan = [f32::NAN];
+        softplus(&mut nan);
+        assert!(nan[0].is_nan());
     }
 }

@@ -1,0 +1,200 @@
+//! The `cpu` backend: blocks of channels on threads, each from the first token to the last, so that bits depend on no cut. The
+//! channels of a block are the lanes of vector code; tokens come in tiles, turned so that these lie together.
+
+use super::Config;
+use crate::ops::cpu::{self, Output, channels, exp_signed, wide};
+use crate::tensor::{HostTensor, TensorMap};
+
+/// Channels of a block.
+const LANES: usize = 16;
+
+/// Elements of b in a tile, about: with c and the channels of a block they stay in a first-level cache.
+const TILE: usize = 1024;
+
+/// Runs the operator; tensors as [`crate::ops::Operator::cpu`] says.
+pub(super) fn run(config: &Config, tensors: &TensorMap) -> TensorMap {
+    let tensor = |name: &str| tensors.get(name).unwrap_or_else(|| panic!("tensor {name} is missing"));
+    let (s, states) = (config.shape, config.states);
+    let mut a = tensor(if config.a_log { "a_log" } else { "a" }).to_f32();
+    if config.a_log {
+        a.iter_mut().for_each(|a| *a = -a.exp());
+    }
+    let per_channel = |given: bool, name: &str| if given { tensor(name).to_f32() } else { vec![0.0; s.channels] };
+    let job = Job {
+        config,
+        x: tensor("x"),
+        dt: tensor("dt"),
+        b: tensor("b"),
+        c: tensor("c"),
+        z: config.z.then(|| tensor("z")),
+        d: per_channel(config.d, "d"),
+        dt_bias: per_channel(config.dt_bias, "dt_bias"),
+        a,
+        y: Output::rows(s.dtype, s.rows(), s.length),
+    };
+    let given = tensors.get("state").filter(|_| config.carry).map(HostTensor::to_f32);
+    let mut state = given.unwrap_or_else(|| vec![0.0; s.rows() * states]);
+    let blocks = job.blocks();
+    let mut turned = vec![0.0; blocks * LANES * states];
+    for (block, h) in turned.chunks_exact_mut(LANES * states).enumerate() {
+        job.turn(block, &state, h);
+    }
+    let work = (s.length * LANES * states * 32) as u64;
+    cpu::each_mut(&mut turned, LANES * states, work, |block, h| job.walk(block, h));
+    for (block, h) in turned.chunks_exact(LANES * states).enumerate() {
+        let Block { row, count, .. } = job.block(block);
+        for (at, state) in state[row * states..][..count * states].iter_mut().enumerate() {
+            *state = h[at % states * LANES + at / states];
+        }
+    }
+    let mut outputs = TensorMap::new();
+    outputs.insert("y", job.y.finish().reshape(s.shape()));
+    if config.carry {
+        outputs.insert("state", HostTensor::f32([s.batch, s.channels, states], state));
+    }
+    outputs
+}
+
+/// One line for people.
+pub(super) fn variant() -> String {
+    format!("{LANES} channels at a time")
+}
+
+/// Some channels of a group.
+struct Block {
+    /// The first of them among those of all batch entries.
+    row: usize,
+    /// How many, at most [`LANES`].
+    count: usize,
+    /// The group, among those of all batch entries.
+    group: usize,
+}
+
+/// One run: the tensors and where outputs go.
+struct Job<'a> {
+    config: &'a Config,
+    x: &'a HostTensor,
+    dt: &'a HostTensor,
+    b: &'a HostTensor,
+    c: &'a HostTensor,
+    z: Option<&'a HostTensor>,
+    d: Vec<f32>,
+    dt_bias: Vec<f32>,
+    a: Vec<f32>,
+    y: Output,
+}
+
+impl Job<'_> {
+    fn group_channels(&self) -> usize {
+        self.config.shape.channels / self.config.group_count()
+    }
+
+    fn blocks(&self) -> usize {
+        self.config.shape.batch * self.config.group_count() * self.group_channels().div_ceil(LANES)
+    }
+
+    fn block(&self, block: usize) -> Block {
+        let (channels, blocks) = (self.group_channels(), self.group_channels().div_ceil(LANES));
+        let (group, first) = (block / blocks, block % blocks * LANES);
+        Block { row: group * channels + first, count: LANES.min(channels - first), group }
+    }
+
+    /// What rows of S are for the channels of a block, state by state; zeros for channels that only fill it up.
+    fn turn(&self, block: usize, rows: &[f32], turned: &mut [f32]) {
+        let Block { row, count, .. } = self.block(block);
+        let states = self.config.states;
+        for (at, to) in turned.iter_mut().enumerate() {
+            let (s, lane) = (at / LANES, at % LANES);
+            *to = if lane < count { rows[((row + lane) * states + s) % rows.len()] } else { 0.0 };
+        }
+    }
+
+    /// Walks a block through all tokens; `h` is its state, `[S, LANES]`.
+    fn walk(&self, block: usize, h: &mut [f32]) {
+        let (length, states) = (self.config.shape.length, self.config.states);
+        let tokens = (TILE / states).clamp(16, 128).min(length);
+        let along = tokens * states;
+        let tile = tokens * LANES;
+        let sizes = [states * LANES, tile, tile, tile, along, along, tokens, tokens, tokens];
+        cpu::scratch(sizes, |[a, dt, u, y, b, c, row, gate, space]| {
+            self.turn(block, &self.a, a);
+            dt.fill(0.0);
+            u.fill(0.0);
+            for first in (0..length).step_by(tokens) {
+                let count = tokens.min(length - first);
+                let Block { group, .. } = self.block(block);
+                for (from, to) in [(self.b, &mut *b), (self.c, &mut *c)] {
+                    for s in 0..states {
+                        let at = (group * states + s) * length + first;
+                        spread(&mut to[s..], states, channels::span(from, at..at + count, space));
+                    }
+                }
+                self.steps(block, first, [dt, u], [&mut row[..count], space]);
+                walk(h, a, &dt[..count * LANES], u, b, c, y);
+                self.finish(block, first, y, [&mut row[..count], &mut gate[..count], space]);
+            }
+        });
+    }
+
+    /// Steps and steps times inputs of some tokens, `[tokens, LANES]`.
+    fn steps(&self, block: usize, first: usize, [dt, u]: [&mut [f32]; 2], [row, space]: [&mut [f32]; 2]) {
+        let Block { row: first_row, count, .. } = self.block(block);
+        for lane in 0..count {
+            let at = (first_row + lane) * self.config.shape.length + first;
+            let range = at..at + row.len();
+            let bias = self.dt_bias[(first_row + lane) % self.config.shape.channels];
+            row.iter_mut().zip(channels::span(self.dt, range.clone(), space)).for_each(|(to, x)| *to = x + bias);
+            if self.config.softplus {
+                channels::softplus(row);
+            }
+            spread(&mut dt[lane..], LANES, row);
+            cpu::multiply(row, channels::span(self.x, range, space));
+            spread(&mut u[lane..], LANES, row);
+        }
+    }
+
+    /// Adds the skip, gates, and stores.
+    fn finish(&self, block: usize, first: usize, y: &[f32], [row, gate, space]: [&mut [f32]; 3]) {
+        let Block { row: first_row, count, .. } = self.block(block);
+        for lane in 0..count {
+            let at = (first_row + lane) * self.config.shape.length + first;
+            let range = at..at + row.len();
+            row.iter_mut().zip(y[lane..].iter().step_by(LANES)).for_each(|(to, y)| *to = *y);
+            if self.config.d {
+                let d = self.d[(first_row + lane) % self.config.shape.channels];
+                cpu::add_scaled(row, channels::span(self.x, range.clone(), space), d);
+            }
+            if let Some(z) = self.z {
+                gate.copy_from_slice(channels::span(z, range, space));
+                channels::silu(gate);
+                cpu::multiply(row, gate);
+            }
+            // SAFETY: a channel is in one block, and its tokens follow each other.
+            unsafe { self.y.span(first_row + lane, first, row) };
+        }
+    }
+}
+
+/// Every `step`th element becomes the next value.
+fn spread(to: &mut [f32], step: usize, values: &[f32]) {
+    to.iter_mut().step_by(step).zip(values).for_each(|(to, x)| *to = *x);
+}
+
+wide! {
+    /// The recurrence, token after token: `h = e^(dt a) h + u b` and `y = sum c h`, where h and a are `[S, LANES]`, dt, u and y
+    /// `[tokens, LANES]`, b and c `[tokens, S]`.
+    fn walk(h: &mut [f32], a: &[f32], dt: &[f32], u: &[f32], b: &[f32], c: &[f32], y: &mut [f32]) {
+        let states = a.len() / LANES;
+        let tokens = dt.chunks_exact(LANES).zip(u.chunks_exact(LANES)).zip(y.chunks_exact_mut(LANES));
+        for (((dt, u), y), (b, c)) in tokens.zip(b.chunks_exact(states).zip(c.chunks_exact(states))) {
+            let mut sum = [0.0; LANES];
+            for (((h, a), b), c) in h.chunks_exact_mut(LANES).zip(a.chunks_exact(LANES)).zip(b).zip(c) {
+                for i in 0..LANES {
+                    h[i] = exp_signed(dt[i] * a[i]) * h[i] + u[i] * b;
+                    sum[i] += c * h[i];
+                }
+            }
+            y.copy_from_slice(&sum);
+        }
+    }
+}

@@ -1,0 +1,417 @@
+//! From a configuration to tiles, uniforms, workspace and dispatches. Pure: no wgpu type.
+//!
+//! A workgroup holds the states of some channels of a group, up to 16 of a channel in an invocation, and walks a segment of
+//! the tokens. Where channels fill the machine there is one segment and one pass over the tensors, and a state is updated in
+//! place. Else there are two passes: x, dt and b for the states of segments, a scan over these, and all tensors for the output:
+//! 6 tensors of the size of x in place of 4 (where there is z). b and c are read by every tile of channels.
+//!
+//! Workspace of two passes: `S + 1` floats a channel and segment. Segments that the plan chooses are so long that the traffic
+//! of these stays below about a tenth of that of x, dt, z and y.
+
+use std::mem::offset_of;
+
+use bytemuck::{Pod, Zeroable};
+
+use super::{Config, NAME};
+use crate::error::Error;
+use crate::gpu::Caps;
+use crate::gpu::grid::Grid;
+use crate::gpu::program::{self, Cost, Operand, Program, Scratch, Share, Step, check_indices, check_workspace};
+use crate::gpu::source::{Bind, COUNT_OFF, Field, Kernel, Source, Spec, fields, source};
+use crate::ops::Operator;
+use crate::tensor::DType;
+
+/// Twin of `struct Params` in `shaders/mamba/types.wgsl`.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default, Pod, Zeroable)]
+struct Params {
+    grid: Grid,
+    length: u32,
+    channels: u32,
+    groups: u32,
+    states: u32,
+    tiles: u32,
+    segment: u32,
+    segments: u32,
+    stored: u32,
+    dt_bias: u32,
+    d: u32,
+    base: u32,
+    base_b: u32,
+}
+
+const FIELDS: &[Field] = fields!(
+    Params: grid, length, channels, groups, states, tiles, segment, segments, stored, dt_bias, d, base, base_b
+);
+
+const TYPES: Source = source!("mamba/types.wgsl");
+const WALK: Source = source!("mamba/walk.wgsl");
+const EXPONENTIAL: Source = source!("common/exponential.wgsl");
+const ACTIVATIONS: Source = source!("common/activations.wgsl");
+
+const PROOF: &str =
+    "channels, states and tokens are guarded by uniforms, arrays sized by the consts that end the loops";
+
+static SEGMENT: Kernel = Kernel {
+    name: "mamba_segment",
+    sources: &[TYPES, EXPONENTIAL, ACTIVATIONS, WALK, source!("mamba/segment.wgsl")],
+    bindings: &[
+        ("x", Bind::Read),
+        ("dt", Bind::Read),
+        ("b", Bind::Read),
+        ("weights", Bind::Read),
+        ("segments", Bind::Write),
+        ("steps", Bind::Write),
+    ],
+    params: FIELDS,
+    params_size: size_of::<Params>(),
+    bounds_proof: Some(PROOF),
+};
+
+static SCAN: Kernel = Kernel {
+    name: "mamba_scan",
+    sources: &[TYPES, EXPONENTIAL, source!("mamba/scan.wgsl")],
+    bindings: &[("weights", Bind::Read), ("steps", Bind::Read), ("segments", Bind::Write), ("state", Bind::Write)],
+    params: FIELDS,
+    params_size: size_of::<Params>(),
+    bounds_proof: Some("no array; one element of a state an invocation, guarded by its size; loops end at uniforms"),
+};
+
+static OUTPUT: Kernel = Kernel {
+    name: "mamba_output",
+    sources: &[TYPES, EXPONENTIAL, ACTIVATIONS, WALK, source!("mamba/output.wgsl")],
+    bindings: &[
+        ("x", Bind::Read),
+        ("dt", Bind::Read),
+        ("b", Bind::Read),
+        ("weights", Bind::Read),
+        ("c", Bind::Read),
+        ("z", Bind::Read),
+        ("states", Bind::Write),
+        ("y", Bind::Write),
+    ],
+    params: FIELDS,
+    params_size: size_of::<Params>(),
+    bounds_proof: Some(PROOF),
+};
+
+/// How one workgroup holds the states of its channels and how many tokens it takes at a time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Tiles {
+    /// Channels of a workgroup.
+    pub channels: usize,
+    /// Invocations that share the states of a channel.
+    pub lanes: usize,
+    /// States of an invocation, in fours.
+    pub rows4: usize,
+    /// Tokens in workgroup memory at a time.
+    pub tile: usize,
+}
+
+impl Tiles {
+    /// Tiles for so many states and so many channels of a group.
+    pub fn new(states: usize, channels: usize) -> Self {
+        let fours = states.div_ceil(4).next_power_of_two();
+        let rows4 = fours.min(4);
+        let lanes = fours / rows4;
+        let (most, tile) = match lanes {
+            1 => (64, 16),
+            2 => (64, 8),
+            4 => (32, 8),
+            8 => (16, 8),
+            _ => (16, 4),
+        };
+        Self { channels: channels.next_power_of_two().clamp(8, most), lanes, rows4, tile }
+    }
+
+    /// States that a channel has room for.
+    pub fn states(&self) -> usize {
+        4 * self.lanes * self.rows4
+    }
+
+    /// Bytes of workgroup memory of the kernel that writes outputs.
+    pub fn workgroup_bytes(&self) -> usize {
+        let tokens = self.channels * (self.tile + 1) * (2 + self.lanes);
+        4 * (tokens + 2 * self.tile * self.states() + 2 * self.channels)
+    }
+
+    fn consts(&self) -> Vec<(&'static str, u32)> {
+        vec![
+            ("CHANNELS", self.channels as u32),
+            ("LANES", self.lanes as u32),
+            ("ROWS4", self.rows4 as u32),
+            ("TILE", self.tile as u32),
+        ]
+    }
+}
+
+/// How the sequence is walked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Walk {
+    /// One workgroup walks its channels from end to end.
+    OnePass,
+    /// Segment states, a scan over them, a second walk; tokens in a segment.
+    TwoPasses(usize),
+}
+
+// Order of the slots in `Config::slots`.
+const X: usize = 0;
+const DT: usize = 1;
+const B: usize = 2;
+const C: usize = 3;
+const WEIGHTS: Operand = Operand::Slot(4);
+const Y: usize = 5;
+const Z: usize = 6;
+
+/// Essential work: each input read once, each output written once.
+pub(super) fn essential(c: &Config) -> Cost {
+    let (elements, size) = (c.shape.elements(), c.shape.dtype.size() as f64);
+    let along = (c.shape.batch * c.group_count() * c.states) as f64 * c.shape.length as f64;
+    let weights: usize = c.weights_slot().parts.iter().map(|part| part.shape.count()).sum();
+    let state = if c.carry { (c.shape.rows() * c.states) as f64 * 4.0 } else { 0.0 };
+    let states = elements * c.states as f64;
+    Cost {
+        flops: 6.0 * states,
+        exps: states + elements * f64::from(u8::from(c.softplus) + u8::from(c.z)),
+        bytes_read: ((2.0 + f64::from(u8::from(c.z))) * elements + 2.0 * along) * size + weights as f64 * 4.0 + state,
+        bytes_written: elements * size + state,
+    }
+}
+
+/// Chooses the walk.
+pub fn walk(c: &Config, caps: &Caps) -> Walk {
+    if let Some(segment) = c.segment {
+        return Walk::TwoPasses(segment.min(c.shape.length));
+    }
+    let build = Builder::new(c);
+    let groups = build.groups(1);
+    if c.decode || 2 * groups > caps.full_groups {
+        return Walk::OnePass;
+    }
+    // A segment's state is written, read and written by the scan beside its steps and rates, and read; tokens are six values.
+    let shortest = (10 * 24 * c.states).div_ceil(6 * c.shape.dtype.size()).next_multiple_of(64);
+    // The longest with which a machine full of workgroups stays within the work of one dispatch.
+    let token = build.tiles.channels as f64 * build.tiles.states() as f64 * 22.0;
+    let longest = ((caps.dispatch_flops / (caps.full_groups as f64 * token)) as usize).max(shortest);
+    let wanted = (caps.full_groups.div_ceil(groups) as usize).max(c.shape.length.div_ceil(longest));
+    let segments = (c.shape.length / shortest).clamp(1, wanted);
+    if segments == 1 {
+        return Walk::OnePass;
+    }
+    Walk::TwoPasses(c.shape.length.div_ceil(segments).next_multiple_of(build.tiles.tile))
+}
+
+/// What a GPU has to do.
+pub(super) fn program(c: &Config, caps: &Caps) -> Result<Program, Error> {
+    c.validate()?;
+    caps.require(NAME, c.shape.dtype)?;
+    check_indices(NAME, &c.slots())?;
+    check_indices(NAME, &[c.state_slot()])?;
+    c.shape.check_length(NAME)?;
+    Builder::new(c).build(walk(c, caps), caps)
+}
+
+struct Builder<'a> {
+    c: &'a Config,
+    tiles: Tiles,
+    /// Batch times groups.
+    units: usize,
+    /// Tiles of channels in a group.
+    count: usize,
+}
+
+impl<'a> Builder<'a> {
+    fn new(c: &'a Config) -> Self {
+        let channels = c.shape.channels / c.group_count();
+        let tiles = Tiles::new(c.states, channels);
+        Self { c, tiles, units: c.shape.batch * c.group_count(), count: channels.div_ceil(tiles.channels) }
+    }
+
+    fn groups(&self, segments: usize) -> u64 {
+        self.units as u64 * segments as u64 * self.count as u64
+    }
+
+    fn build(&self, walk: Walk, caps: &Caps) -> Result<Program, Error> {
+        let c = self.c;
+        let tile = format!(
+            "{} states of {} channels a workgroup, {} tokens at a time",
+            self.tiles.states(),
+            self.tiles.channels,
+            self.tiles.tile
+        );
+        // An empty buffer stands in for a state that is not there, behind those of the passes.
+        let none = |index| if c.carry { Operand::Slot(c.slots().len() - 1) } else { Operand::Workspace(index) };
+        let (mut workspace, steps, variant) = match walk {
+            Walk::OnePass => {
+                let step = self.output(c.shape.length, 1, none(0), c.carry);
+                let variant = if c.decode { "one token".into() } else { format!("one pass, {tile}") };
+                (vec![], vec![step], variant)
+            }
+            Walk::TwoPasses(segment) => {
+                let segments = c.shape.length.div_ceil(segment);
+                let floats = |each: usize| (c.shape.rows() as u64).saturating_mul(segments as u64 * each as u64) * 4;
+                let workspace = vec![
+                    Scratch { name: "segment states", bytes: floats(c.states) },
+                    Scratch { name: "segment steps", bytes: floats(1) },
+                ];
+                let steps = vec![
+                    self.segment(segment, segments),
+                    self.scan(segments, none(2)),
+                    self.output(segment, segments, Operand::Workspace(0), true),
+                ];
+                (workspace, steps, format!("two passes, segments of {segment}, {tile}"))
+            }
+        };
+        if !c.carry {
+            workspace.push(Scratch { name: "no state", bytes: 16 });
+        }
+        check_workspace(NAME, &workspace)?;
+        let mut pieces = Vec::new();
+        for step in steps {
+            pieces.extend(self.cut(step, caps)?);
+        }
+        Ok(Program::new(NAME, variant, c.slots(), workspace, pieces))
+    }
+
+    /// Cuts a step where one binding cannot hold the tensors along the sequence whole: at groups, or at tiles of channels
+    /// where all are one group.
+    fn cut(&self, step: Step, caps: &Caps) -> Result<Vec<Step>, Error> {
+        let s = &self.c.shape;
+        let (base, base_b) = (offset_of!(Params, base), offset_of!(Params, base_b));
+        let mut wide = vec![(X, "x"), (DT, "dt"), (Y, "y")];
+        wide.extend(self.c.z.then_some((Z, "z")));
+        if self.units == 1 {
+            let tile = (self.tiles.channels, format!("{} channels", self.tiles.channels));
+            return s.cut(NAME, step, (tile.0, &tile.1), &wide, base, caps);
+        }
+        let channels = (s.channels / self.c.group_count()) as u64 * s.length as u64;
+        let states = self.c.states as u64 * s.length as u64;
+        let wide = wide.into_iter().map(|(slot, name)| (slot, name, channels, base));
+        let shares: Vec<_> = wide
+            .chain([(B, "b", states, base_b), (C, "c", states, base_b)])
+            .filter_map(|(slot, name, elements, base)| {
+                let operand = step.operands.iter().position(|operand| *operand == Operand::Slot(slot))?;
+                Some(Share { operand, name, size: s.dtype.size() as u64, elements, base })
+            })
+            .collect();
+        program::cut(NAME, step, self.units as u64, "one group", &shares, caps)
+    }
+
+    fn params(&self, segment: usize, segments: usize, stored: usize) -> Params {
+        let (c, weights) = (self.c, self.c.weights_slot());
+        let offset = |name: &str| weights.parts.iter().find(|part| part.name == name).map_or(0, |part| part.offset);
+        Params {
+            length: c.shape.length as u32,
+            channels: c.shape.channels as u32,
+            groups: c.group_count() as u32,
+            states: c.states as u32,
+            tiles: self.count as u32,
+            segment: segment as u32,
+            segments: segments as u32,
+            stored: stored as u32,
+            dt_bias: offset("dt_bias") as u32,
+            d: offset("d") as u32,
+            ..Params::default()
+        }
+    }
+
+    fn step(&self, kernel: &'static Kernel, spec: Spec, params: Params, operands: Vec<Operand>, cost: Cost) -> Step {
+        let params = bytemuck::bytes_of(&params).to_vec();
+        Step { kernel, spec, params, operands, first: 0, groups: 0, cost }
+    }
+
+    /// What a walk through all tokens computes, with what only fills a tile, and reads of b.
+    fn walked(&self, segments: usize, flops: f64) -> Cost {
+        let (c, size) = (self.c, self.c.shape.dtype.size() as f64);
+        let tokens = c.shape.length as f64 * (self.units * self.count) as f64;
+        let states = tokens * (self.tiles.channels * self.tiles.states()) as f64;
+        let per_channel = c.states + usize::from(c.dt_bias);
+        Cost {
+            flops: flops * states,
+            exps: states + if c.softplus { c.shape.elements() } else { 0.0 },
+            bytes_read: (2.0 * c.shape.elements() + tokens * c.states as f64) * size
+                + (c.shape.rows() * segments * per_channel) as f64 * 4.0,
+            bytes_written: 0.0,
+        }
+    }
+
+    fn overrides(&self) -> Vec<(&'static str, u32)> {
+        let c = self.c;
+        vec![("A_LOG", c.a_log.into()), ("SOFTPLUS", c.softplus.into()), ("BIASED", c.dt_bias.into())]
+    }
+
+    fn spec(&self, overrides: Vec<(&'static str, u32)>) -> Spec {
+        Spec { elem: self.c.shape.dtype, fragments: vec![COUNT_OFF], consts: self.tiles.consts(), overrides }
+    }
+
+    fn segment(&self, segment: usize, segments: usize) -> Step {
+        let written = (self.c.shape.rows() * segments * (self.c.states + 1)) as f64 * 4.0;
+        let cost = Cost { bytes_written: written, ..self.walked(segments, 4.0) };
+        let operands = vec![
+            Operand::Slot(X),
+            Operand::Slot(DT),
+            Operand::Slot(B),
+            WEIGHTS,
+            Operand::Workspace(0),
+            Operand::Workspace(1),
+        ];
+        let params = self.params(segment, segments, segments);
+        let step = self.step(&SEGMENT, self.spec(self.overrides()), params, operands, cost);
+        Step { groups: self.groups(segments), ..step }
+    }
+
+    fn scan(&self, segments: usize, state: Operand) -> Step {
+        let c = self.c;
+        let size = c.shape.channels as u64 * c.states as u64;
+        let all = c.shape.batch as f64 * size as f64;
+        let carried = if c.carry { all * 4.0 } else { 0.0 };
+        let cost = Cost {
+            flops: 3.0 * all * segments as f64,
+            exps: all * segments as f64,
+            bytes_read: all * (1.0 + 2.0 * segments as f64) * 4.0 + carried,
+            bytes_written: all * segments as f64 * 4.0 + carried,
+        };
+        let spec = Spec {
+            elem: DType::F32,
+            fragments: vec![COUNT_OFF],
+            consts: vec![],
+            overrides: vec![("A_LOG", c.a_log.into()), ("CARRY", c.carry.into())],
+        };
+        let operands = vec![WEIGHTS, Operand::Workspace(1), Operand::Workspace(0), state];
+        let step = self.step(&SCAN, spec, self.params(0, segments, segments), operands, cost);
+        Step { groups: c.shape.batch as u64 * size.div_ceil(64), ..step }
+    }
+
+    /// The walk that writes outputs, each segment from one of `states`, or from zeros.
+    fn output(&self, segment: usize, segments: usize, states: Operand, init: bool) -> Step {
+        let c = self.c;
+        let store = segments == 1 && c.carry && matches!(states, Operand::Slot(_));
+        let (rows, elements, size) = (c.shape.rows() as f64, c.shape.elements(), c.shape.dtype.size() as f64);
+        let kept = rows * c.states as f64 * 4.0;
+        let along = c.shape.length as f64 * (self.units * self.count * c.states) as f64 * size;
+        let mut cost = self.walked(segments, 6.0);
+        cost.bytes_read += along + if c.d { rows * segments as f64 * 4.0 } else { 0.0 };
+        cost.bytes_read += if init { kept * segments as f64 } else { 0.0 };
+        cost.bytes_written += elements * size + if store { kept } else { 0.0 };
+        if c.z {
+            cost.bytes_read += elements * size;
+            cost.exps += elements;
+        }
+        let mut overrides = self.overrides();
+        overrides.extend([("SKIP", c.d.into()), ("GATED", c.z.into()), ("INIT", init.into()), ("STORE", store.into())]);
+        // What is not there is bound to something small that is not read.
+        let z = if c.z { Operand::Slot(Z) } else { WEIGHTS };
+        let operands = vec![
+            Operand::Slot(X),
+            Operand::Slot(DT),
+            Operand::Slot(B),
+            WEIGHTS,
+            Operand::Slot(C),
+            z,
+            states,
+            Operand::Slot(Y),
+        ];
+        let step = self.step(&OUTPUT, self.spec(overrides), self.params(segment, segments, segments), operands, cost);
+        Step { groups: self.groups(segments), ..step }
+    }
+}

@@ -1,0 +1,54 @@
+//! The definition of the selective scan as plain loops. No engine type, no cleverness: what every kernel is judged by.
+
+use super::Config;
+use crate::ops::float::{self, Float};
+use crate::ops::{Definition, Rows};
+use crate::tensor::TensorMap;
+
+/// The wanted tokens of `y` and, when carried, `state` after the last.
+pub(super) fn outputs<T: Float>(config: &Config, tensors: &TensorMap, rows: Rows<'_>) -> Definition {
+    let (channels, length, states) = (config.shape.channels, config.shape.length, config.states);
+    let given = |name: &str| float::read::<T>(tensors, name);
+    let read = |name: &str| given(name).unwrap_or_else(|| panic!("tensor {name} is missing"));
+    let [x, dt, b, c] = ["x", "dt", "b", "c"].map(read);
+    let a = if config.a_log { read("a_log") } else { read("a") };
+    let d = config.d.then(|| read("d"));
+    let z = config.z.then(|| read("z"));
+    let dt_bias = config.dt_bias.then(|| read("dt_bias"));
+    let zero = T::of(0.0);
+    let zeros = || vec![zero; config.shape.rows() * states];
+    let mut state = given("state").filter(|_| config.carry).unwrap_or_else(zeros);
+    let wanted = rows.of(length);
+    let mut y = Vec::with_capacity(config.shape.rows() * wanted.len());
+    for (row, h) in state.chunks_exact_mut(states).enumerate() {
+        let (batch, ch) = (row / channels, row % channels);
+        let group = batch * config.group_count() + ch / (channels / config.group_count());
+        let a: Vec<T> =
+            a[ch * states..][..states].iter().map(|&a| if config.a_log { zero - a.exp() } else { a }).collect();
+        let mut next = wanted.iter().copied().peekable();
+        for t in 0..length {
+            let at = row * length + t;
+            let along = |s: usize| (group * states + s) * length + t;
+            let raw = dt_bias.as_ref().map_or(dt[at], |bias| dt[at] + bias[ch]);
+            let step = if config.softplus { float::softplus(raw) } else { raw };
+            for (s, h) in h.iter_mut().enumerate() {
+                *h = (step * a[s]).exp() * *h + step * b[along(s)] * x[at];
+            }
+            if next.next_if_eq(&t).is_some() {
+                let mut sum = h.iter().enumerate().fold(zero, |sum, (s, &h)| sum + c[along(s)] * h);
+                if let Some(d) = &d {
+                    sum += d[ch] * x[at];
+                }
+                if let Some(z) = &z {
+                    sum = sum * float::silu(z[at]);
+                }
+                y.push(sum.wide());
+            }
+        }
+    }
+    let mut outputs = vec![("y", y)];
+    if config.carry {
+        outputs.push(("state", float::wide(state)));
+    }
+    outputs
+}

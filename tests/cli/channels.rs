@@ -1,0 +1,116 @@
+//! `conv1d` and `mamba` as a user meets them: `[B, C, N]`, with the length last.
+
+use super::*;
+
+/// Tokens `from..to` of the last axis, of tensors that have as many as x.
+fn tokens(all: &TensorMap, from: usize, to: usize) -> TensorMap {
+    let length = *all.get("x").expect("x").shape().dims().last().expect("an axis");
+    let cut = |(name, tensor): (&str, &HostTensor)| {
+        let mut dims = tensor.shape().dims().to_vec();
+        if dims.last() != Some(&length) {
+            return (name.to_owned(), tensor.clone());
+        }
+        let values = tensor.to_f32().chunks(length).flat_map(|row| row[from..to].to_vec()).collect();
+        dims.pop();
+        dims.push(to - from);
+        (name.to_owned(), HostTensor::f32(dims, values))
+    };
+    all.iter().map(cut).collect()
+}
+
+#[test]
+fn a_sample_runs_and_pieces_of_it_equal_the_whole() {
+    for (op, with) in [("conv1d", "bias"), ("mamba", "d,z,dt_bias")] {
+        let place = Place::new();
+        place.done(&format!("sample {op} -o in.npz --shape 2,5,40 --quiet"));
+        place.done(&format!("run {op} --backend cpu -i in.npz --verify"));
+        place.done(&format!("sample {op} -o in.npz --shape 2,5,40 --with {with} --seed 3 --quiet"));
+        let run = format!("run {op} --backend cpu --quiet --segment 8 -i");
+        place.done(&format!("{run} in.npz -o whole.npz --state-out end.npz --verify"));
+        let (all, whole) = (place.read("in.npz").tensors, place.read("whole.npz").tensors);
+        let mut state = String::new();
+        for (at, pair) in [0, 8, 32, 40].windows(2).enumerate() {
+            place.write_map("piece.npz", &tokens(&all, pair[0], pair[1]));
+            place.done(&format!("{run} piece.npz -o p.npz --state-out s{at}.npz {state}"));
+            state = format!("--state-in s{at}.npz");
+            let want = [("x".to_owned(), all.get("x").expect("x").clone())].into_iter();
+            let want = want.chain(whole.iter().map(|(name, tensor)| (name.to_owned(), tensor.clone()))).collect();
+            same(&place.tensor("p.npz", "y"), tokens(&want, pair[0], pair[1]).get("y").expect("y"));
+        }
+        same(&place.tensor("s2.npz", "state"), &place.tensor("end.npz", "state"));
+        // One token more, from there.
+        place.write_map("one.npz", &tokens(&all, 0, 1));
+        let one = format!("run {op} --backend cpu --quiet -i one.npz --state-in end.npz");
+        place.done(&format!("{one} -o a.npz --decode"));
+        place.done(&format!("{one} -o b.npz --verify"));
+        same(&place.tensor("a.npz", "y"), &place.tensor("b.npz", "y"));
+    }
+}
+
+#[test]
+fn the_batch_may_be_absent_and_groups_may_have_no_axis() {
+    let place = Place::new();
+    place.done("sample mamba -o in.npz --shape B=1,C=6,N=20,G=1,S=3 --with a_log,z --quiet");
+    let all = place.read("in.npz").tensors;
+    assert_eq!(all.names(), "x, dt, a_log, b, c, z");
+    place.done("run mamba --backend cpu -i in.npz -o o.npz --verify");
+    let want = place.tensor("o.npz", "y");
+    let shaped = |b: &[usize], x: &[usize]| -> TensorMap {
+        let one = |(name, tensor): (&str, &HostTensor)| match name {
+            "b" | "c" => (name.to_owned(), tensor.clone().reshape(b)),
+            "a_log" => (name.to_owned(), tensor.clone()),
+            _ => (name.to_owned(), tensor.clone().reshape(x)),
+        };
+        all.iter().map(one).collect()
+    };
+    for (b, x) in [(&[1, 3, 20][..], &[1, 6, 20][..]), (&[1, 3, 20], &[6, 20]), (&[3, 20], &[6, 20])] {
+        place.write_map("in.npz", &shaped(b, x));
+        place.done("run mamba --backend cpu -i in.npz -o o.npz --state-out s.npz --verify");
+        let got = place.tensor("o.npz", "y");
+        assert_eq!(got.shape(), &x.into());
+        same(&got.reshape([1, 6, 20]), &want);
+        assert_eq!(place.tensor("s.npz", "state").shape(), &[1, 6, 3].into());
+    }
+}
+
+#[test]
+fn what_cannot_be_is_refused_in_one_sentence() {
+    let place = Place::new();
+    place.done("sample mamba -o good.npz --shape B=2,C=6,N=20,S=3 --quiet");
+    let good = place.read("good.npz").tensors;
+    let with = |name: &str, tensor: HostTensor| {
+        let mut all = good.clone();
+        all.insert(name, tensor);
+        place.write_map("in.npz", &all);
+    };
+    let run = "run mamba --backend cpu -i in.npz -o o.npz";
+    let mut a = good.get("a").expect("a").to_f32();
+    (a[4], a[5], a[11]) = (0.0, 2.5, f32::INFINITY);
+    with("a", HostTensor::f32([6, 3], a));
+    let ran = place.run(run);
+    let found = "expected values below 0, found 3 of 18 that are not, the first 0 at 4";
+    assert!(ran.code == 1 && ran.err.ends_with(&format!("error: mamba: tensor `a`: {found}\n")), "{ran:?}");
+    with("a_log", filled("a_log", &[6, 3]));
+    place.refuse(run, 1, "mamba: tensor `a`: expected none beside `a_log`, found [6, 3]");
+    for name in ["b", "c"] {
+        with(name, filled(name, &[2, 4, 3, 20]));
+        let sentence = format!("mamba: tensor `{name}`: expected groups G that divide the 6 channels, not 4, found");
+        place.refuse(run, 1, &format!("{sentence} [2, 4, 3, 20]"));
+    }
+    place.write_map("in.npz", &good);
+    place.write("s.npz", &[("state", &[2, 6, 4])]);
+    let sentence = "mamba: tensor `state`: expected f32 [2, 6, 3] in the state file, found f32 [2, 6, 4]";
+    place.refuse(&format!("{run} --state-in s.npz"), 1, sentence);
+    let sentence = "mamba: --no-causal: this operator has only a causal form";
+    place.refuse(&format!("{run} --no-causal"), 2, sentence);
+
+    place.write("in.npz", &[("x", &[2, 6, 20]), ("weight", &[6, 9])]);
+    let run = "run conv1d --backend cpu -i in.npz -o o.npz";
+    place.refuse(run, 1, "conv1d: tensor `weight`: expected a width W of 1 to 8, found 9");
+    place.write("in.npz", &[("x", &[2, 6, 20]), ("weight", &[6, 4])]);
+    let sentence = "conv1d: tensor `state`: expected f32 [2, 6, 3] in the state file, found f32 [2, 6, 4]";
+    place.refuse(&format!("{run} --state-in s.npz"), 1, sentence);
+    let sentence = "conv1d: tensor `x`: expected [C, N] or [B, C, N], found rank 1 [20]";
+    place.write("in.npz", &[("x", &[20]), ("weight", &[6, 4])]);
+    place.refuse(run, 1, sentence);
+}

@@ -1,0 +1,342 @@
+//! The selective scan: what is particular to it.
+
+use subquad::gpu::Caps;
+use subquad::ops::mamba::layout::{self, Tiles, Walk};
+use subquad::ops::mamba::{Config, OP};
+use subquad::ops::{Case, Channels, Flags, Op, Operator, Precision, Request, Rows, draw, tolerance};
+use subquad::tensor::{DType, HostTensor, Layout, Shape, TensorMap};
+
+use crate::support::{
+    Runner, assert_matches, assert_same_bits, backends, backends_for, channels_in_pieces, last, roomy,
+};
+
+fn op() -> &'static Op {
+    &OP
+}
+
+/// Tensors whose last axis is the length.
+const ALONG: [&str; 5] = ["x", "dt", "b", "c", "z"];
+
+/// With d, z and dt_bias.
+fn full(shape: Channels, states: usize) -> Config {
+    Config { d: true, z: true, dt_bias: true, ..Config::new(shape, states) }
+}
+
+/// What a configuration reads, drawn as `sample` does, the state too where it is carried.
+fn inputs(c: &Config) -> TensorMap {
+    let s = c.shape;
+    let axes = [("B", s.batch), ("C", s.channels), ("N", s.length), ("G", c.group_count()), ("S", c.states)];
+    let mut case = Case::new("inputs", &axes).dtype(s.dtype);
+    case.seed = 11;
+    case.carry = c.carry;
+    let given = [("d", c.d), ("z", c.z), ("dt_bias", c.dt_bias), ("a_log", c.a_log)];
+    case.with = given.into_iter().filter(|(_, given)| *given).map(|(name, _)| name).collect();
+    let mut all = draw::inputs(op(), &case).unwrap();
+    if c.groups.is_none() {
+        for name in ["b", "c"] {
+            let tensor = all.remove(name).unwrap();
+            all.insert(name, tensor.reshape([s.batch, c.states, s.length]));
+        }
+    }
+    all
+}
+
+/// Shapes that no tile divides, one and several lanes a channel.
+fn several() -> [Config; 3] {
+    [
+        full(Channels::new(2, 20, 130), 16),
+        Config { groups: Some(3), a_log: true, ..full(Channels::new(1, 9, 130), 3) },
+        Config { softplus: true, ..Config::new(Channels::new(1, 5, 130), 40) },
+    ]
+}
+
+/// As [`channels_in_pieces`], with a configuration made for the length.
+fn pieces(run: &Runner, whole: &Config, all: &TensorMap, cuts: &[usize]) -> TensorMap {
+    let one = |len: usize, tensors: &TensorMap| {
+        let shape = whole.shape.length(len);
+        run(&Config { shape, carry: true, decode: len == 1 && whole.segment.is_none(), ..whole.clone() }, tensors)
+    };
+    channels_in_pieces(&one, all, &ALONG, cuts)
+}
+
+#[test]
+fn pieces_equal_the_whole_at_any_cut_and_decode_goes_on_where_prefill_stopped() {
+    for c in several() {
+        let whole = Config { carry: true, ..c };
+        let all = inputs(&whole);
+        for (backend, run) in backends() {
+            for cuts in [&[0, 65, 130][..], &[0, 1, 37, 127, 128, 129, 130]] {
+                let got = pieces(&run, &whole, &all, cuts);
+                assert_matches(&format!("{backend}, pieces {cuts:?}"), op(), &whole, &all, &got);
+            }
+        }
+    }
+}
+
+#[test]
+fn pieces_equal_the_whole_bit_for_bit_when_cuts_fall_on_segments() {
+    for c in several() {
+        for dtype in [DType::F32, DType::F16] {
+            let whole = Config { segment: Some(24), carry: true, shape: c.shape.dtype(dtype), ..c.clone() };
+            let all = inputs(&whole);
+            for (backend, run) in backends_for(dtype) {
+                let want = run(&whole, &all);
+                let got = pieces(&run, &whole, &all, &[0, 48, 72, 130]);
+                for (name, tensor) in want.iter() {
+                    assert_same_bits(&format!("{backend}: {name}"), tensor, got.get(name).unwrap());
+                }
+            }
+        }
+    }
+}
+
+/// The cpu backend walks every channel from end to end.
+#[test]
+fn pieces_equal_the_whole_bit_for_bit_on_the_cpu_at_any_cut() {
+    for c in several() {
+        let whole = Config { carry: true, ..c };
+        let all = inputs(&whole);
+        let run: Runner = Box::new(|c: &dyn Operator, t: &TensorMap| c.cpu(t).unwrap());
+        let (want, got) = (run(&whole, &all), pieces(&run, &whole, &all, &[0, 1, 2, 50, 67, 130]));
+        for (name, tensor) in want.iter() {
+            assert_same_bits(name, tensor, got.get(name).unwrap());
+        }
+    }
+}
+
+#[test]
+fn an_output_does_not_depend_on_later_tokens() {
+    for c in several() {
+        for c in [c.clone(), Config { segment: Some(16), ..c }] {
+            let before = inputs(&c);
+            let mut after = before.clone();
+            for name in ALONG.into_iter().filter(|name| before.get(name).is_some()) {
+                let tensor = before.get(name).unwrap();
+                let (mut values, shape) = (tensor.to_f32(), tensor.shape().clone());
+                values.chunks_exact_mut(130).for_each(|row| row[77..].iter_mut().for_each(|x| *x = 4.0 - 3.0 * *x));
+                after.insert(name, HostTensor::f32(shape, values));
+            }
+            for (backend, run) in backends() {
+                let [a, b] = [&before, &after].map(|all| run(&c, all).remove("y").unwrap());
+                assert_same_bits(backend, &last(&a, 0..77), &last(&b, 0..77));
+                assert_ne!(last(&a, 77..78).bytes(), last(&b, 77..78).bytes(), "{backend}: token 77 is not read");
+            }
+        }
+    }
+}
+
+/// Steps so long that nothing is left of earlier tokens: each output is its own token's alone, exactly.
+#[test]
+fn a_state_that_decays_to_nothing_within_a_step_is_that_of_the_step() {
+    let c = Config { carry: true, ..Config::new(Channels::new(1, 2, 70), 4) };
+    let mut all = inputs(&c);
+    let values = |f: fn(usize) -> f32, n: usize| (0..n).map(f).collect::<Vec<_>>();
+    all.insert("dt", HostTensor::f32([1, 2, 70], values(|i| 1000.0 + (i % 3) as f32, 140)));
+    all.insert("a", HostTensor::f32([2, 4], vec![-1.0; 8]));
+    let [x, dt, b, cs] = ["x", "dt", "b", "c"].map(|name| all.get(name).unwrap().to_f64());
+    for c in [c.clone(), Config { segment: Some(16), ..c }] {
+        let want: Vec<f64> = (0..140)
+            .map(|at| (0..4).map(|s| cs[s * 70 + at % 70] * dt[at] * b[s * 70 + at % 70] * x[at]).sum())
+            .collect();
+        let exact = c.reference(&all, Precision::F64, Rows::All);
+        assert!(exact[0].1.iter().zip(&want).all(|(x, y)| (x - y).abs() <= 1e-12 * y.abs()));
+        for (backend, run) in backends() {
+            let got = run(&c, &all);
+            assert_matches(backend, op(), &c, &all, &got);
+            // What came before a token makes no difference at all.
+            let mut other = all.clone();
+            let mut changed = x.clone();
+            (0..2).for_each(|row| changed[row * 70..row * 70 + 50].iter_mut().for_each(|x| *x = 9.0 - *x));
+            let changed = changed.into_iter().map(|x| x as f32).collect();
+            other.insert("x", HostTensor::f32([1, 2, 70], changed));
+            let cut = |map: &TensorMap| last(map.get("y").unwrap(), 50..70);
+            assert_same_bits(backend, &cut(&got), &cut(&run(&c, &other)));
+        }
+    }
+}
+
+/// Softplus from where it is 0 in f32 to where it is the step itself, and steps as they are.
+#[test]
+fn steps_far_from_zero_are_right_on_both_sides() {
+    let length = 150;
+    let c = Config { carry: true, ..Config::new(Channels::new(1, 1, length), 2) };
+    let mut all = inputs(&c);
+    let steps = |f: fn(f32) -> f32| (0..length).map(|i| f(i as f32 / (length - 1) as f32)).collect::<Vec<_>>();
+    all.insert("a", HostTensor::f32([1, 2], vec![-1.0, -0.01]));
+    all.insert("state", HostTensor::f32([1, 1, 2], vec![1.0, -2.0]));
+    for name in ["b", "c", "x"] {
+        let tensor = all.get(name).unwrap();
+        all.insert(name, HostTensor::f32(tensor.shape().clone(), vec![1.0; tensor.shape().count()]));
+    }
+    // Very negative: steps are exponentials, and only these, not a sum with 1, tell one from another.
+    for (what, dt) in [("negative", steps(|t| -15.0 - 65.0 * t)), ("all", steps(|t| -60.0 + 120.0 * t))] {
+        all.insert("dt", HostTensor::f32([1, 1, length], dt));
+        for c in [c.clone(), Config { segment: Some(32), ..c.clone() }] {
+            for (backend, run) in backends() {
+                assert_matches(&format!("{backend}, {what}"), op(), &c, &all, &run(&c, &all));
+            }
+        }
+    }
+    // From zeros, what one such token adds is its step: it is seen.
+    all.insert("state", HostTensor::f32([1, 1, 2], vec![0.0; 2]));
+    all.insert("dt", HostTensor::f32([1, 1, length], steps(|t| -80.0 - 0.0 * t)));
+    for (backend, run) in backends() {
+        let y = run(&c, &all).remove("y").unwrap().to_f64();
+        let want = 2.0 * (-80.0f64).exp();
+        let error = (y[0] / want - 1.0).abs();
+        assert!(error < 1e-5, "{backend}: {}, expected {want}", y[0]);
+    }
+    // Beyond the range of softplus' exponential nothing is added, and nothing lost.
+    all.insert("state", HostTensor::f32([1, 1, 2], vec![3.0, 4.0]));
+    all.insert("dt", HostTensor::f32([1, 1, length], vec![-1000.0; length]));
+    for (backend, run) in backends() {
+        let got = run(&c, &all);
+        assert_eq!(got.get("state").unwrap().to_f32(), [3.0, 4.0], "{backend}");
+        assert_eq!(got.get("y").unwrap().to_f32(), vec![7.0; length], "{backend}");
+    }
+}
+
+/// A length at which other scans gave NaN.
+#[test]
+fn a_length_of_43884_is_right_to_the_end() {
+    let c = full(Channels::new(1, 16, 43_884), 4);
+    let all = inputs(&c);
+    let at = [0, 1, 20_000, 43_883];
+    let got = c.cpu(&all).unwrap();
+    let y = got.get("y").unwrap();
+    assert!(y.to_f32().iter().all(|x| x.is_finite()));
+    let exact = c.reference(&all, Precision::F64, Rows::At(&at));
+    let picked: Vec<f64> = y.to_f64().chunks_exact(43_884).flat_map(|row| at.map(|n| row[n])).collect();
+    let error = tolerance::relative_rms(&picked, &exact[0].1);
+    assert!(error < 2e-6, "{error:.2e}");
+}
+
+#[test]
+fn a_and_its_logarithm_mean_the_same() {
+    let c = full(Channels::new(1, 10, 100), 5);
+    let logarithm = Config { a_log: true, ..c.clone() };
+    let mut all = inputs(&logarithm);
+    let a = all.get("a_log").unwrap().to_f32().into_iter().map(|a| -a.exp()).collect();
+    all.insert("a", HostTensor::f32([10, 5], a));
+    for (backend, run) in backends() {
+        let [x, y] = [&c, &logarithm].map(|c| run(c, &all).remove("y").unwrap().to_f64());
+        let error = tolerance::relative_rms(&x, &y);
+        assert!(error < 1e-6, "{backend}: {error:.2e}");
+    }
+}
+
+#[test]
+fn refused_before_anything_runs() {
+    let base = Config::new(Channels::new(1, 6, 8), 4);
+    for (config, sentence) in [
+        (Config { states: 0, ..base.clone() }, "mamba: tensor `a`: expected 1 to 256 states S, found 0"),
+        (
+            Config { states: 257, a_log: true, ..base.clone() },
+            "mamba: tensor `a_log`: expected 1 to 256 states S, found 257",
+        ),
+        (
+            Config { groups: Some(4), ..base.clone() },
+            "mamba: tensor `b`: expected groups G that divide the 6 channels, found 4 groups",
+        ),
+        (
+            Config { groups: Some(0), ..base.clone() },
+            "mamba: tensor `b`: expected groups G that divide the 6 channels, found 0 groups",
+        ),
+        (Config { segment: Some(0), ..base.clone() }, "mamba: `segment`: expected 1 or more, found 0"),
+        (Config { decode: true, ..base.clone() }, "mamba: `decode`: expected a carried state, found none"),
+        (
+            Config { decode: true, carry: true, ..base.clone() },
+            "mamba: tensor `x`: expected N = 1 to decode, found N = 8",
+        ),
+        (
+            Config { decode: true, carry: true, segment: Some(4), shape: base.shape.length(1), ..base.clone() },
+            "mamba: `segment`: expected none to decode one token, found a length",
+        ),
+        (
+            Config { shape: Channels::new(1, 70_000, 70_000), ..base },
+            "mamba: tensor `x` (elements) needs 4900000000, the limit of this device is 4294967295",
+        ),
+    ] {
+        assert_eq!(config.program(&Caps::portable()).unwrap_err().to_string(), sentence);
+    }
+}
+
+#[test]
+fn tensors_that_do_not_fit_shapes_or_flags_are_refused_by_name() {
+    let whole: [(&str, &[usize]); 5] =
+        [("x", &[2, 6, 8]), ("dt", &[2, 6, 8]), ("a", &[6, 4]), ("b", &[2, 4, 8]), ("c", &[2, 4, 8])];
+    let refuse = |given: &[(&str, &[usize])], typed: &[(&str, &str)]| {
+        // An empty shape stands for no tensor.
+        let other = whole.iter().filter(|(name, _)| !given.iter().any(|(n, _)| n == name));
+        let shape = |(name, dims): &(&str, &[usize])| ((*name).to_owned(), Shape::from(*dims));
+        let shapes: Vec<_> = other.chain(given.iter().filter(|(_, dims)| !dims.is_empty())).map(shape).collect();
+        let flags = Flags::from_pairs(typed);
+        let (layout, dtype) = (Layout::Bhnd, DType::F32);
+        let request = Request { flags: &flags, shapes: &shapes, layout, dtype, carry: false };
+        (OP.configure)(&request).err().map_or_else(String::new, |error| error.to_string())
+    };
+    assert_eq!(refuse(&[], &[]), "");
+    assert_eq!(refuse(&[("b", &[2, 3, 4, 8]), ("c", &[2, 3, 4, 8]), ("d", &[6])], &[]), "");
+    for (given, typed, sentence) in [
+        (
+            &[("a_log", &[6usize, 4] as &[usize])] as &[(&str, &[usize])],
+            &[][..],
+            "mamba: tensor `a`: expected none beside `a_log`, found [6, 4]",
+        ),
+        (
+            &[("a", &[])],
+            &[],
+            "mamba: tensor `a`: expected [C, S], or `a_log` in its place, found none (given: x, dt, b, c)",
+        ),
+        (&[("a", &[5, 4])], &[], "mamba: tensor `a`: expected C = 6 channels as in x, found [5, 4]"),
+        (&[("a", &[6])], &[], "mamba: tensor `a`: expected rank 2 [C, S], found rank 1 [6]"),
+        (&[("dt", &[2, 6, 9])], &[], "mamba: tensor `dt`: expected [2, 6, 8] as x, found [2, 6, 9]"),
+        (&[("z", &[2, 5, 8])], &[], "mamba: tensor `z`: expected [2, 6, 8] as x, found [2, 5, 8]"),
+        (&[("d", &[5])], &[], "mamba: tensor `d`: expected C = 6 channels as in x, found [5]"),
+        (&[("dt_bias", &[7])], &[], "mamba: tensor `dt_bias`: expected C = 6 channels as in x, found [7]"),
+        (&[("b", &[2, 5, 8])], &[], "mamba: tensor `b`: expected states S = 4 as in a, found [2, 5, 8]"),
+        (&[("b", &[1, 4, 8])], &[], "mamba: tensor `b`: expected batch B = 2 as in x, found [1, 4, 8]"),
+        (&[("c", &[2, 4, 9])], &[], "mamba: tensor `c`: expected length N = 8 as in x, found [2, 4, 9]"),
+        (&[("b", &[4, 8])], &[], "mamba: tensor `b`: expected rank 4 [B, G, S, N], found rank 2 [4, 8]"),
+        (
+            &[("b", &[2, 4, 4, 8])],
+            &[],
+            "mamba: tensor `b`: expected groups G that divide the 6 channels, not 4, found [2, 4, 4, 8]",
+        ),
+        (&[("c", &[2, 2, 4, 8])], &[], "mamba: tensor `c`: expected the groups that b has, found [2, 2, 4, 8]"),
+        (&[], &[("segment", "0")], "mamba: --segment: expected a whole number from 1 to 2^64 - 1, found `0`"),
+        (&[], &[("decode", "true"), ("segment", "4")], "mamba: --decode takes one token and has no --segment"),
+    ] {
+        assert_eq!(refuse(given, typed), sentence);
+    }
+}
+
+#[test]
+fn tiles_fit_a_portable_workgroup_at_every_number_of_states() {
+    for states in 1..=256 {
+        for channels in [1, 8, 9, 64, 1000] {
+            let tiles = Tiles::new(states, channels);
+            assert!(tiles.states() >= states && tiles.states() < 2 * states.max(4), "{tiles:?}");
+            assert!(tiles.channels * tiles.lanes <= 256 && tiles.workgroup_bytes() <= 16384, "{tiles:?}");
+        }
+    }
+}
+
+/// The shape of the roofline: 1024 channels, 16 states, 65536 tokens.
+#[test]
+fn a_long_sequence_takes_little_workspace_and_two_passes_move_six_tensors() {
+    let c = full(Channels::new(1, 1024, 65536), 16);
+    let Walk::TwoPasses(segment) = layout::walk(&c, &roomy()) else { panic!("one pass") };
+    let program = c.program(&roomy()).unwrap();
+    let tensor = c.shape.elements() * 4.0;
+    assert!(program.workspace_bytes() as f64 <= 0.02 * tensor, "{segment}: {}", program.workspace_bytes());
+    // b twice and c, by each of 16 tiles of channels.
+    let along = 3.0 * 16.0 * 16.0 * 65536.0 * 4.0;
+    let bytes = program.cost().bytes();
+    assert!(bytes >= 6.0 * tensor + along && bytes <= 1.05 * (6.0 * tensor + along), "{bytes}");
+    let decode = Config { shape: c.shape.length(1), carry: true, decode: true, ..c.clone() }.program(&roomy()).unwrap();
+    assert_eq!((decode.steps().len(), decode.workspace_bytes()), (1, 0));
+    // Enough channels: one pass.
+    let many = Config { shape: Channels::new(64, 1024, 4096), ..c };
+    assert_eq!(layout::walk(&many, &roomy()), Walk::OnePass);
+}
