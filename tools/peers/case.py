@@ -56,9 +56,10 @@ class Entry:
     """One operator of ours in one setting, and its peers.
 
     name: on the command line. op: our operator. length: N where none is given. causal: the masks it has; the first
-    `masks` of them are taken where none is asked for. flags(case): of `subquad run OP`, NAME=VALUE. draw(case, tensors,
-    rng): adds parameters to q, k, v. carry: whether the causal form keeps the final state, since a peer always gives
-    it. ranked: whether K means something.
+    `masks` of them are taken where none is asked for. flags(case): of `subquad run OP`, NAME=VALUE. along(case): the
+    tensors along the sequence with their shapes, drawn standard normal. draw(case, tensors, rng): adds parameters to
+    these. output: the name of ours that is compared. shape(case): for people. carry: whether the causal form keeps the
+    final state, since a peer always gives it. ranked: whether K means something.
     """
 
     name: str
@@ -67,7 +68,10 @@ class Entry:
     causal: tuple
     peers: tuple
     flags: Callable = lambda case: []
+    along: Callable = lambda case: dict.fromkeys("qkv", (case.batch, case.heads, case.length, case.dim))
     draw: Callable = lambda case, tensors, rng: None
+    output: str = "o"
+    shape: Callable = lambda case: f"B={case.batch} H={case.heads} N={case.length} D={case.dim}"
     masks: int = 1
     carry: bool = False
     ranked: bool = False
@@ -101,13 +105,13 @@ class Case:
     def shape(self):
         """For people."""
         rank = f" K={self.rank}" if self.entry.ranked else ""
-        return f"B={self.batch} H={self.heads} N={self.length} D={self.dim}{rank}"
+        return f"{self.entry.shape(self)}{rank}"
 
     def tensors(self):
-        """q, k, v: standard normal, bhnd, f32; then the entry's parameters. All are numbers that the dtype can hold."""
+        """Along the sequence, standard normal, then the entry's parameters: f32, of numbers that the dtype can hold."""
         rng = np.random.default_rng(1)
-        shape = (self.batch, self.heads, self.length, self.dim)
-        tensors = {name: stored(rng.standard_normal(shape, np.float32), self.dtype) for name in "qkv"}
+        along = self.entry.along(self).items()
+        tensors = {name: stored(rng.standard_normal(shape, np.float32), self.dtype) for name, shape in along}
         self.entry.draw(self, tensors, rng)
         return tensors
 

@@ -13,7 +13,7 @@ import numpy as np
 from case import Form, Refused
 
 # Key in Peer.library -> the package that holds it.
-PACKAGES = {"onnxruntime": "onnxruntime", "torch": "torch", "fla": "fla-core"}
+PACKAGES = {"onnxruntime": "onnxruntime", "torch": "torch", "fla": "fla-core", "transformers": "transformers"}
 # What --device cuda means to torch. A test without a GPU sets it to cpu.
 CUDA = "cuda"
 
@@ -24,6 +24,8 @@ def load(library):
         import onnxops  # noqa: F401
     if library == "fla":
         import fla.ops.linear_attn  # noqa: F401
+    if library == "transformers":
+        import transformers.models.mamba.modeling_mamba  # noqa: F401
     if library == "torch":
         import torch
 

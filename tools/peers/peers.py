@@ -1,6 +1,7 @@
 """Times what users would take instead, at the same shapes, in turns with ours, and prints one table.
 
-    pip install "numpy==2.4.6" "onnx==1.23.2" "onnxruntime==1.32.0" "torch==2.15.0"      (and fla-core==0.6.0 on NVIDIA)
+    pip install "numpy==2.4.6" "onnx==1.23.2" "onnxruntime==1.32.0" "torch==2.15.0" "transformers==5.23.0"
+                                                                                  (and fla-core==0.6.0 on NVIDIA)
     cargo build --release --example turns
     python tools/peers/peers.py                                      (every operator, the cpu backend, two threads, f32)
     python tools/peers/peers.py softmax --causal --length 1024,4096
@@ -238,11 +239,11 @@ class Session:
                 self.add(case, label, found, turns.alternate([c.clock for c in found], self.args.runs))
                 return
             # Parameters stay f32; so does bf16, which ours reads as f32.
-            half = {name: x.astype(np.float16) for name, x in tensors.items() if name in "qkv"}
+            half = {name: x.astype(np.float16) for name, x in tensors.items() if name in case.entry.along(case)}
             tensorfile.save(source, tensors | (half if case.dtype == "f16" else {}), {"layout": "bhnd"})
             with self.ours(case, source, target) as once:
                 once.turn()
-            self.want = tensorfile.load(target)[0]["o"].astype(np.float32)
+            self.want = tensorfile.load(target)[0][case.entry.output].astype(np.float32)
             found = self.contenders(case, label, tensors.values())
             print(f"{label}: timing", file=sys.stderr)
             with self.ours(case, source) as ours:

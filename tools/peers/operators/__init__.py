@@ -1,8 +1,8 @@
 """Every entry there is: an operator adds its file here, which holds all that is known of its peers."""
 
-from . import linear, linformer, slay, softmax
+from . import conv1d, linear, linformer, mamba, slay, softmax
 
-ENTRIES = (*softmax.ENTRIES, *linformer.ENTRIES, *linear.ENTRIES, *slay.ENTRIES)
+ENTRIES = (*softmax.ENTRIES, *linformer.ENTRIES, *linear.ENTRIES, *slay.ENTRIES, *conv1d.ENTRIES, *mamba.ENTRIES)
 
 
 def find(word):
