@@ -273,7 +273,7 @@ pub fn seed_of(of: &str, matches: &ArgMatches) -> Result<u64, Error> {
 }
 
 /// What the letters of the contract stand for. A letter of one operator alone is explained in its documentation.
-const LETTERS: [(&str, &str); 9] = [
+const LETTERS: &[(&str, &str)] = &[
     ("B", "batch"),
     ("H", "query heads"),
     ("G", "key/value heads (H is a multiple of G)"),
@@ -283,6 +283,16 @@ const LETTERS: [(&str, &str); 9] = [
     ("E", "value dim"),
     ("S", "state size"),
     ("C", "channels"),
+];
+
+/// And in an operator without heads.
+const CHANNEL_LETTERS: &[(&str, &str)] = &[
+    ("B", "batch"),
+    ("C", "channels"),
+    ("N", "length"),
+    ("G", "groups of channels that share b and c (the axis may be absent where there is one)"),
+    ("S", "states of a channel"),
+    ("W", "width: taps of a channel"),
 ];
 
 /// Tensors of a row, for people.
@@ -308,17 +318,23 @@ fn manual(op: &Op) -> String {
     list("Writes", op.outputs);
     list("State, f32 (--state-in, --state-out)", op.state);
     text.push_str("Axes:\n");
-    for (letter, meaning) in LETTERS {
-        if op.axes.iter().any(|(known, _)| *known == letter) {
+    let heads = op.axes.iter().any(|(known, _)| *known == "H");
+    for (letter, meaning) in if heads { LETTERS } else { CHANNEL_LETTERS } {
+        if op.axes.iter().any(|(known, _)| known == letter) {
             let _ = writeln!(text, "  {letter}  {meaning}");
         }
     }
     let name = op.name;
+    text.push_str(if heads {
+        "Leading axes, batch or batch and heads, may be absent from all sequence tensors alike;\n\
+         outputs then lack them too. --layout bnhd has the length before the heads.\n"
+    } else {
+        "The batch may be absent from all sequence tensors alike; outputs then lack it too.\n\
+         --layout changes nothing: the length is last.\n"
+    });
     let _ = write!(
         text,
-        "Leading axes, batch or batch and heads, may be absent from all sequence tensors alike;\n\
-         outputs then lack them too. --layout bnhd has the length before the heads.\n\
-         Cost: O({}).\n\n\
+        "Cost: O({}).\n\n\
          Example:\n  subquad sample {name} --output in.safetensors\n  \
          subquad run {name} --input in.safetensors --output out.safetensors --verify\n\n{CODES}",
         op.complexity

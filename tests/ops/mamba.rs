@@ -1,13 +1,16 @@
 //! The selective scan: what is particular to it.
 
-use subquad::gpu::Caps;
+use proptest::prelude::*;
+use proptest::test_runner::{RngAlgorithm, TestRng, TestRunner};
+use subquad::gpu::{Caps, Workspace, pack, readback};
 use subquad::ops::mamba::layout::{self, Tiles, Walk};
-use subquad::ops::mamba::{Config, OP};
-use subquad::ops::{Case, Channels, Flags, Op, Operator, Precision, Request, Rows, draw, tolerance};
+use subquad::ops::mamba::{self, Config, OP};
+use subquad::ops::tolerance::{self, Truth};
+use subquad::ops::{self, Case, Channels, Flags, Op, Operator, Precision, Request, Rows, conv1d, draw};
 use subquad::tensor::{DType, HostTensor, Layout, Shape, TensorMap};
 
 use crate::support::{
-    Runner, assert_matches, assert_same_bits, backends, backends_for, channels_in_pieces, last, roomy,
+    Runner, assert_matches, assert_same_bits, backends, backends_for, channels_in_pieces, context, last, roomy,
 };
 
 fn op() -> &'static Op {
@@ -24,10 +27,14 @@ fn full(shape: Channels, states: usize) -> Config {
 
 /// What a configuration reads, drawn as `sample` does, the state too where it is carried.
 fn inputs(c: &Config) -> TensorMap {
+    seeded(c, 11)
+}
+
+fn seeded(c: &Config, seed: u64) -> TensorMap {
     let s = c.shape;
     let axes = [("B", s.batch), ("C", s.channels), ("N", s.length), ("G", c.group_count()), ("S", c.states)];
     let mut case = Case::new("inputs", &axes).dtype(s.dtype);
-    case.seed = 11;
+    case.seed = seed;
     case.carry = c.carry;
     let given = [("d", c.d), ("z", c.z), ("dt_bias", c.dt_bias), ("a_log", c.a_log)];
     case.with = given.into_iter().filter(|(_, given)| *given).map(|(name, _)| name).collect();
@@ -223,6 +230,81 @@ fn a_and_its_logarithm_mean_the_same() {
         let error = tolerance::relative_rms(&x, &y);
         assert!(error < 1e-6, "{backend}: {error:.2e}");
     }
+}
+
+/// The two as they stand in a block, recorded one behind the other: what the convolution writes is the scan's x.
+#[test]
+fn a_convolution_and_a_scan_run_in_one_encoder() {
+    let Some(ctx) = context() else { return };
+    let shape = Channels::new(1, 12, 90);
+    let scan = Config { carry: true, segment: Some(32), ..full(shape, 5) };
+    let conv = conv1d::Config::new(shape, 4);
+    let mut all = inputs(&scan);
+    all.insert("weight", HostTensor::f32([12, 4], draw::normal(3, 0, 48)));
+    let upload = |slot: &str, slots: &[subquad::tensor::Slot]| {
+        let slot = slots.iter().find(|known| known.name == slot).unwrap();
+        readback::upload(ctx, slot.name, &pack::pack(slot, &all)).unwrap()
+    };
+    let (plan, before) = (ops::plan(ctx, &scan).unwrap(), ops::plan(ctx, &conv).unwrap());
+    let mut workspace = Workspace::new();
+    workspace.reserve(ctx, plan.workspace()).unwrap();
+    let mut none = Workspace::new();
+    none.reserve(ctx, before.workspace()).unwrap();
+    let [inner, y] = ["x", "y"].map(|name| readback::empty(ctx, name, shape.shape(), DType::F32).unwrap());
+    let x = upload("x", plan.slots());
+    let weights = upload("weights", before.slots());
+    let tensors = conv1d::Tensors { x: &x, weights: &weights, y: &inner, state: None };
+    let first = conv1d::bind(&before, tensors, &none).unwrap();
+    let [dt, b, c, z, weights, state] =
+        ["dt", "b", "c", "z", "weights", "state"].map(|name| upload(name, plan.slots()));
+    let tensors =
+        mamba::Tensors { x: &inner, dt: &dt, b: &b, c: &c, z: Some(&z), weights: &weights, y: &y, state: Some(&state) };
+    let second = mamba::bind(&plan, tensors, &workspace).unwrap();
+    let mut encoder = ctx.device().create_command_encoder(&Default::default());
+    first.encode(&mut encoder);
+    second.encode(&mut encoder);
+    readback::submit(ctx, encoder).unwrap();
+
+    let mut after = all.clone();
+    after.insert("x", conv.cpu(&all).unwrap().remove("y").unwrap());
+    let want = scan.cpu(&after).unwrap();
+    for (name, tensor) in [("y", &y), ("state", &state)] {
+        let got = readback::read_blocking(ctx, tensor).unwrap().to_f64();
+        let error = tolerance::relative_rms(&got, &want.get(name).unwrap().to_f64());
+        assert!(error < 1e-6, "{name}: {error:.2e}");
+    }
+}
+
+/// Configurations and a seed of their inputs.
+fn any_config() -> impl Strategy<Value = (Config, u64)> {
+    let sizes = (1usize..=2, 1usize..=3, 1usize..=40, 1usize..=300, 1usize..=40);
+    let segment = prop::option::of(1usize..=60);
+    (sizes, segment, any::<[bool; 7]>(), any::<u64>()).prop_map(
+        |((batch, groups, each, length, states), segment, [d, z, dt_bias, a_log, carry, half, own], seed)| {
+            let dtype = if half { DType::F16 } else { DType::F32 };
+            let groups = if own { Some(groups) } else { None };
+            let shape = Channels::new(batch, groups.unwrap_or(1) * each, length).dtype(dtype);
+            (Config { groups, d, z, dt_bias, a_log, carry, segment, ..Config::new(shape, states) }, seed)
+        },
+    )
+}
+
+/// Any configurations against the definition, the same ones in every run.
+#[test]
+fn any_shape_matches_the_definition_on_the_cpu() {
+    let rng = TestRng::deterministic_rng(RngAlgorithm::ChaCha);
+    let settings = ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() };
+    let result = TestRunner::new_with_rng(settings, rng).run(&any_config(), |(c, seed)| {
+        let all = seeded(&c, seed);
+        let got = c.cpu(&all).unwrap();
+        let verdicts = Truth::of(&c, &all, Rows::All).judge("mamba", &got);
+        prop_assert_eq!(verdicts.len(), got.len());
+        for (name, verdict) in verdicts {
+            prop_assert!(verdict.ok, "`{}`: {:?}", name, verdict);
+        }
+        Ok(())
+    });
+    result.unwrap_or_else(|e| panic!("{e}"));
 }
 
 #[test]

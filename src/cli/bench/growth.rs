@@ -23,7 +23,7 @@ pub struct Fit {
 /// Where an operator beats the yardstick.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Crossover {
-    /// It is the yardstick.
+    /// It is the yardstick, or has no heads: the two are then no choice.
     Itself,
     /// No yardstick was measured in the same form at a length they share, or several were.
     NotMeasured,
@@ -97,7 +97,8 @@ impl Line<'_> {
     /// Beside the yardstick of the same form among `lines`.
     pub fn crossover(&self, lines: &[Line<'_>]) -> Crossover {
         let Some(own) = self.first() else { return Crossover::NotMeasured };
-        if own.job.op.name == YARDSTICK {
+        let heads = own.job.op.axes.iter().any(|(letter, _)| *letter == "H");
+        if own.job.op.name == YARDSTICK || !heads {
             return Crossover::Itself;
         }
         let masked =

@@ -1,6 +1,8 @@
 //! The `cpu` backend: blocks of channels on threads, each from the first token to the last, so that bits depend on no cut. The
 //! channels of a block are the lanes of vector code; tokens come in tiles, turned so that these lie together.
 
+use std::ops::Range;
+
 use super::Config;
 use crate::ops::cpu::{self, Output, channels, exp_signed, wide};
 use crate::tensor::{HostTensor, TensorMap};
@@ -8,8 +10,11 @@ use crate::tensor::{HostTensor, TensorMap};
 /// Channels of a block.
 const LANES: usize = 16;
 
-/// Elements of b in a tile, about: with c and the channels of a block they stay in a first-level cache.
-const TILE: usize = 1024;
+/// Elements of b in a tile, about: with c and the channels of a block they stay in a second-level cache.
+const TILE: usize = 4096;
+
+/// Blocks that share a tile of b and c at most.
+const BLOCKS: usize = 4;
 
 /// Runs the operator; tensors as [`crate::ops::Operator::cpu`] says.
 pub(super) fn run(config: &Config, tensors: &TensorMap) -> TensorMap {
@@ -35,13 +40,17 @@ pub(super) fn run(config: &Config, tensors: &TensorMap) -> TensorMap {
     let given = tensors.get("state").filter(|_| config.carry).map(HostTensor::to_f32);
     let mut state = given.unwrap_or_else(|| vec![0.0; s.rows() * states]);
     let blocks = job.blocks();
-    let mut turned = vec![0.0; blocks * LANES * states];
-    for (block, h) in turned.chunks_exact_mut(LANES * states).enumerate() {
+    // Blocks that one thread takes together share tiles of b and c. What is computed does not depend on it.
+    let each = (blocks / (4 * rayon::current_num_threads())).clamp(1, BLOCKS);
+    let mut turned = vec![0.0; blocks.next_multiple_of(each) * LANES * states];
+    for (block, h) in turned.chunks_exact_mut(LANES * states).take(blocks).enumerate() {
         job.turn(block, &state, h);
     }
-    let work = (s.length * LANES * states * 32) as u64;
-    cpu::each_mut(&mut turned, LANES * states, work, |block, h| job.walk(block, h));
-    for (block, h) in turned.chunks_exact(LANES * states).enumerate() {
+    let work = (s.length * each * LANES * states * 32) as u64;
+    cpu::each_mut(&mut turned, each * LANES * states, work, |task, h| {
+        job.walk(task * each..blocks.min((task + 1) * each), h);
+    });
+    for (block, h) in turned.chunks_exact(LANES * states).take(blocks).enumerate() {
         let Block { row, count, .. } = job.block(block);
         for (at, state) in state[row * states..][..count * states].iter_mut().enumerate() {
             *state = h[at % states * LANES + at / states];
@@ -109,29 +118,36 @@ impl Job<'_> {
         }
     }
 
-    /// Walks a block through all tokens; `h` is its state, `[S, LANES]`.
-    fn walk(&self, block: usize, h: &mut [f32]) {
+    /// Walks blocks through all tokens; `h` are their states, `[S, LANES]` each.
+    fn walk(&self, blocks: Range<usize>, h: &mut [f32]) {
         let (length, states) = (self.config.shape.length, self.config.states);
-        let tokens = (TILE / states).clamp(16, 128).min(length);
-        let along = tokens * states;
-        let tile = tokens * LANES;
-        let sizes = [states * LANES, tile, tile, tile, along, along, tokens, tokens, tokens];
+        let tokens = (TILE / states).clamp(16, 512).min(length);
+        let (tile, along, one) = (tokens * LANES, tokens * states, states * LANES);
+        let sizes = [blocks.len() * one, tile, tile, tile, along, along, tokens, tokens, tokens];
         cpu::scratch(sizes, |[a, dt, u, y, b, c, row, gate, space]| {
-            self.turn(block, &self.a, a);
+            for (block, a) in blocks.clone().zip(a.chunks_exact_mut(one)) {
+                self.turn(block, &self.a, a);
+            }
             dt.fill(0.0);
             u.fill(0.0);
             for first in (0..length).step_by(tokens) {
                 let count = tokens.min(length - first);
-                let Block { group, .. } = self.block(block);
-                for (from, to) in [(self.b, &mut *b), (self.c, &mut *c)] {
-                    for s in 0..states {
-                        let at = (group * states + s) * length + first;
-                        spread(&mut to[s..], states, channels::span(from, at..at + count, space));
+                let mut spread_of = None;
+                let walks = a.chunks_exact(one).zip(h.chunks_exact_mut(one));
+                for (block, (a, h)) in blocks.clone().zip(walks) {
+                    let Block { group, .. } = self.block(block);
+                    if spread_of.replace(group) != Some(group) {
+                        for (from, to) in [(self.b, &mut *b), (self.c, &mut *c)] {
+                            for s in 0..states {
+                                let at = (group * states + s) * length + first;
+                                spread(&mut to[s..], states, channels::span(from, at..at + count, space));
+                            }
+                        }
                     }
+                    self.steps(block, first, [dt, u], [&mut row[..count], space]);
+                    walk(h, a, &dt[..count * LANES], u, b, c, y);
+                    self.finish(block, first, y, [&mut row[..count], &mut gate[..count], space]);
                 }
-                self.steps(block, first, [dt, u], [&mut row[..count], space]);
-                walk(h, a, &dt[..count * LANES], u, b, c, y);
-                self.finish(block, first, y, [&mut row[..count], &mut gate[..count], space]);
             }
         });
     }
