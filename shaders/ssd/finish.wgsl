@@ -14,6 +14,5 @@ fn gated(at: u32, y: f32) -> f32 {
     if (GATED == 0u) {
         return y;
     }
-    let gate = gate_at(at);
-    return y * gate / (1.0 + exp(-gate));
+    return y * silu(gate_at(at));
 }

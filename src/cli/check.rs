@@ -158,7 +158,12 @@ fn one(
 /// Error as a share of its bound.
 fn share(verdict: &Verdict) -> f64 {
     let share = verdict.error / verdict.bound;
-    if share.is_nan() { f64::INFINITY } else { share }
+    match share.is_nan() {
+        // What must be exact and is.
+        true if verdict.error == 0.0 => 0.0,
+        true => f64::INFINITY,
+        false => share,
+    }
 }
 
 impl Tally {

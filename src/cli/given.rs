@@ -71,7 +71,7 @@ impl Given {
                 return Err(Error::tensor(op.name, spec.name, "f32, f16, bf16 or f64", "whole numbers"));
             }
             warn_non_finite(op, spec.name, &tensor, "", options.strict, ui)?;
-            values::check(op, spec, &tensor)?;
+            values::check(op, spec, &tensor)?.into_iter().for_each(|text| ui.warn(text));
             let full = absent.complete(op, spec, options.layout, tensor.shape())?;
             shapes.push((spec.name.to_owned(), full.clone()));
             tensors.insert(spec.name, tensor.reshape(full));
@@ -217,7 +217,8 @@ fn warn_non_finite(
     strict: bool,
     ui: &mut Ui,
 ) -> Result<(), Error> {
-    let count = tensor.non_finite();
+    let spec = op.inputs.iter().chain(op.state).find(|spec| spec.name == name);
+    let count = spec.map_or_else(|| tensor.non_finite(), |spec| values::meaningless(spec, tensor));
     if count == 0 {
         return Ok(());
     }

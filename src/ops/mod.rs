@@ -45,6 +45,7 @@ pub use channels::Channels;
 pub use flags::{Flag, FlagKind, Flags};
 pub use qkv::Qkv;
 pub use rows::Rows;
+pub use values::Domain;
 pub(crate) use walk::{Walk, check_decode_flags, check_walk};
 
 /// What a tensor is to its operator.
@@ -79,8 +80,8 @@ pub struct TensorSpec {
     pub unless: Option<&'static str>,
     /// Whether it has forms of other ranks than that of its axes, which the operator judges.
     pub several: bool,
-    /// Whether all its values must be below 0 (see [`values::check`]).
-    pub below_zero: bool,
+    /// The values it may have.
+    pub domain: Domain,
 }
 
 /// Values of a made-up tensor.
@@ -107,7 +108,7 @@ impl TensorSpec {
             wide: None,
             unless: None,
             several: false,
-            below_zero: false,
+            domain: Domain::Finite,
         }
     }
 
@@ -150,6 +151,16 @@ impl TensorSpec {
             Some((_, letter)) => format!("[{letters}] or [{letters}, {letter}]"),
             None => format!("[{letters}]"),
         }
+    }
+
+    /// Which may have these values.
+    pub const fn of(self, domain: Domain) -> Self {
+        Self { domain, ..self }
+    }
+
+    /// Or that tensor in its place.
+    pub const fn or(self, other: &'static str) -> Self {
+        Self { optional: false, unless: Some(other), ..self }
     }
 
     /// With values of this kind where they are made up.
@@ -242,10 +253,11 @@ impl Request<'_> {
     pub fn required(&self, op: &'static str, spec: &TensorSpec) -> Result<&Shape, Error> {
         let Some(shape) = self.shape(spec.name) else {
             let given: Vec<_> = self.shapes.iter().map(|(n, _)| n.as_str()).collect();
+            let instead = spec.unless.map_or_else(String::new, |other| format!(", or `{other}` in its place"));
             return Err(Error::Missing {
                 op,
                 tensor: spec.name.into(),
-                expected: spec.forms(self.layout),
+                expected: spec.forms(self.layout) + &instead,
                 given: if given.is_empty() { "none".into() } else { given.join(", ") },
             });
         };

@@ -83,9 +83,11 @@ impl Decay<'_> {
             Self::Steps(steps) => {
                 let (a, bias) = (steps.a[head.head], steps.bias[head.head]);
                 let dt = steps.dt.tile(head.batch, head.head, tokens, from);
-                for (i, (factor, scale)) in factors.iter_mut().zip(&mut scales[..rows]).enumerate() {
-                    let dt = dt.row(i, 1)[0] + bias;
-                    *scale = if steps.softplus { softplus(dt) } else { dt };
+                scales[..rows].iter_mut().enumerate().for_each(|(i, scale)| *scale = dt.row(i, 1)[0] + bias);
+                if steps.softplus {
+                    super::channels::softplus(&mut scales[..rows]);
+                }
+                for (factor, scale) in factors.iter_mut().zip(&scales[..rows]) {
                     kept_of(std::slice::from_mut(factor), &[*scale * a]);
                     all[0] += *scale * a;
                 }
@@ -94,11 +96,6 @@ impl Decay<'_> {
         }
         Chunk { factors, logs: all, scales: &[] }
     }
-}
-
-/// `ln(1 + e^x)`, of large x too.
-fn softplus(x: f32) -> f32 {
-    x.max(0.0) + (-x.abs()).exp().ln_1p()
 }
 
 wide! {

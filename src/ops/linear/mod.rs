@@ -26,8 +26,8 @@ pub mod layout;
 mod reference;
 
 use super::{
-    Causality, Cost, Definition, Draw, Flag, FlagKind, Flags, Op, Operator, Precision, Qkv, Request, Rows, TensorSpec,
-    qkv,
+    Causality, Cost, Definition, Domain, Draw, Flag, FlagKind, Flags, Op, Operator, Precision, Qkv, Request, Rows,
+    TensorSpec, qkv,
 };
 use crate::error::Error;
 use crate::gpu::pack;
@@ -74,7 +74,11 @@ pub const OP: Op = Op {
 };
 
 /// Log decay a head; with one more axis, a channel of the features.
-const G: TensorSpec = TensorSpec::sequence("g", "B G N").or_wide("g.D", "D").optional().drawn(Draw::Shaped(log_decays));
+const G: TensorSpec = TensorSpec::sequence("g", "B G N")
+    .or_wide("g.D", "D")
+    .optional()
+    .of(Domain::LogDecay)
+    .drawn(Draw::Shaped(log_decays));
 
 /// 0 or less: those of heads that halve within some tens of tokens, as trained ones do.
 fn log_decays(_: &Shape, values: &mut [f32]) {

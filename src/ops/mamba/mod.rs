@@ -27,8 +27,8 @@ pub mod layout;
 mod reference;
 
 use super::{
-    AxisDefault, Causality, Channels, Cost, Definition, Draw, Flag, FlagKind, Flags, Op, Operator, Precision, Request,
-    Rows, TensorSpec, channels,
+    AxisDefault, Causality, Channels, Cost, Definition, Domain, Draw, Flag, FlagKind, Flags, Op, Operator, Precision,
+    Request, Rows, TensorSpec, channels,
 };
 use crate::error::Error;
 use crate::gpu::pack;
@@ -44,12 +44,8 @@ const NAME: &str = "mamba";
 pub const MAX_STATES: usize = 256;
 
 const DT: TensorSpec = TensorSpec::stream("dt", "B C N");
-const A: TensorSpec = TensorSpec {
-    optional: false,
-    unless: Some("a_log"),
-    below_zero: true,
-    ..TensorSpec::weight("a", "C S").drawn(Draw::Shaped(real_spectrum))
-};
+const A: TensorSpec =
+    TensorSpec::weight("a", "C S").or("a_log").of(Domain::Negative).drawn(Draw::Shaped(real_spectrum));
 const A_LOG: TensorSpec = TensorSpec::weight("a_log", "C S").drawn(Draw::Shaped(log_spectrum));
 const B: TensorSpec = TensorSpec { several: true, ..TensorSpec::stream("b", "B G S N") };
 const C: TensorSpec = TensorSpec { several: true, ..TensorSpec::stream("c", "B G S N") };
@@ -318,12 +314,7 @@ fn configure(request: &Request<'_>) -> Result<Box<dyn Operator>, Error> {
     let a = match (a_log, request.shape("a")) {
         (Some(_), Some(a)) => return Err(Error::tensor(NAME, "a", "none beside `a_log`", a.to_string())),
         (Some(a_log), None) => a_log,
-        (None, _) => request.required(NAME, &A).map_err(|error| match error {
-            Error::Missing { op, tensor, expected, given } => {
-                Error::Missing { op, tensor, expected: format!("{expected}, or `a_log` in its place"), given }
-            }
-            other => other,
-        })?,
+        (None, _) => request.required(NAME, &A)?,
     };
     let channels = format!("C = {} channels as in x", shape.channels);
     for (tensor, given) in [

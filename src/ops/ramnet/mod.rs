@@ -31,8 +31,8 @@ pub mod layout;
 mod reference;
 
 use super::{
-    AxisDefault, Causality, Cost, Definition, Draw, Flag, FlagKind, Flags, Op, Operator, Precision, Qkv, Request, Rows,
-    TensorSpec, qkv,
+    AxisDefault, Causality, Cost, Definition, Domain, Draw, Flag, FlagKind, Flags, Op, Operator, Precision, Qkv,
+    Request, Rows, TensorSpec, qkv,
 };
 use crate::error::Error;
 use crate::gpu::pack;
@@ -63,7 +63,7 @@ const INPUTS: [TensorSpec; 4] = [
     TensorSpec::sequence("q", "B H N U*P"),
     TensorSpec::sequence("k", "B H N U*P"),
     TensorSpec::sequence("v", "B H N E"),
-    TensorSpec::sequence("gamma", "B H N"),
+    TensorSpec::sequence("gamma", "B H N").of(Domain::Extended),
 ];
 
 /// This operator's row.

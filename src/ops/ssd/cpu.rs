@@ -6,7 +6,7 @@ use std::ops::Range;
 use super::Config;
 use crate::ops::cpu::decay::{Decay, Steps};
 use crate::ops::cpu::recurrence::{self, Components, Head, Recurrence, Tensors};
-use crate::ops::cpu::{self, Source, wide};
+use crate::ops::cpu::{self, Source, channels};
 use crate::tensor::{Layout, TensorMap};
 
 /// Runs the operator; tensors as [`crate::ops::Operator::cpu`] says.
@@ -39,10 +39,11 @@ pub(super) fn run(config: &Config, tensors: &TensorMap) -> TensorMap {
             }
         }
         if let Some(z) = &z {
+            let mut gates = vec![0.0; rows.len()];
             let z = z.tile(head.batch, head.head, tokens, &mut space);
-            for (i, row) in rows.chunks_exact_mut(dim).enumerate() {
-                gate(row, z.row(i, dim));
-            }
+            gates.chunks_exact_mut(dim).enumerate().for_each(|(i, gate)| gate.copy_from_slice(z.row(i, dim)));
+            channels::silu(&mut gates);
+            cpu::multiply(rows, &gates);
         }
     };
     let own = Tensors { q: source("c"), k: source("b"), v: source("x"), decay: Decay::Steps(steps) };
@@ -52,13 +53,4 @@ pub(super) fn run(config: &Config, tensors: &TensorMap) -> TensorMap {
 /// One line for people.
 pub(super) fn variant(config: &Config) -> String {
     recurrence::variant::<Components>(config.segment)
-}
-
-wide! {
-    /// `y *= z / (1 + e^-z)`.
-    fn gate(y: &mut [f32], z: &[f32]) {
-        for (y, z) in y.iter_mut().zip(z) {
-            *y *= z / (1.0 + cpu::exp_signed(-z));
-        }
-    }
 }

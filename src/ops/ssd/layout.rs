@@ -16,7 +16,8 @@ use crate::ops::{Operator, qkv};
 use crate::tensor::Layout;
 
 const IDENTITY: Source = source!("common/feature_identity.wgsl");
-const SOFTPLUS: Source = source!("common/softplus.wgsl");
+const EXPONENTIAL: Source = source!("common/exponential.wgsl");
+const ACTIVATIONS: Source = source!("common/activations.wgsl");
 const TENSORS: Source = source!("ssd/types.wgsl");
 const STEPS: Source = source!("ssd/steps.wgsl");
 const DECAY: Source = source!("ssd/decay.wgsl");
@@ -32,7 +33,8 @@ const fn output(bindings: Bindings) -> Kernel {
         TYPES,
         DECAYS,
         TENSORS,
-        SOFTPLUS,
+        EXPONENTIAL,
+        ACTIVATIONS,
         STATE_WRITE,
         STATE_READ,
         ROWS_KEYS,
@@ -53,7 +55,8 @@ const fn decode(bindings: Bindings) -> Kernel {
         TYPES,
         DECAYS,
         TENSORS,
-        SOFTPLUS,
+        EXPONENTIAL,
+        ACTIVATIONS,
         ROWS_DECODE,
         STEPS,
         FINISH,
@@ -89,7 +92,8 @@ static SEGMENT: Kernel = kernel(
         TYPES,
         DECAYS,
         TENSORS,
-        SOFTPLUS,
+        EXPONENTIAL,
+        ACTIVATIONS,
         STATE_WRITE,
         ROWS_KEYS,
         STEPS,

@@ -14,7 +14,8 @@
 //! Source: Dao and Gu, "Transformers are SSMs" (arXiv 2405.21060), sections 5 and 6; code state-spaces/mamba. The norm that
 //! follows in its block is not part of it.
 //!
-//! Values of a must be below 0, and dt not below 0, for the state to decay.
+//! Values of a must be below 0, and dt not below 0, for the state to decay: `subquad run` refuses others in a, this library
+//! takes them as they are.
 
 mod cases;
 #[cfg(feature = "cpu")]
@@ -23,8 +24,8 @@ pub mod layout;
 mod reference;
 
 use super::{
-    AxisDefault, Causality, Cost, Definition, Draw, Flag, FlagKind, Flags, Op, Operator, Precision, Qkv, Request, Rows,
-    TensorSpec,
+    AxisDefault, Causality, Cost, Definition, Domain, Draw, Flag, FlagKind, Flags, Op, Operator, Precision, Qkv,
+    Request, Rows, TensorSpec,
 };
 use crate::error::Error;
 use crate::gpu::pack;
@@ -41,7 +42,7 @@ pub const MAX_STATES: usize = 256;
 
 const X: TensorSpec = TensorSpec::stream("x", "B N H P");
 const DT: TensorSpec = TensorSpec::stream("dt", "B N H");
-const A: TensorSpec = TensorSpec::weight("a", "H").drawn(Draw::Shaped(rates));
+const A: TensorSpec = TensorSpec::weight("a", "H").or("a_log").of(Domain::Negative).drawn(Draw::Shaped(rates));
 const A_LOG: TensorSpec = TensorSpec::weight("a_log", "H").drawn(Draw::Shaped(log_rates));
 const B: TensorSpec = TensorSpec::stream("b", "B N G S");
 const C: TensorSpec = TensorSpec::stream("c", "B N G S");
@@ -305,25 +306,15 @@ fn configure(request: &Request<'_>) -> Result<Box<dyn Operator>, Error> {
         decode: flags.switch("decode").unwrap_or(false),
         ..Config::new(x[1], x[2], x[3], b[3])
     };
-    match (request.shape("a"), request.shape("a_log")) {
-        (Some(_), Some(shape)) => {
-            return Err(Error::tensor(
-                NAME,
-                "a_log",
-                "none beside `a`, of which it is another form",
-                shape.to_string(),
-            ));
-        }
-        (None, None) => drop(request.required(NAME, &A)?),
-        _ => {}
+    if let (Some(a), Some(_)) = (request.shape("a"), request.shape("a_log")) {
+        return Err(Error::tensor(NAME, "a", "none beside `a_log`", a.to_string()));
     }
     // Whatever else is given has the shape that follows from those of x and b.
     for spec in OP.inputs {
-        let Some(shape) =
-            (if spec.optional { request.optional(NAME, spec)? } else { Some(request.required(NAME, spec)?) })
-        else {
-            continue;
-        };
+        let instead = spec.unless.is_some_and(|other| request.shape(other).is_some());
+        let shape =
+            if spec.optional || instead { request.optional(NAME, spec)? } else { Some(request.required(NAME, spec)?) };
+        let Some(shape) = shape else { continue };
         let wanted = config.slots().into_iter().flat_map(|slot| slot.parts).find(|part| part.name == spec.name);
         if let Some(wanted) = wanted.filter(|wanted| wanted.shape != *shape) {
             let expected = format!("{} with x and b as they are", wanted.shape);
