@@ -102,7 +102,7 @@ pub(super) fn program(c: &Config, caps: &Caps) -> Result<Program, Error> {
         steps.extend(c.shape.cut(NAME, state(c), (1, &blocks(1)), &slots, BASE, caps)?);
     }
     let workspace = if keep { vec![] } else { vec![Scratch { name: "no state", bytes: 16 }] };
-    let variant = if c.decode { "one token".into() } else { format!("tiles of {tokens} tokens of {rows} channels") };
+    let variant = if c.decode { "one token".into() } else { format!("tiles of {tokens} tokens of {}", blocks(rows)) };
     Ok(Program::new(NAME, variant, c.slots(), workspace, steps))
 }
 
