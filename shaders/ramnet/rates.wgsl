@@ -1,5 +1,5 @@
-// Masses of the slots that a tile touches, and what its sorted events do with them: a write its rate, a read its
-// weight. The mass goes through m -> keep m + add, which compose: chunks of 8 events, an invocation each.
+// Masses of the slots that a block touches, tile after tile, and what its sorted events do with them: a write its rate,
+// a read its weight. The mass goes through m -> keep m + add, which compose: chunks of 8 events, an invocation each.
 // Grid: units. Reads events, weights, gamma; reads and writes memory; writes rates.
 @group(0) @binding(1) var<storage, read> events: array<u32>;         // [units][tiles][tile events]: keys, sorted
 @group(0) @binding(2) var<storage, read> weights: array<f32>;        // by number of the event
@@ -18,6 +18,7 @@ struct Where {
     count: u32,
     masses: u32, // of the unit
     gammas: u32,
+    token: u32,  // the first of the tile
 }
 
 fn slot_at(i: u32) -> u32 {
@@ -47,7 +48,7 @@ fn effect(w: Where, i: u32) -> vec3<f32> {
     if (!writes(event) || weight == 0.0) {
         return vec3<f32>(1.0, 0.0, weight);
     }
-    let n = params.first_token + params.tile * params.tile_tokens + event / (2u * TOPK);
+    let n = w.token + event / (2u * TOPK);
     count_load(1u);
     return vec3<f32>(retention(weight, f32(gamma[w.gammas + n * params.gamma.token])), weight, weight);
 }
@@ -73,22 +74,17 @@ fn walk_chunk(w: Where, first: u32, before: f32) -> f32 {
     return mass;
 }
 
-@compute @workgroup_size(256)
-fn ramnet_rates(
-    @builtin(workgroup_id) group: vec3<u32>,
-    @builtin(num_workgroups) groups: vec3<u32>,
-    @builtin(local_invocation_index) invocation: u32,
-) {
-    let unit = group_index(params.grid, group, groups);
-    if (unit >= params.grid.end) {
-        return;
-    }
+// Of one tile. Barriers before and behind, since masses go on from tile to tile.
+fn walk_tile(unit: u32, tile: u32, invocation: u32) {
     var w: Where;
-    w.start = tile_start(unit, params.tile);
-    w.rates = rates_start(unit, params.tile);
-    w.count = tile_events(params.tile);
+    w.start = tile_start(unit, tile);
+    w.rates = rates_start(unit, tile);
+    w.count = tile_events(tile);
     w.masses = params.mass_at + unit_memory(unit) * SLOTS;
     w.gammas = head_start(params.gamma, unit_batch(unit), unit_head(unit));
+    w.token = params.first_token + tile * params.tile_tokens;
+    storageBarrier();
+    workgroupBarrier();
     for (var i = invocation; i <= SORT; i += 256u) {
         var key = 0xffffffffu;
         if (i < w.count) {
@@ -143,5 +139,20 @@ fn ramnet_rates(
             mass = wg_keep[origin + i] * mass + wg_add[origin + i];
         }
         _ = walk_chunk(w, next, mass);
+    }
+}
+
+@compute @workgroup_size(256)
+fn ramnet_rates(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) invocation: u32,
+) {
+    let unit = group_index(params.grid, group, groups);
+    if (unit >= params.grid.end) {
+        return;
+    }
+    for (var tile = 0u; tile < params.tiles; tile++) {
+        walk_tile(unit, tile, invocation);
     }
 }

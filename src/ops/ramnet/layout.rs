@@ -4,7 +4,8 @@
 //! after another: sorted by slot, then walked by as many workgroups as there are *pieces* of 32 events, however many of
 //! these are of one slot: a slot's events are cut into chunks of 32 from its first one on, whose effects compose. A
 //! *block* is as many tiles as share what is in parallel along the sequence: all addresses first, and in the end all
-//! sums of what was read. Blocks follow one another, and so do *waves* of heads, where one binding cannot hold all.
+//! sums of what was read; masses, which need no values, once for all tiles. Blocks follow one another, and so do
+//! *waves* of heads, where one binding cannot hold all.
 //!
 //! Workspace: of a token and head of a block 12 bytes an event (slot, weight, rate), four more for every 32, and `4 K
 //! E` for what is read; and once a head `K (E + 1) / 4` bytes for each token of a tile. 2372 bytes at K = 8, E = 64
@@ -476,28 +477,30 @@ impl<'a> Tiling<'a> {
             Cost { bytes_read: bytes, bytes_written: bytes, ..Cost::default() },
         ));
 
+        let in_tile = |tile: u32| self.tile_tokens.min(tokens - tile as usize * self.tile_tokens);
+        let pieces: usize = (0..params.tiles).map(|tile| self.pieces(in_tile(tile))).sum();
+        let mut rates = self.step(
+            &RATES,
+            &params,
+            [self.consts(), vec![sort]].concat(),
+            vec![EVENT_KEYS, WEIGHTS, self.bind(GAMMA, units), self.memory(), RATE_LIST],
+            units.len(),
+            Cost {
+                exps: n * topk,
+                // Keys, weights, masses, and a gamma a write.
+                bytes_read: 3.0 * events * 4.0 + n * topk * size,
+                bytes_written: 2.0 * events * 4.0 + (units.len() * pieces * 4) as f64,
+                ..Cost::default()
+            },
+        );
+        rates.spec.overrides = self.rule();
+        steps.push(rates);
+
         for tile in 0..params.tiles {
             let params = Params { tile, ..params };
-            let count = self.tile_tokens.min(tokens - tile as usize * self.tile_tokens);
+            let count = in_tile(tile);
             let n = (units.len() * count) as f64;
             let events = 2.0 * n * topk;
-            let mut rates = self.step(
-                &RATES,
-                &params,
-                [self.consts(), vec![sort]].concat(),
-                vec![EVENT_KEYS, WEIGHTS, self.bind(GAMMA, units), self.memory(), RATE_LIST],
-                units.len(),
-                Cost {
-                    exps: n * topk,
-                    // Keys, weights, masses, and a gamma a write.
-                    bytes_read: 3.0 * events * 4.0 + n * topk * size,
-                    bytes_written: 2.0 * events * 4.0 + (units.len() * self.pieces(count) * 4) as f64,
-                    ..Cost::default()
-                },
-            );
-            rates.spec.overrides = self.rule();
-            steps.push(rates);
-
             let pieces = self.pieces(count);
             let per = WALKERS / self.columns;
             let columns = c.qkv.dim_v.div_ceil(self.columns);
