@@ -7,24 +7,14 @@ use crate::error::Error;
 use crate::gpu::Caps;
 use crate::gpu::program::{Cost, Program};
 use crate::gpu::source::{Bind, Kernel, Source, source};
-use crate::ops::recurrence::{
-    self as core, Core, DECAYS, Decay, FIELDS, Kernels, PLAIN, PROOF, Params, ROWS_DECODE, ROWS_KEYS, ROWS_QUERIES,
-    STATE_READ, STATE_WRITE, STORED, STRIDES_TYPES, TYPES, Tiles, Walk,
-};
+use crate::ops::recurrence::kernels::*;
+use crate::ops::recurrence::{Core, Decay, Params, Tiles, Walk};
 use crate::ops::{Operator, qkv};
 
 const TENSORS: Source = source!("linear/types.wgsl");
 const GATED: Source = source!("linear/gated.wgsl");
 const GATED_DECODE: Source = source!("linear/gated_decode.wgsl");
 
-type Bindings = &'static [(&'static str, Bind)];
-const K: (&str, Bind) = ("k", Bind::Read);
-const V: (&str, Bind) = ("v", Bind::Read);
-const Q: (&str, Bind) = ("q", Bind::Read);
-const O: (&str, Bind) = ("o", Bind::Write);
-const STATE: (&str, Bind) = ("state", Bind::Read);
-const UPDATED: (&str, Bind) = ("state", Bind::Write);
-const SEGMENTS: (&str, Bind) = ("segments", Bind::Write);
 const GATE: (&str, Bind) = ("gate", Bind::Read);
 
 const fn segment(bindings: Bindings) -> Kernel {
@@ -36,7 +26,7 @@ const fn segment(bindings: Bindings) -> Kernel {
         STATE_WRITE,
         ROWS_KEYS,
         STORED,
-        core::SEGMENT,
+        SEGMENT_CORE,
         source!("linear/segment.wgsl"),
     ];
     kernel("linear_segment", sources, bindings, Some(PROOF))
@@ -54,33 +44,16 @@ const fn output(bindings: Bindings) -> Kernel {
         ROWS_QUERIES,
         PLAIN.output,
         STORED,
-        core::OUTPUT,
+        OUTPUT_CORE,
         source!("linear/output.wgsl"),
     ];
     kernel("linear_output", sources, bindings, Some(PROOF))
 }
 
 const fn decode(bindings: Bindings) -> Kernel {
-    let sources = &[
-        STRIDES_TYPES,
-        TYPES,
-        DECAYS,
-        TENSORS,
-        ROWS_DECODE,
-        PLAIN.decode,
-        core::DECODE,
-        source!("linear/decode.wgsl"),
-    ];
+    let sources =
+        &[STRIDES_TYPES, TYPES, DECAYS, TENSORS, ROWS_DECODE, PLAIN.decode, DECODE_CORE, source!("linear/decode.wgsl")];
     kernel("linear_decode", sources, bindings, None)
-}
-
-const fn kernel(
-    name: &'static str,
-    sources: &'static [Source],
-    bindings: Bindings,
-    bounds_proof: Option<&'static str>,
-) -> Kernel {
-    Kernel { name, sources, bindings, params: FIELDS, params_size: size_of::<Params>(), bounds_proof }
 }
 
 static SEGMENT: Kernel = segment(&[K, V, SEGMENTS]);
@@ -90,14 +63,12 @@ static GATED_OUTPUT: Kernel = output(&[K, V, Q, STATE, O, SEGMENTS, GATE]);
 static DECODE: Kernel = decode(&[K, V, Q, UPDATED, O]);
 static GATED_DECODE_KERNEL: Kernel = decode(&[K, V, Q, UPDATED, O, GATE]);
 
-static SCAN: Kernel = Kernel {
-    name: "linear_scan",
-    sources: &[STRIDES_TYPES, TYPES, DECAYS, core::SCAN, source!("linear/scan.wgsl")],
-    bindings: &[("segments", Bind::Write), ("state", Bind::Write)],
-    params: FIELDS,
-    params_size: size_of::<Params>(),
-    bounds_proof: Some(core::SCAN_PROOF),
-};
+static SCAN: Kernel = kernel(
+    "linear_scan",
+    &[STRIDES_TYPES, TYPES, DECAYS, SCAN_CORE, source!("linear/scan.wgsl")],
+    &[SEGMENTS, UPDATED],
+    Some(SCAN_PROOF),
+);
 
 static KERNELS: Kernels = Kernels { segment: &SEGMENT, scan: &SCAN, output: &OUTPUT, decode: &DECODE };
 static GATED_KERNELS: Kernels =

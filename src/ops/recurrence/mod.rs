@@ -9,6 +9,7 @@
 //! read once more for every head split ([`Tiles::head_splits`]). Segments that the plan chooses are long enough that all
 //! traffic of their states stays below a tenth of that of q, k, v, o.
 
+pub(crate) mod kernels;
 mod steps;
 mod tiles;
 
@@ -22,8 +23,9 @@ use crate::error::Error;
 use crate::gpu::Caps;
 use crate::gpu::grid::Grid;
 use crate::gpu::program::{Cost, Program, check_indices};
-use crate::gpu::source::{Field, Kernel, Source, fields, source};
+use crate::gpu::source::{Field, Source, fields};
 use crate::tensor::Slot;
+use kernels::Kernels;
 
 pub(crate) use tiles::MOST_ROWS;
 pub use tiles::{Tiles, Walk};
@@ -83,50 +85,6 @@ const STRIDES: [(usize, usize); 4] =
 const GATE_STRIDES: usize = offset_of!(Params, g);
 const O_STRIDES: usize = offset_of!(Params, o);
 
-pub(crate) const TYPES: Source = source!("common/recurrence_types.wgsl");
-/// Factors of a decay.
-pub(crate) const DECAYS: Source = source!("common/decay.wgsl");
-pub(crate) const STATE_WRITE: Source = source!("common/state_write.wgsl");
-pub(crate) const STATE_READ: Source = source!("common/state_read.wgsl");
-pub(crate) const STORED: Source = source!("common/state_stored.wgsl");
-pub(crate) const SEGMENT: Source = source!("common/recurrence_segment.wgsl");
-pub(crate) const SCAN: Source = source!("common/recurrence_scan.wgsl");
-pub(crate) const OUTPUT: Source = source!("common/recurrence_output.wgsl");
-/// Rows of keys and of queries whose features are maps of each element, and those of one token.
-pub(crate) const ROWS_KEYS: Source = source!("common/rows_keys.wgsl");
-pub(crate) const ROWS_QUERIES: Source = source!("common/rows_queries.wgsl");
-pub(crate) const ROWS_DECODE: Source = source!("common/rows_decode.wgsl");
-pub(crate) const DECODE: Source = source!("common/recurrence_decode.wgsl");
-pub(crate) use super::qkv::STRIDES_SOURCE as STRIDES_TYPES;
-
-/// Why indices of the core stay in bounds.
-pub(crate) const PROOF: &str =
-    "indices are below products of the consts that size the arrays; loops end at consts or uniforms";
-
-/// And those of the scan.
-pub(crate) const SCAN_PROOF: &str =
-    "no array; one element of a state an invocation, guarded by its size; loops end at uniforms";
-
-/// Fragments of an operator whose state does not decay, whose values and outputs are what they are.
-pub(crate) const PLAIN: Plain = Plain {
-    decay: source!("common/decay_none.wgsl"),
-    output: source!("common/output_plain.wgsl"),
-    decode_decay: source!("common/decode_none.wgsl"),
-    decode: source!("common/decode_plain.wgsl"),
-};
-
-/// Those fragments.
-pub(crate) struct Plain {
-    /// Of both passes.
-    pub(crate) decay: Source,
-    /// Of the second.
-    pub(crate) output: Source,
-    /// Of decoding.
-    pub(crate) decode_decay: Source,
-    /// Likewise.
-    pub(crate) decode: Source,
-}
-
 /// What a token leaves of the state before it writes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Decay {
@@ -136,14 +94,6 @@ pub(crate) enum Decay {
     Head,
     /// A factor for each row.
     Row,
-}
-
-/// The four kernels of an operator.
-pub(crate) struct Kernels {
-    pub(crate) segment: &'static Kernel,
-    pub(crate) scan: &'static Kernel,
-    pub(crate) output: &'static Kernel,
-    pub(crate) decode: &'static Kernel,
 }
 
 /// What an operator tells the core.

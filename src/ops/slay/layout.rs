@@ -11,10 +11,8 @@ use crate::gpu::Caps;
 use crate::gpu::program::{Cost, Program};
 use crate::gpu::source::{Bind, Kernel, Source, source};
 use crate::ops::Operator;
-use crate::ops::recurrence::{
-    self as core, Core, DECAYS, Decay, FIELDS, Kernels, MOST_ROWS, PLAIN, PROOF, Params, STATE_READ, STATE_WRITE,
-    STORED, STRIDES_TYPES, TYPES, Tiles,
-};
+use crate::ops::recurrence::kernels::*;
+use crate::ops::recurrence::{Core, Decay, MOST_ROWS, Params, Tiles};
 
 const FEATURES: Source = source!("slay/features.wgsl");
 const TENSORS: Source = source!("slay/types.wgsl");
@@ -25,9 +23,9 @@ const MACLAURIN: Source = source!("slay/poly_maclaurin.wgsl");
 const TENSORSKETCH: Source = source!("slay/poly_tensorsketch.wgsl");
 const ONE: Source = source!("slay/poly_one.wgsl");
 
-static SEGMENT: Kernel = Kernel {
-    name: "slay_segment",
-    sources: &[
+static SEGMENT: Kernel = kernel(
+    "slay_segment",
+    &[
         STRIDES_TYPES,
         TYPES,
         DECAYS,
@@ -37,27 +35,23 @@ static SEGMENT: Kernel = Kernel {
         KEYS,
         PLAIN.decay,
         STORED,
-        core::SEGMENT,
+        SEGMENT_CORE,
         source!("slay/segment.wgsl"),
     ],
-    bindings: &[("k", Bind::Read), ("v", Bind::Read), ("weights", Bind::Read), ("segments", Bind::Write)],
-    params: FIELDS,
-    params_size: size_of::<Params>(),
-    bounds_proof: Some(PROOF),
-};
+    &[K, V, WEIGHTS, SEGMENTS],
+    Some(PROOF),
+);
 
-static SCAN: Kernel = Kernel {
-    name: "slay_scan",
-    sources: &[STRIDES_TYPES, TYPES, DECAYS, core::SCAN, source!("slay/scan.wgsl")],
-    bindings: &[("segments", Bind::Write), ("state", Bind::Write)],
-    params: FIELDS,
-    params_size: size_of::<Params>(),
-    bounds_proof: Some(core::SCAN_PROOF),
-};
+static SCAN: Kernel = kernel(
+    "slay_scan",
+    &[STRIDES_TYPES, TYPES, DECAYS, SCAN_CORE, source!("slay/scan.wgsl")],
+    &[SEGMENTS, UPDATED],
+    Some(SCAN_PROOF),
+);
 
-static OUTPUT: Kernel = Kernel {
-    name: "slay_output",
-    sources: &[
+static OUTPUT: Kernel = kernel(
+    "slay_output",
+    &[
         STRIDES_TYPES,
         TYPES,
         DECAYS,
@@ -69,27 +63,16 @@ static OUTPUT: Kernel = Kernel {
         PLAIN.decay,
         PLAIN.output,
         STORED,
-        core::OUTPUT,
+        OUTPUT_CORE,
         source!("slay/output.wgsl"),
     ],
-    bindings: &[
-        ("k", Bind::Read),
-        ("v", Bind::Read),
-        ("weights", Bind::Read),
-        ("q", Bind::Read),
-        ("state", Bind::Read),
-        ("o", Bind::Write),
-        ("segments", Bind::Write),
-        ("partials", Bind::Write),
-    ],
-    params: FIELDS,
-    params_size: size_of::<Params>(),
-    bounds_proof: Some(PROOF),
-};
+    &[K, V, WEIGHTS, Q, STATE, O, SEGMENTS, ("partials", Bind::Write)],
+    Some(PROOF),
+);
 
-static DECODE: Kernel = Kernel {
-    name: "slay_decode",
-    sources: &[
+static DECODE: Kernel = kernel(
+    "slay_decode",
+    &[
         STRIDES_TYPES,
         TYPES,
         DECAYS,
@@ -97,21 +80,12 @@ static DECODE: Kernel = Kernel {
         FEATURES,
         PLAIN.decode_decay,
         PLAIN.decode,
-        core::DECODE,
+        DECODE_CORE,
         source!("slay/decode.wgsl"),
     ],
-    bindings: &[
-        ("k", Bind::Read),
-        ("v", Bind::Read),
-        ("weights", Bind::Read),
-        ("q", Bind::Read),
-        ("state", Bind::Write),
-        ("o", Bind::Write),
-    ],
-    params: FIELDS,
-    params_size: size_of::<Params>(),
-    bounds_proof: None,
-};
+    &[K, V, WEIGHTS, Q, UPDATED, O],
+    None,
+);
 
 static KERNELS: Kernels = Kernels { segment: &SEGMENT, scan: &SCAN, output: &OUTPUT, decode: &DECODE };
 

@@ -8,10 +8,8 @@ use crate::error::Error;
 use crate::gpu::Caps;
 use crate::gpu::program::{Cost, Program};
 use crate::gpu::source::{Bind, Kernel, Source, source};
-use crate::ops::recurrence::{
-    self as core, Core, DECAYS, Decay, FIELDS, Kernels, PROOF, Params, ROWS_DECODE, ROWS_KEYS, ROWS_QUERIES,
-    STATE_READ, STATE_WRITE, STORED, STRIDES_TYPES, TYPES, Tiles,
-};
+use crate::ops::recurrence::kernels::*;
+use crate::ops::recurrence::{Core, Decay, Params, Tiles};
 use crate::ops::{Operator, qkv};
 use crate::tensor::Layout;
 
@@ -24,8 +22,6 @@ const DECAY: Source = source!("ssd/decay.wgsl");
 const FINISH: Source = source!("ssd/finish.wgsl");
 const GATE: Source = source!("ssd/gate.wgsl");
 const NO_GATE: Source = source!("ssd/no_gate.wgsl");
-
-type Bindings = &'static [(&'static str, Bind)];
 
 const fn output(bindings: Bindings) -> Kernel {
     let sources = &[
@@ -43,7 +39,7 @@ const fn output(bindings: Bindings) -> Kernel {
         DECAY,
         FINISH,
         STORED,
-        core::OUTPUT,
+        OUTPUT_CORE,
         source!("ssd/output.wgsl"),
     ];
     kernel("ssd_output", sources, bindings, Some(PROOF))
@@ -60,29 +56,13 @@ const fn decode(bindings: Bindings) -> Kernel {
         ROWS_DECODE,
         STEPS,
         FINISH,
-        core::DECODE,
+        DECODE_CORE,
         source!("ssd/decode.wgsl"),
     ];
     kernel("ssd_decode", sources, bindings, None)
 }
 
-const fn kernel(
-    name: &'static str,
-    sources: &'static [Source],
-    bindings: Bindings,
-    bounds_proof: Option<&'static str>,
-) -> Kernel {
-    Kernel { name, sources, bindings, params: FIELDS, params_size: size_of::<Params>(), bounds_proof }
-}
-
-const K: (&str, Bind) = ("k", Bind::Read);
-const V: (&str, Bind) = ("v", Bind::Read);
-const Q: (&str, Bind) = ("q", Bind::Read);
-const O: (&str, Bind) = ("o", Bind::Write);
-const STATE: (&str, Bind) = ("state", Bind::Write);
-const SEGMENTS: (&str, Bind) = ("segments", Bind::Write);
 const DT: (&str, Bind) = ("dt", Bind::Read);
-const WEIGHTS: (&str, Bind) = ("weights", Bind::Read);
 const Z: (&str, Bind) = ("z", Bind::Read);
 
 static SEGMENT: Kernel = kernel(
@@ -99,7 +79,7 @@ static SEGMENT: Kernel = kernel(
         STEPS,
         DECAY,
         STORED,
-        core::SEGMENT,
+        SEGMENT_CORE,
         source!("ssd/segment.wgsl"),
     ],
     &[K, V, SEGMENTS, DT, WEIGHTS],
@@ -107,14 +87,14 @@ static SEGMENT: Kernel = kernel(
 );
 static SCAN: Kernel = kernel(
     "ssd_scan",
-    &[STRIDES_TYPES, TYPES, DECAYS, core::SCAN, source!("ssd/scan.wgsl")],
-    &[SEGMENTS, STATE],
-    Some(core::SCAN_PROOF),
+    &[STRIDES_TYPES, TYPES, DECAYS, SCAN_CORE, source!("ssd/scan.wgsl")],
+    &[SEGMENTS, UPDATED],
+    Some(SCAN_PROOF),
 );
 static OUTPUT: Kernel = output(&[K, V, Q, O, SEGMENTS, DT, WEIGHTS]);
 static GATED_OUTPUT: Kernel = output(&[K, V, Q, O, SEGMENTS, DT, WEIGHTS, Z]);
-static DECODE: Kernel = decode(&[K, V, Q, STATE, O, DT, WEIGHTS]);
-static GATED_DECODE: Kernel = decode(&[K, V, Q, STATE, O, DT, WEIGHTS, Z]);
+static DECODE: Kernel = decode(&[K, V, Q, UPDATED, O, DT, WEIGHTS]);
+static GATED_DECODE: Kernel = decode(&[K, V, Q, UPDATED, O, DT, WEIGHTS, Z]);
 
 static KERNELS: Kernels = Kernels { segment: &SEGMENT, scan: &SCAN, output: &OUTPUT, decode: &DECODE };
 static GATED: Kernels = Kernels { segment: &SEGMENT, scan: &SCAN, output: &GATED_OUTPUT, decode: &GATED_DECODE };
