@@ -389,10 +389,23 @@ impl Output {
     }
 }
 
-/// An empty vector with room for so many elements, on large pages where the system has them on request: a page costs a
-/// fault when it is first written, and with small ones that is a fifth of the time of a long sequence.
+/// An empty vector with room for so many elements, on large pages.
 fn reserve<T>(count: usize) -> Vec<T> {
     let values = Vec::<T>::with_capacity(count);
+    on_large_pages(&values);
+    values
+}
+
+/// So many zeros, on large pages.
+pub(crate) fn zeros(count: usize) -> Vec<f32> {
+    let values = vec![0.0; count];
+    on_large_pages(&values);
+    values
+}
+
+/// Asks for large pages where the system has them on request: a page costs a fault when it is first written, and with small
+/// ones that is a fifth of the time of a long sequence, or most of that of a large memory seldom written.
+fn on_large_pages<T>(values: &Vec<T>) {
     #[cfg(target_os = "linux")]
     {
         const HUGE: usize = 2 << 20;
@@ -401,14 +414,15 @@ fn reserve<T>(count: usize) -> Vec<T> {
             fn madvise(start: *mut std::ffi::c_void, len: usize, advice: std::ffi::c_int) -> std::ffi::c_int;
         }
         let start = (values.as_ptr() as usize).next_multiple_of(HUGE);
-        let end = (values.as_ptr() as usize + count * size_of::<T>()) / HUGE * HUGE;
+        let end = (values.as_ptr() as usize + values.capacity() * size_of::<T>()) / HUGE * HUGE;
         if start < end {
             // SAFETY: the range lies inside the reservation, and the advice changes no contents. It is only a wish, so
             // what comes back does not matter.
             unsafe { madvise(start as *mut _, end - start, MADV_HUGEPAGE) };
         }
     }
-    values
+    #[cfg(not(target_os = "linux"))]
+    let _ = values;
 }
 
 thread_local! {

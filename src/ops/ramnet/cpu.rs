@@ -3,11 +3,14 @@
 
 use super::{Config, Rule};
 use crate::ops::cpu::{self, Output, Source, wide};
-use crate::ops::parts::beam::{self, Beam, MOST};
+use crate::ops::parts::beam::{self, Beam};
 use crate::tensor::{HostTensor, Layout, TensorMap, Values};
 
 /// Tokens that are loaded and stored at a time.
 const CHUNK: usize = 64;
+
+/// Tokens whose rows are asked for ahead of the one that is walked: about a hundred lines of cache.
+const AHEAD: usize = 2;
 
 /// One line for people.
 pub(super) fn variant() -> String {
@@ -34,7 +37,7 @@ pub(super) fn run(config: &Config, tensors: &TensorMap) -> TensorMap {
     let (units, slots, e) = (s.batch * s.heads, config.slots_of_a_head(), s.dim_v);
     // Each memory: the content of all slots, then their masses.
     let size = slots * (e + 1);
-    let mut memories = vec![0.0; units * size];
+    let mut memories = cpu::zeros(units * size);
     for (what, at, len, initial) in [("state", 0, slots * e, 0.0), ("mass", slots * e, slots, config.initial_mass())] {
         let given = tensors.get(what).map(HostTensor::to_f32);
         for (unit, memory) in memories.chunks_exact_mut(size).enumerate() {
@@ -52,20 +55,30 @@ pub(super) fn run(config: &Config, tensors: &TensorMap) -> TensorMap {
         let (batch, head) = (unit / s.heads, unit % s.heads);
         let (content, mass) = memory.split_at_mut(slots * e);
         let cape = config.cape.has(head);
-        let mut access = Access::new(config);
+        let mut find = Finder::new(config);
+        let (mut writes, mut reads) = (Access::new(config.topk), Access::new(config.topk));
         cpu::scratch([CHUNK * s.dim_k, CHUNK * s.dim_k, CHUNK * e, CHUNK, CHUNK * e], |[qs, ks, vs, gs, rows]| {
             for first in (0..s.queries).step_by(CHUNK) {
                 let tokens = first..(first + CHUNK).min(s.queries);
                 let (qs, ks) = (q.tile(batch, head, tokens.clone(), qs), k.tile(batch, head, tokens.clone(), ks));
                 let (vs, gs) = (v.tile(batch, head, tokens.clone(), vs), gamma.tile(batch, head, tokens.clone(), gs));
-                for (i, row) in rows.chunks_exact_mut(e).enumerate().take(tokens.len()) {
+                // Addresses first: then the rows that a token will need can be fetched while those before it are walked.
+                for i in 0..tokens.len() {
                     let shift = ((position + (first + i) as u64) % slots as u64) as usize;
                     let shift = if cape { shift } else { 0 };
-                    access.find(ks.row(i, s.dim_k), slots, shift);
-                    access.rates(config, gs.row(i, 1)[0], mass);
-                    write(content, &access.slots[..config.topk], &access.weights, vs.row(i, e));
-                    access.find(qs.row(i, s.dim_k), slots, shift);
-                    read(content, &access.slots[..config.topk], &access.weights, row);
+                    find.token(ks.row(i, s.dim_k), slots, shift, writes.token_mut(i));
+                    find.token(qs.row(i, s.dim_k), slots, shift, reads.token_mut(i));
+                }
+                for (i, row) in rows.chunks_exact_mut(e).enumerate().take(tokens.len()) {
+                    if i + AHEAD < tokens.len() {
+                        let ahead = writes.token(i + AHEAD).0.iter().chain(reads.token(i + AHEAD).0);
+                        ahead.for_each(|slot| fetch(&content[slot * e..][..e]));
+                    }
+                    let (at, weights) = writes.token_mut(i);
+                    rates(config, gs.row(i, 1)[0], mass, at, weights);
+                    write(content, at, weights, vs.row(i, e));
+                    let (at, weights) = reads.token(i);
+                    read(content, at, weights, row);
                 }
                 // SAFETY: every token of every head is stored once.
                 unsafe { o.store(batch, head, tokens, rows, &[1.0; CHUNK]) };
@@ -86,55 +99,84 @@ pub(super) fn run(config: &Config, tensors: &TensorMap) -> TensorMap {
     outputs
 }
 
-/// Slots of a token, with their weights or rates.
+/// Slots of the tokens of a chunk, K each, with their weights or rates.
 struct Access {
+    topk: usize,
+    slots: Vec<usize>,
+    weights: Vec<f32>,
+}
+
+impl Access {
+    fn new(topk: usize) -> Self {
+        Self { topk, slots: vec![0; CHUNK * topk], weights: vec![0.0; CHUNK * topk] }
+    }
+
+    fn token(&self, i: usize) -> (&[usize], &[f32]) {
+        (&self.slots[i * self.topk..][..self.topk], &self.weights[i * self.topk..][..self.topk])
+    }
+
+    fn token_mut(&mut self, i: usize) -> (&mut [usize], &mut [f32]) {
+        (&mut self.slots[i * self.topk..][..self.topk], &mut self.weights[i * self.topk..][..self.topk])
+    }
+}
+
+/// Decodes addresses.
+struct Finder {
     beam: Beam,
     shares: Vec<f32>,
     choices: usize,
     tau: f32,
-    slots: [usize; MOST],
-    weights: [f32; MOST],
 }
 
-impl Access {
+impl Finder {
     fn new(config: &Config) -> Self {
         let beam = Beam::new(config.choices, config.topk);
-        let shares = vec![0.0; config.qkv.dim_k];
-        Self { beam, shares, choices: config.choices, tau: config.tau, slots: [0; MOST], weights: [0.0; MOST] }
+        Self { beam, shares: vec![0.0; config.qkv.dim_k], choices: config.choices, tau: config.tau }
     }
 
-    /// The slots of these logits and their weights.
-    fn find(&mut self, logits: &[f32], slots: usize, shift: usize) {
+    /// Writes the slots of these logits and their weights.
+    fn token(&mut self, logits: &[f32], slots: usize, shift: usize, (at, weights): (&mut [usize], &mut [f32])) {
         self.shares.copy_from_slice(logits);
         beam::shares(&mut self.shares, self.choices, self.tau);
-        let places = self.slots.iter_mut().zip(&mut self.weights);
-        for (address, (slot, weight)) in self.beam.top(logits).zip(places) {
+        for (address, (slot, weight)) in self.beam.top(logits).zip(at.iter_mut().zip(weights)) {
             *weight = beam::weight(&self.shares, self.choices, address);
             *slot = if address >= shift { address - shift } else { address + slots - shift };
         }
     }
+}
 
-    /// Writes the masses, and puts the rates in place of the weights.
-    fn rates(&mut self, config: &Config, gamma: f32, mass: &mut [f32]) {
-        let (eps, growth) = (config.effective_mass_eps(), gamma.exp());
-        for (&slot, weight) in self.slots.iter().zip(&mut self.weights).take(config.topk) {
-            let w = *weight;
-            if w == 0.0 {
-                continue;
-            }
-            let kept = match config.rule {
-                _ if gamma == f32::INFINITY => 0.0,
-                _ if gamma == f32::NEG_INFINITY => 1.0,
-                Rule::Gsu if w < 1.0 => 1.0 / (1.0 + growth * (w / (1.0 - w))),
-                Rule::Gsu => 0.0,
-                // 0^0 = 1.
-                Rule::Pdma if gamma == 0.0 => 1.0,
-                Rule::Pdma => (gamma * (-w).ln_1p()).exp(),
-            };
-            let m = kept * mass[slot] + w;
-            mass[slot] = m;
-            *weight = w / (m + eps);
+/// Asks for a row that will be needed soon.
+fn fetch(row: &[f32]) {
+    #[cfg(target_arch = "x86_64")]
+    for line in row.chunks(16) {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        // SAFETY: a hint, which reads nothing.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast()) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = row;
+}
+
+/// Writes the masses, and puts the rates in place of the weights.
+fn rates(config: &Config, gamma: f32, mass: &mut [f32], slots: &[usize], weights: &mut [f32]) {
+    let (eps, growth) = (config.effective_mass_eps(), gamma.exp());
+    for (&slot, weight) in slots.iter().zip(weights) {
+        let w = *weight;
+        if w == 0.0 {
+            continue;
         }
+        let kept = match config.rule {
+            _ if gamma == f32::INFINITY => 0.0,
+            _ if gamma == f32::NEG_INFINITY => 1.0,
+            Rule::Gsu if w < 1.0 => 1.0 / (1.0 + growth * (w / (1.0 - w))),
+            Rule::Gsu => 0.0,
+            // 0^0 = 1.
+            Rule::Pdma if gamma == 0.0 => 1.0,
+            Rule::Pdma => (gamma * (-w).ln_1p()).exp(),
+        };
+        let m = kept * mass[slot] + w;
+        mass[slot] = m;
+        *weight = w / (m + eps);
     }
 }
 
