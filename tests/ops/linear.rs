@@ -299,6 +299,21 @@ fn slow_decays_do_not_drift() {
     }
 }
 
+/// A length that others have failed at, in two pieces against one.
+#[test]
+fn a_long_gated_sequence_of_no_round_length() {
+    let base = Config::new(Qkv::new(1, 1, 43_884, 6, 5));
+    for rule in [Gate::Head, Gate::Channel].map(Rule::Gated) {
+        let c = Config { carry: true, ..base.clone().rule(rule) };
+        let all = inputs(&c);
+        let whole = c.cpu(&all).unwrap();
+        assert_matches(&format!("{rule:?}"), op(), &c, &all, &whole);
+        let two = in_pieces(&|c, t| c.cpu(t).unwrap(), &c, &all, &[0, 21_942, 43_884]);
+        let error = tolerance::relative_rms(&two.get("o").unwrap().to_f64(), &whole.get("o").unwrap().to_f64());
+        assert!(error < 1e-6, "{rule:?}: {error:.2e}");
+    }
+}
+
 #[test]
 fn refused_before_anything_runs() {
     let base = Config::new(Qkv::new(1, 4, 8, 16, 16));
