@@ -1,14 +1,14 @@
 """Times what users would take instead, at the same shapes, in turns with ours, and prints one table.
 
     pip install "numpy==2.4.6" "onnx==1.23.2" "onnxruntime==1.32.0" "torch==2.15.0" "transformers==5.23.0"
-                                                                                  (and fla-core==0.6.0 on NVIDIA)
+                                               (and fla-core==0.6.0: on NVIDIA, and for linear-gated)
     cargo build --release --example turns
     python tools/peers/peers.py                                      (every operator, the cpu backend, two threads, f32)
     python tools/peers/peers.py softmax --causal --length 1024,4096
     python tools/peers/peers.py --device cuda --dtype f16 --output h200.md
 
---device cpu: the cpu backend beside onnxruntime and torch. --device cuda: an adapter beside torch and fla-core on the
-same GPU, both as they come and as CUDA graphs. operators/ says how each is written, turns.py how it is timed.
+--device cpu: the cpu backend beside onnxruntime, torch and what is written in it. --device cuda: an adapter beside torch
+and fla-core on the same GPU, both as they come and as CUDA graphs. operators/ says how each is written, turns.py how it is timed.
 
 All start from the same tensors (numpy seed 1). Before a form is timed its output is compared with ours: relative RMS
 under 2e-5 in f32, four roundings of the storage otherwise; one that is further off is left out, and the script exits 1.

@@ -1,8 +1,9 @@
 """Every entry there is: an operator adds its file here, which holds all that is known of its peers."""
 
-from . import conv1d, linear, linformer, mamba, slay, softmax
+from . import conv1d, gated, linear, linformer, mamba, slay, softmax, ssd
 
-ENTRIES = (*softmax.ENTRIES, *linformer.ENTRIES, *linear.ENTRIES, *slay.ENTRIES, *conv1d.ENTRIES, *mamba.ENTRIES)
+FILES = (softmax, linformer, linear, gated, slay, conv1d, mamba, ssd)
+ENTRIES = tuple(entry for file in FILES for entry in file.ENTRIES)
 
 
 def find(word):

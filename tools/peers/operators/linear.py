@@ -1,4 +1,4 @@
-"""Linear attention, in the two settings that others have.
+"""Linear attention without decay (gated.py has decay), in the two settings that others have.
 
 linear-elu1      feature map elu(x) + 1, divided by the sum of weights, scale 1. The map is part of what is timed.
 linear-identity  rule linear of ONNX LinearAttention: no map, no denominator, scale 1/sqrt(D), the final state kept.
