@@ -1,11 +1,12 @@
-// Rows divided by the root of their mean square, times a scale if there is one, times the sigmoid of a gate.
+// Rows divided by the root of their mean square, times a scale and times the sigmoid of a gate if there are any.
 // Grid: groups of 4 rows. Reads x, gate, scale; writes y.
 @group(0) @binding(1) var<storage, read> x: array<Elem>;         // R E
-@group(0) @binding(2) var<storage, read> gate: array<Elem>;      // R E
+@group(0) @binding(2) var<storage, read> gate: array<Elem>;      // R E; any where there is none
 @group(0) @binding(3) var<storage, read> scale: array<f32>;      // E, or H E; any where there is none
 @group(0) @binding(4) var<storage, read_write> y: array<Elem>;   // R E
 
 override SCALE: u32 = 0u; // 0: none; 1: one for all heads; 2: one a head
+override GATED: u32 = 1u;
 
 var<workgroup> wg_sums: array<f32, 256>;
 
@@ -40,13 +41,17 @@ fn parts_gate(
     let head = select(0u, row / params.inner % params.heads, SCALE == 2u);
     for (var e = lane; e < end; e += 64u) {
         let at = row * params.dim + e;
-        count_load(2u);
+        count_load(1u);
         var value = f32(x[at]) * root;
         if (SCALE > 0u) {
             count_load(1u);
             value *= scale[head * params.dim + e];
         }
+        if (GATED > 0u) {
+            count_load(1u);
+            value /= 1.0 + exp(-f32(gate[at]));
+        }
         count_store(1u);
-        y[at] = Elem(value / (1.0 + exp(-f32(gate[at]))));
+        y[at] = Elem(value);
     }
 }

@@ -193,6 +193,7 @@ fn plans_move_the_bytes_they_state() {
         ("product keys", Box::new(topk::Config { weights: topk::Weights::Softmax, ..topk::Config::new(5, 2, 600, 7) })),
         ("product keys, kept", Box::new(topk::Config::new(5, 5, 4, 8))),
         ("norm and gate", Box::new(gate::Config { scale: gate::Scale::PerHead, ..gate::Config::new(1, 2, 9, 70) })),
+        ("norm", Box::new(gate::Config { gated: false, ..gate::Config::new(1, 2, 9, 70) })),
     ]);
     let conv = conv1d::Config { bias: true, carry: true, ..conv1d::Config::new(Channels::new(2, 70, 140), 4) };
     let list = list.chain([

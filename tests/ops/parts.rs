@@ -183,12 +183,21 @@ fn numbers_are_sorted_stably_into_bins() {
 #[test]
 fn rows_are_normed_scaled_and_gated() {
     for layout in [Layout::Bhnd, Layout::Bnhd] {
-        for scale in [gate::Scale::None, gate::Scale::Shared, gate::Scale::PerHead] {
+        for (scale, gated) in [
+            (gate::Scale::None, true),
+            (gate::Scale::Shared, true),
+            (gate::Scale::PerHead, true),
+            (gate::Scale::None, false),
+            (gate::Scale::PerHead, false),
+        ] {
             for (dim, dtype) in [(1, DType::F32), (64, DType::F32), (70, DType::F32), (20, DType::F16)] {
-                let c = gate::Config { layout, scale, dtype, ..gate::Config::new(2, 3, 5, dim) };
+                let c = gate::Config { layout, scale, gated, dtype, ..gate::Config::new(2, 3, 5, dim) };
                 let shape = layout.shape(2, 3, 5, dim);
                 let tensor = |stream| normal(shape.clone(), stream).cast(dtype);
-                let mut inputs = map(vec![("x", tensor(0)), ("gate", tensor(1))]);
+                let mut inputs = map(vec![("x", tensor(0))]);
+                if gated {
+                    inputs.insert("gate", tensor(1));
+                }
                 match scale {
                     gate::Scale::None => {}
                     gate::Scale::Shared => inputs.insert("scale", normal([dim], 2)),
@@ -259,7 +268,7 @@ fn record(
     let mut encoder = ctx.device().create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
     let tensors = ramnet::Tensors { q, k, v, gamma, o, state: None };
     ramnet::bind(&memory, tensors, &workspace).unwrap().encode(&mut encoder);
-    let tensors = gate::Tensors { x: o, gate, scale: Some(scale), y };
+    let tensors = gate::Tensors { x: o, gate: Some(gate), scale: Some(scale), y };
     gate::bind(&norm, tensors, &workspace).unwrap().encode(&mut encoder);
     encoder
 }

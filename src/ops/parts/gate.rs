@@ -5,8 +5,10 @@
 //! y = x / sqrt(mean_e x^2 + eps) * scale * sigmoid(gate)
 //! ```
 //!
-//! over rows of E, one for each batch entry, head and token; without a scale it is 1. Source: arXiv 2602.11958's
-//! companion site; spec/ramnet.md 1.6. Record it behind the operator whose `o` is its `x`:
+//! over rows of E, one for each batch entry, head and token; without a scale it is 1, without a gate its sigmoid is.
+//! Without one it is the norm behind [`ssd`](crate::ops::ssd), whose z gates before it: a group of channels is a head
+//! here, a weight of all channels a scale a head. Source: arXiv 2602.11958's companion site; spec/ramnet.md 1.6. Record
+//! it behind the operator whose `o` is its `x`:
 //!
 //! ```no_run
 //! use subquad::gpu::{Context, Plan, Workspace};
@@ -23,14 +25,14 @@
 //! ) -> Result<(), subquad::Error> {
 //!     let tensors = ramnet::Tensors { q, k, v, gamma, o: inner, state: None };
 //!     ramnet::bind(memory, tensors, workspace)?.encode(encoder);
-//!     gate::bind(norm, gate::Tensors { x: inner, gate, scale: None, y }, workspace)?.encode(encoder);
+//!     gate::bind(norm, gate::Tensors { x: inner, gate: Some(gate), scale: None, y }, workspace)?.encode(encoder);
 //!     Ok(())
 //! }
 //! ```
 
 use super::{Params, TYPES, kernel};
 use crate::error::Error;
-use crate::gpu::program::{Operand, Program, check_indices, check_memory};
+use crate::gpu::program::{Operand, Program, Scratch, check_indices, check_memory};
 use crate::gpu::source::{Bind, Kernel, source};
 use crate::gpu::{Caps, Plan, Recording, Workspace};
 #[cfg(feature = "cpu")]
@@ -67,6 +69,8 @@ pub struct Config {
     pub dim: usize,
     /// Whether there is a scale.
     pub scale: Scale,
+    /// Whether there is a gate.
+    pub gated: bool,
     /// Added to the mean square.
     pub eps: f32,
     /// Storage of x, gate and y: f32 or f16.
@@ -84,14 +88,11 @@ static GATE: Kernel = kernel(
     &[("x", Bind::Read), ("gate", Bind::Read), ("scale", Bind::Read), ("y", Bind::Write)],
 );
 
-// Place of the scale among the slots. Without one the kernel binds a few bytes of workspace, of which it reads nothing.
-const SCALE: usize = 3;
-
 impl Config {
-    /// f32 in layout bhnd, without a scale, eps 1e-6.
+    /// f32 in layout bhnd, gated, without a scale, eps 1e-6.
     pub fn new(batch: usize, heads: usize, len: usize, dim: usize) -> Self {
         let (scale, dtype, layout) = (Scale::None, DType::F32, Layout::Bhnd);
-        Self { batch, heads, len, dim, scale, eps: 1e-6, dtype, layout }
+        Self { batch, heads, len, dim, scale, gated: true, eps: 1e-6, dtype, layout }
     }
 
     /// Checks what the fields alone can get wrong.
@@ -137,7 +138,8 @@ impl Config {
 
     fn outputs<T: Float>(&self, tensors: &TensorMap, rows: Rows<'_>) -> Definition {
         let read = |name: &str| float::read::<T>(tensors, name).unwrap_or_else(|| panic!("tensor {name} is missing"));
-        let (x, gate) = (read("x"), read("gate"));
+        let x = read("x");
+        let gate = self.gated.then(|| read("gate"));
         let scale = if self.scale == Scale::None { vec![T::of(1.0); self.dim] } else { read("scale") };
         let wanted = rows.of(self.len);
         let one = T::of(1.0);
@@ -151,8 +153,10 @@ impl Config {
             let square = float::dot(&x[own.clone()], &x[own.clone()]) / T::of(self.dim as f64);
             let root = (square + T::of(f64::from(self.eps))).sqrt();
             let scale = &scale[self.scale_at(row)..][..self.dim];
-            let values = x[own.clone()].iter().zip(&gate[own]).zip(scale);
-            y.extend(values.map(|((&x, &g), &scale)| (x / root * scale / (one + (T::of(0.0) - g).exp())).wide()));
+            y.extend(own.zip(scale).map(|(at, &scale)| {
+                let normed = x[at] / root * scale;
+                gate.as_ref().map_or(normed, |gate| normed / (one + (T::of(0.0) - gate[at]).exp())).wide()
+            }));
         }
         vec![("y", y)]
     }
@@ -161,9 +165,9 @@ impl Config {
 impl Operator for Config {
     fn slots(&self) -> Vec<Slot> {
         let shape = self.layout.shape(self.batch, self.heads, self.len, self.dim);
-        let mut slots: Vec<_> = [("x", Access::Read), ("gate", Access::Read), ("y", Access::Write)]
-            .map(|(name, access)| Slot::plain(name, access, self.dtype, shape.clone()))
-            .into();
+        let slot = |name, access| Slot::plain(name, access, self.dtype, shape.clone());
+        let mut slots = vec![slot("x", Access::Read), slot("y", Access::Write)];
+        slots.extend(self.gated.then(|| slot("gate", Access::Read)));
         slots.extend(self.scale_shape().map(|shape| Slot::plain("scale", Access::Read, DType::F32, shape)));
         slots
     }
@@ -180,21 +184,26 @@ impl Operator for Config {
             eps: self.eps,
             ..Params::default()
         };
-        let (kind, operand) = match self.scale {
-            Scale::None => (0, Operand::Workspace(0)),
-            Scale::Shared => (1, Operand::Slot(SCALE)),
-            Scale::PerHead => (2, Operand::Slot(SCALE)),
+        let kind = match self.scale {
+            Scale::None => 0,
+            Scale::Shared => 1,
+            Scale::PerHead => 2,
         };
-        let workspace = crate::gpu::program::Scratch { name: "no scale", bytes: 16 };
-        let workspace = if self.scale == Scale::None { vec![workspace] } else { vec![] };
+        // In place of what is absent the kernel binds a few bytes of workspace, of which it reads nothing.
+        let slots = self.slots();
+        let place = |name| slots.iter().position(|slot| slot.name == name);
+        let operand = |name| place(name).map_or(Operand::Workspace(0), Operand::Slot);
+        let operands: Vec<_> = GATE.bindings.iter().map(|(name, _)| operand(*name)).collect();
+        let absent = self.scale == Scale::None || !self.gated;
+        let workspace = absent.then_some(Scratch { name: "absent", bytes: 16 }).into_iter().collect();
         let elements = (self.rows() * self.dim) as f64;
         let scales = if self.scale == Scale::None { 0.0 } else { elements * 4.0 };
-        let bytes_read = elements * 3.0 * self.dtype.size() as f64 + scales;
-        let operands = vec![Operand::Slot(0), Operand::Slot(1), operand, Operand::Slot(2)];
-        let spec = super::spec(self.dtype, vec![], vec![("SCALE", kind)]);
+        let streams = if self.gated { 3.0 } else { 2.0 }; // x twice
+        let bytes_read = elements * streams * self.dtype.size() as f64 + scales;
+        let spec = super::spec(self.dtype, vec![], vec![("SCALE", kind), ("GATED", self.gated.into())]);
         let groups = self.rows().div_ceil(ROWS);
         let step = super::step(&GATE, spec, &params, operands, groups, Cost { bytes_read, ..self.cost() });
-        Ok(Program::new(NAME, format!("{ROWS} rows a workgroup"), self.slots(), workspace, vec![step]))
+        Ok(Program::new(NAME, format!("{ROWS} rows a workgroup"), slots, workspace, vec![step]))
     }
 
     #[cfg(feature = "cpu")]
@@ -205,16 +214,16 @@ impl Operator for Config {
         check_inputs(NAME, &self.slots(), tensors)?;
         let read = |name: &str| tensors.get(name).map(HostTensor::to_f32).unwrap_or_default();
         let (mut y, gate, scale) = (read("x"), read("gate"), read("scale"));
-        y.par_chunks_exact_mut(self.dim).zip(gate.par_chunks_exact(self.dim)).enumerate().for_each(
-            |(row, (y, gate))| {
-                let root = 1.0 / (cpu::dot(y, y) / self.dim as f32 + self.eps).sqrt();
-                cpu::scale(y, root);
-                if !scale.is_empty() {
-                    cpu::multiply(y, &scale[self.scale_at(row)..][..self.dim]);
-                }
-                sigmoids(y, gate);
-            },
-        );
+        y.par_chunks_exact_mut(self.dim).enumerate().for_each(|(row, y)| {
+            let root = 1.0 / (cpu::dot(y, y) / self.dim as f32 + self.eps).sqrt();
+            cpu::scale(y, root);
+            if !scale.is_empty() {
+                cpu::multiply(y, &scale[self.scale_at(row)..][..self.dim]);
+            }
+            if self.gated {
+                sigmoids(y, &gate[row * self.dim..][..self.dim]);
+            }
+        });
         let shape = self.layout.shape(self.batch, self.heads, self.len, self.dim);
         Ok([("y".to_owned(), HostTensor::f32(shape, y).cast(self.dtype))].into_iter().collect())
     }
@@ -234,10 +243,11 @@ impl Operator for Config {
     fn cost(&self) -> Cost {
         let (elements, size) = ((self.rows() * self.dim) as f64, self.dtype.size() as f64);
         let scale = self.scale_shape().map_or(0, |shape| shape.count()) as f64 * 4.0;
+        let gates = if self.gated { elements } else { 0.0 };
         Cost {
-            flops: 5.0 * elements,
-            exps: elements,
-            bytes_read: 2.0 * elements * size + scale,
+            flops: 3.0 * elements + 2.0 * gates,
+            exps: gates,
+            bytes_read: (elements + gates) * size + scale,
             bytes_written: elements * size,
         }
     }
@@ -258,8 +268,8 @@ crate::ops::cpu::wide! {
 pub struct Tensors<'a> {
     /// `[B, H, N, E]`.
     pub x: &'a Tensor,
-    /// As `x`: logits of the gate.
-    pub gate: &'a Tensor,
+    /// As `x`: logits of the gate; given if and only if the configuration has it.
+    pub gate: Option<&'a Tensor>,
     /// `[E]` or `[H, E]`, f32; given if and only if the configuration has it.
     pub scale: Option<&'a Tensor>,
     /// As `x`, written.
@@ -272,7 +282,8 @@ pub struct Tensors<'a> {
 /// As [`Plan::bind`].
 pub fn bind(plan: &Plan, tensors: Tensors<'_>, workspace: &Workspace) -> Result<Recording, Error> {
     let Tensors { x, gate, scale, y } = tensors;
-    let mut named = vec![("x", x), ("gate", gate), ("y", y)];
+    let mut named = vec![("x", x), ("y", y)];
+    named.extend(gate.map(|gate| ("gate", gate)));
     named.extend(scale.map(|scale| ("scale", scale)));
     plan.bind(&named, workspace)
 }

@@ -74,12 +74,13 @@ pub fn kernels() -> Vec<(&'static Kernel, Spec)> {
         let product = topk::Config { dtype, ..topk::Config::new(9, 5, 4, 8) };
         let keys = topk::Config { weights: topk::Weights::Softmax, ..topk::Config::new(9, 2, 512, 32) };
         let scaled = gate::Config { scale: gate::Scale::PerHead, ..gate::Config::new(1, 2, 5, 40) };
-        let all: [Box<dyn Operator>; 5] = [
+        let all: [Box<dyn Operator>; 6] = [
             Box::new(product),
             Box::new(keys),
             Box::new(gather::Config { dtype, ..gather::Config::new(9, 8, 100, 40) }),
             Box::new(bin::Config::new(2, 5000, 64)),
-            Box::new(gate::Config { dtype, ..scaled }),
+            Box::new(gate::Config { dtype, ..scaled.clone() }),
+            Box::new(gate::Config { dtype, gated: false, ..scaled }),
         ];
         for program in all.iter().filter_map(|part| part.program(&caps).ok()) {
             for step in program.steps() {
