@@ -198,9 +198,11 @@ fn the_examples_run() {
     }
     let this = std::env::current_exe().unwrap();
     let folder = this.parent().and_then(|deps| deps.parent()).unwrap().join("examples");
-    for (name, args, line) in
-        [("embed", &[][..], "differs from plain loops by"), ("two_layers", &["300"][..], "linformer_attend")]
-    {
+    for (name, args, line) in [
+        ("embed", &[][..], "differs from plain loops by"),
+        ("two_layers", &["300"], "linformer_attend"),
+        ("mamba2", &["100"], "ssd_output"),
+    ] {
         let program = folder.join(format!("{name}{}", std::env::consts::EXE_SUFFIX));
         let output =
             Command::new(&program).args(args).output().unwrap_or_else(|e| panic!("{}: {e}", program.display()));
