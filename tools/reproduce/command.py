@@ -1,5 +1,6 @@
 """Calls `subquad`, measures its process, and says where it ran. Used by the reproduce.py of each paper."""
 
+import argparse
 import json
 import os
 import platform
@@ -18,6 +19,32 @@ import tensorfile  # noqa: E402
 
 def say(text):
     print(text, flush=True)
+
+
+def progress(text):
+    print(text, file=sys.stderr, flush=True)
+
+
+class Parser(argparse.ArgumentParser):
+    def error(self, message):
+        self.exit(2, f"reproduce.py: {message}\n")
+
+
+def count(word):
+    number = int(word) if word.isdecimal() else 0
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number of 1 or more, found `{word}`")
+    return number
+
+
+def positive(word):
+    try:
+        number = float(word)
+    except ValueError:
+        number = 0.0
+    if not 0 < number < float("inf"):
+        raise argparse.ArgumentTypeError(f"expected a number over 0, found `{word}`")
+    return number
 
 
 def add_arguments(parser, name):

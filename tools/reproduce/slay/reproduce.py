@@ -18,7 +18,6 @@ the last part: a feature map or a rule of `linear`, or an operator. Prints the p
 --output; progress goes to stderr. The paper's figures are those of its text and of the files beside its code.
 """
 
-import argparse
 import re
 import sys
 import tempfile
@@ -34,14 +33,10 @@ import command  # noqa: E402
 import figure  # noqa: E402
 import oracle  # noqa: E402
 import report  # noqa: E402
-from command import Binary, Refused, tensorfile  # noqa: E402
+from command import Binary, Parser, Refused, count, positive, progress, tensorfile  # noqa: E402
 
 TOLERANCE = 1e-5
 POLY = ("anchor", "exact", "laplace", "hadamard", "nystrom", "maclaurin", "tensorsketch")
-
-
-def progress(text):
-    print(text, file=sys.stderr, flush=True)
 
 
 # ---- slay in the binary ----
@@ -378,28 +373,6 @@ class Costs:
 
 
 # ---- all of it ----
-
-
-class Parser(argparse.ArgumentParser):
-    def error(self, message):
-        self.exit(2, f"reproduce.py: {message}\n")
-
-
-def count(word):
-    number = int(word) if word.isdecimal() else 0
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number of 1 or more, found `{word}`")
-    return number
-
-
-def positive(word):
-    try:
-        number = float(word)
-    except ValueError:
-        number = 0.0
-    if not 0 < number < float("inf"):
-        raise argparse.ArgumentTypeError(f"expected a number over 0, found `{word}`")
-    return number
 
 
 def arguments():
