@@ -1,0 +1,126 @@
+"""The formulas in numpy float64, written from the text of the paper and apart from the Rust code, and hand-set addresses.
+
+P = 4 choices a digit, U digits, S = 4^U slots, K of which a token writes and K reads. Logits are [..., tokens, 4 U];
+slots have digit 0 least significant. Used by reproduce.py.
+"""
+
+import numpy as np
+
+CHOICES = 4
+EPSILON = {"gsu": 1e-12, "pdma": 1e-6}
+
+# ---- what is run ----
+
+WIDTH = 64  # E, of values
+REFERENCE = (5, 8)  # U and K of the paper's: 1024 slots
+GAMMAS = {"gsu": (-np.inf, 0, 6, np.inf), "pdma": (0, 1, 6, np.inf)}
+KINDS = {"apart": "a slot each", "drawn": "drawn slots", "spread": "spread"}  # addresses of keys
+LOADS = [2.0**i for i in range(-4, 3)]  # pairs over slots
+QUERIES = 512  # at most, of a trial and load
+SHARP = 0.99  # weight of the slot that a key names
+STORY = (20, 20, 24)  # tokens that write pairs, that read them in another order, that all have one address
+LAG = 3
+
+# ---- addresses ----
+
+
+def beam(logits, topk):
+    """Slots [..., tokens, K] of the K largest sums of one logit a digit, the best first, ties to the smaller slot.
+
+    Level by level over sums in f32, so that ties are those of the operator.
+    """
+    z = np.asarray(logits, np.float32).reshape(*logits.shape[:-1], -1, CHOICES)
+    slots, sums = np.zeros((*z.shape[:-2], 1), np.int64), np.zeros((*z.shape[:-2], 1), np.float32)
+    for u in range(z.shape[-2]):
+        slots = np.concatenate([slots + j * CHOICES**u for j in range(CHOICES)], -1)
+        sums = np.concatenate([sums + z[..., u, j, None] for j in range(CHOICES)], -1)
+        order = np.lexsort((slots, -sums), axis=-1)[..., :topk]
+        slots, sums = (np.take_along_axis(x, order, -1) for x in (slots, sums))
+    return slots
+
+
+def every(logits, topk):
+    """As beam, but by sorting all slots."""
+    z = np.asarray(logits, np.float32).reshape(*logits.shape[:-1], -1, CHOICES)
+    at = digits(np.arange(CHOICES ** z.shape[-2]), z.shape[-2])
+    sums = np.zeros((*z.shape[:-2], len(at)), np.float32)
+    for u in range(z.shape[-2]):
+        sums += z[..., u, at[:, u]]
+    return np.argsort(-sums, axis=-1, kind="stable")[..., :topk]
+
+
+def access(logits, topk):
+    """(slots, weights), both [..., tokens, K]: products of softmaxes, not renormalised; 0 where f32 underflows."""
+    slots = beam(logits, topk)
+    z = np.asarray(logits, np.float64).reshape(*logits.shape[:-1], -1, CHOICES)
+    p = np.exp(z - z.max(-1, keepdims=True))
+    p /= p.sum(-1, keepdims=True)
+    weights = np.ones(slots.shape)
+    for u in range(z.shape[-2]):
+        weights *= np.take_along_axis(p[..., u, :], slots // CHOICES**u % CHOICES, -1)
+    return slots, np.where(weights.astype(np.float32) == 0, 0.0, weights)
+
+
+# ---- logits that name a slot ----
+
+SPREAD = 3.0  # standard deviation of drawn logits
+SURE = 200.0  # a lead after which every other slot's weight underflows f32
+
+
+def digits(slots, count):
+    return slots[..., None] // CHOICES ** np.arange(count) % CHOICES
+
+
+def logits(slots, count, weight):
+    """Logits [..., 4 U] that give each slot this weight and the rest, evenly by digit, to the others."""
+    if weight < 1:
+        p = weight ** (1 / count)
+        lead = np.log(p * (CHOICES - 1) / (1 - p))
+    else:
+        lead = SURE
+    z = np.where(digits(slots, count)[..., None] == np.arange(CHOICES), lead, 0.0)
+    return z.reshape(*slots.shape, -1).astype(np.float32)
+
+
+# ---- the memory ----
+
+
+def retention(rule, w, gamma):
+    """Share of its mass that a slot written with weight w > 0 keeps; gamma may be infinite."""
+    with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
+        finite = 1 / (1 + np.exp(gamma) * w / (1 - w)) if rule == "gsu" else (1 - w) ** gamma
+    return np.where(gamma == np.inf, 0.0, np.where(gamma == -np.inf, 1.0, finite))
+
+
+def walk(q, k, v, gamma, topk, rule, cape=()):
+    """o [B, H, N, E], token after token: K slots written, then K read. cape: heads whose slots turn by one a token."""
+    batch, heads, tokens, width = v.shape
+    slots = CHOICES ** (q.shape[-1] // CHOICES)
+    shift = np.arange(tokens) * np.isin(np.arange(heads), cape)[:, None]
+    (write, w), (read, r) = ((((x - shift[..., None]) % slots).reshape(-1, tokens, topk), y.reshape(-1, tokens, topk))
+                             for x, y in (access(k, topk), access(q, topk)))
+    v, gamma = v.reshape(-1, tokens, width).astype(np.float64), gamma.reshape(-1, tokens).astype(np.float64)
+    unit = np.arange(batch * heads)[:, None]
+    content = np.zeros((batch * heads, slots, width))
+    mass = np.full((batch * heads, slots), 1 / slots if rule == "gsu" else 0.0)
+    o = np.zeros(v.shape)
+    for t in range(tokens):
+        at, weight, live = write[:, t], w[:, t], w[:, t] > 0
+        old = mass[unit, at]
+        new = np.where(live, retention(rule, weight, gamma[:, t, None]) * old + weight, old)
+        rate = np.where(live, weight / (new + EPSILON[rule]), 0.0)
+        mass[unit, at] = new
+        content[unit, at] += rate[..., None] * (v[:, t, None] - content[unit, at])
+        o[:, t] = (r[:, t, :, None] * content[unit, read[:, t]]).sum(1)
+    return o.reshape(batch, heads, tokens, width)
+
+
+def survivors(load, slots):
+    """Share of load * slots pairs, each overwriting a slot drawn at random, that nobody overwrote later."""
+    pairs = round(load * slots)
+    return slots / pairs * (1 - (1 - 1 / slots) ** pairs)
+
+
+def relative_rms(got, want):
+    got, want = got.astype(np.float64), want.astype(np.float64)
+    return float(np.linalg.norm(got - want) / np.linalg.norm(want))

@@ -1,0 +1,317 @@
+"""Associative recall in RAM-Net's memory (arXiv 2602.11958) with hand-set addresses, its slots over time, and the time.
+
+    cargo build --release
+    pip install "numpy==2.4.6" "matplotlib==3.11.2"
+    python tools/reproduce/ramnet/reproduce.py         (minutes on two cores; --quick: under one; --help has the flags)
+
+The operator `ramnet` runs in the binary; oracle.py holds the formulas once more, in numpy float64. First the binary is
+held against them, on the sequences below at small sizes: a relative RMS over 1e-5 anywhere ends this with exit code 1.
+Then three parts:
+
+    time        over slots, over K and over the length, and with one address for all tokens (a hot slot)
+    recall      pairs written, then some of them queried in another order, over pairs a slot, slots, K, rule and gamma
+    picture     which slots are read and written over time, with CAPE and without
+
+Prints the page ramnet.md, which with ramnet.svg goes to --output; progress goes to stderr.
+"""
+
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE.parent), str(HERE)]
+import command  # noqa: E402
+import figure  # noqa: E402
+import oracle  # noqa: E402
+import report  # noqa: E402
+from command import Binary, Parser, count, progress  # noqa: E402
+
+TOLERANCE = 1e-5
+
+
+# ---- recall ----
+
+
+def rest(digits, *shape):
+    """Logits that name the last slot alone: what a token does that should not write, or not read."""
+    return oracle.logits(np.full(shape, oracle.CHOICES**digits - 1), digits, 1)
+
+
+def addresses(kind, digits, pairs, rng):
+    """Logits [pairs, 4 U] of keys. The last slot is nobody's."""
+    free = oracle.CHOICES**digits - 1
+    if kind == "spread":
+        return (oracle.SPREAD * rng.standard_normal((pairs, digits * oracle.CHOICES))).astype(np.float32)
+    slots = rng.integers(free, size=pairs) if kind == "drawn" else np.resize(rng.permutation(free), pairs)
+    return oracle.logits(slots, digits, oracle.SHARP)
+
+
+@dataclass
+class Sequence:
+    """q, k [B, N, 4 U], v [B, N, E]; checks: (load, first query token, queried pairs [B, queries])."""
+
+    q: np.ndarray
+    k: np.ndarray
+    v: np.ndarray
+    values: np.ndarray
+    checks: list
+
+
+def sequence(kind, digits, trials, most, seed):
+    """Pairs written up to each load, after which some of those so far are queried in another order.
+
+    A query writes zeros to the last slot with weight 1, a write reads from there. most: pairs, at most.
+    """
+    rng = np.random.default_rng([seed, digits])
+    slots = oracle.CHOICES**digits
+    loads = [x for x in oracle.LOADS if x * slots <= most]
+    pairs = round(loads[-1] * slots)
+    keys = np.stack([addresses(kind, digits, pairs, rng) for _ in range(trials)])
+    values = rng.standard_normal((trials, pairs, oracle.WIDTH), np.float32)
+    values /= np.linalg.norm(values, axis=-1, keepdims=True)
+    q, k, v, checks, done, tokens = [], [], [], [], 0, 0
+    for load in loads:
+        upto = round(load * slots)
+        chosen = np.stack([rng.permutation(upto)[:oracle.QUERIES] for _ in range(trials)])
+        new = slice(done, upto)
+        q += [rest(digits, trials, upto - done), np.take_along_axis(keys, chosen[..., None], 1)]
+        k += [keys[:, new], rest(digits, *chosen.shape)]
+        v += [values[:, new], np.zeros((*chosen.shape, oracle.WIDTH), np.float32)]
+        tokens += upto - done
+        checks.append((load, tokens, chosen))
+        tokens, done = tokens + chosen.shape[1], upto
+    return Sequence(*(np.concatenate(x, 1) for x in (q, k, v)), values, checks)
+
+
+def over_gammas(made, rule):
+    """Tensors of the operator: a head for every gamma of the rule, the rest alike."""
+    gammas = oracle.GAMMAS[rule]
+    tensors = {x: np.repeat(y[:, None], len(gammas), 1) for x, y in (("q", made.q), ("k", made.k), ("v", made.v))}
+    shape = (len(made.q), len(gammas), made.q.shape[1])
+    return tensors | {"gamma": np.broadcast_to(np.float32(gammas)[:, None], shape)}
+
+
+def nearest(o, values):
+    """Index of the value nearest to each o [queries, E]. Values are of unit length: that of the largest product."""
+    return np.concatenate([(part @ values.T).argmax(-1) for part in np.array_split(o, -(-len(o) // 128))])
+
+
+def judge(made, o, topk):
+    """load -> [gamma] of (recall, relative error), and load -> (weight of the best slot, of all K), means."""
+    found, weights = {}, {}
+    for load, first, chosen in made.checks:
+        tokens = slice(first, first + chosen.shape[1])
+        r = oracle.access(made.q[:, tokens], topk)[1]
+        weights[load] = (float(r[..., 0].mean()), float(r.sum(-1).mean()))
+        rows = []
+        for got in np.moveaxis(o[:, :, tokens], 1, 0):
+            right, wrong = 0, 0.0
+            for trial, some in enumerate(chosen):
+                stored = made.values[trial, : round(load * oracle.CHOICES ** (made.q.shape[-1] // oracle.CHOICES))]
+                right += int((nearest(got[trial], stored) == some).sum())
+                wrong += float(((got[trial] / r[trial].sum(-1, keepdims=True) - stored[some]) ** 2).sum())
+            rows.append((right / chosen.size, (wrong / chosen.size) ** 0.5))
+        found[load] = rows
+    return found, weights
+
+
+def flags(topk, rule):
+    return ["--choices", oracle.CHOICES, "--topk", topk, "--rule", rule]
+
+
+def recall(binary, sizes, tops, most, written):
+    """((kind, digits, topk, rule) -> what judge found, seconds of the binary). written: slots of all trials, about."""
+    found, seconds = {}, 0.0
+    shapes = dict.fromkeys([(oracle.REFERENCE[0], topk) for topk in tops] + [(digits, oracle.REFERENCE[1]) for digits in sizes])
+    for digits, topk in shapes:
+        begun = time.perf_counter()
+        trials = max(1, min(32, written // oracle.CHOICES**digits))
+        for kind in oracle.KINDS:
+            made = sequence(kind, digits, trials, most, seed=2)
+            for rule in oracle.GAMMAS:
+                source = binary.file("recall", **over_gammas(made, rule))
+                found[kind, digits, topk, rule] = judge(made, binary.run("ramnet", source, *flags(topk, rule)), topk)
+                seconds += binary.last["seconds"]
+        progress(f"  {oracle.CHOICES**digits} slots, K = {topk}: {time.perf_counter() - begun:.0f} s")
+    return found, seconds
+
+
+# ---- the picture ----
+
+def story():
+    """q, k [N, 12], v of three acts on 64 slots, and the pair that each token of the second act queries.
+
+    Third act: all tokens write to one address and read LAG beyond it, where with CAPE the token LAG before wrote.
+    """
+    digits, (pairs, queries, hot) = 3, oracle.STORY
+    rng = np.random.default_rng(3)
+    slots = np.linspace(2, 58, pairs).astype(int)
+    order = rng.permutation(pairs)[:queries]
+
+    def soft(some):
+        return oracle.logits(some, digits, 0.7)
+
+    q = [rest(digits, pairs), soft(slots[order]), soft(np.full(hot, 32 + oracle.LAG))]
+    k = [soft(slots), rest(digits, queries), soft(np.full(hot, 32))]
+    v = rng.standard_normal((sum(oracle.STORY), oracle.WIDTH)).astype(np.float32)
+    v /= np.linalg.norm(v, axis=-1, keepdims=True)
+    v[pairs : pairs + queries] = 0
+    return np.concatenate(q), np.concatenate(k), v, order
+
+
+def picture(binary):
+    """Events of the oracle's beam, and what the binary read: recall by act and head; the error against float64."""
+    q, k, v, order = story()
+    topk, (pairs, queries, hot) = 4, oracle.STORY
+    tensors = {x: np.stack([y, y])[None] for x, y in (("q", q), ("k", k), ("v", v))}
+    tensors["gamma"] = np.full((1, 2, len(q)), 6, np.float32)
+    o = binary.run("ramnet", binary.file("story", **tensors), *flags(topk, "gsu"), "--cape", 1)
+    error = oracle.relative_rms(o, oracle.walk(**tensors, topk=topk, rule="gsu", cape=[1]))
+    last = np.arange(pairs + queries + oracle.LAG, len(q))
+    right = []
+    for head in o[0]:
+        back = nearest(head[pairs : pairs + queries], v[:pairs]) == order
+        right.append((back.mean(), (nearest(head[last], v) == last - oracle.LAG).mean()))
+    turn = np.arange(len(q))[:, None]
+    events = [{name: ((slots - on * turn) % 64, weights) for name, (slots, weights) in
+               (("write", oracle.access(k, topk)), ("read", oracle.access(q, topk)))} for on in (0, 1)]
+    return {"events": events, "right": right, "error": error}
+
+
+# ---- the binary against the formulas ----
+
+
+def cross_check(binary, drawn):
+    """Every form used here at small sizes; returns rows, exits if one is off."""
+    rows, failed = [], []
+
+    def compare(name, error):
+        rows.append([name, f"{error:.1e}"])
+        if not error < TOLERANCE:
+            failed.append(f"{name}: relative RMS {error:.1e}")
+
+    for digits, topk in ((3, 1), (3, 8), (4, 4), (4, 32)):
+        for kind in oracle.KINDS:
+            made = sequence(kind, digits, 1, 256, seed=1)
+            if not (oracle.beam(made.k, topk) == oracle.every(made.k, topk)).all():
+                failed.append(f"{kind}, {oracle.CHOICES**digits} slots, K = {topk}: the beam is not the K largest")
+            for rule in oracle.GAMMAS:
+                tensors = over_gammas(made, rule)
+                got = binary.run("ramnet", binary.file("check", **tensors), *flags(topk, rule))
+                name = f"{oracle.KINDS[kind]}, {oracle.CHOICES**digits} slots, K = {topk}, {rule}"
+                compare(name, oracle.relative_rms(got, oracle.walk(**tensors, topk=topk, rule=rule)))
+    compare("the picture: CAPE on one head of two", drawn["error"])
+    if failed:
+        sys.exit("the binary and the formulas differ (bound 1e-5): " + "; ".join(failed))
+    return rows
+
+
+# ---- time ----
+
+
+def inputs(binary, name, digits, length, heads, hot=False):
+    """Standard normal q, k, v, gamma, as `subquad sample` draws them; hot: every token has the first one's q and k."""
+    rng = np.random.default_rng(4)
+    tensors = {x: rng.standard_normal((1, heads, length, width), np.float32)
+               for x, width in (("q", 4 * digits), ("k", 4 * digits), ("v", oracle.WIDTH))}
+    if hot:
+        tensors |= {x: np.broadcast_to(tensors["q"][:, :, :1], tensors[x].shape) for x in "qk"}
+    return binary.file(name, **tensors, gamma=rng.standard_normal((1, heads, length), np.float32))
+
+
+class Times:
+    """Seconds of runs in turns, by the binary's own time line, of which the least counts.
+
+    slots: digits -> {"random", "hot", "memory"}; topk: K -> {"random"}; length: N -> {"random", "hot"}; each a list.
+    """
+
+    def __init__(self, binary, args):
+        self.binary, self.args, self.said = binary, args, None
+
+    def turns(self, sources, topk):
+        found = {name: [] for name in sources}
+        for _ in range(self.args.repeat):
+            for name, source in sources.items():
+                self.binary.run("ramnet", source, *flags(topk, "gsu"))
+                found[name].append(self.binary.last["seconds"])
+        self.said = self.binary.last
+        return found
+
+    def run(self, sizes, tops):
+        heads, length, (digits, topk) = self.args.heads, self.args.length, oracle.REFERENCE
+
+        def both(digits, length):
+            return {name: inputs(self.binary, name, digits, length, heads, name == "hot") for name in ("random", "hot")}
+
+        self.slots, self.length = {}, {}
+        for one in sizes:
+            # A run of one token: what a memory costs that is there once, whatever N.
+            sources = both(one, length) | {"memory": inputs(self.binary, "memory", one, 1, heads)}
+            self.slots[one] = self.turns(sources, topk)
+        source = {"random": inputs(self.binary, "random", digits, length, heads)}
+        self.topk = {one: self.turns(source, one) for one in tops}
+        progress(f"  slots and K: {sum(len(x) for y in self.slots.values() for x in y.values())} runs and more")
+        n = 1024
+        while n <= self.args.max_n:
+            self.length[n] = self.turns(both(digits, n), topk)
+            n *= 2
+        return self
+
+
+# ---- all of it ----
+
+
+def arguments():
+    parser = Parser(description="RAM-Net's memory: associative recall, a picture of slots over time, and the time.")
+    command.add_arguments(parser, "ramnet")
+    parser.add_argument("--quick", action="store_true", help="fewer sizes, up to 4096 slots and N=16384")
+    parser.add_argument("--repeat", type=count, help="runs in turns, of which the least time counts (7)")
+    parser.add_argument("--heads", type=count, default=8, help="of the times")
+    parser.add_argument("--length", type=count, default=8192, help="of the times over slots and K")
+    parser.add_argument("--max-n", type=count, help="longest sequence of the times (131072)")
+    parser.add_argument("--max-pairs", type=count, help="most pairs of a recall (131072)")
+    args = parser.parse_args()
+    args.repeat = args.repeat or (3 if args.quick else 7)
+    args.max_n = args.max_n or (16384 if args.quick else 131072)
+    args.max_pairs = args.max_pairs or (4096 if args.quick else 131072)
+    slots = 4096 if args.quick else 65536
+    for name, found, least in (("--max-n", args.max_n, 1024), ("--max-pairs", args.max_pairs, slots)):
+        if found < least:
+            parser.error(f"argument {name}: expected {least} or more, found {found}")
+    command.prepare(args)
+    return args
+
+
+def main():
+    args = arguments()
+    begun, busy = time.perf_counter(), command.load()
+    sizes, tops = ((3, 5, 6), (1, 8, 32)) if args.quick else (range(3, 9), (1, 2, 4, 8, 16, 32))
+    with tempfile.TemporaryDirectory() as folder:
+        binary = Binary(args, folder)
+        progress("the binary against the formulas in float64")
+        drawn = picture(binary)
+        checked = cross_check(binary, drawn)
+        # Times first: a machine that has computed for minutes may run slower.
+        progress("time")
+        times = Times(binary, args).run(sizes, tops)
+        progress("recall")
+        recalled, seconds = recall(binary, sizes, tops, args.max_pairs, 2048 if args.quick else 8192)
+        place = command.place(times.said)
+    warning = ""
+    if busy > 0.5:
+        warning = f"other work was running (load {busy:.1f} at the start): the times are not to be quoted"
+    text = report.page(args, place, warning, checked, times, recalled, seconds, drawn)
+    (args.output / "ramnet.md").write_text(text, encoding="utf-8")
+    files = [args.output / "ramnet.svg"] + ([args.output / "ramnet.png"] if args.png else [])
+    figure.draw(files, **report.panels(args, times, recalled, drawn))
+    print(text, end="")
+    progress(f"{', '.join(x.name for x in files)} and ramnet.md written, {time.perf_counter() - begun:.0f} s in all")
+
+
+if __name__ == "__main__":
+    main()
