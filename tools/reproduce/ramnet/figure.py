@@ -21,12 +21,12 @@ def curves_panel(ax, curves, title, xlabel, values, text=str, law=None):
 
 
 def picture_panel(ax, events, slots, acts, title):
-    """events: "write" and "read" -> (slots, weights) of each token."""
+    """events: "write" and "read" -> (slots, weights) of each token. Opacity is the root of the weight."""
     tokens = len(events["read"][0])
     image = np.ones((slots, tokens, 3))
     for name, colour in (("write", WRITE), ("read", READ)):
         for t, (some, weights) in enumerate(zip(*events[name])):
-            opacity = np.minimum(weights, 1)[:, None]
+            opacity = np.sqrt(np.minimum(weights, 1))[:, None]
             image[some, t] = (1 - opacity) * image[some, t] + opacity * colour
     ax.imshow(image, origin="lower", interpolation="nearest", aspect="auto", extent=(0, tokens, 0, slots))
     ends = np.cumsum(list(acts.values()))
@@ -61,5 +61,5 @@ def draw(path, load, topk, pictures, slots, length):
         picture_panel(ax, **one)
     time_panel(axes[2][0], **slots)
     time_panel(axes[2][1], **length)
-    figure.subplots_adjust(left=0.055, right=0.985, top=0.975, bottom=0.065, wspace=0.15, hspace=0.4)
+    figure.subplots_adjust(left=0.055, right=0.985, top=0.975, bottom=0.065, wspace=0.15, hspace=0.47)
     save(figure, path, "ramnet")

@@ -1,4 +1,4 @@
-"""The formulas in numpy float64, written from the text of the paper and apart from the Rust code, and hand-set addresses.
+"""The formulas in numpy float64, written from the text and apart from the Rust code, and hand-set addresses.
 
 P = 4 choices a digit, U digits, S = 4^U slots, K of which a token writes and K reads. Logits are [..., tokens, 4 U];
 slots have digit 0 least significant. Used by reproduce.py.

@@ -119,7 +119,7 @@ def recall_findings(recalls):
     sizes = [slots_of(x) for x in recalls.sizes]
     found = [
         f"A slot each (weight {SHARP}), {slots_of(digits)} slots, any gamma but plus infinity, K = {some}: up to load "
-        f"1/2 recall is {until:.3f} or more; at load 2, where each slot was named twice, {min(after):.2f} to "
+        f"1/2 recall is at least {until:.3f}; at load 2, where each slot was named twice, {min(after):.2f} to "
         f"{max(after):.2f}. What breaks it is the second pair on a slot, not fullness.",
         f"Drawn slots, K = {tops[0]}, gamma plus infinity: recall follows the share of pairs whose slot nobody drew "
         f"later, (1 - (1 - 1/S)^n) S/n, within {off:.3f}: load 1/4 gives {one[0.25][0]:.2f} ({law[0.25]:.2f}), load 1 "
@@ -141,26 +141,26 @@ def recall_findings(recalls):
     for first, second in ((("gsu", -inf), ("pdma", 0)), (("gsu", 0), ("pdma", 1)), (("gsu", 6), ("pdma", 6))):
         gap, kind, slots, k, load = recalls.apart(first, second)
         found.append(
-            f"gsu at gamma {gamma_text(first[1])} and pdma at gamma {gamma_text(second[1])}: recall differs by {gap:.3f} "
-            f"at most ({KINDS[kind]}, {slots} slots, K = {k}, load {load_text(load)})"
+            f"gsu at gamma {gamma_text(first[1])} and pdma at gamma {gamma_text(second[1])}: recall differs by at most "
+            f"{gap:.3f} ({KINDS[kind]}, {slots} slots, K = {k}, load {load_text(load)})"
             + {-inf: "; both are the pure mean, and start with mass 1/S and 0",
                0: "; both keep 1 - w of the mass"}.get(first[1], "; for small w gsu keeps about 1 - e^gamma w of the "
                                                        "mass, pdma 1 - gamma w, so one gamma means different things")
             + ".")
     found.append(
-        f"Slots, at K = {topk} ({listing([str(x) for x in sizes])}): with spread addresses recall falls under {LEVEL} at "
-        f"load {over(('spread', 'gsu', -inf), recalls.sizes, 'digits')} (gsu, gamma -inf) and "
-        f"{over(('spread', 'gsu', 6), recalls.sizes, 'digits')} (gamma 6). What counts is pairs a slot; the logits' "
-        "spread is the same at all sizes, so a larger memory keeps less of the weight in K slots.")
+        f"Slots, at K = {topk} ({listing([str(x) for x in sizes])}): with spread addresses recall falls under {LEVEL} "
+        f"at load {over(('spread', 'gsu', -inf), recalls.sizes, 'digits')} (gsu, gamma -inf) and "
+        f"{over(('spread', 'gsu', 6), recalls.sizes, 'digits')} (gamma 6). The logits' spread is the "
+        "same at all sizes, so that in a larger memory K slots keep less of the weight.")
     return found
 
 
 def picture_finding(drawn):
     (off, off_lag), (on, on_lag) = drawn["right"]
-    return (f"Picture: of the pairs read back in another order, {off:.2f} are right without CAPE, {on:.2f} with it, since "
-            f"a slot named again is {STORY[0]} tokens or so farther on. With one address for all tokens, a read {LAG} "
-            f"beyond it gets the value of {LAG} tokens before for {on_lag:.2f} of the tokens with CAPE, for {off_lag:.2f} "
-            "without, where all write to one slot.")
+    return (f"Picture: of the pairs read back in another order, {off:.2f} are right without CAPE, {on:.2f} with it, "
+            "since the slots have turned on in between. With one address for all tokens, a read "
+            f"{LAG} beyond it gets the value of {LAG} tokens before for {on_lag:.2f} of the tokens with CAPE, for "
+            f"{off_lag:.2f} without, where all write to one slot.")
 
 
 # ---- time ----
@@ -212,18 +212,18 @@ def time_findings(costs, args):
     found = [
         f"Time: {costs.slots[slots_of(REFERENCE[0])]['random']:.0f} ns a token and head at {slots_of(REFERENCE[0])} "
         f"slots, K = {REFERENCE[1]}, E = {WIDTH}, N = {args.length}, H = {args.heads}; from {sizes[0]} to {sizes[-1]} "
-        f"slots {first['random']:.0f} to {last['random']:.0f}, {last['random'] / first['random']:.2f} times, of which "
-        f"{first['memory']:.0f} and {last['memory']:.0f} are what a run of one token takes: making the empty memories.",
+        f"slots {first['random']:.0f} to {last['random']:.0f}, {last['random'] / first['random']:.2f} times. A run of "
+        f"one token takes as much as {first['memory']:.0f} and {last['memory']:.0f} of these.",
         f"Hot slots: one address for all tokens takes {min(ratios):.2f} to {max(ratios):.2f} times as long as random "
         f"ones, " + ("within" if max(ratios) <= 4 else "**over**") + " the 4 that are allowed.",
         f"Length: from N = {base} to {lengths[-1]} the nanoseconds a token and head change by a factor of "
-        f"{costs.length[lengths[-1]]['random'] / costs.length[base]['random']:.2f}. K: from {tops[0]} to {tops[-1]} they "
-        f"grow by {costs.topk[tops[-1]]['random'] / costs.topk[tops[0]]['random']:.1f}, K itself by "
+        f"{costs.length[lengths[-1]]['random'] / costs.length[base]['random']:.2f}. K: from {tops[0]} to {tops[-1]} "
+        f"they grow by {costs.topk[tops[-1]]['random'] / costs.topk[tops[0]]['random']:.1f}, K itself by "
         f"{tops[-1] // tops[0]}.",
     ]
     if costs.unsteady > 1.25:
-        found.append(f"The slowest of a shape's runs took {costs.unsteady:.2f} times as long as the fastest (median over "
-                     "shapes), so small differences in time mean little here.")
+        found.append(f"The slowest of a shape's runs took {costs.unsteady:.2f} times as long as the fastest (median "
+                     "over shapes), so small differences in time mean little here.")
     return found
 
 
@@ -241,9 +241,9 @@ def page(args, place, warning, checked, times, found, seconds, drawn):
         "# RAM-Net's memory with hand-set addresses",
         f"Made by `python tools/reproduce/ramnet/reproduce.py{' --quick' if args.quick else ''}` on: {place}; "
         f"{times.said['variant']}." + (f" **{warning.capitalize()}.**" if warning else ""),
-        "Nothing is trained here: addresses are set by hand, so this says what the memory holds once addresses are good. "
-        "No recall figures of the paper (arXiv 2602.11958) are known to us, so none stand beside these; it says in words "
-        "that recall rises with the number of slots.",
+        "Nothing is trained here: addresses are set by hand, so this says what the memory holds once addresses are "
+        "good. No recall figures of the paper (arXiv 2602.11958) are known to us, so none stand beside these; "
+        "summaries of it say that accuracy rises with the number of slots.",
         "![recall over load and K, slots over time, time over slots and length](ramnet.svg)",
         "## What was found",
         "\n".join(f"- {line}" for line in findings),
@@ -252,13 +252,13 @@ def page(args, place, warning, checked, times, found, seconds, drawn):
         "pairs; all gammas; bound 1e-5. The oracle's beam has been held against sorting all slots there.",
         table(["what", "difference"], checked),
         "## a. Recall over load",
-        f"P = {oracle.CHOICES}, E = {WIDTH}. Pairs are written; at each load, pairs over slots, up to {QUERIES} of those "
-        "so far are queried in another order. Values have unit length and a random direction. Recall: share of queries "
-        "for which the nearest of all values stored so far is the right one. Error: relative RMS of o over the sum of "
-        "its K weights. A slot each: a key names a slot of its own in random order (from the start again when all are "
-        f"named) with weight {SHARP}, the rest is for its neighbours by one digit and more. Drawn slots: the same, the "
-        f"slot drawn. Spread: logits drawn with standard deviation {oracle.SPREAD:g}. A query writes zeros with weight 1 "
-        "to the last slot, which no key names.",
+        f"P = {oracle.CHOICES}, E = {WIDTH}. Pairs are written; at each load, pairs over slots, up to {QUERIES} of "
+        "those so far are queried in another order. Values have unit length and a random direction. Recall: share "
+        "of queries for which the nearest of all values stored so far is the right one. Error: relative RMS of o "
+        "over the sum of its K weights. A slot each: a key names a slot of its own in random order (from the start "
+        f"again when all are named) with weight {SHARP}, the rest is for its neighbours by one digit and more. "
+        f"Drawn slots: the same, the slot drawn. Spread: logits drawn with standard deviation {oracle.SPREAD:g}. A "
+        "query writes zeros with weight 1 to the last slot, which no key of the first two kinds names.",
         f"All by the binary, {seconds:.1f} s of its own time."
         + (f" With at most {args.max_pairs} pairs: {', '.join(short)}." if short else ""),
         f"### {slots_of(digits)} slots, K = {topk}: recall (error)",
@@ -270,14 +270,15 @@ def page(args, place, warning, checked, times, found, seconds, drawn):
         "### Weights read: of the best slot, of all K (means)",
         weight_table(recalls),
         "## b. Slots over time",
-        f"64 slots, K = 4, gsu, gamma 6, weight 0.7 for the slot named; {STORY[0]} tokens write a pair each, {STORY[1]} "
-        f"read them in another order, {STORY[2]} write to one address and read {LAG} beyond it. A token with nothing to "
-        "write, or to read, names the last slot. Slots and weights are those of the oracle's beam, since the binary "
-        "prints none; what was read is the binary's, and the two agree on o (table above).",
+        f"64 slots, K = 4, gsu, gamma 6, weight 0.7 for the slot named; {STORY[0]} tokens write a pair each, "
+        f"{STORY[1]} read them in another order, {STORY[2]} write to one address and read {LAG} beyond it. A token "
+        "with nothing to write, or to read, names the last slot with weight 1. Opacity is the root of the weight. "
+        "Slots and weights are those of the oracle's beam, since the binary prints none; what was read is the "
+        "binary's, and the two agree on o (table above).",
         "## c. Time",
-        f"Nanoseconds a token and head by the time line of `subquad run`, the least of {args.repeat} runs in turns; B=1, "
-        f"H={args.heads}, E={WIDTH}, gsu, f32, standard normal inputs. Hot: every token has the same q and k, so that "
-        f"all write and read the same K slots. N = {args.length}, K = {topk}, over slots:",
+        f"Nanoseconds a token and head by the time line of `subquad run`, the least of {args.repeat} runs in turns; "
+        f"B=1, H={args.heads}, E={WIDTH}, gsu, f32, standard normal inputs. Hot: every token has the same q and k, "
+        f"so that all write and read the same K slots. N = {args.length}, K = {topk}, over slots:",
         slots_table(costs, args.heads),
         f"{slots_of(digits)} slots, K = {topk}, over the length:",
         length_table(costs),
@@ -317,7 +318,7 @@ def panels(args, times, found, drawn):
             "xlabel": "load: pairs a slot",
             "values": loads,
             "text": load_text,
-            "law": ("drawn slots, one each, overwritten: the law", {x: oracle.survivors(x, slots - 1) for x in loads}),
+            "law": ("law of one drawn slot each, overwritten", {x: oracle.survivors(x, slots - 1) for x in loads}),
         },
         "topk": {
             "curves": by_topk,

@@ -127,7 +127,8 @@ def flags(topk, rule):
 def recall(binary, sizes, tops, most, written):
     """((kind, digits, topk, rule) -> what judge found, seconds of the binary). written: slots of all trials, about."""
     found, seconds = {}, 0.0
-    shapes = dict.fromkeys([(oracle.REFERENCE[0], topk) for topk in tops] + [(digits, oracle.REFERENCE[1]) for digits in sizes])
+    reference, usual = oracle.REFERENCE
+    shapes = dict.fromkeys([(reference, topk) for topk in tops] + [(digits, usual) for digits in sizes])
     for digits, topk in shapes:
         begun = time.perf_counter()
         trials = max(1, min(32, written // oracle.CHOICES**digits))
