@@ -31,6 +31,11 @@ impl DType {
         }
     }
 
+    /// Whether sequences and weights may be stored so: f32 and f16.
+    pub const fn is_float(self) -> bool {
+        matches!(self, DType::F32 | DType::F16)
+    }
+
     /// Lower-case name: `f32`, `f16`, `i64`.
     pub const fn name(self) -> &'static str {
         match self {

@@ -1,6 +1,6 @@
 // Pass 1: the state that the tokens of one segment alone make.
-// Grid: column splits, segments, key heads. Reads b, x, dt, weights; writes segments.
-@group(0) @binding(3) var<storage, read_write> segments: array<f32>; // [B G][segments][segment_stride]
+// Grid: column splits, segments, heads. Reads b, x, dt, weights; writes segments.
+@group(0) @binding(3) var<storage, read_write> segments: array<f32>; // [B H][segments][segment_stride]
 
 @compute @workgroup_size(ROW_THREADS * COL_THREADS)
 fn ssd_segment(

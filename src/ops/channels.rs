@@ -84,8 +84,8 @@ impl Channels {
                 return Err(Error::setting(op, axis, "1 or more", "0"));
             }
         }
-        if self.dtype == DType::I64 {
-            return Err(Error::tensor(op, "x", "f32 or f16", "i64"));
+        if !self.dtype.is_float() {
+            return Err(Error::tensor(op, "x", "f32 or f16", self.dtype.name()));
         }
         check_memory(op, &[self.slot("x", Access::Read)])
     }

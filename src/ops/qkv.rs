@@ -178,7 +178,7 @@ impl Qkv {
             let expected = format!("key heads that divide the {} query heads", self.heads);
             return Err(Error::tensor(op, "k", expected, format!("{} key heads", self.kv_heads)));
         }
-        if !matches!(self.dtype, DType::F32 | DType::F16) {
+        if !self.dtype.is_float() {
             return Err(Error::tensor(op, "q", "f32 or f16", self.dtype.name()));
         }
         check_memory(op, &self.slots())

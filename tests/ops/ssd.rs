@@ -206,6 +206,7 @@ fn refused_before_anything_runs() {
             Config { decode: true, ..Config::new(1, 4, 6, 5) },
             "ssd: `decode`: expected a causal form with a carried state, found none",
         ),
+        (Config { dtype: DType::U32, ..base.clone() }, "ssd: tensor `x`: expected f32 or f16, found u32"),
         (Config { segment: Some(0), ..base.clone() }, "ssd: `segment`: expected 1 or more, found 0"),
     ] {
         assert_eq!(config.program(&Caps::portable()).unwrap_err().to_string(), sentence);

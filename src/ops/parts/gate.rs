@@ -108,7 +108,7 @@ impl Config {
         if !(self.eps.is_finite() && self.eps >= 0.0) {
             return Err(Error::setting(NAME, "eps", "a finite number of 0 or more", self.eps.to_string()));
         }
-        if !matches!(self.dtype, DType::F32 | DType::F16) {
+        if !self.dtype.is_float() {
             return Err(Error::tensor(NAME, "x", "f32 or f16", self.dtype.name()));
         }
         check_memory(NAME, &self.slots())

@@ -66,7 +66,7 @@ impl Config {
                 return Err(Error::setting(NAME, setting, "1 or more", "0"));
             }
         }
-        if !matches!(self.dtype, DType::F32 | DType::F16) {
+        if !self.dtype.is_float() {
             return Err(Error::tensor(NAME, "table", "f32 or f16", self.dtype.name()));
         }
         check_memory(NAME, &self.slots())

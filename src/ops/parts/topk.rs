@@ -98,7 +98,7 @@ impl Config {
         if !(self.tau.is_finite() && self.tau > 0.0) {
             return Err(Error::setting(NAME, "tau", "a finite number over 0", self.tau.to_string()));
         }
-        if !matches!(self.dtype, DType::F32 | DType::F16) {
+        if !self.dtype.is_float() {
             return Err(Error::tensor(NAME, "logits", "f32 or f16", self.dtype.name()));
         }
         check_memory(NAME, &self.slots())

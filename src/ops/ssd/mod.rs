@@ -176,8 +176,8 @@ impl Config {
             let expected = format!("groups G that divide the {} heads", self.heads);
             return Err(Error::tensor(NAME, "b", expected, format!("{} groups", self.groups)));
         }
-        if self.dtype == DType::I64 {
-            return Err(Error::tensor(NAME, "x", "f32 or f16", "i64"));
+        if !self.dtype.is_float() {
+            return Err(Error::tensor(NAME, "x", "f32 or f16", self.dtype.name()));
         }
         if self.decode && self.length != 1 {
             return Err(Error::tensor(NAME, "x", "N = 1 to decode", format!("N = {}", self.length)));
