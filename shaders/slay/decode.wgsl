@@ -9,7 +9,7 @@ fn feature_of(vector: u32, d: u32) -> f32 {
     let f = d % params.features;
     let p = d / params.features % params.poly;
     let rf = d / params.features / params.poly * params.features + f;
-    return wg_a[vector * PAL + p] * wg_e[vector * E4 + rf / 4u][rf % 4u];
+    return wg_a[vector * PAL + p] * wg_e[vector * 4u * E4 + rf];
 }
 
 fn key_feature(d: u32) -> f32 {

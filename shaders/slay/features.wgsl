@@ -13,7 +13,8 @@ const NO_ROW: u32 = 0xffffffffu;
 const VECTORS: u32 = TILE * (1u + READ_HEADS);
 var<workgroup> wg_u: array<vec4<f32>, VECTORS * DIM_K4>; // as they are stored, then of unit length
 var<workgroup> wg_a: array<f32, VECTORS * PAL>;
-var<workgroup> wg_e: array<vec4<f32>, VECTORS * E4>;
+// Of scalars, so that as many invocations as there are features make them: those of one vec4 would race.
+var<workgroup> wg_e: array<f32, VECTORS * 4u * E4>;
 // Weights of this workgroup: TAKEN rows of what the map for the square takes, then R F rows of omega.
 var<workgroup> wg_w: array<vec4<f32>, CACHE>;
 
@@ -90,14 +91,14 @@ fn make_features(from_vector: u32, count: u32, g: u32, invocation: u32) {
         }
     }
     workgroupBarrier();
-    for (var i = invocation; i < count * E4; i += INVOCATIONS) {
-        let vector = from_vector + i / E4;
-        let rf = i % E4 * 4u;
-        var four = vec4<f32>(0.0);
-        for (var c = 0u; c < min(4u, params.nodes * params.features - rf); c++) {
-            four[c] = exponential(rf + c, vector, g);
+    for (var i = invocation; i < count * 4u * E4; i += INVOCATIONS) {
+        let vector = from_vector + i / (4u * E4);
+        let rf = i % (4u * E4);
+        var feature = 0.0;
+        if (rf < params.nodes * params.features) {
+            feature = exponential(rf, vector, g);
         }
-        wg_e[vector * E4 + i % E4] = four;
+        wg_e[vector * 4u * E4 + rf] = feature;
     }
     for (var i = invocation; i < count * PAL; i += INVOCATIONS) {
         let vector = from_vector + i / PAL;

@@ -8,7 +8,8 @@
 fn key_features(t: u32, i: u32) -> vec4<f32> {
     // Rows past those of the map only fill the workgroup; they hold zeros of A.
     let p = min(i / E4, PAL - 1u);
-    return select(wg_a[t * PAL + p], 0.0, i >= PAL * E4) * wg_e[t * E4 + i % E4];
+    let e = 4u * (t * E4 + i % E4);
+    return select(wg_a[t * PAL + p], 0.0, i >= PAL * E4) * vec4<f32>(wg_e[e], wg_e[e + 1u], wg_e[e + 2u], wg_e[e + 3u]);
 }
 
 fn query_features(row: u32, i: u32) -> vec4<f32> {

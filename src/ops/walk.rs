@@ -52,6 +52,17 @@ pub(crate) fn check_decode_flags(op: &str, flags: &Flags) -> Result<(), Error> {
     Ok(())
 }
 
+/// Segments of so many tokens: enough of them to fill the machine (`wanted`), and more where one would be too long
+/// (`longest`), but of states whose traffic stays below a tenth of that of their tokens. Where the tokens are too few for that,
+/// below half of it until the machine is half full: idle cores cost more. (On an H200 `linear` took 722 us for 4096 tokens of
+/// 16 heads of 64 in 5 segments, 249 us in 21.) `state` and `token` are the bytes that a segment's state and a token move.
+pub(crate) fn segments(tokens: usize, state: usize, token: usize, wanted: usize, longest: usize) -> usize {
+    let shortest = |share: usize| (share * state).div_ceil(token).next_multiple_of(64);
+    let longest = longest.max(shortest(10));
+    let many = (tokens / shortest(10)).clamp(1, wanted.max(tokens.div_ceil(longest)));
+    many.max((tokens / shortest(2)).min(wanted.div_ceil(2)))
+}
+
 /// A walk as plain loops. No engine type, no cleverness: what every kernel is judged by. Generic over f32 (what error the
 /// definition itself makes) and f64 (the truth).
 pub(crate) struct Walk {
@@ -163,5 +174,23 @@ impl Walk {
             }
         }
         outputs
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::segments;
+
+    #[test]
+    fn segments_fill_the_machine_as_far_as_their_states_allow() {
+        let of = |tokens, wanted, longest| segments(tokens, 1000, 10, wanted, longest);
+        // A tenth: 1024 tokens or more; a half: 256.
+        assert_eq!(of(100_000, 1, usize::MAX), 1, "full already");
+        assert_eq!(of(100_000, 64, usize::MAX), 64, "enough for all");
+        assert_eq!(of(100_000, 1000, usize::MAX), 390, "as short as half the traffic allows");
+        assert_eq!(of(10_000, 64, usize::MAX), 32, "half full");
+        assert_eq!((of(255, 64, usize::MAX), of(512, 64, usize::MAX)), (1, 2));
+        assert_eq!(of(100_000, 1, 10_000), 10, "a dispatch would take too long");
+        assert_eq!(of(100_000, 1, 10), 97, "longer than asked, for the traffic");
     }
 }

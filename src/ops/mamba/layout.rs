@@ -6,7 +6,7 @@
 //! 6 tensors of the size of x in place of 4 (where there is z). b and c are read by every tile of channels.
 //!
 //! Workspace of two passes: `S + 1` floats a channel and segment. Segments that the plan chooses are so long that the traffic
-//! of these stays below about a tenth of that of x, dt, z and y.
+//! of these stays below about a tenth of that of x, dt, z and y, below half of it where most of the machine would be idle.
 
 use std::mem::offset_of;
 
@@ -19,6 +19,7 @@ use crate::gpu::grid::Grid;
 use crate::gpu::program::{self, Cost, Operand, Program, Scratch, Share, Step, check_indices, check_workspace};
 use crate::gpu::source::{Bind, COUNT_OFF, Field, Kernel, Source, Spec, fields, source};
 use crate::ops::Operator;
+use crate::ops::walk::segments;
 use crate::tensor::DType;
 
 /// Twin of `struct Params` in `shaders/mamba/types.wgsl`.
@@ -188,13 +189,13 @@ pub fn walk(c: &Config, caps: &Caps) -> Walk {
     if c.decode || 2 * groups > caps.full_groups {
         return Walk::OnePass;
     }
-    // A segment's state is written, read and written by the scan beside its steps and rates, and read; tokens are six values.
-    let shortest = (10 * 24 * c.states).div_ceil(6 * c.shape.dtype.size()).next_multiple_of(64);
     // The longest with which a machine full of workgroups stays within the work of one dispatch.
     let token = build.tiles.channels as f64 * build.tiles.states() as f64 * 22.0;
-    let longest = ((caps.dispatch_flops / (caps.full_groups as f64 * token)) as usize).max(shortest);
-    let wanted = (caps.full_groups.div_ceil(groups) as usize).max(c.shape.length.div_ceil(longest));
-    let segments = (c.shape.length / shortest).clamp(1, wanted);
+    let longest = (caps.dispatch_flops / (caps.full_groups as f64 * token)) as usize;
+    // A segment's state is written, read and written by the scan beside its steps and rates, and read; tokens are six values.
+    let traffic = [24 * c.states, 6 * c.shape.dtype.size()];
+    let wanted = caps.full_groups.div_ceil(groups) as usize;
+    let segments = segments(c.shape.length, traffic[0], traffic[1], wanted, longest);
     if segments == 1 {
         return Walk::OnePass;
     }

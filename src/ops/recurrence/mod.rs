@@ -7,7 +7,8 @@
 //! Bytes. With `s` the column splits, one pass moves `s` times q and k and once v and o; two passes move k and v again:
 //! `(3 s + 3) / 4` of q, k, v and o where D = E and H = G. Where many query heads share a key head, its keys and values are
 //! read once more for every head split ([`Tiles::head_splits`]). Segments that the plan chooses are long enough that all
-//! traffic of their states stays below a tenth of that of q, k, v, o.
+//! traffic of their states stays below a tenth of that of q, k, v, o; below half of it where these would leave most of the
+//! machine idle.
 
 pub(crate) mod kernels;
 mod steps;

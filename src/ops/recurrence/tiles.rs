@@ -2,6 +2,7 @@
 
 use super::Core;
 use crate::gpu::Caps;
+use crate::ops::walk;
 
 /// Bytes of workgroup memory on a portable device.
 const WORKGROUP_BYTES: usize = 16384;
@@ -128,13 +129,12 @@ pub enum Walk {
 }
 
 impl Core<'_> {
-    /// The shortest segment whose state traffic stays below a tenth of that of its tokens: written, read and written by the
-    /// scan, read by every head split, its sums of features by every column split.
-    fn shortest_segment(&self, tiles: &Tiles) -> usize {
+    /// Bytes that the state of a segment and a token move: a state is written, read and written by the scan, read by every
+    /// head split, its sums of features by every column split.
+    fn traffic(&self, tiles: &Tiles) -> [usize; 2] {
         let sums = if self.normalize { (tiles.col_splits - 1) * tiles.head_splits * self.rows } else { 0 };
         let state = 4 * ((3 + tiles.head_splits) * self.state_len() + sums + 2 * self.passed_len());
-        let token = (self.qkv.dim_k + self.qkv.dim_v) * (1 + self.qkv.group()) * self.qkv.dtype.size();
-        (10 * state).div_ceil(token).next_multiple_of(64)
+        [state, (self.qkv.dim_k + self.qkv.dim_v) * (1 + self.qkv.group()) * self.qkv.dtype.size()]
     }
 
     /// The longest segment with which a machine full of workgroups stays within the work of one dispatch.
@@ -153,14 +153,13 @@ impl Core<'_> {
         if let Some(segment) = self.segment {
             return Walk::TwoPasses { keys: segment.min(s.keys), queries: segment.min(s.queries) };
         }
-        let shortest = self.shortest_segment(tiles);
-        let longest = self.longest_segment(tiles, caps).max(shortest);
+        let [state, token] = self.traffic(tiles);
+        let longest = self.longest_segment(tiles, caps);
         let groups = (s.batch * s.kv_heads * tiles.col_splits * tiles.head_splits) as u64;
         let fills = 2 * groups > caps.full_groups;
-        // Enough segments to fill the machine, and more where one would take too long.
         let wanted = if fills { 1 } else { caps.full_groups.div_ceil(groups) as usize };
         let split = |tokens: usize| {
-            let segments = (tokens / shortest).clamp(1, wanted.max(tokens.div_ceil(longest)));
+            let segments = walk::segments(tokens, state, token, wanted, longest);
             tokens.div_ceil(segments).next_multiple_of(tiles.tile)
         };
         let segment = split(s.keys);
