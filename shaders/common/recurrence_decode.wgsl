@@ -4,7 +4,8 @@
 //
 // From the operator: prepare_key and prepare_query, which fill workgroup memory between barriers of their own, and
 // key_feature(d), query_feature(d), the features of row d; decay_row(d), how that row decays first (decay.wgsl),
-// prepare_decay for it; value_of(b, g, e), what is written; finished_one(b, h, e, o), what an output becomes.
+// prepare_decay for it; value_of(b, g, e), what is written; quotient_one(sum, weight), what becomes of the scaled sums of a
+// query; finished_one(b, h, e, o), what an output becomes.
 const COLUMNS: u32 = 64u;
 const LANES: u32 = 4u;
 
@@ -36,7 +37,7 @@ fn decode(kv: u32, invocation: u32) {
     for (var r = 0u; r < per_kv; r++) {
         let h = g * per_kv + r;
         prepare_query(b, g, h, invocation);
-        var divisor = 1.0;
+        var all_weight = 0.0;
         if (NORMALIZE == 1u) {
             var weight = 0.0;
             for (var d = invocation; d < params.rows; d += COLUMNS * LANES) {
@@ -50,7 +51,7 @@ fn decode(kv: u32, invocation: u32) {
                 }
                 weight += query_feature(d) * z;
             }
-            divisor = params.scale * sum_all(invocation, weight) + params.norm_eps;
+            all_weight = params.scale * sum_all(invocation, weight);
         }
         workgroupBarrier();
         for (var first = 0u; first < params.dim_v; first += COLUMNS) {
@@ -79,7 +80,7 @@ fn decode(kv: u32, invocation: u32) {
                 let all = wg_sum[invocation] + wg_sum[invocation + COLUMNS]
                     + wg_sum[invocation + 2u * COLUMNS] + wg_sum[invocation + 3u * COLUMNS];
                 count_store(1u);
-                o[head_start(params.o, b, h) + e] = Elem(finished_one(b, h, e, params.scale * all / divisor));
+                o[head_start(params.o, b, h) + e] = Elem(finished_one(b, h, e, quotient_one(params.scale * all, all_weight)));
             }
             workgroupBarrier();
         }

@@ -3,7 +3,8 @@
 //
 // From the operator, beside what state_write.wgsl and state_read.wgsl want: whole(row, split, e, sum, weight), whether these
 // sums of a row (batch, query head, token) are all there is, or else where they went; carried(at), an element of the state
-// given; finished(p, n, t, i, o), what four columns of an output become, of token n, which is t of the tile.
+// given; quotient(row, sum, weight), what becomes of the scaled sums of a row of the tile; finished(p, n, t, i, o), what four
+// columns of an output become, of token n, which is t of the tile.
 override CAUSAL: u32 = 1u; // whether tokens write the state before they read it; otherwise all read segment 0's
 override INIT: u32 = 0u;   // state to start from: 0 zero, 1 segments, 2 state
 override STORE: u32 = 0u;  // whether the last state goes to segments
@@ -87,10 +88,7 @@ fn store_outputs(p: Place, first: u32, end: u32, invocation: u32) {
             if (!whole((p.kv * per_kv + r) * params.queries + n, p.split, e, &sum, &weight)) {
                 continue;
             }
-            sum = params.scale * sum;
-            if (NORMALIZE == 1u) {
-                sum = sum / (params.scale * weight + params.norm_eps);
-            }
+            sum = quotient(row, params.scale * sum, params.scale * weight);
             sum = finished(p, n, row % TILE, col_thread, sum);
             let at = head_start(params.o, b, g * per_kv + r) + n * params.o.token;
             put_o(at + e, sum.x, e < params.dim_v);

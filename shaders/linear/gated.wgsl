@@ -1,6 +1,6 @@
 // A state that decays by exp(g): one factor a head, or one a row. Consts of the prelude: DECAY, 1 or 2; GATE, the binding;
 // KEEP_LOGS, whether a segment's state will be stored.
-@group(0) @binding(GATE) var<storage, read> gate: array<Elem>; // B G N, or B G N D
+@group(0) @binding(GATE) var<storage, read> gate: array<Elem>; // B G N, or B G N D'
 
 const GATES: u32 = select(1u, DIM4, DECAY == 2u);
 var<workgroup> wg_decay: array<vec4<f32>, TILE * GATES>; // of tokens past the end as of those that decay nothing
@@ -25,7 +25,12 @@ fn load_decay(p: Place, first: u32, end: u32, invocation: u32) {
                 logs = vec4<f32>(log_at(at, 0u));
             } else {
                 let d = 4u * (i % GATES);
-                logs = vec4<f32>(log_at(at, d), log_at(at, d + 1u), log_at(at, d + 2u), log_at(at, d + 3u));
+                logs = vec4<f32>(
+                    log_at(at, state_row(d)),
+                    log_at(at, state_row(d + 1u)),
+                    log_at(at, state_row(d + 2u)),
+                    log_at(at, state_row(d + 3u)),
+                );
             }
         }
         if (KEEP_LOGS == 1u) {

@@ -1,12 +1,12 @@
 // One token: a state that decays by exp(g). Consts of the prelude: DECAY, 1 or 2; GATE, the binding.
-@group(0) @binding(GATE) var<storage, read> gate: array<Elem>; // B G 1, or B G 1 D
+@group(0) @binding(GATE) var<storage, read> gate: array<Elem>; // B G 1, or B G 1 D'
 
 var<workgroup> wg_decay: array<f32, MAX_DIM>;
 
 fn prepare_decay(b: u32, g: u32, invocation: u32) {
-    if (invocation < select(1u, params.rows, DECAY == 2u)) {
+    for (var d = invocation; d < select(1u, params.rows, DECAY == 2u); d += COLUMNS * LANES) {
         count_load(1u);
-        wg_decay[invocation] = decay_of(f32(gate[head_start(params.g, b, g) + invocation]));
+        wg_decay[d] = decay_of(f32(gate[head_start(params.g, b, g) + d]));
     }
 }
 

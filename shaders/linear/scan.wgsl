@@ -1,7 +1,7 @@
 // Between the passes: segment states folded from the left, one invocation for each element of a state.
 // Grid: elements of a state in blocks of 64, key heads. Reads and writes segments, state.
 @group(0) @binding(1) var<storage, read_write> segments: array<f32>; // [B G][segments][segment_stride]
-@group(0) @binding(2) var<storage, read_write> state: array<f32>;    // packed: B G D E, then B G D
+@group(0) @binding(2) var<storage, read_write> state: array<f32>;    // packed: B G D' E, then B G D'
 
 @compute @workgroup_size(64)
 fn linear_scan(

@@ -194,7 +194,7 @@ mod tests {
         for (text, found) in [
             ("1,8", "expected 4 lengths B,H,N,D or lengths by letter, found `1,8`"),
             ("1,8,N=4,2", "found `1,8,N=4,2`"),
-            ("Q=1", "expected axis letters among B, H, G, N, M, D, E, found `Q`"),
+            ("Q=1", "expected axis letters among B, H, G, N, M, D, E, F, found `Q`"),
             ("N=0", "expected a length of 1 or more for axis N, found `0`"),
             ("N=-1", "found `-1`"),
             ("N=1,N=2", "expected axis N once"),

@@ -29,12 +29,14 @@ pub fn normal(seed: u64, stream: u64, count: usize) -> Vec<f32> {
 /// # Errors
 /// [`Error::Usage`] if the case names an axis the operator does not have, [`Error::Limit`] if a tensor is too large.
 pub fn given(op: &Op, case: &Case) -> Result<TensorMap, Error> {
+    let operator = case.configure(op).ok();
     let one = |spec: &TensorSpec| {
         let shape = case
             .shape(op, spec)
             .ok_or_else(|| Error::Usage(format!("{}: `{}` has an axis without a length", op.name, spec.name)))?;
         let dtype = if spec.role == Role::Sequence { case.dtype } else { DType::F32 };
-        Ok((spec.name.to_owned(), draw(op, spec, shape, case.seed)?.cast(dtype)))
+        let own = operator.as_ref().and_then(|operator| operator.draw(spec.name));
+        Ok((spec.name.to_owned(), draw(op, spec, own, shape, case.seed)?.cast(dtype)))
     };
     case.given(op).map(one).collect()
 }
@@ -51,7 +53,7 @@ pub fn inputs(op: &Op, case: &Case) -> Result<TensorMap, Error> {
     drawn.into_iter().for_each(|(name, tensor)| tensors.insert(name, tensor));
     for part in operator.slots().iter().filter(|slot| slot.access == Access::Update).flat_map(|slot| &slot.parts) {
         if let Some(spec) = op.state.iter().find(|spec| spec.name == part.name) {
-            tensors.insert(part.name, draw(op, spec, part.shape.clone(), case.seed)?.cast(part.dtype));
+            tensors.insert(part.name, draw(op, spec, None, part.shape.clone(), case.seed)?.cast(part.dtype));
         }
     }
     Ok(tensors)
@@ -67,15 +69,17 @@ pub fn parameters(op: &Op, operator: &dyn Operator, tensors: &TensorMap, seed: u
     for slot in operator.slots().iter().filter(|slot| slot.access == Access::Read) {
         for part in slot.parts.iter().filter(|part| tensors.get(part.name).is_none()) {
             if let Some(spec) = op.inputs.iter().find(|spec| spec.name == part.name && spec.optional) {
-                drawn.insert(part.name, draw(op, spec, part.shape.clone(), seed)?.cast(part.dtype));
+                let own = operator.draw(part.name);
+                drawn.insert(part.name, draw(op, spec, own, part.shape.clone(), seed)?.cast(part.dtype));
             }
         }
     }
     Ok(drawn)
 }
 
-/// A tensor of the row. Each has a stream of its own, so that its values do not depend on which others are drawn.
-fn draw(op: &Op, spec: &TensorSpec, shape: Shape, seed: u64) -> Result<HostTensor, Error> {
+/// A tensor of the row, with values of the kind that the operator at its settings says, else of the row's. Each has a stream
+/// of its own, so that its values do not depend on which others are drawn.
+fn draw(op: &Op, spec: &TensorSpec, own: Option<Draw>, shape: Shape, seed: u64) -> Result<HostTensor, Error> {
     if shape.checked_count().is_none_or(|n| n > u64::from(u32::MAX)) {
         let what = format!("tensor `{}` (elements)", spec.name);
         let needed = shape.checked_count().unwrap_or(u64::MAX);
@@ -83,7 +87,7 @@ fn draw(op: &Op, spec: &TensorSpec, shape: Shape, seed: u64) -> Result<HostTenso
     }
     let stream = op.inputs.iter().chain(op.state).position(|other| other.name == spec.name).unwrap_or(0);
     let mut values = normal(seed, stream as u64, shape.count());
-    match spec.draw {
+    match own.unwrap_or(spec.draw) {
         Draw::Normal => {}
         Draw::Positive => values.iter_mut().for_each(|x| *x = x.abs()),
         Draw::Shaped(change) => change(&shape, &mut values),

@@ -322,6 +322,11 @@ pub trait Operator: Send + Sync {
     /// If an input is missing or of another shape (see [`execute::check_inputs`]): it is an oracle, not an entry point.
     fn reference(&self, tensors: &TensorMap, precision: Precision, rows: Rows<'_>) -> Definition;
 
+    /// How a parameter is drawn where that depends on settings; otherwise as the row says.
+    fn draw(&self, _tensor: &str) -> Option<Draw> {
+        None
+    }
+
     /// Essential work: each input read once, each output written once.
     fn cost(&self) -> Cost;
 }

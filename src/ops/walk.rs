@@ -84,12 +84,12 @@ pub(crate) struct Walk {
 
 impl Walk {
     /// The wanted tokens of `o` and, when carried, `state` and `norm` after the last, in the layout of the shapes.
-    /// `features(g, x)` are those of a row of q or k, as key head g has them.
+    /// `features(g, t, x)` are those of row t of q or k, as key head g has them. A query without any weight gives zeros.
     pub(crate) fn outputs<T: Float>(
         &self,
         tensors: &TensorMap,
         rows: Rows<'_>,
-        features: impl Fn(usize, &[T]) -> Vec<T>,
+        features: impl Fn(usize, usize, &[T]) -> Vec<T>,
     ) -> Definition {
         let read = |name: &str, len: usize| float::read::<T>(tensors, name).unwrap_or_else(|| vec![T::of(0.0); len]);
         let s = &self.qkv;
@@ -120,7 +120,7 @@ impl Walk {
                     let k_row = &k[b * k_strides.batch + g * k_strides.head + t * k_strides.token..][..d];
                     let v_row = &v[b * v_strides.batch + g * v_strides.head + t * v_strides.token..][..e];
                     let gates = &gate[b * g_strides.batch + g * g_strides.head + t * g_strides.token..][..self.gates];
-                    for (i, &phi) in features(g, k_row).iter().enumerate() {
+                    for (i, &phi) in features(g, t, k_row).iter().enumerate() {
                         if let Some(log) = gates.get(i % self.gates.max(1)) {
                             let left = log.exp();
                             z[i] = z[i] * left;
@@ -136,12 +136,13 @@ impl Walk {
                     for h in g * s.group()..(g + 1) * s.group() {
                         let q_row = &q[b * q_strides.batch + h * q_strides.head + t * q_strides.token..][..d];
                         let o_row = &mut o[b * o_strides.batch + h * o_strides.head + at * o_strides.token..][..e];
-                        let phi = features(g, q_row);
+                        let phi = features(g, t, q_row);
                         let weight = float::dot(&phi, z);
                         for j in 0..e {
                             let mut sum = (0..m).fold(T::of(0.0), |acc, i| acc + phi[i] * matrix[i * e + j]) * scale;
                             if let Some(eps) = eps {
-                                sum = sum / (scale * weight + eps);
+                                let divisor = scale * weight + eps;
+                                sum = if divisor == T::of(0.0) { divisor } else { sum / divisor };
                             }
                             o_row[j] = sum.wide();
                         }

@@ -110,7 +110,7 @@ fn an_output_does_not_depend_on_later_tokens() {
 fn any_config() -> impl Strategy<Value = (Config, bool, u64)> {
     let heads = (1usize..=2, 1usize..=3, 1usize..=5);
     let sizes = (1usize..=150, 2usize..=100, 2usize..=100);
-    let map = prop::sample::select(FeatureMap::ALL.to_vec());
+    let map = prop::sample::select(FeatureMap::OF_ELEMENTS.to_vec());
     let layout = prop::sample::select(vec![Layout::Bhnd, Layout::Bnhd]);
     let segment = prop::option::of(1usize..=60);
     let rule = prop::sample::select(vec![Rule::Linear, Rule::Gated(Gate::Head), Rule::Gated(Gate::Channel)]);

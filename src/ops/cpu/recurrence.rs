@@ -483,7 +483,9 @@ impl<F: Features> Job<'_, F> {
     fn finish(&self, head: Head, tokens: Range<usize>, rows: &mut [f32], factors: &mut [f32]) {
         let scale = self.run.scale;
         for factor in &mut factors[..tokens.len()] {
-            *factor = self.run.norm_eps.map_or(scale, |eps| scale / (scale * *factor + eps));
+            // A query without any weight gives zeros.
+            let over = |divisor: f32| if divisor == 0.0 { 0.0 } else { scale / divisor };
+            *factor = self.run.norm_eps.map_or(scale, |eps| over(scale * *factor + eps));
         }
         if let Some(finish) = self.finish {
             finish(head, tokens.clone(), &mut rows[..tokens.len() * self.run.qkv.dim_v]);

@@ -18,7 +18,7 @@ pub(super) fn cases() -> Vec<Case> {
         // The widest compile for seconds on a software adapter.
         list.push(if d > 100 { case.slow() } else { case });
     }
-    for map in FeatureMap::ALL {
+    for map in FeatureMap::OF_ELEMENTS {
         for normalize in ["true", "false"] {
             // A signed map normalised divides by sums that may vanish: random inputs would test the condition of the
             // problem. A golden file covers it.
@@ -76,6 +76,7 @@ pub(super) fn cases() -> Vec<Case> {
     list.push(
         Case::new("decode_f16", &[("H", 2), ("N", 1), ("D", 64)]).carry().flag("decode", "true").dtype(DType::F16),
     );
+    maps(&mut list);
     // Log decays are drawn between 0 and some -0.1.
     let gated = |name: &str, axes: &[(&'static str, usize)]| Case::new(name, axes).flag("rule", "gated");
     let odd = &[("B", 2), ("H", 4), ("G", 2), ("N", 150), ("D", 24), ("E", 20)];
@@ -108,4 +109,25 @@ pub(super) fn cases() -> Vec<Case> {
         );
     }
     list
+}
+
+/// Those of feature maps that are not of single elements.
+fn maps(list: &mut Vec<Case>) {
+    let small = &[("B", 2), ("H", 4), ("G", 2), ("N", 70), ("D", 10), ("E", 12), ("F", 20)];
+    let one = &[("B", 2), ("H", 4), ("G", 2), ("N", 1), ("D", 10), ("E", 12)];
+    for map in FeatureMap::ALL.into_iter().filter(|map| !FeatureMap::OF_ELEMENTS.contains(map)) {
+        let case = |what: &str, axes: &[(&'static str, usize)]| {
+            let case = Case::new(format!("{}{what}", map.name()), axes).flag("feature-map", map.name());
+            if map.projects() { case.flag("features", "20") } else { case }
+        };
+        list.push(case("", small));
+        list.push(case("_plain", small).flag("normalize", "false"));
+        list.push(case("_bnhd", small).layout(Layout::Bnhd).carry());
+        list.push(case("_f16", small).dtype(DType::F16));
+        list.push(case("_segments", small).carry().flag("segment", "16"));
+        list.push(case("_cross", &[("H", 2), ("N", 20), ("M", 33), ("D", 10)]).flag("causal", "false"));
+        list.push(case("_gated", small).with("g").flag("rule", "gated").flag("segment", "16").carry());
+        list.push(case("_decode", one).carry().flag("decode", "true"));
+        list.push(case("_wide", &[("H", 1), ("N", 65), ("D", 64), ("E", 100)]).flag("features", "256").slow());
+    }
 }

@@ -1,22 +1,29 @@
-//! The `cpu` backend: the recurrence of [`crate::ops::cpu::recurrence`] over features of single components.
+//! The `cpu` backend: the recurrence of [`crate::ops::cpu::recurrence`] over features of single components, or of projections
+//! of all of them.
+
+use std::ops::Range;
 
 use super::{Config, FeatureMap, Gate, Rule};
 use crate::ops::cpu::decay::Decay;
-use crate::ops::cpu::recurrence::{self, Components, Recurrence, Tensors};
-use crate::ops::cpu::{self, Map, Source};
-use crate::tensor::TensorMap;
+use crate::ops::cpu::recurrence::{self, Components, Features, Head, Recurrence, State, Tensors};
+use crate::ops::cpu::{self, Map, Mat, Onto, Source, product};
+use crate::tensor::{HostTensor, TensorMap};
 
 /// Runs the operator; tensors as [`crate::ops::Operator::cpu`] says.
 pub(super) fn run(config: &Config, tensors: &TensorMap) -> TensorMap {
-    let map: Map = match config.feature_map {
-        FeatureMap::Elu1 => Some(cpu::elu1),
-        FeatureMap::Relu => Some(cpu::relu),
-        FeatureMap::Identity => None,
-    };
-    let source = |name: &str, map: Map| {
-        let tensor = tensors.get(name).unwrap_or_else(|| panic!("tensor {name} is missing"));
-        Source::new(tensor, config.qkv.layout, map)
-    };
+    let components = Components { width: config.width(), dim_v: config.qkv.dim_v };
+    match config.feature_map {
+        FeatureMap::Elu1 => run_with(config, tensors, components, Some(cpu::elu1)),
+        FeatureMap::Relu => run_with(config, tensors, components, Some(cpu::relu)),
+        FeatureMap::Identity => run_with(config, tensors, components, None),
+        FeatureMap::PerformerRelu => {
+            run_with(config, tensors, Projected { config, omega: tensor(tensors, "omega").to_f32(), components }, None)
+        }
+    }
+}
+
+fn run_with<F: Features>(config: &Config, tensors: &TensorMap, features: F, map: Map) -> TensorMap {
+    let source = |name: &str, map: Map| Source::new(tensor(tensors, name), config.qkv.layout, map);
     let decay = match config.rule {
         Rule::Linear => Decay::None,
         Rule::Gated(Gate::Head) => Decay::Head(source("g", None)),
@@ -24,7 +31,7 @@ pub(super) fn run(config: &Config, tensors: &TensorMap) -> TensorMap {
     };
     let run = Recurrence {
         qkv: config.qkv,
-        features: Components { width: config.qkv.dim_k, dim_v: config.qkv.dim_v },
+        features,
         causal: config.causal,
         carry: config.carry,
         segment: config.segment,
@@ -37,7 +44,72 @@ pub(super) fn run(config: &Config, tensors: &TensorMap) -> TensorMap {
     run.run(own, tensors, "o", None)
 }
 
+fn tensor<'a>(tensors: &'a TensorMap, name: &str) -> &'a HostTensor {
+    tensors.get(name).unwrap_or_else(|| panic!("tensor {name} is missing"))
+}
+
 /// One line for people.
 pub(super) fn variant(config: &Config) -> String {
     recurrence::variant::<Components>(config.segment)
+}
+
+/// Features of all components of a row: maps of its projections on omega.
+struct Projected<'a> {
+    config: &'a Config,
+    /// `[F, D]` or `[G, F, D]`.
+    omega: Vec<f32>,
+    /// What becomes of features once there are some.
+    components: Components,
+}
+
+impl Features for Projected<'_> {
+    const CHUNK: usize = Components::CHUNK;
+
+    fn width(&self) -> usize {
+        self.components.width()
+    }
+
+    fn tile_len(&self) -> usize {
+        self.config.qkv.dim_k + self.width()
+    }
+
+    fn space_len(&self, tokens: usize) -> usize {
+        self.components.space_len(tokens)
+    }
+
+    fn score_flops(&self) -> usize {
+        self.components.score_flops()
+    }
+
+    fn tile<'b>(&'b self, from: &'b Source<'_>, head: Head, tokens: Range<usize>, space: &'b mut [f32]) -> Mat<'b> {
+        let (d, f, rows) = (self.config.qkv.dim_k, self.width(), tokens.len());
+        let (given, tile) = space.split_at_mut(rows * d);
+        let given = from.tile(head.batch, head.head, tokens, given);
+        let first = if self.config.omega_per_head { head.kv_head * f * d } else { 0 };
+        let omega = Mat::rows(&self.omega[first..][..f * d], d);
+        let tile = &mut tile[..rows * f];
+        product([rows, d, f], given, omega.t(), Onto::Nothing, tile, f);
+        cpu::relu(tile);
+        Mat::rows(tile, f)
+    }
+
+    fn scores(&self, rows: usize, q: Mat<'_>, k: Mat<'_>, scores: &mut [f32], space: &mut [f32]) {
+        self.components.scores(rows, q, k, scores, space);
+    }
+
+    fn read(
+        &self,
+        rows: usize,
+        q: Mat<'_>,
+        state: (&[f32], &[f32]),
+        out: &mut [f32],
+        weights: &mut [f32],
+        space: &mut [f32],
+    ) {
+        self.components.read(rows, q, state, out, weights, space);
+    }
+
+    fn absorb(&self, rows: usize, k: Mat<'_>, v: Mat<'_>, state: State<'_>, space: &mut [f32]) {
+        self.components.absorb(rows, k, v, state, space);
+    }
 }

@@ -15,20 +15,22 @@ const TENSORS: Source = source!("linear/types.wgsl");
 const GATED: Source = source!("linear/gated.wgsl");
 const GATED_DECODE: Source = source!("linear/gated_decode.wgsl");
 
-const GATE: (&str, Bind) = ("gate", Bind::Read);
+const PROJECTED: Source = source!("linear/projected.wgsl");
+const PROJECTED_QUERIES: Source = source!("linear/projected_queries.wgsl");
+const PROJECTED_DECODE: Source = source!("linear/projected_decode.wgsl");
+const PROJECTED_RELU: Source = source!("linear/projected_relu.wgsl");
+const PROJECTED_RELU_DECODE: Source = source!("linear/projected_relu_decode.wgsl");
 
+const GATE: (&str, Bind) = ("gate", Bind::Read);
+const OMEGA: (&str, Bind) = ("omega", Bind::Read);
+
+/// Bytes of workgroup memory on a portable device.
+const WORKGROUP_BYTES: usize = 16384;
+
+// Features and decays of all kernels come as fragments.
 const fn segment(bindings: Bindings) -> Kernel {
-    let sources = &[
-        STRIDES_TYPES,
-        TYPES,
-        DECAYS,
-        TENSORS,
-        STATE_WRITE,
-        ROWS_KEYS,
-        STORED,
-        SEGMENT_CORE,
-        source!("linear/segment.wgsl"),
-    ];
+    let sources =
+        &[STRIDES_TYPES, TYPES, DECAYS, TENSORS, STATE_WRITE, STORED, SEGMENT_CORE, source!("linear/segment.wgsl")];
     kernel("linear_segment", sources, bindings, Some(PROOF))
 }
 
@@ -40,8 +42,6 @@ const fn output(bindings: Bindings) -> Kernel {
         TENSORS,
         STATE_WRITE,
         STATE_READ,
-        ROWS_KEYS,
-        ROWS_QUERIES,
         PLAIN.output,
         STORED,
         OUTPUT_CORE,
@@ -51,17 +51,22 @@ const fn output(bindings: Bindings) -> Kernel {
 }
 
 const fn decode(bindings: Bindings) -> Kernel {
-    let sources =
-        &[STRIDES_TYPES, TYPES, DECAYS, TENSORS, ROWS_DECODE, PLAIN.decode, DECODE_CORE, source!("linear/decode.wgsl")];
+    let sources = &[STRIDES_TYPES, TYPES, DECAYS, TENSORS, PLAIN.decode, DECODE_CORE, source!("linear/decode.wgsl")];
     kernel("linear_decode", sources, bindings, None)
 }
 
 static SEGMENT: Kernel = segment(&[K, V, SEGMENTS]);
 static GATED_SEGMENT: Kernel = segment(&[K, V, SEGMENTS, GATE]);
+static PROJECTED_SEGMENT: Kernel = segment(&[K, V, SEGMENTS, OMEGA]);
+static GATED_PROJECTED_SEGMENT: Kernel = segment(&[K, V, SEGMENTS, GATE, OMEGA]);
 static OUTPUT: Kernel = output(&[K, V, Q, STATE, O, SEGMENTS]);
 static GATED_OUTPUT: Kernel = output(&[K, V, Q, STATE, O, SEGMENTS, GATE]);
+static PROJECTED_OUTPUT: Kernel = output(&[K, V, Q, STATE, O, SEGMENTS, OMEGA]);
+static GATED_PROJECTED_OUTPUT: Kernel = output(&[K, V, Q, STATE, O, SEGMENTS, GATE, OMEGA]);
 static DECODE: Kernel = decode(&[K, V, Q, UPDATED, O]);
 static GATED_DECODE_KERNEL: Kernel = decode(&[K, V, Q, UPDATED, O, GATE]);
+static PROJECTED_DECODE_KERNEL: Kernel = decode(&[K, V, Q, UPDATED, O, OMEGA]);
+static GATED_PROJECTED_DECODE: Kernel = decode(&[K, V, Q, UPDATED, O, GATE, OMEGA]);
 
 static SCAN: Kernel = kernel(
     "linear_scan",
@@ -73,44 +78,76 @@ static SCAN: Kernel = kernel(
 static KERNELS: Kernels = Kernels { segment: &SEGMENT, scan: &SCAN, output: &OUTPUT, decode: &DECODE };
 static GATED_KERNELS: Kernels =
     Kernels { segment: &GATED_SEGMENT, scan: &SCAN, output: &GATED_OUTPUT, decode: &GATED_DECODE_KERNEL };
+static PROJECTED_KERNELS: Kernels =
+    Kernels { segment: &PROJECTED_SEGMENT, scan: &SCAN, output: &PROJECTED_OUTPUT, decode: &PROJECTED_DECODE_KERNEL };
+static GATED_PROJECTED_KERNELS: Kernels = Kernels {
+    segment: &GATED_PROJECTED_SEGMENT,
+    scan: &SCAN,
+    output: &GATED_PROJECTED_OUTPUT,
+    decode: &GATED_PROJECTED_DECODE,
+};
 
-fn feature_source(map: FeatureMap) -> Source {
+/// What makes features: of all kernels, of those that read queries too, and of decoding.
+fn feature_sources(map: FeatureMap) -> [Vec<Source>; 3] {
+    let of_elements = |map| [vec![map, ROWS_KEYS], vec![ROWS_QUERIES], vec![map, ROWS_DECODE]];
     match map {
-        FeatureMap::Elu1 => source!("common/feature_elu1.wgsl"),
-        FeatureMap::Relu => source!("common/feature_relu.wgsl"),
-        FeatureMap::Identity => source!("common/feature_identity.wgsl"),
+        FeatureMap::Elu1 => of_elements(source!("common/feature_elu1.wgsl")),
+        FeatureMap::Relu => of_elements(source!("common/feature_relu.wgsl")),
+        FeatureMap::Identity => of_elements(source!("common/feature_identity.wgsl")),
+        FeatureMap::PerformerRelu => {
+            [vec![PROJECTED, PROJECTED_RELU], vec![PROJECTED_QUERIES], vec![PROJECTED_DECODE, PROJECTED_RELU_DECODE]]
+        }
     }
 }
 
-/// Exponentials of one element's feature.
-fn exps_each(c: &Config) -> f64 {
-    if c.feature_map == FeatureMap::Elu1 { 1.0 } else { 0.0 }
+/// Work to make the features of one vector, beside reading it.
+fn feature(c: &Config) -> Cost {
+    let (d, f) = (c.qkv.dim_k as f64, c.width() as f64);
+    match c.feature_map {
+        FeatureMap::Elu1 => Cost { exps: d, ..Cost::default() },
+        FeatureMap::Relu | FeatureMap::Identity => Cost::default(),
+        FeatureMap::PerformerRelu => Cost { flops: 2.0 * d * f, ..Cost::default() },
+    }
+}
+
+/// Bytes of omega that a vector meets, and of all of it.
+fn omega_bytes(c: &Config) -> (f64, f64) {
+    let one = if c.feature_map.projects() { (c.features * c.qkv.dim_k * 4) as f64 } else { 0.0 };
+    (one, one * if c.omega_per_head { c.qkv.kv_heads as f64 } else { 1.0 })
 }
 
 /// Essential work: each input read once, each output written once.
 pub(super) fn essential(c: &Config) -> Cost {
     let [q, k, v, o] = c.qkv.elements();
-    let (d, e) = (c.qkv.dim_k as f64, c.qkv.dim_v as f64);
+    let vectors = (q + k) / c.qkv.dim_k as f64;
+    let (width, e) = (c.width() as f64, c.qkv.dim_v as f64);
     let size = c.qkv.dtype.size() as f64;
+    let feature = feature(c) * vectors;
     let state = if c.carry { c.qkv.kv_units() as f64 * state_len(c) as f64 * 4.0 } else { 0.0 };
-    let norm = if c.normalize { d } else { 0.0 };
+    let columns = e + if c.normalize { 1.0 } else { 0.0 };
     let gates = (c.qkv.kv_units() * c.qkv.keys * c.gates_each()) as f64;
     Cost {
-        flops: 2.0 * (q + k) * (e + norm / d),
-        exps: (q + k) * exps_each(c) + gates,
-        bytes_read: (q + k + v + gates) * size + state,
+        flops: feature.flops + 2.0 * vectors * width * columns,
+        exps: feature.exps + gates,
+        bytes_read: (q + k + v + gates) * size + state + omega_bytes(c).1,
         bytes_written: o * size + state,
     }
 }
 
 /// Elements of a key head's state.
 fn state_len(c: &Config) -> usize {
-    c.qkv.dim_k * (c.qkv.dim_v + usize::from(c.normalize))
+    c.width() * (c.qkv.dim_v + usize::from(c.normalize))
 }
 
 /// The tiles of a configuration.
 pub fn tiles(c: &Config) -> Tiles {
-    Tiles::new(c.qkv.dim_k, c.qkv.dim_v, c.qkv.group(), None, c.gates_each(), 0)
+    let with = |token_floats| Tiles::new(c.width(), c.qkv.dim_v, c.qkv.group(), token_floats, c.gates_each(), 0);
+    let tiles = with(None);
+    match c.feature_map {
+        FeatureMap::Elu1 | FeatureMap::Relu | FeatureMap::Identity => tiles,
+        // A vector lies beside its features.
+        FeatureMap::PerformerRelu => with(Some(tiles.token_floats + 4 * c.qkv.dim_k.div_ceil(4))),
+    }
 }
 
 /// How a configuration is walked.
@@ -120,24 +157,43 @@ pub fn walk(c: &Config, caps: &Caps) -> Walk {
 
 fn core(c: &Config) -> Core<'_> {
     let slots = c.slots();
-    let gate = slots.iter().position(|slot| slot.name == "g");
+    let at = |name: &str| slots.iter().position(|slot| slot.name == name);
+    let (gate, omega) = (at("g"), at("omega"));
     let decay = match c.rule {
         Rule::Linear => Decay::None,
         Rule::Gated(Gate::Head) => Decay::Head,
         Rule::Gated(Gate::Channel) => Decay::Row,
     };
-    let with = |decay: Source| vec![feature_source(c.feature_map), decay];
+    let [mut fragments, output_fragments, mut decode_fragments] = feature_sources(c.feature_map);
+    fragments.push(if gate.is_some() { GATED } else { PLAIN.decay });
+    decode_fragments.push(if gate.is_some() { GATED_DECODE } else { PLAIN.decode_decay });
+    let (consts, width) = if c.feature_map.projects() {
+        let gated = ("GATED", gate.is_some().into());
+        (vec![gated, ("DIM_K4", c.qkv.dim_k.div_ceil(4) as u32)], c.width().next_power_of_two())
+    } else {
+        (vec![], MAX_DIM)
+    };
+    let mut decode_consts = vec![("MAX_DIM", width.max(MAX_DIM) as u32)];
+    decode_consts.extend(&consts);
     let g = qkv::strides_of(c.qkv.layout, c.qkv.kv_heads, c.qkv.keys, c.gates_each());
+    let heads_apart = if c.omega_per_head { c.features * c.qkv.dim_k } else { 0 };
+    let (met, all) = omega_bytes(c);
+    let vectors = (c.qkv.batch * (c.qkv.heads + c.qkv.kv_heads)) as f64;
     Core {
         op: NAME,
         qkv: &c.qkv,
-        slots,
         weights: None,
-        kernels: if gate.is_some() { &GATED_KERNELS } else { &KERNELS },
-        fragments: with(if gate.is_some() { GATED } else { PLAIN.decay }),
-        decode_fragments: with(if gate.is_some() { GATED_DECODE } else { PLAIN.decode_decay }),
-        more: gate.into_iter().collect(),
-        more_output: gate.into_iter().collect(),
+        kernels: match (gate.is_some(), omega.is_some()) {
+            (false, false) => &KERNELS,
+            (true, false) => &GATED_KERNELS,
+            (false, true) => &PROJECTED_KERNELS,
+            (true, true) => &GATED_PROJECTED_KERNELS,
+        },
+        fragments,
+        output_fragments,
+        decode_fragments,
+        more: gate.into_iter().chain(omega).collect(),
+        more_output: gate.into_iter().chain(omega).collect(),
         more_const: "GATE",
         overrides: vec![],
         output_overrides: vec![],
@@ -147,9 +203,9 @@ fn core(c: &Config) -> Core<'_> {
         transposed: false,
         decay,
         gate,
-        consts: vec![],
-        decode_consts: vec![("MAX_DIM", MAX_DIM as u32)],
-        rows: c.qkv.dim_k,
+        consts,
+        decode_consts,
+        rows: c.width(),
         causal: c.causal,
         normalize: c.normalize,
         scale: c.effective_scale(),
@@ -157,12 +213,12 @@ fn core(c: &Config) -> Core<'_> {
         segment: c.segment,
         carry: c.carry,
         decode: c.decode,
-        params: Params { g, ..Params::default() },
+        params: Params { g, omega: heads_apart as u32, ..Params::default() },
         row_splits: 1,
         split_step: 0,
-        feature: Cost { exps: c.qkv.dim_k as f64 * exps_each(c), ..Cost::default() },
-        weight_bytes: (0.0, 0.0),
-        decode_more: 0.0,
+        feature: feature(c),
+        weight_bytes: (0.0, met),
+        decode_more: met * vectors - all,
         decay_cost: Cost {
             exps: c.gates_each() as f64,
             bytes_read: (c.gates_each() * c.qkv.dtype.size()) as f64,
@@ -170,11 +226,18 @@ fn core(c: &Config) -> Core<'_> {
         },
         finish_cost: Cost::default(),
         essential: essential(c),
+        slots,
     }
 }
 
 /// What a GPU has to do.
 pub(super) fn program(c: &Config, caps: &Caps) -> Result<Program, Error> {
     c.validate()?;
-    core(c).program(&c.state_slot(), &tiles(c), caps)
+    let tiles = tiles(c);
+    let needed = tiles.workgroup_bytes();
+    if needed > WORKGROUP_BYTES {
+        let what = format!("workgroup memory (bytes) for features of width {} and D = {}", c.width(), c.qkv.dim_k);
+        return Err(Error::Limit { op: NAME.into(), what, needed: needed as u64, limit: WORKGROUP_BYTES as u64 });
+    }
+    core(c).program(&c.state_slot(), &tiles, caps)
 }

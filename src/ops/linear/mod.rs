@@ -23,11 +23,12 @@ mod cases;
 #[cfg(feature = "cpu")]
 mod cpu;
 pub mod layout;
+mod maps;
 mod reference;
 
 use super::{
-    Causality, Cost, Definition, Domain, Draw, Flag, FlagKind, Flags, Op, Operator, Precision, Qkv, Request, Rows,
-    TensorSpec, qkv,
+    AxisDefault, Causality, Cost, Definition, Domain, Draw, Flag, FlagKind, Flags, Op, Operator, Precision, Qkv,
+    Request, Rows, TensorSpec, qkv,
 };
 use crate::error::Error;
 use crate::gpu::pack;
@@ -36,6 +37,9 @@ use crate::gpu::{Caps, Plan, Recording, Workspace};
 #[cfg(feature = "cpu")]
 use crate::ops::execute::check_inputs;
 use crate::tensor::{Access, DType, Shape, Slot, Tensor, TensorMap};
+use maps::OMEGA;
+
+pub use maps::FeatureMap;
 
 const NAME: &str = "linear";
 
@@ -46,17 +50,27 @@ pub const MAX_DIM: usize = 256;
 pub const OP: Op = Op {
     name: NAME,
     summary: "linear attention: a state of key features times values, read by query features",
-    inputs: &[qkv::INPUTS[0], qkv::INPUTS[1], qkv::INPUTS[2], G],
+    inputs: &[qkv::INPUTS[0], qkv::INPUTS[1], qkv::INPUTS[2], G, OMEGA],
     outputs: &[qkv::OUTPUT],
-    state: &[TensorSpec::state("state", "B G D E"), TensorSpec::state("norm", "B G D").drawn(Draw::Positive)],
-    axes: &qkv::AXES,
+    state: &[TensorSpec::state("state", "B G D' E"), TensorSpec::state("norm", "B G D'").drawn(Draw::Positive)],
+    axes: &[
+        qkv::AXES[0],
+        qkv::AXES[1],
+        qkv::AXES[2],
+        qkv::AXES[3],
+        qkv::AXES[4],
+        qkv::AXES[5],
+        qkv::AXES[6],
+        ("F", AxisDefault::Length(maps::DEFAULT_FEATURES)),
+    ],
     flags: &[
         Flag { name: "rule", kind: FlagKind::Choice(&["linear", "gated"]), help: "update rule of the state (linear)" },
         Flag {
             name: "feature-map",
-            kind: FlagKind::Choice(&["elu1", "relu", "identity"]),
+            kind: FlagKind::Choice(&["elu1", "relu", "identity", "performer-relu"]),
             help: "map applied to q and k (elu1; identity unless the rule is linear)",
         },
+        Flag { name: "features", kind: FlagKind::Count, help: "random features F (those of omega, else 256)" },
         Flag {
             name: "normalize",
             kind: FlagKind::Switch,
@@ -67,7 +81,7 @@ pub const OP: Op = Op {
     ],
     causal: Causality::Both,
     recurrent: true,
-    complexity: "N D E",
+    complexity: "N D' E",
     usage,
     configure,
     cases: cases::cases,
@@ -113,38 +127,6 @@ pub enum Gate {
     Channel,
 }
 
-/// Map applied to every element of q and k before the state sees them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum FeatureMap {
-    /// `elu(x) + 1`: `x + 1` above zero, `exp(x)` below.
-    Elu1,
-    /// `max(x, 0)`.
-    Relu,
-    /// `x`.
-    Identity,
-}
-
-impl FeatureMap {
-    /// Every map.
-    pub const ALL: [FeatureMap; 3] = [FeatureMap::Elu1, FeatureMap::Relu, FeatureMap::Identity];
-
-    /// Name as a flag: `elu1`.
-    pub const fn name(self) -> &'static str {
-        match self {
-            FeatureMap::Elu1 => "elu1",
-            FeatureMap::Relu => "relu",
-            FeatureMap::Identity => "identity",
-        }
-    }
-
-    fn parse(word: &str) -> Result<Self, Error> {
-        Self::ALL.into_iter().find(|map| map.name() == word).ok_or_else(|| {
-            let names = Self::ALL.map(Self::name).join(", ");
-            Error::Usage(format!("{NAME}: --feature-map: expected one of {names}, found `{word}`"))
-        })
-    }
-}
-
 /// Shape and settings. [`Config::new`] has the defaults; fields are public.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
@@ -156,6 +138,10 @@ pub struct Config {
     pub rule: Rule,
     /// Feature map.
     pub feature_map: FeatureMap,
+    /// F: random features of a map that has some.
+    pub features: usize,
+    /// Whether every key head has random projections of its own.
+    pub omega_per_head: bool,
     /// Whether to divide by the sum of weights.
     pub normalize: bool,
     /// Factor of the scores; `None`: 1 if normalised, else `1 / sqrt(D)`.
@@ -179,6 +165,8 @@ impl Config {
             causal: true,
             rule: Rule::Linear,
             feature_map: FeatureMap::Elu1,
+            features: maps::DEFAULT_FEATURES,
+            omega_per_head: false,
             normalize: true,
             scale: None,
             norm_eps: 1e-6,
@@ -199,7 +187,7 @@ impl Config {
     pub fn gate_slot(&self) -> Option<Slot> {
         let Qkv { batch, kv_heads, keys, dtype, layout, .. } = self.qkv;
         let Rule::Gated(gate) = self.rule else { return None };
-        let whole = layout.shape(batch, kv_heads, keys, self.qkv.dim_k);
+        let whole = layout.shape(batch, kv_heads, keys, self.width());
         let shape = Shape::from(&whole.dims()[..if gate == Gate::Head { 3 } else { 4 }]);
         Some(Slot::plain("g", Access::Read, dtype, shape))
     }
@@ -209,7 +197,7 @@ impl Config {
         match self.rule {
             Rule::Linear => 0,
             Rule::Gated(Gate::Head) => 1,
-            Rule::Gated(Gate::Channel) => self.qkv.dim_k,
+            Rule::Gated(Gate::Channel) => self.width(),
         }
     }
 
@@ -230,6 +218,7 @@ impl Config {
                 return Err(Error::tensor(NAME, tensor, format!("{axis} of at most {MAX_DIM}"), dim.to_string()));
             }
         }
+        self.validate_map()?;
         super::check_walk(NAME, queries, keys, self.causal, self.carry, self.decode, self.segment)?;
         if self.rule != Rule::Linear && !self.causal {
             let expected = "the causal form, the only one that decays in time";
@@ -242,10 +231,10 @@ impl Config {
         check_memory(NAME, &self.slots())
     }
 
-    /// The packed state: `state [B, G, D, E]` and, when normalised, `norm [B, G, D]`, with their offsets. Its length in
+    /// The packed state: `state [B, G, D', E]` and, when normalised, `norm [B, G, D']`, with their offsets. Its length in
     /// elements is [`Slot::checked_count`].
     pub fn state_slot(&self) -> Slot {
-        let state = [self.qkv.batch, self.qkv.kv_heads, self.qkv.dim_k, self.qkv.dim_v];
+        let state = [self.qkv.batch, self.qkv.kv_heads, self.width(), self.qkv.dim_v];
         let mut parts = vec![("state", state.into())];
         if self.normalize {
             parts.push(("norm", state[..3].into()));
@@ -258,6 +247,7 @@ impl Operator for Config {
     fn slots(&self) -> Vec<Slot> {
         let mut slots = self.qkv.slots();
         slots.extend(self.gate_slot());
+        slots.extend(self.omega_slot());
         if self.carry {
             slots.push(self.state_slot());
         }
@@ -287,6 +277,10 @@ impl Operator for Config {
         }
     }
 
+    fn draw(&self, tensor: &str) -> Option<Draw> {
+        (tensor == OMEGA.name).then(|| self.omega_draw())
+    }
+
     fn cost(&self) -> Cost {
         layout::essential(self)
     }
@@ -306,6 +300,8 @@ pub struct Tensors<'a> {
     pub o: &'a Tensor,
     /// Log decays, `[B, G, N]` or `[B, G, N, D]`; given if and only if the rule is [`Rule::Gated`].
     pub g: Option<&'a Tensor>,
+    /// Random projections, `[F, D]` or `[G, F, D]`; given if and only if the feature map has some.
+    pub omega: Option<&'a Tensor>,
     /// State and norm in one buffer; given if and only if [`Config::carry`].
     pub state: Option<&'a Tensor>,
 }
@@ -313,7 +309,7 @@ pub struct Tensors<'a> {
 impl<'a> Tensors<'a> {
     /// Of rule `linear`, without a state.
     pub fn new(q: &'a Tensor, k: &'a Tensor, v: &'a Tensor, o: &'a Tensor) -> Self {
-        Self { q, k, v, o, g: None, state: None }
+        Self { q, k, v, o, g: None, omega: None, state: None }
     }
 }
 
@@ -324,6 +320,7 @@ impl<'a> Tensors<'a> {
 pub fn bind(plan: &Plan, tensors: Tensors<'_>, workspace: &Workspace) -> Result<Recording, Error> {
     let mut named = vec![("q", tensors.q), ("k", tensors.k), ("v", tensors.v), ("o", tensors.o)];
     named.extend(tensors.g.map(|g| ("g", g)));
+    named.extend(tensors.omega.map(|omega| ("omega", omega)));
     named.extend(tensors.state.map(|state| ("state", state)));
     plan.bind(&named, workspace)
 }
@@ -337,7 +334,7 @@ fn usage(flags: &Flags) -> Result<(), Error> {
     if !linear && flags.switch("causal") == Some(false) {
         return Err(Error::Usage(format!("{NAME}: --no-causal: expected the causal form under --rule gated")));
     }
-    flags.word("feature-map").map(FeatureMap::parse).transpose()?;
+    maps::usage(flags)?;
     flags.number(NAME, "scale")?;
     flags.count(NAME, "segment")?;
     if flags.number(NAME, "norm-eps")?.is_some_and(|eps| eps < 0.0) {
@@ -355,16 +352,15 @@ fn configure(request: &Request<'_>) -> Result<Box<dyn Operator>, Error> {
     let flags = request.flags;
     usage(flags)?;
     let qkv = Qkv::of(&OP, request)?;
-    let mut config = Config::new(qkv).rule(rule(request, &qkv)?);
+    let mut config = Config::new(qkv).rule(rule(request)?);
+    config.set_map(request)?;
+    check_gate(request, &config)?;
     config.carry = request.carry;
     config.causal = flags.switch("causal").unwrap_or(true);
     config.decode = flags.switch("decode").unwrap_or(false);
     config.segment = flags.count(NAME, "segment")?;
     config.normalize = flags.switch("normalize").unwrap_or(config.normalize);
     config.scale = flags.number(NAME, "scale")?;
-    if let Some(map) = flags.word("feature-map") {
-        config.feature_map = FeatureMap::parse(map)?;
-    }
     if let Some(eps) = flags.number(NAME, "norm-eps")? {
         config.norm_eps = eps;
     }
@@ -373,7 +369,7 @@ fn configure(request: &Request<'_>) -> Result<Box<dyn Operator>, Error> {
 }
 
 /// The rule that flags and the tensor `g` agree on.
-fn rule(request: &Request<'_>, qkv: &Qkv) -> Result<Rule, Error> {
+fn rule(request: &Request<'_>) -> Result<Rule, Error> {
     let gated = request.flags.word("rule") == Some("gated");
     if !gated {
         return match request.shape("g") {
@@ -382,12 +378,17 @@ fn rule(request: &Request<'_>, qkv: &Qkv) -> Result<Rule, Error> {
         };
     }
     let shape = request.required(NAME, &G)?;
-    let gate = if shape.rank() == 3 { Gate::Head } else { Gate::Channel };
-    let expected = Config::new(*qkv).rule(Rule::Gated(gate)).gate_slot();
-    match expected.iter().flat_map(|slot| &slot.parts).next() {
+    Ok(Rule::Gated(if shape.rank() == 3 { Gate::Head } else { Gate::Channel }))
+}
+
+/// Refuses log decays of another shape than the features of the keys have.
+fn check_gate(request: &Request<'_>, config: &Config) -> Result<(), Error> {
+    let Some(shape) = request.shape("g") else { return Ok(()) };
+    match config.gate_slot().iter().flat_map(|slot| &slot.parts).next() {
         Some(part) if part.shape != *shape => {
-            Err(Error::tensor(NAME, "g", format!("{} as k has", part.shape), shape.to_string()))
+            let whose = if config.width() == config.qkv.dim_k { "k has" } else { "the features of k have" };
+            Err(Error::tensor(NAME, "g", format!("{} as {whose}", part.shape), shape.to_string()))
         }
-        _ => Ok(Rule::Gated(gate)),
+        _ => Ok(()),
     }
 }

@@ -1,31 +1,39 @@
-//! The definition of linear attention: a feature of every component, walked token after token.
+//! The definition of linear attention: features of a row, walked token after token.
 
 use super::{Config, FeatureMap};
-use crate::ops::float::Float;
+use crate::ops::float::{self, Float};
 use crate::ops::{Definition, Rows, Walk};
 use crate::tensor::TensorMap;
 
-fn feature<T: Float>(map: FeatureMap, x: T) -> T {
-    let zero = T::of(0.0);
-    match map {
-        FeatureMap::Elu1 if x > zero => x + T::of(1.0),
-        FeatureMap::Elu1 => x.exp(),
-        FeatureMap::Relu if x > zero => x,
-        FeatureMap::Relu => zero,
-        FeatureMap::Identity => x,
-    }
+fn relu<T: Float>(x: T) -> T {
+    if x > T::of(0.0) { x } else { T::of(0.0) }
+}
+
+fn elu1<T: Float>(x: T) -> T {
+    if x > T::of(0.0) { x + T::of(1.0) } else { x.exp() }
 }
 
 /// The wanted tokens of `o` and, when carried, `state` and `norm` after the last, in the layout of the configuration.
 pub(super) fn outputs<T: Float>(config: &Config, tensors: &TensorMap, rows: Rows<'_>) -> Definition {
     let walk = Walk {
         qkv: config.qkv,
-        width: config.qkv.dim_k,
+        width: config.width(),
         causal: config.causal,
         carry: config.carry,
         scale: config.effective_scale(),
         norm_eps: config.normalize.then_some(config.norm_eps),
         gates: config.gates_each(),
     };
-    walk.outputs(tensors, rows, |_, x: &[T]| x.iter().map(|&x| feature(config.feature_map, x)).collect())
+    let d = config.qkv.dim_k;
+    let omega = float::read::<T>(tensors, "omega").unwrap_or_default();
+    let along = |g: usize, x: &[T]| -> Vec<T> {
+        let first = if config.omega_per_head { g * config.features } else { 0 };
+        omega.chunks_exact(d).skip(first).take(config.features).map(|row| float::dot(row, x)).collect()
+    };
+    walk.outputs(tensors, rows, |g, _, x: &[T]| match config.feature_map {
+        FeatureMap::Elu1 => x.iter().copied().map(elu1).collect(),
+        FeatureMap::Relu => x.iter().copied().map(relu).collect(),
+        FeatureMap::Identity => x.to_vec(),
+        FeatureMap::PerformerRelu => along(g, x).into_iter().map(relu).collect(),
+    })
 }

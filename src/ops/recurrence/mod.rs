@@ -105,8 +105,9 @@ pub(crate) struct Core<'a> {
     pub(crate) slots: Vec<Slot>,
     pub(crate) weights: Option<usize>,
     pub(crate) kernels: &'static Kernels,
-    /// Fragments in front of kernels that make features, and more for decoding.
+    /// Fragments in front of kernels that make features, more of those that write outputs, and those of decoding.
     pub(crate) fragments: Vec<Source>,
+    pub(crate) output_fragments: Vec<Source>,
     pub(crate) decode_fragments: Vec<Source>,
     /// Slots bound behind all others, by kernels that write states, and by those that write outputs; the const of the prelude
     /// that has the first of their bindings.

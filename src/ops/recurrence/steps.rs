@@ -243,7 +243,7 @@ impl<'a> Builder<'a> {
         } + self.decays() * splits
             + self.features(self.padded(self.c.qkv.keys, length) * splits, groups as f64);
         let mut consts = self.tiles.consts();
-        if self.c.weights.is_some() {
+        if self.c.weights.is_some() || !self.c.consts.is_empty() {
             consts.push(("READ_HEADS", 0));
         }
         consts.extend(&self.c.consts);
@@ -345,7 +345,9 @@ impl<'a> Builder<'a> {
         }
         overrides.extend(c.overrides.iter().chain(&c.output_overrides));
         let (operands, bound) = self.inputs(&own, &c.more_output);
-        self.step(c.kernels.output, self.spec(bound, false, consts, overrides), params, &operands, groups, cost)
+        let mut spec = self.spec(bound, false, consts, overrides);
+        spec.fragments.extend(&c.output_fragments);
+        self.step(c.kernels.output, spec, params, &operands, groups, cost)
     }
 
     fn decode(&self) -> Step {

@@ -230,6 +230,7 @@ pub(super) fn program(c: &Config, caps: &Caps) -> Result<Program, Error> {
         weights: Some(4),
         kernels: &KERNELS,
         fragments: vec![fragment],
+        output_fragments: vec![],
         decode_fragments: vec![fragment],
         more: vec![],
         more_output: vec![],

@@ -17,7 +17,7 @@ pub(super) fn outputs<T: Float>(config: &Config, tensors: &TensorMap, rows: Rows
         norm_eps: Some(config.norm_eps),
         gates: 0,
     };
-    walk.outputs(tensors, rows, |g, x: &[T]| features.of(g, x))
+    walk.outputs(tensors, rows, |g, _, x: &[T]| features.of(g, x))
 }
 
 /// Parameters of the maps.

@@ -147,6 +147,7 @@ pub(super) fn program(c: &Config, caps: &Caps) -> Result<Program, Error> {
         weights: None,
         kernels: if c.z { &GATED } else { &KERNELS },
         fragments: vec![IDENTITY, gate],
+        output_fragments: vec![],
         decode_fragments: vec![IDENTITY, gate],
         more_output: more.iter().copied().chain(at("z")).collect(),
         more,

@@ -1,0 +1,52 @@
+// One token: features of a key and a query, maps of their projections on omega. Consts of the prelude: MAX_DIM, rows at most;
+// GATE and GATED as in projected.wgsl. From the operator: map_key and map_query, which turn projections into features.
+@group(0) @binding(GATE + GATED) var<storage, read> omega: array<f32>; // F D, or G F D
+
+var<workgroup> wg_x: array<f32, COLUMNS * LANES>;
+var<workgroup> wg_key: array<f32, MAX_DIM>;
+var<workgroup> wg_query: array<f32, MAX_DIM>;
+
+fn key_feature(d: u32) -> f32 {
+    return wg_key[d];
+}
+
+fn query_feature(d: u32) -> f32 {
+    return wg_query[d];
+}
+
+fn project(row: u32, g: u32) -> f32 {
+    let start = g * params.omega + row * params.dim_k;
+    var sum = 0.0;
+    for (var d = 0u; d < params.dim_k; d++) {
+        count_load(1u);
+        sum += omega[start + d] * wg_x[d];
+    }
+    return sum;
+}
+
+// D is at most as many as there are invocations.
+fn prepare_key(b: u32, g: u32, invocation: u32) {
+    if (invocation < params.dim_k) {
+        count_load(1u);
+        wg_x[invocation] = f32(k[head_start(params.k, b, g) + invocation]);
+    }
+    workgroupBarrier();
+    for (var row = invocation; row < params.rows; row += COLUMNS * LANES) {
+        wg_key[row] = project(row, g);
+    }
+    map_key(b, g, invocation);
+    workgroupBarrier();
+}
+
+fn prepare_query(b: u32, g: u32, h: u32, invocation: u32) {
+    if (invocation < params.dim_k) {
+        count_load(1u);
+        wg_x[invocation] = f32(q[head_start(params.q, b, h) + invocation]);
+    }
+    workgroupBarrier();
+    for (var row = invocation; row < params.rows; row += COLUMNS * LANES) {
+        wg_query[row] = project(row, g);
+    }
+    map_query(invocation);
+    workgroupBarrier();
+}
