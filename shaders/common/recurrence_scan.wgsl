@@ -6,6 +6,7 @@ override CARRY: u32 = 0u; // whether `state` is a state; otherwise it is not tou
 override MODE: u32 = 0u;  // 0: each segment gets the sum of those before it; 1: the first gets the sum of all; 2: the
                           // last state goes to `state` as it is; 3: `state` goes to the first segment as it is
 override DECAY: u32 = 0u; // what a segment leaves of the state before it: 0 all, 1 one share, 2 a share a row
+override POSITION: u32 = 0u; // whether there are positions beside sums, one a key head, to be advanced by all tokens
 
 fn scan(index: u32, invocation: u32) {
     let blocks = (params.state_len + 63u) / 64u;
@@ -51,5 +52,11 @@ fn scan(index: u32, invocation: u32) {
     if (CARRY == 1u) {
         count_store(1u);
         state[home] = sum;
+        if (POSITION == 1u && element == 0u) {
+            let at = params.beside + 2u * kv;
+            let low = bitcast<u32>(state[at]) + params.queries;
+            state[at + 1u] = bitcast<f32>(bitcast<u32>(state[at + 1u]) + u32(low < params.queries));
+            state[at] = bitcast<f32>(low);
+        }
     }
 }

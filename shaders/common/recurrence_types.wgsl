@@ -32,7 +32,8 @@ struct Params {
     g: Strides,           // of what makes the decay
     skip: u32,            // ssd: where d and dt_bias start among the weights
     bias: u32,
-    _pad: vec2<u32>,
+    beside: u32,          // linear: first element in the carried state of what is beside its sums: positions
+    max_len: u32,         // cosformer: tokens over which weights fade to nothing
     node: array<vec4<f32>, 32>, // slay: sqrt(2 s_r), s_r, sqrt(w_r / F)
 }
 

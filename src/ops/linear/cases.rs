@@ -118,7 +118,10 @@ fn maps(list: &mut Vec<Case>) {
     for map in FeatureMap::ALL.into_iter().filter(|map| !FeatureMap::OF_ELEMENTS.contains(map)) {
         let case = |what: &str, axes: &[(&'static str, usize)]| {
             let case = Case::new(format!("{}{what}", map.name()), axes).flag("feature-map", map.name());
-            if map.projects() { case.flag("features", "20") } else { case }
+            match map {
+                FeatureMap::Cosformer => case.flag("max-len", "90"),
+                _ => case.flag("features", "20"),
+            }
         };
         list.push(case("", small));
         list.push(case("_plain", small).flag("normalize", "false"));
@@ -128,6 +131,7 @@ fn maps(list: &mut Vec<Case>) {
         list.push(case("_cross", &[("H", 2), ("N", 20), ("M", 33), ("D", 10)]).flag("causal", "false"));
         list.push(case("_gated", small).with("g").flag("rule", "gated").flag("segment", "16").carry());
         list.push(case("_decode", one).carry().flag("decode", "true"));
-        list.push(case("_wide", &[("H", 1), ("N", 65), ("D", 64), ("E", 100)]).flag("features", "256").slow());
+        let wide = case("_wide", &[("H", 1), ("N", 65), ("D", 64), ("E", 100)]).slow();
+        list.push(if map.projects() { wide.flag("features", "256") } else { wide });
     }
 }

@@ -3,11 +3,11 @@
 
 use std::ops::Range;
 
-use super::{Config, FeatureMap, Gate, Rule};
+use super::{Config, FeatureMap, Gate, Rule, maps};
 use crate::ops::cpu::decay::Decay;
 use crate::ops::cpu::recurrence::{self, Components, Features, Head, Recurrence, State, Tensors};
 use crate::ops::cpu::{self, Map, Mat, Onto, Source, product};
-use crate::tensor::{HostTensor, TensorMap};
+use crate::tensor::{HostTensor, TensorMap, Values};
 
 /// Runs the operator; tensors as [`crate::ops::Operator::cpu`] says.
 pub(super) fn run(config: &Config, tensors: &TensorMap) -> TensorMap {
@@ -18,6 +18,15 @@ pub(super) fn run(config: &Config, tensors: &TensorMap) -> TensorMap {
         FeatureMap::Identity => run_with(config, tensors, components, None),
         FeatureMap::PerformerRelu => {
             run_with(config, tensors, Projected { config, omega: tensor(tensors, "omega").to_f32(), components }, None)
+        }
+        FeatureMap::Cosformer => {
+            let position = maps::position(tensors);
+            let mut outputs = run_with(config, tensors, Turned { config, position, components }, Some(cpu::relu));
+            if config.carry {
+                let after = maps::position_after(tensors, config.qkv.keys);
+                outputs.insert("position", HostTensor::new([1], Values::I64(vec![after])));
+            }
+            outputs
         }
     }
 }
@@ -53,48 +62,43 @@ pub(super) fn variant(config: &Config) -> String {
     recurrence::variant::<Components>(config.segment)
 }
 
-/// Features of all components of a row: maps of its projections on omega.
-struct Projected<'a> {
-    config: &'a Config,
-    /// `[F, D]` or `[G, F, D]`.
-    omega: Vec<f32>,
-    /// What becomes of features once there are some.
-    components: Components,
+/// What makes a tile of features, all of which are then written down.
+trait Tile: Sync {
+    /// What becomes of them.
+    fn components(&self) -> &Components;
+
+    /// As [`Features::tile_len`].
+    fn len(&self) -> usize;
+
+    /// As [`Features::tile`].
+    fn tile<'b>(&'b self, from: &'b Source<'_>, head: Head, tokens: Range<usize>, space: &'b mut [f32]) -> Mat<'b>;
 }
 
-impl Features for Projected<'_> {
+impl<T: Tile> Features for T {
     const CHUNK: usize = Components::CHUNK;
 
     fn width(&self) -> usize {
-        self.components.width()
+        self.components().width()
     }
 
     fn tile_len(&self) -> usize {
-        self.config.qkv.dim_k + self.width()
+        self.len()
     }
 
     fn space_len(&self, tokens: usize) -> usize {
-        self.components.space_len(tokens)
+        self.components().space_len(tokens)
     }
 
     fn score_flops(&self) -> usize {
-        self.components.score_flops()
+        self.components().score_flops()
     }
 
     fn tile<'b>(&'b self, from: &'b Source<'_>, head: Head, tokens: Range<usize>, space: &'b mut [f32]) -> Mat<'b> {
-        let (d, f, rows) = (self.config.qkv.dim_k, self.width(), tokens.len());
-        let (given, tile) = space.split_at_mut(rows * d);
-        let given = from.tile(head.batch, head.head, tokens, given);
-        let first = if self.config.omega_per_head { head.kv_head * f * d } else { 0 };
-        let omega = Mat::rows(&self.omega[first..][..f * d], d);
-        let tile = &mut tile[..rows * f];
-        product([rows, d, f], given, omega.t(), Onto::Nothing, tile, f);
-        cpu::relu(tile);
-        Mat::rows(tile, f)
+        Tile::tile(self, from, head, tokens, space)
     }
 
     fn scores(&self, rows: usize, q: Mat<'_>, k: Mat<'_>, scores: &mut [f32], space: &mut [f32]) {
-        self.components.scores(rows, q, k, scores, space);
+        self.components().scores(rows, q, k, scores, space);
     }
 
     fn read(
@@ -106,10 +110,74 @@ impl Features for Projected<'_> {
         weights: &mut [f32],
         space: &mut [f32],
     ) {
-        self.components.read(rows, q, state, out, weights, space);
+        self.components().read(rows, q, state, out, weights, space);
     }
 
     fn absorb(&self, rows: usize, k: Mat<'_>, v: Mat<'_>, state: State<'_>, space: &mut [f32]) {
-        self.components.absorb(rows, k, v, state, space);
+        self.components().absorb(rows, k, v, state, space);
+    }
+}
+
+/// Features of all components of a row: maps of its projections on omega.
+struct Projected<'a> {
+    config: &'a Config,
+    /// `[F, D]` or `[G, F, D]`.
+    omega: Vec<f32>,
+    components: Components,
+}
+
+impl Tile for Projected<'_> {
+    fn components(&self) -> &Components {
+        &self.components
+    }
+
+    fn len(&self) -> usize {
+        self.config.qkv.dim_k + self.config.width()
+    }
+
+    fn tile<'b>(&'b self, from: &'b Source<'_>, head: Head, tokens: Range<usize>, space: &'b mut [f32]) -> Mat<'b> {
+        let (d, f, rows) = (self.config.qkv.dim_k, self.config.width(), tokens.len());
+        let (given, tile) = space.split_at_mut(rows * d);
+        let given = from.tile(head.batch, head.head, tokens, given);
+        let first = if self.config.omega_per_head { head.kv_head * f * d } else { 0 };
+        let omega = Mat::rows(&self.omega[first..][..f * d], d);
+        let tile = &mut tile[..rows * f];
+        product([rows, d, f], given, omega.t(), Onto::Nothing, tile, f);
+        cpu::relu(tile);
+        Mat::rows(tile, f)
+    }
+}
+
+/// Components by the cosine and by the sine of the angle of their token.
+struct Turned<'a> {
+    config: &'a Config,
+    /// Tokens before those of the run.
+    position: u64,
+    components: Components,
+}
+
+impl Tile for Turned<'_> {
+    fn components(&self) -> &Components {
+        &self.components
+    }
+
+    fn len(&self) -> usize {
+        3 * self.config.qkv.dim_k
+    }
+
+    fn tile<'b>(&'b self, from: &'b Source<'_>, head: Head, tokens: Range<usize>, space: &'b mut [f32]) -> Mat<'b> {
+        let (d, rows) = (self.config.qkv.dim_k, tokens.len());
+        let (given, tile) = space.split_at_mut(rows * d);
+        let tile = &mut tile[..rows * 2 * d];
+        let first = self.position.wrapping_add(tokens.start as u64);
+        let given = from.tile(head.batch, head.head, tokens, given);
+        for (i, row) in tile.chunks_exact_mut(2 * d).enumerate() {
+            let angle = maps::angle(first.wrapping_add(i as u64), self.config.effective_max_len());
+            for (row, factor) in row.chunks_exact_mut(d).zip(angle) {
+                row.copy_from_slice(given.row(i, d));
+                cpu::scale(row, factor as f32);
+            }
+        }
+        Mat::rows(tile, 2 * d)
     }
 }

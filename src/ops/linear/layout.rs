@@ -21,6 +21,14 @@ const PROJECTED_DECODE: Source = source!("linear/projected_decode.wgsl");
 const PROJECTED_RELU: Source = source!("linear/projected_relu.wgsl");
 const PROJECTED_RELU_DECODE: Source = source!("linear/projected_relu_decode.wgsl");
 
+const ANGLE: Source = source!("linear/angle.wgsl");
+const TURNED_KEYS: Source = source!("linear/turned_keys.wgsl");
+const TURNED_QUERIES: Source = source!("linear/turned_queries.wgsl");
+const TURNED_DECODE: Source = source!("linear/turned_decode.wgsl");
+const PLACE_NONE: Source = source!("linear/place_none.wgsl");
+const PLACE_SEGMENT: Source = source!("linear/place_segment.wgsl");
+const PLACE_OUTPUT: Source = source!("linear/place_output.wgsl");
+
 const GATE: (&str, Bind) = ("gate", Bind::Read);
 const OMEGA: (&str, Bind) = ("omega", Bind::Read);
 
@@ -59,6 +67,8 @@ static SEGMENT: Kernel = segment(&[K, V, SEGMENTS]);
 static GATED_SEGMENT: Kernel = segment(&[K, V, SEGMENTS, GATE]);
 static PROJECTED_SEGMENT: Kernel = segment(&[K, V, SEGMENTS, OMEGA]);
 static GATED_PROJECTED_SEGMENT: Kernel = segment(&[K, V, SEGMENTS, GATE, OMEGA]);
+static PLACED_SEGMENT: Kernel = segment(&[K, V, SEGMENTS, STATE]);
+static GATED_PLACED_SEGMENT: Kernel = segment(&[K, V, SEGMENTS, GATE, STATE]);
 static OUTPUT: Kernel = output(&[K, V, Q, STATE, O, SEGMENTS]);
 static GATED_OUTPUT: Kernel = output(&[K, V, Q, STATE, O, SEGMENTS, GATE]);
 static PROJECTED_OUTPUT: Kernel = output(&[K, V, Q, STATE, O, SEGMENTS, OMEGA]);
@@ -87,16 +97,29 @@ static GATED_PROJECTED_KERNELS: Kernels = Kernels {
     decode: &GATED_PROJECTED_DECODE,
 };
 
-/// What makes features: of all kernels, of those that read queries too, and of decoding.
-fn feature_sources(map: FeatureMap) -> [Vec<Source>; 3] {
-    let of_elements = |map| [vec![map, ROWS_KEYS], vec![ROWS_QUERIES], vec![map, ROWS_DECODE]];
-    match map {
+static PLACED_KERNELS: Kernels = Kernels { segment: &PLACED_SEGMENT, scan: &SCAN, output: &OUTPUT, decode: &DECODE };
+static GATED_PLACED_KERNELS: Kernels =
+    Kernels { segment: &GATED_PLACED_SEGMENT, scan: &SCAN, output: &GATED_OUTPUT, decode: &GATED_DECODE_KERNEL };
+
+/// What makes features: of both passes, more of the first and of the second, and of decoding.
+fn feature_sources(c: &Config) -> [Vec<Source>; 4] {
+    let of_elements = |map| [vec![map, ROWS_KEYS], vec![], vec![ROWS_QUERIES], vec![map, ROWS_DECODE]];
+    match c.feature_map {
         FeatureMap::Elu1 => of_elements(source!("common/feature_elu1.wgsl")),
         FeatureMap::Relu => of_elements(source!("common/feature_relu.wgsl")),
         FeatureMap::Identity => of_elements(source!("common/feature_identity.wgsl")),
-        FeatureMap::PerformerRelu => {
-            [vec![PROJECTED, PROJECTED_RELU], vec![PROJECTED_QUERIES], vec![PROJECTED_DECODE, PROJECTED_RELU_DECODE]]
-        }
+        FeatureMap::Cosformer => [
+            vec![ANGLE, TURNED_KEYS],
+            vec![if c.carry { PLACE_SEGMENT } else { PLACE_NONE }],
+            vec![TURNED_QUERIES, if c.carry { PLACE_OUTPUT } else { PLACE_NONE }],
+            vec![ANGLE, TURNED_DECODE],
+        ],
+        FeatureMap::PerformerRelu => [
+            vec![PROJECTED, PROJECTED_RELU],
+            vec![],
+            vec![PROJECTED_QUERIES],
+            vec![PROJECTED_DECODE, PROJECTED_RELU_DECODE],
+        ],
     }
 }
 
@@ -106,6 +129,7 @@ fn feature(c: &Config) -> Cost {
     match c.feature_map {
         FeatureMap::Elu1 => Cost { exps: d, ..Cost::default() },
         FeatureMap::Relu | FeatureMap::Identity => Cost::default(),
+        FeatureMap::Cosformer => Cost { flops: 2.0 * d, ..Cost::default() },
         FeatureMap::PerformerRelu => Cost { flops: 2.0 * d * f, ..Cost::default() },
     }
 }
@@ -141,10 +165,12 @@ fn state_len(c: &Config) -> usize {
 
 /// The tiles of a configuration.
 pub fn tiles(c: &Config) -> Tiles {
-    let with = |token_floats| Tiles::new(c.width(), c.qkv.dim_v, c.qkv.group(), token_floats, c.gates_each(), 0);
+    // Cosines and sines are filled up to groups of four.
+    let rows = if c.feature_map == FeatureMap::Cosformer { 8 * c.qkv.dim_k.div_ceil(4) } else { c.width() };
+    let with = |token_floats| Tiles::new(rows, c.qkv.dim_v, c.qkv.group(), token_floats, c.gates_each(), 0);
     let tiles = with(None);
     match c.feature_map {
-        FeatureMap::Elu1 | FeatureMap::Relu | FeatureMap::Identity => tiles,
+        FeatureMap::Elu1 | FeatureMap::Relu | FeatureMap::Identity | FeatureMap::Cosformer => tiles,
         // A vector lies beside its features.
         FeatureMap::PerformerRelu => with(Some(tiles.token_floats + 4 * c.qkv.dim_k.div_ceil(4))),
     }
@@ -164,16 +190,19 @@ fn core(c: &Config) -> Core<'_> {
         Rule::Gated(Gate::Head) => Decay::Head,
         Rule::Gated(Gate::Channel) => Decay::Row,
     };
-    let [mut fragments, output_fragments, mut decode_fragments] = feature_sources(c.feature_map);
+    let [mut fragments, segment_fragments, output_fragments, mut decode_fragments] = feature_sources(c);
+    // What of the carried state is beside its sums, which pass 1 reads.
+    let state = c.state_slot();
+    let position = state.parts.iter().find(|part| part.name == "position");
+    let placed = position.filter(|_| c.carry).and_then(|_| at("state"));
     fragments.push(if gate.is_some() { GATED } else { PLAIN.decay });
     decode_fragments.push(if gate.is_some() { GATED_DECODE } else { PLAIN.decode_decay });
-    let (consts, width) = if c.feature_map.projects() {
-        let gated = ("GATED", gate.is_some().into());
-        (vec![gated, ("DIM_K4", c.qkv.dim_k.div_ceil(4) as u32)], c.width().next_power_of_two())
+    let consts = if FeatureMap::OF_ELEMENTS.contains(&c.feature_map) {
+        vec![]
     } else {
-        (vec![], MAX_DIM)
+        vec![("GATED", gate.is_some().into()), ("DIM_K4", c.qkv.dim_k.div_ceil(4) as u32)]
     };
-    let mut decode_consts = vec![("MAX_DIM", width.max(MAX_DIM) as u32)];
+    let mut decode_consts = vec![("MAX_DIM", c.width().next_power_of_two().max(MAX_DIM) as u32)];
     decode_consts.extend(&consts);
     let g = qkv::strides_of(c.qkv.layout, c.qkv.kv_heads, c.qkv.keys, c.gates_each());
     let heads_apart = if c.omega_per_head { c.features * c.qkv.dim_k } else { 0 };
@@ -183,16 +212,19 @@ fn core(c: &Config) -> Core<'_> {
         op: NAME,
         qkv: &c.qkv,
         weights: None,
-        kernels: match (gate.is_some(), omega.is_some()) {
-            (false, false) => &KERNELS,
-            (true, false) => &GATED_KERNELS,
-            (false, true) => &PROJECTED_KERNELS,
-            (true, true) => &GATED_PROJECTED_KERNELS,
+        kernels: match (gate.is_some(), omega.is_some(), placed.is_some()) {
+            (false, false, false) => &KERNELS,
+            (true, false, false) => &GATED_KERNELS,
+            (false, false, true) => &PLACED_KERNELS,
+            (true, false, true) => &GATED_PLACED_KERNELS,
+            (false, true, _) => &PROJECTED_KERNELS,
+            (true, true, _) => &GATED_PROJECTED_KERNELS,
         },
         fragments,
+        segment_fragments,
         output_fragments,
         decode_fragments,
-        more: gate.into_iter().chain(omega).collect(),
+        more: gate.into_iter().chain(omega).chain(placed).collect(),
         more_output: gate.into_iter().chain(omega).collect(),
         more_const: "GATE",
         overrides: vec![],
@@ -200,6 +232,7 @@ fn core(c: &Config) -> Core<'_> {
         strides: c.qkv.strides(),
         share: 1,
         beside_o: None,
+        position: placed.is_some(),
         transposed: false,
         decay,
         gate,
@@ -213,7 +246,13 @@ fn core(c: &Config) -> Core<'_> {
         segment: c.segment,
         carry: c.carry,
         decode: c.decode,
-        params: Params { g, omega: heads_apart as u32, ..Params::default() },
+        params: Params {
+            g,
+            omega: heads_apart as u32,
+            beside: position.map_or(0, |part| part.offset as u32),
+            max_len: c.effective_max_len() as u32,
+            ..Params::default()
+        },
         row_splits: 1,
         split_step: 0,
         feature: feature(c),

@@ -3,21 +3,35 @@
 //! ```text
 //! elu1, relu, identity: each element by itself                                                 D' = D
 //! performer-relu:  phi(x)_f = max(omega_f . x, 0)                                              D' = F
+//! cosformer:       phi(x_n) = [max(x_n, 0) cos th_n, max(x_n, 0) sin th_n]                     D' = 2 D
+//!                  th_n = (pi / 2) n / max_len, where n counts tokens from the beginning of the sequence
 //! ```
 //!
-//! Sources: elu1 as in the module above; performer-relu is the generalised attention of Choromanski et al., "Rethinking
+//! so that cosformer's weights are those of relu times `cos(th_i - th_j)`. Sources: elu1 as in the module above; cosformer is
+//! Qin et al., "cosFormer: Rethinking Softmax in Attention" (arXiv 2202.08791, section 3.3); performer-relu is the generalised attention of Choromanski et al., "Rethinking
 //! Attention with Performers" (arXiv 2009.14794, section 2.4), as SLAY's authors compare with it.
 
 use super::{Config, NAME};
 use crate::error::Error;
 use crate::ops::{Draw, Flags, Request, TensorSpec};
-use crate::tensor::{Access, DType, Shape, Slot};
+use crate::tensor::{Access, DType, HostTensor, Part, Shape, Slot, TensorMap, Values};
 
 /// Random features where neither flag nor tensor says how many.
 pub const DEFAULT_FEATURES: usize = 256;
 
 /// Rows of random projections: shared by all key heads, or with one more axis in front, of each.
 pub(super) const OMEGA: TensorSpec = TensorSpec { several: true, ..TensorSpec::weight("omega", "F D") };
+
+/// Tokens before those of a run, of which cosformer's angles go on.
+pub(super) const POSITION: TensorSpec = TensorSpec::state("position", "1").drawn(Draw::Shaped(far));
+
+/// A position some tokens into a sequence.
+fn far(_: &Shape, values: &mut [f32]) {
+    values.iter_mut().for_each(|x| *x = (x.abs() * 1e4).floor());
+}
+
+/// The largest `max_len`: positions within four of them are counted in 32 bits.
+const MOST_TOKENS: usize = 1 << 29;
 
 /// Map applied to q and k before the state sees them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -30,12 +44,14 @@ pub enum FeatureMap {
     Identity,
     /// `max(omega . x, 0)`.
     PerformerRelu,
+    /// `max(x, 0)` of every element by the cosine, then by the sine, of an angle that grows with the token.
+    Cosformer,
 }
 
 impl FeatureMap {
     /// Every map.
-    pub const ALL: [FeatureMap; 4] =
-        [FeatureMap::Elu1, FeatureMap::Relu, FeatureMap::Identity, FeatureMap::PerformerRelu];
+    pub const ALL: [FeatureMap; 5] =
+        [FeatureMap::Elu1, FeatureMap::Relu, FeatureMap::Identity, FeatureMap::PerformerRelu, FeatureMap::Cosformer];
 
     /// Those of single elements, as wide as a key.
     pub const OF_ELEMENTS: [FeatureMap; 3] = [FeatureMap::Elu1, FeatureMap::Relu, FeatureMap::Identity];
@@ -47,6 +63,7 @@ impl FeatureMap {
             FeatureMap::Relu => "relu",
             FeatureMap::Identity => "identity",
             FeatureMap::PerformerRelu => "performer-relu",
+            FeatureMap::Cosformer => "cosformer",
         }
     }
 
@@ -66,7 +83,23 @@ impl FeatureMap {
 impl Config {
     /// D': rows of the state, as wide as the features.
     pub fn width(&self) -> usize {
-        if self.feature_map.projects() { self.features } else { self.qkv.dim_k }
+        match self.feature_map {
+            FeatureMap::Elu1 | FeatureMap::Relu | FeatureMap::Identity => self.qkv.dim_k,
+            FeatureMap::PerformerRelu => self.features,
+            FeatureMap::Cosformer => self.qkv.dim_k.saturating_mul(2),
+        }
+    }
+
+    /// Tokens over which cosformer's weights fade to nothing.
+    pub fn effective_max_len(&self) -> usize {
+        self.max_len.unwrap_or(self.qkv.queries.max(self.qkv.keys))
+    }
+
+    /// Parts of the state that are not sums of features.
+    pub(super) fn beside_sums(&self) -> Option<Part> {
+        let copies = self.qkv.batch.saturating_mul(self.qkv.kv_heads);
+        let position = Part { copies, ..Part::new(POSITION.name, [1], DType::I64) };
+        (self.feature_map == FeatureMap::Cosformer).then_some(position)
     }
 
     /// The random projections, `omega [F, D]` or `[G, F, D]`; `None` for a map without.
@@ -89,6 +122,11 @@ impl Config {
         }
         let features = flags.count(NAME, "features")?;
         self.features = features.unwrap_or(self.features);
+        self.max_len = flags.count(NAME, "max-len")?;
+        if self.feature_map == FeatureMap::Cosformer && request.carry && self.max_len.is_none() {
+            let text = "--feature-map cosformer needs --max-len with --state-in or --state-out";
+            return Err(Error::Usage(format!("{NAME}: {text}, which do not say how long the sequence is")));
+        }
         let Some(shape) = request.shape("omega") else { return Ok(()) };
         if !self.feature_map.projects() {
             let expected = format!("none with --feature-map {}", self.feature_map.name());
@@ -124,6 +162,16 @@ impl Config {
         if self.feature_map.projects() && !(1..=most).contains(&self.features) {
             return Err(Error::setting(NAME, "features", format!("1 to {most}"), self.features.to_string()));
         }
+        if self.feature_map == FeatureMap::Cosformer {
+            if self.carry && self.max_len.is_none() {
+                return Err(Error::setting(NAME, "max_len", "a length, which a carried state does not say", "none"));
+            }
+            let (least, found) = (self.qkv.queries.max(self.qkv.keys), self.effective_max_len());
+            if !(least..=MOST_TOKENS).contains(&found) {
+                let expected = format!("{least}, the tokens of the run, to {MOST_TOKENS}");
+                return Err(Error::setting(NAME, "max_len", expected, found.to_string()));
+            }
+        }
         Ok(())
     }
 }
@@ -136,6 +184,10 @@ pub(super) fn usage(flags: &Flags) -> Result<(), Error> {
         let text = "--features needs a feature map with random features: performer-relu";
         return Err(Error::Usage(format!("{NAME}: {text}")));
     }
+    flags.count(NAME, "max-len")?;
+    if flags.word("max-len").is_some() && map != Some(FeatureMap::Cosformer) {
+        return Err(Error::Usage(format!("{NAME}: --max-len needs --feature-map cosformer")));
+    }
     Ok(())
 }
 
@@ -143,4 +195,24 @@ pub(super) fn usage(flags: &Flags) -> Result<(), Error> {
 fn over_root(shape: &Shape, values: &mut [f32]) {
     let root = (shape.dims().last().copied().unwrap_or(1) as f32).sqrt();
     values.iter_mut().for_each(|x| *x /= root);
+}
+
+/// Tokens before those of a run.
+pub(super) fn position(tensors: &TensorMap) -> u64 {
+    match tensors.get(POSITION.name).map(HostTensor::values) {
+        Some(Values::I64(position)) => position[0] as u64,
+        _ => 0,
+    }
+}
+
+/// That behind them, as a tensor.
+pub(super) fn position_after(tensors: &TensorMap, tokens: usize) -> i64 {
+    position(tensors).wrapping_add(tokens as u64) as i64
+}
+
+/// Cosine and sine of cosformer's angle of token n; what whole turns add is left out before anything is rounded.
+pub(super) fn angle(n: u64, max_len: usize) -> [f64; 2] {
+    let quarters = (n % (4 * max_len as u64)) as f64 / max_len as f64;
+    let (sine, cosine) = (std::f64::consts::FRAC_PI_2 * quarters).sin_cos();
+    [cosine, sine]
 }

@@ -36,7 +36,7 @@ use crate::gpu::program::{Program, check_memory};
 use crate::gpu::{Caps, Plan, Recording, Workspace};
 #[cfg(feature = "cpu")]
 use crate::ops::execute::check_inputs;
-use crate::tensor::{Access, DType, Shape, Slot, Tensor, TensorMap};
+use crate::tensor::{Access, DType, Part, Shape, Slot, Tensor, TensorMap};
 use maps::OMEGA;
 
 pub use maps::FeatureMap;
@@ -52,7 +52,11 @@ pub const OP: Op = Op {
     summary: "linear attention: a state of key features times values, read by query features",
     inputs: &[qkv::INPUTS[0], qkv::INPUTS[1], qkv::INPUTS[2], G, OMEGA],
     outputs: &[qkv::OUTPUT],
-    state: &[TensorSpec::state("state", "B G D' E"), TensorSpec::state("norm", "B G D'").drawn(Draw::Positive)],
+    state: &[
+        TensorSpec::state("state", "B G D' E"),
+        TensorSpec::state("norm", "B G D'").drawn(Draw::Positive),
+        maps::POSITION,
+    ],
     axes: &[
         qkv::AXES[0],
         qkv::AXES[1],
@@ -67,10 +71,15 @@ pub const OP: Op = Op {
         Flag { name: "rule", kind: FlagKind::Choice(&["linear", "gated"]), help: "update rule of the state (linear)" },
         Flag {
             name: "feature-map",
-            kind: FlagKind::Choice(&["elu1", "relu", "identity", "performer-relu"]),
+            kind: FlagKind::Choice(&["elu1", "relu", "identity", "performer-relu", "cosformer"]),
             help: "map applied to q and k (elu1; identity unless the rule is linear)",
         },
         Flag { name: "features", kind: FlagKind::Count, help: "random features F (those of omega, else 256)" },
+        Flag {
+            name: "max-len",
+            kind: FlagKind::Count,
+            help: "tokens over which weights of cosformer fade to nothing (N; no default with a state)",
+        },
         Flag {
             name: "normalize",
             kind: FlagKind::Switch,
@@ -142,6 +151,9 @@ pub struct Config {
     pub features: usize,
     /// Whether every key head has random projections of its own.
     pub omega_per_head: bool,
+    /// Tokens over which cosformer's weights fade to nothing; `None`: as many as there are queries or keys. Needed with
+    /// `carry`.
+    pub max_len: Option<usize>,
     /// Whether to divide by the sum of weights.
     pub normalize: bool,
     /// Factor of the scores; `None`: 1 if normalised, else `1 / sqrt(D)`.
@@ -167,6 +179,7 @@ impl Config {
             feature_map: FeatureMap::Elu1,
             features: maps::DEFAULT_FEATURES,
             omega_per_head: false,
+            max_len: None,
             normalize: true,
             scale: None,
             norm_eps: 1e-6,
@@ -231,15 +244,16 @@ impl Config {
         check_memory(NAME, &self.slots())
     }
 
-    /// The packed state: `state [B, G, D', E]` and, when normalised, `norm [B, G, D']`, with their offsets. Its length in
-    /// elements is [`Slot::checked_count`].
+    /// The packed state: `state [B, G, D', E]` and, when normalised, `norm [B, G, D']`, with their offsets; under cosformer
+    /// `position [1]` behind them, of which every key head has a copy. Its length in elements is [`Slot::checked_count`].
     pub fn state_slot(&self) -> Slot {
         let state = [self.qkv.batch, self.qkv.kv_heads, self.width(), self.qkv.dim_v];
-        let mut parts = vec![("state", state.into())];
+        let mut parts = vec![Part::new("state", state, DType::F32)];
         if self.normalize {
-            parts.push(("norm", state[..3].into()));
+            parts.push(Part::new("norm", &state[..3], DType::F32));
         }
-        pack::slot("state", Access::Update, DType::F32, &parts)
+        parts.extend(self.beside_sums());
+        pack::placed("state", Access::Update, DType::F32, parts)
     }
 }
 

@@ -1,6 +1,6 @@
 //! The definition of linear attention: features of a row, walked token after token.
 
-use super::{Config, FeatureMap};
+use super::{Config, FeatureMap, maps};
 use crate::ops::float::{self, Float};
 use crate::ops::{Definition, Rows, Walk};
 use crate::tensor::TensorMap;
@@ -13,7 +13,7 @@ fn elu1<T: Float>(x: T) -> T {
     if x > T::of(0.0) { x + T::of(1.0) } else { x.exp() }
 }
 
-/// The wanted tokens of `o` and, when carried, `state` and `norm` after the last, in the layout of the configuration.
+/// The wanted tokens of `o` and, when carried, `state` and what is beside it after the last, in the layout of the configuration.
 pub(super) fn outputs<T: Float>(config: &Config, tensors: &TensorMap, rows: Rows<'_>) -> Definition {
     let walk = Walk {
         qkv: config.qkv,
@@ -30,10 +30,20 @@ pub(super) fn outputs<T: Float>(config: &Config, tensors: &TensorMap, rows: Rows
         let first = if config.omega_per_head { g * config.features } else { 0 };
         omega.chunks_exact(d).skip(first).take(config.features).map(|row| float::dot(row, x)).collect()
     };
-    walk.outputs(tensors, rows, |g, _, x: &[T]| match config.feature_map {
+    let position = maps::position(tensors);
+    let turned = |t: usize, x: &[T]| -> Vec<T> {
+        let angle = maps::angle(position.wrapping_add(t as u64), config.effective_max_len());
+        angle.into_iter().flat_map(|factor| x.iter().map(move |&x| relu(x) * T::of(factor))).collect()
+    };
+    let mut outputs = walk.outputs(tensors, rows, |g, t, x: &[T]| match config.feature_map {
         FeatureMap::Elu1 => x.iter().copied().map(elu1).collect(),
         FeatureMap::Relu => x.iter().copied().map(relu).collect(),
         FeatureMap::Identity => x.to_vec(),
         FeatureMap::PerformerRelu => along(g, x).into_iter().map(relu).collect(),
-    })
+        FeatureMap::Cosformer => turned(t, x),
+    });
+    if config.carry && config.feature_map == FeatureMap::Cosformer {
+        outputs.push(("position", vec![maps::position_after(tensors, config.qkv.keys) as f64]));
+    }
+    outputs
 }

@@ -67,7 +67,8 @@ pub(crate) struct Params {
     pub(crate) g: Strides,
     pub(crate) skip: u32,
     pub(crate) bias: u32,
-    pub(crate) _pad: [u32; 2],
+    pub(crate) beside: u32,
+    pub(crate) max_len: u32,
     pub(crate) node: [[f32; 4]; 32],
 }
 
@@ -75,7 +76,7 @@ pub(crate) struct Params {
 pub(crate) const FIELDS: &[Field] = fields!(
     Params: grid, queries, keys, heads, kv_heads, dim_k, dim_v, rows, segment, segments, col_splits, head_splits,
     segment_stride, norm_offset, scale, norm_eps, stored_segments, nodes, poly, features, omega, first_poly, poly_scale,
-    state_len, share, q, k, v, o, g, skip, bias, _pad, node
+    state_len, share, q, k, v, o, g, skip, bias, beside, max_len, node
 );
 
 /// Where the uniform has the strides of q, k, v and o, which are slots 0 to 3.
@@ -105,8 +106,10 @@ pub(crate) struct Core<'a> {
     pub(crate) slots: Vec<Slot>,
     pub(crate) weights: Option<usize>,
     pub(crate) kernels: &'static Kernels,
-    /// Fragments in front of kernels that make features, more of those that write outputs, and those of decoding.
+    /// Fragments in front of kernels that make features, more of those that write states and of those that write outputs, and
+    /// those of decoding.
     pub(crate) fragments: Vec<Source>,
+    pub(crate) segment_fragments: Vec<Source>,
     pub(crate) output_fragments: Vec<Source>,
     pub(crate) decode_fragments: Vec<Source>,
     /// Slots bound behind all others, by kernels that write states, and by those that write outputs; the const of the prelude
@@ -125,6 +128,8 @@ pub(crate) struct Core<'a> {
     pub(crate) share: usize,
     /// A slot of the shape of o that is cut as it is.
     pub(crate) beside_o: Option<usize>,
+    /// Whether a position is carried behind the sums, of which every key head has a copy.
+    pub(crate) position: bool,
     /// Whether the carried state is stored column after column, and comes to outputs by way of the segments.
     pub(crate) transposed: bool,
     /// Their consts, of a kernel that reads so many query heads.

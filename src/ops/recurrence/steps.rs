@@ -250,7 +250,8 @@ impl<'a> Builder<'a> {
         let (operands, bound) = self.inputs(&[SEGMENTS], &self.c.more);
         let mut overrides = vec![self.normalize()];
         overrides.extend(&self.c.overrides);
-        let spec = self.spec(bound, true, consts, overrides);
+        let mut spec = self.spec(bound, true, consts, overrides);
+        spec.fragments.extend(&self.c.segment_fragments);
         self.step(self.c.kernels.segment, spec, params, &operands, groups, cost)
     }
 
@@ -281,6 +282,7 @@ impl<'a> Builder<'a> {
             ("CARRY", self.c.carry.into()),
             ("MODE", mode),
             ("DECAY", self.decay()),
+            ("POSITION", self.c.position.into()),
         ];
         let spec = Spec { elem: DType::F32, fragments: vec![COUNT_OFF], consts: vec![], overrides };
         self.step(self.c.kernels.scan, spec, params, &[SEGMENTS, self.state()], groups, cost)

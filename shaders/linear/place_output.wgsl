@@ -1,0 +1,6 @@
+// A carried position, of which every key head has a copy; with two passes the scan has advanced it by all tokens.
+fn first_place(kv: u32) -> u32 {
+    let at = params.beside + 2u * kv;
+    let place = within_turn(bitcast<u32>(state[at]), bitcast<u32>(state[at + 1u]));
+    return (place + turn_len() - select(0u, params.queries % turn_len(), INIT == 1u)) % turn_len();
+}

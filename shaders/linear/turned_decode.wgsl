@@ -1,0 +1,42 @@
+// cosformer, one token: max(x, 0) of every element, times the cosine and times the sine of the angle of the token, which is
+// at the carried position. Const of the prelude: MAX_DIM, rows at most.
+var<workgroup> wg_key: array<f32, MAX_DIM>;
+var<workgroup> wg_query: array<f32, MAX_DIM>;
+var<workgroup> wg_angle: vec2<f32>;
+
+fn key_feature(d: u32) -> f32 {
+    return wg_key[d];
+}
+
+fn query_feature(d: u32) -> f32 {
+    return wg_query[d];
+}
+
+// D is at most as many as there are invocations.
+fn prepare_key(b: u32, g: u32, invocation: u32) {
+    if (invocation == 0u) {
+        let at = params.beside + 2u * (b * params.kv_heads + g);
+        let low = bitcast<u32>(state[at]);
+        let high = bitcast<u32>(state[at + 1u]);
+        wg_angle = angle_of(within_turn(low, high), 0u);
+        state[at] = bitcast<f32>(low + 1u);
+        state[at + 1u] = bitcast<f32>(high + u32(low == 0xffffffffu));
+    }
+    workgroupBarrier();
+    if (invocation < params.dim_k) {
+        count_load(1u);
+        let x = max(f32(k[head_start(params.k, b, g) + invocation]), 0.0);
+        wg_key[invocation] = wg_angle.x * x;
+        wg_key[params.dim_k + invocation] = wg_angle.y * x;
+    }
+}
+
+fn prepare_query(b: u32, g: u32, h: u32, invocation: u32) {
+    if (invocation < params.dim_k) {
+        count_load(1u);
+        let x = max(f32(q[head_start(params.q, b, h) + invocation]), 0.0);
+        wg_query[invocation] = wg_angle.x * x;
+        wg_query[params.dim_k + invocation] = wg_angle.y * x;
+    }
+    workgroupBarrier();
+}
