@@ -21,6 +21,7 @@ pub mod linformer;
 pub mod mamba;
 #[cfg(all(feature = "cli", not(target_arch = "wasm32")))]
 pub mod measure;
+pub mod mta;
 pub mod parts;
 pub mod qkv;
 pub mod ramnet;
@@ -57,6 +58,9 @@ pub enum Role {
     Weight,
     /// State: f32, full rank, in `--state-in` and `--state-out`.
     State,
+    /// State that is the sequence tensor of that name so far: it stands in front of the tokens given, and with them is what
+    /// the next run starts from.
+    Cache,
 }
 
 /// A tensor an operator reads or writes, as its row declares it.
@@ -127,6 +131,11 @@ impl TensorSpec {
     /// State, carried from run to run.
     pub const fn state(name: &'static str, axes: &'static str) -> Self {
         Self { role: Role::State, optional: true, ..Self::stream(name, axes) }
+    }
+
+    /// Tokens of the sequence tensor of that name, carried from run to run.
+    pub const fn cache(name: &'static str, axes: &'static str) -> Self {
+        Self { role: Role::Cache, ..Self::state(name, axes) }
     }
 
     /// One that not every run has.

@@ -11,6 +11,7 @@ mod limits;
 mod linear;
 mod linformer;
 mod mamba;
+mod mta;
 mod parts;
 mod ramnet;
 mod slay;
