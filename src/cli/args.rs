@@ -283,6 +283,9 @@ const LETTERS: &[(&str, &str)] = &[
     ("E", "value dim"),
     ("S", "state size"),
     ("C", "channels"),
+    ("cq", "query rows of a kernel, the last of them the query's own"),
+    ("ck", "keys of a kernel, odd, the middle one the key's own"),
+    ("c", "heads of a group that are mixed"),
 ];
 
 /// And in an operator without heads.
@@ -306,7 +309,7 @@ fn manual(op: &Op) -> String {
         for spec in specs {
             let note = match (spec.role, spec.unless) {
                 (Role::State, _) if spec.name == "position" => "  i64".into(),
-                (Role::State, _) => String::new(),
+                (Role::State | Role::Cache, _) => String::new(),
                 (_, Some(other)) => format!("  or {other}"),
                 _ if spec.optional => "  optional".into(),
                 _ => String::new(),

@@ -382,7 +382,7 @@ impl Op {
 
 /// Every operator of this crate.
 pub static OPS: &[Op] =
-    &[softmax::OP, yat::OP, linformer::OP, linear::OP, slay::OP, ramnet::OP, ssd::OP, mamba::OP, conv1d::OP];
+    &[softmax::OP, yat::OP, linformer::OP, mta::OP, linear::OP, slay::OP, ramnet::OP, ssd::OP, mamba::OP, conv1d::OP];
 
 /// The operator that the others are set beside.
 pub const YARDSTICK: &str = softmax::OP.name;

@@ -54,8 +54,9 @@ pub(super) fn cases() -> Vec<Case> {
         list.push(with(case, &["kq_pre", "kq_post"]));
     }
     list.push(with(Case::new("taps_over_length", &[("H", 2), ("N", 3), ("D", 8), ("cq", 16)]), &["kq_pre", "kq_post"]));
-    let grouped = &[("B", 2), ("H", 6), ("G", 2), ("N", 38), ("D", 12), ("E", 20)];
-    list.push(with(Case::new("grouped", grouped), &ALL));
+    let grouped = &[("B", 2), ("H", 6), ("G", 2), ("N", 70), ("D", 24), ("E", 20)];
+    list.push(with(Case::new("grouped", grouped), &["kq_pre", "kq_post", "norm", "gate_weight"]));
+    list.push(with(Case::new("grouped_all", grouped), &ALL));
     list.push(with(Case::new("grouped_bnhd", grouped).layout(Layout::Bnhd), &ALL));
     list.push(with(Case::new("grouped_f16", grouped).dtype(DType::F16), &ALL));
     list.push(with(Case::new("grouped_kernel_f16", grouped).dtype(DType::F16), &["kq_pre"]));

@@ -1,0 +1,185 @@
+// Values weighed by the scores' softmax, with a running maximum and sum; where weights change after the softmax, by what
+// becomes of them, with the maxima and sums of pass 1.
+// Grid: column splits, row blocks, head blocks, units. Reads q, k, q_tail, weights, stats, v; writes o.
+@group(0) @binding(5) var<storage, read> stats: array<f32>;    // B H rows 2; any where there are none
+@group(0) @binding(6) var<storage, read> v: array<Elem>;       // B G M E
+@group(0) @binding(7) var<storage, read_write> o: array<Elem>; // B H N E
+
+override POST: u32 = 1u;      // whether weights change after the softmax
+override KQ_POST: u32 = 1u;   // by a convolution
+override HEAD_POST: u32 = 1u; // by other heads
+
+const VALUES: u32 = 256u;           // where values start in wg_space, behind the weights
+const OUT_EACH: u32 = COLUMNS / KEYS; // columns of an invocation
+
+// Of the cell of an invocation, for every head: weights, or scores if those are still to come.
+var<private> cell_weights: array<f32, HEADS>;
+
+// Weights of a group at this invocation's cell of the tile at `key`.
+fn make_weights(block: Block, first: i32, key: i32, invocation: u32) {
+    for (var h = 0u; h < HEADS; h++) {
+        cell_weights[h] = 0.0;
+    }
+    let above = params.post_queries - 1u;
+    let side = params.post_keys / 2u;
+    let tile = Tile(first - i32(above), ROWS + above, key - i32(side), KEYS + 2u * side);
+    let start = select(block.head, block.group, HEAD_POST == 1u);
+    let count = select(block.heads, params.group, HEAD_POST == 1u);
+    for (var some = 0u; some < count; some += HEADS) {
+        let heads = min(HEADS, count - some);
+        make_scores(block.batch, start + some, heads, tile, invocation);
+        for (var h = 0u; h < heads; h++) {
+            let head = start + some + h;
+            workgroupBarrier();
+            for (var i = 0u; i < SCORE_EACH; i++) {
+                let cell = invocation + INVOCATIONS * i;
+                if (cell < tile.height * tile.width) {
+                    let row = tile.row + i32(cell / tile.width);
+                    let at_key = tile.key + i32(cell % tile.width);
+                    var weight = 0.0;
+                    if (at_key >= 0 && at_key < keys_end(row)) {
+                        let at = stat_at(block.batch, head, row);
+                        count_load(2u);
+                        weight = exp(scores[i * HEADS + h % HEADS] - stats[at]) * stats[at + 1u];
+                    }
+                    wg_space[cell] = weight;
+                }
+            }
+            workgroupBarrier();
+            let at = invocation / KEYS * tile.width + invocation % KEYS;
+            var weight = wg_space[at];
+            if (KQ_POST == 1u) {
+                let taps = params.kq_post + head * params.post_queries * params.post_keys;
+                weight = convolved(at, tile.width, taps, params.post_queries, params.post_keys);
+            }
+            if (HEAD_POST == 1u) {
+                // [group, in, out], and groups lie one behind the other.
+                let factors = params.head_post + head * params.group + block.head - block.group;
+                for (var to = 0u; to < block.heads; to++) {
+                    cell_weights[to % HEADS] += weights[factors + to] * weight;
+                }
+            } else {
+                cell_weights[h % HEADS] = weight;
+            }
+        }
+    }
+}
+
+// Values of keys from `key` on, of VALUE_KEYS; zeros past the end.
+fn load_values(block: Block, head: u32, key: i32, end: i32, invocation: u32) {
+    let values = head_start(params.v, block.batch, head / (params.heads / params.kv_heads));
+    for (var i = invocation; i < VALUE_KEYS * COLUMNS; i += INVOCATIONS) {
+        let own = key + i32(i / COLUMNS);
+        let e = block.column + i % COLUMNS;
+        var value = 0.0;
+        if (own < end && e < params.dim_v) {
+            count_load(1u);
+            value = f32(v[values + u32(own) * params.v.token + e]);
+        }
+        wg_space[VALUES + i] = value;
+    }
+}
+
+@compute @workgroup_size(INVOCATIONS)
+fn mta_output(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) invocation: u32,
+) {
+    let index = group_index(params.grid, group, groups);
+    if (index >= params.grid.end) {
+        return;
+    }
+    let block = block_of(index);
+    let first = i32(block.rows * ROWS);
+    let row = invocation / KEYS;
+    let lane = invocation % KEYS;
+    let query = first + i32(row);
+    var top: array<f32, HEADS>; // of the row
+    var sum: array<f32, HEADS>; // of this invocation's keys
+    var out: array<f32, HEADS * OUT_EACH>;
+    for (var h = 0u; h < HEADS; h++) {
+        top[h] = LOWEST;
+        sum[h] = 0.0;
+    }
+    for (var i = 0u; i < HEADS * OUT_EACH; i++) {
+        out[i] = 0.0;
+    }
+    let end = keys_end(min(first + i32(ROWS), i32(params.queries)) - 1);
+    let own_end = keys_end(query);
+    for (var key = 0; key < end; key += i32(KEYS)) {
+        if (POST == 1u) {
+            make_weights(block, first, key, invocation);
+        } else {
+            make_scores(block.batch, block.head, block.heads, Tile(first, ROWS, key, KEYS), invocation);
+            for (var h = 0u; h < HEADS; h++) {
+                cell_weights[h] = scores[h];
+            }
+        }
+        let seen = key + i32(lane) < own_end;
+        for (var h = 0u; h < block.heads; h++) {
+            var own: array<f32, OUT_EACH>;
+            for (var x = 0u; x < OUT_EACH; x++) {
+                own[x] = out[h % HEADS * OUT_EACH + x];
+            }
+            var weight = select(0.0, cell_weights[h % HEADS], seen);
+            if (POST == 0u) {
+                workgroupBarrier();
+                wg_space[invocation] = select(LOWEST, weight, seen);
+                workgroupBarrier();
+                let before = top[h % HEADS];
+                var largest = before;
+                for (var i = 0u; i < KEYS; i++) {
+                    largest = max(largest, wg_space[row * KEYS + i]);
+                }
+                let shrink = exp(before - largest);
+                top[h % HEADS] = largest;
+                weight = select(0.0, exp(weight - largest), seen);
+                sum[h % HEADS] = sum[h % HEADS] * shrink + weight;
+                for (var x = 0u; x < OUT_EACH; x++) {
+                    own[x] *= shrink;
+                }
+            }
+            workgroupBarrier();
+            wg_space[invocation] = weight;
+            for (var some = 0u; some < KEYS; some += VALUE_KEYS) {
+                workgroupBarrier();
+                load_values(block, block.head + h, key + i32(some), end, invocation);
+                workgroupBarrier();
+                for (var j = 0u; j < VALUE_KEYS; j++) {
+                    let factor = wg_space[row * KEYS + some + j];
+                    for (var x = 0u; x < OUT_EACH; x++) {
+                        own[x] += factor * wg_space[VALUES + j * COLUMNS + lane + KEYS * x];
+                    }
+                }
+            }
+            for (var x = 0u; x < OUT_EACH; x++) {
+                out[h % HEADS * OUT_EACH + x] = own[x];
+            }
+        }
+    }
+    for (var h = 0u; h < block.heads; h++) {
+        var total = 1.0;
+        if (POST == 0u) {
+            workgroupBarrier();
+            wg_space[invocation] = sum[h % HEADS];
+            workgroupBarrier();
+            total = 0.0;
+            for (var i = 0u; i < KEYS; i++) {
+                total += wg_space[row * KEYS + i];
+            }
+        }
+        // Without a weight, as for a row that sees no key, sums are zeros and stay so.
+        let over = select(1.0 / total, 0.0, total == 0.0);
+        if (query < i32(params.queries)) {
+            let at = head_start(params.o, block.batch, block.head + h) + u32(query) * params.o.token;
+            for (var x = 0u; x < OUT_EACH; x++) {
+                let e = block.column + lane + KEYS * x;
+                if (e < params.dim_v) {
+                    count_store(1u);
+                    o[at + e] = Elem(out[h % HEADS * OUT_EACH + x] * over);
+                }
+            }
+        }
+    }
+}
