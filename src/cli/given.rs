@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 
+use super::cached;
 use super::options::Options;
 use super::report::{self, Ui};
 use crate::error::Error;
 use crate::io;
 use crate::ops::rank::Absent;
 use crate::ops::{Op, Operator, Request, Role, TensorSpec, values};
-use crate::tensor::{Access, DType, HostTensor, Shape, Slot, TensorMap};
+use crate::tensor::{Access, DType, HostTensor, Layout, Shape, Slot, TensorMap};
 
 /// Tensors of the input files, full rank, as stored.
 pub struct Given {
@@ -46,7 +47,7 @@ impl Given {
             Some(path) => io::read_only(path, &lacking)?,
             None => io::TensorFile::default(),
         };
-        let state = match &options.state_in {
+        let mut state = match &options.state_in {
             Some(path) => Some(State::of(io::read_only(path, &|name| of(op.state, name))?)),
             None => None,
         };
@@ -73,8 +74,23 @@ impl Given {
             warn_non_finite(op, spec.name, &tensor, "", options.strict, ui)?;
             values::check(op, spec, &tensor)?.into_iter().for_each(|text| ui.warn(text));
             let full = absent.complete(op, spec, options.layout, tensor.shape())?;
-            shapes.push((spec.name.to_owned(), full.clone()));
-            tensors.insert(spec.name, tensor.reshape(full));
+            let mut tensor = tensor.reshape(full);
+            if let Some(cache) = cached::of(op, spec.name).filter(|_| options.carry()) {
+                if let Some(lead) = op.inputs.first().and_then(|lead| tensors.get(lead.name)) {
+                    cached::check(op, cache, &tensor, lead, options.layout)?;
+                }
+                if let Some(State { tensors: state, given }) = &mut state {
+                    let Some(before) = state.remove(spec.name) else {
+                        let expected = format!("{} in the state file", cache.forms(Layout::Bhnd));
+                        let (tensor, given) = (spec.name.into(), given.clone());
+                        return Err(Error::Missing { op: op.name, tensor, expected, given });
+                    };
+                    warn_non_finite(op, spec.name, &before, "", options.strict, ui)?;
+                    tensor = cached::extend(op, cache, &before, &tensor, options.layout)?;
+                }
+            }
+            shapes.push((spec.name.to_owned(), tensor.shape().clone()));
+            tensors.insert(spec.name, tensor);
         }
         Ok(Self { op, tensors, shapes, given, state, unused, absent })
     }

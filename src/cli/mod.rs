@@ -6,6 +6,7 @@
 mod adapters;
 mod args;
 mod bench;
+mod cached;
 mod check;
 mod completions;
 mod diff;

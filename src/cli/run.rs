@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use clap::ArgMatches;
 
 use super::Outcome;
+use super::cached;
 use super::given::{self, Given};
 use super::options::{self, Options};
 use super::report::{self, Ui};
@@ -54,7 +55,7 @@ pub fn run(op: &'static Op, matches: &ArgMatches) -> Result<Outcome, Error> {
     };
 
     let mut outputs = TensorMap::new();
-    let mut state = TensorMap::new();
+    let mut state = if options.carry() { cached::kept(op, &inputs, options.layout) } else { TensorMap::new() };
     let slots = operator.slots();
     for (name, tensor) in run.outputs {
         if let Some(spec) = given::output(op, &name) {

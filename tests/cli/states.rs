@@ -146,3 +146,56 @@ fn a_memory_goes_on_from_its_file_and_one_of_another_size_is_refused() {
     place.write_map("s.npz", &state);
     refuse("", "ramnet: tensor `position`: expected i64 [1] in the state file, found f32 [1]");
 }
+
+/// Its state is all keys and values so far and the last queries, whatever the layout of the input.
+#[test]
+fn multi_token_attention_goes_on_from_its_keys_values_and_last_queries() {
+    let place = Place::new();
+    let with = "--with kq_pre,kq_post,norm --shape H=4,G=2,N=12,D=8,E=5,cq=3,ck=5";
+    let run = "run mta --backend cpu --quiet --input";
+    for layout in ["bhnd", "bnhd"] {
+        let cut = |tensor: &HostTensor, from, to| match layout {
+            "bhnd" => rows(tensor, from, to),
+            _ => swapped(&rows(&swapped(tensor), from, to)),
+        };
+        place.done(&format!("sample mta --output whole.safetensors --layout {layout} --quiet {with}"));
+        place.done(&format!("{run} whole.safetensors --layout {layout} -o o.npz --state-out end.npz"));
+        let all = place.read("whole.safetensors").tensors;
+        let mut state = String::new();
+        for (at, pair) in [0, 1, 3, 12].windows(2).enumerate() {
+            let piece = |(name, tensor): (&str, &HostTensor)| {
+                let along = ["q", "k", "v"].contains(&name);
+                (name.to_owned(), if along { cut(tensor, pair[0], pair[1]) } else { tensor.clone() })
+            };
+            place.write_map("piece.safetensors", &all.iter().map(piece).collect());
+            place.done(&format!(
+                "{run} piece.safetensors --layout {layout} -o p.npz --state-out s{at}.npz --verify {state}"
+            ));
+            state = format!("--state-in s{at}.npz");
+            close(&place.tensor("p.npz", "o"), &cut(&place.tensor("o.npz", "o"), pair[0], pair[1]));
+        }
+        for (name, shape) in [("k", &[1, 2, 12, 8][..]), ("v", &[1, 2, 12, 5]), ("q_tail", &[1, 4, 4, 8])] {
+            let (got, want) = (place.tensor("s2.npz", name), place.tensor("end.npz", name));
+            assert_eq!((got.dtype(), got.shape()), (DType::F32, &shape.into()), "{layout} {name}");
+            same(&got, &want);
+        }
+    }
+    let refuse = |state: &str, sentence: &str| {
+        place.refuse(&format!("{run} piece.safetensors --layout bnhd --state-in {state}"), 1, sentence);
+    };
+    let end = place.read("end.npz").tensors;
+    for (name, expected, left) in [("k", "[B, G, M, D]", "v, q_tail"), ("q_tail", "[1, 4, 4, 8]", "k, v")] {
+        let others = end.iter().filter(|(n, _)| *n != name).map(|(n, t)| (n.to_owned(), t.clone()));
+        place.write_map("less.npz", &others.collect());
+        let sentence =
+            format!("mta: tensor `{name}`: expected {expected} in the state file, found none (given: {left})");
+        refuse("less.npz", &sentence);
+    }
+    let mut other = end.clone();
+    other.insert("v", HostTensor::zeros([1, 2, 12, 6], DType::F32));
+    place.write_map("other.npz", &other);
+    refuse("other.npz", "mta: tensor `v`: expected f32 [1, 2, M, 5] in the state file, found f32 [1, 2, 12, 6]");
+    place.write("longer.npz", &[("q", &[3, 4]), ("k", &[5, 4]), ("v", &[5, 4])]);
+    let sentence = "mta: tensor `k`: expected length M = 3 as in q with a state file, found 5";
+    place.refuse(&format!("{run} longer.npz --state-out x.npz"), 1, sentence);
+}
