@@ -14,3 +14,16 @@ fn decay_of(g: f32) -> f32 {
 fn left_of(kept: vec4<f32>, x: vec4<f32>) -> vec4<f32> {
     return kept * x + select(vec4<f32>(0.0), x, kept <= vec4<f32>(0.0));
 }
+
+// A level below all others, of a state that holds nothing yet. A level is a logarithm of what a state is kept relative to.
+const NOTHING: f32 = -1e30;
+
+// The level of a state which falls by a log decay g, or of what is written where that is higher.
+fn risen(level: f32, g: f32, top: f32) -> f32 {
+    return max(max(level + g, NOTHING), top);
+}
+
+// Factor of a state, as decay_of has it, for what a level did not fall or has risen; above 0 that is what its rounding left.
+fn level_decay(log: f32) -> f32 {
+    return select(decay_of(log), 1.0 + log, log > 0.0);
+}

@@ -4,15 +4,6 @@ fn value_of(b: u32, g: u32, e: u32) -> f32 {
     return f32(v[head_start(params.v, b, g) + e]);
 }
 
-// Zero where there is no weight at all.
-fn quotient_one(sum: f32, weight: f32) -> f32 {
-    if (NORMALIZE == 0u) {
-        return sum;
-    }
-    let divisor = weight + params.norm_eps;
-    return select(sum / divisor, 0.0, divisor == 0.0);
-}
-
 fn finished_one(b: u32, h: u32, e: u32, value: f32) -> f32 {
     return value;
 }

@@ -17,9 +17,13 @@ fn power2(x: vec4<f32>) -> vec4<f32> {
 }
 
 // e^x for x from -87 to 88.
-fn exponential(x: f32) -> f32 {
+fn exponentials(x: vec4<f32>) -> vec4<f32> {
     let n = round(x * 1.4426950408889634);
     // ln 2 in two parts; the product with the first, which has nine bits, is exact.
     let r = (x - n * 0.693359375) + n * 2.12194440e-4;
-    return power2(vec4<f32>(r * 1.4426950408889634)).x * power2(vec4<f32>(n)).x;
+    return power2(r * 1.4426950408889634) * power2(n);
+}
+
+fn exponential(x: f32) -> f32 {
+    return exponentials(vec4<f32>(x)).x;
 }

@@ -8,12 +8,31 @@ override MODE: u32 = 0u;  // 0: each segment gets the sum of those before it; 1:
 override DECAY: u32 = 0u; // what a segment leaves of the state before it: 0 all, 1 one share, 2 a share a row
 override POSITION: u32 = 0u; // whether there are positions beside sums, one a key head, to be advanced by all tokens
 
+override LEVEL: u32 = 0u; // whether states are relative to e^level, one a key head beside the sums; of a segment behind the log
+                          // of the share that it leaves, and behind that the level it starts from
+                          // MODE 4: the carried level goes to the first segment, before element after element reads it
+
 fn scan(index: u32, invocation: u32) {
     let blocks = (params.state_len + 63u) / 64u;
-    let element = (index % blocks) * 64u + invocation;
-    let kv = index / blocks;
+    let element = select(index % blocks * 64u, 0u, MODE == 4u) + invocation;
+    let kv = select(index / blocks, index, MODE == 4u);
     if (element >= params.state_len) {
         return;
+    }
+    // Of the first segment: the log it passes on, its level, the level it starts from.
+    let passed = kv * params.segments * params.segment_stride + params.state_len;
+    if (MODE == 4u) {
+        if (element == 0u) {
+            count_load(1u);
+            count_store(1u);
+            segments[passed + 2u] = state[params.beside + kv];
+        }
+        return;
+    }
+    var level = NOTHING;
+    if (LEVEL == 1u && CARRY == 1u && MODE != 2u) {
+        count_load(1u);
+        level = segments[passed + 2u];
     }
     let size = params.rows * params.dim_v;
     let is_norm = element >= size;
@@ -34,12 +53,30 @@ fn scan(index: u32, invocation: u32) {
     for (var s = 0u; s < params.segments; s++) {
         let at = first + s * params.segment_stride;
         count_load(1u);
-        let own = segments[at];
+        var own = segments[at];
         if (MODE == 0u) {
             count_store(1u);
             segments[at] = sum;
         }
-        if (DECAY != 0u && MODE != 2u) {
+        let of_segment = passed + s * params.segment_stride;
+        if (LEVEL == 1u && MODE == 2u) {
+            if (element == 0u) {
+                count_load(1u);
+                level = segments[of_segment + 1u];
+            }
+        } else if (LEVEL == 1u) {
+            if (MODE == 0u && element == 0u && (CARRY == 0u || s > 0u)) {
+                count_store(1u);
+                segments[of_segment + 2u] = level;
+            }
+            count_load(2u);
+            let log = segments[of_segment];
+            let top = segments[of_segment + 1u];
+            let next = risen(level, log, top);
+            sum = left_of(vec4<f32>(level_decay((level - next) + log)), vec4<f32>(sum)).x;
+            own = left_of(vec4<f32>(level_decay(top - next)), vec4<f32>(own)).x;
+            level = next;
+        } else if (DECAY != 0u && MODE != 2u) {
             count_load(1u);
             sum = left_of(vec4<f32>(decay_of(segments[at - element + params.state_len + row])), vec4<f32>(sum)).x;
         }
@@ -48,10 +85,18 @@ fn scan(index: u32, invocation: u32) {
     if (MODE == 1u) {
         count_store(1u);
         segments[first] = sum;
+        if (LEVEL == 1u && element == 0u) {
+            count_store(1u);
+            segments[passed + 2u] = level;
+        }
     }
     if (CARRY == 1u) {
         count_store(1u);
         state[home] = sum;
+        if (LEVEL == 1u && element == 0u) {
+            count_store(1u);
+            state[params.beside + kv] = level;
+        }
         if (POSITION == 1u && element == 0u) {
             let at = params.beside + 2u * kv;
             let low = bitcast<u32>(state[at]) + params.queries;

@@ -32,9 +32,9 @@ struct Params {
     g: Strides,           // of what makes the decay
     skip: u32,            // ssd: where d and dt_bias start among the weights
     bias: u32,
-    beside: u32,          // linear: first element in the carried state of what is beside its sums: positions
+    beside: u32,          // linear: first element in the carried state of what is beside its sums: positions or levels
     max_len: u32,         // cosformer: tokens over which weights fade to nothing
-    node: array<vec4<f32>, 32>, // slay: sqrt(2 s_r), s_r, sqrt(w_r / F)
+    node: array<vec4<f32>, 32>, // slay: sqrt(2 s_r), s_r, sqrt(w_r / F); performer, of the first: D^-1/4, D^-1/2, F^-1/2
 }
 
 @group(0) @binding(0) var<uniform> params: Params;

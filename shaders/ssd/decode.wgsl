@@ -28,10 +28,6 @@ fn value_of(b: u32, g: u32, e: u32) -> f32 {
     return wg_step * x_at(b, g, e);
 }
 
-fn quotient_one(sum: f32, weight: f32) -> f32 {
-    return sum;
-}
-
 fn finished_one(b: u32, h: u32, e: u32, value: f32) -> f32 {
     var x = 0.0;
     if (SKIPPED == 1u) {

@@ -9,10 +9,6 @@ fn carried(at: u32) -> f32 {
     return 0.0;
 }
 
-fn quotient(row: u32, sum: vec4<f32>, weight: f32) -> vec4<f32> {
-    return sum;
-}
-
 fn finished(p: Place, n: u32, t: u32, i: u32, sum: vec4<f32>) -> vec4<f32> {
     let h = p.kv % params.kv_heads;
     let x = wg_v[t * COL_THREADS + i];

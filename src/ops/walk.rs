@@ -63,6 +63,17 @@ pub(crate) fn segments(tokens: usize, state: usize, token: usize, wanted: usize,
     many.max((tokens / shortest(2)).min(wanted.div_ceil(2)))
 }
 
+/// The level of a state that holds nothing yet: below all others.
+pub(crate) const NOTHING: f64 = -1e30;
+
+fn largest<T: Float>(x: T, y: T) -> T {
+    if x > y { x } else { y }
+}
+
+fn top<T: Float>(x: &[T]) -> T {
+    x.iter().copied().fold(T::of(NOTHING), largest)
+}
+
 /// A walk as plain loops. No engine type, no cleverness: what every kernel is judged by. Generic over f32 (what error the
 /// definition itself makes) and f64 (the truth).
 pub(crate) struct Walk {
@@ -80,6 +91,10 @@ pub(crate) struct Walk {
     pub(crate) norm_eps: Option<f32>,
     /// Log decays `g` of a token and key head: none, one, or one a row.
     pub(crate) gates: usize,
+    /// Of features that are so many times an exponential, and given by its exponent. The state is then relative to the largest
+    /// exponent of a key so far, which decays as the state does: that is `log_scale`. None of it is a number too small or
+    /// too large, and what a query is divided by need not be one.
+    pub(crate) exponential: Option<f64>,
 }
 
 impl Walk {
@@ -101,6 +116,8 @@ impl Walk {
         let gate = read("g", 0);
         let mut state = read("state", states * m * e);
         let mut norm = read("norm", states * m);
+        let mut levels = float::read(tensors, "log_scale").unwrap_or_else(|| vec![T::of(NOTHING); states]);
+        let factor = self.exponential.map(T::of);
         let wanted = rows.of(s.queries);
         let mut o = vec![0.0f64; s.batch * s.heads * wanted.len() * e];
 
@@ -116,12 +133,24 @@ impl Walk {
             for g in 0..s.kv_heads {
                 let matrix = &mut state[(b * s.kv_heads + g) * m * e..][..m * e];
                 let z = &mut norm[(b * s.kv_heads + g) * m..][..m];
-                let write = |matrix: &mut [T], z: &mut [T], t: usize| {
+                let level = &mut levels[b * s.kv_heads + g];
+                let write = |matrix: &mut [T], z: &mut [T], level: &mut T, t: usize| {
                     let k_row = &k[b * k_strides.batch + g * k_strides.head + t * k_strides.token..][..d];
                     let v_row = &v[b * v_strides.batch + g * v_strides.head + t * v_strides.token..][..e];
                     let gates = &gate[b * g_strides.batch + g * g_strides.head + t * g_strides.token..][..self.gates];
-                    for (i, &phi) in features(g, t, k_row).iter().enumerate() {
-                        if let Some(log) = gates.get(i % self.gates.max(1)) {
+                    let mut phi = features(g, t, k_row);
+                    if let Some(factor) = factor {
+                        let log = gates.first().copied().unwrap_or(T::of(0.0));
+                        let after = largest(largest(*level + log, T::of(NOTHING)), top(&phi));
+                        let left = (*level + log - after).exp();
+                        matrix.iter_mut().chain(&mut *z).for_each(|x| *x = *x * left);
+                        phi.iter_mut().for_each(|x| *x = factor * (*x - after).exp());
+                        *level = after;
+                    }
+                    for (i, &phi) in phi.iter().enumerate() {
+                        if factor.is_none()
+                            && let Some(log) = gates.get(i % self.gates.max(1))
+                        {
                             let left = log.exp();
                             z[i] = z[i] * left;
                             matrix[i * e..][..e].iter_mut().for_each(|x| *x = *x * left);
@@ -132,17 +161,29 @@ impl Walk {
                         }
                     }
                 };
-                let read = |matrix: &[T], z: &[T], t: usize, at: usize, o: &mut [f64]| {
+                let read = |matrix: &[T], z: &[T], level: T, t: usize, at: usize, o: &mut [f64]| {
                     for h in g * s.group()..(g + 1) * s.group() {
                         let q_row = &q[b * q_strides.batch + h * q_strides.head + t * q_strides.token..][..d];
                         let o_row = &mut o[b * o_strides.batch + h * o_strides.head + at * o_strides.token..][..e];
-                        let phi = features(g, t, q_row);
+                        let mut phi = features(g, t, q_row);
+                        let mut log = T::of(0.0);
+                        if let Some(factor) = factor {
+                            let top = top(&phi);
+                            phi.iter_mut().for_each(|x| *x = factor * (*x - top).exp());
+                            log = level + top;
+                        }
                         let weight = float::dot(&phi, z);
                         for j in 0..e {
                             let mut sum = (0..m).fold(T::of(0.0), |acc, i| acc + phi[i] * matrix[i * e + j]) * scale;
                             if let Some(eps) = eps {
-                                let divisor = scale * weight + eps;
-                                sum = if divisor == T::of(0.0) { divisor } else { sum / divisor };
+                                let zero = T::of(0.0);
+                                let divisor =
+                                    scale * weight + if eps == zero { zero } else { eps * (zero - log).exp() };
+                                sum = if divisor == zero { zero } else { sum / divisor };
+                            } else if factor.is_some() {
+                                // In two steps: the factor alone may be beyond all numbers.
+                                let half = (T::of(0.5) * log).exp();
+                                sum = sum * half * half;
                             }
                             o_row[j] = sum.wide();
                         }
@@ -151,17 +192,17 @@ impl Walk {
                 if self.causal {
                     let mut next = wanted.iter().copied().enumerate().peekable();
                     for t in 0..s.keys {
-                        write(matrix, z, t);
+                        write(matrix, z, level, t);
                         if let Some((at, _)) = next.next_if(|&(_, wanted)| wanted == t) {
-                            read(matrix, z, t, at, &mut o);
+                            read(matrix, z, *level, t, at, &mut o);
                         }
                     }
                 } else {
                     for t in 0..s.keys {
-                        write(matrix, z, t);
+                        write(matrix, z, level, t);
                     }
                     for (at, &t) in wanted.iter().enumerate() {
-                        read(matrix, z, t, at, &mut o);
+                        read(matrix, z, *level, t, at, &mut o);
                     }
                 }
             }
@@ -172,6 +213,9 @@ impl Walk {
             outputs.push(("state", float::wide(state)));
             if self.norm_eps.is_some() {
                 outputs.push(("norm", float::wide(norm)));
+            }
+            if factor.is_some() {
+                outputs.push(("log_scale", float::wide(levels)));
             }
         }
         outputs

@@ -2,7 +2,7 @@
 
 use subquad::gpu::program::Operand;
 use subquad::gpu::{Bind, Context, Cost, Kernel, Plan, Program, Schedule, Source, Timer, Workspace, probes, readback};
-use subquad::ops::linear::{self, Config};
+use subquad::ops::linear::{self, Config, FeatureMap};
 use subquad::ops::linformer::{self, Sharing};
 use subquad::ops::parts::{gate, topk};
 use subquad::ops::{Channels, Operator, Qkv, conv1d, draw, mamba, ramnet, slay, softmax, ssd, yat};
@@ -71,6 +71,8 @@ fn plans_move_the_bytes_they_state() {
     let base = Config::new(Qkv::new(1, 4, 50, 12, 20));
     let soft = softmax::Config::new(base.qkv);
     let [head, channel] = [linear::Gate::Head, linear::Gate::Channel].map(linear::Rule::Gated);
+    let map = |map| Config { features: 20, max_len: Some(60), ..base.clone().map(map) };
+    let wide = Config { qkv: base.qkv.dim_v(70).kv_heads(2), ..map(FeatureMap::Performer) };
     let list: Vec<(&str, Box<dyn Operator>)> = vec![
         ("one pass", Box::new(base.clone())),
         ("one pass, state", Box::new(Config { qkv: base.qkv.kv_heads(2), carry: true, ..base.clone() })),
@@ -122,6 +124,30 @@ fn plans_move_the_bytes_they_state() {
                 decode: true,
                 ..base.clone().rule(channel)
             }),
+        ),
+        ("performer-relu, two passes", Box::new(Config { segment: Some(16), ..map(FeatureMap::PerformerRelu) })),
+        ("performer", Box::new(map(FeatureMap::Performer))),
+        ("performer, state", Box::new(Config { carry: true, ..map(FeatureMap::Performer) })),
+        ("performer, two passes, wide", Box::new(Config { segment: Some(25), ..wide.clone() })),
+        ("performer, two passes, state", Box::new(Config { segment: Some(25), carry: true, ..wide })),
+        (
+            "performer, not causal",
+            Box::new(Config { qkv: base.qkv.keys(33), causal: false, ..map(FeatureMap::Performer) }),
+        ),
+        (
+            "performer, gated, decode",
+            Box::new(Config {
+                qkv: base.qkv.queries(1).keys(1).kv_heads(2),
+                rule: head,
+                carry: true,
+                decode: true,
+                ..map(FeatureMap::Performer)
+            }),
+        ),
+        ("cosformer", Box::new(map(FeatureMap::Cosformer))),
+        (
+            "cosformer, gated by channels, state",
+            Box::new(Config { rule: channel, segment: Some(16), carry: true, ..map(FeatureMap::Cosformer) }),
         ),
         ("softmax", Box::new(softmax::Config { qkv: base.qkv.queries(100).keys(130), ..soft.clone() })),
         ("softmax, grouped", Box::new(softmax::Config { qkv: base.qkv.kv_heads(2), ..soft.clone() })),

@@ -52,6 +52,16 @@ pub(crate) struct Chunk<'b> {
     pub(crate) logs: &'b [f32],
     /// What each token's keys are multiplied by; empty: by nothing.
     pub(crate) scales: &'b [f32],
+    /// The level after each token; empty: the state has none.
+    pub(crate) levels: &'b [f32],
+}
+
+/// A level below all others, of a state that holds nothing yet.
+pub(crate) const NOTHING: f32 = -1e30;
+
+/// The level of a state which falls by a log decay, or of what is written where that is higher.
+pub(crate) fn risen(level: f32, log: f32, top: f32) -> f32 {
+    (level + log).max(NOTHING).max(top)
 }
 
 impl Decay<'_> {
@@ -72,7 +82,7 @@ impl Decay<'_> {
         let factors = &mut factors[..rows * width];
         all.fill(0.0);
         match self {
-            Self::None => return Chunk { factors, logs: all, scales: &[] },
+            Self::None => return Chunk { factors, logs: all, scales: &[], levels: &[] },
             Self::Head(source) | Self::Row(source) => {
                 let logs = source.tile(head.batch, head.head, tokens, from);
                 for (i, row) in factors.chunks_exact_mut(width).enumerate() {
@@ -91,10 +101,41 @@ impl Decay<'_> {
                     kept_of(std::slice::from_mut(factor), &[*scale * a]);
                     all[0] += *scale * a;
                 }
-                return Chunk { factors, logs: all, scales: &scales[..rows] };
+                return Chunk { factors, logs: all, scales: &scales[..rows], levels: &[] };
             }
         }
-        Chunk { factors, logs: all, scales: &[] }
+        Chunk { factors, logs: all, scales: &[], levels: &[] }
+    }
+
+    /// Of some tokens of a head whose state is kept relative to `level`, as `shaders/linear/softmax_features.wgsl` says; that
+    /// becomes the one after them. `top(i)` is what the i-th token's features are relative to. Log decays are none or one a key
+    /// head; their sum is that of the tokens alone, without what the level has risen.
+    pub(crate) fn relative<'b>(
+        &self,
+        head: Head,
+        tokens: Range<usize>,
+        top: impl Fn(usize) -> f32,
+        level: &mut f32,
+        space: Space<'b>,
+    ) -> Chunk<'b> {
+        let Space { factors, logs: all, scales } = space;
+        let rows = tokens.len();
+        let (factors, from) = factors.split_at_mut(factors.len() / 2);
+        let (scales, levels) = scales.split_at_mut(scales.len() / 2);
+        let logs = match self {
+            Self::Head(source) => Some(source.tile(head.batch, head.head, tokens, from)),
+            _ => None,
+        };
+        all.fill(0.0);
+        for i in 0..rows {
+            let log = logs.map_or(0.0, |logs| logs.row(i, 1)[0]);
+            let next = risen(*level, log, top(i));
+            kept_of(&mut factors[i..=i], &[(*level - next) + log]);
+            scales[i] = super::exp_signed(top(i) - next);
+            (levels[i], *level) = (next, next);
+            all[0] += log;
+        }
+        Chunk { factors: &factors[..rows], logs: all, scales: &scales[..rows], levels: &levels[..rows] }
     }
 }
 

@@ -54,6 +54,16 @@ pub(crate) trait Features: Sync {
     /// Flops of a score.
     fn score_flops(&self) -> usize;
 
+    /// Whether features of a token are relative to a factor of its own, `e^top`, and the state to one, `e^level`.
+    fn relative(&self) -> bool {
+        false
+    }
+
+    /// That of token `i` of a tile.
+    fn top(&self, _tile: Mat<'_>, _i: usize) -> f32 {
+        0.0
+    }
+
     /// Features of some tokens; `space` has room for the tile.
     fn tile<'b>(&'b self, from: &'b Source<'_>, head: Head, tokens: Range<usize>, space: &'b mut [f32]) -> Mat<'b>;
 
@@ -230,6 +240,9 @@ impl<F: Features> Recurrence<F> {
             if self.norm_eps.is_some() {
                 outputs.insert("norm", HostTensor::f32([b, g, m], part(m * e..m * e + m)));
             }
+            if self.features.relative() {
+                outputs.insert("log_scale", HostTensor::f32([b, g], part(scan.state - 1..scan.state)));
+            }
         }
         outputs
     }
@@ -264,13 +277,23 @@ impl<F: Features> Job<'_, F> {
         self.matrix_len() + if self.run.norm_eps.is_some() { self.features().width() } else { 0 }
     }
 
-    /// Floats of one state: those, and the logarithms of what the tokens of a sum leave of the state before them.
+    /// Floats of one state: those, the logarithms of what the tokens of a sum leave of the state before them, and the level if
+    /// there is one.
     fn state_len(&self) -> usize {
-        self.sums_len() + self.decay_width()
+        self.sums_len() + self.decay_width() + usize::from(self.features().relative())
     }
 
     fn decay_width(&self) -> usize {
-        self.tensors.decay.width(self.features().width())
+        if self.features().relative() { 1 } else { self.tensors.decay.width(self.features().width()) }
+    }
+
+    /// What some tokens do to the state, whose level, if there is one, becomes that behind them.
+    fn decay<'b>(&self, head: Head, tokens: Range<usize>, k: Mat<'_>, level: &mut f32, room: Space<'b>) -> Chunk<'b> {
+        if self.features().relative() {
+            self.tensors.decay.relative(head, tokens, |i| self.features().top(k, i), level, room)
+        } else {
+            self.tensors.decay.chunk(head, tokens, room)
+        }
     }
 
     fn decays(&self) -> bool {
@@ -286,15 +309,30 @@ impl<F: Features> Job<'_, F> {
 
     /// Folds the sum of a segment into the state before it.
     fn fold(&self, state: &mut [f32], sum: &[f32]) {
-        let (state, (sums, logs)) = (&mut state[..self.sums_len()], sum.split_at(self.sums_len()));
-        self.leave(state, logs);
-        super::add(state, sums);
+        let ((state, after), (sums, logs)) = (state.split_at_mut(self.sums_len()), sum.split_at(self.sums_len()));
+        if let [log, own] = *logs
+            && self.features().relative()
+        {
+            let level = decay::risen(after[1], log, own);
+            self.leave(state, &[(after[1] - level) + log]);
+            super::add_scaled(state, sums, super::exp_signed(own - level));
+            after[1] = level;
+        } else {
+            self.leave(state, logs);
+            super::add(state, sums);
+        }
     }
 
     /// States given, zero otherwise.
     fn initial(&self, tensors: &TensorMap) -> Vec<f32> {
         let (matrix, len) = (self.matrix_len(), self.state_len());
         let mut states = vec![0.0; self.run.qkv.kv_units() * len];
+        if self.features().relative() {
+            let given = tensors.get("log_scale").filter(|_| self.run.carry).map(HostTensor::to_f32);
+            for (i, state) in states.chunks_exact_mut(len).enumerate() {
+                state[len - 1] = given.as_ref().map_or(decay::NOTHING, |given| given[i]);
+            }
+        }
         for (name, range) in [("state", 0..matrix), ("norm", matrix..self.sums_len())] {
             if self.run.carry
                 && !range.is_empty()
@@ -353,17 +391,18 @@ impl<F: Features> Job<'_, F> {
         [
             2 * rows * width,
             width,
-            if self.decays() { rows } else { 0 },
+            if self.decays() { 2 * rows } else { 0 },
             if self.decays() { rows * self.features().width() } else { 0 },
         ]
     }
 
-    /// Adds a chunk to the sums so far.
+    /// Adds a chunk, behind which the level is that, to the sums so far.
     fn absorb(
         &self,
         rows: usize,
         (k, v): (Mat<'_>, Mat<'_>),
         chunk: Chunk<'_>,
+        level: f32,
         total: &mut [f32],
         [kept, left, space]: [&mut [f32]; 3],
     ) {
@@ -372,11 +411,24 @@ impl<F: Features> Job<'_, F> {
         if self.decays() {
             let width = self.features().width();
             decay::kept(rows, k, width, chunk, kept, left);
-            self.leave(sums, chunk.logs);
+            if self.features().relative() {
+                self.leave(sums, &[(all[1] - level) + chunk.logs[0]]);
+                all[1] = level;
+            } else {
+                self.leave(sums, chunk.logs);
+            }
             super::add(all, chunk.logs);
             keys = Mat::rows(kept, width);
         }
         self.features().absorb(rows, keys, v, sums.split_at_mut(self.matrix_len()), space);
+    }
+
+    /// The sum of no tokens.
+    fn clear(&self, total: &mut [f32]) {
+        total.fill(0.0);
+        if let (true, Some(level)) = (self.features().relative(), total.last_mut()) {
+            *level = decay::NOTHING;
+        }
     }
 
     /// Writes the sum of a segment.
@@ -385,14 +437,15 @@ impl<F: Features> Job<'_, F> {
         let [factors, width, scales, decayed] = self.decay_len(rows);
         let (tile, space) = (rows * self.features().tile_len(), self.features().space_len(rows));
         let sizes = [tile, rows * self.run.qkv.dim_v, space, factors, width, scales, decayed, width];
-        total.fill(0.0);
+        self.clear(total);
         super::scratch(sizes, |[k_space, v_space, space, factors, logs, scales, kept, left]| {
             for tokens in self.chunks(segment) {
                 let k = self.features().tile(&self.tensors.k, self.shared(head), tokens.clone(), k_space);
                 let v = self.tensors.v.tile(head.batch, head.head, tokens.clone(), v_space);
                 let room = Space { factors: &mut *factors, logs: &mut *logs, scales: &mut *scales };
-                let chunk = self.tensors.decay.chunk(head, tokens.clone(), room);
-                self.absorb(tokens.len(), (k, v), chunk, total, [&mut *kept, &mut *left, &mut *space]);
+                let mut level = total[total.len() - 1];
+                let chunk = self.decay(head, tokens.clone(), k, &mut level, room);
+                self.absorb(tokens.len(), (k, v), chunk, level, total, [&mut *kept, &mut *left, &mut *space]);
             }
         });
     }
@@ -409,7 +462,7 @@ impl<F: Features> Job<'_, F> {
         let sizes = [n, n, k, v, q, scores, out, weights, space, factors, each, scales, decayed, decayed, each];
         super::scratch(sizes, |[total, before, k_space, v_space, q_space, scores, out, weights, space, rest @ ..]| {
             let [factors, logs, scales, kept, reached, left] = rest;
-            total.fill(0.0);
+            self.clear(total);
             before.copy_from_slice(state);
             for (i, tokens) in self.chunks(segment).enumerate() {
                 if i > 0 && self.decays() {
@@ -422,7 +475,8 @@ impl<F: Features> Job<'_, F> {
                 let k = features.tile(&self.tensors.k, self.shared(key_head), tokens.clone(), k_space);
                 let v = self.tensors.v.tile(key_head.batch, key_head.head, tokens.clone(), v_space);
                 let room = Space { factors: &mut *factors, logs: &mut *logs, scales: &mut *scales };
-                let chunk = self.tensors.decay.chunk(key_head, tokens.clone(), room);
+                let mut level = before[n - 1];
+                let chunk = self.decay(key_head, tokens.clone(), k, &mut level, room);
                 for head in key_head.head * group..(key_head.head + 1) * group {
                     let head = Head { head, ..key_head };
                     let q = features.tile(&self.tensors.q, self.shared(head), tokens.clone(), q_space);
@@ -452,9 +506,18 @@ impl<F: Features> Job<'_, F> {
                             *weight += super::sum(row);
                         }
                     }
-                    self.finish(head, tokens.clone(), out, weights);
+                    self.finish(head, tokens.clone(), out, weights, |i| chunk.levels[i] + features.top(q, i));
                 }
-                self.absorb(rows, (k, v), chunk, total, [&mut *kept, &mut *left, &mut *space]);
+                let own = [&mut *kept, &mut *left, &mut *space];
+                if features.relative() {
+                    // The sum of a segment has a level of its own.
+                    let mut level = total[n - 1];
+                    let room = Space { factors: &mut *factors, logs: &mut *logs, scales: &mut *scales };
+                    let chunk = self.decay(key_head, tokens.clone(), k, &mut level, room);
+                    self.absorb(rows, (k, v), chunk, level, total, own);
+                } else {
+                    self.absorb(rows, (k, v), chunk, level, total, own);
+                }
             }
             self.fold(state, total);
         });
@@ -472,20 +535,45 @@ impl<F: Features> Job<'_, F> {
             for first in tokens.clone().step_by(rows) {
                 let chunk = first..(first + rows).min(tokens.end);
                 let q = self.features().tile(&self.tensors.q, self.shared(head), chunk.clone(), q_space);
+                let level = state[state.len() - 1];
                 let state = state[..self.sums_len()].split_at(self.matrix_len());
                 self.features().read(chunk.len(), q, state, out, factors, space);
-                self.finish(head, chunk, out, factors);
+                self.finish(head, chunk, out, factors, |i| level + self.features().top(q, i));
             }
         });
     }
 
-    /// Scales rows, by their weights if normalised, finishes and stores them.
-    fn finish(&self, head: Head, tokens: Range<usize>, rows: &mut [f32], factors: &mut [f32]) {
-        let scale = self.run.scale;
-        for factor in &mut factors[..tokens.len()] {
+    /// Scales rows, by their weights if normalised, finishes and stores them. Of features that are relative to something, row i
+    /// and its weight are short of `e^log(i)`.
+    fn finish(
+        &self,
+        head: Head,
+        tokens: Range<usize>,
+        rows: &mut [f32],
+        factors: &mut [f32],
+        log: impl Fn(usize) -> f32,
+    ) {
+        let (scale, dim_v, relative) = (self.run.scale, self.run.qkv.dim_v, self.features().relative());
+        for (i, factor) in factors[..tokens.len()].iter_mut().enumerate() {
             // A query without any weight gives zeros.
             let over = |divisor: f32| if divisor == 0.0 { 0.0 } else { scale / divisor };
-            *factor = self.run.norm_eps.map_or(scale, |eps| over(scale * *factor + eps));
+            *factor = match self.run.norm_eps {
+                Some(eps) if relative => {
+                    let divisor = scale * *factor + eps * super::exp_signed((-log(i)).min(88.0));
+                    // A weight may be next to nothing, and one over it beyond all numbers.
+                    let lift = if divisor < 1e-30 { 2f32.powi(100) } else { 1.0 };
+                    super::scale(&mut rows[i * dim_v..][..dim_v], lift);
+                    over(divisor * lift)
+                }
+                Some(eps) => over(scale * *factor + eps),
+                None if relative => {
+                    // In two steps: the factor alone may be beyond all numbers.
+                    let half = super::exp_signed((0.5 * log(i)).min(88.0));
+                    super::scale(&mut rows[i * dim_v..][..dim_v], half);
+                    scale * half
+                }
+                None => scale,
+            };
         }
         if let Some(finish) = self.finish {
             finish(head, tokens.clone(), &mut rows[..tokens.len() * self.run.qkv.dim_v]);

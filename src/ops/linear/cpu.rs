@@ -6,7 +6,7 @@ use std::ops::Range;
 use super::{Config, FeatureMap, Gate, Rule, maps};
 use crate::ops::cpu::decay::Decay;
 use crate::ops::cpu::recurrence::{self, Components, Features, Head, Recurrence, State, Tensors};
-use crate::ops::cpu::{self, Map, Mat, Onto, Source, product};
+use crate::ops::cpu::{self, Map, Mat, Onto, Source, product, wide};
 use crate::tensor::{HostTensor, TensorMap, Values};
 
 /// Runs the operator; tensors as [`crate::ops::Operator::cpu`] says.
@@ -16,7 +16,7 @@ pub(super) fn run(config: &Config, tensors: &TensorMap) -> TensorMap {
         FeatureMap::Elu1 => run_with(config, tensors, components, Some(cpu::elu1)),
         FeatureMap::Relu => run_with(config, tensors, components, Some(cpu::relu)),
         FeatureMap::Identity => run_with(config, tensors, components, None),
-        FeatureMap::PerformerRelu => {
+        FeatureMap::Performer | FeatureMap::PerformerRelu => {
             run_with(config, tensors, Projected { config, omega: tensor(tensors, "omega").to_f32(), components }, None)
         }
         FeatureMap::Cosformer => {
@@ -70,6 +70,11 @@ trait Tile: Sync {
     /// As [`Features::tile_len`].
     fn len(&self) -> usize;
 
+    /// As [`Features::relative`].
+    fn relative(&self) -> bool {
+        false
+    }
+
     /// As [`Features::tile`].
     fn tile<'b>(&'b self, from: &'b Source<'_>, head: Head, tokens: Range<usize>, space: &'b mut [f32]) -> Mat<'b>;
 }
@@ -83,6 +88,15 @@ impl<T: Tile> Features for T {
 
     fn tile_len(&self) -> usize {
         self.len()
+    }
+
+    fn relative(&self) -> bool {
+        Tile::relative(self)
+    }
+
+    /// Behind the features.
+    fn top(&self, tile: Mat<'_>, i: usize) -> f32 {
+        if Tile::relative(self) { tile.row(i, self.width() + 1)[self.width()] } else { 0.0 }
     }
 
     fn space_len(&self, tokens: usize) -> usize {
@@ -132,7 +146,11 @@ impl Tile for Projected<'_> {
     }
 
     fn len(&self) -> usize {
-        self.config.qkv.dim_k + self.config.width()
+        self.config.qkv.dim_k + self.config.width() + usize::from(Tile::relative(self))
+    }
+
+    fn relative(&self) -> bool {
+        self.config.feature_map == FeatureMap::Performer
     }
 
     fn tile<'b>(&'b self, from: &'b Source<'_>, head: Head, tokens: Range<usize>, space: &'b mut [f32]) -> Mat<'b> {
@@ -141,10 +159,35 @@ impl Tile for Projected<'_> {
         let given = from.tile(head.batch, head.head, tokens, given);
         let first = if self.config.omega_per_head { head.kv_head * f * d } else { 0 };
         let omega = Mat::rows(&self.omega[first..][..f * d], d);
-        let tile = &mut tile[..rows * f];
-        product([rows, d, f], given, omega.t(), Onto::Nothing, tile, f);
-        cpu::relu(tile);
-        Mat::rows(tile, f)
+        let width = f + usize::from(Tile::relative(self));
+        let tile = &mut tile[..rows * width];
+        product([rows, d, f], given, omega.t(), Onto::Nothing, tile, width);
+        if Tile::relative(self) {
+            let (root, factor) = ((d as f64).sqrt().recip(), (f as f64).sqrt().recip() as f32);
+            for (i, row) in tile.chunks_exact_mut(width).enumerate() {
+                let half = 0.5 * root as f32 * cpu::dot(given.row(i, d), given.row(i, d));
+                let (row, top) = row.split_at_mut(f);
+                top[0] = exponentials(row, root.sqrt() as f32, half, factor);
+            }
+        } else {
+            cpu::relu(tile);
+        }
+        Mat::rows(tile, width)
+    }
+}
+
+wide! {
+    /// `factor e^(scale x - half)` of every element, relative to the largest exponent, which is returned.
+    fn exponentials(x: &mut [f32], scale: f32, half: f32, factor: f32) -> f32 {
+        let mut top = f32::NEG_INFINITY;
+        for x in x.iter_mut() {
+            *x = scale * *x - half;
+            top = if *x > top { *x } else { top };
+        }
+        for x in x {
+            *x = factor * cpu::exp_signed(*x - top);
+        }
+        top
     }
 }
 

@@ -21,6 +21,14 @@ const PROJECTED_DECODE: Source = source!("linear/projected_decode.wgsl");
 const PROJECTED_RELU: Source = source!("linear/projected_relu.wgsl");
 const PROJECTED_RELU_DECODE: Source = source!("linear/projected_relu_decode.wgsl");
 
+const EXPONENTIAL: Source = source!("common/exponential.wgsl");
+const LEVELS: Source = source!("linear/levels.wgsl");
+const SOFTMAX: Source = source!("linear/softmax_features.wgsl");
+const SOFTMAX_DECODE: Source = source!("linear/softmax_decode.wgsl");
+const LOG_NONE: Source = source!("linear/log_none.wgsl");
+const LOG_GATE: Source = source!("linear/log_gate.wgsl");
+const LOG_NONE_DECODE: Source = source!("linear/log_none_decode.wgsl");
+const LOG_GATE_DECODE: Source = source!("linear/log_gate_decode.wgsl");
 const ANGLE: Source = source!("linear/angle.wgsl");
 const TURNED_KEYS: Source = source!("linear/turned_keys.wgsl");
 const TURNED_QUERIES: Source = source!("linear/turned_queries.wgsl");
@@ -34,6 +42,39 @@ const OMEGA: (&str, Bind) = ("omega", Bind::Read);
 
 /// Bytes of workgroup memory on a portable device.
 const WORKGROUP_BYTES: usize = 16384;
+
+/// The first pass of performer.
+const fn performer_segment(bindings: Bindings) -> Kernel {
+    let sources = &[
+        STRIDES_TYPES,
+        TYPES,
+        DECAYS,
+        TENSORS,
+        STATE_WRITE,
+        STORED,
+        SEGMENT_CORE,
+        source!("linear/performer_segment.wgsl"),
+    ];
+    kernel("linear_performer_segment", sources, bindings, Some(PROOF))
+}
+
+/// Its second.
+const fn performer_output(bindings: Bindings) -> Kernel {
+    let sources = &[
+        STRIDES_TYPES,
+        TYPES,
+        DECAYS,
+        TENSORS,
+        STATE_WRITE,
+        STATE_READ,
+        source!("linear/softmax_quotient.wgsl"),
+        PLAIN.output,
+        STORED,
+        OUTPUT_CORE,
+        source!("linear/performer_output.wgsl"),
+    ];
+    kernel("linear_performer_output", sources, bindings, Some(PROOF))
+}
 
 // Features and decays of all kernels come as fragments.
 const fn segment(bindings: Bindings) -> Kernel {
@@ -50,6 +91,7 @@ const fn output(bindings: Bindings) -> Kernel {
         TENSORS,
         STATE_WRITE,
         STATE_READ,
+        PLAIN.quotient,
         PLAIN.output,
         STORED,
         OUTPUT_CORE,
@@ -69,6 +111,10 @@ static PROJECTED_SEGMENT: Kernel = segment(&[K, V, SEGMENTS, OMEGA]);
 static GATED_PROJECTED_SEGMENT: Kernel = segment(&[K, V, SEGMENTS, GATE, OMEGA]);
 static PLACED_SEGMENT: Kernel = segment(&[K, V, SEGMENTS, STATE]);
 static GATED_PLACED_SEGMENT: Kernel = segment(&[K, V, SEGMENTS, GATE, STATE]);
+static PERFORMER_SEGMENT: Kernel = performer_segment(&[K, V, SEGMENTS, OMEGA]);
+static GATED_PERFORMER_SEGMENT: Kernel = performer_segment(&[K, V, SEGMENTS, GATE, OMEGA]);
+static PERFORMER_OUTPUT: Kernel = performer_output(&[K, V, Q, STATE, O, SEGMENTS, OMEGA]);
+static GATED_PERFORMER_OUTPUT: Kernel = performer_output(&[K, V, Q, STATE, O, SEGMENTS, GATE, OMEGA]);
 static OUTPUT: Kernel = output(&[K, V, Q, STATE, O, SEGMENTS]);
 static GATED_OUTPUT: Kernel = output(&[K, V, Q, STATE, O, SEGMENTS, GATE]);
 static PROJECTED_OUTPUT: Kernel = output(&[K, V, Q, STATE, O, SEGMENTS, OMEGA]);
@@ -97,6 +143,14 @@ static GATED_PROJECTED_KERNELS: Kernels = Kernels {
     decode: &GATED_PROJECTED_DECODE,
 };
 
+static PERFORMER_KERNELS: Kernels =
+    Kernels { segment: &PERFORMER_SEGMENT, scan: &SCAN, output: &PERFORMER_OUTPUT, decode: &PROJECTED_DECODE_KERNEL };
+static GATED_PERFORMER_KERNELS: Kernels = Kernels {
+    segment: &GATED_PERFORMER_SEGMENT,
+    scan: &SCAN,
+    output: &GATED_PERFORMER_OUTPUT,
+    decode: &GATED_PROJECTED_DECODE,
+};
 static PLACED_KERNELS: Kernels = Kernels { segment: &PLACED_SEGMENT, scan: &SCAN, output: &OUTPUT, decode: &DECODE };
 static GATED_PLACED_KERNELS: Kernels =
     Kernels { segment: &GATED_PLACED_SEGMENT, scan: &SCAN, output: &GATED_OUTPUT, decode: &GATED_DECODE_KERNEL };
@@ -108,6 +162,12 @@ fn feature_sources(c: &Config) -> [Vec<Source>; 4] {
         FeatureMap::Elu1 => of_elements(source!("common/feature_elu1.wgsl")),
         FeatureMap::Relu => of_elements(source!("common/feature_relu.wgsl")),
         FeatureMap::Identity => of_elements(source!("common/feature_identity.wgsl")),
+        FeatureMap::Performer => [
+            vec![EXPONENTIAL, LEVELS, PROJECTED, SOFTMAX],
+            vec![],
+            vec![PROJECTED_QUERIES],
+            vec![EXPONENTIAL, LEVELS, PROJECTED_DECODE, SOFTMAX_DECODE],
+        ],
         FeatureMap::Cosformer => [
             vec![ANGLE, TURNED_KEYS],
             vec![if c.carry { PLACE_SEGMENT } else { PLACE_NONE }],
@@ -130,6 +190,7 @@ fn feature(c: &Config) -> Cost {
         FeatureMap::Elu1 => Cost { exps: d, ..Cost::default() },
         FeatureMap::Relu | FeatureMap::Identity => Cost::default(),
         FeatureMap::Cosformer => Cost { flops: 2.0 * d, ..Cost::default() },
+        FeatureMap::Performer => Cost { flops: 2.0 * d * f, exps: f, ..Cost::default() },
         FeatureMap::PerformerRelu => Cost { flops: 2.0 * d * f, ..Cost::default() },
     }
 }
@@ -160,19 +221,24 @@ pub(super) fn essential(c: &Config) -> Cost {
 
 /// Elements of a key head's state.
 fn state_len(c: &Config) -> usize {
-    c.width() * (c.qkv.dim_v + usize::from(c.normalize))
+    c.width() * (c.qkv.dim_v + usize::from(c.normalize)) + usize::from(c.feature_map == FeatureMap::Performer)
 }
 
 /// The tiles of a configuration.
 pub fn tiles(c: &Config) -> Tiles {
     // Cosines and sines are filled up to groups of four.
     let rows = if c.feature_map == FeatureMap::Cosformer { 8 * c.qkv.dim_k.div_ceil(4) } else { c.width() };
-    let with = |token_floats| Tiles::new(rows, c.qkv.dim_v, c.qkv.group(), token_floats, c.gates_each(), 0);
+    let performer = c.feature_map == FeatureMap::Performer;
+    let decays = c.gates_each().max(usize::from(performer));
+    let with =
+        |token_floats| Tiles::new(rows, c.qkv.dim_v, c.qkv.group(), token_floats, decays, 4 * usize::from(performer));
     let tiles = with(None);
     match c.feature_map {
         FeatureMap::Elu1 | FeatureMap::Relu | FeatureMap::Identity | FeatureMap::Cosformer => tiles,
         // A vector lies beside its features.
         FeatureMap::PerformerRelu => with(Some(tiles.token_floats + 4 * c.qkv.dim_k.div_ceil(4))),
+        // And the largest exponent, once whole and of eight lanes.
+        FeatureMap::Performer => with(Some(tiles.token_floats + 4 * c.qkv.dim_k.div_ceil(4) + 9)),
     }
 }
 
@@ -185,7 +251,9 @@ fn core(c: &Config) -> Core<'_> {
     let slots = c.slots();
     let at = |name: &str| slots.iter().position(|slot| slot.name == name);
     let (gate, omega) = (at("g"), at("omega"));
+    let performer = c.feature_map == FeatureMap::Performer;
     let decay = match c.rule {
+        _ if performer => Decay::Level,
         Rule::Linear => Decay::None,
         Rule::Gated(Gate::Head) => Decay::Head,
         Rule::Gated(Gate::Channel) => Decay::Row,
@@ -193,10 +261,16 @@ fn core(c: &Config) -> Core<'_> {
     let [mut fragments, segment_fragments, output_fragments, mut decode_fragments] = feature_sources(c);
     // What of the carried state is beside its sums, which pass 1 reads.
     let state = c.state_slot();
-    let position = state.parts.iter().find(|part| part.name == "position");
-    let placed = position.filter(|_| c.carry).and_then(|_| at("state"));
-    fragments.push(if gate.is_some() { GATED } else { PLAIN.decay });
-    decode_fragments.push(if gate.is_some() { GATED_DECODE } else { PLAIN.decode_decay });
+    let beside = state.parts.iter().find(|part| ["position", "log_scale"].contains(&part.name));
+    let placed = beside.filter(|part| c.carry && part.name == "position").and_then(|_| at("state"));
+    let [decays, decode_decays] = match (performer, gate.is_some()) {
+        (false, false) => [vec![PLAIN.decay], vec![PLAIN.decode_decay, PLAIN.decode_quotient]],
+        (false, true) => [vec![GATED], vec![GATED_DECODE, PLAIN.decode_quotient]],
+        (true, false) => [vec![LOG_NONE], vec![LOG_NONE_DECODE]],
+        (true, true) => [vec![LOG_GATE], vec![LOG_GATE_DECODE]],
+    };
+    fragments.extend(decays);
+    decode_fragments.extend(decode_decays);
     let consts = if FeatureMap::OF_ELEMENTS.contains(&c.feature_map) {
         vec![]
     } else {
@@ -205,6 +279,11 @@ fn core(c: &Config) -> Core<'_> {
     let mut decode_consts = vec![("MAX_DIM", c.width().next_power_of_two().max(MAX_DIM) as u32)];
     decode_consts.extend(&consts);
     let g = qkv::strides_of(c.qkv.layout, c.qkv.kv_heads, c.qkv.keys, c.gates_each());
+    let mut node = Params::default().node;
+    if performer {
+        let (d, f) = (c.qkv.dim_k as f64, c.features as f64);
+        node[0] = [d.powf(-0.25), d.powf(-0.5), f.powf(-0.5), 0.0].map(|x| x as f32);
+    }
     let heads_apart = if c.omega_per_head { c.features * c.qkv.dim_k } else { 0 };
     let (met, all) = omega_bytes(c);
     let vectors = (c.qkv.batch * (c.qkv.heads + c.qkv.kv_heads)) as f64;
@@ -217,6 +296,8 @@ fn core(c: &Config) -> Core<'_> {
             (true, false, false) => &GATED_KERNELS,
             (false, false, true) => &PLACED_KERNELS,
             (true, false, true) => &GATED_PLACED_KERNELS,
+            (false, true, _) if performer => &PERFORMER_KERNELS,
+            (true, true, _) if performer => &GATED_PERFORMER_KERNELS,
             (false, true, _) => &PROJECTED_KERNELS,
             (true, true, _) => &GATED_PROJECTED_KERNELS,
         },
@@ -249,8 +330,9 @@ fn core(c: &Config) -> Core<'_> {
         params: Params {
             g,
             omega: heads_apart as u32,
-            beside: position.map_or(0, |part| part.offset as u32),
+            beside: beside.map_or(0, |part| part.offset as u32),
             max_len: c.effective_max_len() as u32,
+            node,
             ..Params::default()
         },
         row_splits: 1,

@@ -55,6 +55,7 @@ pub const OP: Op = Op {
     state: &[
         TensorSpec::state("state", "B G D' E"),
         TensorSpec::state("norm", "B G D'").drawn(Draw::Positive),
+        maps::LOG_SCALE,
         maps::POSITION,
     ],
     axes: &[
@@ -71,7 +72,7 @@ pub const OP: Op = Op {
         Flag { name: "rule", kind: FlagKind::Choice(&["linear", "gated"]), help: "update rule of the state (linear)" },
         Flag {
             name: "feature-map",
-            kind: FlagKind::Choice(&["elu1", "relu", "identity", "performer-relu", "cosformer"]),
+            kind: FlagKind::Choice(&["elu1", "relu", "identity", "performer", "performer-relu", "cosformer"]),
             help: "map applied to q and k (elu1; identity unless the rule is linear)",
         },
         Flag { name: "features", kind: FlagKind::Count, help: "random features F (those of omega, else 256)" },
@@ -86,7 +87,7 @@ pub const OP: Op = Op {
             help: "divide by the sum of weights (on for rule linear, off for others)",
         },
         Flag { name: "scale", kind: FlagKind::Number, help: "factor of the scores (1 if normalised, else 1/sqrt D)" },
-        Flag { name: "norm-eps", kind: FlagKind::Number, help: "added to the denominator (1e-6)" },
+        Flag { name: "norm-eps", kind: FlagKind::Number, help: "added to the denominator (1e-6; 0 for performer)" },
     ],
     causal: Causality::Both,
     recurrent: true,
@@ -189,6 +190,11 @@ impl Config {
         }
     }
 
+    /// With this feature map, and what is added to the denominator by default with it.
+    pub fn map(self, feature_map: FeatureMap) -> Self {
+        Self { feature_map, norm_eps: if feature_map == FeatureMap::Performer { 0.0 } else { 1e-6 }, ..self }
+    }
+
     /// Under this rule, with the feature map and normaliser that are its defaults.
     pub fn rule(self, rule: Rule) -> Self {
         let linear = rule == Rule::Linear;
@@ -244,8 +250,8 @@ impl Config {
         check_memory(NAME, &self.slots())
     }
 
-    /// The packed state: `state [B, G, D', E]` and, when normalised, `norm [B, G, D']`, with their offsets; under cosformer
-    /// `position [1]` behind them, of which every key head has a copy. Its length in elements is [`Slot::checked_count`].
+    /// The packed state: `state [B, G, D', E]` and, when normalised, `norm [B, G, D']`, with their offsets; behind them
+    /// under performer `log_scale [B, G]`, under cosformer `position [1]`, of which every key head has a copy. Its length in elements is [`Slot::checked_count`].
     pub fn state_slot(&self) -> Slot {
         let state = [self.qkv.batch, self.qkv.kv_heads, self.width(), self.qkv.dim_v];
         let mut parts = vec![Part::new("state", state, DType::F32)];

@@ -23,12 +23,19 @@ pub(super) fn outputs<T: Float>(config: &Config, tensors: &TensorMap, rows: Rows
         scale: config.effective_scale(),
         norm_eps: config.normalize.then_some(config.norm_eps),
         gates: config.gates_each(),
+        exponential: (config.feature_map == FeatureMap::Performer).then(|| (config.features as f64).sqrt().recip()),
     };
     let d = config.qkv.dim_k;
     let omega = float::read::<T>(tensors, "omega").unwrap_or_default();
     let along = |g: usize, x: &[T]| -> Vec<T> {
         let first = if config.omega_per_head { g * config.features } else { 0 };
         omega.chunks_exact(d).skip(first).take(config.features).map(|row| float::dot(row, x)).collect()
+    };
+    let root = T::of((d as f64).sqrt().sqrt());
+    let exponents = |g: usize, x: &[T]| -> Vec<T> {
+        let x: Vec<T> = x.iter().map(|&x| x / root).collect();
+        let half = T::of(0.5) * float::dot(&x, &x);
+        along(g, &x).into_iter().map(|along| along - half).collect()
     };
     let position = maps::position(tensors);
     let turned = |t: usize, x: &[T]| -> Vec<T> {
@@ -40,6 +47,7 @@ pub(super) fn outputs<T: Float>(config: &Config, tensors: &TensorMap, rows: Rows
         FeatureMap::Relu => x.iter().copied().map(relu).collect(),
         FeatureMap::Identity => x.to_vec(),
         FeatureMap::PerformerRelu => along(g, x).into_iter().map(relu).collect(),
+        FeatureMap::Performer => exponents(g, x),
         FeatureMap::Cosformer => turned(t, x),
     });
     if config.carry && config.feature_map == FeatureMap::Cosformer {

@@ -30,8 +30,10 @@ pub(crate) const SCAN_PROOF: &str =
 /// Fragments of an operator whose state does not decay, whose values and outputs are what they are.
 pub(crate) const PLAIN: Plain = Plain {
     decay: source!("common/decay_none.wgsl"),
+    quotient: source!("common/quotient.wgsl"),
     output: source!("common/output_plain.wgsl"),
     decode_decay: source!("common/decode_none.wgsl"),
+    decode_quotient: source!("common/quotient_one.wgsl"),
     decode: source!("common/decode_plain.wgsl"),
 };
 
@@ -39,11 +41,13 @@ pub(crate) const PLAIN: Plain = Plain {
 pub(crate) struct Plain {
     /// Of both passes.
     pub(crate) decay: Source,
-    /// Of the second.
+    /// Of the second: sums over weights, and where outputs go.
+    pub(crate) quotient: Source,
     pub(crate) output: Source,
     /// Of decoding.
     pub(crate) decode_decay: Source,
     /// Likewise.
+    pub(crate) decode_quotient: Source,
     pub(crate) decode: Source,
 }
 

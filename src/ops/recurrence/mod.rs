@@ -96,6 +96,8 @@ pub(crate) enum Decay {
     Head,
     /// A factor for each row.
     Row,
+    /// One factor for all rows, of a state that is relative to a level, beside the sums where it is carried.
+    Level,
 }
 
 /// What an operator tells the core.
@@ -174,7 +176,19 @@ impl Core<'_> {
             Decay::None => 0,
             Decay::Head => 1,
             Decay::Row => self.rows,
+            // Behind the logarithm, the level of the segment and the one that it starts from, which the scan writes.
+            Decay::Level => 3,
         }
+    }
+
+    /// Those of them that the segment itself writes.
+    pub(crate) fn passed_by_segment(&self) -> usize {
+        self.passed_len().saturating_sub(usize::from(self.decay == Decay::Level))
+    }
+
+    /// Bytes of a key head's level.
+    pub(crate) fn level_bytes(&self) -> f64 {
+        if self.decay == Decay::Level { 4.0 } else { 0.0 }
     }
 
     /// What a GPU has to do.

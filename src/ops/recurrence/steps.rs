@@ -76,6 +76,9 @@ impl<'a> Builder<'a> {
             Walk::TwoPasses { keys, queries } => {
                 let segments = s.keys.div_ceil(keys);
                 let mut steps = self.parts(|part| self.segment(part, keys, segments));
+                if c.carry && c.decay == Decay::Level {
+                    steps.push(self.scan(segments, 4));
+                }
                 steps.push(self.scan(segments, if c.causal { 0 } else { 1 }));
                 steps.extend(self.parts(|part| self.output(part, queries, segments, 1, false)));
                 (segments, steps)
@@ -149,7 +152,7 @@ impl<'a> Builder<'a> {
     fn decay(&self) -> u32 {
         match self.c.decay {
             Decay::None => 0,
-            Decay::Head => 1,
+            Decay::Head | Decay::Level => 1,
             Decay::Row => 2,
         }
     }
@@ -238,7 +241,7 @@ impl<'a> Builder<'a> {
             exps: 0.0,
             bytes_read: k * splits + v,
             bytes_written: (self.state_bytes() / self.c.row_splits as f64
-                + (self.kv as usize * self.c.passed_len() * 4) as f64)
+                + (self.kv as usize * self.c.passed_by_segment() * 4) as f64)
                 * segments as f64,
         } + self.decays() * splits
             + self.features(self.padded(self.c.qkv.keys, length) * splits, groups as f64);
@@ -258,22 +261,34 @@ impl<'a> Builder<'a> {
     fn scan(&self, segments: usize, mode: u32) -> Step {
         let stride = self.c.state_len();
         let params = Params { segments: segments as u32, stored_segments: segments as u32, ..self.params };
-        let groups = self.kv * (stride as u64).div_ceil(64);
+        let groups = self.kv * if mode == 4 { 1 } else { (stride as u64).div_ceil(64) };
         let all = self.state_bytes() * segments as f64;
         let carried = if self.c.carry { self.state_bytes() } else { 0.0 };
         let decays = mode < 2 && self.c.decay != Decay::None;
+        // Levels: of all elements those of every segment, and where they are carried the first; of one what starts a segment.
+        let levels = self.kv as f64 * self.c.level_bytes();
+        let relative = if levels > 0.0 && mode < 2 { all } else { 0.0 };
+        let first = if levels > 0.0 && mode < 2 { carried } else { 0.0 };
+        let starts = match mode {
+            0 => levels * (segments - usize::from(self.c.carry)) as f64,
+            1 => levels,
+            _ => 0.0,
+        };
+        let last = if self.c.carry { levels } else { 0.0 };
         let cost = Cost {
             flops: self.kv as f64 * segments as f64 * stride as f64,
-            exps: if decays { all / 4.0 } else { 0.0 },
+            exps: if decays { all / 4.0 } else { 0.0 } + relative / 4.0,
             bytes_read: match mode {
-                2 => all,
+                2 => all + levels,
                 3 => carried,
-                _ => all * if decays { 2.0 } else { 1.0 } + carried,
+                4 => levels,
+                _ => all * if decays { 2.0 } else { 1.0 } + carried + relative + first,
             },
             bytes_written: match mode {
-                0 => all + carried,
-                2 => carried,
-                _ => self.state_bytes() + if mode == 1 { carried } else { 0.0 },
+                0 => all + carried + starts + last,
+                2 => carried + last,
+                4 => levels,
+                _ => self.state_bytes() + if mode == 1 { carried + starts + last } else { 0.0 },
             },
         };
         let overrides = vec![
@@ -283,6 +298,7 @@ impl<'a> Builder<'a> {
             ("MODE", mode),
             ("DECAY", self.decay()),
             ("POSITION", self.c.position.into()),
+            ("LEVEL", (self.c.decay == Decay::Level).into()),
         ];
         let spec = Spec { elem: DType::F32, fragments: vec![COUNT_OFF], consts: vec![], overrides };
         self.step(self.c.kernels.scan, spec, params, &[SEGMENTS, self.state()], groups, cost)
@@ -305,7 +321,8 @@ impl<'a> Builder<'a> {
         let share = 1.0 / c.row_splits as f64;
         // The sums of features are read by every column split.
         let norm = if c.normalize { self.kv as f64 * c.rows as f64 * 4.0 * (col_splits - 1.0) } else { 0.0 };
-        let start = (self.state_bytes() + norm) * segments as f64 * head_splits * share;
+        let level = self.kv as f64 * c.level_bytes();
+        let start = (self.state_bytes() + norm + level * col_splits) * segments as f64 * head_splits * share;
         // Where rows are split, sums wait for the next part: columns once, their weight for all splits of them at the end.
         let (first, last) = (part == 0, part + 1 == c.row_splits);
         let sums = |columns: f64| rows * (s.dim_v as f64 + columns) * 4.0;
@@ -321,7 +338,7 @@ impl<'a> Builder<'a> {
             exps: 0.0,
             bytes_read: rows * s.dim_k as f64 * size * col_splits + if init == 0 { 0.0 } else { start } + waiting.0,
             bytes_written: if last { rows * s.dim_v as f64 * size } else { 0.0 }
-                + if store { self.state_bytes() * share } else { 0.0 }
+                + if store { self.state_bytes() * share + level } else { 0.0 }
                 + waiting.1,
         } + c.finish_cost * rows
             + self.features(queries, groups as f64);

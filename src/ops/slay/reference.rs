@@ -16,6 +16,7 @@ pub(super) fn outputs<T: Float>(config: &Config, tensors: &TensorMap, rows: Rows
         scale: 1.0,
         norm_eps: Some(config.norm_eps),
         gates: 0,
+        exponential: None,
     };
     walk.outputs(tensors, rows, |g, _, x: &[T]| features.of(g, x))
 }

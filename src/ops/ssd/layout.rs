@@ -38,6 +38,7 @@ const fn output(bindings: Bindings) -> Kernel {
         STEPS,
         DECAY,
         FINISH,
+        PLAIN.quotient,
         STORED,
         OUTPUT_CORE,
         source!("ssd/output.wgsl"),
@@ -56,6 +57,7 @@ const fn decode(bindings: Bindings) -> Kernel {
         ROWS_DECODE,
         STEPS,
         FINISH,
+        PLAIN.decode_quotient,
         DECODE_CORE,
         source!("ssd/decode.wgsl"),
     ];

@@ -1,0 +1,8 @@
+// The scaled sums of a row divided by their weight if there is one; zero where that is nothing at all.
+fn quotient(row: u32, sum: vec4<f32>, weight: f32) -> vec4<f32> {
+    if (NORMALIZE == 0u) {
+        return sum;
+    }
+    let divisor = weight + params.norm_eps;
+    return select(sum / divisor, vec4<f32>(0.0), divisor == 0.0);
+}

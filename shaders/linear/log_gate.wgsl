@@ -1,0 +1,7 @@
+// performer with a log decay a key head. Const of the prelude: GATE, the binding.
+@group(0) @binding(GATE) var<storage, read> gate: array<Elem>; // B G N
+
+fn log_of(p: Place, n: u32) -> f32 {
+    count_load(1u);
+    return f32(gate[head_start(params.g, p.kv / params.kv_heads, p.kv % params.kv_heads) + n * params.g.token]);
+}

@@ -1,0 +1,7 @@
+// performer with a log decay a key head, one token. Const of the prelude: GATE, the binding.
+@group(0) @binding(GATE) var<storage, read> gate: array<Elem>; // B G 1
+
+fn log_of(b: u32, g: u32) -> f32 {
+    count_load(1u);
+    return f32(gate[head_start(params.g, b, g)]);
+}

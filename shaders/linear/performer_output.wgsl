@@ -1,0 +1,33 @@
+// Pass 2 under performer, or the only one: walks the tokens of a segment with the state they start from and its level, and
+// reads it for the queries.
+// Grid: column splits, head splits, segments, key heads. Reads q, k, v, state, omega, gate; writes o, and segments at the end.
+@group(0) @binding(3) var<storage, read> q: array<Elem>;             // B H N D
+@group(0) @binding(4) var<storage, read> state: array<f32>;          // packed: B G F E, B G F, then B G
+@group(0) @binding(5) var<storage, read_write> o: array<Elem>;       // B H N E
+@group(0) @binding(6) var<storage, read_write> segments: array<f32>; // [B G][segments][segment_stride]
+
+@compute @workgroup_size(ROW_THREADS * COL_THREADS)
+fn linear_performer_output(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) invocation: u32,
+) {
+    let index = group_index(params.grid, group, groups);
+    if (index >= params.grid.end) {
+        return;
+    }
+    let p = place(index);
+    if (invocation == 0u) {
+        wg_level = NOTHING;
+        if (INIT == 1u) {
+            count_load(1u);
+            wg_level = segments[level_at(p.kv, select(0u, p.segment, CAUSAL == 1u)) + 1u];
+        } else if (INIT == 2u) {
+            count_load(1u);
+            wg_level = state[params.beside + p.kv];
+        }
+    }
+    output(index, invocation);
+    let last = STORE == 1u && p.split == 0u && p.head_split == 0u && invocation == 0u;
+    put_segment(level_at(p.kv, p.segment), wg_level, last);
+}

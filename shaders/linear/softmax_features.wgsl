@@ -1,0 +1,111 @@
+// performer: F^-1/2 e^(omega x - |x|^2 / 2) of the vectors that were loaded last, where x is what was loaded over D^(1/4).
+//
+// Single precision has no room for these numbers: of a vector of norm 30 they are e^-400 and less. So a query is taken
+// relative to its largest feature, and the state relative to a level, the largest feature of a key so far, which decays as
+// the state does. The level is a running one: what a later token holds changes no earlier bit. The state is then that of a
+// gated recurrence, whose decay is what the level has risen: it is left e^(level before + g - level).
+//
+// Consts of the prelude: those of projected.wgsl. From the operator: log_of(p, n), the log decay g of a token.
+const LANES: u32 = 8u;
+
+var<workgroup> wg_tops: array<f32, VECTORS * LANES>;
+// What exponents are taken relative to: of a key the level after it, of a query its largest.
+var<workgroup> wg_shift: array<f32, VECTORS>;
+var<workgroup> wg_log: array<f32, TILE>;
+var<workgroup> wg_decay: array<f32, TILE>;
+var<workgroup> wg_level: f32;
+var<workgroup> wg_tokens: u32; // of a tile, those that there are
+
+fn load_decay(p: Place, first: u32, end: u32, invocation: u32) {
+    for (var i = invocation; i < TILE; i += INVOCATIONS) {
+        var log = 0.0;
+        if (first + i < end) {
+            log = log_of(p, first + i);
+        }
+        wg_log[i] = log;
+    }
+    if (invocation == 0u) {
+        wg_tokens = min(TILE, end - first);
+    }
+}
+
+fn decay(t: u32, i: u32) -> vec4<f32> {
+    return vec4<f32>(wg_decay[t]);
+}
+
+fn log_decay(t: u32, i: u32) -> vec4<f32> {
+    return vec4<f32>(wg_log[t]);
+}
+
+fn value_scale(t: u32) -> f32 {
+    return 1.0;
+}
+
+// Logarithms of four features, from row 4 i on, those past the end as nothing.
+fn log_features(vector: u32, i: u32, g: u32) -> vec4<f32> {
+    var square = 0.0;
+    for (var d = 0u; d < (params.dim_k + 3u) / 4u; d++) {
+        let x = wg_x[vector * DIM_K4 + d];
+        square += dot(x, x);
+    }
+    let logs = params.node[0].x * project(vector, i, g) - 0.5 * params.node[0].y * square;
+    let rows = 4u * i + vec4<u32>(0u, 1u, 2u, 3u);
+    return select(vec4<f32>(NOTHING), logs, rows < vec4<u32>(params.rows));
+}
+
+fn finish_tile(p: Place, keys: bool, queries: bool, invocation: u32) {
+    let first = select(TILE, 0u, keys);
+    let count = select(TILE, VECTORS, queries) - first;
+    workgroupBarrier();
+    // Neighbours share rows of omega.
+    for (var i = invocation; i < count * DIM4; i += INVOCATIONS) {
+        let vector = first + i % count;
+        wg_phi[vector * DIM4 + i / count] = log_features(vector, i / count, p.kv % params.kv_heads);
+    }
+    workgroupBarrier();
+    for (var i = invocation; i < count * LANES; i += INVOCATIONS) {
+        let vector = first + i / LANES;
+        var top = vec4<f32>(NOTHING);
+        for (var row = i % LANES; row < DIM4; row += LANES) {
+            top = max(top, wg_phi[vector * DIM4 + row]);
+        }
+        wg_tops[vector * LANES + i % LANES] = max(max(top.x, top.y), max(top.z, top.w));
+    }
+    workgroupBarrier();
+    for (var i = invocation; i < count; i += INVOCATIONS) {
+        var top = NOTHING;
+        for (var lane = 0u; lane < LANES; lane++) {
+            top = max(top, wg_tops[(first + i) * LANES + lane]);
+        }
+        wg_shift[first + i] = top;
+    }
+    workgroupBarrier();
+    if (invocation == 0u) {
+        for (var t = 0u; t < TILE; t++) {
+            if (keys) {
+                let top = select(NOTHING, wg_shift[t], t < wg_tokens);
+                let level = risen(wg_level, wg_log[t], top);
+                wg_decay[t] = (wg_level - level) + wg_log[t];
+                wg_level = level;
+            }
+            wg_shift[t] = wg_level;
+        }
+    }
+    workgroupBarrier();
+    for (var i = invocation; i < count * DIM4; i += INVOCATIONS) {
+        let vector = first + i / DIM4;
+        let there = vector >= TILE || vector < wg_tokens;
+        let at = first * DIM4 + i;
+        wg_phi[at] = select(vec4<f32>(0.0), params.node[0].z * exp_down(wg_phi[at] - wg_shift[vector]), there);
+    }
+    if (keys) {
+        for (var i = invocation; i < TILE; i += INVOCATIONS) {
+            wg_decay[i] = level_decay(wg_decay[i]);
+        }
+    }
+}
+
+// Where the level of a segment lies: that after its tokens, behind the log decay they pass on, and that before them.
+fn level_at(kv: u32, segment: u32) -> u32 {
+    return (kv * params.stored_segments + segment) * params.segment_stride + params.state_len + 1u;
+}
