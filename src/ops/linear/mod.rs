@@ -1,10 +1,10 @@
 //! Linear attention: a state `S` of key features times values, read by query features.
 //!
-//! For every batch and head, with feature map `phi`, key head `g` read by query head `h` where `g = h / (H / G)`:
+//! For every batch and head, with [feature map](FeatureMap) `phi`, key head `g` read by query head `h` where `g = h / (H / G)`:
 //!
 //! ```text
-//! S_t = diag(exp g_t) S_{t-1} + phi(k_t) v_t^T     [D, E]
-//! z_t = diag(exp g_t) z_{t-1} + phi(k_t)           [D]        (when normalised)
+//! S_t = diag(exp g_t) S_{t-1} + phi(k_t) v_t^T     [D', E]
+//! z_t = diag(exp g_t) z_{t-1} + phi(k_t)           [D']       (when normalised)
 //! o_t = scale * S_t^T phi(q_t)                     (not normalised)
 //! o_t = scale * S_t^T phi(q_t) / (scale * z_t . phi(q_t) + norm_eps)
 //! ```
@@ -17,7 +17,8 @@
 //! `phi(x) = elu(x) + 1` (equation 7). With `identity` and no normaliser they are the update rules `linear` and `gated` of
 //! ONNX LinearAttention, whose state layout this shares.
 //!
-//! Cost: `4 D E` flops a token and head, `8 D E` where two passes are needed; state `D (E + 1)` floats a key head.
+//! Cost: `4 D' E` flops a token and head, `8 D' E` where two passes are needed, and `2 D F` for random features; state
+//! `D' (E + 1)` floats a key head. D' is the width of the features, D for maps of single elements.
 
 mod cases;
 #[cfg(feature = "cpu")]
@@ -133,7 +134,7 @@ impl Rule {
 pub enum Gate {
     /// All channels of a key head: g is `[B, G, N]`.
     Head,
-    /// Each channel has its own: g is `[B, G, N, D]`.
+    /// Each channel has its own: g is `[B, G, N, D']`.
     Channel,
 }
 
@@ -202,7 +203,7 @@ impl Config {
         Self { rule, feature_map, normalize: linear, ..self }
     }
 
-    /// The log decays, `[B, G, N]` or `[B, G, N, D]` in the layout of the configuration; `None` without any.
+    /// The log decays, `[B, G, N]` or `[B, G, N, D']` in the layout of the configuration; `None` without any.
     pub fn gate_slot(&self) -> Option<Slot> {
         let Qkv { batch, kv_heads, keys, dtype, layout, .. } = self.qkv;
         let Rule::Gated(gate) = self.rule else { return None };
@@ -318,7 +319,7 @@ pub struct Tensors<'a> {
     pub v: &'a Tensor,
     /// `[B, H, N, E]`, written.
     pub o: &'a Tensor,
-    /// Log decays, `[B, G, N]` or `[B, G, N, D]`; given if and only if the rule is [`Rule::Gated`].
+    /// Log decays, `[B, G, N]` or `[B, G, N, D']`; given if and only if the rule is [`Rule::Gated`].
     pub g: Option<&'a Tensor>,
     /// Random projections, `[F, D]` or `[G, F, D]`; given if and only if the feature map has some.
     pub omega: Option<&'a Tensor>,
