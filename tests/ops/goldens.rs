@@ -44,7 +44,7 @@ fn configure(op: &Op, file: &TensorFile) -> (Box<dyn Operator>, TensorMap) {
     let shapes: Vec<(String, Shape)> = (op.inputs.iter())
         .filter_map(|spec| Some((spec.name.to_owned(), given.get(spec.name)?.shape().clone())))
         .collect();
-    let carry = file.tensors.get("state_out").is_some();
+    let carry = file.tensors.iter().any(|(name, _)| name.ends_with("_out"));
     let flags = flags(op, &file.metadata["flags"]);
     let request = Request { flags: &flags, shapes: &shapes, layout, dtype: DType::F32, carry };
     ((op.configure)(&request).unwrap(), given)
@@ -85,6 +85,7 @@ fn outputs_are_those_of_independent_implementations() {
         ("linear", 13),
         ("linformer", 8),
         ("mamba", 7),
+        ("mta", 9),
         ("ramnet", 7),
         ("slay", 12),
         ("softmax", 9),
