@@ -94,6 +94,55 @@ fn projections_that_do_not_fit_leave_nothing_behind() {
 }
 
 #[test]
+fn kernels_heads_and_gates_that_do_not_fit_are_refused_in_a_sentence() {
+    for (extra, flags, code, sentence) in [
+        (
+            &[("kq_pre", &[6, 2, 4][..])][..],
+            "",
+            1,
+            "mta: tensor `kq_pre`: expected an odd number ck of keys up to 31, found 4",
+        ),
+        (&[("kq_post", &[4, 2, 3])], "", 1, "mta: tensor `kq_post`: expected H = 6 heads as in q, found [4, 2, 3]"),
+        (&[("head_pre", &[6, 4])], "", 1, "mta: tensor `head_pre`: expected [6, 6], H = 6 as in q, found [6, 4]"),
+        (
+            &[("head_post", &[1, 4, 4])],
+            "",
+            1,
+            "mta: tensor `head_post`: expected [H/c, c, c] of groups of heads that divide H = 6, found [1, 4, 4]",
+        ),
+        (&[("norm", &[8])], "", 1, "mta: tensor `norm`: expected E = 5 as in v, found [8]"),
+        (
+            &[("gate_weight", &[2, 5])],
+            "",
+            1,
+            "mta: tensor `gate_weight`: expected [1, 5] or [5, 5], E = 5 as in v, found [2, 5]",
+        ),
+        (
+            &[("gate_weight", &[1, 5]), ("gate_bias", &[5])],
+            "",
+            1,
+            "mta: tensor `gate_bias`: expected as many as gate_weight has rows, 1, found [5]",
+        ),
+        (
+            &[("gate_bias", &[1])],
+            "",
+            1,
+            "mta: tensor `gate_weight`: expected [1|E, E], which gate_bias is added to, found none \
+             (given: q, k, v, gate_bias)",
+        ),
+        (&[], "--depth 3", 1, "mta: tensor `norm`: expected [5], which --depth scales, found none (given: q, k, v)"),
+        (&[], "--depth x", 2, "mta: --depth: expected a layer, 0 or more, found `x`"),
+    ] {
+        let place = Place::new();
+        let mut tensors: Vec<(&str, &[usize])> = vec![("q", &[6, 7, 8]), ("k", &[2, 7, 8]), ("v", &[2, 7, 5])];
+        tensors.extend(extra);
+        place.write("in.safetensors", &tensors);
+        let run = "run mta --backend cpu --output o.safetensors --input in.safetensors";
+        place.refuse(&format!("{run} {flags}"), code, sentence);
+    }
+}
+
+#[test]
 fn windows_need_the_causal_form_and_a_key() {
     let place = place();
     let none = "softmax: --window: expected a whole number from 1 to 2^64 - 1, found `0`";
