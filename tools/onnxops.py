@@ -4,7 +4,8 @@ Both pack heads into the last axis: query [B,T,H*D], key [B,T,G*D], value [B,T,G
 with its last two axes joined. scale 0 means 1/sqrt(D).
 
 LinearAttention (checked with onnxruntime 1.31.1): states are [B,G,D,E]; rule linear has no feature map and no
-denominator; rule gated has a log decay [B,T,G], or [B,T,G*D] per key channel. On the CPU it runs one task per (batch, kv head) and walks the tokens in order; the attribute chunk_size is
+denominator; rules gated and gated_delta have a log decay [B,T,G], or [B,T,G*D] per key channel, rules delta and gated_delta
+a beta [B,T,G] (checked with 1.32.0). On the CPU it runs one task per (batch, kv head) and walks the tokens in order; the attribute chunk_size is
 kept for other devices and changes nothing there.
 
 MultiHeadAttention (checked with onnxruntime 1.32.0): softmax attention, H = G. unidirectional is honoured on the CPU:
@@ -54,12 +55,15 @@ class Operator:
 
 
 class LinearAttention(Operator):
-    """Call it with packed q, k, v (and past_state, decay); it gives [output, present_state]."""
+    """Call it with packed q, k, v (and past_state, decay, beta; rule delta always with a past_state); it
+    gives [output, present_state]."""
 
-    def __init__(self, heads, kv_heads, rule="linear", scale=0.0, state=False, threads=1, decay=False):
+    def __init__(self, heads, kv_heads, rule="linear", scale=0.0, state=False, threads=1, decay=False, beta=False):
         inputs = {"query": 3, "key": 3, "value": 3} | ({"past_state": 4} if state else {})
         if decay:
             inputs |= ({} if state else {"": 4}) | {"decay": 3}
+        if beta:
+            inputs |= ({} if decay else {"": 3}) | {"beta": 3}
         super().__init__(
             "LinearAttention", inputs, {"output": 3, "present_state": 4}, threads,
             q_num_heads=heads, kv_num_heads=kv_heads, update_rule=rule, scale=scale,

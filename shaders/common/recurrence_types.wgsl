@@ -30,6 +30,11 @@ struct Params {
     v: Strides,
     o: Strides,
     g: Strides,           // of what makes the decay
+    beta: Strides,        // linear, delta rules: of beta
+    first: u32,           // and the tokens of this dispatch: from first to before end
+    end: u32,
+    read_page: u32,       // and among the states kept the first of those it starts from, and of those it leaves
+    write_page: u32,
     skip: u32,            // ssd: where d and dt_bias start among the weights
     bias: u32,
     beside: u32,          // linear: first element in the carried state of what is beside its sums: positions or levels

@@ -4,7 +4,8 @@
 
 const GATES: u32 = select(1u, DIM4, DECAY == 2u);
 var<workgroup> wg_decay: array<vec4<f32>, TILE * GATES>; // of tokens past the end as of those that decay nothing
-var<workgroup> wg_log: array<vec4<f32>, TILE * GATES>;   // only where a segment's state is stored
+// Only where a segment's state is stored; elsewhere nothing touches it and its room is for tiles.
+var<workgroup> wg_log: array<vec4<f32>, select(1u, TILE * GATES, KEEP_LOGS == 1u)>;
 
 fn log_at(at: u32, d: u32) -> f32 {
     if (d >= params.rows) {

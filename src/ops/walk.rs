@@ -98,8 +98,9 @@ pub(crate) struct Walk {
 }
 
 impl Walk {
-    /// The wanted tokens of `o` and, when carried, `state` and `norm` after the last, in the layout of the shapes.
-    /// `features(g, t, x)` are those of row t of q or k, as key head g has them. A query without any weight gives zeros.
+    /// The wanted tokens of `o` and, when carried, `state` and `norm` after the last, in the layout of the shapes. Where
+    /// `tensors` have strengths `beta` of a token and key head, writes follow the delta rule. `features(g, t, x)` are those of
+    /// row t of q or k, as key head g has them. A query without any weight gives zeros.
     pub(crate) fn outputs<T: Float>(
         &self,
         tensors: &TensorMap,
@@ -114,6 +115,8 @@ impl Walk {
         let k = read("k", 0);
         let v = read("v", 0);
         let gate = read("g", 0);
+        // Where there are strengths, writes put right what the state answers.
+        let beta = float::read::<T>(tensors, "beta");
         let mut state = read("state", states * m * e);
         let mut norm = read("norm", states * m);
         let mut levels = float::read(tensors, "log_scale").unwrap_or_else(|| vec![T::of(NOTHING); states]);
@@ -125,6 +128,7 @@ impl Walk {
         let k_strides = s.layout.strides(s.kv_heads, s.keys, d);
         let v_strides = s.layout.strides(s.kv_heads, s.keys, e);
         let g_strides = s.layout.strides(s.kv_heads, s.keys, self.gates);
+        let beta_strides = s.layout.strides(s.kv_heads, s.keys, 1);
         let o_strides = s.layout.strides(s.heads, wanted.len(), e);
         let scale = T::of(f64::from(self.scale));
         let eps = self.norm_eps.map(|eps| T::of(f64::from(eps)));
@@ -147,7 +151,7 @@ impl Walk {
                         phi.iter_mut().for_each(|x| *x = factor * (*x - after).exp());
                         *level = after;
                     }
-                    for (i, &phi) in phi.iter().enumerate() {
+                    for i in 0..m {
                         if factor.is_none()
                             && let Some(log) = gates.get(i % self.gates.max(1))
                         {
@@ -155,9 +159,19 @@ impl Walk {
                             z[i] = z[i] * left;
                             matrix[i * e..][..e].iter_mut().for_each(|x| *x = *x * left);
                         }
+                    }
+                    let mut row = v_row.to_vec();
+                    if let Some(beta) = &beta {
+                        let beta = beta[b * beta_strides.batch + g * beta_strides.head + t * beta_strides.token];
+                        for (j, x) in row.iter_mut().enumerate() {
+                            let answer = (0..m).fold(T::of(0.0), |acc, i| acc + phi[i] * matrix[i * e + j]);
+                            *x = beta * (*x - answer);
+                        }
+                    }
+                    for (i, &phi) in phi.iter().enumerate() {
                         z[i] += phi;
                         for j in 0..e {
-                            matrix[i * e + j] += phi * v_row[j];
+                            matrix[i * e + j] += phi * row[j];
                         }
                     }
                 };

@@ -181,7 +181,10 @@ fn mistakes_are_usage_errors_before_anything_is_measured() {
             "bench --output a --compare a",
             "bench: --compare: expected another file than --output, found the same".into(),
         ),
-        ("bench linear --flag rule=delta", "linear: --rule: expected linear or gated, found `delta`".into()),
+        (
+            "bench linear --flag rule=lambda",
+            "linear: --rule: expected linear, gated, delta or gated-delta, found `lambda`".into(),
+        ),
         (
             "bench --backend cpu --adapter 0",
             "--adapter 0: expected no adapter with --backend cpu, which uses none".into(),

@@ -205,6 +205,20 @@ fn usage_is_judged_before_files() {
     ] {
         place.refuse(&format!("run yat --input nowhere.safetensors {flags}"), 2, sentence);
     }
+    for (flags, sentence) in [
+        ("--rule delta --normalize", "linear: --normalize: expected none under --rule delta, which has no normaliser"),
+        (
+            "--rule gated-delta --norm-eps 1",
+            "linear: --norm-eps: expected none under --rule gated-delta, which has no normaliser",
+        ),
+        (
+            "--rule delta --feature-map elu1",
+            "linear: --feature-map: expected identity under --rule delta, which takes q and k as given, found `elu1`",
+        ),
+        ("--rule delta --no-causal", "linear: --no-causal: expected the causal form under --rule delta"),
+    ] {
+        place.refuse(&format!("run linear --input nowhere.safetensors {flags}"), 2, sentence);
+    }
     let ran = place.run("run linear --input nowhere.safetensors --output o.txt");
     assert!(ran.code == 2 && ran.err.contains("o.txt") && ran.err.contains(".safetensors"), "{ran:?}");
 }
@@ -214,7 +228,7 @@ fn what_the_grammar_refuses_is_usage_too() {
     let place = Place::new();
     for (command, words) in [
         ("run linear --input x --feature-map gelu", &["gelu", "elu1, relu, identity"][..]),
-        ("run linear --input x --rule delta", &["delta"]),
+        ("run linear --input x --rule lambda", &["lambda", "gated-delta"]),
         ("run linear --input x --backend cuda", &["cuda", "vulkan"]),
         ("run linear --input x --dtype f64", &["f64", "f16"]),
         ("run linear --input x --layout hbnd", &["hbnd", "bnhd"]),

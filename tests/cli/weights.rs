@@ -184,6 +184,22 @@ fn samples_are_valid_and_may_hold_projections() {
         .done("sample linear --output wide.safetensors --shape H=4,G=2,N=20,D=8 --rule gated --with g.D --layout bnhd");
     assert_eq!(place.read("wide.safetensors").tensors.get("g").unwrap().shape(), &[1, 20, 2, 8].into());
     place.done("run linear --input wide.safetensors --backend cpu --rule gated --layout bnhd --verify");
+    // The delta rules need beta, the gated one g too; no other rule takes them.
+    place.done("sample linear --output in.safetensors --shape H=4,G=2,N=20,D=8 --rule gated-delta --with g.D");
+    assert_eq!(place.read("in.safetensors").tensors.names(), "q, k, v, g, beta");
+    place.done("run linear --input in.safetensors --backend cpu --rule gated-delta --verify");
+    for (rule, sentence) in [
+        ("delta", "linear: tensor `g`: expected none under --rule delta, found [1, 2, 20, 8]"),
+        ("gated", "linear: tensor `beta`: expected none under --rule gated, found [1, 2, 20]"),
+    ] {
+        place.refuse(&format!("run linear --input in.safetensors --backend cpu --rule {rule}"), 1, sentence);
+    }
+    place.done("sample linear --output in.safetensors --shape H=4,G=2,N=20,D=8 --rule delta");
+    place.refuse(
+        "run linear --input in.safetensors --backend cpu --rule gated-delta",
+        1,
+        "linear: tensor `g`: expected [B, G, N] or [B, G, N, D], found none (given: q, k, v, beta)",
+    );
     let ran = place.run("sample linformer --output x.safetensors --with g");
     assert_eq!(ran.code, 2, "{ran:?}");
 }

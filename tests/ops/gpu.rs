@@ -73,6 +73,7 @@ fn plans_move_the_bytes_they_state() {
     let [head, channel] = [linear::Gate::Head, linear::Gate::Channel].map(linear::Rule::Gated);
     let map = |map| Config { features: 20, max_len: Some(60), ..base.clone().map(map) };
     let wide = Config { qkv: base.qkv.dim_v(70).kv_heads(2), ..map(FeatureMap::Performer) };
+    let [by_head, by_channel] = [linear::Gate::Head, linear::Gate::Channel].map(linear::Rule::GatedDelta);
     let list: Vec<(&str, Box<dyn Operator>)> = vec![
         ("one pass", Box::new(base.clone())),
         ("one pass, state", Box::new(Config { qkv: base.qkv.kv_heads(2), carry: true, ..base.clone() })),
@@ -148,6 +149,27 @@ fn plans_move_the_bytes_they_state() {
         (
             "cosformer, gated by channels, state",
             Box::new(Config { rule: channel, segment: Some(16), carry: true, ..map(FeatureMap::Cosformer) }),
+        (
+            "delta, state, grouped",
+            Box::new(Config { qkv: base.qkv.kv_heads(2), carry: true, ..base.clone().rule(linear::Rule::Delta) }),
+        ),
+        ("gated delta, wide", Box::new(Config { qkv: base.qkv.dim_v(70), ..base.clone().rule(by_head) })),
+        (
+            "gated delta by channels, head splits",
+            Box::new(Config {
+                qkv: Qkv::new(1, 24, 30, 64, 64).kv_heads(1),
+                carry: true,
+                ..base.clone().rule(by_channel)
+            }),
+        ),
+        (
+            "gated delta, decode",
+            Box::new(Config {
+                qkv: base.qkv.queries(1).keys(1).kv_heads(2),
+                carry: true,
+                decode: true,
+                ..base.clone().rule(by_channel)
+            }),
         ),
         ("softmax", Box::new(softmax::Config { qkv: base.qkv.queries(100).keys(130), ..soft.clone() })),
         ("softmax, grouped", Box::new(softmax::Config { qkv: base.qkv.kv_heads(2), ..soft.clone() })),

@@ -355,7 +355,7 @@ fn refused_before_anything_runs() {
         ),
         (
             Config { causal: false, ..base.clone().rule(Rule::Gated(Gate::Head)) },
-            "linear: `causal`: expected the causal form, the only one that decays in time, found the non-causal one",
+            "linear: `causal`: expected the causal form under rule gated, found the non-causal one",
         ),
         (Config { segment: Some(0), ..base.clone() }, "linear: `segment`: expected 1 or more, found 0"),
         (

@@ -9,6 +9,7 @@ mod goldens;
 mod gpu;
 mod limits;
 mod linear;
+mod linear_delta;
 mod linear_maps;
 mod linformer;
 mod mamba;

@@ -114,7 +114,7 @@ pub fn in_pieces(run: &dyn Fn(usize, &TensorMap) -> TensorMap, all: &TensorMap, 
     let mut out: Vec<HostTensor> = Vec::new();
     for pair in cuts.windows(2) {
         let cut = |(name, t): (&str, &HostTensor)| {
-            let along = ["q", "k", "v", "g", "gamma"].contains(&name);
+            let along = ["q", "k", "v", "g", "beta", "gamma"].contains(&name);
             (name.to_owned(), if along { tokens(t, pair[0]..pair[1]) } else { t.clone() })
         };
         let mut piece: TensorMap = all.iter().map(cut).collect();

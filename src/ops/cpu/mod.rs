@@ -350,34 +350,52 @@ impl Output {
         rows: &mut [f32],
         factors: &[f32],
     ) {
-        assert!(batch < self.batch && head < self.heads && tokens.end <= self.len);
+        // SAFETY: that of this function.
+        unsafe { self.store_columns(batch, head, tokens, 0..self.dim, rows, factors) };
+    }
+
+    /// Writes some columns of the rows of these tokens, each multiplied by its factor.
+    ///
+    /// # Safety
+    /// Every element is stored once.
+    pub(crate) unsafe fn store_columns(
+        &self,
+        batch: usize,
+        head: usize,
+        tokens: Range<usize>,
+        columns: Range<usize>,
+        rows: &mut [f32],
+        factors: &[f32],
+    ) {
+        assert!(batch < self.batch && head < self.heads && tokens.end <= self.len && columns.end <= self.dim);
         let strides = self.layout.strides(self.heads, self.len, self.dim);
-        let start = batch * strides.batch + head * strides.head;
-        let rows = rows[..tokens.len() * self.dim].chunks_exact_mut(self.dim);
+        let start = batch * strides.batch + head * strides.head + columns.start;
+        let width = columns.len();
+        let rows = rows[..tokens.len() * width].chunks_exact_mut(width);
         for ((token, row), &factor) in tokens.clone().zip(rows).zip(&factors[..tokens.len()]) {
             scale(row, factor);
             let at = start + token * strides.token;
-            // SAFETY: `at..at + dim` lies inside by the assert, and no other thread has it by this function's contract.
+            // SAFETY: `at..at + width` lies inside by the assert, and no other thread has it by this function's contract.
             unsafe {
                 match self.pointer {
-                    Pointer::F32(p) => p.add(at).copy_from_nonoverlapping(row.as_ptr(), self.dim),
+                    Pointer::F32(p) => p.add(at).copy_from_nonoverlapping(row.as_ptr(), width),
                     Pointer::F16(p) => {
                         // Memory nobody has written may not be a slice yet.
-                        p.add(at).write_bytes(0, self.dim);
-                        std::slice::from_raw_parts_mut(p.add(at), self.dim).convert_from_f32_slice(row);
+                        p.add(at).write_bytes(0, width);
+                        std::slice::from_raw_parts_mut(p.add(at), width).convert_from_f32_slice(row);
                     }
                 }
             }
         }
-        self.written.fetch_add(tokens.len(), Ordering::Relaxed);
+        self.written.fetch_add(tokens.len() * width, Ordering::Relaxed);
     }
 
     /// The tensor, all rows of which have been stored.
     pub(crate) fn finish(self) -> HostTensor {
         let Self { mut values, batch, heads, len, dim, layout, written, .. } = self;
         let rows = batch * heads * len;
-        assert_eq!(written.into_inner(), rows, "rows of an output that were not stored");
-        // SAFETY: the memory was reserved for so many elements, and as many rows were stored as there are, each once.
+        assert_eq!(written.into_inner(), rows * dim, "elements of an output that were not stored");
+        // SAFETY: the memory was reserved for so many elements, and as many were stored as there are, each once.
         unsafe {
             match &mut values {
                 Values::F32(v) => v.set_len(rows * dim),

@@ -19,7 +19,7 @@ use crate::tensor::{HostTensor, TensorMap, Values};
 const SEGMENT: usize = 1024;
 
 /// Tokens in a chunk where each row of the state decays by itself: then scores are no product of matrices.
-const ROW_CHUNK: usize = 16;
+pub(crate) const ROW_CHUNK: usize = 16;
 
 /// Queries at a time where there is no triangle to skip.
 const READ: usize = 256;

@@ -108,6 +108,42 @@ pub(super) fn cases() -> Vec<Case> {
                 .flag("feature-map", "elu1"),
         );
     }
+    list.extend(delta_cases());
+    list
+}
+
+/// Of the delta rules: without a decay, with one a head and one a channel.
+fn delta_cases() -> Vec<Case> {
+    let mut list = Vec::new();
+    let odd = &[("B", 2), ("H", 4), ("G", 2), ("N", 150), ("D", 24), ("E", 20)];
+    for (name, rule, gate) in [
+        ("delta", "delta", None),
+        ("delta_head", "gated-delta", Some("g")),
+        ("delta_channel", "gated-delta", Some("g.D")),
+    ] {
+        let case = |what: &str, axes: &[(&'static str, usize)]| {
+            let case = Case::new(format!("{name}{what}"), axes).flag("rule", rule).with("beta");
+            if let Some(gate) = gate { case.with(gate) } else { case }
+        };
+        list.push(case("", odd));
+        list.push(case("_bnhd", odd).layout(Layout::Bnhd));
+        list.push(case("_f16", odd).dtype(DType::F16));
+        list.push(case("_carried", odd).carry());
+        list.push(case("_segments", odd).carry().flag("segment", "37"));
+        list.push(case("_scale", &[("H", 1), ("N", 40), ("D", 8)]).flag("scale", "0.3"));
+        list.push(case("_wide", &[("H", 1), ("N", 100), ("D", 40), ("E", 100)]).carry());
+        list.push(case("_shared_key_head", &[("H", 24), ("G", 1), ("N", 60), ("D", 64), ("E", 64)]).carry());
+        list.push(case("_widest", &[("H", 1), ("N", 40), ("D", 256), ("E", 256)]).slow());
+        list.push(case("_long", &[("H", 1), ("N", 3000), ("D", 16)]));
+        list.push(case("_one", &[("H", 1), ("N", 1), ("D", 8)]));
+        let one = &[("B", 2), ("H", 4), ("G", 2), ("N", 1), ("D", 24), ("E", 20)];
+        list.push(case("_decode", one).carry().flag("decode", "true"));
+        list.push(
+            case("_decode_wide", &[("H", 3), ("G", 1), ("N", 1), ("D", 256), ("E", 200)])
+                .carry()
+                .flag("decode", "true"),
+        );
+    }
     list
 }
 

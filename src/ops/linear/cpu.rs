@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 
-use super::{Config, FeatureMap, Gate, Rule, maps};
+use super::{Config, FeatureMap, Gate, maps};
 use crate::ops::cpu::decay::Decay;
 use crate::ops::cpu::recurrence::{self, Components, Features, Head, Recurrence, State, Tensors};
 use crate::ops::cpu::{self, Map, Mat, Onto, Source, product, wide};
@@ -32,12 +32,8 @@ pub(super) fn run(config: &Config, tensors: &TensorMap) -> TensorMap {
 }
 
 fn run_with<F: Features>(config: &Config, tensors: &TensorMap, features: F, map: Map) -> TensorMap {
-    let source = |name: &str, map: Map| Source::new(tensor(tensors, name), config.qkv.layout, map);
-    let decay = match config.rule {
-        Rule::Linear => Decay::None,
-        Rule::Gated(Gate::Head) => Decay::Head(source("g", None)),
-        Rule::Gated(Gate::Channel) => Decay::Row(source("g", None)),
-    };
+    let source = |name: &str, map: Map| source(config, tensors, name, map);
+    let decay = decay(config, tensors);
     let run = Recurrence {
         qkv: config.qkv,
         features,
@@ -51,6 +47,20 @@ fn run_with<F: Features>(config: &Config, tensors: &TensorMap, features: F, map:
     };
     let own = Tensors { q: source("q", map), k: source("k", map), v: source("v", None), decay };
     run.run(own, tensors, "o", None)
+}
+
+/// What lets the state decay.
+pub(super) fn decay<'a>(config: &Config, tensors: &'a TensorMap) -> Decay<'a> {
+    match config.rule.gate() {
+        None => Decay::None,
+        Some(Gate::Head) => Decay::Head(source(config, tensors, "g", None)),
+        Some(Gate::Channel) => Decay::Row(source(config, tensors, "g", None)),
+    }
+}
+
+/// A tensor along the sequence.
+pub(super) fn source<'a>(config: &Config, tensors: &'a TensorMap, name: &str, map: Map) -> Source<'a> {
+    Source::new(tensor(tensors, name), config.qkv.layout, map)
 }
 
 fn tensor<'a>(tensors: &'a TensorMap, name: &str) -> &'a HostTensor {

@@ -2,7 +2,7 @@
 //!
 //! `s`, the column splits, is 1 up to E = 64, 2 up to 128, 4 up to 256 (see [`recurrence`](crate::ops::recurrence)).
 
-use super::{Config, FeatureMap, Gate, MAX_DIM, NAME, Rule};
+use super::{Config, FeatureMap, Gate, MAX_DIM, NAME};
 use crate::error::Error;
 use crate::gpu::Caps;
 use crate::gpu::program::{Cost, Program};
@@ -11,15 +11,17 @@ use crate::ops::recurrence::kernels::*;
 use crate::ops::recurrence::{Core, Decay, Params, Tiles, Walk};
 use crate::ops::{Operator, qkv};
 
-const TENSORS: Source = source!("linear/types.wgsl");
-const GATED: Source = source!("linear/gated.wgsl");
-const GATED_DECODE: Source = source!("linear/gated_decode.wgsl");
+pub(super) const TENSORS: Source = source!("linear/types.wgsl");
+pub(super) const GATED: Source = source!("linear/gated.wgsl");
+pub(super) const GATED_DECODE: Source = source!("linear/gated_decode.wgsl");
 
 const PROJECTED: Source = source!("linear/projected.wgsl");
 const PROJECTED_QUERIES: Source = source!("linear/projected_queries.wgsl");
 const PROJECTED_DECODE: Source = source!("linear/projected_decode.wgsl");
 const PROJECTED_RELU: Source = source!("linear/projected_relu.wgsl");
 const PROJECTED_RELU_DECODE: Source = source!("linear/projected_relu_decode.wgsl");
+
+pub(super) const GATE: (&str, Bind) = ("gate", Bind::Read);
 
 const EXPONENTIAL: Source = source!("common/exponential.wgsl");
 const LEVELS: Source = source!("linear/levels.wgsl");
@@ -37,7 +39,6 @@ const PLACE_NONE: Source = source!("linear/place_none.wgsl");
 const PLACE_SEGMENT: Source = source!("linear/place_segment.wgsl");
 const PLACE_OUTPUT: Source = source!("linear/place_output.wgsl");
 
-const GATE: (&str, Bind) = ("gate", Bind::Read);
 const OMEGA: (&str, Bind) = ("omega", Bind::Read);
 
 /// Bytes of workgroup memory on a portable device.
@@ -124,7 +125,7 @@ static GATED_DECODE_KERNEL: Kernel = decode(&[K, V, Q, UPDATED, O, GATE]);
 static PROJECTED_DECODE_KERNEL: Kernel = decode(&[K, V, Q, UPDATED, O, OMEGA]);
 static GATED_PROJECTED_DECODE: Kernel = decode(&[K, V, Q, UPDATED, O, GATE, OMEGA]);
 
-static SCAN: Kernel = kernel(
+pub(super) static SCAN: Kernel = kernel(
     "linear_scan",
     &[STRIDES_TYPES, TYPES, DECAYS, SCAN_CORE, source!("linear/scan.wgsl")],
     &[SEGMENTS, UPDATED],
@@ -210,11 +211,15 @@ pub(super) fn essential(c: &Config) -> Cost {
     let feature = feature(c) * vectors;
     let state = if c.carry { c.qkv.kv_units() as f64 * state_len(c) as f64 * 4.0 } else { 0.0 };
     let columns = e + if c.normalize { 1.0 } else { 0.0 };
-    let gates = (c.qkv.kv_units() * c.qkv.keys * c.gates_each()) as f64;
+    let tokens = (c.qkv.kv_units() * c.qkv.keys) as f64;
+    let gates = tokens * c.gates_each() as f64;
+    let beta = if c.rule.is_delta() { tokens } else { 0.0 };
+    // Under the delta rules keys read the state as well as write it.
+    let meets = vectors + if c.rule.is_delta() { k / c.qkv.dim_k as f64 } else { 0.0 };
     Cost {
-        flops: feature.flops + 2.0 * vectors * width * columns,
+        flops: feature.flops + 2.0 * meets * width * columns,
         exps: feature.exps + gates,
-        bytes_read: (q + k + v + gates) * size + state + omega_bytes(c).1,
+        bytes_read: (q + k + v + gates + beta) * size + state + omega_bytes(c).1,
         bytes_written: o * size + state,
     }
 }
@@ -247,17 +252,21 @@ pub fn walk(c: &Config, caps: &Caps) -> Walk {
     core(c).walk(&tiles(c), caps)
 }
 
+/// How the state decays.
+pub(super) fn decay(c: &Config) -> Decay {
+    match c.rule.gate() {
+        None => Decay::None,
+        Some(Gate::Head) => Decay::Head,
+        Some(Gate::Channel) => Decay::Row,
+    }
+}
+
 fn core(c: &Config) -> Core<'_> {
     let slots = c.slots();
     let at = |name: &str| slots.iter().position(|slot| slot.name == name);
     let (gate, omega) = (at("g"), at("omega"));
     let performer = c.feature_map == FeatureMap::Performer;
-    let decay = match c.rule {
-        _ if performer => Decay::Level,
-        Rule::Linear => Decay::None,
-        Rule::Gated(Gate::Head) => Decay::Head,
-        Rule::Gated(Gate::Channel) => Decay::Row,
-    };
+    let decay = if performer { Decay::Level } else { decay(c) };
     let [mut fragments, segment_fragments, output_fragments, mut decode_fragments] = feature_sources(c);
     // What of the carried state is beside its sums, which pass 1 reads.
     let state = c.state_slot();

@@ -12,17 +12,33 @@
 //! Rule `linear` has no g. Under `gated` g is a log decay, 0 or less, one a key head or one a channel of phi(k): RetNet,
 //! GLA, simple GLA and Mamba-2's matrix form are of this kind. A decay of minus infinity forgets everything before.
 //!
+//! The delta rules write what the state does not answer yet: with `S'` the state before, under `gated-delta` already
+//! decayed by g,
+//!
+//! ```text
+//! S_t = S' + beta_t k_t (v_t - S'^T k_t)^T         [D, E]
+//! ```
+//!
+//! beta is one a key head, of any size: 1 overwrites what a key of unit length stood for, 0 writes nothing, 2 reflects. They
+//! take q and k as they are, without a map or a normaliser. Source: DeltaNet (arXiv 2406.06484), Gated DeltaNet (arXiv
+//! 2412.06464) and, with a decay a channel, Kimi Delta Attention (arXiv 2510.26692); update rules `delta` and
+//! `gated_delta` of ONNX LinearAttention.
+//!
 //! The read follows the write at the same step, so token t sees itself. Without the causal mask every query reads the
 //! last state. Source: Katharopoulos et al., "Transformers are RNNs" (arXiv 2006.16236), equations 9 to 12, with
 //! `phi(x) = elu(x) + 1` (equation 7). With `identity` and no normaliser they are the update rules `linear` and `gated` of
 //! ONNX LinearAttention, whose state layout this shares.
 //!
-//! Cost: `4 D' E` flops a token and head, `8 D' E` where two passes are needed, and `2 D F` for random features; state
-//! `D' (E + 1)` floats a key head. D' is the width of the features, D for maps of single elements.
+//! Cost: `4 D' E` flops a token and head, `6 D E` under the delta rules, `8 D' E` where two passes are needed, and `2 D F` for
+//! random features; state `D' (E + 1)` floats a key head, `D' E` without a normaliser. D' is the width of the features, D for
+//! maps of single elements.
 
 mod cases;
 #[cfg(feature = "cpu")]
 mod cpu;
+pub mod delta;
+#[cfg(feature = "cpu")]
+mod delta_cpu;
 pub mod layout;
 mod maps;
 mod reference;
@@ -51,7 +67,7 @@ pub const MAX_DIM: usize = 256;
 pub const OP: Op = Op {
     name: NAME,
     summary: "linear attention: a state of key features times values, read by query features",
-    inputs: &[qkv::INPUTS[0], qkv::INPUTS[1], qkv::INPUTS[2], G, OMEGA],
+    inputs: &[qkv::INPUTS[0], qkv::INPUTS[1], qkv::INPUTS[2], G, BETA, OMEGA],
     outputs: &[qkv::OUTPUT],
     state: &[
         TensorSpec::state("state", "B G D' E"),
@@ -70,7 +86,11 @@ pub const OP: Op = Op {
         ("F", AxisDefault::Length(maps::DEFAULT_FEATURES)),
     ],
     flags: &[
-        Flag { name: "rule", kind: FlagKind::Choice(&["linear", "gated"]), help: "update rule of the state (linear)" },
+        Flag {
+            name: "rule",
+            kind: FlagKind::Choice(&["linear", "gated", "delta", "gated-delta"]),
+            help: "update rule of the state (linear)",
+        },
         Flag {
             name: "feature-map",
             kind: FlagKind::Choice(&["elu1", "relu", "identity", "performer", "performer-relu", "cosformer"]),
@@ -105,6 +125,15 @@ const G: TensorSpec = TensorSpec::sequence("g", "B G N")
     .of(Domain::LogDecay)
     .drawn(Draw::Shaped(log_decays));
 
+/// How much of what the state answers wrongly a token puts right.
+const BETA: TensorSpec = TensorSpec::sequence("beta", "B G N").optional().drawn(Draw::Shaped(strengths));
+
+/// Above 0 and so small that keys drawn of up to [`MAX_DIM`] normal components, which are not of unit length, do not make the
+/// state grow: `beta |k|^2` stays below 2.
+fn strengths(_: &Shape, values: &mut [f32]) {
+    values.iter_mut().for_each(|x| *x = 0.006 / (1.0 + (-1.7 * *x).exp()));
+}
+
 /// 0 or less: those of heads that halve within some tens of tokens, as trained ones do.
 fn log_decays(_: &Shape, values: &mut [f32]) {
     values.iter_mut().for_each(|x| *x = -0.05 * x.abs());
@@ -117,6 +146,10 @@ pub enum Rule {
     Linear,
     /// The state decays before each write, by exp(g).
     Gated(Gate),
+    /// Writes put right what the state answers to the key.
+    Delta,
+    /// The state decays by exp(g), then the write puts right what it still answers.
+    GatedDelta(Gate),
 }
 
 impl Rule {
@@ -125,7 +158,22 @@ impl Rule {
         match self {
             Rule::Linear => "linear",
             Rule::Gated(_) => "gated",
+            Rule::Delta => "delta",
+            Rule::GatedDelta(_) => "gated-delta",
         }
+    }
+
+    /// What shares a decay, where the state decays.
+    pub const fn gate(self) -> Option<Gate> {
+        match self {
+            Rule::Linear | Rule::Delta => None,
+            Rule::Gated(gate) | Rule::GatedDelta(gate) => Some(gate),
+        }
+    }
+
+    /// Whether writes put right what the state answers.
+    pub const fn is_delta(self) -> bool {
+        matches!(self, Rule::Delta | Rule::GatedDelta(_))
     }
 }
 
@@ -206,18 +254,25 @@ impl Config {
     /// The log decays, `[B, G, N]` or `[B, G, N, D']` in the layout of the configuration; `None` without any.
     pub fn gate_slot(&self) -> Option<Slot> {
         let Qkv { batch, kv_heads, keys, dtype, layout, .. } = self.qkv;
-        let Rule::Gated(gate) = self.rule else { return None };
+        let gate = self.rule.gate()?;
         let whole = layout.shape(batch, kv_heads, keys, self.width());
         let shape = Shape::from(&whole.dims()[..if gate == Gate::Head { 3 } else { 4 }]);
         Some(Slot::plain("g", Access::Read, dtype, shape))
     }
 
+    /// Strengths of the delta rules, `[B, G, N]` in the layout of the configuration; `None` under other rules.
+    pub fn beta_slot(&self) -> Option<Slot> {
+        let Qkv { batch, kv_heads, keys, dtype, layout, .. } = self.qkv;
+        let shape = Shape::from(&layout.shape(batch, kv_heads, keys, 1).dims()[..3]);
+        self.rule.is_delta().then(|| Slot::plain("beta", Access::Read, dtype, shape))
+    }
+
     /// Log decays of a token and key head.
     fn gates_each(&self) -> usize {
-        match self.rule {
-            Rule::Linear => 0,
-            Rule::Gated(Gate::Head) => 1,
-            Rule::Gated(Gate::Channel) => self.width(),
+        match self.rule.gate() {
+            None => 0,
+            Some(Gate::Head) => 1,
+            Some(Gate::Channel) => self.width(),
         }
     }
 
@@ -241,8 +296,16 @@ impl Config {
         self.validate_map()?;
         super::check_walk(NAME, queries, keys, self.causal, self.carry, self.decode, self.segment)?;
         if self.rule != Rule::Linear && !self.causal {
-            let expected = "the causal form, the only one that decays in time";
+            let expected = format!("the causal form under rule {}", self.rule.name());
             return Err(Error::setting(NAME, "causal", expected, "the non-causal one"));
+        }
+        if self.rule.is_delta() && self.feature_map != FeatureMap::Identity {
+            let expected = format!("identity under rule {}, which takes q and k as given", self.rule.name());
+            return Err(Error::setting(NAME, "feature_map", expected, self.feature_map.name()));
+        }
+        if self.rule.is_delta() && self.normalize {
+            let expected = format!("none under rule {}, whose weights may sum to nothing", self.rule.name());
+            return Err(Error::setting(NAME, "normalize", expected, "a normaliser"));
         }
         qkv::check_scale(NAME, self.effective_scale())?;
         if !(self.norm_eps.is_finite() && self.norm_eps >= 0.0) {
@@ -268,6 +331,7 @@ impl Operator for Config {
     fn slots(&self) -> Vec<Slot> {
         let mut slots = self.qkv.slots();
         slots.extend(self.gate_slot());
+        slots.extend(self.beta_slot());
         slots.extend(self.omega_slot());
         if self.carry {
             slots.push(self.state_slot());
@@ -276,19 +340,19 @@ impl Operator for Config {
     }
 
     fn program(&self, caps: &Caps) -> Result<Program, Error> {
-        layout::program(self, caps)
+        if self.rule.is_delta() { delta::program(self, caps) } else { layout::program(self, caps) }
     }
 
     #[cfg(feature = "cpu")]
     fn cpu(&self, tensors: &TensorMap) -> Result<TensorMap, Error> {
         self.validate()?;
         check_inputs(NAME, &self.slots(), tensors)?;
-        Ok(cpu::run(self, tensors))
+        Ok(if self.rule.is_delta() { delta_cpu::run(self, tensors) } else { cpu::run(self, tensors) })
     }
 
     #[cfg(feature = "cpu")]
     fn cpu_variant(&self) -> String {
-        cpu::variant(self)
+        if self.rule.is_delta() { delta_cpu::variant(self) } else { cpu::variant(self) }
     }
 
     fn reference(&self, tensors: &TensorMap, precision: Precision, rows: Rows<'_>) -> Definition {
@@ -319,8 +383,10 @@ pub struct Tensors<'a> {
     pub v: &'a Tensor,
     /// `[B, H, N, E]`, written.
     pub o: &'a Tensor,
-    /// Log decays, `[B, G, N]` or `[B, G, N, D']`; given if and only if the rule is [`Rule::Gated`].
+    /// Log decays, `[B, G, N]` or `[B, G, N, D']`; given if and only if [`Rule::gate`] is.
     pub g: Option<&'a Tensor>,
+    /// Strengths, `[B, G, N]`; given if and only if [`Rule::is_delta`].
+    pub beta: Option<&'a Tensor>,
     /// Random projections, `[F, D]` or `[G, F, D]`; given if and only if the feature map has some.
     pub omega: Option<&'a Tensor>,
     /// State and norm in one buffer; given if and only if [`Config::carry`].
@@ -330,7 +396,7 @@ pub struct Tensors<'a> {
 impl<'a> Tensors<'a> {
     /// Of rule `linear`, without a state.
     pub fn new(q: &'a Tensor, k: &'a Tensor, v: &'a Tensor, o: &'a Tensor) -> Self {
-        Self { q, k, v, o, g: None, omega: None, state: None }
+        Self { q, k, v, o, g: None, beta: None, omega: None, state: None }
     }
 }
 
@@ -341,19 +407,36 @@ impl<'a> Tensors<'a> {
 pub fn bind(plan: &Plan, tensors: Tensors<'_>, workspace: &Workspace) -> Result<Recording, Error> {
     let mut named = vec![("q", tensors.q), ("k", tensors.k), ("v", tensors.v), ("o", tensors.o)];
     named.extend(tensors.g.map(|g| ("g", g)));
+    named.extend(tensors.beta.map(|beta| ("beta", beta)));
     named.extend(tensors.omega.map(|omega| ("omega", omega)));
     named.extend(tensors.state.map(|state| ("state", state)));
     plan.bind(&named, workspace)
 }
 
 fn usage(flags: &Flags) -> Result<(), Error> {
-    let linear = match flags.word("rule") {
-        None | Some("linear") => true,
-        Some("gated") => false,
-        Some(rule) => return Err(Error::Usage(format!("{NAME}: --rule: expected linear or gated, found `{rule}`"))),
-    };
+    let rule = flags.word("rule").unwrap_or("linear");
+    let (linear, delta) = (rule == "linear", rule == "delta" || rule == "gated-delta");
+    if !(linear || delta || rule == "gated") {
+        let expected = "linear, gated, delta or gated-delta";
+        return Err(Error::Usage(format!("{NAME}: --rule: expected {expected}, found `{rule}`")));
+    }
     if !linear && flags.switch("causal") == Some(false) {
-        return Err(Error::Usage(format!("{NAME}: --no-causal: expected the causal form under --rule gated")));
+        return Err(Error::Usage(format!("{NAME}: --no-causal: expected the causal form under --rule {rule}")));
+    }
+    let map = flags.word("feature-map").map(FeatureMap::parse).transpose()?;
+    if let Some(map) = map.filter(|map| delta && *map != FeatureMap::Identity) {
+        let expected = format!("identity under --rule {rule}, which takes q and k as given");
+        return Err(Error::Usage(format!("{NAME}: --feature-map: expected {expected}, found `{}`", map.name())));
+    }
+    if delta && flags.switch("normalize") == Some(true) {
+        return Err(Error::Usage(format!(
+            "{NAME}: --normalize: expected none under --rule {rule}, which has no normaliser"
+        )));
+    }
+    if delta && flags.word("norm-eps").is_some() {
+        return Err(Error::Usage(format!(
+            "{NAME}: --norm-eps: expected none under --rule {rule}, which has no normaliser"
+        )));
     }
     maps::usage(flags)?;
     flags.number(NAME, "scale")?;
@@ -375,7 +458,7 @@ fn configure(request: &Request<'_>) -> Result<Box<dyn Operator>, Error> {
     let qkv = Qkv::of(&OP, request)?;
     let mut config = Config::new(qkv).rule(rule(request)?);
     config.set_map(request)?;
-    check_gate(request, &config)?;
+    check_gates(request, &config)?;
     config.carry = request.carry;
     config.causal = flags.switch("causal").unwrap_or(true);
     config.decode = flags.switch("decode").unwrap_or(false);
@@ -389,27 +472,40 @@ fn configure(request: &Request<'_>) -> Result<Box<dyn Operator>, Error> {
     Ok(Box::new(config))
 }
 
-/// The rule that flags and the tensor `g` agree on.
+/// The rule that flags and the tensors `g` and `beta` agree on.
 fn rule(request: &Request<'_>) -> Result<Rule, Error> {
-    let gated = request.flags.word("rule") == Some("gated");
-    if !gated {
-        return match request.shape("g") {
-            Some(shape) => Err(Error::tensor(NAME, "g", "none under --rule linear", shape.to_string())),
-            None => Ok(Rule::Linear),
-        };
+    let word = request.flags.word("rule").unwrap_or("linear");
+    let (gated, delta) = (word.starts_with("gated"), word.ends_with("delta"));
+    let none_of = |name: &'static str| match request.shape(name) {
+        Some(shape) => Err(Error::tensor(NAME, name, format!("none under --rule {word}"), shape.to_string())),
+        None => Ok(()),
+    };
+    let gate = if gated {
+        Some(if request.required(NAME, &G)?.rank() == 3 { Gate::Head } else { Gate::Channel })
+    } else {
+        none_of("g")?;
+        None
+    };
+    if delta {
+        request.required(NAME, &BETA)?;
+    } else {
+        none_of("beta")?;
     }
-    let shape = request.required(NAME, &G)?;
-    Ok(Rule::Gated(if shape.rank() == 3 { Gate::Head } else { Gate::Channel }))
+    Ok(match (gate, delta) {
+        (None, false) => Rule::Linear,
+        (Some(gate), false) => Rule::Gated(gate),
+        (None, true) => Rule::Delta,
+        (Some(gate), true) => Rule::GatedDelta(gate),
+    })
 }
 
-/// Refuses log decays of another shape than the features of the keys have.
-fn check_gate(request: &Request<'_>, config: &Config) -> Result<(), Error> {
-    let Some(shape) = request.shape("g") else { return Ok(()) };
-    match config.gate_slot().iter().flat_map(|slot| &slot.parts).next() {
-        Some(part) if part.shape != *shape => {
+/// Refuses log decays and strengths of another shape than the features of the keys have.
+fn check_gates(request: &Request<'_>, config: &Config) -> Result<(), Error> {
+    for part in config.gate_slot().iter().chain(&config.beta_slot()).flat_map(|slot| &slot.parts) {
+        if let Some(shape) = request.shape(part.name).filter(|shape| **shape != part.shape) {
             let whose = if config.width() == config.qkv.dim_k { "k has" } else { "the features of k have" };
-            Err(Error::tensor(NAME, "g", format!("{} as {whose}", part.shape), shape.to_string()))
+            return Err(Error::tensor(NAME, part.name, format!("{} as {whose}", part.shape), shape.to_string()));
         }
-        _ => Ok(()),
     }
+    Ok(())
 }

@@ -65,6 +65,11 @@ pub(crate) struct Params {
     pub(crate) v: Strides,
     pub(crate) o: Strides,
     pub(crate) g: Strides,
+    pub(crate) beta: Strides,
+    pub(crate) first: u32,
+    pub(crate) end: u32,
+    pub(crate) read_page: u32,
+    pub(crate) write_page: u32,
     pub(crate) skip: u32,
     pub(crate) bias: u32,
     pub(crate) beside: u32,
@@ -76,15 +81,15 @@ pub(crate) struct Params {
 pub(crate) const FIELDS: &[Field] = fields!(
     Params: grid, queries, keys, heads, kv_heads, dim_k, dim_v, rows, segment, segments, col_splits, head_splits,
     segment_stride, norm_offset, scale, norm_eps, stored_segments, nodes, poly, features, omega, first_poly, poly_scale,
-    state_len, share, q, k, v, o, g, skip, bias, beside, max_len, node
+    state_len, share, q, k, v, o, g, beta, first, end, read_page, write_page, skip, bias, beside, max_len, node
 );
 
 /// Where the uniform has the strides of q, k, v and o, which are slots 0 to 3.
-const STRIDES: [(usize, usize); 4] =
+pub(crate) const STRIDES: [(usize, usize); 4] =
     [(0, offset_of!(Params, q)), (1, offset_of!(Params, k)), (2, offset_of!(Params, v)), (3, offset_of!(Params, o))];
 
 /// Where it has those of what makes the decay, and those of o.
-const GATE_STRIDES: usize = offset_of!(Params, g);
+pub(crate) const GATE_STRIDES: usize = offset_of!(Params, g);
 const O_STRIDES: usize = offset_of!(Params, o);
 
 /// What a token leaves of the state before it writes.
@@ -98,6 +103,17 @@ pub(crate) enum Decay {
     Row,
     /// One factor for all rows, of a state that is relative to a level, beside the sums where it is carried.
     Level,
+}
+
+impl Decay {
+    /// DECAY in the shaders.
+    pub(crate) fn number(self) -> u32 {
+        match self {
+            Decay::None => 0,
+            Decay::Head | Decay::Level => 1,
+            Decay::Row => 2,
+        }
+    }
 }
 
 /// What an operator tells the core.

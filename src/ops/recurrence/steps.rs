@@ -142,19 +142,11 @@ impl<'a> Builder<'a> {
     ) -> Spec {
         let mut fragments = vec![COUNT_OFF];
         fragments.extend(self.c.fragments.iter().copied());
-        consts.extend([("DECAY", self.decay()), ("KEEP_LOGS", keep_logs.into())]);
+        consts.extend([("DECAY", self.c.decay.number()), ("KEEP_LOGS", keep_logs.into())]);
         if !self.c.more.is_empty() {
             consts.push((self.c.more_const, bound as u32 + 1));
         }
         Spec { elem: self.c.qkv.dtype, fragments, consts, overrides }
-    }
-
-    fn decay(&self) -> u32 {
-        match self.c.decay {
-            Decay::None => 0,
-            Decay::Head | Decay::Level => 1,
-            Decay::Row => 2,
-        }
     }
 
     fn step(
@@ -296,7 +288,7 @@ impl<'a> Builder<'a> {
             ("TRANSPOSED", self.c.transposed.into()),
             ("CARRY", self.c.carry.into()),
             ("MODE", mode),
-            ("DECAY", self.decay()),
+            ("DECAY", self.c.decay.number()),
             ("POSITION", self.c.position.into()),
             ("LEVEL", (self.c.decay == Decay::Level).into()),
         ];

@@ -102,7 +102,7 @@ impl Tiles {
         4 * (self.fixed_floats + keys + queries + weights)
     }
 
-    pub(super) fn consts(&self) -> Vec<(&'static str, u32)> {
+    pub(crate) fn consts(&self) -> Vec<(&'static str, u32)> {
         vec![
             ("TILE", self.tile as u32),
             ("ROWS", self.rows as u32),

@@ -1,0 +1,323 @@
+//! The delta rules on a GPU: from a configuration to tiles, dispatches and bytes. Pure: no wgpu type.
+//!
+//! A workgroup holds some columns of a head's state, all rows, and goes through the head chunk by chunk: what the tokens of
+//! a tile write is a triangular system (`shaders/linear/delta.wgsl`), and then they are walked as under the other rules.
+//! Every column of the state evolves alone, so columns are what workgroups share.
+//!
+//! Segments of a sequence are not walked side by side: what one leaves of the state before it is a matrix `[D, D]`, as much
+//! work to make as its outputs, and `2 D^2 E` flops to compose. That pays only where heads and columns leave most of a machine
+//! idle, and is a second kernel. Dispatches follow each other along the sequence, each short enough for a watchdog, with
+//! the states between them in the workspace.
+//!
+//! Bytes. With `s` the column splits (1 up to E = 64, 2 up to 128, 4 up to 256), q, k, g and beta are read s times, v
+//! and o moved once: `(2 s + 2) / 4` of q, k, v and o where D = E and H = G, and the states of the dispatches, each read and
+//! written once: less than 3 in a hundred of the rest. Where many query heads share a key head, its keys and values are
+//! read once more for every head split.
+//!
+//! Workspace: a state a key head where it is carried, two where there are several dispatches.
+
+use std::mem::offset_of;
+
+use super::layout::{GATE, GATED, GATED_DECODE, SCAN, TENSORS, decay};
+use super::{Config, MAX_DIM, NAME};
+use crate::error::Error;
+use crate::gpu::Caps;
+use crate::gpu::program::{Cost, Operand, Program, Scratch, Step, check_indices, check_workspace};
+use crate::gpu::source::{Bind, COUNT_OFF, Kernel, Source, Spec, source};
+use crate::ops::recurrence::kernels::*;
+use crate::ops::recurrence::{GATE_STRIDES, Params, STRIDES, Tiles};
+use crate::ops::{Operator, qkv};
+use crate::tensor::DType;
+
+const BETA: (&str, Bind) = ("beta", Bind::Read);
+const DELTA: Source = source!("linear/delta.wgsl");
+const IDENTITY: Source = source!("common/feature_identity.wgsl");
+
+const fn walk(bindings: Bindings) -> Kernel {
+    let sources = &[
+        STRIDES_TYPES,
+        TYPES,
+        DECAYS,
+        TENSORS,
+        STATE_WRITE,
+        STATE_READ,
+        ROWS_KEYS,
+        ROWS_QUERIES,
+        PLAIN.quotient,
+        PLAIN.output,
+        STORED,
+        OUTPUT_CORE,
+        DELTA,
+        source!("linear/delta_walk.wgsl"),
+    ];
+    kernel("linear_delta", sources, bindings, Some(PROOF))
+}
+
+const fn decode(bindings: Bindings) -> Kernel {
+    let sources = &[
+        STRIDES_TYPES,
+        TYPES,
+        DECAYS,
+        TENSORS,
+        ROWS_DECODE,
+        PLAIN.decode_quotient,
+        PLAIN.decode,
+        DECODE_CORE,
+        source!("linear/delta_decode.wgsl"),
+    ];
+    kernel("linear_delta_decode", sources, bindings, None)
+}
+
+static WALK: Kernel = walk(&[K, V, Q, STATE, O, SEGMENTS, BETA]);
+static GATED_WALK: Kernel = walk(&[K, V, Q, STATE, O, SEGMENTS, BETA, GATE]);
+static DECODE: Kernel = decode(&[K, V, Q, UPDATED, O, BETA]);
+static GATED_DECODE_KERNEL: Kernel = decode(&[K, V, Q, UPDATED, O, BETA, GATE]);
+
+/// Where the uniform has the strides of beta.
+const BETA_STRIDES: usize = offset_of!(Params, beta);
+
+/// Tokens of a triangular system at most: it takes their square, and fewer barriers than tokens are left already.
+const MOST_TOKENS: usize = 16;
+
+/// The tiles of a configuration.
+pub fn tiles(c: &Config) -> Tiles {
+    let fixed = (MOST_TOKENS * MOST_TOKENS + MOST_TOKENS).next_multiple_of(4);
+    let tiles = Tiles::new(c.qkv.dim_k, c.qkv.dim_v, c.qkv.group(), None, c.gates_each(), fixed);
+    Tiles { tile: tiles.tile.min(MOST_TOKENS), ..tiles }
+}
+
+/// Tokens of a head in one dispatch: with a machine full of workgroups they stay within the work of one.
+pub fn tokens(c: &Config, caps: &Caps) -> usize {
+    let t = tiles(c);
+    let share = (c.qkv.dim_k * 4 * t.col_threads) as f64;
+    let token = 2.0 * share * (2 + t.read_heads) as f64 + overlap_flops(c, &t);
+    let longest = (caps.dispatch_flops / (caps.full_groups as f64 * token)) as usize;
+    // Tiles start anew where segments do, and so do dispatches.
+    let step = restart(c, &t).unwrap_or(t.tile);
+    (longest / step * step).clamp(step, c.qkv.keys.next_multiple_of(step))
+}
+
+/// Where tiles start anew beside where they end: every so many tokens, which are no multiple of theirs.
+fn restart(c: &Config, t: &Tiles) -> Option<usize> {
+    c.segment.filter(|segment| !segment.is_multiple_of(t.tile)).map(|segment| segment.min(c.qkv.keys))
+}
+
+/// Flops of a token's part of the triangular system, of one workgroup.
+fn overlap_flops(c: &Config, t: &Tiles) -> f64 {
+    let earlier = (t.tile - 1) as f64 / 2.0;
+    2.0 * earlier * (c.qkv.dim_k + 4 * t.col_threads) as f64
+}
+
+/// What a GPU has to do.
+pub(super) fn program(c: &Config, caps: &Caps) -> Result<Program, Error> {
+    c.validate()?;
+    let slots = c.slots();
+    caps.require(NAME, c.qkv.dtype)?;
+    check_indices(NAME, &slots)?;
+    check_indices(NAME, std::slice::from_ref(&c.state_slot()))?;
+    qkv::check_lengths(NAME, &c.qkv)?;
+    let gate = slots.iter().position(|slot| slot.name == "g");
+    let beta = slots.iter().position(|slot| slot.name == "beta");
+    let builder = Builder::new(c, gate, beta);
+    let steps = if c.decode { vec![builder.decode()] } else { builder.walk(caps) };
+    let mut strides = STRIDES.to_vec();
+    strides.extend(gate.map(|slot| (slot, GATE_STRIDES)));
+    strides.extend(beta.map(|slot| (slot, BETA_STRIDES)));
+    let mut workspace = Vec::new();
+    if !c.decode {
+        let pages =
+            if steps.iter().filter(|step| step.kernel.name == WALK.name).count() > 1 { 2 } else { u64::from(c.carry) };
+        let bytes = (pages * builder.kv * 4).saturating_mul(builder.state_len());
+        workspace.push(Scratch { name: "segment states", bytes: bytes.max(16) });
+        if !c.carry {
+            workspace.push(Scratch { name: "no state", bytes: 16 });
+        }
+    }
+    check_workspace(NAME, &workspace)?;
+    let t = builder.tiles;
+    let variant = match steps.iter().filter(|step| step.kernel.name == WALK.name).count() {
+        0 => "one token".into(),
+        count => format!(
+            "chunk by chunk, {count} after another, tiles of {} tokens, {} x {} of the state a workgroup",
+            t.tile,
+            c.qkv.dim_k,
+            4 * t.col_threads
+        ),
+    };
+    let mut pieces = Vec::new();
+    for step in steps {
+        pieces.extend(c.qkv.cut(NAME, step, &slots, &strides, caps)?);
+    }
+    Ok(Program::new(NAME, variant, slots, workspace, pieces))
+}
+
+struct Builder<'a> {
+    c: &'a Config,
+    tiles: Tiles,
+    kv: u64,
+    params: Params,
+    gate: Option<Operand>,
+    beta: Option<Operand>,
+}
+
+impl<'a> Builder<'a> {
+    /// Every tensor has at most `u32::MAX` elements and every sequence 2^30 tokens here, so that no cast below loses anything
+    /// that is used.
+    fn new(c: &'a Config, gate: Option<usize>, beta: Option<usize>) -> Self {
+        let s = &c.qkv;
+        let tiles = tiles(c);
+        let [q, k, v, o] = s.strides();
+        let of = |dim| qkv::strides_of(s.layout, s.kv_heads, s.keys, dim);
+        let params = Params {
+            queries: s.queries as u32,
+            keys: s.keys as u32,
+            heads: s.heads as u32,
+            kv_heads: s.kv_heads as u32,
+            dim_k: s.dim_k as u32,
+            dim_v: s.dim_v as u32,
+            rows: s.dim_k as u32,
+            segment: restart(c, &tiles).unwrap_or(s.keys) as u32,
+            segments: 1,
+            stored_segments: 1,
+            col_splits: tiles.col_splits as u32,
+            head_splits: tiles.head_splits as u32,
+            segment_stride: (s.dim_k * s.dim_v) as u32,
+            state_len: (s.dim_k * s.dim_v) as u32,
+            share: 1,
+            scale: c.effective_scale(),
+            q,
+            k,
+            v,
+            o,
+            g: of(c.gates_each()),
+            beta: of(1),
+            ..Params::default()
+        };
+        let [gate, beta] = [gate, beta].map(|slot| slot.map(Operand::Slot));
+        Self { c, tiles, kv: s.kv_units() as u64, params, gate, beta }
+    }
+
+    fn state_len(&self) -> u64 {
+        u64::from(self.params.state_len)
+    }
+
+    /// Bytes of the states of all key heads.
+    fn states(&self) -> f64 {
+        self.kv as f64 * self.state_len() as f64 * 4.0
+    }
+
+    fn state(&self) -> Operand {
+        if self.c.carry { Operand::Slot(self.c.slots().len() - 1) } else { Operand::Workspace(1) }
+    }
+
+    /// As [`TENSORS`] and what follows it want: fragments that decay, with the bindings in front of g.
+    fn spec(
+        &self,
+        decode: bool,
+        bound: u32,
+        mut consts: Vec<(&'static str, u32)>,
+        overrides: &[(&'static str, u32)],
+    ) -> Spec {
+        let gated = if decode { GATED_DECODE } else { GATED };
+        let plain = if decode { PLAIN.decode_decay } else { PLAIN.decay };
+        let fragments = vec![COUNT_OFF, IDENTITY, if self.gate.is_some() { gated } else { plain }];
+        consts.extend([("DECAY", decay(self.c).number()), ("KEEP_LOGS", 0)]);
+        if self.gate.is_some() {
+            consts.push(("GATE", bound + 1));
+        }
+        let overrides = [("NORMALIZE", 0)].iter().chain(overrides).copied().collect();
+        Spec { elem: self.c.qkv.dtype, fragments, consts, overrides }
+    }
+
+    fn step(
+        &self,
+        kernel: &'static Kernel,
+        spec: Spec,
+        params: Params,
+        own: &[Operand],
+        groups: u64,
+        cost: Cost,
+    ) -> Step {
+        let params = bytemuck::bytes_of(&params).to_vec();
+        let mut operands = vec![Operand::Slot(1), Operand::Slot(2)];
+        operands.extend(own);
+        operands.extend(self.beta.iter().chain(&self.gate));
+        Step { kernel, spec, params, operands, first: 0, groups, cost }
+    }
+
+    /// Dispatches one after another along the sequence, and the carried state to its place.
+    fn walk(&self, caps: &Caps) -> Vec<Step> {
+        let (c, keys) = (self.c, self.c.qkv.keys);
+        let tokens = tokens(c, caps);
+        let count = keys.div_ceil(tokens);
+        let mut steps: Vec<_> = (0..count).map(|i| self.piece(i, count, tokens)).collect();
+        if c.carry {
+            let overrides = vec![("NORMALIZE", 0), ("TRANSPOSED", 0), ("CARRY", 1), ("MODE", 2), ("DECAY", 0)];
+            let spec = Spec { elem: DType::F32, fragments: vec![COUNT_OFF], consts: vec![], overrides };
+            let cost = Cost { bytes_read: self.states(), bytes_written: self.states(), ..Cost::default() };
+            steps.push(Step {
+                kernel: &SCAN,
+                spec,
+                params: bytemuck::bytes_of(&self.params).to_vec(),
+                operands: vec![Operand::Workspace(0), self.state()],
+                first: 0,
+                groups: self.kv * self.state_len().div_ceil(64),
+                cost,
+            });
+        }
+        steps
+    }
+
+    /// Tokens of piece `i` of `count`. The last leaves its state in the first of two pages, the one before in the second.
+    fn piece(&self, i: usize, count: usize, tokens: usize) -> Step {
+        let (c, t, s) = (self.c, &self.tiles, &self.c.qkv);
+        let page = |behind: usize| (behind % 2) as u32 * self.kv as u32;
+        let (first, end) = (i * tokens, ((i + 1) * tokens).min(s.keys));
+        let params = Params {
+            first: first as u32,
+            end: end as u32,
+            read_page: page(count - i),
+            write_page: page(count - 1 - i),
+            ..self.params
+        };
+        let init = match (i, c.carry) {
+            (0, false) => 0,
+            (0, true) => 2,
+            _ => 1,
+        };
+        let store = c.carry || i + 1 < count;
+        let (cols, heads) = (t.col_splits as f64, t.head_splits as f64);
+        let len = (end - first) as f64;
+        let key_tokens = self.kv as f64 * len;
+        let rows = key_tokens * s.group() as f64;
+        let touch = 2.0 * self.state_len() as f64;
+        let (d, e, size) = (s.dim_k as f64, s.dim_v as f64, s.dtype.size() as f64);
+        let small = (c.gates_each() + 1) as f64;
+        let cost = Cost {
+            flops: rows * touch + key_tokens * (2.0 * touch + cols * overlap_flops(c, t)) * heads,
+            exps: key_tokens * c.gates_each() as f64 * cols * heads,
+            bytes_read: rows * d * size * cols
+                + key_tokens * ((d + small) * cols + e) * size * heads
+                + if init == 0 { 0.0 } else { self.states() * heads },
+            bytes_written: rows * e * size + if store { self.states() } else { 0.0 },
+        };
+        let mut consts = t.consts();
+        consts.push(("READ_HEADS", t.read_heads as u32));
+        let overrides = [("CAUSAL", 1), ("INIT", init), ("STORE", store.into())];
+        let kernel = if self.gate.is_some() { &GATED_WALK } else { &WALK };
+        let own = [Operand::Slot(0), self.state(), Operand::Slot(3), Operand::Workspace(0)];
+        let groups = self.kv * (t.col_splits * t.head_splits) as u64;
+        self.step(kernel, self.spec(false, 7, consts, &overrides), params, &own, groups, cost)
+    }
+
+    fn decode(&self) -> Step {
+        let c = self.c;
+        let mut cost = c.cost();
+        // The state is read by the key, then by the first query head, and again by each of the others.
+        cost.bytes_read += c.qkv.group() as f64 * self.states();
+        let kernel = if self.gate.is_some() { &GATED_DECODE_KERNEL } else { &DECODE };
+        let spec = self.spec(true, 6, vec![("MAX_DIM", MAX_DIM as u32)], &[("TRANSPOSED", 0)]);
+        let own = [Operand::Slot(0), self.state(), Operand::Slot(3)];
+        self.step(kernel, spec, self.params, &own, self.kv, cost)
+    }
+}

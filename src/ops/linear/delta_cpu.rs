@@ -1,0 +1,224 @@
+//! The delta rules on the `cpu` backend: chunks of tokens through matrix products, head by head and, where heads are few,
+//! some columns of the state at a time.
+//!
+//! Inside a chunk what tokens write is a triangular system (the WY form): row t of U is
+//! `beta_t (v_t - S^T k_t - sum_{s < t} (k_t . k_s) u_s)`, with the decay by the tokens between. It is solved by substitution.
+//! Then outputs and the state see U as those of other rules see values.
+
+use std::ops::Range;
+
+use super::Config;
+use super::cpu::{decay, source};
+use crate::ops::Qkv;
+use crate::ops::cpu::decay::{self as decays, Decay, Space};
+use crate::ops::cpu::recurrence::{Head, ROW_CHUNK};
+use crate::ops::cpu::{self, Mat, Onto, Output, Source, product, wide};
+use crate::tensor::{HostTensor, TensorMap, Values};
+
+/// Tokens in a chunk: more spend more on the system and on scores above the triangle, fewer on packing for products.
+const CHUNK: usize = 32;
+
+/// Where heads make fewer tasks than this, the columns of a state are divided, down to so many.
+const TASKS: usize = 8;
+const LEAST_COLUMNS: usize = 32;
+
+/// One run: the tensors and where outputs go.
+struct Job<'a> {
+    c: &'a Config,
+    q: Source<'a>,
+    k: Source<'a>,
+    v: Source<'a>,
+    beta: Source<'a>,
+    decay: Decay<'a>,
+    o: Output,
+}
+
+/// Runs the operator; tensors as [`crate::ops::Operator::cpu`] says.
+pub(super) fn run(config: &Config, tensors: &TensorMap) -> TensorMap {
+    let s = &config.qkv;
+    let source = |name: &str| source(config, tensors, name, None);
+    let job = Job {
+        c: config,
+        q: source("q"),
+        k: source("k"),
+        v: source("v"),
+        beta: source("beta"),
+        decay: decay(config, tensors),
+        o: Output::new(s.dtype, s.layout, [s.batch, s.heads, s.queries, s.dim_v]),
+    };
+    // Of every key head block after block of columns, each `[D, columns]`: tasks share nothing.
+    let columns = columns(s);
+    let blocks = s.dim_v.div_ceil(columns);
+    let mut states = vec![0.0; s.kv_units() * blocks * s.dim_k * columns];
+    let block_of = |task: usize| {
+        let first = task % blocks * columns;
+        first..(first + columns).min(s.dim_v)
+    };
+    let given = tensors.get("state").filter(|_| config.carry).map(HostTensor::values);
+    if let Some(Values::F32(given)) = given {
+        for (task, state) in states.chunks_exact_mut(s.dim_k * columns).enumerate() {
+            let rows = given[task / blocks * s.dim_k * s.dim_v..].chunks_exact(s.dim_v);
+            let width = block_of(task).len();
+            state.chunks_exact_mut(width).zip(rows.take(s.dim_k)).for_each(|(state, row)| {
+                state.copy_from_slice(&row[block_of(task)]);
+            });
+        }
+    }
+    let work = (s.keys * s.dim_k * columns * (4 + 2 * s.group())) as u64;
+    cpu::each_mut(&mut states, s.dim_k * columns, work, |task, state| job.walk(task / blocks, block_of(task), state));
+
+    let mut outputs = TensorMap::new();
+    outputs.insert("o", job.o.finish());
+    if config.carry {
+        let mut whole = vec![0.0; s.kv_units() * s.dim_k * s.dim_v];
+        for (task, state) in states.chunks_exact(s.dim_k * columns).enumerate() {
+            let rows = whole[task / blocks * s.dim_k * s.dim_v..].chunks_exact_mut(s.dim_v);
+            let width = block_of(task).len();
+            state.chunks_exact(width).zip(rows.take(s.dim_k)).for_each(|(state, row)| {
+                row[block_of(task)].copy_from_slice(state);
+            });
+        }
+        outputs.insert("state", HostTensor::f32([s.batch, s.kv_heads, s.dim_k, s.dim_v], whole));
+    }
+    outputs
+}
+
+/// Columns of a task.
+fn columns(s: &Qkv) -> usize {
+    let blocks = TASKS.div_ceil(s.kv_units());
+    s.dim_v.div_ceil(blocks).max(LEAST_COLUMNS).min(s.dim_v)
+}
+
+/// One line for people.
+pub(super) fn variant(config: &Config) -> String {
+    format!("chunks of {}, {} columns at a time", chunk(config), columns(&config.qkv))
+}
+
+/// Tokens in a chunk.
+fn chunk(c: &Config) -> usize {
+    let most = if c.gates_each() > 1 { ROW_CHUNK } else { CHUNK };
+    most.min(c.segment.unwrap_or(most)).min(c.qkv.keys)
+}
+
+wide! {
+    /// Solves the system of so many rows: `u` comes as what is to be written without the rows before it, each `width` long,
+    /// and what row t answers to row s is `overlaps[t, s]`.
+    fn solve(rows: usize, width: usize, overlaps: &[f32], beta: &[f32], u: &mut [f32]) {
+        for t in 0..rows {
+            let (before, rest) = u.split_at_mut(t * width);
+            let row = &mut rest[..width];
+            let factors = &overlaps[t * rows..][..t];
+            // Four rows at a time: the row solved for is loaded and stored for them once.
+            let (fours, few) = (before.chunks_exact(4 * width), factors.chunks_exact(4));
+            let (last, last_factors) = (fours.remainder(), few.remainder());
+            for (four, factor) in fours.zip(few) {
+                let (a, four) = four.split_at(width);
+                let (b, four) = four.split_at(width);
+                let (c, d) = four.split_at(width);
+                for i in 0..width {
+                    row[i] -= (factor[0] * a[i] + factor[1] * b[i]) + (factor[2] * c[i] + factor[3] * d[i]);
+                }
+            }
+            for (other, factor) in last.chunks_exact(width).zip(last_factors) {
+                row.iter_mut().zip(other).for_each(|(x, y)| *x -= factor * y);
+            }
+            row.iter_mut().for_each(|x| *x *= beta[t]);
+        }
+    }
+}
+
+impl Job<'_> {
+    /// Tokens of the sequence, chunk by chunk; chunks start anew where segments do.
+    fn chunks(&self) -> impl Iterator<Item = Range<usize>> {
+        let (keys, chunk) = (self.c.qkv.keys, chunk(self.c));
+        let segment = self.c.segment.unwrap_or(keys).min(keys);
+        (0..keys).step_by(segment).flat_map(move |start| {
+            let end = (start + segment).min(keys);
+            (start..end).step_by(chunk).map(move |first| first..(first + chunk).min(end))
+        })
+    }
+
+    /// Writes some columns of the outputs of a key head; `state`, `[D, columns]` of it, becomes the last.
+    fn walk(&self, unit: usize, columns: Range<usize>, state: &mut [f32]) {
+        let Qkv { kv_heads, dim_k, dim_v, .. } = self.c.qkv;
+        let (group, most, width) = (self.c.qkv.group(), chunk(self.c), columns.len());
+        let state = &mut state[..dim_k * width];
+        let key_head = Head { batch: unit / kv_heads, head: unit % kv_heads, kv_head: unit % kv_heads };
+        let each = self.decay.width(dim_k);
+        let decayed = if each > 0 { most * dim_k } else { 0 };
+        let readers = 1 + group;
+        let (tile, square) = (most * dim_k, most * most);
+        let sizes = [tile, most * dim_v, tile, most, readers * tile, readers * square, readers * most * width];
+        let [k, v, q, beta, reads, scores, answers] = sizes;
+        let sizes = [k, v, q, beta, reads, scores, answers, 2 * most * each, each, decayed, each, most];
+        cpu::scratch(sizes, |[k_space, v_space, q_space, betas, reads, scores, answers, rest @ ..]| {
+            let [factors, logs, kept, left, row] = rest;
+            for tokens in self.chunks() {
+                let rows = tokens.len();
+                let k = self.k.tile(key_head.batch, key_head.head, tokens.clone(), k_space);
+                let v = self.v.tile(key_head.batch, key_head.head, tokens.clone(), v_space).skip_cols(columns.start);
+                let beta = self.beta.tile(key_head.batch, key_head.head, tokens.clone(), betas);
+                let room = Space { factors: &mut *factors, logs: &mut *logs, scales: &mut [] };
+                let chunk = self.decay.chunk(key_head, tokens.clone(), room);
+                let (square, tile) = (rows * rows, rows * dim_k);
+                for reader in 0..readers {
+                    // The keys read first, then the query heads.
+                    let x = match reader {
+                        0 => k,
+                        _ => {
+                            let head = key_head.head * group + reader - 1;
+                            self.q.tile(key_head.batch, head, tokens.clone(), q_space)
+                        }
+                    };
+                    let scores = &mut scores[reader * square..][..square];
+                    let reads = &mut reads[reader * tile..][..tile];
+                    if let Decay::Row(_) = self.decay {
+                        decays::scores(rows, dim_k, (x, k), chunk.factors, scores, kept);
+                    } else {
+                        product([rows, dim_k, rows], x, k.t(), Onto::Nothing, scores, rows);
+                        // Cleared, not multiplied by zero, as in the recurrence of the other rules.
+                        scores.chunks_mut(rows).enumerate().for_each(|(i, row)| row[i + 1..].fill(0.0));
+                        if each > 0 {
+                            decays::between(rows, chunk, scores, row);
+                        }
+                    }
+                    if each > 0 {
+                        decays::reached(rows, x, dim_k, chunk.factors, reads, left);
+                    } else {
+                        reads
+                            .chunks_exact_mut(dim_k)
+                            .enumerate()
+                            .for_each(|(i, to)| to.copy_from_slice(x.row(i, dim_k)));
+                    }
+                }
+                let (reads, before) = (Mat::rows(reads, dim_k), Mat::rows(state, width));
+                product([readers * rows, dim_k, width], reads, before, Onto::Nothing, answers, width);
+
+                let (u, out) = answers[..readers * rows * width].split_at_mut(rows * width);
+                for (i, u) in u.chunks_exact_mut(width).enumerate() {
+                    u.iter_mut().zip(v.row(i, width)).for_each(|(u, v)| *u = v - *u);
+                    row[i] = beta.row(i, 1)[0];
+                }
+                solve(rows, width, scores, row, u);
+                let written = Mat::rows(u, width);
+                row[..rows].fill(self.c.effective_scale());
+                for (reader, out) in out.chunks_exact_mut(rows * width).enumerate() {
+                    let scores = Mat::rows(&scores[(reader + 1) * square..][..square], rows);
+                    product([rows, rows, width], scores, written, Onto::Sum, out, width);
+                    let head = key_head.head * group + reader;
+                    // SAFETY: chunks do not overlap, nor do the columns of tasks, and each is walked once.
+                    unsafe {
+                        self.o.store_columns(key_head.batch, head, tokens.clone(), columns.clone(), out, row);
+                    }
+                }
+                let mut keys = k;
+                if each > 0 {
+                    decays::kept(rows, k, dim_k, chunk, kept, left);
+                    decays::leave_rows(state, width, chunk.logs);
+                    keys = Mat::rows(kept, dim_k);
+                }
+                product([dim_k, rows, width], keys.t(), written, Onto::Sum, state, width);
+            }
+        });
+    }
+}
