@@ -243,6 +243,7 @@ impl Config {
     }
 
     /// Whether weights are those of softmax.
+    #[cfg(feature = "cpu")]
     pub(crate) fn plain(&self) -> bool {
         !(self.post() || self.kq_pre.is_some() || self.head_pre)
     }
