@@ -126,7 +126,7 @@ fn an_output_does_not_depend_on_later_tokens() {
 #[test]
 fn dispatches_follow_each_other() {
     let Some(ctx) = support::context() else { return };
-    let few = Caps { dispatch_flops: 1e6, full_groups: 1, ..ctx.caps().clone() };
+    let few = Caps { dispatch_flops: 5e5, full_groups: 1, ..ctx.caps().clone() };
     let c = Config { carry: true, ..Config::new(Qkv::new(1, 24, 500, 16, 8).kv_heads(2)).rule(RULES[1]) };
     for c in [c.clone(), Config { segment: Some(9), ..c.clone() }, Config { carry: false, ..c }] {
         let tokens = delta::tokens(&c, &few);
