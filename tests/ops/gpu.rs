@@ -149,6 +149,7 @@ fn plans_move_the_bytes_they_state() {
         (
             "cosformer, gated by channels, state",
             Box::new(Config { rule: channel, segment: Some(16), carry: true, ..map(FeatureMap::Cosformer) }),
+        ),
         (
             "delta, state, grouped",
             Box::new(Config { qkv: base.qkv.kv_heads(2), carry: true, ..base.clone().rule(linear::Rule::Delta) }),
