@@ -48,8 +48,8 @@ fn without_a_directory_each_kernel_is_printed_once() {
             assert_eq!(text.matches(&format!("fn {name}(")).count(), 1, "{name}");
         }
     }
-    let one = place
-        .done("wgsl linear --kernel linear_scan.f32.count_off.NORMALIZE=1.TRANSPOSED=0.CARRY=0.MODE=0 --target native");
+    let label = "linear_scan.f32.count_off.NORMALIZE=1.TRANSPOSED=0.CARRY=0.MODE=0.DECAY=0.POSITION=0.LEVEL=0";
+    let one = place.done(&format!("wgsl linear --kernel {label} --target native"));
     validate("linear_scan", &one);
     assert!(one.contains("override MODE: u32 = 0u;"), "{one}");
 }
