@@ -1,12 +1,12 @@
 """Writes tests/goldens/linear_*delta*.safetensors: inputs and expected outputs of operator `linear`, rules delta and
 gated-delta, from code that shares nothing with this crate.
 
-    pip install "numpy==2.4.6" "onnx==1.23.2" "onnxruntime==1.32.0"
+    pip install "numpy==2.4.6" "onnx==1.23.2" "onnxruntime==1.32.0" "torch==2.15.0" "transformers==5.23.0" "fla-core==0.6.0"
     python tools/goldens/delta.py
 
 linear_ort_*delta*   onnxruntime's com.microsoft.LinearAttention on the CPU, f32.
-linear_loop_*delta*  the rule of the papers, token by token, in float64: what fla's and transformers' naive forms compute,
-                     for what onnxruntime is not asked.
+linear_fla_*delta*   fla-core's naive forms in torch: delta_rule, gated_delta_rule, kda (a log decay a channel).
+linear_loop_*delta*  the rule of the papers, token by token, in float64, for what the others are not asked.
 
 Tensors (f32): q, k, v, beta, o, and g under rule gated-delta, in the file's layout; state_in [B,G,D,E] where the case starts
 from a state (give it to --state-in as `state`); state_out. Metadata: source, layout, and flags, those of
@@ -33,6 +33,9 @@ CASES = [
     ("ort_gated_delta_head", "ort", "bhnd", 1, 4, 4, 70, 12, 10, None, False, "head", True),
     ("ort_gated_delta_channel", "ort", "bnhd", 2, 4, 2, 37, 5, 7, 0.25, True, "channel", True),
     ("ort_gated_delta_decode", "ort", "bhnd", 2, 6, 3, 1, 12, 5, None, True, "head", True),
+    ("fla_delta", "fla", "bhnd", 1, 3, 3, 64, 12, 10, None, False, None, True),
+    ("fla_gated_delta_head", "fla", "bnhd", 2, 2, 2, 45, 8, 6, 0.4, True, "head", True),
+    ("fla_gated_delta_channel", "fla", "bhnd", 1, 2, 2, 64, 8, 6, None, True, "channel", True),
     ("loop_delta_decode", "loop", "bnhd", 2, 4, 2, 1, 8, 6, None, True, None, True),
     ("loop_delta_long_keys", "loop", "bnhd", 1, 4, 2, 65, 8, 6, 0.5, False, None, False),
     ("loop_gated_delta_channel", "loop", "bhnd", 1, 2, 1, 65, 7, 5, None, True, "channel", False),
@@ -56,6 +59,26 @@ def token_loop(q, k, v, beta, logs, scale, state):
     return np.stack(out, 2), state
 
 
+def fla(q, k, v, beta, logs, scale, state):
+    """bhnd, f32, as many key heads as query heads; the rule by what has a log decay."""
+    import torch
+    from fla.ops.delta_rule.naive import delta_rule_recurrence
+    from fla.ops.gated_delta_rule.naive import naive_recurrent_gated_delta_rule
+    from fla.ops.kda.naive import naive_recurrent_kda
+
+    q, k, v, beta, state = (torch.from_numpy(np.ascontiguousarray(x)) for x in (q, k, v, beta, state))
+    if logs is None:
+        o, state = delta_rule_recurrence(q, k, v, beta, initial_state=state)
+        return o.numpy(), state.numpy()
+    head = logs.shape[-1] == 1
+    log = torch.from_numpy(logs[..., 0] if head else logs)
+    form = naive_recurrent_gated_delta_rule if head else naive_recurrent_kda
+    turned = {"q": q, "k": k, "v": v, "g": log, "beta": beta}
+    o, state = form(**{name: x.transpose(1, 2).contiguous() for name, x in turned.items()}, scale=scale,
+                    initial_state=state, output_final_state=True)
+    return o.transpose(1, 2).numpy(), state.numpy()
+
+
 def make(index, case):
     name, oracle, layout, b, h, g, n, d, e, scale, carried, gate, unit = case
     rng = np.random.default_rng([20260, index])
@@ -77,6 +100,12 @@ def make(index, case):
     doubles = [None if x is None else x.astype(np.float64) for x in (q, k, v, beta, logs)]
     o, state_out = token_loop(*doubles, factor, state_in.astype(np.float64))
     agree = ""
+    if oracle == "fla":
+        o_loop, loop_state = o, state_out
+        o, state_out = fla(q, k, v, beta, logs, factor, state_in)
+        check = max(rms(o, o_loop), rms(state_out, loop_state))
+        assert check < 1e-6, (name, check)
+        agree = f", the token loop within {check:.1e}"
     if oracle == "ort":
         rule = "gated_delta" if gate else "delta"
         run = onnxops.LinearAttention(h, g, rule, scale=scale or 0.0, state=carried, decay=bool(gate), beta=True)
@@ -101,7 +130,7 @@ def make(index, case):
     path = ROOT / "tests" / "goldens" / f"linear_{name}.safetensors"
     tensorfile.save(path, {key: np.ascontiguousarray(x, np.float32) for key, x in tensors.items()}, {
         "operator": "linear",
-        "source": onnxops.SOURCE if oracle == "ort" else LOOP,
+        "source": {"ort": onnxops.SOURCE, "fla": "fla-core 0.6.0, naive", "loop": LOOP}[oracle],
         "flags": " ".join(flags),
         "layout": layout,
         "script": "tools/goldens/delta.py",
