@@ -118,7 +118,7 @@ fn shader_checks_do_not_change_a_bit() {
     for op in OPS {
         // Narrow ones: a software adapter compiles wide ones for seconds, and here twice.
         let narrow = |c: &Case| c.quick && c.axis(op, "D").is_none_or(|d| d <= 24);
-        for case in cases(op).into_iter().filter(narrow).step_by(4) {
+        for case in cases(op).into_iter().filter(narrow).step_by(8) {
             if case.dtype == DType::F16 && !checked.caps().f16 {
                 continue;
             }
