@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::time::Instant;
 
 use super::cpu::probes as host;
-use super::measure::{Effort, Overhead, Place, RUNS, Timed, host_lap, sample, sample_on};
+use super::measure::{Effort, Overhead, Place, RUNS, Timed, host_lap, sample, sample_on, warm};
 use super::{Cost, DType};
 use crate::error::Error;
 use crate::gpu::{Context, Plan, Program, Schedule, Spread, Workspace, probes, readback};
@@ -105,6 +105,7 @@ impl Ceilings {
 
     fn device(ctx: &Context, effort: &Effort<'_>) -> Result<Self, Error> {
         let caps = ctx.caps();
+        warm(ctx, &schedule(ctx, probes::multiply_add(caps))?, effort)?;
         let nothing = Schedule::new();
         let mut empty = Vec::new();
         let mut rejected = 0;

@@ -144,17 +144,63 @@ pub(super) fn sample(
     Ok(Timed { time, wall, clock, runs, rejected })
 }
 
-/// [`sample`] of a schedule on a device: no pass longer than a watchdog allows.
+/// Seconds of work before a GPU is timed: one that idled, as it does while the host works out what is right, runs at a
+/// fraction of its clock, and work must last for it to rise. (An H200 idles at 345 of 1980 MHz and took up to two seconds.)
+const WARM: f64 = 2.0;
+/// Seconds without a faster lap that end it then, and those that end it in any case.
+const SETTLED: f64 = 0.5;
+const LONGEST: f64 = 4.0;
+
+/// Runs laps until they no longer become faster. `lap` gives the seconds of a run, `now` those since whenever.
+fn settle(
+    lap: &mut dyn FnMut() -> Result<f64, Error>,
+    now: &mut dyn FnMut() -> f64,
+    effort: &Effort<'_>,
+) -> Result<(), Error> {
+    let begun = now();
+    let (mut least, mut since) = (f64::INFINITY, begun);
+    loop {
+        let (seconds, time) = (lap()?, now());
+        if seconds < 0.97 * least {
+            (least, since) = (seconds, time);
+        }
+        let settled = time - begun >= WARM && time - since >= SETTLED;
+        if settled || time - begun >= LONGEST || effort.stopped() {
+            return Ok(());
+        }
+    }
+}
+
+/// Runs in one pass at most: none longer than a watchdog allows.
+fn most_runs(ctx: &Context, schedule: &Schedule) -> usize {
+    // An exponential takes as long as several multiply-adds.
+    let work = schedule.cost().flops + 16.0 * schedule.cost().exps;
+    ((ctx.caps().dispatch_flops / work.max(1.0)) as usize).clamp(1, RUNS)
+}
+
+/// Keeps a GPU at work until its clock has risen: to be done after whatever left it idle for seconds.
+pub(super) fn warm(ctx: &Context, schedule: &Schedule, effort: &Effort<'_>) -> Result<(), Error> {
+    if ctx.caps().software {
+        return Ok(());
+    }
+    let (start, most, mut runs) = (Instant::now(), most_runs(ctx, schedule), 1);
+    let lap = &mut || {
+        let lap = readback::time(ctx, schedule, runs)?;
+        let seconds = lap.gpu.unwrap_or(lap.wall);
+        runs = ((PASS / seconds.max(1e-9)) as usize).clamp(1, most);
+        Ok(seconds)
+    };
+    settle(lap, &mut || start.elapsed().as_secs_f64(), effort)
+}
+
+/// [`sample`] of a schedule on a device.
 pub(super) fn sample_on(
     ctx: &Context,
     schedule: &Schedule,
     overhead: &Overhead,
     effort: &Effort<'_>,
 ) -> Result<Timed, Error> {
-    // An exponential takes as long as several multiply-adds.
-    let work = schedule.cost().flops + 16.0 * schedule.cost().exps;
-    let fit = ctx.caps().dispatch_flops / work.max(1.0);
-    sample(&mut |runs| readback::time(ctx, schedule, runs), (fit as usize).clamp(1, RUNS), overhead, effort)
+    sample(&mut |runs| readback::time(ctx, schedule, runs), most_runs(ctx, schedule), overhead, effort)
 }
 
 /// A timing of the host: so many runs since then.
@@ -321,6 +367,8 @@ impl Subject {
             kernel: None,
         };
         if verdict.ok {
+            // While the host judged, and before it while it worked out what is right, the device idled.
+            warm(ctx, prepared.schedule(), effort)?;
             let kernel = sample_on(ctx, prepared.schedule(), overhead, effort)?;
             measured.cold = Some(Cold { plan: plan_seconds, first_run: (first - kernel.wall.median).max(0.0) });
             measured.prepared = Some(host_side(ctx, &prepared, effort)?);
@@ -443,6 +491,24 @@ mod tests {
         assert_eq!(runs(1e-6, RUNS), RUNS);
         assert_eq!(runs(0.001, 7), 7);
         assert_eq!(runs(0.001, 1), 1);
+    }
+
+    #[test]
+    fn a_clock_that_still_rises_is_waited_for_but_not_for_ever() {
+        // Laps of 0.1 s, each told how long it takes: seconds until it is settled.
+        let until = |seconds: &dyn Fn(usize) -> f64| {
+            let laps = std::cell::Cell::new(0);
+            let lap = &mut || {
+                laps.set(laps.get() + 1);
+                Ok(seconds(laps.get()))
+            };
+            settle(lap, &mut || 0.1 * laps.get() as f64, &EFFORT).unwrap();
+            laps.get()
+        };
+        assert_eq!(until(&|_| 1.0), 20, "as fast as ever");
+        assert_eq!(until(&|lap| if lap < 25 { 5.7 } else { 1.0 }), 20, "nothing says that it will be faster");
+        assert_eq!(until(&|lap| if lap < 18 { 5.7 } else { 1.0 }), 23);
+        assert_eq!(until(&|lap| 0.9f64.powi(lap as i32)), 40, "faster without end");
     }
 
     #[test]
