@@ -1,4 +1,5 @@
-// Keys as features of all their elements: maps of their projections on omega.
+// Keys and queries as features of all their elements, maps of their projections on omega, and outputs that no other dispatch
+// adds to.
 //
 // Consts of the prelude, beside those of the recurrences: DIM_K4, groups of four of D; READ_HEADS, 0 where no queries are
 // read; GATE, the binding of the log decays, and GATED, whether there are any: omega comes behind. From the operator:
@@ -7,11 +8,19 @@
 
 // Vectors of a tile: TILE keys, then TILE queries of each head.
 const VECTORS: u32 = TILE * (1u + READ_HEADS);
-var<workgroup> wg_x: array<vec4<f32>, VECTORS * DIM_K4>;  // as they are stored
+var<workgroup> wg_u: array<vec4<f32>, VECTORS * DIM_K4>;  // as they are stored
 var<workgroup> wg_phi: array<vec4<f32>, VECTORS * DIM4>; // as features
 
 fn key_features(t: u32, i: u32) -> vec4<f32> {
     return wg_phi[t * DIM4 + i];
+}
+
+fn query_features(row: u32, i: u32) -> vec4<f32> {
+    return key_features(TILE + row, i);
+}
+
+fn whole(row: u32, split: u32, e: u32, sum: ptr<function, vec4<f32>>, weight: ptr<function, f32>) -> bool {
+    return true;
 }
 
 fn state_row(i: u32) -> u32 {
@@ -35,35 +44,11 @@ fn project(vector: u32, i: u32, g: u32) -> vec4<f32> {
     let start = g * params.omega;
     var sum = vec4<f32>(0.0);
     for (var d = 0u; d < (params.dim_k + 3u) / 4u; d++) {
-        let x = wg_x[vector * DIM_K4 + d];
+        let x = wg_u[vector * DIM_K4 + d];
         sum.x += dot(omega_row(start, 4u * i, 4u * d), x);
         sum.y += dot(omega_row(start, 4u * i + 1u, 4u * d), x);
         sum.z += dot(omega_row(start, 4u * i + 2u, 4u * d), x);
         sum.w += dot(omega_row(start, 4u * i + 3u, 4u * d), x);
     }
     return sum;
-}
-
-fn load_k(at: u32, d: u32) -> f32 {
-    if (d >= params.dim_k) {
-        return 0.0;
-    }
-    count_load(1u);
-    return f32(k[at + d]);
-}
-
-// Tokens first .. first + TILE of one key head, those from `end` on as zeros.
-fn load_keys(p: Place, first: u32, end: u32, invocation: u32) {
-    let k_head = head_start(params.k, p.kv / params.kv_heads, p.kv % params.kv_heads);
-    for (var i = invocation; i < TILE * DIM_K4; i += INVOCATIONS) {
-        let n = first + i / DIM_K4;
-        let d = (i % DIM_K4) * 4u;
-        var row = vec4<f32>(0.0);
-        if (n < end) {
-            let at = k_head + n * params.k.token;
-            row = vec4<f32>(load_k(at, d), load_k(at, d + 1u), load_k(at, d + 2u), load_k(at, d + 3u));
-        }
-        wg_x[i] = row;
-    }
-    load_values(p, first, end, invocation);
 }

@@ -45,7 +45,7 @@ fn value_scale(t: u32) -> f32 {
 fn log_features(vector: u32, i: u32, g: u32) -> vec4<f32> {
     var square = 0.0;
     for (var d = 0u; d < (params.dim_k + 3u) / 4u; d++) {
-        let x = wg_x[vector * DIM_K4 + d];
+        let x = wg_u[vector * DIM_K4 + d];
         square += dot(x, x);
     }
     let logs = params.node[0].x * project(vector, i, g) - 0.5 * params.node[0].y * square;

@@ -16,7 +16,6 @@ pub(super) const GATED: Source = source!("linear/gated.wgsl");
 pub(super) const GATED_DECODE: Source = source!("linear/gated_decode.wgsl");
 
 const PROJECTED: Source = source!("linear/projected.wgsl");
-const PROJECTED_QUERIES: Source = source!("linear/projected_queries.wgsl");
 const PROJECTED_DECODE: Source = source!("linear/projected_decode.wgsl");
 const PROJECTED_RELU: Source = source!("linear/projected_relu.wgsl");
 const PROJECTED_RELU_DECODE: Source = source!("linear/projected_relu_decode.wgsl");
@@ -50,7 +49,12 @@ const fn performer_segment(bindings: Bindings) -> Kernel {
         STRIDES_TYPES,
         TYPES,
         DECAYS,
+        EXPONENTIAL,
+        LEVELS,
         TENSORS,
+        VECTORS_KEYS,
+        PROJECTED,
+        SOFTMAX,
         STATE_WRITE,
         STORED,
         SEGMENT_CORE,
@@ -65,8 +69,14 @@ const fn performer_output(bindings: Bindings) -> Kernel {
         STRIDES_TYPES,
         TYPES,
         DECAYS,
+        EXPONENTIAL,
+        LEVELS,
         TENSORS,
+        VECTORS_KEYS,
+        PROJECTED,
+        SOFTMAX,
         STATE_WRITE,
+        VECTORS_QUERIES,
         STATE_READ,
         source!("linear/softmax_quotient.wgsl"),
         PLAIN.output,
@@ -163,12 +173,8 @@ fn feature_sources(c: &Config) -> [Vec<Source>; 4] {
         FeatureMap::Elu1 => of_elements(source!("common/feature_elu1.wgsl")),
         FeatureMap::Relu => of_elements(source!("common/feature_relu.wgsl")),
         FeatureMap::Identity => of_elements(source!("common/feature_identity.wgsl")),
-        FeatureMap::Performer => [
-            vec![EXPONENTIAL, LEVELS, PROJECTED, SOFTMAX],
-            vec![],
-            vec![PROJECTED_QUERIES],
-            vec![EXPONENTIAL, LEVELS, PROJECTED_DECODE, SOFTMAX_DECODE],
-        ],
+        // Both passes are kernels of their own.
+        FeatureMap::Performer => [vec![], vec![], vec![], vec![EXPONENTIAL, LEVELS, PROJECTED_DECODE, SOFTMAX_DECODE]],
         FeatureMap::Cosformer => [
             vec![ANGLE, TURNED_KEYS],
             vec![if c.carry { PLACE_SEGMENT } else { PLACE_NONE }],
@@ -176,9 +182,9 @@ fn feature_sources(c: &Config) -> [Vec<Source>; 4] {
             vec![ANGLE, TURNED_DECODE],
         ],
         FeatureMap::PerformerRelu => [
-            vec![PROJECTED, PROJECTED_RELU],
+            vec![VECTORS_KEYS, PROJECTED, PROJECTED_RELU],
             vec![],
-            vec![PROJECTED_QUERIES],
+            vec![VECTORS_QUERIES],
             vec![PROJECTED_DECODE, PROJECTED_RELU_DECODE],
         ],
     }

@@ -16,6 +16,9 @@ pub(crate) const OUTPUT_CORE: Source = source!("common/recurrence_output.wgsl");
 pub(crate) const ROWS_KEYS: Source = source!("common/rows_keys.wgsl");
 pub(crate) const ROWS_QUERIES: Source = source!("common/rows_queries.wgsl");
 pub(crate) const ROWS_DECODE: Source = source!("common/rows_decode.wgsl");
+/// Vectors of keys and of queries as they are stored, for features of whole vectors.
+pub(crate) const VECTORS_KEYS: Source = source!("common/vectors_keys.wgsl");
+pub(crate) const VECTORS_QUERIES: Source = source!("common/vectors_queries.wgsl");
 pub(crate) const DECODE_CORE: Source = source!("common/recurrence_decode.wgsl");
 pub(crate) use crate::ops::qkv::STRIDES_SOURCE as STRIDES_TYPES;
 

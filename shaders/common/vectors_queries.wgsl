@@ -1,12 +1,5 @@
-// Queries as features of all their elements (projected.wgsl), and outputs that no other dispatch adds to.
-fn query_features(row: u32, i: u32) -> vec4<f32> {
-    return wg_phi[(TILE + row) * DIM4 + i];
-}
-
-fn whole(row: u32, split: u32, e: u32, sum: ptr<function, vec4<f32>>, weight: ptr<function, f32>) -> bool {
-    return true;
-}
-
+// Vectors of a tile of queries as they are stored, behind those of the keys (vectors_keys.wgsl): [READ_HEADS][TILE][DIM_K4] of
+// wg_u from TILE DIM_K4 on.
 fn load_q(at: u32, d: u32) -> f32 {
     if (d >= params.dim_k) {
         return 0.0;
@@ -24,12 +17,12 @@ fn load_queries(p: Place, first: u32, end: u32, invocation: u32) {
         let row = i / DIM_K4;
         let r = p.head_split * READ_HEADS + row / TILE;
         let n = first + row % TILE;
-        let d = (i % DIM_K4) * 4u;
+        let d = i % DIM_K4 * 4u;
         var values = vec4<f32>(0.0);
         if (n < end && r < per_kv) {
             let at = head_start(params.q, b, g * per_kv + r) + n * params.q.token;
             values = vec4<f32>(load_q(at, d), load_q(at, d + 1u), load_q(at, d + 2u), load_q(at, d + 3u));
         }
-        wg_x[TILE * DIM_K4 + i] = values;
+        wg_u[TILE * DIM_K4 + i] = values;
     }
 }
