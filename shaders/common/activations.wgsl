@@ -1,6 +1,6 @@
-// softplus and SiLU of any finite number, without infinities on the way; over exponential.wgsl.
+// softplus and SiLU for any finite input, without overflowing on the way. Needs exponential.wgsl.
 
-// ln(1 + u) for u from 0 to 1, exact for small u too: 2 atanh(u / (2 + u)), whose argument is at most 1/3.
+// ln(1 + u) for 0 <= u <= 1, accurate for small u: 2 atanh(u / (2 + u)), whose argument is at most 1/3.
 fn ln_1p(u: f32) -> f32 {
     let s = u / (2.0 + u);
     let q = s * s;
@@ -15,11 +15,11 @@ fn ln_1p(u: f32) -> f32 {
 }
 
 fn softplus(x: f32) -> f32 {
-    // Below the normal numbers it is 0.
+    // For |x| > 87 the logarithm is smaller than any normal number: use 0.
     return max(x, 0.0) + select(ln_1p(exponential(-min(abs(x), 87.0))), 0.0, abs(x) > 87.0);
 }
 
 fn silu(x: f32) -> f32 {
-    // Below, the result is smaller than any normal number.
+    // Below this, the result is smaller than any normal number.
     return select(x / (1.0 + exponential(-clamp(x, -87.0, 87.0))), 0.0, x < -87.0);
 }

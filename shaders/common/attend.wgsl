@@ -1,44 +1,45 @@
-// The tiled attention core: a block of query rows against all the keys they see, tile by tile, with a running sum of
-// weights and, where these are exponentials of scores, a running maximum. No score leaves the workgroup.
+// Tiled attention: one workgroup processes a block of query rows and loops over tiles of keys. It keeps a running sum of
+// weights and, when weights are exponentials of scores, a running maximum. Scores never leave the workgroup.
 //
-// A workgroup has ROWS rows: some queries of every query head that shares its key head. Invocation (row_thread,
-// col_thread) owns rows row_thread + 16 i, of which it holds the scores of every COL_THREADS-th key, and later the
-// outputs of every COL_THREADS-th group of four columns. Keys come in tiles of KEYS; dimensions in chunks of 4 DIM4, so
-// that workgroup memory does not grow with them; values of a tile in passes of VALUE_KEYS.
+// A workgroup has ROWS rows: a range of queries for each query head that shares its KV head. Invocation (row_thread,
+// col_thread) owns rows row_thread + 16 i. For each of them it holds the scores of every COL_THREADS-th key, and later
+// every COL_THREADS-th group of four output columns. Keys are processed in tiles of KEYS, head dimensions in chunks of
+// 4 DIM4 (so workgroup memory does not grow with the head dimension), and the values of a tile in passes of VALUE_KEYS.
 //
-// Consts of the prelude: COL_THREADS, KEYS_EACH, OUT4, DIM4, VALUE_KEYS. From the operator: bindings q, k, v, o. Needs
-// attend_loads.wgsl, a score (attend_scaled.wgsl, or the operator's own), and attend_squares.wgsl, or
-// attend_no_squares.wgsl where the score takes none.
+// Prelude constants: COL_THREADS, KEYS_EACH, OUT4, DIM4, VALUE_KEYS. The operator defines the bindings q, k, v, o. Needs
+// attend_loads.wgsl, a score function (attend_scaled.wgsl or the operator's own), and attend_squares.wgsl or
+// attend_no_squares.wgsl, depending on whether the score uses sums of squares.
 const ROW_THREADS: u32 = 16u;
 const ROWS_EACH: u32 = 4u;
 const ROWS: u32 = ROW_THREADS * ROWS_EACH;
 const KEYS: u32 = COL_THREADS * KEYS_EACH;
 const INVOCATIONS: u32 = ROW_THREADS * COL_THREADS;
-const WIDTH: u32 = COL_THREADS * OUT4; // columns of a workgroup, in fours
-// One more than a row needs, so that rows start in different banks.
+const WIDTH: u32 = COL_THREADS * OUT4; // columns per workgroup, in groups of four
+// One column of padding per row, so that rows start in different banks.
 const DIM_STRIDE: u32 = DIM4 + 1u;
 const KEY_STRIDE: u32 = KEYS + 1u;
 
-// A chunk of the queries, [ROWS][DIM_STRIDE]; then the weights of a tile, [ROW_THREADS][KEY_STRIDE], those of the four rows
-// of a row thread in one: invocations that wrote parts of one vector would race.
+// Two uses, one after the other: a chunk of the queries, [ROWS][DIM_STRIDE]; the weights of a tile,
+// [ROW_THREADS][KEY_STRIDE]. One vec4 holds the weights of the four rows of a row thread: if several invocations wrote
+// parts of the same vec4, the writes would race.
 var<workgroup> wg_rows: array<vec4<f32>, ROWS * 9u>;
-// A chunk of the keys, [KEYS][DIM_STRIDE]; then the maxima or sums of four rows from every invocation,
-// [ROW_THREADS][COL_THREADS]; then some values, [VALUE_KEYS][WIDTH].
+// Three uses, one after the other: a chunk of the keys, [KEYS][DIM_STRIDE]; the maxima or sums of four rows from every
+// invocation, [ROW_THREADS][COL_THREADS]; the values of one pass, [VALUE_KEYS][WIDTH].
 var<workgroup> wg_keys: array<vec4<f32>, 288>;
 
-// Where a workgroup works.
+// The block that a workgroup processes.
 struct Block {
     batch: u32,
     kv_head: u32,
     head: u32,    // first query head
-    heads: u32,   // query heads
+    heads: u32,   // number of query heads
     query: u32,   // first query
-    queries: u32, // queries of each head
-    column: u32,  // first column of the values, in fours
+    queries: u32, // queries per head
+    column: u32,  // first value column, in groups of four
 }
 
-// Four numbers in a workgroup's index. The last queries see the most keys and come first, so that short work fills the
-// end.
+// Decodes a workgroup index. The last queries see the most keys and come first, so that the shortest workgroups run at
+// the end and fill the idle units.
 fn block_of(index: u32) -> Block {
     var block: Block;
     var rest = index;
@@ -57,7 +58,7 @@ fn block_of(index: u32) -> Block {
     return block;
 }
 
-// Whether a row of the workgroup is one of the block's.
+// True if this row of the workgroup lies inside the block.
 fn row_exists(block: Block, row: u32) -> bool {
     return row / params.row_queries < block.heads && row % params.row_queries < block.queries;
 }
@@ -68,7 +69,7 @@ fn row_start(s: Strides, block: Block, row: u32) -> u32 {
         + (block.query + row % params.row_queries) * s.token;
 }
 
-// Dimensions from `first` on of the queries and of keys key .. key + KEYS; what lies past an end is zero.
+// Loads one chunk of dimensions, starting at `first`, of the queries and of keys key .. key + KEYS. Pads with zeros.
 fn load_chunk(block: Block, key: u32, end: u32, first: u32, invocation: u32) {
     for (var i = invocation; i < ROWS * DIM4; i += INVOCATIONS) {
         let row = i / DIM4;
@@ -92,7 +93,7 @@ fn load_chunk(block: Block, key: u32, end: u32, first: u32, invocation: u32) {
     }
 }
 
-// Values of keys key .. key + VALUE_KEYS.
+// Loads the values of keys key .. key + VALUE_KEYS.
 fn load_values(block: Block, key: u32, end: u32, invocation: u32) {
     let v_head = head_start(params.v, block.batch, block.kv_head);
     for (var i = invocation; i < VALUE_KEYS * WIDTH; i += INVOCATIONS) {
@@ -114,11 +115,11 @@ fn put_o(at: u32, value: f32, e: u32) {
     }
 }
 
-// The whole work of a workgroup.
+// Processes one block: the entry point calls this.
 fn attend(block: Block, invocation: u32) {
     let row_thread = invocation / COL_THREADS;
     let col_thread = invocation % COL_THREADS;
-    // Of each row: the keys it sees, the largest score so far, the sum of this invocation's share of the weights.
+    // Per row: the range of keys it sees, the running maximum, and this invocation's share of the sum of weights.
     var sees_from: array<u32, ROWS_EACH>;
     var sees_to: array<u32, ROWS_EACH>;
     var top: array<f32, ROWS_EACH>;
@@ -135,7 +136,7 @@ fn attend(block: Block, invocation: u32) {
         out[i] = vec4<f32>(0.0);
     }
 
-    // Tiles that no row sees are skipped.
+    // Skip tiles that no row sees.
     let start = keys_start(block.query);
     let end = keys_end(block.query + block.queries - 1u);
     let k_head = head_start(params.k, block.batch, block.kv_head);

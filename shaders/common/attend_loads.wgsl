@@ -1,4 +1,5 @@
-// Four neighbours of a row of q, k or v; what lies past the dimensions is zero. From the operator: bindings q, k, v.
+// Loads four consecutive elements of a row of q, k or v, with zeros past the head dimension. The operator defines the
+// bindings q, k, v.
 fn load_q(at: u32, d: u32) -> f32 {
     if (d >= params.dim_k) {
         return 0.0;

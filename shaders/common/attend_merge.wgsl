@@ -1,11 +1,11 @@
-// Few queries against a long cache, pass 2: the splits of a row put together, in their order.
-// Grid: columns in blocks of 64, rows (batch, query head, query). Reads partials; writes o.
+// Split-K, pass 2: merges the splits of a row, in order.
+// Grid: column blocks of 64, rows (batch, query head, query). Reads partials; writes o.
 @group(0) @binding(1) var<storage, read> partials: array<f32>; // [B H N][splits][E + 2]
 @group(0) @binding(2) var<storage, read_write> o: array<Elem>; // B H N E
 
 const COLUMNS: u32 = 64u;
 
-// The whole work of a workgroup.
+// Merges one block of columns of one row: the entry point calls this.
 fn attend_merge(index: u32, invocation: u32) {
     let e = index % params.col_splits * COLUMNS + invocation;
     let row = index / params.col_splits;

@@ -1,4 +1,4 @@
-// Sums of squares that no score takes.
+// For scores that do not use sums of squares.
 fn add_squares(first_tile: bool, first_chunk: bool, invocation: u32) {}
 
 fn row_square(row: u32) -> f32 {

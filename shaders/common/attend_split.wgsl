@@ -1,19 +1,21 @@
-// Few queries against a long cache, pass 1: each workgroup some rows against 128 keys, one key an invocation.
-// Grid: key splits, row blocks, key heads. Reads q, k, v; writes partials.
+// Split-K, pass 1, for few queries and many keys: each workgroup computes a few rows against 128 keys, one key per
+// invocation.
+// Grid: key splits, row blocks, KV heads. Reads q, k, v; writes partials.
 //
-// Rows of a key head are numbered (query head, query). For each row and split: the weighted sum of values (E), then the
-// largest score (0 where weights are no exponentials) and the sum of weights relative to it.
-// Consts of the prelude: SPLIT_ROWS. From the operator: bindings q, k, v. Needs attend_loads.wgsl and a score.
+// Rows of a KV head are numbered (query head, query). For each row and split, partials holds the weighted sum of values
+// (E floats), then the maximum score (0 when weights are not exponentials), then the sum of weights relative to that
+// maximum.
+// Prelude constant: SPLIT_ROWS. The operator defines the bindings q, k, v. Needs attend_loads.wgsl and a score function.
 @group(0) @binding(4) var<storage, read_write> partials: array<f32>; // [B H N][splits][E + 2]
 
 const SPLIT_KEYS: u32 = 128u;
 const CHUNK4: u32 = 4u;
 const CHUNK_STRIDE: u32 = CHUNK4 + 1u;
-// Outputs of a pass: 16 invocations of four columns, 8 of them over the keys.
+// Layout of the output pass: 16 invocations of four columns each, times 8 lanes over the keys.
 const COLUMNS4: u32 = 16u;
 const LANES: u32 = SPLIT_KEYS / COLUMNS4;
 
-// A chunk of the keys, [SPLIT_KEYS][CHUNK_STRIDE]; then sums of the lanes, [LANES][COLUMNS4].
+// Two uses, one after the other: a chunk of the keys, [SPLIT_KEYS][CHUNK_STRIDE]; the sums per lane, [LANES][COLUMNS4].
 var<workgroup> wg_keys: array<vec4<f32>, SPLIT_KEYS * CHUNK_STRIDE>;
 // A chunk of the queries, [SPLIT_ROWS][CHUNK4].
 var<workgroup> wg_queries: array<vec4<f32>, SPLIT_ROWS * CHUNK4>;
@@ -26,19 +28,19 @@ fn put(at: u32, value: f32) {
     partials[at] = value;
 }
 
-// Where the partial outputs of a row are: rows of key head `kv`, counted over the batch.
+// First element of the partial outputs of a row. `kv` counts KV heads over the batch.
 fn partial_start(kv: u32, row: u32, split: u32) -> u32 {
     let rows = params.heads / params.kv_heads * params.queries;
     return ((kv * rows + row) * params.splits + split) * (params.dim_v + 2u);
 }
 
-// First element of a row of a key head in q.
+// First element in q of a row of a KV head.
 fn row_start(b: u32, g: u32, row: u32) -> u32 {
     let per_kv = params.heads / params.kv_heads;
     return head_start(params.q, b, g * per_kv + row / params.queries) + row % params.queries * params.q.token;
 }
 
-// Largest or sum over all invocations, the same for all; a fixed tree.
+// Maximum or sum over all invocations, returned to all of them. The order of the reduction tree is fixed.
 fn over_all(invocation: u32, value: f32, largest: bool) -> f32 {
     workgroupBarrier();
     wg_tree[invocation] = value;
@@ -53,7 +55,7 @@ fn over_all(invocation: u32, value: f32, largest: bool) -> f32 {
     return wg_tree[0];
 }
 
-// The whole work of a workgroup.
+// Processes one split of one row block: the entry point calls this.
 fn attend_split(index: u32, invocation: u32) {
     let split = index % params.splits;
     let first_row = (index / params.splits) % params.row_blocks * SPLIT_ROWS;
@@ -65,7 +67,7 @@ fn attend_split(index: u32, invocation: u32) {
     let end = min(first_key + SPLIT_KEYS, params.keys);
     let key = first_key + invocation;
 
-    // Products of the rows with the invocation's key, and sums of squares, for a score that takes them.
+    // Dot products of the rows with this invocation's key, and sums of squares for scores that use them.
     var product: array<f32, SPLIT_ROWS>;
     var q_square: array<f32, SPLIT_ROWS>;
     var k_square = 0.0;

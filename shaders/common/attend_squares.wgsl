@@ -1,9 +1,9 @@
-// Sums of squares of the rows and keys of a workgroup of the tiled core, taken from its chunks as they pass: of the rows
-// with the first tile, of the keys with every one.
+// Sums of squares of a workgroup's rows and keys, accumulated from the chunks that tiled attention loads: for rows during
+// the first tile, for keys during every tile.
 var<workgroup> wg_row_squares: array<f32, ROWS>;
 var<workgroup> wg_key_squares: array<f32, KEYS>;
 
-// Adds a chunk's. Each sum is one invocation's own until the barrier behind the last chunk.
+// Adds one chunk. Each sum belongs to a single invocation until the barrier after the last chunk.
 fn add_squares(first_tile: bool, first_chunk: bool, invocation: u32) {
     if (first_tile && invocation < ROWS) {
         var sum = select(wg_row_squares[invocation], 0.0, first_chunk);

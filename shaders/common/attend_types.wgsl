@@ -1,4 +1,4 @@
-// What the tiled attention core knows of a recording. Twin of `Params` in src/ops/attend.rs; tests compare them.
+// Parameters of one recording of tiled attention. Same layout as `Params` in src/ops/attend.rs; a test compares them.
 struct Params {
     grid: Grid,
     queries: u32,     // N
@@ -7,15 +7,15 @@ struct Params {
     kv_heads: u32,    // G
     dim_k: u32,       // D
     dim_v: u32,       // E
-    window: u32,      // keys a query sees at most when causal; 0: all up to its own
-    row_queries: u32, // queries of one head in a workgroup
-    block_heads: u32, // query heads in a workgroup
-    head_splits: u32, // workgroups that share the query heads of a key head
+    window: u32,      // causal: maximum number of keys per query, ending at its own position; 0: no limit
+    row_queries: u32, // queries per head and workgroup
+    block_heads: u32, // query heads per workgroup
+    head_splits: u32, // workgroups that share the query heads of one KV head
     row_blocks: u32,  // workgroups along the queries
-    col_splits: u32,  // workgroups that share the columns of the values
-    splits: u32,      // workgroups that share the keys (split over keys only)
-    first_key: u32,   // where the first of them starts
-    score: f32,       // what the score takes beside the pair: its factor, or what a kernel adds to its denominator
+    col_splits: u32,  // workgroups that share the value columns
+    splits: u32,      // workgroups that share the keys (split-K only)
+    first_key: u32,   // first key of the first split
+    score: f32,       // argument of the score function: the scale of a dot product, or the epsilon of the Yat kernel
     norm_eps: f32,    // added to the sum of weights
     q: Strides,
     k: Strides,
@@ -25,10 +25,10 @@ struct Params {
 
 @group(0) @binding(0) var<uniform> params: Params;
 
-override CAUSAL: u32 = 1u; // whether query i sees keys up to i + M - N only
-override EXPONENTIAL: u32 = 1u; // whether weights are exponentials of scores, or the scores themselves
+override CAUSAL: u32 = 1u; // 1: query i sees only keys up to i + M - N
+override EXPONENTIAL: u32 = 1u; // 1: weights are exponentials of scores; 0: weights are the scores themselves
 
-// Not above any score; a row that has seen no key has it as its maximum.
+// At most any score. A row that has seen no key has this as its running maximum.
 const LOWEST: f32 = -3.4028234e38;
 
 // One past the last key that query n sees.
@@ -39,7 +39,7 @@ fn keys_end(n: u32) -> u32 {
     return u32(max(i32(n) + 1 + i32(params.keys) - i32(params.queries), 0));
 }
 
-// The first key that query n sees.
+// First key that query n sees.
 fn keys_start(n: u32) -> u32 {
     let end = keys_end(n);
     if (CAUSAL == 0u || params.window == 0u || end <= params.window) {
@@ -48,7 +48,7 @@ fn keys_start(n: u32) -> u32 {
     return end - params.window;
 }
 
-// The weight of a score. Exponentials are relative to the largest one.
+// Weight of a score. Exponentials are relative to the running maximum.
 fn weight_of(score: f32, largest: f32) -> f32 {
     if (EXPONENTIAL == 0u) {
         return score;
@@ -56,7 +56,7 @@ fn weight_of(score: f32, largest: f32) -> f32 {
     return exp(score - largest);
 }
 
-// What weighted sums are divided by. Without a weight, as for a row that sees no key, they are zeros and stay so.
+// Divisor of the weighted sums. If the total weight is 0 (a row that sees no key), the sums are 0 and stay 0.
 fn divisor_of(sum: f32) -> f32 {
     let divisor = sum + params.norm_eps;
     return select(divisor, 1.0, divisor == 0.0);

@@ -1,5 +1,5 @@
-// Counting of global loads and stores, for the test that compares them with what a plan states.
-// const COUNTERS: binding of the two counters, loads and stores, in elements.
+// Counters of global loads and stores, for the test that compares them with the bytes a plan states.
+// Prelude constant: COUNTERS, the binding of two counters, loads and stores, in elements.
 @group(0) @binding(COUNTERS) var<storage, read_write> counters: array<atomic<u32>, 2>;
 
 fn count_load(elements: u32) {

@@ -1,29 +1,31 @@
-// Factors e^g of a decay, where g is 0 or hardly less as often as not, and the state is multiplied by thousands of them: each
-// rounded to a number next to 1, they would all be wrong by the same. So down to g = -1/2 what is kept is e^g - 1, which is
-// not positive, and beyond that, where a state does not live long, e^g itself, which is; of nothing left -1.
+// Decay factors e^g, stored so that rounding errors do not accumulate. Often g is 0 or barely negative, and the state is
+// multiplied by thousands of factors: if each were rounded next to 1, all errors would point the same way. For g > -1/2 we
+// store e^g - 1, which is not positive. Otherwise we store e^g itself, which is positive, or -1 (a factor of 0) if it
+// underflows.
 fn decay_of(g: f32) -> f32 {
     if (g <= 0.0 && g > -0.5) {
         let few = 1.0 + g * 0.2 * (1.0 + g * 0.16666667 * (1.0 + g * 0.14285715 * (1.0 + g * 0.125)));
         return g * (1.0 + g * 0.5 * (1.0 + g * 0.33333334 * (1.0 + g * 0.25 * few)));
     }
-    // No compiler is trusted with infinities.
+    // Avoid infinities: compilers may assume that there are none.
     return select(exp(g), -1.0, g < -87.0);
 }
 
-// What is left of four numbers.
+// Applies a stored decay factor to four numbers.
 fn left_of(kept: vec4<f32>, x: vec4<f32>) -> vec4<f32> {
     return kept * x + select(vec4<f32>(0.0), x, kept <= vec4<f32>(0.0));
 }
 
-// A level below all others, of a state that holds nothing yet. A level is a logarithm of what a state is kept relative to.
+// The level of an empty state, below all others. A state that is stored relative to e^level has this logarithm: the
+// running maximum of what was written to it.
 const NOTHING: f32 = -1e30;
 
-// The level of a state which falls by a log decay g, or of what is written where that is higher.
+// New level of a state that decays by the log decay g before something with level `top` is written.
 fn risen(level: f32, g: f32, top: f32) -> f32 {
     return max(max(level + g, NOTHING), top);
 }
 
-// Factor of a state, as decay_of has it, for what a level did not fall or has risen; above 0 that is what its rounding left.
+// Decay factor (as decay_of stores it) for a change of level. `log` is at most 0, except for rounding errors.
 fn level_decay(log: f32) -> f32 {
     return select(decay_of(log), 1.0 + log, log > 0.0);
 }

@@ -1,4 +1,4 @@
-// A state that does not decay, values as they are. Const of the prelude: DECAY, 0.
+// No decay, and values as given. Prelude constant: DECAY, 0.
 fn load_decay(p: Place, first: u32, end: u32, invocation: u32) {}
 
 fn decay(t: u32, i: u32) -> vec4<f32> {

@@ -1,4 +1,4 @@
-// One token: values and outputs as they are.
+// Decode with values and outputs as given.
 fn value_of(b: u32, g: u32, e: u32) -> f32 {
     count_load(1u);
     return f32(v[head_start(params.v, b, g) + e]);

@@ -1,2 +1,2 @@
-// Storage type of sequence tensors: half precision. Arithmetic stays f32.
+// Storage type of sequence tensors: f16. Arithmetic is f32.
 alias Elem = f16;

@@ -1,2 +1,2 @@
-// Storage type of sequence tensors: single precision.
+// Storage type of sequence tensors: f32.
 alias Elem = f32;

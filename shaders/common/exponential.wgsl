@@ -1,7 +1,7 @@
-// Exponentials within one unit in the last place, where those of a device may be off by several, and always to the same side:
-// errors of a decay add up over all the tokens that it lasts. Multiply-adds are also what a GPU has most of.
+// Exponentials accurate to one unit in the last place. A device's own `exp` may be off by several units, always in the same
+// direction, and the errors of a decay accumulate over its lifetime. These use multiply-adds, which GPUs do fastest.
 
-// 2^x. Below the normal numbers it is 0. NaN stays NaN.
+// 2^x. Returns 0 below the normal numbers, and NaN for NaN.
 fn power2(x: vec4<f32>) -> vec4<f32> {
     let n = round(clamp(x, vec4<f32>(-127.0), vec4<f32>(128.0)));
     let f = x - n;
@@ -11,15 +11,15 @@ fn power2(x: vec4<f32>) -> vec4<f32> {
     p = p * f + 0.240226477;
     p = p * f + 0.693147182;
     p = p * f + 1.0;
-    // The bits of 2^n; none for n = -127.
+    // The bits of 2^n; all zero for n = -127.
     let y = p * bitcast<vec4<f32>>(vec4<u32>(vec4<i32>(n) + 127) << vec4<u32>(23u));
     return select(y, vec4<f32>(0.0), x < vec4<f32>(-126.5));
 }
 
-// e^x for x from -87 to 88.
+// e^x for -87 <= x <= 88.
 fn exponentials(x: vec4<f32>) -> vec4<f32> {
     let n = round(x * 1.4426950408889634);
-    // ln 2 in two parts; the product with the first, which has nine bits, is exact.
+    // ln 2 in two parts. The first has nine bits, so its product with n is exact.
     let r = (x - n * 0.693359375) + n * 2.12194440e-4;
     return power2(r * 1.4426950408889634) * power2(n);
 }

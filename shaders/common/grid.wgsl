@@ -1,4 +1,4 @@
-// One number for a workgroup: the host cuts a step into dispatches and folds each into x and y (src/gpu/grid.rs).
+// Linear workgroup index. The host cuts a step into dispatches and folds each into x and y (src/gpu/grid.rs).
 struct Grid {
     base: u32,
     end: u32,

@@ -1,2 +1,2 @@
-// Storage type of keys and values: single precision, whatever that of the queries.
+// Storage type of keys and values: always f32.
 alias KeyElem = f32;

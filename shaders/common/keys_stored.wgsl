@@ -1,2 +1,2 @@
-// Storage type of keys and values: that of the queries.
+// Storage type of keys and values: the same as for queries.
 alias KeyElem = Elem;

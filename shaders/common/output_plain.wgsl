@@ -1,4 +1,4 @@
-// Outputs as they are, and a state of one's own to start from.
+// Outputs as computed; the initial state comes from a binding of its own.
 fn carried(at: u32) -> f32 {
     return state[at];
 }

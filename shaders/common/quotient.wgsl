@@ -1,4 +1,4 @@
-// The scaled sums of a row divided by their weight if there is one; zero where that is nothing at all.
+// Divides the scaled sums of a row by their weight, if normalised. Returns 0 if the weight is 0.
 fn quotient(row: u32, sum: vec4<f32>, weight: f32) -> vec4<f32> {
     if (NORMALIZE == 0u) {
         return sum;

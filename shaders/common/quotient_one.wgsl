@@ -1,4 +1,4 @@
-// One token: its scaled sum divided by its weight if there is one; zero where that is nothing at all.
+// Decode: divides a scaled sum by its weight, if normalised. Returns 0 if the weight is 0.
 fn quotient_one(sum: f32, weight: f32) -> f32 {
     if (NORMALIZE == 0u) {
         return sum;

@@ -1,17 +1,17 @@
-// The recurrences, one token: writes the state and reads it, in one dispatch. A workgroup a key head: 64 columns by 4 row
-// lanes; every lane walks the rows d = lane, lane + 4, ... of its column, so the state goes through once, in order of
-// addresses.
+// Recurrence, decode (one token): updates the state and reads it in one dispatch. One workgroup per KV head has 64 columns
+// times 4 row lanes. Each lane processes rows d = lane, lane + 4, ... of its column, so the state is read once, in address
+// order.
 //
-// From the operator: prepare_key and prepare_query, which fill workgroup memory between barriers of their own, and
-// key_feature(d), query_feature(d), the features of row d; decay_row(d), how that row decays first (decay.wgsl),
-// prepare_decay for it; value_of(b, g, e), what is written; quotient_one(sum, weight), what becomes of the scaled sums of a
-// query; finished_one(b, h, e, o), what an output becomes.
+// The operator defines: prepare_key and prepare_query, which fill workgroup memory and contain their own barriers;
+// key_feature(d) and query_feature(d), the features of row d; decay_row(d), the decay factor of row d (decay.wgsl), applied
+// before the write, and prepare_decay for it; value_of(b, g, e), the value to write; quotient_one(sum, weight), which
+// normalises the scaled sums of a query; finished_one(b, h, e, o), the epilogue of an output.
 const COLUMNS: u32 = 64u;
 const LANES: u32 = 4u;
 
 var<workgroup> wg_sum: array<f32, COLUMNS * LANES>;
 
-// Sum of one number of every invocation, the same for all; a fixed tree.
+// Sum over all invocations, returned to all of them. The order of the reduction tree is fixed.
 fn sum_all(invocation: u32, value: f32) -> f32 {
     workgroupBarrier();
     wg_sum[invocation] = value;
@@ -43,7 +43,7 @@ fn decode(kv: u32, invocation: u32) {
             for (var d = invocation; d < params.rows; d += COLUMNS * LANES) {
                 count_load(1u);
                 var z = state[norm + d];
-                // The first query head writes; the same invocation reads its own writes for the others.
+                // The first query head writes; the same invocation reads back its own writes for the other heads.
                 if (r == 0u) {
                     z = left_of(vec4<f32>(decay_row(d)), vec4<f32>(z)).x + key_feature(d);
                     count_store(1u);

@@ -1,13 +1,14 @@
-// The recurrences, pass 2, or the only one: walks the tokens of a segment with the state they start from, and reads it for
-// the queries. Column splits, head splits, segments, key heads. Reads q, k, v, state; writes o, and segments at the end.
+// Recurrence, pass 2 (or the only pass): processes the tokens of a segment, starting from its initial state, and reads the
+// state for the queries. Grid: column splits, head splits, segments, KV heads. Reads q, k, v, state; writes o, and segments
+// at the end.
 //
-// From the operator, beside what state_write.wgsl and state_read.wgsl want: whole(row, split, e, sum, weight), whether these
-// sums of a row (batch, query head, token) are all there is, or else where they went; carried(at), an element of the state
-// given; quotient(row, sum, weight), what becomes of the scaled sums of a row of the tile; finished(p, n, t, i, o), what four
-// columns of an output become, of token n, which is t of the tile.
-override CAUSAL: u32 = 1u; // whether tokens write the state before they read it; otherwise all read segment 0's
-override INIT: u32 = 0u;   // state to start from: 0 zero, 1 segments, 2 state
-override STORE: u32 = 0u;  // whether the last state goes to segments
+// The operator defines, in addition to what state_write.wgsl and state_read.wgsl need: whole(row, split, e, sum, weight),
+// which returns whether these sums of a row (batch, query head, token) are complete, and otherwise stores them; carried(at),
+// an element of the initial state; quotient(row, sum, weight), which normalises the scaled sums of a row of the tile;
+// finished(p, n, t, i, o), the epilogue for four columns of the output of token n, which is token t of the tile.
+override CAUSAL: u32 = 1u; // 1: each token writes the state before it is read; 0: all queries read the state of segment 0
+override INIT: u32 = 0u;   // initial state: 0 zero, 1 from segments, 2 from state
+override STORE: u32 = 0u;  // 1: store the final state in segments
 
 fn stored(at: u32, exists: bool) -> f32 {
     if (!exists) {
@@ -28,7 +29,7 @@ fn load_state(p: Place, invocation: u32) {
         return;
     }
     let size = params.rows * params.dim_v;
-    // Without a mask every segment of queries reads the first of the key segments' states, which holds the sum.
+    // Non-causal: every query segment reads the state of the first segment, which holds the sum over all of them.
     let home = select(p.kv * params.stored_segments, p.kv * params.stored_segments + p.segment, CAUSAL == 1u);
     let base = select(home * params.segment_stride, p.kv * size, INIT == 2u);
     let norm = select(base + size, params.norm_offset + p.kv * params.rows, INIT == 2u);
@@ -45,7 +46,7 @@ fn load_state(p: Place, invocation: u32) {
         );
     }
     if (NORMALIZE == 1u) {
-        // Every column needs the sums of its rows: fetched once, by way of the memory that partial sums use later.
+        // Every column needs the feature sums of its rows. They are loaded once and shared through wg_partial.
         for (var i = 0u; i < ROWS4; i++) {
             if (col_thread == 0u) {
                 var sums = vec4<f32>(0.0);

@@ -1,16 +1,16 @@
-// The recurrences, between the passes: segment states folded from the left, one invocation for each element of a state.
-// Elements of a state in blocks of 64, key heads. Reads and writes segments, [B G][segments][segment_stride], and state,
-// packed: B G rows E, then B G rows.
+// Recurrence, between the passes: a left-to-right scan over the segment states, one invocation per state element.
+// Grid: state elements in blocks of 64, KV heads. Reads and writes segments, [B G][segments][segment_stride], and state,
+// packed as B G rows E, then B G rows.
 
-override CARRY: u32 = 0u; // whether `state` is a state; otherwise it is not touched
-override MODE: u32 = 0u;  // 0: each segment gets the sum of those before it; 1: the first gets the sum of all; 2: the
-                          // last state goes to `state` as it is; 3: `state` goes to the first segment as it is
-override DECAY: u32 = 0u; // what a segment leaves of the state before it: 0 all, 1 one share, 2 a share a row
-override POSITION: u32 = 0u; // whether there are positions beside sums, one a key head, to be advanced by all tokens
+override CARRY: u32 = 0u; // 1: there is a carried `state`; 0: the binding is not used
+override MODE: u32 = 0u;  // 0: each segment gets the sum of all earlier ones; 1: the first segment gets the sum of all; 2: the
+                          // last state is copied to `state`; 3: `state` is copied to the first segment
+override DECAY: u32 = 0u; // decay of the earlier state across a segment: 0 none, 1 one factor, 2 one factor per row
+override POSITION: u32 = 0u; // 1: `state` holds a position per KV head, to be advanced by all tokens
 
-override LEVEL: u32 = 0u; // whether states are relative to e^level, one a key head beside the sums; of a segment behind the log
-                          // of the share that it leaves, and behind that the level it starts from
-                          // MODE 4: the carried level goes to the first segment, before element after element reads it
+override LEVEL: u32 = 0u; // 1: states are relative to e^level, with one level per KV head. In a segment the log decay follows
+                          // the state, then its level, then the level of its initial state. MODE 4: the carried level goes to
+                          // the first segment, in a dispatch of its own, before each element reads it
 
 fn scan(index: u32, invocation: u32) {
     let blocks = (params.state_len + 63u) / 64u;
@@ -19,7 +19,7 @@ fn scan(index: u32, invocation: u32) {
     if (element >= params.state_len) {
         return;
     }
-    // Of the first segment: the log it passes on, its level, the level it starts from.
+    // First segment: its log decay, its level, the level of its initial state.
     let passed = kv * params.segments * params.segment_stride + params.state_len;
     if (MODE == 4u) {
         if (element == 0u) {

@@ -1,5 +1,5 @@
-// The recurrences, pass 1: the state that the tokens of one segment alone make. Column splits, segments, key heads. Reads k, v;
-// writes segments.
+// Recurrence, pass 1: the state after the tokens of one segment, starting from zero. Grid: column splits, segments, KV heads.
+// Reads k, v; writes segments.
 fn segment(index: u32, invocation: u32) {
     let p = place(index);
     let row_thread = invocation / COL_THREADS;

@@ -1,4 +1,4 @@
-// One token: features of a key and a query, a map of each element. Const of the prelude: MAX_DIM, of which there are at most.
+// Decode with an elementwise feature map. Prelude constant: MAX_DIM, an upper bound of D.
 var<workgroup> wg_key: array<f32, MAX_DIM>;
 var<workgroup> wg_query: array<f32, MAX_DIM>;
 
@@ -10,7 +10,7 @@ fn query_feature(d: u32) -> f32 {
     return wg_query[d];
 }
 
-// D is at most as many as there are invocations: one feature each.
+// One feature per invocation: D is at most the number of invocations.
 fn prepare_key(b: u32, g: u32, invocation: u32) {
     if (invocation < params.dim_k) {
         count_load(1u);

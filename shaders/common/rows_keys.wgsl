@@ -1,6 +1,6 @@
-// Features of a tile of keys in workgroup memory, a map of each element: from the operator, feature(x).
+// Features of a tile of keys in workgroup memory, for elementwise feature maps. The operator defines feature(x).
 
-// [TILE][DIM4], zero past the end and past the dimensions.
+// [TILE][DIM4], zero past the last token and past the head dimension.
 var<workgroup> wg_k: array<vec4<f32>, TILE * DIM4>;
 
 fn key_features(t: u32, i: u32) -> vec4<f32> {
@@ -19,7 +19,7 @@ fn load_k(at: u32, d: u32) -> f32 {
     return feature(f32(k[at + d]));
 }
 
-// Tokens first .. first + TILE of one key head, those from `end` on as zeros.
+// Loads tokens first .. first + TILE of one KV head, with zeros from token `end` on.
 fn load_keys(p: Place, first: u32, end: u32, invocation: u32) {
     let k_head = head_start(params.k, p.kv / params.kv_heads, key_head(p.kv % params.kv_heads));
     for (var i = invocation; i < TILE * DIM4; i += INVOCATIONS) {
@@ -35,5 +35,5 @@ fn load_keys(p: Place, first: u32, end: u32, invocation: u32) {
     load_values(p, first, end, invocation);
 }
 
-// Features are made as they are loaded.
+// No work here: features are computed while loading.
 fn finish_tile(p: Place, keys: bool, queries: bool, invocation: u32) {}

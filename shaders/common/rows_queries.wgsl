@@ -1,4 +1,4 @@
-// Features of a tile of queries in workgroup memory, a map of each element, and outputs that no other dispatch adds to.
+// Features of a tile of queries in workgroup memory, for elementwise feature maps. Outputs are complete in one dispatch.
 
 // Features of the queries, [READ_HEADS][TILE][DIM4].
 var<workgroup> wg_q: array<vec4<f32>, READ_HEADS * TILE * DIM4>;
@@ -19,7 +19,7 @@ fn load_q(at: u32, d: u32) -> f32 {
     return feature(f32(q[at + d]));
 }
 
-// Tokens first .. first + TILE of the query heads of this workgroup, those from `end` on as zeros.
+// Loads tokens first .. first + TILE of this workgroup's query heads, with zeros from token `end` on.
 fn load_queries(p: Place, first: u32, end: u32, invocation: u32) {
     let per_kv = params.heads / params.kv_heads;
     let b = p.kv / params.kv_heads;

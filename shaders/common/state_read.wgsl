@@ -1,12 +1,12 @@
-// The core of the recurrences, second half: reading the state of state_write.wgsl by the features of queries.
+// Core of the recurrences, second half: reads the state of state_write.wgsl with the features of the queries.
 //
-// Each invocation has only ROWS of the rows, so a read leaves one partial sum per row thread in workgroup memory; after
-// a barrier they are added in a fixed order. READ_HEADS query heads share one key head's state in one workgroup.
+// Each invocation holds only ROWS of the rows. A read therefore leaves one partial sum per row thread in workgroup memory;
+// after a barrier they are added in a fixed order. One workgroup reads a KV head's state for READ_HEADS query heads.
 //
-// Consts of the prelude: READ_HEADS, and those of state_write.wgsl. From the operator: query_features(row, i), the features
-// of row (r * TILE + t), and load_queries.
+// Prelude constants: READ_HEADS and those of state_write.wgsl. The operator defines query_features(row, i), the features of
+// row r * TILE + t, and load_queries.
 
-// Partial sums, [READ_HEADS][TILE][ROW_THREADS][COL_THREADS], and those of the weights, [READ_HEADS][TILE][ROW_THREADS].
+// Partial sums, [READ_HEADS][TILE][ROW_THREADS][COL_THREADS], and partial weights, [READ_HEADS][TILE][ROW_THREADS].
 var<workgroup> wg_partial: array<vec4<f32>, READ_HEADS * TILE * INVOCATIONS>;
 var<workgroup> wg_weight: array<f32, READ_HEADS * TILE * ROW_THREADS>;
 
@@ -31,7 +31,7 @@ fn read_state(r: u32, t: u32, row_thread: u32, col_thread: u32) {
     }
 }
 
-// Whole sums of one row (r * TILE + t), after a barrier.
+// Total of one row r * TILE + t. Call after a barrier.
 fn sum_partials(row: u32, col_thread: u32) -> vec4<f32> {
     var sum = wg_partial[row * INVOCATIONS + col_thread];
     for (var y = 1u; y < ROW_THREADS; y++) {

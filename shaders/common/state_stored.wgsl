@@ -1,8 +1,8 @@
-// The state in registers to the workspace: per segment rows x E, then as many sums of features as rows when normalised,
-// then, where it decays, the logarithm of what a segment leaves of the state before it: one number, or one a row. Of factors
-// there would not be digits enough: a state that outlives many segments multiplies their errors.
+// Stores the state from registers to the workspace. Per segment: rows x E, then one sum of features per row if normalised,
+// then, with a decay, the logarithm of the segment's total decay, one number or one per row. Factors instead of logarithms
+// would lose precision: a state that lasts for many segments would multiply their rounding errors.
 
-// Of a segment so far, by the rows of this invocation.
+// Log decay of the segment so far, for the rows of this invocation.
 const PASSED: u32 = select(1u, ROWS4, DECAY == 2u);
 var<private> passed_rows: array<vec4<f32>, PASSED>;
 

@@ -1,25 +1,26 @@
-// The core of the recurrences, first half: a state of ROWS x 4 values in the registers of each invocation, and the rank-one
-// updates that write it.
+// Core of the recurrences, first half: each invocation keeps ROWS x 4 values of the state in registers and applies the
+// rank-one updates that write it.
 //
-// A workgroup holds DIM rows (features) by 4 COL_THREADS columns (values) of the state of one key head. Invocation
-// (row_thread, col_thread) owns rows row_thread * ROWS .. and four columns. Tokens come in tiles of TILE through
-// workgroup memory and are walked one after another, so a row of features meets the state exactly as the definition
-// has it: no masks, no scores, and what a later token holds cannot touch an earlier output.
+// A workgroup holds DIM rows (features) times 4 COL_THREADS columns (values) of one KV head's state. Invocation (row_thread,
+// col_thread) owns rows row_thread * ROWS .. and four columns. Tokens are loaded into workgroup memory in tiles of TILE and
+// processed one after another, exactly as in the definition. This needs no masks and no scores, and a later token cannot
+// affect an earlier output.
 //
-// Consts of the prelude: TILE, ROWS (a multiple of 4), ROW_THREADS, COL_THREADS; DECAY, whether a token lets the state decay
-// before it writes: 0 no, 1 all rows by one factor, 2 each row by its own. From the operator: key_features(t, i), the
-// features of token t of the tile, four from row 4 i on; state_row(i), the row that row i of a workgroup is of the state as
-// it is stored, or one past its end; load_keys, which fills a tile, and finish_tile, which makes features of what was loaded;
-// decay(t, i), how four rows decay (decay.wgsl), and its logarithm log_decay(t, i), value_scale(t), the factor of a token's values, and load_decay for both.
+// Prelude constants: TILE, ROWS (a multiple of 4), ROW_THREADS, COL_THREADS; DECAY, how the state decays before a token
+// writes: 0 not at all, 1 one factor for all rows, 2 one factor per row. The operator defines: key_features(t, i), the
+// features of token t of the tile, four from row 4 i on; state_row(i), the row of the stored state that row i of the
+// workgroup is, or a row past its end; load_keys, which fills a tile, and finish_tile, which computes features from it;
+// decay(t, i), the decay factors of four rows (decay.wgsl), their logarithm log_decay(t, i), value_scale(t), a factor for the
+// token's values, and load_decay, which prepares these.
 const INVOCATIONS: u32 = ROW_THREADS * COL_THREADS;
 const ROWS4: u32 = ROWS / 4u;
 const DIM4: u32 = ROW_THREADS * ROWS4;
 
-// Values, [TILE][COL_THREADS]; zero past the end and past the dimensions.
+// Values, [TILE][COL_THREADS]; zero past the last token and past the value dimension.
 var<workgroup> wg_v: array<vec4<f32>, TILE * COL_THREADS>;
 
 var<private> state_rows: array<vec4<f32>, ROWS>;
-// Sums of features of the same rows; held by every column thread, which is cheaper than sharing it.
+// Sums of features of the same rows. Every column thread holds a copy, which is cheaper than sharing one.
 var<private> norm_rows: array<vec4<f32>, ROWS4>;
 
 fn clear_state() {
@@ -64,7 +65,7 @@ fn load_v(at: u32, e: u32) -> f32 {
     return f32(v[at + e]);
 }
 
-// Values of tokens first .. first + TILE of one key head, those from `end` on as zeros.
+// Loads the values of tokens first .. first + TILE of one KV head, with zeros from token `end` on.
 fn load_values(p: Place, first: u32, end: u32, invocation: u32) {
     let v_head = head_start(params.v, p.kv / params.kv_heads, p.kv % params.kv_heads);
     for (var i = invocation; i < TILE * COL_THREADS; i += INVOCATIONS) {

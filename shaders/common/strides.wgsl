@@ -1,9 +1,9 @@
-// Where rows of a sequence tensor lie, in elements. Twin of `Strides` in src/ops/qkv.rs.
+// Strides of a sequence tensor, in elements. Same layout as `Strides` in src/ops/qkv.rs.
 struct Strides {
     batch: u32,
     head: u32,
     token: u32,
-    base: u32, // first element of the binding, which may hold a part of the tensor only
+    base: u32, // first element of the binding, which may hold only a part of the tensor
 }
 
 // First element of a head within the binding.

@@ -1,7 +1,7 @@
-// Vectors of a tile of keys as they are stored, and values: [TILE][DIM_K4] of wg_u, for operators that make features of whole
-// vectors.
+// Loads the key vectors of a tile as stored, and its values: [TILE][DIM_K4] of wg_u. For operators whose features need the
+// whole vector.
 //
-// Const of the prelude: DIM_K4, groups of four of D. From the operator: wg_u.
+// Prelude constant: DIM_K4, groups of four of D. The operator declares wg_u.
 fn load_k(at: u32, d: u32) -> f32 {
     if (d >= params.dim_k) {
         return 0.0;
@@ -10,7 +10,7 @@ fn load_k(at: u32, d: u32) -> f32 {
     return f32(k[at + d]);
 }
 
-// Tokens first .. first + TILE of one key head, those from `end` on as zeros, whose features are zero.
+// Loads tokens first .. first + TILE of one KV head. From token `end` on vectors are zero, and so are their features.
 fn load_keys(p: Place, first: u32, end: u32, invocation: u32) {
     let g = p.kv % params.kv_heads;
     let k_head = head_start(params.k, p.kv / params.kv_heads, g);

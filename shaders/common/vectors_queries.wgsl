@@ -1,5 +1,5 @@
-// Vectors of a tile of queries as they are stored, behind those of the keys (vectors_keys.wgsl): [READ_HEADS][TILE][DIM_K4] of
-// wg_u from TILE DIM_K4 on.
+// Loads the query vectors of a tile as stored, after those of the keys (vectors_keys.wgsl): [READ_HEADS][TILE][DIM_K4] of
+// wg_u, starting at TILE DIM_K4.
 fn load_q(at: u32, d: u32) -> f32 {
     if (d >= params.dim_k) {
         return 0.0;
@@ -8,7 +8,7 @@ fn load_q(at: u32, d: u32) -> f32 {
     return f32(q[at + d]);
 }
 
-// Tokens first .. first + TILE of the query heads of this workgroup, those from `end` on as zeros.
+// Loads tokens first .. first + TILE of this workgroup's query heads, with zeros from token `end` on.
 fn load_queries(p: Place, first: u32, end: u32, invocation: u32) {
     let per_kv = params.heads / params.kv_heads;
     let b = p.kv / params.kv_heads;

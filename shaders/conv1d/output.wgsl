@@ -1,27 +1,27 @@
-// The causal depthwise convolution: a tile of TILE tokens of ROWS rows (batch, channel), whose inputs, and those before
-// them, wait in workgroup memory.
-// Grid: tiles of tokens, blocks of rows. Reads x, weights, state; writes y, and the state where all tokens are one tile.
+// Causal depthwise convolution. A workgroup computes TILE tokens of ROWS rows (batch, channel); it loads their inputs, and the
+// inputs before them, into workgroup memory.
+// Grid: tiles of tokens, blocks of rows. Reads x, weights, state; writes y, and the state if one tile covers all tokens.
 //
-// Consts of the prelude: WIDTH, TILE, ROWS.
+// Prelude constants: WIDTH, TILE, ROWS.
 @group(0) @binding(1) var<storage, read> x: array<Elem>;          // B C N
 @group(0) @binding(2) var<storage, read> weights: array<f32>;     // packed: weight C WIDTH; bias C
 @group(0) @binding(3) var<storage, read_write> state: array<f32>; // B C WIDTH-1, oldest first
 @group(0) @binding(4) var<storage, read_write> y: array<Elem>;    // B C N
 
-override BIASED: u32 = 0u; // whether there is a bias
-override SILU: u32 = 1u;   // the activation: SiLU, or none
-override CARRY: u32 = 0u;  // whether the window before the first token is `state`; otherwise it is zeros
-override STORE: u32 = 0u;  // whether `state` becomes the window of the last token
+override BIASED: u32 = 0u; // 1: there is a bias
+override SILU: u32 = 1u;   // activation: 1 SiLU, 0 none
+override CARRY: u32 = 0u;  // 1: the inputs before the first token come from `state`; 0: they are zeros
+override STORE: u32 = 0u;  // 1: write the last inputs to `state`
 
 const SPAN: u32 = TILE + BEFORE;
 const INVOCATIONS: u32 = min(256u, TILE * ROWS);
-// A row's weights and its bias, or zero.
+// Floats per row in wg_taps: the weights, then the bias or zero.
 const TAPS: u32 = WIDTH + 1u;
 
 var<workgroup> wg_x: array<f32, ROWS * SPAN>;
 var<workgroup> wg_taps: array<f32, ROWS * TAPS>;
 
-// Input `at - BEFORE` of a row, and zero where there is none.
+// Input `at - BEFORE` of a row; zero if there is none.
 fn load(row: u32, at: u32) -> f32 {
     if (row >= params.rows || at >= params.length + BEFORE) {
         return 0.0;

@@ -1,4 +1,4 @@
-// The window of the last token, where the tokens were several tiles, so that there are at least as many as it has inputs.
+// Writes the carried state when there are several tiles of tokens. There are then at least as many tokens as inputs in it.
 // Grid: rows (batch, channel). Reads x; writes state.
 @group(0) @binding(1) var<storage, read> x: array<Elem>;          // B C N
 @group(0) @binding(2) var<storage, read_write> state: array<f32>; // B C WIDTH-1, oldest first

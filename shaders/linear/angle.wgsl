@@ -1,8 +1,8 @@
-// cosformer: cosine and sine of a quarter turn times n / max_len, which lets weights fade with distance. Angles are taken of
-// whole numbers modulo four quarters, so that they are as exact far into a sequence as in its beginning, and by a polynomial,
-// since devices need no more than three digits of a sine.
+// cosformer: cosine and sine of (pi / 2) n / max_len, so that weights fade with distance. Positions are reduced modulo a full
+// turn as integers, so angles are equally accurate at any position. Sines are a polynomial, because a device's own `sin` may
+// have only three correct digits.
 
-// sin(pi / 2 x) for x from 0 to 1.
+// sin(pi / 2 x) for 0 <= x <= 1.
 fn quarter_sine(x: f32) -> f32 {
     let y = x * x;
     var p = 5.692172922e-8 * y - 3.598843235e-6;
@@ -13,23 +13,23 @@ fn quarter_sine(x: f32) -> f32 {
     return x * (p * y + 1.570796327);
 }
 
-// Tokens in a whole turn.
+// Tokens per full turn.
 fn turn_len() -> u32 {
     return 4u * params.max_len;
 }
 
-// A count of 64 bits modulo that.
+// A 64-bit count modulo turn_len().
 fn within_turn(low: u32, high: u32) -> u32 {
     let turn = turn_len();
     var rest = high % turn;
-    // From 2^32 on by doubling: nothing passes 32 bits, since a turn has 2^31 tokens at most.
+    // Multiply `high` by 2^32 by doubling. Nothing overflows, because a turn has at most 2^31 tokens.
     for (var i = 0u; i < select(32u, 0u, high == 0u); i++) {
         rest = (2u * rest) % turn;
     }
     return (rest + low % turn) % turn;
 }
 
-// Cosine and sine of a token which is so many behind one with this place within a turn.
+// Cosine and sine for the token n positions after one at `start` (modulo a turn).
 fn angle_of(start: u32, n: u32) -> vec2<f32> {
     let place = (start + n % turn_len()) % turn_len();
     let rest = place % params.max_len;

@@ -1,23 +1,23 @@
-// The delta rules: values of a tile become what tokens write, then the tile is walked as under the other rules.
+// Delta rules: replaces the values of a tile by what its tokens write, then processes the tile like the other rules.
 //
-// Token t writes u_t = beta_t (v_t - S^T k_t), where S is decayed and holds what the tokens before it wrote. With S_0 the
-// state in front of the tile and L(s, t) the decay by tokens s + 1 to t, this is a triangular system for each column (the WY
-// form; its matrix is that of the UT transform):
+// Token t writes u_t = beta_t (v_t - S^T k_t), where S is the decayed state after the tokens before it. With S_0 the state
+// before the tile and L(s, t) the decay over tokens s + 1 to t, this is a triangular system per column (the WY form; its
+// matrix is that of the UT transform):
 //
 //   u_t + beta_t sum_{s < t} (k_t . L(s, t) k_s) u_s = beta_t (v_t - S_0^T L(t) k_t)
 //
-// It is solved row after row, which for repeated keys and beta near 2 loses less than its inverse would. Decays are products
-// of factors of tokens side by side, never a quotient of two products: whatever decays to nothing is nothing.
+// We solve it by forward substitution, which is more accurate than multiplying by the inverse if keys repeat and beta is near
+// 2. Decays are products of consecutive factors, never quotients of two products, so a decay that underflows becomes 0.
 //
-// Rules whose low-rank term acts on the state before it decays (RWKV-7, DPLR) would want: of the answers the decay up to the
-// token before, L(t - 1) and L(s, t - 1), another vector in the place of k_t there, and a second one that is written with
-// the answer, so two updates of the state a token.
+// Rules whose low-rank term acts on the state before its decay (RWKV-7, DPLR) would need three changes: decays up to the
+// previous token, L(t - 1) and L(s, t - 1), on the right-hand side; another vector in place of k_t there; and a second vector
+// that is written with the result, so two updates of the state per token.
 //
-// Consts of the prelude: those of recurrence_output.wgsl. From recurrence_output.wgsl the state's way in and out.
+// Prelude constants: those of recurrence_output.wgsl, which also loads and stores the state.
 @group(0) @binding(7) var<storage, read> beta: array<Elem>; // B G N
 
 var<workgroup> wg_beta: array<f32, TILE>;
-// [TILE][TILE]: the matrix of that system below its diagonal.
+// [TILE][TILE]: the matrix of the system, below its diagonal.
 var<workgroup> wg_overlap: array<f32, TILE * TILE>;
 
 fn load_beta(p: Place, first: u32, end: u32, invocation: u32) {
@@ -33,7 +33,7 @@ fn load_beta(p: Place, first: u32, end: u32, invocation: u32) {
     }
 }
 
-// What tokens answer to the keys of later ones, of the tile alone.
+// Matrix of the system: dot products of each key with the decayed earlier keys of the tile, times beta.
 fn find_overlaps(invocation: u32) {
     for (var i = invocation; i < TILE * TILE; i += INVOCATIONS) {
         let t = i / TILE;
@@ -59,7 +59,7 @@ fn find_overlaps(invocation: u32) {
     }
 }
 
-// What the state in front of the tile answers to its keys: partial sums, as read_state leaves them.
+// Product of the state before the tile with its keys, as partial sums like those of read_state.
 fn find_answers(row_thread: u32, col_thread: u32) {
     var left: array<vec4<f32>, ROWS4>;
     for (var i = 0u; i < ROWS4; i++) {
@@ -86,7 +86,7 @@ fn find_answers(row_thread: u32, col_thread: u32) {
     }
 }
 
-// Of a tile that is loaded: its values become what its tokens write.
+// Replaces the values of the loaded tile by what its tokens write.
 fn correct_values(row_thread: u32, col_thread: u32, invocation: u32) {
     find_overlaps(invocation);
     find_answers(row_thread, col_thread);

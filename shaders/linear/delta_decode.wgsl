@@ -1,19 +1,19 @@
-// The delta rules, one token: reads the state by the key, writes it and reads it by the queries, in one dispatch. Columns
-// and lanes are those of recurrence_decode.wgsl.
-// Grid: key heads. Reads k, v, q, beta; reads and writes state; writes o.
+// Delta rules, decode (one token): reads the state with the key, updates it and reads it with the queries, in one dispatch.
+// Columns and lanes are those of recurrence_decode.wgsl.
+// Grid: KV heads. Reads k, v, q, beta; reads and writes state; writes o.
 @group(0) @binding(3) var<storage, read> q: array<Elem>;          // B H 1 D
 @group(0) @binding(4) var<storage, read_write> state: array<f32>; // B G D E
 @group(0) @binding(5) var<storage, read_write> o: array<Elem>;    // B H 1 E
 @group(0) @binding(6) var<storage, read> beta: array<Elem>;       // B G 1
 
 var<workgroup> wg_beta: f32;
-var<workgroup> wg_value: array<f32, COLUMNS>; // what is written to each column
+var<workgroup> wg_value: array<f32, COLUMNS>; // the value written to each column
 
 fn sum_lanes(column: u32) -> f32 {
     return wg_sum[column] + wg_sum[column + COLUMNS] + wg_sum[column + 2u * COLUMNS] + wg_sum[column + 3u * COLUMNS];
 }
 
-// Of row d and the column whose first element is at `at`, what the token before left, decayed.
+// The decayed state in row d of the column whose first element is at `at`.
 fn decayed(at: u32, d: u32) -> f32 {
     count_load(1u);
     return left_of(vec4<f32>(decay_row(d)), vec4<f32>(state[at + carried_at(d, 0u)])).x;
@@ -37,7 +37,7 @@ fn decode_delta(kv: u32, invocation: u32) {
         for (var first = 0u; first < params.dim_v; first += COLUMNS) {
             let e = first + column;
             let at = kv * params.rows * params.dim_v + e;
-            // The first query head writes; the same invocation reads its own writes for the others.
+            // The first query head writes; the same invocation reads back its own writes for the other heads.
             if (r == 0u) {
                 var answer = 0.0;
                 if (e < params.dim_v) {

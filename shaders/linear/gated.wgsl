@@ -1,10 +1,10 @@
-// A state that decays by exp(g): one factor a head, or one a row. Consts of the prelude: DECAY, 1 or 2; GATE, the binding;
-// KEEP_LOGS, whether a segment's state will be stored.
+// Decay by exp(g), with one factor per head or one per row. Prelude constants: DECAY, 1 or 2; GATE, the binding; KEEP_LOGS,
+// 1 if the state of a segment will be stored.
 @group(0) @binding(GATE) var<storage, read> gate: array<Elem>; // B G N, or B G N D'
 
 const GATES: u32 = select(1u, DIM4, DECAY == 2u);
-var<workgroup> wg_decay: array<vec4<f32>, TILE * GATES>; // of tokens past the end as of those that decay nothing
-// Only where a segment's state is stored; elsewhere nothing touches it and its room is for tiles.
+var<workgroup> wg_decay: array<vec4<f32>, TILE * GATES>; // tokens past the end get no decay
+// Used only if the state of a segment is stored. Otherwise it has one element, to leave workgroup memory to the tiles.
 var<workgroup> wg_log: array<vec4<f32>, select(1u, TILE * GATES, KEEP_LOGS == 1u)>;
 
 fn log_at(at: u32, d: u32) -> f32 {

@@ -1,4 +1,4 @@
-// One token: a state that decays by exp(g). Consts of the prelude: DECAY, 1 or 2; GATE, the binding.
+// Decay by exp(g), decode. Prelude constants: DECAY, 1 or 2; GATE, the binding.
 @group(0) @binding(GATE) var<storage, read> gate: array<Elem>; // B G 1, or B G 1 D'
 
 var<workgroup> wg_decay: array<f32, MAX_DIM>;

@@ -1,4 +1,4 @@
-// performer with a log decay a key head. Const of the prelude: GATE, the binding.
+// performer with a log decay per KV head. Prelude constant: GATE, the binding.
 @group(0) @binding(GATE) var<storage, read> gate: array<Elem>; // B G N
 
 fn log_of(p: Place, n: u32) -> f32 {

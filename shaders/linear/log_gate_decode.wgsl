@@ -1,4 +1,4 @@
-// performer with a log decay a key head, one token. Const of the prelude: GATE, the binding.
+// performer with a log decay per KV head, decode. Prelude constant: GATE, the binding.
 @group(0) @binding(GATE) var<storage, read> gate: array<Elem>; // B G 1
 
 fn log_of(b: u32, g: u32) -> f32 {

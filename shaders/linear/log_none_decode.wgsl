@@ -1,4 +1,4 @@
-// performer without a log decay, one token.
+// performer without a log decay, decode.
 fn log_of(b: u32, g: u32) -> f32 {
     return 0.0;
 }

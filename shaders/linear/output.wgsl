@@ -1,5 +1,5 @@
-// Pass 2, or the only one: walks the tokens of a segment with the state they start from, and reads it for the queries.
-// Grid: column splits, head splits, segments, key heads. Reads q, k, v, state; writes o, and segments at the end.
+// Pass 2 (or the only pass): processes the tokens of a segment from its initial state and reads the state for the queries.
+// Grid: column splits, head splits, segments, KV heads. Reads q, k, v, state; writes o, and segments at the end.
 @group(0) @binding(3) var<storage, read> q: array<Elem>;             // B H N D
 @group(0) @binding(4) var<storage, read> state: array<f32>;          // packed: B G D' E, then B G D'
 @group(0) @binding(5) var<storage, read_write> o: array<Elem>;       // B H N E

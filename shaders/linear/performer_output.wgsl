@@ -1,6 +1,6 @@
-// Pass 2 under performer, or the only one: walks the tokens of a segment with the state they start from and its level, and
-// reads it for the queries.
-// Grid: column splits, head splits, segments, key heads. Reads q, k, v, state, omega, gate; writes o, and segments at the end.
+// performer, pass 2 (or the only pass): processes the tokens of a segment from its initial state and level, and reads the
+// state for the queries.
+// Grid: column splits, head splits, segments, KV heads. Reads q, k, v, state, omega, gate; writes o, and segments at the end.
 @group(0) @binding(3) var<storage, read> q: array<Elem>;             // B H N D
 @group(0) @binding(4) var<storage, read> state: array<f32>;          // packed: B G F E, B G F, then B G
 @group(0) @binding(5) var<storage, read_write> o: array<Elem>;       // B H N E

@@ -1,5 +1,5 @@
-// Pass 1 under performer: the state that the tokens of one segment alone make, and its level.
-// Grid: column splits, segments, key heads. Reads k, v, omega, gate; writes segments.
+// performer, pass 1: the state and level after the tokens of one segment, starting from an empty state.
+// Grid: column splits, segments, KV heads. Reads k, v, omega, gate; writes segments.
 @group(0) @binding(3) var<storage, read_write> segments: array<f32>; // [B G][segments][segment_stride]
 
 @compute @workgroup_size(ROW_THREADS * COL_THREADS)

@@ -1,4 +1,4 @@
-// A carried position, of which every key head has a copy; with two passes the scan has advanced it by all tokens.
+// Carried position, one copy per KV head. With two passes the scan has already advanced it by all tokens.
 fn first_place(kv: u32) -> u32 {
     let at = params.beside + 2u * kv;
     let place = within_turn(bitcast<u32>(state[at]), bitcast<u32>(state[at + 1u]));

@@ -1,14 +1,14 @@
-// Keys and queries as features of all their elements, maps of their projections on omega, and outputs that no other dispatch
-// adds to.
+// Keys and queries as features of the whole vector: functions of its projections onto omega. Outputs are complete in one
+// dispatch.
 //
-// Consts of the prelude, beside those of the recurrences: DIM_K4, groups of four of D; READ_HEADS, 0 where no queries are
-// read; GATE, the binding of the log decays, and GATED, whether there are any: omega comes behind. From the operator:
-// finish_tile, which makes features of the vectors of a tile.
+// Prelude constants, in addition to those of the recurrences: DIM_K4, groups of four of D; READ_HEADS, 0 if no queries are
+// read; GATE, the binding of the log decays, and GATED, 1 if there are any; omega is the binding after them. The operator
+// defines finish_tile, which computes the features of the vectors of a tile.
 @group(0) @binding(GATE + GATED) var<storage, read> omega: array<f32>; // F D, or G F D
 
-// Vectors of a tile: TILE keys, then TILE queries of each head.
+// Vectors of a tile: TILE keys, then TILE queries per head.
 const VECTORS: u32 = TILE * (1u + READ_HEADS);
-var<workgroup> wg_u: array<vec4<f32>, VECTORS * DIM_K4>;  // as they are stored
+var<workgroup> wg_u: array<vec4<f32>, VECTORS * DIM_K4>;  // as stored
 var<workgroup> wg_phi: array<vec4<f32>, VECTORS * DIM4>; // as features
 
 fn key_features(t: u32, i: u32) -> vec4<f32> {
@@ -39,7 +39,7 @@ fn omega_row(start: u32, row: u32, d: u32) -> vec4<f32> {
     return w;
 }
 
-// Products of a vector with four rows of omega, from row 4 i on; those past the end are 0.
+// Dot products of a vector with four rows of omega, from row 4 i on; 0 for rows past the end.
 fn project(vector: u32, i: u32, g: u32) -> vec4<f32> {
     let start = g * params.omega;
     var sum = vec4<f32>(0.0);

@@ -1,5 +1,6 @@
-// One token: features of a key and a query, maps of their projections on omega. Consts of the prelude: MAX_DIM, rows at most;
-// GATE and GATED as in projected.wgsl. From the operator: map_key and map_query, which turn projections into features.
+// Decode: features of a key and a query, functions of their projections onto omega. Prelude constants: MAX_DIM, an upper
+// bound of the rows; GATE and GATED as in projected.wgsl. The operator defines map_key and map_query, which turn projections
+// into features.
 @group(0) @binding(GATE + GATED) var<storage, read> omega: array<f32>; // F D, or G F D
 
 var<workgroup> wg_x: array<f32, COLUMNS * LANES>;
@@ -24,7 +25,7 @@ fn project(row: u32, g: u32) -> f32 {
     return sum;
 }
 
-// D is at most as many as there are invocations.
+// One element per invocation: D is at most the number of invocations.
 fn prepare_key(b: u32, g: u32, invocation: u32) {
     if (invocation < params.dim_k) {
         count_load(1u);

@@ -1,4 +1,4 @@
-// performer-relu, one token: what an invocation projected on, it maps.
+// performer-relu, decode: each invocation maps the projections it computed.
 fn map_key(b: u32, g: u32, invocation: u32) {
     for (var row = invocation; row < params.rows; row += COLUMNS * LANES) {
         wg_key[row] = max(wg_key[row], 0.0);

@@ -1,5 +1,5 @@
-// Pass 1: the state that the tokens of one segment alone make.
-// Grid: column splits, segments, key heads. Reads k, v; writes segments.
+// Pass 1: the state after the tokens of one segment, starting from zero.
+// Grid: column splits, segments, KV heads. Reads k, v; writes segments.
 @group(0) @binding(3) var<storage, read_write> segments: array<f32>; // [B G][segments][segment_stride]
 
 @compute @workgroup_size(ROW_THREADS * COL_THREADS)

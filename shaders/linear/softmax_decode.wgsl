@@ -1,7 +1,7 @@
-// performer, one token: as softmax_features.wgsl has a tile of them. From the operator: log_of(b, g), the log decay.
+// performer, decode: as softmax_features.wgsl, for one token. The operator defines log_of(b, g), the log decay.
 var<workgroup> wg_level: f32;
 var<workgroup> wg_decay: f32;
-var<workgroup> wg_log: f32; // level and largest feature of the query
+var<workgroup> wg_log: f32; // level plus the largest log feature of the query
 
 fn prepare_decay(b: u32, g: u32, invocation: u32) {}
 
@@ -9,7 +9,7 @@ fn decay_row(d: u32) -> f32 {
     return wg_decay;
 }
 
-// Logarithm of a feature whose projection is known.
+// Log feature for a given projection.
 fn log_feature(product: f32) -> f32 {
     var square = 0.0;
     for (var d = 0u; d < params.dim_k; d++) {
@@ -18,7 +18,7 @@ fn log_feature(product: f32) -> f32 {
     return params.node[0].x * product - 0.5 * params.node[0].y * square;
 }
 
-// Largest of one number of every invocation, the same for all.
+// Maximum over all invocations, returned to all of them.
 fn top_all(invocation: u32, value: f32) -> f32 {
     workgroupBarrier();
     wg_sum[invocation] = value;
@@ -72,7 +72,7 @@ fn map_query(invocation: u32) {
 
 fn quotient_one(sum: f32, weight: f32) -> f32 {
     if (NORMALIZE == 0u) {
-        // In two steps: the factor alone may be beyond all numbers.
+        // In two steps, because the whole factor may overflow.
         let half = exp_of(0.5 * wg_log);
         return sum * half * half;
     }

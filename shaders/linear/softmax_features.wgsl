@@ -1,20 +1,20 @@
-// performer: F^-1/2 e^(omega x - |x|^2 / 2) of the vectors that were loaded last, where x is what was loaded over D^(1/4).
+// performer: features F^-1/2 e^(omega x - |x|^2 / 2) of the tile just loaded, where x is the loaded vector over D^(1/4).
 //
-// Single precision has no room for these numbers: of a vector of norm 30 they are e^-400 and less. So a query is taken
-// relative to its largest feature, and the state relative to a level, the largest feature of a key so far, which decays as
-// the state does. The level is a running one: what a later token holds changes no earlier bit. The state is then that of a
-// gated recurrence, whose decay is what the level has risen: it is left e^(level before + g - level).
+// These features underflow f32: for a vector of norm 30 they are about e^-400. We therefore store a query's features relative
+// to its largest one, and the state relative to e^level, where the level is the running maximum of the log features of the
+// keys so far and decays with the state. A running maximum keeps earlier outputs independent of later tokens. Each token
+// multiplies the stored state by e^(old level + g - new level), so the recurrence is a gated one.
 //
-// Consts of the prelude: those of projected.wgsl. From the operator: log_of(p, n), the log decay g of a token.
+// Prelude constants: those of projected.wgsl. The operator defines log_of(p, n), the log decay g of a token.
 const LANES: u32 = 8u;
 
 var<workgroup> wg_tops: array<f32, VECTORS * LANES>;
-// What exponents are taken relative to: of a key the level after it, of a query its largest.
+// Exponents are relative to these: the level after a key, the largest log feature of a query.
 var<workgroup> wg_shift: array<f32, VECTORS>;
 var<workgroup> wg_log: array<f32, TILE>;
 var<workgroup> wg_decay: array<f32, TILE>;
 var<workgroup> wg_level: f32;
-var<workgroup> wg_tokens: u32; // of a tile, those that there are
+var<workgroup> wg_tokens: u32; // tokens in the tile that are not padding
 
 fn load_decay(p: Place, first: u32, end: u32, invocation: u32) {
     for (var i = invocation; i < TILE; i += INVOCATIONS) {
@@ -41,7 +41,7 @@ fn value_scale(t: u32) -> f32 {
     return 1.0;
 }
 
-// Logarithms of four features, from row 4 i on, those past the end as nothing.
+// Log features of four rows, from row 4 i on; NOTHING past the end.
 fn log_features(vector: u32, i: u32, g: u32) -> vec4<f32> {
     var square = 0.0;
     for (var d = 0u; d < (params.dim_k + 3u) / 4u; d++) {
@@ -57,7 +57,7 @@ fn finish_tile(p: Place, keys: bool, queries: bool, invocation: u32) {
     let first = select(TILE, 0u, keys);
     let count = select(TILE, VECTORS, queries) - first;
     workgroupBarrier();
-    // Neighbours share rows of omega.
+    // Neighbouring invocations share rows of omega.
     for (var i = invocation; i < count * DIM4; i += INVOCATIONS) {
         let vector = first + i % count;
         wg_phi[vector * DIM4 + i / count] = log_features(vector, i / count, p.kv % params.kv_heads);
@@ -105,7 +105,7 @@ fn finish_tile(p: Place, keys: bool, queries: bool, invocation: u32) {
     }
 }
 
-// Where the level of a segment lies: that after its tokens, behind the log decay they pass on, and that before them.
+// Offset of the level after a segment's tokens: it follows the log decay, and is followed by the level before them.
 fn level_at(kv: u32, segment: u32) -> u32 {
     return (kv * params.stored_segments + segment) * params.segment_stride + params.state_len + 1u;
 }

@@ -1,9 +1,9 @@
-// performer: the scaled sums of a row divided by their weight. Both are short of e^(level + largest feature of the query): what
-// is added to the weight is too, and sums that are not divided get it back.
+// performer: normalises the scaled sums of a row. Sum and weight both lack the factor e^(level + largest log feature of the
+// query). norm_eps is divided by that factor; sums that are not normalised are multiplied by it.
 fn quotient(row: u32, sum: vec4<f32>, weight: f32) -> vec4<f32> {
     let log = wg_shift[row % TILE] + wg_shift[TILE + row];
     if (NORMALIZE == 0u) {
-        // In two steps: the factor alone may be beyond all numbers.
+        // In two steps, because the whole factor may overflow.
         let half = exp_of(0.5 * log);
         return sum * half * half;
     }

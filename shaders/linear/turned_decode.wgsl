@@ -1,5 +1,5 @@
-// cosformer, one token: max(x, 0) of every element, times the cosine and times the sine of the angle of the token, which is
-// at the carried position. Const of the prelude: MAX_DIM, rows at most.
+// cosformer, decode: max(x, 0) of each element, times the cosine and times the sine of the angle at the carried position.
+// Prelude constant: MAX_DIM, an upper bound of the rows.
 var<workgroup> wg_key: array<f32, MAX_DIM>;
 var<workgroup> wg_query: array<f32, MAX_DIM>;
 var<workgroup> wg_angle: vec2<f32>;
@@ -12,7 +12,7 @@ fn query_feature(d: u32) -> f32 {
     return wg_query[d];
 }
 
-// D is at most as many as there are invocations.
+// One element per invocation: D is at most the number of invocations.
 fn prepare_key(b: u32, g: u32, invocation: u32) {
     if (invocation == 0u) {
         let at = params.beside + 2u * (b * params.kv_heads + g);

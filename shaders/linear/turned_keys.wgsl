@@ -1,10 +1,10 @@
-// cosformer: max(x, 0) of every element of a key, times the cosine and times the sine of the angle of its token (angle.wgsl).
-// A workgroup's rows are the cosines of D filled up to groups of four, then the sines; the stored state has no gap between.
+// cosformer: max(x, 0) of each element of a key, times the cosine and times the sine of its token's angle (angle.wgsl). In a
+// workgroup the D cosine rows are padded to groups of four, then come the sine rows. The stored state has no padding.
 //
-// Const of the prelude: DIM_K4, groups of four of D. From the operator: first_place(kv), where the first token of the run
-// lies within a turn.
+// Prelude constant: DIM_K4, groups of four of D. The operator defines first_place(kv), the position of the run's first token
+// modulo a turn.
 
-// [TILE][DIM4], zero past the end and past the dimensions.
+// [TILE][DIM4], zero past the last token and past the head dimension.
 var<workgroup> wg_k: array<vec4<f32>, TILE * DIM4>;
 
 fn key_features(t: u32, i: u32) -> vec4<f32> {
@@ -27,7 +27,7 @@ fn load_k(at: u32, d: u32) -> f32 {
     return max(f32(k[at + d]), 0.0);
 }
 
-// Tokens first .. first + TILE of one key head, those from `end` on as zeros.
+// Loads tokens first .. first + TILE of one KV head, with zeros from token `end` on.
 fn load_keys(p: Place, first: u32, end: u32, invocation: u32) {
     let k_head = head_start(params.k, p.kv / params.kv_heads, p.kv % params.kv_heads);
     let start = first_place(p.kv);
@@ -48,5 +48,5 @@ fn load_keys(p: Place, first: u32, end: u32, invocation: u32) {
     load_values(p, first, end, invocation);
 }
 
-// Features are made as they are loaded.
+// No work here: features are computed while loading.
 fn finish_tile(p: Place, keys: bool, queries: bool, invocation: u32) {}

@@ -1,4 +1,4 @@
-// Softmax over the rank fused with the product with the projected values: the tiled core over few keys.
+// Softmax over the rank, fused with the product with the projected values: tiled attention over K projected keys.
 // Grid: column splits, row blocks, head splits, heads of the projected keys. Reads q, k, v; writes o.
 @group(0) @binding(1) var<storage, read> q: array<Elem>;       // B H N D
 @group(0) @binding(2) var<storage, read> k: array<KeyElem>;    // B heads K D, projected

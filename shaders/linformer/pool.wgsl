@@ -1,4 +1,4 @@
-// Keys or values pooled: the mean or the largest of the tokens of each row, over a part of them for each split.
+// Pools keys or values: the mean or maximum over the tokens of each row. Each split covers a part of the tokens.
 // Grid: blocks of 64 elements of a result, splits, units (batch, head). Reads x; writes projected.
 @group(0) @binding(1) var<storage, read> x: array<Elem>;               // B G M dim: k or v
 @group(0) @binding(2) var<storage, read_write> projected: array<f32>; // [splits][units][K][dim]
@@ -26,7 +26,7 @@ fn linformer_pool(
     let end = tokens.x + portion(split + 1u, params.splits, count);
     var at = tokens.x + portion(split, params.splits, count);
     let x_head = head_start(params.x, unit / params.heads, unit % params.heads) + d;
-    // No split is without a token.
+    // Every split has at least one token.
     count_load(1u);
     var value = f32(x[x_head + at * params.x.token]);
     for (at++; at < end; at++) {

@@ -1,8 +1,9 @@
-// Keys or values times a projection: a tile of 64 rows of the rank by some columns, over the tokens of a split.
+// Multiplies keys or values by a projection: one workgroup computes a tile of 64 rows of the rank by some columns, over the
+// tokens of one split.
 // Grid: column tiles, row tiles, splits, units (batch, head). Reads x, matrix; writes projected.
 //
-// Invocation (row_thread, col_thread) owns rows row_thread + 16 i and four columns; tokens come in steps of 16.
-// Consts of the prelude: COL_THREADS.
+// Invocation (row_thread, col_thread) owns rows row_thread + 16 i and four columns. Tokens are processed in steps of 16.
+// Prelude constant: COL_THREADS.
 @group(0) @binding(1) var<storage, read> x: array<Elem>;               // B G M dim: k or v
 @group(0) @binding(2) var<storage, read> matrix: array<f32>;           // 1|H K M: e or f
 @group(0) @binding(3) var<storage, read_write> projected: array<f32>; // [splits][units][K][dim]
@@ -12,7 +13,7 @@ const ROWS_EACH: u32 = 4u;
 const ROWS: u32 = ROW_THREADS * ROWS_EACH;
 const TOKENS: u32 = 16u;
 const TOKENS4: u32 = TOKENS / 4u;
-// One more than a row needs, so that rows start in different banks.
+// One column of padding per row, so that rows start in different banks.
 const ROW_STRIDE: u32 = TOKENS4 + 1u;
 const INVOCATIONS: u32 = ROW_THREADS * COL_THREADS;
 

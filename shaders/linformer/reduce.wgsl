@@ -1,4 +1,4 @@
-// Splits put together, in their order.
+// Adds the splits, in order.
 // Grid: blocks of 64 elements of all results. Reads partials; writes projected.
 @group(0) @binding(1) var<storage, read> partials: array<f32>;         // [splits][units][K][dim]
 @group(0) @binding(2) var<storage, read_write> projected: array<f32>; // [units][K][dim]

@@ -1,15 +1,14 @@
-// Pass 2, or the only one, or one token: walks the tokens of a segment from the state they start from, and writes the gated
-// output.
+// Pass 2 (or the only pass, or decode): processes the tokens of a segment from its initial state and writes the gated output.
 // Grid: segments, tiles of channels, groups. Reads x, dt, b, c, z, weights, states; writes y, and states at the end.
 @group(0) @binding(5) var<storage, read> c: array<Elem>;           // B G S N
 @group(0) @binding(6) var<storage, read> z: array<Elem>;           // B C N
 @group(0) @binding(7) var<storage, read_write> states: array<f32>; // [B][stored][C][S]
 @group(0) @binding(8) var<storage, read_write> y: array<Elem>;     // B C N
 
-override SKIP: u32 = 0u;  // whether there is d
-override GATED: u32 = 0u; // whether there is z; otherwise it is not touched
-override INIT: u32 = 0u;  // whether a segment starts from `states`; otherwise from zeros
-override STORE: u32 = 0u; // whether `states` becomes the state after the last token
+override SKIP: u32 = 0u;  // 1: there is a d
+override GATED: u32 = 0u; // 1: there is a z; 0: the binding is not used
+override INIT: u32 = 0u;  // 1: a segment starts from `states`; 0: from zeros
+override STORE: u32 = 0u; // 1: write the state after the last token to `states`
 
 var<workgroup> wg_c: array<vec4<f32>, TILE * STATES4>;
 var<workgroup> wg_y: array<f32, LANES * CHANNELS * STRIDE>;
@@ -32,7 +31,7 @@ fn load_outputs(p: Place, first: u32, end: u32, invocation: u32) {
     }
 }
 
-// The share of an invocation's states in token t.
+// This invocation's share of the output of token t.
 fn read_states(invocation: u32, t: u32) -> f32 {
     let first = t * STATES4 + invocation / CHANNELS * ROWS4;
     var sum = vec4<f32>(0.0);

@@ -1,12 +1,12 @@
-// Between the passes: segments put together from the left, one invocation for each state of each channel. Each segment gets
-// the state that it starts from.
+// Between the passes: a left-to-right scan over the segments, one invocation per state and channel. Each segment gets its
+// initial state.
 // Grid: elements of a state in blocks of 64, batch entries. Reads weights, steps; reads and writes segments, state.
-@group(0) @binding(1) var<storage, read> weights: array<f32>;        // packed: a or a_log C S first
+@group(0) @binding(1) var<storage, read> weights: array<f32>;        // packed; a or a_log, C S, comes first
 @group(0) @binding(2) var<storage, read> steps: array<f32>;          // [B][segments][C]
 @group(0) @binding(3) var<storage, read_write> segments: array<f32>; // [B][segments][C][S]
 @group(0) @binding(4) var<storage, read_write> state: array<f32>;    // B C S
 
-override CARRY: u32 = 0u; // whether `state` is a state; otherwise it is not touched
+override CARRY: u32 = 0u; // 1: there is a carried `state`; 0: the binding is not used
 
 @compute @workgroup_size(64)
 fn mamba_scan(

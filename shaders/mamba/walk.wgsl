@@ -1,18 +1,18 @@
-// A tile of channels walked through some tokens. Lane l of channel c is invocation l CHANNELS + c; it holds 4 ROWS4 states of
-// the channel, from 4 ROWS4 l on. Tokens come in tiles through workgroup memory, steps and decay computed on the way in.
+// Processes some tokens for a tile of channels. Lane l of channel c is invocation l CHANNELS + c; it holds 4 ROWS4 states of
+// the channel, starting at 4 ROWS4 l. Tokens are loaded into workgroup memory in tiles; loading computes steps and decays.
 //
-// Consts of the prelude: CHANNELS, LANES, ROWS4, TILE.
+// Prelude constants: CHANNELS, LANES, ROWS4, TILE.
 @group(0) @binding(1) var<storage, read> x: array<Elem>;      // B C N
 @group(0) @binding(2) var<storage, read> dt: array<Elem>;     // B C N
 @group(0) @binding(3) var<storage, read> b: array<Elem>;      // B G S N
 @group(0) @binding(4) var<storage, read> weights: array<f32>; // packed: a or a_log C S; d C; dt_bias C
 
-override SOFTPLUS: u32 = 1u; // whether steps go through softplus
-override BIASED: u32 = 0u;   // whether there is dt_bias
+override SOFTPLUS: u32 = 1u; // 1: apply softplus to steps
+override BIASED: u32 = 0u;   // 1: there is a dt_bias
 
 const INVOCATIONS: u32 = CHANNELS * LANES;
 const STATES4: u32 = LANES * ROWS4;
-// One more than a row needs, so that rows start in different banks.
+// One column of padding per row, so that rows start in different banks.
 const STRIDE: u32 = TILE + 1u;
 
 var<workgroup> wg_x: array<f32, CHANNELS * STRIDE>;
@@ -23,12 +23,12 @@ var<workgroup> wg_dt_bias: array<f32, CHANNELS>;
 var<private> h: array<vec4<f32>, ROWS4>;
 var<private> rates: array<vec4<f32>, ROWS4>;
 
-// Three numbers in a workgroup's index: segment fastest.
+// A decoded workgroup index; the segment varies fastest.
 struct Place {
     unit: u32,    // batch * G + group
     segment: u32,
-    row: u32,     // batch * C + the first channel
-    count: u32,   // channels
+    row: u32,     // batch * C + first channel
+    count: u32,   // number of channels
 }
 
 fn place(index: u32) -> Place {
@@ -42,7 +42,7 @@ fn place(index: u32) -> Place {
     return p;
 }
 
-// State s of a channel, which may not be there.
+// State s of a channel, if it exists.
 fn load_rate(p: Place, c: u32, s: u32) -> f32 {
     if (c >= p.count || s >= params.states) {
         return 0.0;
@@ -59,7 +59,7 @@ fn load_b(p: Place, s: u32, n: u32, end: u32) -> f32 {
     return f32(b[(p.unit * params.states + s) * params.length + n - params.base_b]);
 }
 
-// First state of the r-th four of an invocation.
+// First state of the r-th group of four of an invocation.
 fn first_state(invocation: u32, r: u32) -> u32 {
     return 4u * (invocation / CHANNELS * ROWS4 + r);
 }
@@ -82,7 +82,7 @@ fn begin(p: Place, invocation: u32) {
     }
 }
 
-// Tokens from `first` on; those from `end` on as steps of zero.
+// Loads tokens from `first` on. Tokens from `end` on get steps of zero.
 fn load_tokens(p: Place, first: u32, end: u32, invocation: u32) {
     for (var i = invocation; i < CHANNELS * TILE; i += INVOCATIONS) {
         let c = i / TILE;
@@ -109,7 +109,7 @@ fn load_tokens(p: Place, first: u32, end: u32, invocation: u32) {
     }
 }
 
-// Takes token t of the tile; gives its step.
+// Processes token t of the tile; returns its step.
 fn advance(invocation: u32, t: u32) -> f32 {
     let at = invocation % CHANNELS * STRIDE + t;
     let step = wg_dt[at];

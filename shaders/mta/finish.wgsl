@@ -1,15 +1,15 @@
-// The norm and the gate of each head's output, in place.
+// Applies the norm and the gate to each head's output, in place.
 // Grid: rows (batch, head, query, in the order of the layout). Reads weights; updates o.
 @group(0) @binding(1) var<storage, read> weights: array<f32>;
 @group(0) @binding(2) var<storage, read_write> o: array<Elem>; // B H N E
 
 override NORM: u32 = 1u;
-override GATES: u32 = 1u; // 0: none; 1: one a row; 2: one a channel
+override GATES: u32 = 1u; // 0: none; 1: one per row; 2: one per channel
 override BIAS: u32 = 1u;
 
 const LANES: u32 = 64u;
 
-var<workgroup> wg_row: array<f32, ROOM>; // a row as the gate takes it, where each channel has its own
+var<workgroup> wg_row: array<f32, ROOM>; // a row before its gate, kept if every channel has a gate
 var<workgroup> wg_sums: array<f32, LANES>;
 
 // Sum over all invocations. Ends with a barrier.

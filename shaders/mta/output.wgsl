@@ -1,21 +1,21 @@
-// Values weighed by the scores' softmax, with a running maximum and sum; where weights change after the softmax, by what
-// becomes of them, with the maxima and sums of pass 1.
+// Weighted sums of values, with a running maximum and sum of the softmax. If stages follow the softmax, weights come from
+// the maxima and sums of pass 1 instead, and go through these stages first.
 // Grid: column splits, row blocks, head blocks, units. Reads q, k, q_tail, weights, stats, v; writes o.
-@group(0) @binding(5) var<storage, read> stats: array<f32>;    // B H rows 2; any where there are none
+@group(0) @binding(5) var<storage, read> stats: array<f32>;    // B H rows 2; a dummy if there are none
 @group(0) @binding(6) var<storage, read> v: array<Elem>;       // B G M E
 @group(0) @binding(7) var<storage, read_write> o: array<Elem>; // B H N E
 
-override POST: u32 = 1u;      // whether weights change after the softmax
-override KQ_POST: u32 = 1u;   // by a convolution
-override HEAD_POST: u32 = 1u; // by other heads
+override POST: u32 = 1u;      // 1: stages follow the softmax
+override KQ_POST: u32 = 1u;   // 1: a convolution is one of them
+override HEAD_POST: u32 = 1u; // 1: head mixing is one of them
 
-const VALUES: u32 = 256u;           // where values start in wg_space, behind the weights
-const OUT_EACH: u32 = COLUMNS / KEYS; // columns of an invocation
+const VALUES: u32 = 256u;           // start of the values in wg_space, after the weights
+const OUT_EACH: u32 = COLUMNS / KEYS; // columns per invocation
 
-// Of the cell of an invocation, for every head: weights, or scores if those are still to come.
+// For each head, at this invocation's cell of the tile: the weight, or the score if the softmax is still to come.
 var<private> cell_weights: array<f32, HEADS>;
 
-// Weights of a group at this invocation's cell of the tile at `key`.
+// Weights of the block's heads at this invocation's cell of the tile at `key`, after all stages.
 fn make_weights(block: Block, first: i32, key: i32, invocation: u32) {
     for (var h = 0u; h < HEADS; h++) {
         cell_weights[h] = 0.0;
@@ -53,7 +53,7 @@ fn make_weights(block: Block, first: i32, key: i32, invocation: u32) {
                 weight = convolved(at, tile.width, taps, params.post_queries, params.post_keys);
             }
             if (HEAD_POST == 1u) {
-                // [group, in, out], and groups lie one behind the other.
+                // head_post is [group, in, out], one group after another.
                 let factors = params.head_post + head * params.group + block.head - block.group;
                 for (var to = 0u; to < block.heads; to++) {
                     cell_weights[to % HEADS] += weights[factors + to] * weight;
@@ -65,7 +65,7 @@ fn make_weights(block: Block, first: i32, key: i32, invocation: u32) {
     }
 }
 
-// Values of keys from `key` on, of VALUE_KEYS; zeros past the end.
+// Loads the values of VALUE_KEYS keys from `key` on, with zeros past the end.
 fn load_values(block: Block, head: u32, key: i32, end: i32, invocation: u32) {
     let values = head_start(params.v, block.batch, head / (params.heads / params.kv_heads));
     for (var i = invocation; i < VALUE_KEYS * COLUMNS; i += INVOCATIONS) {
@@ -95,8 +95,8 @@ fn mta_output(
     let row = invocation / KEYS;
     let lane = invocation % KEYS;
     let query = first + i32(row);
-    var top: array<f32, HEADS>; // of the row
-    var sum: array<f32, HEADS>; // of this invocation's keys
+    var top: array<f32, HEADS>; // running maximum of the row
+    var sum: array<f32, HEADS>; // sum over this invocation's keys
     var out: array<f32, HEADS * OUT_EACH>;
     for (var h = 0u; h < HEADS; h++) {
         top[h] = LOWEST;
@@ -169,7 +169,7 @@ fn mta_output(
                 total += wg_space[row * KEYS + i];
             }
         }
-        // Without a weight, as for a row that sees no key, sums are zeros and stay so.
+        // If the total weight is 0 (a row that sees no key), the sums are 0 and stay 0.
         let over = select(1.0 / total, 0.0, total == 0.0);
         if (query < i32(params.queries)) {
             let at = head_start(params.o, block.batch, block.head + h) + u32(query) * params.o.token;

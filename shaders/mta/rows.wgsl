@@ -1,4 +1,4 @@
-// Pass 1, where weights change after the softmax: the maximum of each row's scores, and one over the sum of exponentials
+// Pass 1, if stages follow the softmax: the maximum of each row's scores, and the reciprocal of the sum of exponentials
 // relative to it.
 // Grid: row blocks, head blocks, units. Reads q, k, q_tail, weights; writes stats.
 @group(0) @binding(5) var<storage, read_write> stats: array<f32>; // B H rows 2
@@ -17,7 +17,7 @@ fn mta_rows(
     let first = i32(block.rows * ROWS) - i32(params.rows_before);
     let row = first + i32(invocation / KEYS);
     let lane = i32(invocation % KEYS);
-    // Of this invocation's keys.
+    // Maximum and sum over this invocation's keys.
     var top: array<f32, HEADS>;
     var sum: array<f32, HEADS>;
     for (var h = 0u; h < HEADS; h++) {

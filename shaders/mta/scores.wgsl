@@ -1,32 +1,32 @@
-// Scores of tiles as the softmax takes them: raw ones of a head at a time, with the rows above and the keys on either side
-// that the kernel reaches to, in workgroup memory; then convolved, and added to those of the heads that they are mixed
-// into, which invocations hold. Weights are read by all invocations at once and not counted.
+// Scores of a tile as the softmax reads them. Raw scores of one head at a time go into workgroup memory, with a halo for the
+// convolution: rows above and keys on both sides. They are then convolved and added to the heads that they are mixed into,
+// which are in registers. Weights are read by all invocations at once and not counted.
 //
-// Consts of the prelude: HEADS, RAW_EACH, SCORE_EACH, SPACE, DIMS, DIM4, COLUMNS.
+// Prelude constants: HEADS, RAW_EACH, SCORE_EACH, SPACE, DIMS, DIM4, COLUMNS.
 @group(0) @binding(1) var<storage, read> q: array<Elem>;      // B H N D
 @group(0) @binding(2) var<storage, read> k: array<Elem>;      // B G M D
-@group(0) @binding(3) var<storage, read> q_tail: array<f32>;  // B H T D; any where there is none
-@group(0) @binding(4) var<storage, read> weights: array<f32>; // any where there are none
+@group(0) @binding(3) var<storage, read> q_tail: array<f32>;  // B H T D; a dummy if there is none
+@group(0) @binding(4) var<storage, read> weights: array<f32>; // a dummy if there are none
 
-override CAUSAL: u32 = 1u;   // whether query i sees keys up to i + M - N only
-override KQ_PRE: u32 = 1u;   // which stages there are
+override CAUSAL: u32 = 1u;   // 1: query i sees only keys up to i + M - N
+override KQ_PRE: u32 = 1u;   // 1: this stage exists; below likewise
 override HEAD_PRE: u32 = 1u;
 
 const INVOCATIONS: u32 = 256u;
 const ROWS: u32 = 8u;
 const KEYS: u32 = 32u;
 
-// Not above any score; a row that has seen no key has it as its maximum.
+// At most any score. A row that has seen no key has this as its maximum.
 const LOWEST: f32 = -3.4028234e38;
 
 var<workgroup> wg_space: array<f32, SPACE>;
-// Some dimensions of the rows of a tile, then of its keys: [rows and keys][DIM4].
+// A chunk of dimensions of the tile's rows, then of its keys: [rows and keys][DIM4].
 var<workgroup> wg_dims: array<vec4<f32>, DIMS>;
 
-// Scores of the cells of an invocation, every 256th of the tile: [SCORE_EACH][HEADS].
+// Scores of this invocation's cells, every 256th cell of the tile: [SCORE_EACH][HEADS].
 var<private> scores: array<f32, SCORE_EACH * HEADS>;
 
-// Rows and keys, which may be outside the sequence.
+// A range of rows and keys; either may reach outside the sequence.
 struct Tile {
     row: i32,
     height: u32,
@@ -34,17 +34,17 @@ struct Tile {
     width: u32,
 }
 
-// Where a workgroup works.
+// The block that a workgroup processes.
 struct Block {
     batch: u32,
-    group: u32,  // first head of the group
-    head: u32,   // first of its heads
-    heads: u32,  // how many
-    rows: u32,   // which block of rows
-    column: u32, // first column of the values
+    group: u32,  // first head of the mixing group
+    head: u32,   // first head of the block
+    heads: u32,  // number of heads
+    rows: u32,   // index of the row block
+    column: u32, // first value column
 }
 
-// Numbers in a workgroup's index. The last rows see the most keys and come first, so that short work fills the end.
+// Decodes a workgroup index. The last rows see the most keys and come first, so that the shortest workgroups run at the end.
 fn block_of(index: u32) -> Block {
     var block: Block;
     var rest = index;
@@ -62,7 +62,7 @@ fn block_of(index: u32) -> Block {
     return block;
 }
 
-// One past the last key that a row sees. Below 0 rows are those of q_tail.
+// One past the last key that a row sees. Negative rows are those of q_tail.
 fn keys_end(row: i32) -> i32 {
     if (row < -i32(params.tail) || row >= i32(params.queries)) {
         return 0;
@@ -94,7 +94,7 @@ fn load_key(batch: u32, head: u32, key: i32, d: u32) -> f32 {
     return f32(k[head_start(params.k, batch, kv_head) + u32(key) * params.k.token + d]);
 }
 
-// Dimensions from `first` on of all rows and keys of a tile.
+// Loads a chunk of dimensions, from `first` on, of all rows and keys of a tile.
 fn load_dims(batch: u32, head: u32, tile: Tile, first: u32, invocation: u32) {
     for (var i = invocation; i < (tile.height + tile.width) * DIM4; i += INVOCATIONS) {
         let line = i / DIM4;
@@ -121,7 +121,7 @@ fn load_dims(batch: u32, head: u32, tile: Tile, first: u32, invocation: u32) {
     }
 }
 
-// Raw scores of a head into wg_space, 0 where a row does not see a key. Ends with a barrier.
+// Writes the raw scores of a head to wg_space, 0 where a row does not see a key. Ends with a barrier.
 fn load_raw(batch: u32, head: u32, tile: Tile, invocation: u32) {
     let cells = tile.height * tile.width;
     var raw: array<f32, RAW_EACH>;
@@ -152,7 +152,7 @@ fn load_raw(batch: u32, head: u32, tile: Tile, invocation: u32) {
     workgroupBarrier();
 }
 
-// Sum over a kernel's taps, of a cell whose first tap is at `at` of wg_space.
+// Convolution at the cell whose first tap reads wg_space[at].
 fn convolved(at: u32, width: u32, taps: u32, queries: u32, keys: u32) -> f32 {
     var sum = 0.0;
     for (var t = 0u; t < queries; t++) {
@@ -163,7 +163,7 @@ fn convolved(at: u32, width: u32, taps: u32, queries: u32, keys: u32) -> f32 {
     return sum;
 }
 
-// Scores of some heads at the cells of a tile.
+// Computes the scores of some heads at this invocation's cells of a tile.
 fn make_scores(batch: u32, head: u32, heads: u32, tile: Tile, invocation: u32) {
     for (var i = 0u; i < SCORE_EACH * HEADS; i++) {
         scores[i] = 0.0;
@@ -197,7 +197,7 @@ fn make_scores(batch: u32, head: u32, heads: u32, tile: Tile, invocation: u32) {
     }
 }
 
-// Where a row's maximum and sum are, counted from its head's.
+// Offset of a row's maximum in stats; its sum follows.
 fn stat_at(batch: u32, head: u32, row: i32) -> u32 {
     let rows = params.queries + params.rows_before;
     return ((batch * params.heads + head) * rows + u32(row + i32(params.rows_before))) * 2u;

@@ -1,4 +1,4 @@
-// The last queries, for what goes on from here: those of q, and while these are fewer, of q_tail.
+// Updates q_tail to the last queries: those of q, and older ones from q_tail if q has too few.
 // Grid: dimensions in blocks of 64, heads (batch, head). Reads q; updates q_tail.
 @group(0) @binding(1) var<storage, read> q: array<Elem>;           // B H N D
 @group(0) @binding(2) var<storage, read_write> q_tail: array<f32>; // B H T D
@@ -21,7 +21,7 @@ fn mta_tail(
     }
     let start = head_start(params.q, unit / params.heads, unit % params.heads);
     let to = unit * params.tail;
-    // Rows move towards the front, from the first on: none is overwritten before it has been read.
+    // Rows move forward in ascending order, so none is overwritten before it is read.
     for (var row = 0u; row < params.tail; row++) {
         let source = row + params.queries;
         count_load(1u);

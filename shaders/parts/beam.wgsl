@@ -1,20 +1,20 @@
-// The exact level-wise beam over f32 prefix sums: the K largest sums of one logit a digit, digit 0 first and the least
-// significant, of equal sums the smaller address. Each vector of logits has LANES invocations of the workgroup.
+// Exact level-wise beam search over f32 prefix sums: the K largest sums of one logit per digit. Digit 0 comes first and is
+// the least significant; ties go to the smaller address. LANES invocations of the workgroup process each vector of logits.
 //
-// Consts of the prelude: DIGITS U, CHOICES P, TOPK K; LANES, a power of two, at least 2 K and U; VECTORS of a
-// workgroup; GROUP, a power of two, lanes of a digit where its shares are summed; CACHED, whether the logits of all
-// vectors stay in workgroup memory, of CACHE floats then. Who includes it defines fetch_logit(vector, i).
+// Prelude constants: DIGITS U, CHOICES P, TOPK K; LANES, a power of two, at least 2 K and U; VECTORS per workgroup; GROUP, a
+// power of two, the lanes that sum the exponentials of one digit; CACHED, 1 if the logits of all vectors stay in workgroup
+// memory, and CACHE, their number. The kernel that includes this file defines fetch_logit(vector, i).
 
 const INVOCATIONS: u32 = LANES * VECTORS;
 const LEAST: f32 = 1.17549435e-38;
 var<workgroup> wg_logits: array<f32, CACHE>;
 var<workgroup> wg_entries: array<vec2<u32>, INVOCATIONS>;   // candidates: order of the sum, address
-var<workgroup> wg_kept: array<vec2<u32>, VECTORS * TOPK>;   // the best of the digits so far, the best first
-var<workgroup> wg_tops: array<f32, INVOCATIONS>;            // largest logits of a digit, of each lane of its group
-var<workgroup> wg_sums: array<f32, INVOCATIONS>;            // and their sums of exponentials
+var<workgroup> wg_kept: array<vec2<u32>, VECTORS * TOPK>;   // the best prefixes so far, in descending order
+var<workgroup> wg_tops: array<f32, INVOCATIONS>;            // maximum logits of a digit, one per lane of its group
+var<workgroup> wg_sums: array<f32, INVOCATIONS>;            // sums of exponentials relative to the digit's maximum, likewise
 
-// Floats in the order of their values: -0 as 0, NaN below everything. Bits decide, since a compiler may assume that
-// there is no NaN.
+// Maps floats to integers of the same order: -0 equals 0, NaN is below everything. It works on the bits, because compilers
+// may assume that there is no NaN.
 fn order_of(x: f32) -> u32 {
     let bits = bitcast<u32>(x);
     if ((bits & 0x7fffffffu) > 0x7f800000u) {
@@ -37,7 +37,7 @@ fn logit(vector: u32, i: u32) -> f32 {
     return fetch_logit(vector, i);
 }
 
-// Leaves the best in wg_kept, the best first. Barriers before and behind; all invocations take part.
+// Leaves the best addresses in wg_kept, in descending order. Starts and ends with a barrier; all invocations must call it.
 fn beam(invocation: u32) {
     let vector = invocation / LANES;
     let lane = invocation % LANES;
@@ -57,7 +57,7 @@ fn beam(invocation: u32) {
     for (var u = 0u; u < DIGITS; u++) {
         let count = kept * CHOICES;
         var held = 0u;
-        // As many candidates at a time as there are lanes beside the best of those before.
+        // Each round sorts as many new candidates as there are lanes left by the best of the previous rounds.
         for (var next = 0u; next < count;) {
             let all = min(LANES, held + count - next);
             if (lane >= held && lane < all) {
@@ -95,7 +95,7 @@ fn beam(invocation: u32) {
     }
 }
 
-// The largest logit of a digit, and the sum of exponentials beside it: after sum_shares.
+// The maximum logit of a digit, and below the sum of exponentials. Call after sum_shares.
 fn digit_top(vector: u32, u: u32) -> f32 {
     var top = wg_tops[vector * LANES + u * GROUP];
     for (var i = 1u; i < GROUP; i++) {
@@ -112,7 +112,7 @@ fn digit_sum(vector: u32, u: u32) -> f32 {
     return sum;
 }
 
-// Makes ready what weight_of needs. Barrier behind.
+// Prepares what weight_of needs. Ends with a barrier.
 fn sum_shares(invocation: u32, tau: f32) {
     let vector = invocation / LANES;
     let u = invocation % LANES / GROUP;
@@ -136,7 +136,7 @@ fn sum_shares(invocation: u32, tau: f32) {
     workgroupBarrier();
 }
 
-// The product of the softmaxes of an address' digits; zero where it underflows.
+// The product of the softmaxes of an address's digits; 0 if it underflows.
 fn weight_of(vector: u32, address: u32, tau: f32) -> f32 {
     var rest = address;
     var below = 0.0;

@@ -1,7 +1,8 @@
-// Neighbouring runs of a list merged: each number finds its place in the other run, left ones before equal right ones.
+// Merges pairs of neighbouring sorted runs of a list: each number finds its place in the other run by binary search. For
+// equal keys the left run comes first.
 // Grid: blocks of 256 numbers, lists. Reads keys, source; writes order.
 @group(0) @binding(1) var<storage, read> keys: array<u32>;          // R n
-@group(0) @binding(2) var<storage, read> source: array<u32>;        // R n: runs of params.run places, sorted
+@group(0) @binding(2) var<storage, read> source: array<u32>;        // R n: places, sorted in runs of params.run
 @group(0) @binding(3) var<storage, read_write> order: array<u32>;   // R n
 
 fn key_of(start: u32, at: u32) -> u32 {
@@ -27,7 +28,7 @@ fn parts_bin_merge(
     let end = min(middle + params.run, params.count);
     let left = at < middle;
     let key = key_of(start, at);
-    // How many of the other run come before.
+    // Count the elements of the other run that come before this one.
     var low = select(pair, middle, left);
     let other = low;
     var high = select(middle, end, left);

@@ -1,5 +1,5 @@
-// Where each bin starts in a sorted list.
-// Grid: blocks of 256 bins and the end, lists. Reads keys, order; writes offsets.
+// Start of each bin in a sorted list.
+// Grid: blocks of 256 offsets (bins + 1), lists. Reads keys, order; writes offsets.
 @group(0) @binding(1) var<storage, read> keys: array<u32>;           // R n
 @group(0) @binding(2) var<storage, read> order: array<u32>;          // R n
 @group(0) @binding(3) var<storage, read_write> offsets: array<u32>;  // R bins + 1

@@ -1,4 +1,4 @@
-// Tiles of 2048 numbers of a list sorted stably by the bins they name.
+// Stable sort of each tile of 2048 numbers of a list by bin.
 // Grid: tiles, lists. Reads keys; writes order.
 @group(0) @binding(1) var<storage, read> keys: array<u32>;          // R n
 @group(0) @binding(2) var<storage, read_write> order: array<u32>;   // R n: places within the list
@@ -20,7 +20,7 @@ fn parts_bin_tiles(
         var key = 0xffffffffu;
         if (first + i < params.count) {
             count_load(1u);
-            // What names no bin goes behind all.
+            // A key that names no bin is sorted to the end.
             key = (min(keys[start + first + i], params.table) << 11u) | i;
         }
         wg_sorted[i] = key;

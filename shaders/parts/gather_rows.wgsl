@@ -1,5 +1,5 @@
 // Weighted sums of rows of a table.
-// Grid: blocks of 64 columns, rows. Reads indices, weights, rows_of; writes o.
+// Grid: blocks of 64 columns, rows. Reads indices, weights, values; writes o.
 @group(0) @binding(1) var<storage, read> indices: array<u32>;      // R K
 @group(0) @binding(2) var<storage, read> weights: array<f32>;      // R K
 @group(0) @binding(3) var<storage, read> values: array<Elem>;      // M E
@@ -13,7 +13,7 @@ fn gather_weight(at: u32, i: u32) -> f32 {
 fn gather_element(at: u32, i: u32, e: u32) -> f32 {
     count_load(1u);
     let row = indices[at * params.count + i];
-    // A row that the table does not have is zero.
+    // An index past the end of the table counts as a row of zeros.
     if (row >= params.table) {
         return 0.0;
     }

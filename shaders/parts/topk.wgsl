@@ -1,10 +1,10 @@
-// Addresses of the largest sums of one logit a digit, and what they weigh.
-// Grid: VECTORS rows. Reads logits; writes indices, weights.
+// Addresses with the K largest sums of one logit per digit, and their weights.
+// Grid: VECTORS rows per workgroup. Reads logits; writes indices, weights.
 @group(0) @binding(1) var<storage, read> logits: array<Elem>;         // R U P
 @group(0) @binding(2) var<storage, read_write> indices: array<u32>;   // R K
 @group(0) @binding(3) var<storage, read_write> weights: array<f32>;   // R K
 
-override SURVIVORS: u32 = 0u; // 0: products of softmaxes; 1: the softmax of those that are kept
+override SURVIVORS: u32 = 0u; // 0: products of softmaxes; 1: softmax over the K kept sums
 
 var<private> first_row: u32;
 
@@ -17,7 +17,7 @@ fn fetch_logit(vector: u32, i: u32) -> f32 {
     return f32(logits[row * DIGITS * CHOICES + i]);
 }
 
-// Of sums that differ; two that are infinite do not.
+// Difference of two sums; 0 if they are equal, even if both are infinite.
 fn difference(a: u32, b: u32) -> f32 {
     return select(sum_of(a) - sum_of(b), 0.0, a == b);
 }

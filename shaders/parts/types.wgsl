@@ -1,13 +1,13 @@
-// What is fixed for a recording of a part. Twin of `Params` in src/ops/parts/mod.rs; tests compare them.
+// Parameters of one recording of a part. Same layout as `Params` in src/ops/parts/mod.rs; a test compares them.
 struct Params {
     grid: Grid,
     rows: u32,  // R
-    count: u32, // of what a row has: indices, numbers
+    count: u32, // indices or numbers per row
     dim: u32,   // E
-    table: u32, // rows of the table; bins
+    table: u32, // rows of the table, or bins
     heads: u32, // H
     inner: u32, // rows from one head to the next
-    run: u32,   // numbers that are sorted already
+    run: u32,   // length of the runs that are already sorted
     tau: f32,
     eps: f32,
     _pad: u32,

@@ -1,4 +1,4 @@
-// A copy, four vec4s an invocation: what moving bytes costs.
+// Copies four vec4s per invocation, to measure memory bandwidth.
 // Grid: blocks of 1024 vec4s. Reads source; writes target.
 @group(0) @binding(1) var<storage, read> source: array<vec4<f32>>;
 @group(0) @binding(2) var<storage, read_write> sink: array<vec4<f32>>;

@@ -1,5 +1,5 @@
-// Nothing: what a dispatch costs by itself.
-// Grid: one workgroup. Writes sums only where the grid has no end, which is never.
+// Does nothing, to measure the cost of a dispatch.
+// Grid: one workgroup. Writes sums only past the end of the grid, which never happens.
 @group(0) @binding(1) var<storage, read_write> sums: array<vec4<f32>>;
 
 @compute @workgroup_size(1)

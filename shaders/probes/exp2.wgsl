@@ -1,5 +1,5 @@
-// Exponentials in registers, 16 independent ones an invocation and round, four rounds a loop: 64 of them.
-// Grid: any number of workgroups. Writes sums, so that nothing is left out.
+// Exponentials in registers: 16 independent ones per invocation and round, four rounds per loop, so 64 per loop.
+// Grid: any number of workgroups. Writes sums, so that the compiler cannot remove the work.
 @group(0) @binding(1) var<storage, read_write> sums: array<vec4<f32>>;
 
 @compute @workgroup_size(256)

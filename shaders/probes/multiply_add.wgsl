@@ -1,5 +1,5 @@
-// Multiply-adds in registers, 32 independent ones an invocation and round, eight rounds a loop: 512 flops.
-// Grid: any number of workgroups. Writes sums, so that nothing is left out.
+// Multiply-adds in registers: 32 independent ones per invocation and round, eight rounds per loop, so 512 flops per loop.
+// Grid: any number of workgroups. Writes sums, so that the compiler cannot remove the work.
 @group(0) @binding(1) var<storage, read_write> sums: array<vec4<f32>>;
 
 @compute @workgroup_size(256)
@@ -13,7 +13,7 @@ fn probes_multiply_add(
         return;
     }
     let start = f32(invocation) * 0.001;
-    // Converges to 1 from anywhere: no overflow, no denormal numbers, whatever the rounds.
+    // Converges to 1 from any start: no overflow and no denormal numbers for any number of rounds.
     let a = vec4<f32>(0.75 + start * 0.1) + vec4<f32>(0.0, 0.01, 0.02, 0.03);
     let b = vec4<f32>(1.0) - a;
     var x0 = vec4<f32>(start) + vec4<f32>(0.0, 0.1, 0.2, 0.3);

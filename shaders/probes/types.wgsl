@@ -1,8 +1,8 @@
-// What the probes of a device have in common: how much each invocation does.
+// Parameters that the probes share: how much work each invocation does.
 struct Params {
     grid: Grid,
     count: u32,  // vec4s to copy
-    rounds: u32, // of a loop of arithmetic
+    rounds: u32, // rounds of the arithmetic loop
     _pad: vec2<u32>,
 }
 

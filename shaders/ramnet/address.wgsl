@@ -1,12 +1,12 @@
-// Slots and weights of every token of a block, to write and to read.
-// Grid: VECTORS vectors of logits (units, tokens, key and query). Reads q, k, memory; writes events, weights.
+// Slots and weights of every token of a block, for its writes and its reads.
+// Grid: VECTORS vectors of logits per workgroup (units, tokens, key and query). Reads q, k, memory; writes events, weights.
 @group(0) @binding(1) var<storage, read> q: array<Elem>;              // B H N UP
 @group(0) @binding(2) var<storage, read> k: array<Elem>;              // B H N UP
-@group(0) @binding(3) var<storage, read> memory: array<u32>;          // for the positions
+@group(0) @binding(3) var<storage, read> memory: array<u32>;          // positions
 @group(0) @binding(4) var<storage, read_write> events: array<u32>;    // [units][tiles][tile events]: slots
 @group(0) @binding(5) var<storage, read_write> weights: array<f32>;   // as events
 
-var<workgroup> wg_rows: array<u32, VECTORS>;   // where logits start; past the end where there are none
+var<workgroup> wg_rows: array<u32, VECTORS>;   // first logit of each vector; all ones if there is none
 var<workgroup> wg_shifts: array<u32, VECTORS>;
 
 fn fetch_logit(vector: u32, i: u32) -> f32 {
@@ -15,7 +15,7 @@ fn fetch_logit(vector: u32, i: u32) -> f32 {
         return 0.0;
     }
     count_load(1u);
-    // Vectors alternate between keys and queries, and each workgroup starts with a key where it has several.
+    // Even vectors are keys, odd ones queries.
     if (reads_query(vector)) {
         return f32(q[row + i]);
     }

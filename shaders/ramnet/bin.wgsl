@@ -1,4 +1,4 @@
-// Events of every tile of a block sorted by slot, those of a slot in time, in place.
+// Sorts the events of each tile of a block by slot, in place. Events of the same slot stay in time order.
 // Grid: tiles, units. Reads and writes events.
 @group(0) @binding(1) var<storage, read_write> events: array<u32>; // [units][tiles][tile events]: slots, then keys
 

@@ -1,4 +1,4 @@
-// The memories of a run that carries none, as they are in the beginning.
+// Initialises the memories of a run without a carried state.
 // Grid: blocks of 256 elements of the buffer. Writes memory.
 @group(0) @binding(1) var<storage, read_write> memory: array<f32>; // content, masses, positions of some units
 

@@ -1,15 +1,15 @@
-// One token: addresses, writes and reads K slots of each memory, in one dispatch.
+// Decode (one token): computes addresses, then writes and reads K slots of each memory, in one dispatch.
 // Grid: units. Reads q, k, v, gamma; reads and writes memory; writes o.
 @group(0) @binding(1) var<storage, read> q: array<Elem>;            // B H 1 UP
 @group(0) @binding(2) var<storage, read> k: array<Elem>;            // B H 1 UP
 @group(0) @binding(3) var<storage, read> v: array<Elem>;            // B H 1 E
 @group(0) @binding(4) var<storage, read> gamma: array<Elem>;        // B H 1
-@group(0) @binding(5) var<storage, read_write> memory: array<u32>;  // content, masses, positions; bits of f32
+@group(0) @binding(5) var<storage, read_write> memory: array<u32>;  // content, masses, positions, as the bits of f32
 @group(0) @binding(6) var<storage, read_write> o: array<Elem>;      // B H 1 E
 
 var<workgroup> wg_rows: array<u32, 2>;
-var<workgroup> wg_slots: array<u32, 2u * TOPK>;    // of the write, then of the read
-var<workgroup> wg_weights: array<f32, 2u * TOPK>;  // of the write its rates
+var<workgroup> wg_slots: array<u32, 2u * TOPK>;    // slots of the write, then of the read
+var<workgroup> wg_weights: array<f32, 2u * TOPK>;  // rates of the write, then weights of the read
 
 fn fetch_logit(vector: u32, i: u32) -> f32 {
     count_load(1u);
@@ -77,7 +77,7 @@ fn ramnet_decode(
         memory[position + 1u] += u32(low == 0u);
         memory[position] = low;
     }
-    // A column is one invocation's, so that its reads see its writes.
+    // Each column belongs to one invocation, so that its reads see its own writes.
     for (var e = invocation; e < params.dim_v; e += LANES * 2u) {
         let first = unit_memory(unit) * SLOTS * params.dim_v + e;
         count_load(1u);

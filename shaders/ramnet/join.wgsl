@@ -1,4 +1,4 @@
-// Walks the later chunks of runs, each from what those before it leave.
+// Applies the later chunks of each run, starting from the composition of the chunks before.
 // Grid: blocks of columns, groups of pieces, units. Reads events, rates, v, carries; writes memory, contributions.
 @compute @workgroup_size(COLUMNS * PER)
 fn ramnet_join(

@@ -1,31 +1,31 @@
-// Pieces of a tile: the chunks that start in each PIECE sorted events, so that a slot that every token writes is walked
-// by as many workgroups as any. A workgroup has PER pieces, and COLUMNS of the values of each.
+// Pieces of a tile: the chunks that start in each range of PIECE sorted events. A slot that every token writes is therefore
+// processed by as many workgroups as any other. A workgroup has PER pieces and COLUMNS value columns.
 //
-// The content goes through S -> keep S + add. Of a run longer than a chunk the first knows the content that it ends
-// with; each other, what it does to any content, and those are composed for the chunks behind.
+// An event maps the content S to keep S + add. For a run longer than a chunk, the first chunk knows the content it ends with.
+// Every other chunk stores its effect on any content, and these effects are composed for the chunks that follow.
 @group(0) @binding(1) var<storage, read> events: array<u32>;                // [units][tiles][tile events]: keys, sorted
-@group(0) @binding(2) var<storage, read> rates: array<f32>;                 // as events, then starts of runs
+@group(0) @binding(2) var<storage, read> rates: array<f32>;                 // as events, then the starts of runs
 @group(0) @binding(3) var<storage, read> v: array<Elem>;                    // B H N E
 @group(0) @binding(4) var<storage, read_write> memory: array<f32>;          // content
 @group(0) @binding(5) var<storage, read_write> contributions: array<f32>;   // [units][block tokens][K][E]
 @group(0) @binding(6) var<storage, read_write> carries: array<f32>;         // [units][pieces of a tile][E + 1]
 
-const REACH: u32 = 2u * PIECE; // events that chunks of a piece may be of
-const SPAN: u32 = REACH + 2u;  // with a neighbour on either side
+const REACH: u32 = 2u * PIECE; // events that the chunks of a piece can contain
+const SPAN: u32 = REACH + 2u;  // plus a neighbour on either side
 var<workgroup> wg_keys: array<u32, PER * SPAN>;
 var<workgroup> wg_rates: array<f32, PER * REACH>;
-var<workgroup> wg_starts: array<u32, PER>; // of the run that a piece begins with
+var<workgroup> wg_starts: array<u32, PER>; // start of the run that a piece begins with
 
 struct Place {
     unit: u32,
-    first_piece: u32, // of the workgroup
-    pieces: u32,      // of the tile
-    local: u32,       // this invocation's, of the workgroup
-    piece: u32,       // of the tile
+    first_piece: u32, // first piece of the workgroup
+    pieces: u32,      // pieces in the tile
+    local: u32,       // this invocation's piece, within the workgroup
+    piece: u32,       // this invocation's piece, within the tile
     e: u32,           // this invocation's column
-    start: u32,       // of the tile, in events
-    rates: u32,       // and in rates
-    count: u32,       // events of the tile
+    start: u32,       // first event of the tile
+    rates: u32,       // first rate of the tile
+    count: u32,       // events in the tile
 }
 
 fn place_of(index: u32, invocation: u32) -> Place {
@@ -44,7 +44,7 @@ fn place_of(index: u32, invocation: u32) -> Place {
     return p;
 }
 
-// Barriers are the caller's.
+// The caller provides the barrier.
 fn load_starts(p: Place, invocation: u32) {
     if (invocation < PER && p.first_piece + invocation < p.pieces) {
         count_load(1u);
@@ -52,13 +52,13 @@ fn load_starts(p: Place, invocation: u32) {
     }
 }
 
-// Whether the run that a piece begins with came in from before.
+// True if the run at the beginning of a piece started in an earlier piece.
 fn came_in(p: Place, local: u32) -> bool {
     let piece = p.first_piece + local;
     return piece < p.pieces && wg_starts[local] < piece * PIECE;
 }
 
-// The i-th key of a piece of the workgroup; 0 is its neighbour's. No event: all ones.
+// Loads the i-th key of a piece, where 0 is its left neighbour. All ones if there is no such event.
 fn load_key(p: Place, local: u32, i: u32) {
     let at = (p.first_piece + local) * PIECE + i;
     var key = 0xffffffffu;
@@ -77,7 +77,7 @@ fn load_rate(p: Place, local: u32, i: u32) {
     }
 }
 
-// Of the i-th event of this invocation's piece.
+// Key of the i-th event of this invocation's piece.
 fn key_of(p: Place, i: u32) -> u32 {
     return wg_keys[p.local * SPAN + 1u + i];
 }
@@ -106,8 +106,8 @@ fn contribution_at(p: Place, event: u32) -> u32 {
     return ((p.unit * params.tokens + t) * TOPK + rank) * params.dim_v + p.e;
 }
 
-// What a chunk makes of the content; reads put down what they take if they are wanted. Gives the content behind it, and
-// what is left of that before.
+// Applies a chunk to the content `before`; if `wanted`, stores what its reads contribute. Returns the content after the
+// chunk and the share of `before` that is left.
 fn walk_chunk(p: Place, first: u32, before: f32, wanted: bool) -> vec2<f32> {
     let slot = slot_of(p, first);
     var content = before;
@@ -129,12 +129,12 @@ fn walk_chunk(p: Place, first: u32, before: f32, wanted: bool) -> vec2<f32> {
     return vec2<f32>(content, keep);
 }
 
-// Whether the run goes on behind this chunk.
+// True if the run continues after this chunk.
 fn goes_on(p: Place, first: u32) -> bool {
     return slot_of(p, first + PIECE) == slot_of(p, first);
 }
 
-// The chunk of a run that came in, if one starts in this piece; else past its end.
+// The chunk, if one starts in this piece, of the run that started in an earlier piece; otherwise REACH.
 fn chunk_of_run(p: Place) -> u32 {
     let start = wg_starts[p.local];
     let chunk = first_chunk(start, p.piece, PIECE) - p.piece * PIECE;

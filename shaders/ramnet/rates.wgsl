@@ -1,31 +1,31 @@
-// Masses of the slots that a block touches, tile after tile, and what its sorted events do with them: a write its rate,
-// a read its weight. The mass goes through m -> keep m + add, which compose: chunks of 8 events, an invocation each.
+// Updates the masses of the slots that a block touches, tile by tile, and computes what each event does: the rate of a write,
+// the weight of a read. An event maps the mass m to keep m + add; these maps compose. One invocation per chunk of 8 events.
 // Grid: units. Reads events, weights, gamma; reads and writes memory; writes rates.
 @group(0) @binding(1) var<storage, read> events: array<u32>;         // [units][tiles][tile events]: keys, sorted
 @group(0) @binding(2) var<storage, read> weights: array<f32>;        // by number of the event
 @group(0) @binding(3) var<storage, read> gamma: array<Elem>;         // B H N
 @group(0) @binding(4) var<storage, read_write> memory: array<f32>;   // masses
-@group(0) @binding(5) var<storage, read_write> rates: array<f32>;    // as events, then where each piece's first run starts
+@group(0) @binding(5) var<storage, read_write> rates: array<f32>;    // as events, then the start of each piece's first run
 
 const CHUNK: u32 = 8u;
 var<workgroup> wg_keys: array<u32, SORT + 1u>;
-var<workgroup> wg_keep: array<f32, 256>; // of the whole chunk that starts in a place
-var<workgroup> wg_add: array<f32, 256>;  // likewise; of a run's first the mass itself
+var<workgroup> wg_keep: array<f32, 256>; // effect of the whole chunk that starts in a place
+var<workgroup> wg_add: array<f32, 256>;  // likewise; for a run's first chunk the mass after it
 
 struct Where {
-    start: u32,  // of the tile's events
+    start: u32,  // first event of the tile
     rates: u32,
     count: u32,
-    masses: u32, // of the unit
+    masses: u32, // first mass of the unit
     gammas: u32,
-    token: u32,  // the first of the tile
+    token: u32,  // first token of the tile
 }
 
 fn slot_at(i: u32) -> u32 {
     return wg_keys[i] >> BITS;
 }
 
-// Where the run starts that the i-th event is of.
+// Start of the run that the i-th event belongs to.
 fn run_start(i: u32) -> u32 {
     var low = 0u;
     var high = i;
@@ -40,7 +40,7 @@ fn run_start(i: u32) -> u32 {
     return low;
 }
 
-// What the i-th event does to the mass (keep, add), and its weight.
+// Effect of the i-th event on the mass (keep, add), and its weight.
 fn effect(w: Where, i: u32) -> vec3<f32> {
     let event = wg_keys[i] % EVENTS;
     count_load(1u);
@@ -53,7 +53,7 @@ fn effect(w: Where, i: u32) -> vec3<f32> {
     return vec3<f32>(retention(weight, f32(gamma[w.gammas + n * params.gamma.token])), weight, weight);
 }
 
-// Walks a chunk from this mass, writing rates and, where the run ends, the mass; gives the mass behind it.
+// Applies a chunk to the mass `before`: writes rates and, where the run ends, the mass. Returns the mass after the chunk.
 fn walk_chunk(w: Where, first: u32, before: f32) -> f32 {
     let slot = slot_at(first);
     var mass = before;
@@ -74,7 +74,7 @@ fn walk_chunk(w: Where, first: u32, before: f32) -> f32 {
     return mass;
 }
 
-// Of one tile. Barriers before and behind, since masses go on from tile to tile.
+// Processes one tile. Starts with a barrier, because masses carry over from tile to tile.
 fn walk_tile(unit: u32, tile: u32, invocation: u32) {
     var w: Where;
     w.start = tile_start(unit, tile);
@@ -97,7 +97,7 @@ fn walk_tile(unit: u32, tile: u32, invocation: u32) {
 
     let first = invocation * CHUNK;
     var start = first;
-    var next = w.count; // the chunk of a run that came in, if one starts here
+    var next = w.count; // the chunk that starts here, of a run that started earlier
     if (first < w.count) {
         start = run_start(first);
         let chunk = first_chunk(start, invocation, CHUNK);
@@ -118,7 +118,7 @@ fn walk_tile(unit: u32, tile: u32, invocation: u32) {
                 }
             }
         }
-        // What the one that came in does, if there is more of it.
+        // Effect of the chunk of the earlier run, if more of the run follows.
         if (next < w.count && slot_at(min(next + CHUNK, SORT)) == slot_at(next)) {
             var keep = 1.0;
             var add = 0.0;

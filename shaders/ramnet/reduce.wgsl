@@ -1,4 +1,4 @@
-// What the reads of a token took, summed up in the order of their ranks. After the last block, positions move on.
+// Sums what the reads of a token contribute, in the order of their ranks. After the last block it advances the positions.
 // Grid: blocks of 256 elements of the block's outputs. Reads contributions; reads and writes memory; writes o.
 @group(0) @binding(1) var<storage, read> contributions: array<f32>;  // [units][block tokens][K][E]
 @group(0) @binding(2) var<storage, read_write> memory: array<u32>;   // positions

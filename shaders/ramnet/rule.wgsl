@@ -1,15 +1,15 @@
-// What a write leaves of the mass of its slot. An override says which rule; infinities are told by their bits, since a
-// compiler may assume that there are none.
+// Retention: the factor by which a write scales the mass of its slot. An override selects the rule. Infinities are detected
+// by their bits, because compilers may assume that there are none.
 override PDMA: u32 = 0u;
 
-// The masses of a slot are multiplied by every write, so that what `exp` and `log` may err would add up: both to the
-// last places here.
+// Every write multiplies the mass of its slot, so errors of a device's `exp` and `log` would accumulate. These two are
+// accurate to the last places.
 
-// e^x, of x between -87 and 88, beyond which it stays.
+// e^x, with x clamped to -87 .. 88.
 fn exactly_exp(x: f32) -> f32 {
     let within = clamp(x, -87.0, 88.0);
     let n = round(within * 1.4426950);
-    // ln 2 in two parts; the product with the first, which has nine bits, is exact.
+    // ln 2 in two parts. The first has nine bits, so its product with n is exact.
     let r = (within - n * 0.693359375) + n * 2.12194440e-4;
     // Coefficients of Cephes' expf.
     var p = 1.9875691e-4;
@@ -23,12 +23,12 @@ fn exactly_exp(x: f32) -> f32 {
 
 // ln(1 - w).
 fn log1m(w: f32) -> f32 {
-    // ln x = 2 artanh((x - 1) / (x + 1)), after taking a power of two out of x.
+    // ln x = 2 artanh((x - 1) / (x + 1)), after splitting a power of two off x.
     var s = w / (w - 2.0);
     var power = 0.0;
     if (w > 0.29) {
         let bits = bitcast<u32>(1.0 - w);
-        let halved = bits - 0x3f3504f3u; // so that the rest is between the root of a half and that of two
+        let halved = bits - 0x3f3504f3u; // keeps `rest` between sqrt(1/2) and sqrt(2)
         let rest = bitcast<f32>((halved & 0x007fffffu) + 0x3f3504f3u);
         power = f32(bitcast<i32>(halved) >> 23u);
         s = (rest - 1.0) / (rest + 1.0);

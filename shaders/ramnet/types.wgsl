@@ -1,33 +1,33 @@
-// What is fixed for a recording. Twin of `Params` in src/ops/ramnet/layout.rs; tests compare them.
+// Parameters of one recording of ramnet. Same layout as `Params` in src/ops/ramnet/layout.rs; a test compares them.
 struct Params {
     grid: Grid,
     heads: u32,        // H
-    units: u32,        // memories of this step: batch and head
-    first_unit: u32,   // the first of them
-    memory_first: u32, // the first one in the buffer of memories
-    first_token: u32,  // of the block
-    tokens: u32,       // of the block
-    tile: u32,         // of the block: what this step walks
-    tiles: u32,        // of the block
-    tile_tokens: u32,  // of a tile, but for the last of a block
+    units: u32,        // memories in this step, one per batch entry and head
+    first_unit: u32,   // first unit of this step
+    memory_first: u32, // unit of the first memory in the buffer
+    first_token: u32,  // first token of the block
+    tokens: u32,       // tokens in the block
+    tile: u32,         // tile of the block that this step processes
+    tiles: u32,        // tiles in the block
+    tile_tokens: u32,  // tokens per tile; the last tile of a block may have fewer
     dim_v: u32,        // E
-    mass_at: u32,      // where masses start in the buffer of memories
-    position_at: u32,  // and positions, two words each
-    advance: u32,      // tokens that the last step adds to the position
+    mass_at: u32,      // first mass in the buffer of memories
+    position_at: u32,  // first position in it, two words each
+    advance: u32,      // tokens that the last step adds to each position
     tau: f32,
     mass_eps: f32,
-    initial: f32,      // mass in the beginning
+    initial: f32,      // initial mass
     q: Strides,
     k: Strides,
     v: Strides,
     gamma: Strides,
     o: Strides,
-    cape: array<vec4<u32>, 8>, // a bit for each head
+    cape: array<vec4<u32>, 8>, // one bit per head
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
 
-// Consts of the prelude, everywhere: TOPK K, SLOTS P^U.
+// Prelude constants, in all kernels: TOPK K, SLOTS P^U.
 
 fn unit_batch(unit: u32) -> u32 {
     return (params.first_unit + unit) / params.heads;
@@ -37,7 +37,7 @@ fn unit_head(unit: u32) -> u32 {
     return (params.first_unit + unit) % params.heads;
 }
 
-// Which memory of the buffer is this unit's.
+// Index in the buffer of this unit's memory.
 fn unit_memory(unit: u32) -> u32 {
     return params.first_unit + unit - params.memory_first;
 }
@@ -46,9 +46,9 @@ fn has_cape(head: u32) -> bool {
     return ((params.cape[head / 128u % 8u][head / 32u % 4u] >> (head % 32u)) & 1u) == 1u;
 }
 
-// By how many slots the t-th token of the run turns addresses down, from the carried position (low word, high word).
+// CAPE: the rotation of addresses, in slots, for token t of the run after the carried position (low word, high word).
 fn cape_shift(low: u32, high: u32, t: u32) -> u32 {
-    let word = (0xffffffffu % SLOTS + 1u) % SLOTS; // 2^32
+    let word = (0xffffffffu % SLOTS + 1u) % SLOTS; // 2^32 modulo SLOTS
     let position = (high % SLOTS * word % SLOTS + low % SLOTS) % SLOTS;
     return (position + t % SLOTS) % SLOTS;
 }

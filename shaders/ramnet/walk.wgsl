@@ -1,6 +1,7 @@
-// Walks the first chunk of every run; of each later chunk that has more behind it, finds what it does to any content.
-// Grid: blocks of columns, groups of pieces, units. Reads events, rates, v; reads and writes memory; writes
-// contributions, carries.
+// Applies the first chunk of every run. For each later chunk that has more of its run after it, computes its effect on any
+// content.
+// Grid: blocks of columns, groups of pieces, units. Reads events, rates, v; reads and writes memory; writes contributions,
+// carries.
 @compute @workgroup_size(COLUMNS * PER)
 fn ramnet_walk(
     @builtin(workgroup_id) group: vec3<u32>,

@@ -1,10 +1,10 @@
-// One token: writes the state and reads it, in one dispatch.
-// Grid: key heads. Reads k, v, weights, q; reads and writes state; writes o.
+// Decode (one token): updates the state and reads it in one dispatch.
+// Grid: KV heads. Reads k, v, weights, q; reads and writes state; writes o.
 @group(0) @binding(4) var<storage, read> q: array<Elem>;          // B H 1 D
 @group(0) @binding(5) var<storage, read_write> state: array<f32>; // packed: B G m E, then B G m
 @group(0) @binding(6) var<storage, read_write> o: array<Elem>;    // B H 1 E
 
-// Vector 0 is the key, vector 1 the query; row d of the state is (r, p, f).
+// Vector 0 is the key, vector 1 the query. Rows of the state are in the order (r, p, f).
 fn feature_of(vector: u32, d: u32) -> f32 {
     let f = d % params.features;
     let p = d / params.features % params.poly;

@@ -1,24 +1,23 @@
-// Vectors as features of the spherical Yat kernel: A of its square, E of its exponential. A feature is a
-// product of one of each, so that none is stored: row i of a workgroup's state, four at a time, is A[i / E4] times
-// E[i % E4].
+// Features of the spherical Yat kernel: a feature is the product of an entry of A, the map for the square, and an entry of
+// E, the random features of the exponential. Only A and E are stored: row i of a workgroup's state, in groups of four, is
+// A[i / E4] times E[i % E4].
 //
-// Consts of the prelude, beside those of the recurrences: DIM_K4, groups of four of D; PAL, entries of A that a workgroup
-// holds; TAKEN, rows of weights that they take; E4, groups of four of R F; SQUARED, whether E has the square of its own
-// projections; READ_HEADS, 0 where no queries are read; CACHED, whether weights stay in workgroup memory, of CACHE vec4s
-// then.
+// Prelude constants, in addition to those of the recurrences: DIM_K4, groups of four of D; PAL, entries of A per workgroup;
+// TAKEN, rows of weights needed for them; E4, groups of four of R F; SQUARED, 1 if E includes the square of its projections;
+// READ_HEADS, 0 if no queries are read; CACHED, 1 if the weights stay in workgroup memory, and CACHE, their size in vec4s.
 
 const NO_ROW: u32 = 0xffffffffu;
 
-// Vectors of a tile: TILE keys, then TILE queries of each head.
+// Vectors of a tile: TILE keys, then TILE queries per head.
 const VECTORS: u32 = TILE * (1u + READ_HEADS);
-var<workgroup> wg_u: array<vec4<f32>, VECTORS * DIM_K4>; // as they are stored, then of unit length
+var<workgroup> wg_u: array<vec4<f32>, VECTORS * DIM_K4>; // as stored, then normalised to unit length
 var<workgroup> wg_a: array<f32, VECTORS * PAL>;
-// Of scalars, so that as many invocations as there are features make them: those of one vec4 would race.
+// Scalars, because each feature is computed by its own invocation: writes to parts of one vec4 would race.
 var<workgroup> wg_e: array<f32, VECTORS * 4u * E4>;
-// Weights of this workgroup: TAKEN rows of what the map for the square takes, then R F rows of omega.
+// Weights of this workgroup: TAKEN rows for the square's map, then R F rows of omega.
 var<workgroup> wg_w: array<vec4<f32>, CACHE>;
 
-// Where a row of the weights starts; past the end where there is none.
+// First element of a row of the weights, or the length of the weights if there is no such row.
 fn weight_start(row: u32, g: u32) -> u32 {
     if (row < TAKEN) {
         let at = taken_row(row);
@@ -54,10 +53,10 @@ fn cache_weights(g: u32, invocation: u32) {
     }
 }
 
-// Row of the weights times vector.
+// Dot product of a row of the weights and a vector.
 fn project(row: u32, vector: u32, g: u32) -> f32 {
     var sum = 0.0;
-    // Of a length that the compiler does not know: unrolled, these loops make most of the code.
+    // The loop bound is dynamic on purpose: unrolled, these loops would make up most of the code.
     for (var d = 0u; d < (params.dim_k + 3u) / 4u; d++) {
         var w: vec4<f32>;
         if (CACHED == 1u) {
@@ -76,7 +75,7 @@ fn exponential(rf: u32, vector: u32, g: u32) -> f32 {
     return node.z * select(1.0, x * x, SQUARED == 1u) * exp(node.x * x - node.y);
 }
 
-// A and E of these vectors, which lie in wg_u as they are stored. Barriers before and behind.
+// Computes A and E of `count` vectors, which are in wg_u as stored. Starts and ends with a barrier.
 fn make_features(from_vector: u32, count: u32, g: u32, invocation: u32) {
     workgroupBarrier();
     for (var i = invocation; i < count; i += INVOCATIONS) {

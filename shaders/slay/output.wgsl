@@ -1,13 +1,13 @@
-// Pass 2, or the only one: walks the tokens of a segment with the state they start from, and reads it for the queries.
-// Grid: column splits, head splits, segments, key heads. Reads q, k, v, weights, state; writes o, and segments at the end.
-// A state too wide for a workgroup is walked in parts of its rows, a dispatch each; sums of rows wait in partials.
+// Pass 2 (or the only pass): processes the tokens of a segment from its initial state and reads the state for the queries.
+// Grid: column splits, head splits, segments, KV heads. Reads q, k, v, weights, state; writes o, and segments at the end.
+// A state too wide for one workgroup is split by rows, one dispatch per part. partials accumulates the sums of the parts.
 @group(0) @binding(4) var<storage, read> q: array<Elem>;             // B H N D
 @group(0) @binding(5) var<storage, read> state: array<f32>;          // packed: B G m E, then B G m
 @group(0) @binding(6) var<storage, read_write> o: array<Elem>;       // B H N E
 @group(0) @binding(7) var<storage, read_write> segments: array<f32>; // [B G][segments][segment_stride]
-@group(0) @binding(8) var<storage, read_write> partials: array<f32>; // [B H N][E + 1], where rows are split
+@group(0) @binding(8) var<storage, read_write> partials: array<f32>; // [B H N][E + 1], used if rows are split
 
-override FIRST: u32 = 1u; // whether this is the first part of the rows, and the last
+override FIRST: u32 = 1u; // 1: this dispatch has the first part of the rows; below: the last part
 override LAST: u32 = 1u;
 
 fn accumulated(at: u32, value: f32, exists: bool, keep: bool) -> f32 {
@@ -34,7 +34,7 @@ fn whole(row: u32, split: u32, e: u32, sum: ptr<function, vec4<f32>>, weight: pt
     for (var c = 0u; c < 4u; c++) {
         (*sum)[c] = accumulated(at + c, (*sum)[c], e + c < params.dim_v, LAST == 0u);
     }
-    // Every column needs the weight; the first of them keeps it.
+    // Every column needs the weight; the first column stores it.
     *weight = accumulated(row * (params.dim_v + 1u) + params.dim_v, *weight, LAST == 1u || e == 0u, LAST == 0u);
     return LAST == 1u;
 }

@@ -1,4 +1,4 @@
-// The map for the square: squares of inner products with anchors.
+// The map for the square: squared dot products with anchors.
 fn taken_row(i: u32) -> u32 {
     let p = params.first_poly + i;
     return select(NO_ROW, p, p < params.poly);

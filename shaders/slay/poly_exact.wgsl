@@ -1,4 +1,4 @@
-// The map for the square itself: products of two components i <= j, j fastest, those of two different ones times sqrt 2.
+// The exact map for the square: products of components i <= j, j fastest, times sqrt 2 if i < j.
 fn taken_row(i: u32) -> u32 {
     return NO_ROW;
 }

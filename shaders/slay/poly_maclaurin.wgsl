@@ -1,4 +1,4 @@
-// The map for the square: products of two random projections. PAL rows of the first are kept, then PAL of the second.
+// The map for the square: products of two random projections. The weights hold PAL rows of the first, then PAL of the second.
 fn taken_row(i: u32) -> u32 {
     let p = params.first_poly + i % PAL;
     return select(NO_ROW, i / PAL * params.poly + p, p < params.poly);

@@ -1,4 +1,4 @@
-// No map for the square. A vector of zeros, which has no direction, has no features either.
+// No map for the square: the single entry is 1, or 0 for a vector of zeros, which has no direction.
 fn taken_row(i: u32) -> u32 {
     return NO_ROW;
 }

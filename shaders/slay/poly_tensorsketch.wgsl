@@ -1,4 +1,4 @@
-// The map for the square: the circular convolution of two count sketches. Every entry takes all rows of both.
+// The map for the square: the circular convolution of two count sketches. Every entry needs all rows of both.
 fn taken_row(i: u32) -> u32 {
     return i;
 }

@@ -1,12 +1,12 @@
-// Keys, values and weights, and what the rows of a workgroup's state are: row i, four at a time, is A[i / E4] times E[i % E4]
-// (features.wgsl), so that no feature is stored.
+// Keys, values, weights, and the rows of a workgroup's state: row i, in groups of four, is A[i / E4] times E[i % E4]
+// (features.wgsl), so that products are not stored.
 @group(0) @binding(1) var<storage, read> k: array<Elem>;      // B G M D
 @group(0) @binding(2) var<storage, read> v: array<Elem>;      // B G M E
-@group(0) @binding(3) var<storage, read> weights: array<f32>; // packed: what A takes, P D or 2 P D; omega R G F D
+@group(0) @binding(3) var<storage, read> weights: array<f32>; // packed: weights of A, P D or 2 P D; then omega R G F D
 
 
 fn key_features(t: u32, i: u32) -> vec4<f32> {
-    // Rows past those of the map only fill the workgroup; they hold zeros of A.
+    // Rows beyond the map's are padding: their entry of A is 0.
     let p = min(i / E4, PAL - 1u);
     let e = 4u * (t * E4 + i % E4);
     return select(wg_a[t * PAL + p], 0.0, i >= PAL * E4) * vec4<f32>(wg_e[e], wg_e[e + 1u], wg_e[e + 2u], wg_e[e + 3u]);
@@ -16,7 +16,7 @@ fn query_features(row: u32, i: u32) -> vec4<f32> {
     return key_features(TILE + row, i);
 }
 
-// The order of the stored state is (r, p, f).
+// The stored state has rows in the order (r, p, f).
 fn state_row(i: u32) -> u32 {
     let p = params.first_poly + i / (4u * E4);
     let rf = i % (4u * E4);

@@ -1,5 +1,5 @@
-// Few queries against a long cache, pass 2: the splits of a row put together.
-// Grid: columns in blocks of 64, rows (batch, query head, query). Reads partials; writes o.
+// Split-K, pass 2: merges the splits of each row.
+// Grid: column blocks of 64, rows (batch, query head, query). Reads partials; writes o.
 @compute @workgroup_size(COLUMNS)
 fn softmax_merge(
     @builtin(workgroup_id) group: vec3<u32>,

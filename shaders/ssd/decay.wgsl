@@ -1,4 +1,4 @@
-// The steps of a tile of tokens.
+// The decay of a tile of tokens, from their steps.
 var<workgroup> wg_step: array<f32, TILE>;
 var<workgroup> wg_log: array<f32, TILE>;
 var<workgroup> wg_decay: array<f32, TILE>;

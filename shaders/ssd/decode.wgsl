@@ -1,4 +1,4 @@
-// One token: writes the state and reads it, in one dispatch.
+// Decode (one token): updates the state and reads it in one dispatch.
 // Grid: heads. Reads b, x, c, dt, weights, z; reads and writes state; writes y.
 @group(0) @binding(3) var<storage, read> q: array<Elem>;          // c, B 1 G S
 @group(0) @binding(4) var<storage, read_write> state: array<f32>; // B H P S

@@ -1,6 +1,6 @@
-// What becomes of an output: d x is added, then z gates it.
-override SKIPPED: u32 = 0u; // whether there is d
-override GATED: u32 = 0u;   // whether there is z
+// Epilogue of an output: adds d x, then applies the gate z.
+override SKIPPED: u32 = 0u; // 1: there is a d
+override GATED: u32 = 0u;   // 1: there is a z
 
 fn skipped(h: u32, x: f32, y: f32) -> f32 {
     if (SKIPPED == 0u) {

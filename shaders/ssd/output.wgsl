@@ -1,10 +1,11 @@
-// Pass 2, or the only one: walks the tokens of a segment with the state they start from, reads it by c and finishes outputs.
+// Pass 2 (or the only pass): processes the tokens of a segment from its initial state, reads the state with c and applies the
+// epilogue.
 // Grid: column splits, segments, heads. Reads b, x, c, dt, weights, z; writes y, and segments at the end.
 @group(0) @binding(3) var<storage, read> q: array<Elem>;             // c, B N G S
 @group(0) @binding(4) var<storage, read_write> o: array<Elem>;       // y, B N H P
 @group(0) @binding(5) var<storage, read_write> segments: array<f32>; // [B H][segments][segment_stride]
 
-// A state given comes by way of the segments.
+// Not used: ssd passes a carried state through the segments.
 fn carried(at: u32) -> f32 {
     return 0.0;
 }

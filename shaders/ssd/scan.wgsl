@@ -1,4 +1,4 @@
-// Between the passes: segment states folded from the left, one invocation for each element of a state.
+// Between the passes: a left-to-right scan over the segment states, one invocation per state element.
 // Grid: elements of a state in blocks of 64, heads. Reads and writes segments, state.
 @group(0) @binding(1) var<storage, read_write> segments: array<f32>; // [B H][segments][segment_stride]
 @group(0) @binding(2) var<storage, read_write> state: array<f32>;    // B H P S

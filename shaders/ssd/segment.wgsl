@@ -1,4 +1,4 @@
-// Pass 1: the state that the tokens of one segment alone make.
+// Pass 1: the state after the tokens of one segment, starting from zero.
 // Grid: column splits, segments, heads. Reads b, x, dt, weights; writes segments.
 @group(0) @binding(3) var<storage, read_write> segments: array<f32>; // [B H][segments][segment_stride]
 

@@ -1,10 +1,10 @@
-// Steps of time, and the decay that they make: dt through softplus, e^(dt a). Const of the prelude: STEPS, the first binding.
+// Time steps dt, through softplus, and their decay e^(dt a). Prelude constant: STEPS, the first binding.
 @group(0) @binding(STEPS) var<storage, read> dt: array<Elem>;          // B N H
-@group(0) @binding(STEPS + 1u) var<storage, read> weights: array<f32>; // packed: a or a_log H; d H, dt_bias H where there are
+@group(0) @binding(STEPS + 1u) var<storage, read> weights: array<f32>; // packed: a or a_log H; then d H and dt_bias H if given
 
-override A_LOG: u32 = 0u;    // whether a is given by the logarithm of -a
+override A_LOG: u32 = 0u;    // 1: the weights start with log(-a)
 override SOFTPLUS: u32 = 1u;
-override BIASED: u32 = 0u;   // whether there is dt_bias
+override BIASED: u32 = 0u;   // 1: there is a dt_bias
 
 fn step_at(b: u32, h: u32, n: u32) -> f32 {
     count_load(1u);

@@ -1,5 +1,5 @@
-// All queries: each workgroup a block of rows against the keys they see.
-// Grid: column splits, row blocks, head splits, key heads. Reads q, k, v; writes o.
+// Attention for all queries: each workgroup computes a block of rows against the keys they see.
+// Grid: column splits, row blocks, head splits, KV heads. Reads q, k, v; writes o.
 @group(0) @binding(4) var<storage, read_write> o: array<Elem>; // B H N E
 
 @compute @workgroup_size(ROW_THREADS * COL_THREADS)

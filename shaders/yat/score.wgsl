@@ -1,8 +1,8 @@
-// The Yat kernel: the squared product of a query and a key over their squared distance plus epsilon.
+// The Yat kernel: the squared dot product of a query and a key, divided by their squared distance plus epsilon.
 // Needs attend_loads.wgsl.
-override EUCLIDEAN: u32 = 0u; // whether queries and keys are taken as they are, or as unit vectors
+override EUCLIDEAN: u32 = 0u; // 0: normalise queries and keys to unit length; 1: use them as given
 
-// Below this share of both squares their difference is mostly rounding.
+// Below this share of the two squares, their difference is mostly rounding error.
 const NEAR: f32 = 1.0 / 32.0;
 
 fn length_of(square: f32) -> f32 {
@@ -12,8 +12,8 @@ fn length_of(square: f32) -> f32 {
     return max(sqrt(square), 1e-12);
 }
 
-// Of vectors near each other the distance is taken from the vectors themselves. Neither is zero then, so that rows and
-// keys that only fill a tile are not read.
+// For vectors close to each other, compute the distance from the vectors themselves. Both are then nonzero, so rows and
+// keys that only pad a tile are not read.
 fn score_of(product: f32, q_square: f32, k_square: f32, q_at: u32, k_at: u32) -> f32 {
     let q_length = length_of(q_square);
     let k_length = length_of(k_square);
@@ -22,7 +22,7 @@ fn score_of(product: f32, q_square: f32, k_square: f32, q_at: u32, k_at: u32) ->
     var apart = both - 2.0 * inner;
     if (apart < NEAR * both) {
         apart = 0.0;
-        // Rare, and compiled once for every pair that an invocation holds: short rather than fast.
+        // This path is rare, but compiled once for every pair an invocation holds: keep it short rather than fast.
         for (var d = 0u; d < params.dim_k; d++) {
             let step = load_q(q_at, d) / q_length - load_k(k_at, d) / k_length;
             apart += step * step;

@@ -1,5 +1,5 @@
-// Few queries against a long cache, pass 1: keys split over workgroups.
-// Grid: key splits, row blocks, key heads. Reads q, k, v; writes partials.
+// Split-K, pass 1: few queries, with the keys split over workgroups.
+// Grid: key splits, row blocks, KV heads. Reads q, k, v; writes partials.
 @compute @workgroup_size(SPLIT_KEYS)
 fn yat_split(
     @builtin(workgroup_id) group: vec3<u32>,
