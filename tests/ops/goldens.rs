@@ -52,7 +52,13 @@ fn configure(op: &Op, file: &TensorFile) -> (Box<dyn Operator>, TensorMap) {
 
 #[test]
 fn outputs_are_those_of_independent_implementations() {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens");
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let folder = root.join("tests/goldens");
+    // `cargo package` writes Cargo.toml.orig and leaves the goldens out. A checkout must have them.
+    if root.join("Cargo.toml.orig").exists() && !folder.exists() {
+        println!("not compared: the package has no tests/goldens");
+        return;
+    }
     let mut paths: Vec<_> = std::fs::read_dir(folder).unwrap().map(|e| e.unwrap().path()).collect();
     paths.sort();
     let mut seen = std::collections::BTreeMap::new();
