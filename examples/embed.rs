@@ -1,5 +1,5 @@
-//! Attention inside somebody else's wgpu program: its device, its buffers, its encoder, its own compute passes before and
-//! after, one submission. The library records between them and does nothing else.
+//! Attention inside an existing wgpu program. The program owns the device, the buffers and the encoder, runs compute
+//! passes of its own before and after, and submits once. The library only records its dispatches in between.
 //!
 //! ```text
 //! cargo run --release --example embed
@@ -19,7 +19,7 @@ const TOKENS: usize = 1024;
 const DIM: usize = 32;
 const COUNT: u64 = (HEADS * TOKENS * DIM) as u64;
 
-/// The program's own shaders: one makes q, k and v, one takes the mean of the output over all tokens.
+/// The program's own shaders: the first computes q, k and v, the second the mean of the output over all tokens.
 const SHADERS: &str = "
 @group(0) @binding(0) var<storage, read_write> x: array<f32>;
 @group(0) @binding(1) var<storage, read> o: array<f32>;
@@ -27,7 +27,7 @@ const SHADERS: &str = "
 
 @compute @workgroup_size(64)
 fn make(@builtin(global_invocation_id) id: vec3<u32>) {
-    // Between -1 and 1, exactly the same on every machine.
+    // Values between -1 and 1, identical on every machine.
     x[id.x] = f32((id.x * 2654435761u) >> 16u) / 32768.0 - 1.0;
 }
 
@@ -46,7 +46,7 @@ fn average(@builtin(global_invocation_id) id: vec3<u32>) {
 }
 ";
 
-/// What the program keeps for as long as it runs: pipelines in `ctx` and scratch memory in `workspace`.
+/// State kept for the program's lifetime: pipelines (in `ctx`) and scratch memory (`workspace`).
 struct Attention {
     recording: Recording,
     _ctx: Context,
@@ -54,7 +54,7 @@ struct Attention {
 }
 
 impl Attention {
-    /// Attention over buffers of the program: q, k and v lie one behind the other in `qkv`.
+    /// Attention over the program's buffers. `qkv` holds q, then k, then v.
     fn new(device: &Device, queue: &wgpu::Queue, qkv: &wgpu::Buffer, o: &wgpu::Buffer) -> Result<Self, AttentionError> {
         let ctx = Context::from_device(device.clone(), queue.clone());
         let config = Config { window: Some(256), ..Config::new(Qkv::new(1, HEADS, TOKENS, DIM, DIM)) };
@@ -72,7 +72,7 @@ impl Attention {
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
-    // A device as any wgpu program makes one; the default limits of WebGPU are enough.
+    // An ordinary wgpu device: the default limits of WebGPU are enough.
     let instance = wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle());
     let adapter = pollster::block_on(instance.request_adapter(&wgpu::RequestAdapterOptions::default()))?;
     let (device, queue) = pollster::block_on(adapter.request_device(&wgpu::DeviceDescriptor::default()))?;
@@ -110,7 +110,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     if worst < 1e-5 { Ok(()) } else { Err("the output is wrong".into()) }
 }
 
-/// One compute pass of the program's own.
+/// Records one of the program's own compute passes.
 fn pass(
     device: &Device,
     module: &wgpu::ShaderModule,
@@ -140,7 +140,7 @@ fn pass(
     pass.dispatch_workgroups(groups as u32, 1, 1);
 }
 
-/// The same in plain loops, in double precision.
+/// The same computation in plain loops, in double precision.
 fn expected() -> Vec<f64> {
     let x = |i: usize| f64::from((i as u32).wrapping_mul(2_654_435_761) >> 16) / 32768.0 - 1.0;
     let at =

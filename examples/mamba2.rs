@@ -1,5 +1,4 @@
-//! A whole Mamba-2 mixer between its two projections, in one encoder: what `in_proj` gave goes in, what `out_proj` takes
-//! comes out.
+//! A whole Mamba-2 mixer in one encoder. Its input is the output of `in_proj`; its output is the input of `out_proj`.
 //!
 //! ```text
 //! [z, x, B, C, dt] = a token's row of the projection
@@ -8,9 +7,9 @@
 //! y = y / sqrt(mean y^2 + eps) weight             over the channels of a group
 //! ```
 //!
-//! The convolution reads channels with the time fastest, `[B, C, N]`, and ssd tokens with their channels fastest,
-//! `[B, N, H, P]`. The library has no transpose: the program brings a kernel of its own for that, a pass before and one
-//! after the convolution. Shapes of a block are those of mamba2-130m.
+//! The convolution expects `[B, C, N]`, with time as the fastest axis; ssd expects `[B, N, H, P]`, with channels as the
+//! fastest. The library has no transpose, so the program transposes with its own kernel before and after the
+//! convolution. The shapes are those of mamba2-130m.
 //!
 //! ```text
 //! cargo run --release --example mamba2 [LENGTH]
@@ -33,14 +32,14 @@ const TAPS: usize = 4;
 
 /// Channels of x and z.
 const INNER: usize = HEADS * DIM;
-/// Channels of b, or of c.
+/// Channels of b, and of c.
 const SHARED: usize = GROUPS * STATES;
-/// Channels that are convolved: those of x, b and c.
+/// Convolved channels: x, b and c.
 const MIXED: usize = INNER + 2 * SHARED;
-/// A token's row of the projection: z, x, b, c, dt.
+/// Columns of the projection: z, x, b, c, dt.
 const WIDTH: usize = INNER + MIXED + HEADS;
 
-/// The program's own shaders: they cut a matrix out of a wider one, as it is or transposed.
+/// The program's own shaders: they copy a part of a wider matrix, directly or transposed.
 const SHADERS: &str = "
 @group(0) @binding(0) var<storage, read> wide: array<f32>;
 @group(0) @binding(1) var<storage, read_write> own: array<f32>;
@@ -75,7 +74,7 @@ struct Cutter {
     pipeline: ComputePipeline,
 }
 
-/// One run of a [`Cutter`].
+/// One copy by a [`Cutter`].
 struct Cut {
     pipeline: ComputePipeline,
     group: BindGroup,
@@ -99,7 +98,7 @@ impl Cutter {
         Self { pipeline }
     }
 
-    /// Rows and columns out of a matrix whose rows are `stride` apart, from element `first` on.
+    /// Copies rows and columns from a matrix with row stride `stride`, starting at element `first`.
     fn cut(&self, device: &Device, wide: &Tensor, own: &Tensor, [rows, columns, stride, first]: [usize; 4]) -> Cut {
         let part = [rows, columns, stride, first].map(|x| x as u32);
         let part = device.create_buffer_init(&wgpu::util::BufferInitDescriptor {
@@ -117,7 +116,7 @@ impl Cutter {
     }
 }
 
-/// One compute pass of the program's own.
+/// Records one of the program's own compute passes.
 fn encode(cuts: &[Cut], encoder: &mut CommandEncoder) {
     let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
     for cut in cuts {
@@ -127,7 +126,7 @@ fn encode(cuts: &[Cut], encoder: &mut CommandEncoder) {
     }
 }
 
-/// The operators of a block, in their order.
+/// The operators of the mixer, in order.
 struct Block {
     conv: conv1d::Config,
     scan: ssd::Config,
@@ -138,7 +137,7 @@ impl Block {
     fn new(length: usize) -> Self {
         let conv = conv1d::Config::new(Channels::new(1, MIXED, length), TAPS);
         let scan = ssd::Config::new(length, HEADS, DIM, STATES);
-        // A row of the norm is a group's channels. The gate of the block is ssd's.
+        // A row of the norm has the channels of one group. ssd already applies the gate.
         let norm = gate::Config::new(1, GROUPS, length, INNER / GROUPS);
         Self {
             conv: conv1d::Config { bias: true, ..conv },
@@ -163,7 +162,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     if error < 1e-5 { Ok(()) } else { Err("the output is wrong".into()) }
 }
 
-/// The block in one encoder.
+/// Runs the mixer in one encoder.
 fn on_gpu(
     ctx: &Context,
     Block { conv, scan, norm }: &Block,
@@ -184,7 +183,7 @@ fn on_gpu(
     let (b, c) = (empty("b", [1, n, GROUPS, STATES])?, empty("c", [1, n, GROUPS, STATES])?);
     let dt = readback::empty(ctx, "dt", [1, n, HEADS], DType::F32)?;
     let output = empty("output", [1, n, GROUPS, INNER / GROUPS])?;
-    // What ssd writes, as the norm sees it.
+    // The output of ssd, viewed as rows of the norm.
     let rows = Tensor::view(y.buffer(), y.offset()..y.offset() + y.bytes(), output.shape().clone(), DType::F32)?;
 
     let packed = |slot| readback::upload(ctx, "weights", &pack::pack(&slot, weights));
@@ -222,7 +221,7 @@ fn on_gpu(
     Ok(readback::read_blocking(ctx, &output)?)
 }
 
-/// The same on the cpu backend, cut and transposed by plain loops.
+/// The same mixer on the cpu backend; plain loops copy and transpose.
 fn on_cpu(block: &Block, projected: &HostTensor, weights: &TensorMap) -> Result<HostTensor, Box<dyn Error>> {
     let n = block.conv.shape.length;
     let values = projected.to_f32();
@@ -258,7 +257,7 @@ fn run<const K: usize>(
     outputs.remove("y").ok_or_else(|| "no output".into())
 }
 
-/// Weights as models start with them.
+/// Weights as models initialise them.
 fn weights() -> TensorMap {
     [
         ("weight", made_up([MIXED, TAPS], 2, |x| 0.5 * x)),
@@ -273,7 +272,7 @@ fn weights() -> TensorMap {
     .collect()
 }
 
-/// A function of values between -1 and 1.
+/// A sequence of values between -1 and 1.
 fn made_up(shape: impl Into<Shape>, seed: u32, of: impl Fn(f32) -> f32) -> HostTensor {
     let shape = shape.into();
     let value = |i: u32| (i.wrapping_add(seed << 20).wrapping_mul(2_654_435_761) >> 16) as f32 / 32768.0 - 1.0;

@@ -1,12 +1,13 @@
-//! Where the time of an operator goes: each dispatch of its plan, timed by the device's own stamps.
+//! Times each dispatch of an operator's plan with GPU timestamps, to show where the time goes.
 //!
 //! ```text
 //! cargo run --release --example steps -- linear --shape H=16,N=16384,D=64 [--adapter INDEX|NAME] [--repeat R]
 //!     [--flag NAME=VALUE]...
 //! ```
 //!
-//! Inputs are drawn as `subquad sample` draws them. Every run is one encoder with a pass for each dispatch; dispatches do
-//! not overlap, and a sum over them is more than a run in one pass takes by what passes cost (`bench` tells that).
+//! Inputs are random, as from `subquad sample`. Each run records one encoder with one pass per dispatch. Dispatches do
+//! not overlap, so their sum exceeds the time of a run in a single pass (which `bench` measures) by the cost of the
+//! passes.
 
 use std::process::ExitCode;
 
@@ -20,21 +21,21 @@ use subquad::ops::{self, Case, Op, draw};
 struct Args {
     /// Operator.
     op: String,
-    /// Lengths of its axes, as H=16,N=16384,D=64.
+    /// Axis lengths, for example H=16,N=16384,D=64.
     #[arg(long, value_delimiter = ',', required = true)]
     shape: Vec<String>,
-    /// A flag of `subquad run`, as segment=256; may be repeated.
+    /// A flag of `subquad run`, for example segment=256; may be repeated.
     #[arg(long)]
     flag: Vec<String>,
-    /// By index or a part of its name; without it the best hardware adapter.
+    /// Adapter, by index or part of its name (default: the best hardware adapter).
     #[arg(long)]
     adapter: Option<String>,
-    /// Runs.
+    /// Number of runs.
     #[arg(long, default_value_t = 20)]
     repeat: usize,
 }
 
-/// Everything here ends in one sentence on stderr.
+/// Every error is one sentence on stderr.
 type Failure = Box<dyn std::error::Error>;
 
 fn main() -> ExitCode {
@@ -58,7 +59,7 @@ fn start(args: &Args) -> Result<(), Failure> {
     println!("{}, {}", ctx.info().name, prepared.plan().program().variant());
 
     let mut times = vec![Vec::new(); recording.len()];
-    // The first run is not counted: drivers finish pipelines in it.
+    // Skip the first run: drivers may still be compiling pipelines.
     for run in 0..=args.repeat {
         let mut timer = Timer::new(&ctx, recording.len()).ok_or("the adapter has no timestamps, or too few")?;
         let mut encoder = ctx.device().create_command_encoder(&Default::default());
@@ -95,7 +96,7 @@ fn start(args: &Args) -> Result<(), Failure> {
     Ok(())
 }
 
-/// The case that the arguments name, with whatever tensors its flags need.
+/// The case that the arguments describe, with the tensors its flags require.
 fn case(op: &'static Op, args: &Args) -> Result<Case, Failure> {
     let pair = |text: &str| -> Result<(String, String), Failure> {
         let (name, value) = text.split_once('=').ok_or_else(|| format!("`{text}`: expected NAME=VALUE"))?;

@@ -1,20 +1,20 @@
-//! Times one operator, a run for every line of stdin: the process that `tools/peers/` keeps alive beside what it
-//! compares with.
+//! Times one operator, one run per line of stdin. `tools/peers/` keeps this process alive while it times other
+//! libraries.
 //!
-//! First it prints `on` with the machine part that runs and `clock` with what the seconds are, then `ready`; then, for
-//! every line on stdin, it runs and prints the seconds of one run. At the end of stdin it writes the outputs.
+//! First it prints `on` (the device), `clock` (what the seconds measure) and `ready`. For every line on stdin it then
+//! runs the operator and prints the seconds per run. At the end of stdin it writes the outputs.
 //!
 //! ```text
 //! turns OP --input FILE [--adapter INDEX|NAME|gpu|cpu] [--threads T] [--output FILE] [--carry] [--flag NAME=VALUE]...
 //! ```
 //!
-//! FILE holds the operator's inputs, parameters that would be drawn among them: full rank, layout bhnd, f32, or f16 in
-//! the tensors along the sequence. `--adapter` is a number or a part of a name, as `subquad adapters` lists them, `gpu`
-//! for the best hardware adapter, or `cpu`, the default: the cpu backend on T threads (0: all cores). A flag is one of
-//! `subquad run OP` without its dashes; a switch is true or false: `--flag causal=false`. `--carry` keeps the state.
+//! FILE holds all inputs, including parameters that `run` would draw: full rank, layout bhnd, f32, or f16 for tensors
+//! along the sequence. `--adapter` is an index or part of a name as listed by `subquad adapters`; `gpu` for the best
+//! hardware adapter; or `cpu` (default), the cpu backend on T threads (0: all cores). `--flag` takes a flag of `subquad
+//! run OP` without dashes; a switch is true or false: `--flag causal=false`. `--carry` keeps the state.
 //!
-//! The outputs written are those of one run whose state starts at zero, however many runs were timed. On an adapter the
-//! timed runs go on from the state that the one before left, which changes values, not work.
+//! The outputs are those of a separate run that starts from a zero state, however many runs were timed. On an adapter
+//! each timed run continues from the previous state, which changes the values but not the work.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, Write};
@@ -31,7 +31,7 @@ use subquad::tensor::{DType, Layout, TensorMap};
 const USAGE: &str = "usage: turns OP --input FILE [--adapter INDEX|NAME|gpu|cpu] [--threads T] [--output FILE] \
                      [--carry] [--flag NAME=VALUE]...; a run a line of stdin";
 
-/// Everything here ends in one sentence on stderr, whatever its type was.
+/// Every error, of any type, is one sentence on stderr.
 type Failure = Box<dyn std::error::Error>;
 
 fn main() -> ExitCode {
@@ -84,7 +84,7 @@ fn start() -> Result<(), Failure> {
     Ok(())
 }
 
-/// Runs once for every line of stdin, after saying where and what is measured.
+/// Prints the device and the clock, then runs once per line of stdin.
 fn take_turns(on: &str, clock: &str, mut run: impl FnMut() -> Result<f64, Failure>) -> Result<(), Failure> {
     println!("on {on}\nclock {clock}\nready");
     for line in std::io::stdin().lock().lines() {
@@ -95,7 +95,7 @@ fn take_turns(on: &str, clock: &str, mut run: impl FnMut() -> Result<f64, Failur
     Ok(())
 }
 
-/// The cpu backend. Seconds of a run: the allocation of its output included.
+/// The cpu backend. The seconds of a run include the allocation of its output.
 fn on_cpu(
     operator: &dyn Operator,
     tensors: &TensorMap,
@@ -105,7 +105,7 @@ fn on_cpu(
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build()?;
     let mut last = None;
     take_turns(&format!("cpu, {} threads", pool.current_num_threads()), "wall clock of one run", || {
-        // Freed before the clock starts, as between the runs of a program that uses its output.
+        // Free the previous output before the clock starts, as a program that uses it would.
         drop(last.take());
         let start = Instant::now();
         last = Some(pool.install(|| operator.cpu(tensors))?);
@@ -117,7 +117,7 @@ fn on_cpu(
     Ok(last)
 }
 
-/// An adapter: `gpu`, a number or a part of a name.
+/// An adapter: `gpu`, an index or part of a name.
 fn on_adapter(
     operator: &dyn Operator,
     tensors: &TensorMap,
@@ -128,7 +128,7 @@ fn on_adapter(
         "gpu" => None,
         _ => Some(adapter.parse().map_or_else(|_| Select::Name(adapter.to_owned()), Select::Index)),
     };
-    // A software adapter is never the best there is; named, it runs.
+    // A software adapter runs only if it is named, never as the best one.
     let ctx = Context::open(&AdapterRequest { software: select.is_some(), select, ..AdapterRequest::default() })?;
     let info = ctx.info();
     let on = format!("{} ({}), driver {} {}", info.name, info.backend, info.driver, info.driver_info);
@@ -136,17 +136,17 @@ fn on_adapter(
     let mut runs = 0;
     take_turns(on.trim_end(), CLOCK, || seconds(&ctx, prepared.schedule(), &mut runs))?;
     drop(prepared);
-    // A run of its own: the state of the timed ones has moved on.
+    // A separate run, because the timed runs have changed their state.
     wanted.then(|| Ok(execute::gpu(&ctx, operator, tensors, false, &mut |_| ())?.outputs)).transpose()
 }
 
-/// What [`seconds`] measures.
+/// Describes what [`seconds`] measures.
 const CLOCK: &str = "timestamps of the device around several runs, the host's clock where it has none; of one run";
 
-/// Seconds of runs in one turn: far more than a stamp's tick.
+/// Seconds per turn: far more than the resolution of a timestamp.
 const TURN: f64 = 0.01;
 
-/// Seconds of one run on an adapter, of as many as make a turn; how many is found the first time.
+/// Seconds per run on an adapter, averaged over a turn. The first call determines the number of runs per turn.
 fn seconds(ctx: &Context, schedule: &Schedule, runs: &mut usize) -> Result<f64, Failure> {
     let time = |runs| readback::time(ctx, schedule, runs).map(|lap| lap.gpu.unwrap_or(lap.wall));
     if *runs == 0 {
@@ -157,8 +157,8 @@ fn seconds(ctx: &Context, schedule: &Schedule, runs: &mut usize) -> Result<f64, 
     Ok(time(*runs)?)
 }
 
-/// Sets a flag given as `NAME=VALUE`. A name that the operator does not read, or a switch that is neither, would time
-/// something else than was asked for.
+/// Sets a flag given as `NAME=VALUE`. Refuses a name the operator does not read and a switch that is neither true nor
+/// false, because the run would not be the one that was asked for.
 fn set(op: &Op, flags: &mut Flags, given: &str) -> Result<(), String> {
     let (name, value) = given.split_once('=').ok_or_else(|| format!("--flag {given}: expected NAME=VALUE"))?;
     let kind = op.flag(name).ok_or_else(|| format!("--flag {given}: {} has no flag of that name", op.name))?;

@@ -1,7 +1,7 @@
-//! Two layers in one encoder: Linformer first, then exact softmax over its output, with the schedule printed.
+//! Two layers in one encoder: Linformer, then exact softmax over its output. Prints the schedule.
 //!
-//! Between them nothing returns to the host: the second layer reads the buffer that the first one writes. Both use the
-//! same scratch memory, one after the other.
+//! The second layer reads the buffer that the first one writes, without a round trip to the host. Both share one
+//! workspace.
 //!
 //! ```text
 //! cargo run --release --example two_layers [LENGTH]

@@ -5,12 +5,11 @@ with its last two axes joined. scale 0 means 1/sqrt(D).
 
 LinearAttention (checked with onnxruntime 1.31.1): states are [B,G,D,E]; rule linear has no feature map and no
 denominator; rules gated and gated_delta have a log decay [B,T,G], or [B,T,G*D] per key channel, rules delta and gated_delta
-a beta [B,T,G] (checked with 1.32.0). On the CPU it runs one task per (batch, kv head) and walks the tokens in order; the attribute chunk_size is
-kept for other devices and changes nothing there.
+a beta [B,T,G] (checked with 1.32.0). On the CPU it runs one task per (batch, kv head) and processes tokens in order; the
+attribute chunk_size is for other devices and has no effect there.
 
-MultiHeadAttention (checked with onnxruntime 1.32.0): softmax attention, H = G. unidirectional is honoured on the CPU:
-query i sees keys up to i. The CPU then takes a form that holds all N x N scores (its memory grows by them), without it
-one that does not.
+MultiHeadAttention (checked with onnxruntime 1.32.0): softmax attention, H = G. The CPU honours unidirectional: query i sees
+keys up to i. That form stores all N x N scores; the one without it does not.
 """
 
 import numpy as np
@@ -32,7 +31,7 @@ def unpack(x, heads):
 
 
 class Operator:
-    """One compiled session of one node. inputs, outputs: name -> rank. Call it with arrays; it gives a list of them."""
+    """A compiled session with a single node. inputs, outputs: name -> rank. Call it with arrays; it returns a list of arrays."""
 
     def __init__(self, op, inputs, outputs, threads, **attributes):
         node = helper.make_node(op, list(inputs), list(outputs), domain="com.microsoft", **attributes)
@@ -55,8 +54,8 @@ class Operator:
 
 
 class LinearAttention(Operator):
-    """Call it with packed q, k, v (and past_state, decay, beta; rule delta always with a past_state); it
-    gives [output, present_state]."""
+    """Call it with packed q, k, v (and past_state, decay, beta; rule delta always needs a past_state); it returns
+    [output, present_state]."""
 
     def __init__(self, heads, kv_heads, rule="linear", scale=0.0, state=False, threads=1, decay=False, beta=False):
         inputs = {"query": 3, "key": 3, "value": 3} | ({"past_state": 4} if state else {})
@@ -71,7 +70,7 @@ class LinearAttention(Operator):
 
 
 class MultiHeadAttention(Operator):
-    """Call it with packed q, k, v; it gives [output]."""
+    """Call it with packed q, k, v; it returns [output]."""
 
     def __init__(self, heads, causal=False, scale=0.0, threads=1):
         inputs = {"query": 3, "key": 3, "value": 3}

@@ -1,4 +1,4 @@
-"""Reads and writes .safetensors with numpy alone, the same bytes on every run (sorted header, no timestamps)."""
+"""Reads and writes .safetensors with only numpy. Every run writes the same bytes (sorted header, no timestamps)."""
 
 import json
 from pathlib import Path

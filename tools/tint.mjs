@@ -17,7 +17,7 @@ import { join } from 'node:path';
 
 const FEATURES = ['shader-f16', 'subgroups'];
 
-// What must fail, tried first: a judge that is asleep would pass everything.
+// These must fail. They run first, because a validator that does nothing would pass everything.
 const CANARIES = [
   {
     name: 'a barrier in non-uniform control flow',

@@ -1,5 +1,5 @@
-//! Criterion benches over the operators' own cases: the host side (program, plan, bind, encode) and the cpu backend.
-//! `subquad bench` times devices. Every case is checked against the definition before it is timed.
+//! Criterion benchmarks over the operators' cases: the host side (program, plan, bind, encode) and the cpu backend.
+//! `subquad bench` times GPUs. Each case is checked against its reference before it is timed.
 //!
 //! `cargo bench --bench ops -- linear/cpu` filters by name; `-- --test` runs each once.
 
@@ -15,12 +15,12 @@ use subquad::ops::tolerance::Truth;
 use subquad::ops::{Case, OPS, Op, Operator, Rows, draw};
 use subquad::tensor::TensorMap;
 
-/// Quick cases in f32: the rest only compile longer or store otherwise.
+/// Quick cases in f32. The other cases only take longer to compile or use another storage type.
 fn cases(op: &Op) -> impl Iterator<Item = Case> {
     (op.cases)().into_iter().filter(|case| case.quick && case.dtype == subquad::tensor::DType::F32)
 }
 
-/// The longest of them: what is left of the host's part where there is much to do.
+/// The longest of them, to show the host's cost next to a large amount of work.
 fn longest(op: &Op) -> Case {
     cases(op).max_by_key(|case| case.axis(op, "N")).expect("an operator without cases")
 }
@@ -49,12 +49,12 @@ fn adapter() -> Option<Context> {
 
 fn group<'a>(c: &'a mut Criterion, op: &Op) -> BenchmarkGroup<'a, WallTime> {
     let mut group = c.benchmark_group(op.name);
-    // There are many cases, and each is steady.
+    // Few samples: there are many cases, and their times vary little.
     group.sample_size(20).warm_up_time(Duration::from_millis(200)).measurement_time(Duration::from_secs(1));
     group
 }
 
-/// Pure: from settings to what a GPU would do.
+/// Without a device: from settings to the program for a GPU.
 fn program(c: &mut Criterion) {
     let caps = Caps::portable();
     for op in OPS {
@@ -66,7 +66,8 @@ fn program(c: &mut Criterion) {
     }
 }
 
-/// On the device at hand, pipelines there: what a new shape costs, new tensors, and every use.
+/// On the adapter found, with pipelines compiled: the cost of a new shape (plan), of new tensors (bind), and of each
+/// run (encode).
 fn host(c: &mut Criterion) {
     let Some(ctx) = adapter() else { return };
     for op in OPS {

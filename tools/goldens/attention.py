@@ -4,16 +4,16 @@ from code that shares nothing with this crate.
     pip install "numpy==2.4.6" "torch==2.15.0" "linformer==0.2.3"     (linformer with --no-deps)
     python tools/goldens/attention.py
 
-softmax_*    torch's scaled_dot_product_attention in float64; masks are made from the sentences of the contract, or are
-             torch's own (is_causal, causal_lower_right).
-linformer_*  the package linformer by lucidrains in float64, its linear layers set so that it attends to what it is
-             given; torch einsum in float64 with a matrix for each head; torch's adaptive pooling, whose windows are
+softmax_*    torch's scaled_dot_product_attention in float64; masks follow the definition or are torch's own (is_causal,
+             causal_lower_right).
+linformer_*  the package linformer by lucidrains in float64, with its linear layers set so that it attends to the given
+             tensors; torch einsum in float64 with one matrix per head; torch's adaptive pooling, whose windows are
              floor(r M / K) to ceil((r + 1) M / K) - 1.
-yat_*        numpy in float64, all pairs at once: squared distances from differences, cosines from them.
+yat_*        numpy in float64, all pairs at once: squared distances from differences, cosines from these distances.
 
-Tensors (f32): q, k, v, o in the file's layout; e [1|H,K,M], f [1|H,K,M]. Metadata: operator, source, layout, and flags,
-those of `subquad run` that reproduce o. How checked: every case also goes through a loop over queries in numpy float64,
-and the script stops if they disagree by 1e-12 of the largest value.
+Tensors (f32): q, k, v, o in the file's layout; e [1|H,K,M], f [1|H,K,M]. Metadata: operator, source, layout, and the
+flags of `subquad run` that reproduce o. Check: every case also runs as a loop over queries in numpy float64; the script
+stops if the two differ by more than 1e-12 of the largest value.
 """
 
 import sys
@@ -33,8 +33,8 @@ SDPA = f"torch {torch.__version__.split('+')[0]} scaled_dot_product_attention, f
 
 
 def loop(q, k, v, causal=False, window=None, scale=None, weigh=None, norm_eps=0.0):
-    """The contract's sentence, one query after another: query i sees keys i + M - N - W + 1 to i + M - N. `weigh` makes
-    weights of a query and the keys it sees; without it they are softmax's."""
+    """The definition, query by query: query i sees keys i + M - N - W + 1 to i + M - N. `weigh` computes the weights of a
+    query and the keys it sees (default: softmax)."""
     (batch, heads, n, d), (_, kv_heads, m, _) = q.shape, k.shape
     o = np.zeros((batch, heads, n, v.shape[3]))
     for b in range(batch):
@@ -73,12 +73,12 @@ def save(name, source, flags, tensors, o, check, layout="bhnd"):
 
 
 def single(shape, rng, size=1.0):
-    """Values that f32 holds exactly, as float64."""
+    """Random values that are exact in f32, as float64."""
     return (rng.standard_normal(shape) * size).astype(np.float32).astype(np.float64)
 
 
 def softmax(rng):
-    # name, flags, B, H, G, N, M, D, E, size of q, layout, how the mask is said to torch
+    # name, flags, B, H, G, N, M, D, E, scale of q, layout, how torch gets the mask
     cases = [
         ("causal", "", 1, 2, 2, 37, 37, 8, 8, 1, "bhnd", "is_causal"),
         ("open_cross", "--no-causal", 1, 2, 2, 13, 65, 8, 5, 1, "bhnd", None),
@@ -96,7 +96,7 @@ def softmax(rng):
         causal = "--no-causal" not in words
         number = {w: float(words[i + 1]) for i, w in enumerate(words) if w in ("--scale", "--window")}
         window, scale = int(number.get("--window", 0)) or None, number.get("--scale")
-        # As f32, which is what a command line's number becomes.
+        # Rounded to f32, like a number on the command line.
         scale = scale if scale is None else float(np.float32(scale))
         mask = {"lower_right": causal_lower_right(n, m)}.get(how)
         if how == "mask":
@@ -104,7 +104,7 @@ def softmax(rng):
             key = torch.arange(m)[None]
             mask = (key <= end) & (key > end - window)
         if how == "lower_right":
-            # The bias object takes no float64 and no grouped heads; what it stands for does.
+            # The bias object supports neither float64 nor grouped heads; its mask does.
             mask = mask._materialize() if hasattr(mask, "_materialize") else mask
         o = F.scaled_dot_product_attention(
             *map(torch.tensor, (q, k, v)), attn_mask=mask, is_causal=how == "is_causal", scale=scale, enable_gqa=h != g
@@ -118,7 +118,7 @@ def linformer(rng):
         dim = heads * d
         torch.manual_seed(1)
         layer = LinformerSelfAttention(dim, n, k=rank, heads=heads).eval().double()
-        # Keys and values come from one context: a permutation, which is exact, makes them differ.
+        # The package computes keys and values from one context. A permutation, which is exact, makes them differ.
         order = rng.permutation(dim)
         with torch.no_grad():
             for linear in (layer.to_q, layer.to_k, layer.to_v, layer.to_out):
@@ -175,7 +175,7 @@ def linformer(rng):
 
 
 def yat(rng):
-    # name, flags, B, H, G, N, M, D, E, layout; in `match` keys are the queries, and in `zeros` two of each are zero.
+    # name, flags, B, H, G, N, M, D, E, layout. In `match` the keys equal the queries; in `zeros` two of each are zero.
     cases = [
         ("causal", "", 1, 2, 2, 37, 37, 8, 8, "bhnd"),
         ("softmax", "--norm softmax --no-causal", 1, 2, 2, 13, 65, 8, 5, "bhnd"),

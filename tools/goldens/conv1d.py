@@ -4,15 +4,14 @@ nothing with this crate.
     pip install "numpy==2.4.6" "torch==2.15.0" "transformers==5.23.0"
     python tools/goldens/conv1d.py
 
-transformers' causal_conv1d_fn in torch alone (its __wrapped__), in float64. A carried state is stated by the tokens it
-came from: the function runs over these tokens and the new ones. `decode` is transformers' causal_conv1d_update.
+The oracle is transformers' causal_conv1d_fn in plain torch (its __wrapped__), in float64. For a carried state it runs over
+the earlier tokens, which produced the state, and the new ones. `decode` is transformers' causal_conv1d_update.
 
-Tensors (f32): x, y [B,C,N]; weight [C,W]; bias [C] where there is one; state_in, state_out [B,C,W-1] where the case
-starts from a state (give the first to --state-in as `state`). Metadata: source, layout, and flags, those of `subquad
-run conv1d` that reproduce the outputs.
+Tensors (f32): x, y [B,C,N]; weight [C,W]; bias [C] if there is one; state_in, state_out [B,C,W-1] if the case starts from
+a state (pass the first to --state-in as `state`). Metadata: source, layout, and the flags of `subquad run conv1d` that
+reproduce the outputs.
 
-How checked: every case also goes through a sum over taps written with numpy, and the script stops if the two disagree
-(1e-12).
+Check: every case also runs as a sum over taps in numpy; the script stops if the two differ by more than 1e-12.
 """
 
 import sys
@@ -26,7 +25,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tools"))
 import tensorfile  # noqa: E402
 
-PREFIX = 11  # tokens behind a carried state
+PREFIX = 11  # tokens that produced a carried state
 
 # name, B, C, N, W, bias, activation, from a state
 CASES = [
@@ -44,7 +43,7 @@ def rms(a, b):
 
 
 def taps(x, weight, bias, activation):
-    """The sum over taps, shifted rows at a time."""
+    """Sum over taps of shifted rows."""
     width, length = weight.shape[1], x.shape[2]
     padded = np.concatenate([np.zeros((*x.shape[:2], width - 1)), x], axis=2)
     y = sum(weight[:, w, None] * padded[:, :, w : w + length] for w in range(width))

@@ -5,14 +5,14 @@ gated-delta, from code that shares nothing with this crate.
     python tools/goldens/delta.py
 
 linear_ort_*delta*   onnxruntime's com.microsoft.LinearAttention on the CPU, f32.
-linear_fla_*delta*   fla-core's naive forms in torch: delta_rule, gated_delta_rule, kda (a log decay a channel).
-linear_loop_*delta*  the rule of the papers, token by token, in float64, for what the others are not asked.
+linear_fla_*delta*   fla-core's naive forms in torch: delta_rule, gated_delta_rule, kda (log decay per channel).
+linear_loop_*delta*  the rule of the papers, token by token, in float64, for cases the others do not cover.
 
-Tensors (f32): q, k, v, beta, o, and g under rule gated-delta, in the file's layout; state_in [B,G,D,E] where the case starts
-from a state (give it to --state-in as `state`); state_out. Metadata: source, layout, and flags, those of
+Tensors (f32): q, k, v, beta, o, and g under rule gated-delta, in the file's layout; state_in [B,G,D,E] if the case starts
+from a state (pass it to --state-in as `state`); state_out. Metadata: source, layout, and the flags of
 `subquad run linear` that reproduce the outputs.
 
-How checked: every case goes through the token loop, which the others agree with within 1e-6.
+Check: every case also runs through the token loop; the others must agree with it within 1e-6.
 """
 
 import sys
@@ -27,7 +27,7 @@ import tensorfile  # noqa: E402
 
 LOOP = "numpy float64 token loop"
 
-# name, oracle, layout, B, H, G, N, D, E, scale (None: the default), from a state, what has a log decay, keys of unit length
+# name, oracle, layout, B, H, G, N, D, E, scale (None: default), from a state, scope of the log decay, keys of unit length
 CASES = [
     ("ort_delta", "ort", "bhnd", 1, 3, 3, 70, 12, 10, None, True, None, True),
     ("ort_gated_delta_head", "ort", "bhnd", 1, 4, 4, 70, 12, 10, None, False, "head", True),
@@ -47,7 +47,7 @@ def rms(a, b):
 
 
 def token_loop(q, k, v, beta, logs, scale, state):
-    """bhnd, float64; logs [B,G,N,1 or D] or None. Decay first, then the delta on the decayed state; read after the write."""
+    """bhnd, float64; logs [B,G,N,1 or D] or None. Decay, then the delta rule on the decayed state, then the read."""
     out = []
     for n in range(q.shape[2]):
         if logs is not None:
@@ -60,7 +60,7 @@ def token_loop(q, k, v, beta, logs, scale, state):
 
 
 def fla(q, k, v, beta, logs, scale, state):
-    """bhnd, f32, as many key heads as query heads; the rule by what has a log decay."""
+    """bhnd, f32, G = H. The scope of the log decay selects the rule."""
     import torch
     from fla.ops.delta_rule.naive import delta_rule_recurrence
     from fla.ops.gated_delta_rule.naive import naive_recurrent_gated_delta_rule
@@ -87,7 +87,7 @@ def make(index, case):
         return rng.normal(0, 1, (b, heads, n, width)).astype(np.float32)
 
     q, k, v = draw(h, d), draw(g, d), draw(g, e)
-    # beta of sigmoid, as models have it; of keys that are not of unit length so much less that the state does not grow.
+    # beta is a sigmoid, as in models. For keys that are not of unit length it is smaller, so that the state does not grow.
     beta = (1 / (1 + np.exp(-draw(g, 1)[..., 0]))).astype(np.float32)
     if unit:
         k = (k / np.linalg.norm(k, axis=-1, keepdims=True)).astype(np.float32)

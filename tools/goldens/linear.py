@@ -5,17 +5,17 @@ from code that shares nothing with this crate.
     python tools/goldens/linear.py
 
 linear_ort_*   onnxruntime's com.microsoft.LinearAttention on the CPU, f32: no feature map, no denominator.
-               linear_ort_gated_* with log decays a head, or a channel of the keys.
+               linear_ort_gated_* has a log decay per head, or per key channel.
 linear_quad_*  the masked quadratic form in float64: A = phi(q) phi(k)^T (N x M), o = scale A v / (scale sum A + eps).
-               A carried state is stated by the tokens it came from: the form runs over these tokens and the new ones.
+               For a carried state the form runs over the earlier tokens, which produced the state, and the new ones.
 
-Tensors (f32): q, k, v, o, and g under rule gated, in the file's layout; state_in [B,G,D,E], norm_in [B,G,D] where the case starts from a state
-(give them to --state-in as `state` and `norm`); state_out, norm_out where there is one to write (causal; norm only when
-normalised). Metadata: source, layout, and flags, those of `subquad run linear` that reproduce the outputs.
+Tensors (f32): q, k, v, o, and g under rule gated, in the file's layout; state_in [B,G,D,E], norm_in [B,G,D] if the case
+starts from a state (pass them to --state-in as `state` and `norm`); state_out, norm_out if there is a final state (causal;
+norm only when normalised). Metadata: source, layout, and the flags of `subquad run linear` that reproduce the outputs.
 
-How checked: every case also goes through the other form where it has one, and the script stops if they disagree: the
-un-normalised cases through the quadratic form (1e-6), the causal normalised ones through a loop over tokens (1e-12); of
-rule gated all through that loop, those with a denominator also through the quadratic form with products of decays.
+Check: the script stops if a second form disagrees. Un-normalised cases also run in the quadratic form (1e-6), causal
+normalised ones in a loop over tokens (1e-12). All cases of rule gated run in that loop, and those with a denominator also
+in the quadratic form with products of decays.
 """
 
 import sys
@@ -29,15 +29,15 @@ import onnxops  # noqa: E402
 import tensorfile  # noqa: E402
 
 QUADRATIC = "numpy float64 quadratic form"
-PREFIX = 29  # tokens behind a carried state
+PREFIX = 29  # tokens that produced a carried state
 PHI = {
     "identity": lambda x: x,
     "relu": lambda x: np.maximum(x, 0),
     "elu1": lambda x: np.where(x > 0, x + 1, np.exp(np.minimum(x, 0))),
 }
 
-# name, oracle, layout, B, H, G, N, M, D, E, feature map, causal, scale (None: the default), norm_eps, from a state, and
-# under rule gated: what has a log decay
+# name, oracle, layout, B, H, G, N, M, D, E, feature map, causal, scale (None: default), norm_eps, from a state, and, for
+# rule gated, the scope of the log decay
 CASES = [
     ("ort_plain", "ort", "bhnd", 1, 3, 3, 37, 37, 24, 24, "identity", True, None, None, False),
     ("ort_grouped_state", "ort", "bnhd", 2, 4, 2, 65, 65, 5, 7, "identity", True, 0.25, None, True),
@@ -60,7 +60,7 @@ def rms(a, b):
 
 
 def grouped(x, heads):
-    """bhnd with G heads -> every query head's own."""
+    """bhnd with G heads -> one copy per query head."""
     return np.repeat(x, heads // x.shape[1], axis=1)
 
 
@@ -83,7 +83,7 @@ def quadratic(q, k, v, causal, scale, eps, logs=None):
 
 
 def token_loop(q, k, v, scale, eps, state, norm, logs=None):
-    """The recurrence of INTERFACE.md, one token at a time."""
+    """The recurrence, token by token."""
     out = []
     for n in range(q.shape[2]):
         left = 1.0 if logs is None else np.exp(logs[:, :, n])
@@ -103,7 +103,7 @@ def make(index, case):
     def draw(heads, length, width, centre=0.0, spread=1.0):
         return rng.normal(centre, spread, (b, heads, length, width)).astype(np.float32)
 
-    # a signed map is only divided where the denominator keeps its sign: centre q and k off zero
+    # a signed map needs a denominator that keeps its sign: centre q and k off zero
     off = (0.7, 0.4) if feature == "identity" and normalised else ()
     before = PREFIX if carried else 0
     q, k, v = draw(h, n, d, *off), draw(g, before + m, d, *off), draw(g, before + m, e)

@@ -4,16 +4,16 @@ nothing with this crate.
     pip install "numpy==2.4.6" "torch==2.15.0" "transformers==5.23.0"
     python tools/goldens/mamba.py
 
-transformers' mamba_selective_scan in torch alone (its __wrapped__), in float64, a group at a time. It starts from
-zeros: a carried state is stated by the tokens it came from, and the scan runs over these and the new ones. `decode` is
+The oracle is transformers' mamba_selective_scan in plain torch (its __wrapped__), in float64, group by group. It starts
+from zeros, so for a carried state it runs over the earlier tokens, which produced the state, and the new ones. `decode` is
 transformers' mamba_selective_state_update, which computes in f32.
 
-Tensors (f32): x, dt, y [B,C,N]; a or a_log [C,S]; b, c [B,S,N] or [B,G,S,N]; d, dt_bias [C] and z [B,C,N] as far as the
-case has them; state_in, state_out [B,C,S] where it starts from a state (give the first to --state-in as `state`).
-Metadata: source, layout, and flags, those of `subquad run mamba` that reproduce the outputs.
+Tensors (f32): x, dt, y [B,C,N]; a or a_log [C,S]; b, c [B,S,N] or [B,G,S,N]; d, dt_bias [C] and z [B,C,N] if the case has
+them; state_in, state_out [B,C,S] if it starts from a state (pass the first to --state-in as `state`). Metadata: source,
+layout, and the flags of `subquad run mamba` that reproduce the outputs.
 
-How checked: every case also goes through the closed form, y_t = sum over j <= t of C_t exp(a (D_t - D_j)) dt_j B_j x_j
-with D the running sum of steps, and the script stops if the two disagree (1e-12, f32's rounding for `decode`).
+Check: every case also runs in the closed form, y_t = sum over j <= t of C_t exp(a (D_t - D_j)) dt_j B_j x_j with D the
+running sum of steps; the script stops if the two differ by more than 1e-12 (f32's rounding for `decode`).
 """
 
 import sys
@@ -27,9 +27,9 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tools"))
 import tensorfile  # noqa: E402
 
-PREFIX = 23  # tokens behind a carried state
+PREFIX = 23  # tokens that produced a carried state
 
-# name, B, C, N, S, G (0: no axis), a_log, what else it has, softplus, from a state
+# name, B, C, N, S, G (0: no axis), a_log, optional tensors, softplus, from a state
 CASES = [
     ("plain", 1, 5, 65, 4, 0, False, "", True, False),
     ("default", 2, 6, 70, 16, 0, True, "d z dt_bias", True, False),
@@ -46,7 +46,7 @@ def rms(a, b):
 
 
 def closed(x, dt, a, b, c, d, z, dt_bias, softplus):
-    """The closed form; b and c [B,C,S,N], every channel's own."""
+    """The closed form; b and c [B,C,S,N], expanded to channels."""
     steps = dt if dt_bias is None else dt + dt_bias[:, None]
     steps = np.logaddexp(0, steps) if softplus else steps
     total = np.cumsum(steps, axis=2)
@@ -61,7 +61,7 @@ def closed(x, dt, a, b, c, d, z, dt_bias, softplus):
 
 
 def scan(tensors, groups, softplus, length):
-    """Output and last state after the first `length` tokens, a group at a time."""
+    """Output and final state after the first `length` tokens, group by group."""
     x, dt, a, b, c, d, z, dt_bias = tensors
     size = x.shape[1] // groups
     ys, states = [], []
@@ -94,7 +94,7 @@ def make(index, case):
         return rng.normal(0, scale, shape).astype(np.float32)
 
     x, b, c = draw(batch, channels, length), draw(batch, groups, s, length), draw(batch, groups, s, length)
-    if name == "long_steps":  # from such as leave everything to such as leave nothing, and beyond softplus' exponential
+    if name == "long_steps":  # from keeping the state to erasing it, and past the range of exp
         dt = rng.uniform(-120, 120, x.shape).astype(np.float32)
     else:
         dt = draw(*x.shape) if softplus else np.abs(draw(*x.shape, scale=0.1))

@@ -5,16 +5,16 @@ performer, performer-relu and cosformer, from code that shares nothing with this
         axial-positional-embedding local-attention hyper-connections
     python tools/goldens/maps.py
 
-performer        features by performer-pytorch's softmax_kernel in float64 with eps 0, so that its stabiliser, a maximum over
-                 all keys, cancels in the quotient.
-performer-relu   features by its generalized_kernel with ReLU and no constant.
-cosformer        no features at all: relu(q_i) . relu(k_j) cos(th_i - th_j), as the paper reweighs (arXiv 2202.08791,
+performer        features from performer-pytorch's softmax_kernel in float64 with eps 0, so that its stabiliser, a maximum
+                 over all keys, cancels in the quotient.
+performer-relu   features from its generalized_kernel with ReLU and no constant.
+cosformer        without features: relu(q_i) . relu(k_j) cos(th_i - th_j), the paper's reweighting (arXiv 2202.08791,
                  equation 10).
 
-Outputs are the whole matrix of weights over its sums, with decays exp(g_{j+1} + ... + g_i) under rule gated.
+Outputs use the full matrix of weights, divided by its row sums, with decays exp(g_{j+1} + ... + g_i) under rule gated.
 
-Tensors (f32): q, k, v, o, omega where the map has one and g under rule gated, in the file's layout. Metadata: source, layout,
-and flags, those of `subquad run linear` that reproduce the outputs.
+Tensors (f32): q, k, v, o, omega if the map has one, and g under rule gated, in the file's layout. Metadata: source, layout,
+and the flags of `subquad run linear` that reproduce the outputs.
 """
 
 import sys
@@ -30,7 +30,7 @@ import tensorfile  # noqa: E402
 
 PACKAGE = "performer-pytorch 1.1.4"
 
-# name, map, layout, B, H, G, N, M, D, E, F, causal, factor of q and k, gated, omega per head
+# name, map, layout, B, H, G, N, M, D, E, F, causal, scale of q and k, gated, omega per head
 CASES = [
     ("performer", "performer", "bhnd", 1, 3, 3, 65, 65, 12, 10, 24, True, 1.0, False, False),
     ("performer_long", "performer", "bhnd", 1, 2, 2, 70, 70, 16, 6, 32, True, 8.0, False, False),
@@ -43,7 +43,7 @@ CASES = [
 
 
 def pairs(name, q, k, omega, longest):
-    """Weights of every query and key of one head, float64."""
+    """Weights of all queries and keys of one head, float64."""
     if name == "cosformer":
         theta = np.pi / 2 * np.arange(max(len(q), len(k))) / longest
         return (np.maximum(q, 0) @ np.maximum(k, 0).T) * np.cos(theta[: len(q), None] - theta[None, : len(k)])
@@ -80,7 +80,7 @@ def make(index, case):
             if causal:
                 weights = np.tril(weights)
             sums = weights.sum(-1, keepdims=True)
-            # A query without any weight gives zeros.
+            # A query whose total weight is 0 gives zeros.
             o[i, head] = np.divide(weights @ v[i, kv], sums, out=o[i, head], where=sums > 0)
 
     tensors = {"q": q, "k": k, "v": v, "o": o} | ({"g": logs} if gated else {})

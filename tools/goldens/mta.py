@@ -4,13 +4,13 @@ nothing with this crate.
     pip install "numpy==2.4.6" "torch==2.15.0"
     python tools/goldens/mta.py
 
-Maps of all queries by all keys in torch float64: conv2d with a group a head on masked and padded maps, einsum over heads,
-softmax, RMSNorm, Linear and sigmoid, in the order of the paper's code. Where there is a q_tail the whole sequence is
-computed and its last rows kept.
+The oracle computes full query-key maps in torch float64: conv2d with one group per head on masked and padded maps, einsum
+over heads, softmax, RMSNorm, Linear and sigmoid, in the order of the paper's code. For a q_tail it computes the whole
+sequence and keeps the last rows.
 
-Tensors (f32): q, k, v, o in the file's layout, the weights there are, q_tail_in and q_tail_out. Metadata: operator, source,
-layout, and flags, those of `subquad run` that reproduce o. How checked: every case also goes through a loop over heads,
-queries and taps in numpy float64, and the script stops if they disagree by 1e-12 of the largest value.
+Tensors (f32): q, k, v, o in the file's layout, the weights that the case has, q_tail_in and q_tail_out. Metadata: operator,
+source, layout, and the flags of `subquad run` that reproduce o. Check: every case also runs as a loop over heads, queries
+and taps in numpy float64; the script stops if the two differ by more than 1e-12 of the largest value.
 """
 
 import sys
@@ -32,7 +32,7 @@ def mask(n, m, causal):
 
 
 def maps(q, k, v, w, causal, scale, depth):
-    """All stages on whole maps, in torch."""
+    """All stages on full maps, in torch."""
     h, n, m = q.shape[1], q.shape[2], k.shape[2]
     t = {name: torch.from_numpy(x) for name, x in w.items()}
     q, k, v = (torch.from_numpy(x) for x in (q, k, v))
@@ -64,7 +64,7 @@ def maps(q, k, v, w, causal, scale, depth):
 
 
 def loop(q, k, v, w, causal, scale, depth):
-    """The contract's sentences, one cell after another."""
+    """The definition, cell by cell."""
     (batch, h, n, _), (_, g, m, _) = q.shape, k.shape
     seen = mask(n, m, causal)
     o = np.zeros((batch, h, n, v.shape[3]))
@@ -109,7 +109,7 @@ def loop(q, k, v, w, causal, scale, depth):
 
 
 def single(shape, rng, size=1.0):
-    """Values that f32 holds exactly, as float64."""
+    """Random values that are exact in f32, as float64."""
     return (rng.standard_normal(shape) * size).astype(np.float32).astype(np.float64)
 
 

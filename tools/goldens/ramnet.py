@@ -4,17 +4,18 @@ with this crate.
     pip install "numpy==2.4.6"
     python tools/goldens/ramnet.py
 
-Token after token in float64, from the text of the specification: all P^U products of softmaxes are made and sorted whole,
-the K largest kept as they are; CAPE turns flat slot indices; mass, rate and content follow, then the read.
+The oracle runs token by token in float64, from the text of the specification: it computes and sorts all P^U products of
+softmaxes and keeps the K largest unchanged; CAPE rotates flat slot indices; then it updates mass, rate and content, and
+reads.
 
 Tensors: q, k [B,H,N,UP], v [B,H,N,E], gamma [B,H,N] and o in the file's layout; state_in [B,H,P^U,E], mass_in [B,H,P^U] and
-position_in [1] (i64) where the case starts from a state (give them to --state-in without `_in`); state_out, mass_out and
-position_out behind it. Metadata: source, layout, and flags, those of `subquad run ramnet` that reproduce the outputs.
+position_in [1] (i64) if the case starts from a state (pass them to --state-in without `_in`); state_out, mass_out and
+position_out after it. Metadata: source, layout, and the flags of `subquad run ramnet` that reproduce the outputs.
 
-How checked: pdma is written as the sums it is defined by (numerator and denominator, divided at the read), not as the mean
-that the operator carries, and the two agree where mass-eps is zero. Logits are in steps of 1/64, so that sums are exact in
-f32 and equal ones are equal: the order of ties is that of addresses, whatever adds them up. The rates of the published
-trace (the specification's acceptance vectors) are asserted first.
+Check: pdma is written as its defining sums (numerator and denominator, divided at the read), not as the mean that the
+operator carries; the two agree if mass-eps is zero. Logits are multiples of 1/64, so their sums are exact in f32 and ties
+resolve by address in any order of addition. First the script asserts the rates of the published trace (the specification's
+acceptance vectors).
 """
 
 import itertools
@@ -28,7 +29,7 @@ sys.path.insert(0, str(ROOT / "tools"))
 import tensorfile  # noqa: E402
 
 SOURCE = "numpy float64, token after token"
-PREFIX = 9  # tokens behind a carried state
+PREFIX = 9  # tokens that produced a carried state
 
 # name, layout, B, H, N, E, U, P, K, rule, cape, tau, mass_eps, from a state
 CASES = [
@@ -47,7 +48,7 @@ def rms(a, b):
 
 
 def access(logits, digits, choices, topk, tau):
-    """Slot indices before CAPE and weights of one row, by looking at every slot."""
+    """Slot indices before CAPE and weights of one row, from all slots."""
     z = logits.reshape(digits, choices)
     p = np.exp(z / tau - (z / tau).max(1, keepdims=True))
     p /= p.sum(1, keepdims=True)
@@ -68,7 +69,7 @@ def pdma(w, gamma):
 
 
 def walk(q, k, v, gamma, case, state, mass, position, sums=False):
-    """Token after token. With `sums` the state is the numerator of pdma, divided by the mass where it is read."""
+    """Token by token. With `sums` the state is the numerator of pdma; reads divide it by the mass."""
     _, _, b, h, _, e, digits, choices, topk, rule, cape, tau, mass_eps, _ = case
     slots = choices**digits
     eps = float(np.float32(mass_eps if mass_eps is not None else 1e-12 if rule == "gsu" else 1e-6))
@@ -101,7 +102,7 @@ def check_trace():
                     (0.025982456281781197, 0.9971595399)]:
         assert abs(rate(1 / 1024, w, 6.125)[1] - want) < 2e-10
     mass, _ = rate(1 / 1024, 0.14748835563659668, 6.125)
-    assert abs(rate(mass, 0.14606589078903198, 6.375)[1] - 0.9901398046) < 1.1e-8  # as near as the trace itself is
+    assert abs(rate(mass, 0.14606589078903198, 6.375)[1] - 0.9901398046) < 1.1e-8  # the precision of the trace
 
 
 def make(number, case):
@@ -123,7 +124,7 @@ def make(number, case):
     if carried:
         wide = [x[:, :, :before].astype(np.float64) for x in (q, k, v, gamma)]
         _, state, mass = walk(*wide, case, state, mass, 0)
-        # what the file holds
+        # as the file stores them
         state, mass = (x.astype(np.float32).astype(np.float64) for x in (state, mass))
     given = {"state_in": state.copy(), "mass_in": mass.copy()} if carried else {}
     wide = [x.astype(np.float64) for x in new]

@@ -4,18 +4,18 @@ with this crate.
     pip install "numpy==2.4.6"
     python tools/goldens/slay.py
 
-The masked quadratic form in float64. Nodes and weights are numpy's laggauss; features are never multiplied out: a score
-is the product of the two maps' own, A = (A(q) . A(k)) (E(q) . E(k)), under `exact` with the square of the cosine in
-place of A's; `nystrom` by numpy's eigh, `tensorsketch` by numpy's fft. o = tril(A) v / (sum A + norm_eps). A carried state is stated by the tokens it came from: the form runs
-over these tokens and the new ones.
+The oracle is the masked quadratic form in float64. Nodes and weights come from numpy's laggauss. Features are not
+multiplied out: a score is the product of the scores of both maps, A = (A(q) . A(k)) (E(q) . E(k)); `exact` uses the squared
+cosine for the first; `nystrom` uses numpy's eigh, `tensorsketch` numpy's fft. o = tril(A) v / (sum A + norm_eps). For a
+carried state the form runs over the earlier tokens, which produced the state, and the new ones.
 
-Tensors (f32): q, k, v, o in the file's layout; anchors [P,D], signs or sketches [2,P,D] or nothing, and omega [R,G,F,D]; state_in
-[B,G,m,E], norm_in [B,G,m] where the case starts from a state (give them to --state-in as `state` and `norm`);
-state_out, norm_out where there is one to write (causal). Metadata: source, layout, and flags, those of `subquad run slay`
-that reproduce the outputs.
+Tensors (f32): q, k, v, o in the file's layout; anchors [P,D], signs or sketches [2,P,D] or nothing, and omega [R,G,F,D];
+state_in [B,G,m,E], norm_in [B,G,m] if the case starts from a state (pass them to --state-in as `state` and `norm`);
+state_out, norm_out if there is a final state (causal). Metadata: source, layout, and the flags of `subquad run slay` that
+reproduce the outputs.
 
-How checked: every causal case also goes through a loop over tokens with the features multiplied out in the order
-(r, p, f), which is what gives the states, and the script stops if the two disagree (1e-12).
+Check: every causal case also runs as a loop over tokens with the features multiplied out in the order (r, p, f), which
+also gives the states; the script stops if the two differ by more than 1e-12.
 """
 
 import sys
@@ -28,7 +28,7 @@ sys.path.insert(0, str(ROOT / "tools"))
 import tensorfile  # noqa: E402
 
 SOURCE = "numpy float64 quadratic form"
-PREFIX = 29  # tokens behind a carried state
+PREFIX = 29  # tokens that produced a carried state
 
 # name, layout, B, H, G, N, M, D, E, R, P (0: no map that takes anchors), F, causal, epsilon, norm_eps, from a state, poly
 CASES = [
@@ -52,7 +52,7 @@ def rms(a, b):
 
 
 def grouped(x, heads):
-    """bhnd with G heads -> every query head's own."""
+    """bhnd with G heads -> one copy per query head."""
     return np.repeat(x, heads // x.shape[1], axis=1)
 
 
@@ -69,7 +69,7 @@ def exponential(u, omega, nodes, poly):
 
 
 def square(u, taken, poly):
-    """[..., D] -> [..., P] by what the map takes: anchors, signs, sketches or nothing."""
+    """[..., D] -> [..., P], by the map's parameters: anchors, signs, sketches or none."""
     if poly == "exact":
         i, j = np.triu_indices(u.shape[-1])
         return np.where(i == j, 1, np.sqrt(2)) * u[..., i] * u[..., j]
@@ -138,7 +138,7 @@ def make(index, case):
         for sketch in taken:
             sketch[rng.integers(0, p, d), np.arange(d)] = rng.choice([-1, 1], d)
 
-    # what the flags mean to a program that keeps them in f32
+    # rounded to f32, as the program stores these flags
     kernel_eps = float(np.float32(1e-3 if epsilon is None else epsilon))
     eps = float(np.float32(1e-6 if norm_eps is None else norm_eps))
     t, alpha = np.polynomial.laguerre.laggauss(r)

@@ -4,16 +4,16 @@ with this crate.
     pip install "numpy==2.4.6" "torch==2.15.0" "transformers==5.23.0"
     python tools/goldens/ssd.py
 
-transformers' mamba2_chunk_scan in torch alone (its __wrapped__), in f32, to which it converts whatever it is given, in
-chunks of 16 tokens. It has no gate: y * z / (1 + exp(-z)) is applied here, in float64. `decode` is transformers'
-mamba2_selective_state_update, gate included.
+The oracle is transformers' mamba2_chunk_scan in plain torch (its __wrapped__), in chunks of 16 tokens. It converts all
+inputs to f32. It has no gate, so this script applies y * z / (1 + exp(-z)), in float64. `decode` is transformers'
+mamba2_selective_state_update, including the gate.
 
-Tensors (f32): x, y [B,N,H,P]; dt [B,N,H]; a or a_log [H]; b, c [B,N,G,S]; d, dt_bias [H] and z [B,N,H,P] as far as the
-case has them; state_in, state_out [B,H,P,S] where it starts from a state (give the first to --state-in as `state`).
-Metadata: source, layout, and flags, those of `subquad run ssd` that reproduce the outputs.
+Tensors (f32): x, y [B,N,H,P]; dt [B,N,H]; a or a_log [H]; b, c [B,N,G,S]; d, dt_bias [H] and z [B,N,H,P] if the case has
+them; state_in, state_out [B,H,P,S] if it starts from a state (pass the first to --state-in as `state`). Metadata: source,
+layout, and the flags of `subquad run ssd` that reproduce the outputs.
 
-How checked: every case also goes through the recurrence, token by token in float64, over the same numbers; the script
-stops if the two disagree by more than f32's rounding (1e-6).
+Check: every case also runs through the recurrence, token by token in float64; the script stops if the two differ by more
+than f32's rounding (1e-6).
 """
 
 import sys
@@ -27,10 +27,10 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tools"))
 import tensorfile  # noqa: E402
 
-PREFIX = 23  # tokens behind a carried state
+PREFIX = 23  # tokens that produced a carried state
 CHUNK = 16
 
-# name, B, H, N, P, G, S, a_log, what else it has, softplus, from a state
+# name, B, H, N, P, G, S, a_log, optional tensors, softplus, from a state
 CASES = [
     ("plain", 1, 2, 65, 5, 1, 4, False, "", True, False),
     ("default", 2, 4, 37, 5, 2, 8, True, "d z dt_bias", True, False),
@@ -51,7 +51,7 @@ def silu(z):
 
 
 def token_loop(x, dt, a, b, c, d, z, dt_bias, softplus, state):
-    """The recurrence of src/ops/ssd, one token at a time, in float64."""
+    """The recurrence of src/ops/ssd, token by token, in float64."""
     x, dt, a, d, dt_bias = (None if t is None else t.astype(np.float64) for t in (x, dt, a, d, dt_bias))
     b, c = (np.repeat(t.astype(np.float64), x.shape[2] // t.shape[2], axis=2) for t in (b, c))
     steps = dt if dt_bias is None else dt + dt_bias
@@ -67,7 +67,7 @@ def token_loop(x, dt, a, b, c, d, z, dt_bias, softplus, state):
 
 
 def scan(x, dt, a, b, c, d, z, dt_bias, softplus, state):
-    """transformers' scan over chunks, and our gate."""
+    """transformers' chunked scan, then the gate."""
     x, dt, a, b, c, d, dt_bias = (None if t is None else torch.from_numpy(t) for t in (x, dt, a, b, c, d, dt_bias))
     y, last = modeling_mamba2.mamba2_chunk_scan.__wrapped__(
         x, dt, a, b, c, CHUNK, D=d, dt_bias=dt_bias, dt_softplus=softplus, return_final_states=True,
@@ -78,7 +78,7 @@ def scan(x, dt, a, b, c, d, z, dt_bias, softplus, state):
 
 
 def update(x, dt, a, b, c, d, z, dt_bias, softplus, state):
-    """transformers' step of one token, which has what a head has for each of its channels."""
+    """transformers' one-token step, which expects per-head parameters expanded to channels."""
     heads, channels, states = state.shape[1:]
 
     def wide(t, *shape):
@@ -110,7 +110,7 @@ def make(index, case):
         return rng.normal(0, scale, shape).astype(np.float32)
 
     x, b, c = draw(batch, length, heads, p), draw(batch, length, g, s), draw(batch, length, g, s)
-    if name == "long_steps":  # from such as leave everything to such as leave nothing, and beyond softplus' exponential
+    if name == "long_steps":  # from keeping the state to erasing it, and past the range of exp
         dt = rng.uniform(-120, 120, (batch, length, heads)).astype(np.float32)
     else:
         dt = draw(batch, length, heads) if softplus else np.abs(draw(batch, length, heads, scale=0.1))

@@ -1,4 +1,4 @@
-"""What is compared: an operator in one form, a case of it at one shape, and the ways a library has to write it."""
+"""Data types of the comparison: an operator's entry, a case of it at one shape, and the forms of a library."""
 
 import contextlib
 from collections.abc import Callable
@@ -6,26 +6,26 @@ from dataclasses import dataclass
 
 import numpy as np
 
-# Half the step between 1 and the next number: what a number stored so is wrong by at most, of its size. f32 products on
-# tensor cores that read tf32 are wrong by as much as f16 ones.
+# Relative rounding error: half the step between 1 and the next number. f32 products on tensor cores that read tf32 have
+# the same error as f16 ones.
 ROUNDING = {"f32": 2.0**-24, "tf32": 2.0**-11, "f16": 2.0**-11, "bf16": 2.0**-8}
 
 
 def tolerance(dtype):
-    """The relative RMS allowed between two outputs: 2e-5 in f32, four roundings of what is stored otherwise."""
+    """The relative RMS allowed between two outputs: 2e-5 in f32, four roundings of the storage type otherwise."""
     return max(2e-5, 4 * ROUNDING[dtype])
 
 
 class Refused(Exception):
-    """A library has no way to do this, for the reason given."""
+    """The library cannot compute this case, for the given reason."""
 
 
 @dataclass
 class Form:
-    """One way to write an operator with a library.
+    """One implementation of an operator with a library.
 
-    call() runs once, on tensors laid out beforehand; unpack(what call gave) is the output as an f32 array in bhnd. The
-    calls run inside around(). numbers: a key of ROUNDING, the coarsest that is multiplied.
+    call() runs once, on tensors laid out beforehand; unpack(its result) is the output as an f32 array in bhnd. The calls
+    run inside around(). numbers: a key of ROUNDING, the least precise type that is multiplied.
     """
 
     name: str
@@ -41,9 +41,9 @@ class Form:
 
 @dataclass(frozen=True)
 class Peer:
-    """library: a key of libraries.VERSIONS. build(case, *tensors) -> forms, of which the fastest is taken.
+    """library: a key of libraries.VERSIONS. build(case, *tensors) -> forms; the fastest one counts.
 
-    It imports the library, so that ImportError says that it is missing, and raises Refused where there is no form.
+    build imports the library, so ImportError means that it is missing. It raises Refused if there is no form.
     """
 
     library: str
@@ -53,13 +53,13 @@ class Peer:
 
 @dataclass(frozen=True)
 class Entry:
-    """One operator of ours in one setting, and its peers.
+    """One of our operators in one setting, and its peers.
 
-    name: on the command line. op: our operator. length: N where none is given. causal: the masks it has; the first
-    `masks` of them are taken where none is asked for. flags(case): of `subquad run OP`, NAME=VALUE. along(case): the
-    tensors along the sequence with their shapes, drawn standard normal. draw(case, tensors, rng): adds parameters to
-    these. output: the name of ours that is compared. shape(case): for people. carry: whether the causal form keeps the
-    final state, since a peer always gives it. ranked: whether K means something.
+    name: on the command line. op: our operator. length: default N. causal: the masks it has; by default the first `masks`
+    of them. flags(case): flags of `subquad run OP`, NAME=VALUE. along(case): the tensors along the sequence with their
+    shapes, drawn standard normal. draw(case, tensors, rng): adds parameters to them. output: our output to compare.
+    shape(case): the shape as text. carry: the causal form keeps the final state, because a peer always returns it.
+    ranked: the operator has a K.
     """
 
     name: str
@@ -79,7 +79,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Case:
-    """An entry at a shape: B batches, H heads of D, N tokens, K rows where keys are projected. device: cpu or cuda."""
+    """An entry at a shape: B batches, H heads of D, N tokens, K rows of projected keys. device: cpu or cuda."""
 
     entry: Entry
     causal: bool
@@ -94,7 +94,7 @@ class Case:
 
     @property
     def scale(self):
-        """Of the scores, where nothing else is said."""
+        """Default scale of the scores."""
         return self.dim**-0.5
 
     @property
@@ -103,12 +103,12 @@ class Case:
 
     @property
     def shape(self):
-        """For people."""
+        """The shape as text."""
         rank = f" K={self.rank}" if self.entry.ranked else ""
         return f"{self.entry.shape(self)}{rank}"
 
     def tensors(self):
-        """Along the sequence, standard normal, then the entry's parameters: f32, of numbers that the dtype can hold."""
+        """Tensors along the sequence, standard normal, then the entry's parameters: f32, rounded to the dtype."""
         rng = np.random.default_rng(1)
         along = self.entry.along(self).items()
         tensors = {name: stored(rng.standard_normal(shape, np.float32), self.dtype) for name, shape in along}
@@ -117,11 +117,11 @@ class Case:
 
 
 def stored(array, dtype):
-    """f32 -> the nearest numbers of the dtype, as f32."""
+    """f32 -> rounded to the dtype, as f32."""
     if dtype == "f16":
         return array.astype(np.float16).astype(np.float32)
     if dtype == "bf16":
-        # The upper half of the bits, rounded to even.
+        # Keep the upper half of the bits, rounded to even.
         bits = array.view(np.uint32)
         odd = (bits >> 16) & 1
         return ((bits + 0x7FFF + odd) & np.uint32(0xFFFF0000)).view(np.float32)

@@ -1,7 +1,7 @@
-"""The libraries: their versions, and how each takes a case's tensors.
+"""The libraries: their versions and tensor layouts.
 
-torch takes bhnd, as its own modules lay heads out; onnxruntime [B,N,H*D]; fla-core [B,T,H,D], which is bnhd. Whatever a
-library needs is laid out here, before the clock starts.
+torch gets bhnd, the layout of its own modules; onnxruntime [B,N,H*D]; fla-core [B,T,H,D], which is bnhd. Tensors are laid
+out here, before the clock starts.
 """
 
 import contextlib
@@ -12,14 +12,14 @@ import warnings
 import numpy as np
 from case import Form, Refused
 
-# Key in Peer.library -> the package that holds it.
+# Peer.library -> its package.
 PACKAGES = {"onnxruntime": "onnxruntime", "torch": "torch", "fla": "fla-core", "transformers": "transformers"}
-# What --device cuda means to torch. A test without a GPU sets it to cpu.
+# torch's device for --device cuda. A test without a GPU sets it to cpu.
 CUDA = "cuda"
 
 
 def load(library):
-    """Imports all that its forms need, whatever error that gives -> `torch 2.15.0`."""
+    """Imports everything its forms need -> `torch 2.15.0`. Import errors propagate."""
     if library == "onnxruntime":
         import onnxops  # noqa: F401
     if library == "fla":
@@ -29,7 +29,7 @@ def load(library):
     if library == "torch":
         import torch
 
-        # Its own version tells what it was built for: 2.15.0+cu130.
+        # torch's own version includes its build: 2.15.0+cu130.
         return f"torch {torch.__version__}"
     return f"{PACKAGES[library]} {importlib.metadata.version(PACKAGES[library])}"
 
@@ -41,7 +41,7 @@ def reason(error):
 
 
 def cuda():
-    """(name of the GPU that torch takes, what is known of it), None where it sees none."""
+    """(name of the GPU that torch uses, its properties), None if there is none."""
     import torch
 
     if not torch.cuda.is_available():
@@ -51,7 +51,7 @@ def cuda():
 
 
 def tidy(case):
-    """Gives back what the case before held on the GPU: graphs keep memory of their own."""
+    """Frees the GPU memory of the previous case: graphs keep memory of their own."""
     gc.collect()
     if case.device == "cuda":
         import torch
@@ -60,7 +60,7 @@ def tidy(case):
 
 
 def backend(name):
-    """An SDPA backend of torch alone, as a context around the calls. It warns of why the others do not run: dropped."""
+    """A context that enables one SDPA backend of torch. Drops torch's warnings about the disabled ones."""
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
     @contextlib.contextmanager
@@ -79,7 +79,7 @@ def dtype_of(case):
 
 
 def torch_tensors(case, arrays, bnhd=False):
-    """Tensors on the case's device in its dtype, contiguous; bnhd swaps heads and length of those with four axes."""
+    """Contiguous tensors on the case's device in its dtype; bnhd swaps heads and length of tensors with four axes."""
     import torch
 
     torch.set_num_threads(case.threads)
@@ -93,7 +93,7 @@ def torch_tensors(case, arrays, bnhd=False):
 
 
 def torch_form(case, name, function, tensors, around=contextlib.nullcontext, numbers=None, bnhd=False):
-    """function(*tensors) -> the output, or a tuple that starts with it."""
+    """A form from function(*tensors), which returns the output or a tuple that starts with it."""
     import torch
 
     def call():
@@ -110,13 +110,13 @@ def torch_form(case, name, function, tensors, around=contextlib.nullcontext, num
 
 
 def fla_form(case, name, function, tensors):
-    """function on [B,T,H,D]. fla-core's kernels are Triton's, which multiply f32 as tf32."""
+    """A form from a function on [B,T,H,D]. fla-core uses Triton kernels, which multiply f32 as tf32."""
     numbers = "tf32" if case.dtype == "f32" else case.dtype
     return torch_form(case, name, function, tensors, numbers=numbers, bnhd=True)
 
 
 def onnx_form(case, name, operator, arrays):
-    """A session of onnxops, which computes in f32 on the CPU."""
+    """A form from a session of onnxops, which computes in f32 on the CPU."""
     import onnxops
 
     if case.dtype != "f32":

@@ -1,4 +1,4 @@
-"""Times what users would take instead, at the same shapes, in turns with ours, and prints one table.
+"""Times subquad and the libraries users would otherwise choose, in turns and at the same shapes, and prints one table.
 
     pip install "numpy==2.4.6" "onnx==1.23.2" "onnxruntime==1.32.0" "torch==2.15.0" "transformers==5.23.0"
                                                (and fla-core==0.6.0: on NVIDIA, and for linear-gated)
@@ -7,14 +7,15 @@
     python tools/peers/peers.py softmax --causal --length 1024,4096
     python tools/peers/peers.py --device cuda --dtype f16 --output h200.md
 
---device cpu: the cpu backend beside onnxruntime, torch and what is written in it. --device cuda: an adapter beside torch
-and fla-core on the same GPU, both as they come and as CUDA graphs. operators/ says how each is written, turns.py how it is timed.
+--device cpu: the cpu backend against onnxruntime, torch and implementations in torch. --device cuda: an adapter against
+torch and fla-core on the same GPU, both with eager calls and as CUDA graphs. operators/ describes the forms, turns.py the
+timing.
 
-All start from the same tensors (numpy seed 1). Before a form is timed its output is compared with ours: relative RMS
-under 2e-5 in f32, four roundings of the storage otherwise; one that is further off is left out, and the script exits 1.
-Of a library's forms the fastest is taken, and all that were tried are told below the table.
+All start from the same tensors (numpy seed 1). Before a form is timed, its output is compared with ours: the relative RMS
+must be under 2e-5 in f32, or four roundings of the storage type otherwise. A form that differs more is left out, and the
+script exits with 1. The table shows the fastest form of each library; the lines below it list all forms tried.
 
-A library that is not installed, or a form that fails, is named with the reason and left out. Exit codes: 0 done; 1
+A library that is not installed and a form that fails are listed with the reason and left out. Exit codes: 0 done; 1
 something failed, an output differed, or --at-least was not reached; 2 usage.
 """
 
@@ -98,13 +99,13 @@ def arguments():
         args.adapter = "gpu" if args.device == "cuda" else "cpu"
     if not args.alone and not args.binary.is_file():
         sys.exit(f"peers.py: no {args.binary}: cargo build --release --example turns, or give --binary")
-    # A name without a folder would be looked for on PATH.
+    # A name without a folder would be searched for on PATH.
     args.binary = args.binary.resolve()
     return args
 
 
 def cases(args, entry):
-    """An entry at every mask and length asked for."""
+    """One case per requested mask and length."""
     masks = entry.causal[: entry.masks] if args.causal is None else [m for m in entry.causal if m == args.causal]
     names = ("batch", "heads", "dim", "rank", "dtype", "device", "threads")
     same = {name: getattr(args, name) for name in names}
@@ -114,7 +115,7 @@ def cases(args, entry):
 
 @dataclass
 class Contender:
-    """A form of a library, run in one of its ways; rms: of its output against ours, relative."""
+    """A form of a library in one mode; rms: relative RMS of its output against ours."""
 
     library: str
     way: str
@@ -173,7 +174,7 @@ class Session:
         self.note(text)
 
     def contenders(self, case, label, arrays):
-        """What is to be timed, all of it right."""
+        """The forms to time, all with correct outputs."""
         found, tried = [], False
         for peer in case.entry.peers:
             if case.device not in peer.devices or peer.library not in self.versions:
@@ -197,7 +198,7 @@ class Session:
         return found
 
     def prepare(self, case, label, library, way, form):
-        """A form with its clock, compared; None where it fails or differs, which is said."""
+        """A form with its clock, after the comparison; None if it fails or differs, with a message."""
         contender = Contender(library, way, form.name)
         try:
             contender.clock = turns.WAYS[case.device][way](form)
@@ -205,17 +206,17 @@ class Session:
         except Exception as error:
             self.note(f"{label}: {contender} fails: {libraries.reason(error)}")
             return None
-        if self.want is None:  # --alone: the first stands for ours
+        if self.want is None:  # --alone: the first form replaces ours
             self.want = result
         contender.rms = turns.relative_rms(result, self.want)
-        # Not <=: it may be NaN.
+        # Not <=, because it may be NaN.
         if not contender.rms < tolerance(form.numbers):
             self.fail(f"{label}: {contender} differs by a relative RMS of {contender.rms:.1e}, so it is not timed")
             return None
         return contender
 
     def take(self, label, ready):
-        """Of the forms of a library, run in one way, the fastest."""
+        """The fastest form per library and mode."""
         if len(ready) < 2 or self.args.every_form:
             return ready
         seconds = turns.fastest([contender.clock for contender in ready])
@@ -238,7 +239,7 @@ class Session:
                 found = self.contenders(case, label, tensors.values())
                 self.add(case, label, found, turns.alternate([c.clock for c in found], self.args.runs))
                 return
-            # Parameters stay f32; so does bf16, which ours reads as f32.
+            # Parameters stay f32; so does bf16, which subquad reads as f32.
             half = {name: x.astype(np.float16) for name, x in tensors.items() if name in case.entry.along(case)}
             tensorfile.save(source, tensors | (half if case.dtype == "f16" else {}), {"layout": "bhnd"})
             with self.ours(case, source, target) as once:
@@ -259,7 +260,7 @@ class Session:
             self.note(f"warning: ours ran on {ours.on}, the others on {self.gpu}")
 
     def add(self, case, label, found, seconds, ours=None):
-        """Rows of a case, ours first, whose seconds are the last."""
+        """Rows of a case, ours first; `seconds` ends with ours."""
         same, rows = (case.entry.name, case.mask, case.shape), []
         if ours:
             dtype = "f32" if case.dtype == "bf16" else case.dtype

@@ -1,4 +1,4 @@
-"""What was measured: rows, the machine they come from, and how both are written."""
+"""The results: rows, the machine they come from, and the output formats."""
 
 import csv
 import dataclasses
@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-# library, version (the commit is told above the table), form, way
+# library, version (the commit is above the table), form, mode
 OURS = ("subquad", "subquad", "", "")
 
 
@@ -21,9 +21,8 @@ OURS = ("subquad", "subquad", "", "")
 class Row:
     """One implementation of one case.
 
-    dtype: what it stores; ours f32 where the others store bf16. seconds: one a turn. cores: CPU seconds for each of
-    them, where the CPU works. rms: of its output against ours, relative. ours_min, ours_median: how many times as fast
-    as it ours is.
+    dtype: its storage type; ours is f32 if the others use bf16. seconds: one per turn. cores: CPU seconds per second, if it
+    runs on the CPU. rms: relative RMS of its output against ours. ours_min, ours_median: how many times faster ours is.
     """
 
     operator: str
@@ -51,14 +50,14 @@ class Row:
         return float(ms.min()), float(np.median(ms)), *(float(x) for x in np.percentile(ms, (10, 90)))
 
     def compare(self, ours):
-        """Against the seconds of ours, of the same case."""
+        """A row, compared with our seconds in the same case."""
         self.ours_min = min(self.seconds) / min(ours)
         self.ours_median = statistics.median(self.seconds) / statistics.median(ours)
 
 
 @dataclass
 class Report:
-    """Everything that is printed. about: what, in a few words -> where, on what, of which commit."""
+    """The complete report. about: label -> machine, versions, commit."""
 
     about: dict
     missing: dict = dataclasses.field(default_factory=dict)
@@ -67,7 +66,7 @@ class Report:
 
 
 def output_of(*command):
-    """A command's output without the end of line; None where it is not there or fails."""
+    """A command's output without the newline; None if it is not installed or fails."""
     environment = os.environ | {"GIT_OPTIONAL_LOCKS": "0"}
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=30, env=environment)
@@ -86,7 +85,7 @@ def processor():
 
 
 def cores():
-    """Cores that this process may use."""
+    """Number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
@@ -95,7 +94,7 @@ def load():
 
 
 def machine(root):
-    """What is known before anything runs."""
+    """The parts of `about` that are known before anything runs."""
     about = {"machine": f"{processor()}, {cores()} cores, {platform.system()} {platform.release()}"}
     gpu = output_of("nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader")
     if gpu:
@@ -113,7 +112,7 @@ HEADER = (
     "operator", "form", "shape", "dtype", "implementation",
     "min ms", "median", "p10", "p90", "ours x min", "x median", "rel. RMS",
 )  # fmt: skip
-TEXT_COLUMNS = 5  # from the left; the others are numbers
+TEXT_COLUMNS = 5  # left-aligned columns; the others are numbers
 
 
 def cells(row):
@@ -154,13 +153,13 @@ def markdown(report):
 
 
 def record(row):
-    """As in csv and json: what was measured, raw, and what the table says of it."""
+    """A row for csv and json: the raw measurements and the table's figures."""
     least, median, p10, p90 = row.milliseconds()
     return dataclasses.asdict(row) | {"min_ms": least, "median_ms": median, "p10_ms": p10, "p90_ms": p90}
 
 
 def as_csv(report):
-    """A row a row; seconds joined by spaces; where it ran in columns of every row, so that files can be joined."""
+    """One line per row; seconds joined by spaces; every line has the machine's columns, so that files can be joined."""
     file = io.StringIO()
     about = dict(report.about, missing="; ".join(f"{name} ({reason})" for name, reason in report.missing.items()))
     names = [field.name for field in dataclasses.fields(Row)] + ["min_ms", "median_ms", "p10_ms", "p90_ms"]

@@ -1,15 +1,15 @@
-"""Times ours and others in turns, so that whatever slows the machine down for a while falls on all of them.
+"""Times subquad and the other libraries in turns, so that temporary slowdowns of the machine affect all of them.
 
-Ours is a process that stays alive (examples/turns.rs): it says where it runs and what its seconds are, prints "ready",
-then for every line it reads runs once and prints the seconds. The others run in this process.
+subquad is a process that stays alive (examples/turns.rs): it prints its device and clock, then "ready"; for every line it
+reads it runs once and prints the seconds. The others run in this process.
 
-On the CPU a pause before each turn lets the threads of the one before go to sleep: those of onnxruntime spin for 40 ms
-after their work. Where somebody gets less of the cores than it was given that is said: other work holds them, and the
-figures are not to be quoted.
+On the CPU a pause before each turn lets the previous form's threads go to sleep: onnxruntime's spin for 40 ms after their
+work. If a form gets less CPU time than its cores allow, a message says so: other work uses them, and the figures must not
+be quoted.
 
-On CUDA a turn is as many calls as take TURN seconds, between two events on the GPU, behind one call that is not timed.
-That is done with the calls as they come ("eager", the time of launching them from Python included where the GPU waits
-for it) and with one call captured as a CUDA graph and replayed. Inputs that fit the GPU's cache stay in it, ours alike.
+On CUDA a turn is as many calls as take TURN seconds, between two events on the GPU, after one untimed call. Two modes are
+timed: "eager", which includes Python's launch time whenever the GPU waits for it, and one call captured as a CUDA graph and
+replayed. Inputs that fit the GPU's cache stay in it, for subquad as well.
 """
 
 import contextlib
@@ -24,11 +24,11 @@ import numpy as np
 PAUSE = {"cpu": 0.1, "cuda": 0.02}
 TURN = 0.02
 MOST_CALLS = 1000
-TRIES = 3  # turns of each form before one is taken
+TRIES = 3  # turns of each form before the fastest is chosen
 
 
 class Failed(Exception):
-    """Ours cannot do what was asked, in one sentence."""
+    """subquad refused the case, with its sentence."""
 
 
 def relative_rms(found, want):
@@ -67,7 +67,7 @@ class Wall:
 
 
 class Eager:
-    """A form on CUDA, its calls as they come."""
+    """A form on CUDA with eager calls."""
 
     def __init__(self, form):
         self.form, self.call, self.count = form, form.call, 1
@@ -103,7 +103,7 @@ class Eager:
 
 
 class Graph(Eager):
-    """A form on CUDA, one call captured as a graph. The capture wants its warm-up on a stream of its own."""
+    """A form on CUDA, one call captured as a graph. The warm-up before a capture needs its own stream."""
 
     def __init__(self, form):
         from torch import cuda
@@ -130,19 +130,19 @@ class Graph(Eager):
         return self.form.unpack(self.output)
 
 
-# Device -> how a form can be run there -> the clock of it.
+# Device -> mode -> its clock.
 WAYS = {"cpu": {"": Wall}, "cuda": {"eager": Eager, "graph": Graph}}
 
 
 def fastest(clocks):
-    """The least seconds of each: what a user who had tried all would go by."""
+    """The minimum of each, which decides the fastest form."""
     return [min(clock.turn() for _ in range(TRIES)) for clock in clocks]
 
 
 class Ours:
-    """An operator of ours on tensors of a file, in a process of its own; a turn is a run of it.
+    """One of our operators on the tensors of a file, in a separate process; a turn is one run.
 
-    on: where it runs; clock: what its seconds are, both in its own words.
+    on: its device; clock: what its seconds measure; both as it prints them.
     """
 
     def __init__(self, binary, adapter, case, source, target=None):
@@ -196,7 +196,7 @@ class Ours:
         return seconds
 
     def busy(self):
-        """CPU seconds of the process so far, by the kernel's account; None where there is none."""
+        """CPU seconds of the process so far, as the kernel counts them; None if that is not available."""
         try:
             with open(f"/proc/{self.process.pid}/stat") as file:
                 fields = file.read().rpartition(")")[2].split()
@@ -208,7 +208,7 @@ class Ours:
         self.begun, self.spent = self.busy(), 0.0
 
     def cores(self):
-        """As Wall.cores; None on an adapter, and where the kernel's account (in 10 ms) is too coarse for it."""
+        """Like Wall.cores; None on an adapter, or if the kernel's count (in steps of 10 ms) is too coarse."""
         busy = self.busy()
         if busy is None or self.begun is None or self.spent < 0.2 or not self.on.startswith("cpu"):
             return None
@@ -218,7 +218,7 @@ class Ours:
         return self
 
     def __exit__(self, kind, *_):
-        """Ends the process, after it has written its output; where something went wrong, at once."""
+        """Ends the process after it has written its output, or at once after a failure."""
         if kind:
             self.process.kill()
         with contextlib.suppress(OSError):
@@ -230,7 +230,7 @@ class Ours:
 
 
 def alternate(turns, runs):
-    """Seconds of each, `runs` turns each, one after another."""
+    """Seconds of each form: `runs` rounds, in which every form takes one turn."""
     for turn in turns:
         turn.begin()
     seconds = [[] for _ in turns]

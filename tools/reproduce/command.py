@@ -1,4 +1,4 @@
-"""Calls `subquad`, measures its process, and says where it ran. Used by the reproduce.py of each paper."""
+"""Runs `subquad`, measures its process, and describes the machine. Used by the reproduce.py of each paper."""
 
 import argparse
 import json
@@ -48,7 +48,7 @@ def positive(word):
 
 
 def add_arguments(parser, name):
-    """Which binary, where it runs, where the results go: the flags that every reproduction has."""
+    """The flags that every reproduction has: the binary, where it runs, where the results go."""
     parser.add_argument("--binary", type=Path, default=ROOT / "target" / "release" / "subquad")
     parser.add_argument("--output", type=Path, default=ROOT / "target" / "reproduce" / name, metavar="DIR")
     parser.add_argument("--backend", help="as in subquad run (cpu, unless --adapter names one)")
@@ -57,7 +57,7 @@ def add_arguments(parser, name):
 
 
 def prepare(args):
-    """Ends the program where a file or folder that these flags name is of no use."""
+    """Exits if a file or folder named by these flags cannot be used."""
     args.backend = args.backend or ("auto" if args.adapter else "cpu")
     if not args.binary.is_file():
         sys.exit(f"no {args.binary}: cargo build --release, or give --binary")
@@ -68,19 +68,19 @@ def prepare(args):
 
 
 def load():
-    """Load average of the last minute, 0 where it is not known."""
+    """Load average of the last minute; 0 if unknown."""
     return os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
 
 
 def place(said):
-    """The machine in words; said: what the binary reported of a run."""
+    """A description of the machine; said: the binary's report of a run."""
     where = said["adapter"] or f"cpu backend, {said['threads']} threads"
     return (f"{where}; {os.cpu_count()} cores, {platform.machine()}, {platform.system()}; "
             f"subquad {said['version']}, numpy {np.__version__}")
 
 
 class Refused(SystemExit):
-    """The binary failed; reason: its own sentence. Ends the program with it where nobody minds."""
+    """The binary failed; reason: its own sentence. If nobody catches this, the program exits with the reason."""
 
     def __init__(self, command, reason):
         super().__init__(f"subquad {command} failed: {reason}")
@@ -88,13 +88,13 @@ class Refused(SystemExit):
 
 
 def sentence(done):
-    """What a command that failed said first."""
+    """The first line a failed command printed."""
     text = done.stderr.strip() or done.stdout.strip() or f"exit code {done.returncode}"
     return text.splitlines()[0].removeprefix("error: ")
 
 
 class Binary:
-    """The command, working on files in a folder of its own."""
+    """Runs the command on files in a temporary folder."""
 
     def __init__(self, args, folder):
         self.path, self.folder = args.binary.resolve(), Path(folder)
@@ -113,7 +113,7 @@ class Binary:
         return [str(x) for x in [*command, *(where or self.where), "--json", "--quiet", *flags]]
 
     def call(self, command):
-        """What a command prints; Refused where it fails."""
+        """A command's output; raises Refused if it fails."""
         command = [str(x) for x in command]
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
@@ -122,12 +122,12 @@ class Binary:
         return done.stdout
 
     def run(self, op, source, *flags):
-        """The output o, of the input's rank."""
+        """The output o, with the rank of the input."""
         self.last = json.loads(self.call(self.command(op, source, *flags)))
         return tensorfile.load(self.folder / "o.safetensors")[0]["o"]
 
     def measure(self, op, source, *flags):
-        """(what the binary says about the run, peak resident bytes of its process or None)."""
+        """(the binary's report of the run, peak resident bytes of its process or None)."""
         command = self.command(op, source, *flags)
         if not hasattr(os, "wait4"):
             return json.loads(self.call(command)), None
@@ -140,7 +140,7 @@ class Binary:
         return found[1].split(", ") if found else []
 
     def bench(self, ops, *flags):
-        """Rows of `bench`; Refused where there are none. It fails where one is wrong, and prints all."""
+        """Rows of `bench`; raises Refused if there are none. `bench` exits with an error if a row is wrong, but prints all."""
         command = [str(x) for x in (self.path, "bench", *ops, *self.where, "--format", "json", "--quiet", *flags)]
         done = subprocess.run(command, capture_output=True, text=True)
         if not done.stdout.startswith("{"):

@@ -1,4 +1,4 @@
-"""What the pages of the reproductions are written with. Used by the report.py of each paper."""
+"""Helpers that write the pages of the reproductions. Used by the report.py of each paper."""
 
 MIB = 2.0**20
 

@@ -1,7 +1,7 @@
-"""Runs a command and then prints, as the last line, the peak resident size of its process in bytes.
+"""Runs a command, then prints the peak resident size of its process in bytes as the last line.
 
-A program of its own because the size Linux reports for a process starts at that of the process that forked it: this one
-is small (about 10 MB), while one that has loaded numpy and matrices is not. Sizes under its own cannot be seen.
+This is a separate program because Linux starts a process's peak at the size of the process that forked it. This one is small
+(about 10 MB); one that has loaded numpy and matrices is not. Peaks below its own size cannot be measured.
 """
 
 import os

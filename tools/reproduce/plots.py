@@ -1,4 +1,4 @@
-"""How the panels of the reproductions look; the same figures give the same bytes. Used by every figure.py."""
+"""Style of the panels. The same data give the same bytes. Used by every figure.py."""
 
 import matplotlib
 
@@ -14,7 +14,7 @@ matplotlib.rcParams.update({
 from matplotlib import pyplot as plt  # noqa: E402
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator  # noqa: E402
 
-# Okabe and Ito's colours, told apart by colour-blind readers; each with a line style of its own.
+# Okabe and Ito's colours, which colour-blind readers can distinguish; each has its own line style.
 STYLES = [
     ("#D55E00", "-", "o"),
     ("#0072B2", "--", "s"),
@@ -32,14 +32,14 @@ def ticks(axis, values, text=str):
 
 
 def legend(ax, columns=1, below=0.16):
-    """Below the panel: a legend inside would lie on lines."""
+    """Puts the legend below the panel: inside it would cover lines."""
     if ax.get_legend_handles_labels()[0]:
         ax.legend(loc="upper center", bbox_to_anchor=(0.5, -below), ncols=columns, frameon=False, fontsize=9,
                   handlelength=3.2)
 
 
 def save(figure, path, salt):
-    """path: a file or several. salt: what the names of an SVG's parts are drawn from."""
+    """path: one file or several. salt: seed of the names of an SVG's parts."""
     with matplotlib.rc_context({"svg.hashsalt": salt}):
         for target in path if isinstance(path, list) else [path]:
             figure.savefig(target, metadata={"Date": None} if target.suffix == ".svg" else None)

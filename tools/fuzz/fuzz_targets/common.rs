@@ -1,11 +1,11 @@
-//! What every target checks: the bytes as a file are tensors or a refusal in one line, and both readers agree.
+//! Checks shared by all targets: a file of these bytes gives tensors or a one-line error, and both readers agree.
 
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use subquad::io;
 
-/// Reads `bytes` as a file of that name; as the only file of a directory where the name ends in `.npy`.
+/// Reads `bytes` as a file named `name`. If the name ends in `.npy`, reads the directory that holds only this file.
 pub fn check(name: &str, bytes: &[u8]) {
     static DIR: OnceLock<PathBuf> = OnceLock::new();
     let dir = DIR.get_or_init(|| {

@@ -1,4 +1,4 @@
-"""Every entry there is: an operator adds its file here, which holds all that is known of its peers."""
+"""All entries. Each operator has a file here with its peers."""
 
 from . import conv1d, delta, gated, linear, linformer, mamba, mta, slay, softmax, ssd
 
@@ -7,5 +7,5 @@ ENTRIES = tuple(entry for file in FILES for entry in file.ENTRIES)
 
 
 def find(word):
-    """The entries that a word on the command line means: one by its name, or all of an operator."""
+    """The entries for a word on the command line: one entry by name, or all entries of an operator."""
     return [entry for entry in ENTRIES if word in (entry.name, entry.op)]

@@ -1,6 +1,6 @@
 """The causal depthwise convolution of Mamba's blocks, four taps, bias, SiLU, on heads x dim channels.
 
-torch: conv1d with a group a channel, padded on both sides and cut, then SiLU; and a multiply-add a tap.
+torch: conv1d with one group per channel, padded on both sides and cut, then SiLU; and one multiply-add per tap.
 """
 
 import numpy as np

@@ -1,8 +1,8 @@
-"""The delta rules of linear attention, as others have them: rules delta and gated_delta of ONNX LinearAttention, no map, no
-denominator, scale 1/sqrt(D), the final state kept. Keys of unit length, beta between 0 and 1.
+"""The delta rules of linear attention, as in ONNX LinearAttention: rules delta and gated_delta, no map, no denominator,
+scale 1/sqrt(D), the final state kept. Keys have unit length, beta is between 0 and 1.
 
 linear-delta        no decay
-linear-gated-delta  one log decay a head and token
+linear-gated-delta  one log decay per head and token
 
 onnxruntime (checked with 1.32.0): com.microsoft.LinearAttention, as in linear.py; rule delta from a state of zeros.
 """

@@ -1,16 +1,16 @@
-"""Linear attention whose state decays, as others have it: rule gated of ONNX LinearAttention, no map, no denominator, scale
-1/sqrt(D), the final state kept.
+"""Linear attention with a decaying state, as in ONNX LinearAttention: rule gated, no map, no denominator, scale 1/sqrt(D),
+the final state kept.
 
-linear-gated          one log decay a head and token
-linear-gated-channel  one for every channel of the keys
+linear-gated          one log decay per head and token
+linear-gated-channel  one log decay per key channel
 
 onnxruntime (checked with 1.32.0): com.microsoft.LinearAttention, rule gated, as in linear.py.
 
-torch has no operator for it. One decay a head is written by einsum in chunks of 64, 128 and 256 tokens: decays inside a
-chunk are exponentials of differences of running sums, the state goes from chunk to chunk. Decays of channels are not
-written so: products of a channel's exponentials leave f32.
+torch has no operator for it. The form with one decay per head uses einsum in chunks of 64, 128 and 256 tokens: decays inside
+a chunk are exponentials of differences of running sums, and the state is carried from chunk to chunk. There is no such form
+for decays per channel: products of a channel's exponentials overflow f32.
 
-fla-core (0.6.0), on [B,T,H,D]: its reference of one decay a head in torch alone, naive_chunk_simple_gla, at its chunks.
+fla-core (0.6.0), on [B,T,H,D]: naive_chunk_simple_gla, its plain torch reference with one decay per head, at its chunk size.
 """
 
 from case import Entry, Peer, Refused, stored
@@ -33,7 +33,7 @@ def onnxruntime(case, q, k, v, g):
 def chunked(size, q, k, v, logs):
     """q, k [B,H or 1,N,D], v [B,H,N,E], log decays [B,H,N] -> o and the last state [B,H,D,E].
 
-    The last chunk may be short, padded by tokens of zero.
+    A short last chunk is padded with zero tokens.
     """
     import torch
 
@@ -91,7 +91,7 @@ def along(case):
 
 
 def draw(case, tensors, rng):
-    """Decays as models have them: most of a state lasts tens of tokens."""
+    """Decays as in models: most of the state lasts for tens of tokens."""
     tensors["g"] = stored(-0.05 * abs(tensors["g"]), case.dtype)
 
 

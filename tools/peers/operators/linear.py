@@ -1,20 +1,20 @@
-"""Linear attention without decay (gated.py has decay), in the two settings that others have.
+"""Linear attention without decay (gated.py has decay), in the two settings that other libraries have.
 
-linear-elu1      feature map elu(x) + 1, divided by the sum of weights, scale 1. The map is part of what is timed.
+linear-elu1      feature map elu(x) + 1, divided by the sum of weights, scale 1. The time includes the map.
 linear-identity  rule linear of ONNX LinearAttention: no map, no denominator, scale 1/sqrt(D), the final state kept.
 
-onnxruntime (checked with 1.32.0): com.microsoft.LinearAttention, rule linear, with its defaults but the number of
-threads (of the ways tried, outputs bound beforehand and no spinning among them, plain session.run was its fastest). It
-gives each (batch, kv head) to one thread and walks the tokens in order; chunk_size has no effect on the CPU.
+onnxruntime (checked with 1.32.0): com.microsoft.LinearAttention, rule linear, with default settings except the number of
+threads. Plain session.run was its fastest mode; we also tried bound outputs and disabled spinning. It runs each (batch,
+kv head) on one thread and processes tokens in order; chunk_size has no effect on the CPU.
 
-torch has no operator for it, so the ways to write it are tried:
+torch has no operator for it, so we try several forms:
 
-chunks of 64, 128, 256  einsum inside each chunk under the mask, and with the sum of the states of the chunks before
-quadratic               all N x N scores under the mask, no softmax; where they take no more than 256 MiB
-states                  without the mask: one state, k^T v, read by every query
+chunks of 64, 128, 256  einsum inside each chunk with the mask, plus the state of all earlier chunks
+quadratic               all N x N scores with the mask, no softmax; if they take at most 256 MiB
+states                  non-causal: one state, k^T v, read by every query
 
-fla-core (0.6.0), on [B,T,H,D]: chunk_linear_attn and fused_chunk_linear_attn. They have neither map nor f32 products
-(Triton multiplies f32 as tf32), so the map is applied before, and f32 is compared as tf32.
+fla-core (0.6.0), on [B,T,H,D]: chunk_linear_attn and fused_chunk_linear_attn. They have no feature map and no f32 products
+(Triton multiplies f32 as tf32), so the map runs before them, and f32 is compared as tf32.
 """
 
 import functools
@@ -31,7 +31,7 @@ def normalised(case):
 
 
 def mapped(case, q, k):
-    """The features of queries and keys, the scale in the queries."""
+    """Features of queries and keys; the scale is applied to the queries."""
     import torch
 
     if normalised(case):
@@ -49,15 +49,15 @@ def onnxruntime(case, q, k, v):
 
 
 def maps(case, q, k):
-    """The one map of each."""
+    """A single pair of maps: the features themselves."""
     return [mapped(case, q, k)]
 
 
 def chunked(case, size, maps=maps):
-    """Causal, in chunks of `size` tokens; the last may be short, padded by keys and queries of zero.
+    """Causal, in chunks of `size` tokens; a short last chunk is padded with zero keys and queries.
 
-    maps(case, q, k, ...) gives pairs of maps of queries and keys, [B,H,N,width] each: features are the outer products of all
-    maps of a token, so that scores are the products of the maps' own.
+    maps(case, q, k, ...) returns pairs of maps of queries and keys, [B,H,N,width] each. A token's features are the outer
+    product of its maps, so its scores are the products of the maps' scores.
     """
     import torch
 
@@ -77,7 +77,7 @@ def chunked(case, size, maps=maps):
             for each in zip(*pairs, strict=True)
         )
         out = torch.einsum("bhcij,bhcje->bhcie", scores, v)
-        # Sums over chunks in f32: those of f16 features would run out of range.
+        # Sum over chunks in f32: sums of f16 features would overflow.
         states = torch.einsum("bhcjd,bhcje->bhcde", k, v).cumsum(2, dtype=torch.float32)
         before = torch.nn.functional.pad(states[:, :, :-1], (0, 0, 0, 0, 1, 0)).to(q.dtype)
         out = out + torch.einsum("bhcid,bhcde->bhcie", q, before)

@@ -1,9 +1,9 @@
-"""Linformer attention: a projection e [1,K,M], shared over heads, takes keys and values from M to K rows; then softmax
+"""Linformer attention: a projection e [1,K,M], shared by all heads, reduces keys and values from M to K rows; then softmax
 attention with scores scaled by 1/sqrt(D).
 
-torch has no operator for it, so the ways to write it are tried:
+torch has no operator for it, so we try several forms:
 
-einsum  the projections and the attention by einsum, as the formula is read
+einsum  the projections and the attention by einsum, as in the formula
 matmul  e expanded over the heads, the attention by matmul; the scale goes to the K projected keys, not to N x K scores
 SDPA    e expanded over the heads, then scaled_dot_product_attention
 """
@@ -40,7 +40,7 @@ def torch(case, q, k, v, e):
 
 
 def draw(case, tensors, rng):
-    # Variance 1/M, so that projected keys and values are again about 1.
+    # Variance 1/M keeps projected keys and values at about unit variance.
     e = rng.standard_normal((1, case.rank, case.length), np.float32) * np.float32(case.length**-0.5)
     tensors["e"] = stored(e, case.dtype)
 

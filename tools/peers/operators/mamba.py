@@ -1,9 +1,9 @@
 """Mamba's selective scan, from dt to the gated output, 16 states, on heads x dim channels, all in one group.
 
-transformers (checked with 5.23.0): mamba_selective_scan in torch alone, its __wrapped__, so that no kernel of another
-package is taken: a loop over tokens, after exp(dt a) and dt b x of all of them.
+transformers (checked with 5.23.0): mamba_selective_scan in plain torch (its __wrapped__), so that it does not use another
+package's kernel: it computes exp(dt a) and dt b x for all tokens, then loops over the tokens.
 
-torch: the same in chunks of 16, 64 and 256 tokens, so that what is made beforehand stays in a cache.
+torch: the same in chunks of 16, 64 and 256 tokens, so that these intermediate tensors fit a cache.
 """
 
 import numpy as np
@@ -35,7 +35,7 @@ def chunked(size):
         out = torch.empty_like(x)
         for first in range(0, x.shape[2], size):
             part = slice(first, first + size)
-            # Tokens first: what a step reads lies together.
+            # Tokens first, so that each step reads contiguous memory.
             short = step[:, :, part].permute(2, 0, 1).unsqueeze(-1)
             decay = torch.exp(short * a)
             own = short * x[:, :, part].permute(2, 0, 1).unsqueeze(-1) * b[:, :, part].permute(2, 0, 1).unsqueeze(2)

@@ -1,7 +1,7 @@
 """Multi-token attention with the kernel of its paper before the softmax, 6 queries by 11 keys, causal.
 
-torch: whole maps of queries by keys, conv2d with a group a head on the masked scores, softmax, product with the values; as
-the authors' code has it (linked from arXiv 2504.00927).
+torch: full query-key maps, conv2d with one group per head on the masked scores, softmax, product with the values, as in the
+authors' code (linked from arXiv 2504.00927).
 """
 
 import numpy as np
@@ -28,7 +28,7 @@ def torch(case, *arrays):
 
 
 def draw(case, tensors, rng):
-    # About the identity, as training starts from it.
+    # Near the identity, where training starts.
     kernel = 0.05 * rng.standard_normal((case.heads, QUERIES, KEYS), np.float32)
     kernel[:, -1, KEYS // 2] += 1
     tensors["kq_pre"] = stored(kernel, case.dtype)

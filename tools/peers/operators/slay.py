@@ -1,11 +1,11 @@
 """SLAY at its defaults (R=2, P=8, F=16: m=256): linear attention with features of the spherical Yat kernel, normalised.
 
-torch has no operator for it. Two ways to write it by einsum, each in chunks of 64, 128 and 256 tokens:
+torch has no operator for it. We try two forms by einsum, each in chunks of 64, 128 and 256 tokens:
 
-features  all m features of every token, then as linear attention (see linear.py)
-Gram      in-chunk scores as the product of those of the two small maps; features only where the state is read and written
+features  all m features of every token, then linear attention (see linear.py)
+Gram      in-chunk scores as products of the scores of the two small maps; features only to read and write the state
 
-The added 1e-6 of the denominator is left out on both sides.
+Both sides leave out the 1e-6 added to the denominator.
 """
 
 import numpy as np
@@ -18,7 +18,7 @@ NODES, ANCHORS, FEATURES, EPSILON = 2, 8, 16, 1e-3
 
 
 def factors(case, q, k, anchors, omega):
-    """The polynomial and the exponential map, [B,H,N,P] and [B,H,N,R F], of queries and of keys."""
+    """The polynomial and the exponential map, [B,H,N,P] and [B,H,N,R F], for queries and for keys."""
     import torch
 
     t, alpha = np.polynomial.laguerre.laggauss(NODES)
@@ -37,7 +37,7 @@ def factors(case, q, k, anchors, omega):
 
 
 def features(case, *tensors):
-    """Their outer products: all features, of queries and of keys."""
+    """Outer products of the maps: all features of queries and of keys."""
     import torch
 
     square, exponential = factors(case, *tensors)

@@ -1,10 +1,10 @@
 """Exact softmax attention. All scale the scores by 1/sqrt(D).
 
-onnxruntime (checked with 1.32.0): com.microsoft.MultiHeadAttention on [B,N,H*D], with its defaults but the number of
-threads. Its causal form holds all N x N scores, the other does not.
+onnxruntime (checked with 1.32.0): com.microsoft.MultiHeadAttention on [B,N,H*D], with default settings except the number of
+threads. Its causal form stores all N x N scores; the non-causal one does not.
 
-torch (2.15): scaled_dot_product_attention on [B,H,N,D]. On the CPU as it comes; on CUDA each of its kernels by itself:
-flash (f16, bf16), efficient (f32 too), cudnn (f16, bf16).
+torch (2.15): scaled_dot_product_attention on [B,H,N,D]. On the CPU with its default choice; on CUDA each kernel separately:
+flash (f16, bf16), efficient (also f32), cudnn (f16, bf16).
 """
 
 from case import Entry, Peer

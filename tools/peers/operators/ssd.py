@@ -1,10 +1,10 @@
 """Mamba-2's recurrence, 128 states, all heads in one group, with d and dt_bias; without z, which transformers' block
 applies in its norm.
 
-transformers (checked with 5.23.0): mamba2_chunk_scan in torch alone, its __wrapped__, so that no kernel of another package
-is taken, in chunks of 64, 128 and 256 tokens (256 is its models' default), the last state asked for.
+transformers (checked with 5.23.0): mamba2_chunk_scan in plain torch (its __wrapped__), so that it does not use another
+package's kernel, in chunks of 64, 128 and 256 tokens (its models default to 256), returning the final state.
 
-torch: gated linear attention in chunks (see gated.py), scores once for all heads.
+torch: gated linear attention in chunks (see gated.py); all heads share their scores.
 """
 
 import numpy as np

@@ -4,7 +4,7 @@ from plots import GREY, STYLES, legend, plt, save, ticks
 
 
 def error_panel(ax, ranks, curves, floor, title):
-    """curves: name -> (low, middle, high) over ranks, low and high None without a band."""
+    """curves: name -> (low, middle, high) over ranks; low and high are None without a band."""
     for (name, (low, middle, high)), (colour, dashes, marker) in zip(curves.items(), STYLES):
         shown = [(k, y) for k, y in zip(ranks, middle) if y is not None and y > 1e-4]
         ax.plot(*zip(*shown), color=colour, linestyle=dashes, marker=marker, markersize=4.5, label=name)

@@ -1,4 +1,4 @@
-"""The formulas in numpy float64, written from the paper and apart from the Rust code, and the inputs of the comparison.
+"""The formulas in numpy float64, written from the paper independently of the Rust code, and the inputs of the comparison.
 
 Arrays are [heads, tokens, dim]; scores are scaled by 1/sqrt(dim). Used by reproduce.py.
 """
@@ -25,7 +25,7 @@ def linformer(q, k, v, e, f=None):
 
 
 def pooled(x, rank, kind):
-    """Row r pools positions floor(r M / K) to ceil((r + 1) M / K) - 1, so that neighbours may share one."""
+    """Row r pools positions floor(r M / K) to ceil((r + 1) M / K) - 1; neighbouring rows may share a position."""
     length = x.shape[1]
     reduce = {"mean": np.mean, "max": np.max}[kind]
     spans = [(r * length // rank, -(-(r + 1) * length // rank)) for r in range(rank)]
@@ -37,7 +37,7 @@ def pool(q, k, v, rank, kind):
 
 
 def error(got, want):
-    """Relative root mean square of the difference, one number a head."""
+    """Relative root mean square of the difference, per head."""
     got, want = got.astype(np.float64), want.astype(np.float64)
     return np.sqrt(((got - want) ** 2).sum((-1, -2)) / (want**2).sum((-1, -2)))
 
@@ -50,8 +50,8 @@ def total_error(got, want):
 def decompose(p):
     """Singular values of one square p, largest first, and its left singular vectors.
 
-    By the eigenvectors of p p^T, a third of the time of a full decomposition. What is under 1e-8 of the largest is
-    rounding; that is far under any figure printed here.
+    Computed from the eigenvectors of p p^T, in a third of the time of a full decomposition. Values under 1e-8 of the
+    largest are rounding errors, far below any figure printed here.
     """
     values, vectors = np.linalg.eigh(p @ p.T)
     return np.sqrt(np.clip(values[::-1], 0, None)), vectors[:, ::-1]
@@ -62,13 +62,13 @@ def cumulative(singular):
 
 
 def perplexity(p):
-    """How many keys a query looks at: exp of the entropy of its weights, mean over queries."""
+    """Effective number of keys per query: exp of the entropy of its weights, mean over queries."""
     return float(np.exp(-(p * np.log(np.maximum(p, 1e-300))).sum(-1)).mean())
 
 
 def unstructured(q, k, rng):
-    """Weights from independent Gaussian scores as spread out as the real ones: what of a falling spectrum comes from
-    softmax being this sharp or flat, and from nothing else."""
+    """Weights from independent Gaussian scores with the spread of the real ones: how much of a falling spectrum comes from
+    the sharpness of softmax alone."""
     scores = q @ k.T / np.sqrt(q.shape[-1])
     spread = (scores - scores.mean(-1, keepdims=True)).std()
     noise = np.exp(spread * rng.standard_normal(scores.shape))
@@ -76,8 +76,8 @@ def unstructured(q, k, rng):
 
 
 def unordered(q, k, rng):
-    """Weights of independent Gaussian tokens with the mean and covariance of the real q and of the real k: what comes
-    from the head's narrow D and from these moments, and not from what the text says where."""
+    """Weights of independent Gaussian tokens with the mean and covariance of the real q and k: how much comes from the
+    small D of a head and from these moments, and not from the order of the text."""
     q, k = (rng.multivariate_normal(x.mean(0), np.cov(x.T), len(x), method="cholesky") for x in (q, k))
     return weights(q, k)
 
@@ -86,11 +86,11 @@ WINDOW = 9
 
 
 def lengthen(qkv, length, rng):
-    """A longer sequence with the statistics of a real one. It is not text, and says less than text would.
+    """A longer sequence with the statistics of a real one. It is not text, and is weaker evidence than text would be.
 
-    q, k and v of all heads of a token are one vector x, so that what belongs together stays together. Without the
-    first and last token ([CLS] and [SEP]), x splits into its mean, the moving average over 9 tokens (what drifts along
-    the text, mostly position and topic) and the rest. The new sequence is
+    q, k and v of all heads of a token form one vector x, which keeps their correlations. Without the first and last token
+    ([CLS] and [SEP]), x splits into its mean, the moving average over 9 tokens (slow changes along the text, mostly
+    position and topic) and the rest. The new sequence is
         mean + AR(1) Gaussian with the covariance and the lag-1 correlation of the moving average
              + the rest of a token of the sample, drawn with replacement.
     Kept: mean, covariance, heavy tails of single tokens, locality. Lost: word order, links between far tokens, and the
@@ -104,7 +104,7 @@ def lengthen(qkv, length, rng):
     smooth = np.mean([padded[i : i + len(x)] for i in range(WINDOW)], axis=0)
     rest = x - smooth
     rho = float((smooth[1:] * smooth[:-1]).sum() / (smooth**2).sum())
-    # Mixing all smooth tokens by Gaussian numbers gives exactly their covariance.
+    # A mix of all smoothed tokens with Gaussian coefficients has exactly their covariance.
     mix = rng.standard_normal((length, len(x)))
     for t in range(1, length):
         mix[t] = rho * mix[t - 1] + np.sqrt(1 - rho * rho) * mix[t]

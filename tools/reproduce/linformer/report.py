@@ -1,4 +1,4 @@
-"""What reproduce.py found: sentences, the page linformer.md, and the figures for the panels."""
+"""Reports the results of reproduce.py: sentences, the page linformer.md, and the data of the panels."""
 
 import statistics
 from dataclasses import dataclass
@@ -20,13 +20,13 @@ PAPER = {
     65536: {128: (20, 60), 256: (18, 52), 512: (16, 40), 1024: (14, 20)},
 }
 
-# Keys of Part.curves that are one number a head, and how they are called.
+# Keys of Part.curves with one number per head, and their labels.
 TITLES = {"pool mean": "pool mean", "pool max": "pool max", "P R^T R v": "P RᵀR v", "svd": "P cut to rank k by SVD"}
 
 
 @dataclass
 class Part:
-    """One input of part a; curves as reproduce.errors returns them."""
+    """One input of part a; curves come from reproduce.errors."""
 
     kind: str
     heads: list
@@ -36,7 +36,7 @@ class Part:
     seeds: int
 
     def drawn(self, at=slice(None)):
-        """Per rank: (mean, standard deviation) over seeds of the median over heads (those at some places, or all)."""
+        """Per rank: (mean, standard deviation) over seeds of the median over heads (all, or those at `places`)."""
         by_seed = [[middle(x[at]) for x in runs] for runs in self.curves["drawn"]]
         return [(statistics.mean(x), statistics.stdev(x)) for x in by_seed]
 
@@ -50,7 +50,7 @@ def cell(per_head):
 
 
 def reach(shares, level=0.9):
-    """How many singular values it takes to reach a share."""
+    """Number of singular values needed to reach a share."""
     return int((shares < level).sum()) + 1
 
 
@@ -91,9 +91,9 @@ def error_findings(part):
 
 
 def growth_findings(parts, growth):
-    """The theorem's k does not depend on n; what an equal k costs at several n."""
+    """The theorem's k does not depend on n. This compares the error of one k at several n."""
     same = [(part, part.ranks.index(128)) for part in parts if 128 in part.ranks]
-    # Heads differ more than lengths do: only those that every part has are compared.
+    # Heads differ more than lengths do, so compare only heads that every part has.
     common = [head for head in parts[0].heads if all(head in part.heads for part in parts)]
     found = []
     if len(same) > 1:
@@ -162,7 +162,7 @@ def likeness_table(likeness, observed):
 
 
 def materialised(heads, dim, length):
-    """Bytes of q, k, v, o and one n x n matrix a head, f32: the least that softmax holds where nothing is tiled."""
+    """Bytes of q, k, v, o and one n x n matrix per head, f32: the minimum for softmax without tiling."""
     return 4 * heads * length * (4 * dim + length)
 
 
@@ -172,7 +172,7 @@ def cost_table(runs, args):
         full = materialised(args.heads, args.dim, length)
         for name, (seconds, over, stated, count) in here.items():
             paper = PAPER.get(length, {}).get(name, ("-", "-"))
-            # Less than this drowns in what allocators and threads leave.
+            # Smaller differences are lost in the noise of allocators and threads.
             seen = over is not None and over >= 4 * MIB
             rows.append([
                 length,

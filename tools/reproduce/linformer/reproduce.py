@@ -1,20 +1,20 @@
-"""Reproduces of Linformer (arXiv 2006.04768) what needs no training, and says where the paper does not come out well.
+"""Reproduces the results of Linformer (arXiv 2006.04768) that need no training, and reports where the paper falls short.
 
     cargo build --release
     pip install "numpy==2.4.6" "matplotlib==3.11.2"
     python tools/reproduce/linformer/reproduce.py          (under 5 minutes on two cores; --help has the flags)
 
-The operators `linformer` and `softmax` run in the binary; oracle.py holds the formulas once more, in numpy float64.
-First the binary is held against them: a relative RMS over 1e-5 anywhere ends this with exit code 1. Then three parts:
+The operators `linformer` and `softmax` run in the binary; oracle.py has the same formulas in numpy float64. First the
+script compares both: a relative RMS over 1e-5 anywhere ends it with exit code 1. Then it runs three parts:
 
     error       linformer against exact softmax, over k, on q, k, v of a real encoder (examples/minilm.safetensors) and
                 on longer ones generated from its statistics
     spectrum    the singular values of the real attention matrices, the paper's figure 1
-    cost        time and memory over n and k, beside the paper's table of ratios
+    cost        time and memory over n and k, compared with the paper's table of ratios
 
 Prints progress, the findings in sentences, and the names of the two files written to --output: linformer.md (all
-tables) and linformer.svg. What is said of the paper is marked [mem] (recalled, not checked against it) or [sec] (from
-somebody's summary of it).
+tables) and linformer.svg. Statements about the paper are marked [mem] (recalled, not checked against it) or [sec] (from
+a summary of it).
 """
 
 import argparse
@@ -46,11 +46,11 @@ def normal(rng, *shape):
 
 
 def cross_check(binary, qkv):
-    """Every form used below against float64; returns rows, exits if one is off."""
+    """Compares every form used below with float64; returns rows, exits if one differs."""
     q, k, v = qkv
     heads, tokens, _ = q.shape
     rng = np.random.default_rng(1)
-    rank = 100  # does not divide the number of tokens, so that pools overlap
+    rank = 100  # does not divide the number of tokens, so pools overlap
     e, f = normal(rng, 1, rank, tokens), normal(rng, heads, rank, tokens)
     plain, shared = binary.file("plain", q=q, k=k, v=v), binary.file("shared", q=q, k=k, v=v, e=e)
     apart = binary.file("apart", q=q, k=k, v=v, e=f, f=f[::-1])
@@ -86,7 +86,7 @@ def cross_check(binary, qkv):
 
 
 def errors(binary, name, qkv, ranks, seeds, decompose):
-    """What each way of making k rows out of n loses, relative RMS of a head's output, all heads.
+    """Error of each method of reducing n rows to k: relative RMS of a head's output, for all heads.
 
     Returns curves: name -> [rank][head] (drawn: [rank][seed][head]), "mean of v": [head], "matrix": [rank][head], the
     error of P itself, and "spectra", the singular values of each head.
@@ -102,13 +102,13 @@ def errors(binary, name, qkv, ranks, seeds, decompose):
         for kind in ("mean", "max"):
             o = binary.run("linformer", source, "--rank", rank, "--pool", kind)
             curves[f"pool {kind}"].append(oracle.error(o, exact))
-    # P R^T R v is exact attention on other values; several ranks go through one run, side by side.
+    # P R^T R v is exact attention on other values, so several ranks fit side by side in one run.
     rng = np.random.default_rng(2)
     mixed = []
     for rank in ranks:
         r = normal(rng, 1, rank, tokens)
         mixed.append(r.swapaxes(1, 2) @ (r @ v))
-    at_once = max(256 // dim, 1)  # the widest head the binary takes
+    at_once = max(256 // dim, 1)  # the largest head dimension the binary takes
     for i in range(0, len(ranks), at_once):
         part = mixed[i : i + at_once]
         source = binary.file("mixed", q=q, k=k, v=np.concatenate(part, axis=-1))
@@ -135,7 +135,7 @@ def errors(binary, name, qkv, ranks, seeds, decompose):
 
 
 def spectra(qkv, rng, controls=True):
-    """Per head: singular values of P, how many keys a query looks at, and the cumulative shares of the controls."""
+    """Per head: singular values of P, the effective number of keys, and the cumulative shares of the controls."""
     rows = []
     for q, k in zip(qkv[0].astype(np.float64), qkv[1].astype(np.float64)):
         p = oracle.weights(q, k)
@@ -154,7 +154,7 @@ def spectra(qkv, rng, controls=True):
 def cost(binary, args):
     """runs: n -> {"softmax" or k: (seconds, peak bytes over that of n=16, bytes of tensors and workspace, runs)}.
 
-    Beside it: base, the peak at n=16; notes; said, what the binary reported last.
+    Also returns: base, the peak at n=16; notes; said, the binary's last report.
     """
     heads, dim = args.heads, args.dim
     rng = np.random.default_rng(3)
@@ -177,7 +177,7 @@ def cost(binary, args):
         jobs = {"softmax": ("softmax", ("--no-causal",))}
         for k in args.ranks:
             if k <= length // 2:
-                # In a file, so that no time for drawing it can get into the figure.
+                # From a file, so that the measurement excludes drawing the projection.
                 params = binary.file(f"e{k}", e=normal(rng, 1, k, length))
                 jobs[k] = ("linformer", ("--params", params))
         found = {name: [] for name in jobs}
@@ -191,7 +191,7 @@ def cost(binary, args):
         for name, runs in found.items():
             seconds, peaks, workspace = zip(*runs)
             op = jobs[name][0]
-            # The least peak of the runs: how threads interleave adds to it, never takes away.
+            # The smallest peak of the runs: the interleaving of threads can only add to it.
             over = None if peaks[0] is None else min(peaks) - base[op]
             tensors = 4 * heads * length * 4 * dim + (0 if name == "softmax" else 4 * name * length)
             results[length][name] = (min(seconds), over, tensors + max(workspace), len(runs))
@@ -231,7 +231,7 @@ def main():
         for name, value in checked:
             say(f"  {name}: {value}")
 
-        # The cost first: a machine that has computed for minutes may run slower.
+        # Measure the cost first: after minutes of work a machine may run slower.
         say("cost")
         costs = cost(binary, args)
 
@@ -241,14 +241,14 @@ def main():
         parts = [report.Part("real", list(range(heads)), tokens, ranks, curves, 5)]
         likeness = []
         for length in args.lengths:
-            # Of long ones four heads: an exact softmax of all takes long.
+            # Use four heads of long inputs: an exact softmax of all heads takes too long.
             some = list(range(heads)) if length <= 4096 else [0, 3, 6, 9]
             rng = np.random.default_rng([4, length])
             made, rho = oracle.lengthen(real, length, rng)
             start = [x[:, :tokens] for x in made]
             likeness.append((length, rho, spectra(start, rng, controls=False)))
             ranks = [k for k in (16, 32, 64, 128, 256, 512, 1024, 2048) if 2 * k <= length]
-            # The decomposition takes a second a head at 2048, a minute at 8192.
+            # The decomposition takes a second per head at 2048 tokens, a minute at 8192.
             curves = errors(binary, f"n{length}", [x[some] for x in made], ranks, 3, decompose=length <= 2048)
             parts.append(report.Part("generated", some, length, ranks, curves, 3))
             say(f"  n={length}: {time.perf_counter() - begun:.0f} s since the start")

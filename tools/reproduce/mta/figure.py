@@ -23,7 +23,7 @@ def draw(path, panels):
 
 
 def draw_maps(path, rows, stages, text):
-    """rows: name -> {stage: map [3, M]}, a line of panels each; stages: their titles; text: the M tokens."""
+    """rows: name -> {stage: map [3, M]}, one row of panels each; stages: their titles; text: the M tokens."""
     figure, axes = plt.subplots(len(rows), len(stages), figsize=(5.2 * len(stages), 1.25 * len(rows)), squeeze=False)
     for line, (name, maps) in zip(axes, rows.items()):
         for ax, (stage, title) in zip(line, stages.items()):

@@ -1,7 +1,7 @@
-"""The toy task, the weights set by hand, and attention once more in numpy float64, apart from the Rust code.
+"""The toy task, the hand-set weights, and attention in numpy float64, independent of the Rust code.
 
-Text: blocks of N letters with a `.` behind each, then `#` and the two letters asked for. Rows of queries are those
-three last tokens, in that order; what is read is the last one's. Used by reproduce.py.
+Text: blocks of N letters, each followed by a `.`; then `#` and the two letters asked for. The queries are these three last
+tokens, in that order; the answer is the output of the last one. Used by reproduce.py.
 """
 
 from dataclasses import dataclass
@@ -11,14 +11,14 @@ import numpy as np
 LETTERS = 26
 END, SINK = LETTERS, LETTERS + 1  # features of `.` and of `#`
 FEATURES = LETTERS + 2
-SHARP = 40.0  # --scale of every run: a lead of 1/2 in a score is a factor of e^20
+SHARP = 40.0  # --scale of every run: a score lead of 1/2 is a factor of e^20
 
 # ---- the task ----
 
 
 @dataclass
 class Task:
-    """blocks [B, blocks, N] letters, target [B] the one block that holds both, asked [B, 2]."""
+    """blocks [B, blocks, N]: letters; target [B]: the block that has both letters; asked [B, 2]."""
 
     blocks: np.ndarray
     target: np.ndarray
@@ -26,7 +26,7 @@ class Task:
 
 
 def draw(length, blocks, trials, repeats, rng):
-    """Letters of a block all differ, as in the paper's data; repeats: drawn one by one, but the target has both."""
+    """Letters within a block differ, as in the paper's data; repeats: drawn independently, but the target has both."""
 
     def some(count):
         if repeats:
@@ -49,7 +49,7 @@ def draw(length, blocks, trials, repeats, rng):
 
 
 def keys(task):
-    """k [B, 1, M, FEATURES]: one-hot letters, `.` and `#`; zeros for the letters behind `#`."""
+    """k [B, 1, M, FEATURES]: one-hot letters, `.` and `#`; zeros for the letters after `#`."""
     trials, blocks, length = task.blocks.shape
     ids = np.concatenate([task.blocks, np.full((trials, blocks, 1), END)], -1).reshape(trials, -1)
     k = np.eye(FEATURES)[np.concatenate([ids, np.full((trials, 1), SINK)], -1)]
@@ -57,9 +57,9 @@ def keys(task):
 
 
 def values(task, own):
-    """v [B, 1, M, N * LETTERS]: every token of a block, its `.` too, has the block's letters, one-hot by place.
+    """v [B, 1, M, N * LETTERS]: each token of a block, including its `.`, has the block's letters, one-hot per place.
 
-    own: a letter has itself alone, at its place, and `.` nothing.
+    own: a letter has only itself, at its place, and `.` has zeros.
     """
     trials, blocks, length = task.blocks.shape
     letters = np.eye(LETTERS)[task.blocks]  # [B, blocks, N, LETTERS]
@@ -73,9 +73,9 @@ def values(task, own):
 
 
 def queries(task, form):
-    """q [B, H, 3, FEATURES]. `#` asks for `.`, a letter for itself; the last for both where the form says so.
+    """q [B, H, 3, FEATURES]. `#` asks for `.`, a letter for itself; the last query for both letters if the form says so.
 
-    sinks: a head for each letter, whose query asks for `#` as well.
+    sinks: one head per letter, whose query also asks for `#`.
     """
     q = np.zeros((len(task.asked), max(1, len(form.sinks)), 3, FEATURES))
     q[:, :, 0, END] = 1
@@ -92,9 +92,9 @@ def queries(task, form):
 
 
 def near(n, reach=None):
-    """2 x 2N-1, the paper's shape: the first letter on a key itself, the second on N-1 keys before it and behind.
+    """2 x 2N-1, the paper's shape: matches the first letter at a key and the second within N-1 keys before or after it.
 
-    reach: how many instead of N-1.
+    reach: replaces N-1.
     """
     reach = n - 1 if reach is None else reach
     kernel = np.zeros((1, 2, 2 * reach + 1))
@@ -104,7 +104,7 @@ def near(n, reach=None):
 
 
 def gather(n, reach=None):
-    """3 x 2N+1: on a `.`, how many of the N keys before it are one of the letters. reach: of how many instead of N."""
+    """3 x 2N+1: at a `.`, counts the letters asked for among the N keys before it. reach: replaces N."""
     reach = n if reach is None else reach
     kernel = np.zeros((1, 3, 2 * reach + 1))
     kernel[0, 0, reach] = n + 1
@@ -113,15 +113,15 @@ def gather(n, reach=None):
 
 
 def spread(n):
-    """1 x 2N+1, after the softmax: the weight of a `.` to each of the N keys before it."""
+    """1 x 2N+1, after the softmax: copies the weight of a `.` to each of the N keys before it."""
     return (np.arange(2 * n + 1) > n).astype(float)[None, None]
 
 
 def ordered(n):
-    """2 heads, 3 x 2N+1: on a letter, whether the other letter comes behind it sooner than `.` does.
+    """2 heads, 3 x 2N+1: at a letter, tests whether the other letter comes after it before the next `.`.
 
-    A key d behind weighs 2^(N-d) if it is the other letter and -1.5 2^(N-d) if it is `.`: binary numbers compared. Over
-    2^N, what `#` gets too, is a yes. Head 0: the first letter asked for stands first; head 1: the second one does.
+    A key d places later has weight 2^(N-d) if it is the other letter and -1.5 2^(N-d) if it is `.`, which compares binary
+    numbers. A sum over 2^N, the score of `#`, means yes. Head 0: the first letter asked for comes first; head 1: the second.
     """
     ahead = np.arange(1, n + 1)
     kernel = np.zeros((2, 3, 2 * n + 1))
@@ -134,7 +134,7 @@ def ordered(n):
 
 @dataclass
 class Form:
-    """What is run: pre and post make kernels of N; the rest is as queries() and values() have it."""
+    """A form to run: pre and post make kernels for N; the rest are arguments of queries() and values()."""
 
     name: str
     pre: object = None
@@ -177,7 +177,7 @@ def convolve(scores, kernel):
 
 
 def stages(q, k, v, kq_pre=None, kq_post=None):
-    """(name -> map [B, H, 3, M] of each stage there is, o): scores are shown over SHARP, 0 where not seen."""
+    """(name -> map [B, H, 3, M] of each stage, o): scores are divided by SHARP, and 0 where masked."""
     n, m = q.shape[-2], k.shape[-2]
     seen = np.arange(m) <= np.arange(n)[:, None] + m - n
     scores = np.where(seen, q @ k.swapaxes(-1, -2), 0)

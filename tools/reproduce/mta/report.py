@@ -1,4 +1,4 @@
-"""What reproduce.py found: sentences, the page mta.md, and the figures for the panels."""
+"""Reports the results of reproduce.py: sentences, the page mta.md, and the data of the panels."""
 
 import numpy as np
 
@@ -40,7 +40,7 @@ def accuracy_table(found, repeats):
 
 
 def split(found, name, test):
-    """(right, texts) of a form where the test (1 borders, 2 crowded) does not hold, and where it does."""
+    """(right, texts) of a form on texts that fail the test (1 borders, 2 crowded), and on texts that pass it."""
     out = []
     for holds in (False, True):
         some = [row[0][name][row[test] == holds] for row in found.values()]
@@ -153,7 +153,7 @@ def page(args, place, checked, shares, found, reached, short, told, reference, t
 
 
 def panels(found, reached, reference):
-    """The arguments of figure.accuracy_panel, four times."""
+    """The arguments of the four calls of figure.accuracy_panel."""
     lengths, numbers = shape(found)
     n, blocks = reference
 

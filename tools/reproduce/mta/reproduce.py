@@ -1,18 +1,18 @@
-"""The toy task of Multi-Token Attention (arXiv 2504.00927), weights set by hand: find the block with both letters.
+"""The toy task of Multi-Token Attention (arXiv 2504.00927) with hand-set weights: find the block that has both letters.
 
     cargo build --release
     pip install "numpy==2.4.6" "matplotlib==3.11.2"
     python tools/reproduce/mta/reproduce.py            (under a minute on two cores; --help has the flags)
 
-The operators `softmax` and `mta` run in the binary; oracle.py holds the task, the weights, and attention once more in
-numpy float64. First the binary is held against that on a few texts: a relative RMS over 1e-5 anywhere ends this with
-exit code 1. Then three parts:
+The operators `softmax` and `mta` run in the binary; oracle.py has the task, the weights, and attention in numpy float64.
+First the script compares both on a few texts: a relative RMS over 1e-5 anywhere ends it with exit code 1. Then it runs
+three parts:
 
-    accuracy    over block length and number of blocks, letters of a block all different (the paper's data) or repeated
-    reach       over how many keys a kernel looks to each side
+    accuracy    over block length and number of blocks; letters in a block differ (the paper's data) or repeat
+    reach       over the number of keys a kernel covers on each side
     picture     the attention map of a short text before and after each stage
 
-Prints the page mta.md, which with mta.svg and maps.svg goes to --output; progress goes to stderr.
+Prints the page mta.md and writes it to --output with mta.svg and maps.svg; progress goes to stderr.
 """
 
 import sys
@@ -33,9 +33,9 @@ from command import Binary, Parser, count, progress  # noqa: E402
 TOLERANCE = 1e-5
 LENGTHS = (3, 5, 8, 12)
 BLOCKS = (4, 16, 52)
-REFERENCE = (5, 52)  # N and blocks of the paper, of 319 characters with the answer
-TRIALS = 25  # of the comparison with the formulas
-ROOM = 16 << 20  # values of one run's v, at most
+REFERENCE = (5, 52)  # N and number of blocks in the paper; a text has 319 characters with the answer
+TRIALS = 25  # tolerance of the comparison with the formulas
+ROOM = 16 << 20  # maximum number of values in one run's v
 SHORT = ("daca.ebdf.agec.fcba.", "ab")
 
 
@@ -43,20 +43,20 @@ SHORT = ("daca.ebdf.agec.fcba.", "ab")
 
 
 def run(binary, form, task):
-    """o [B, N * LETTERS] of the last query, the heads added up."""
+    """o [B, N * LETTERS] of the last query, summed over heads."""
     source = binary.file("task", **form.tensors(task))
     return binary.run(form.op(), source, "--causal", "--scale", oracle.SHARP)[:, :, -1].sum(1)
 
 
 def right(o, task):
-    """[B] whether the largest entry of each place is the target's letter there, at all places."""
+    """[B] True if at every place the largest entry is the target's letter."""
     trials, _, length = task.blocks.shape
     told = o.reshape(trials, length, oracle.LETTERS).argmax(-1)
     return (told == task.blocks[np.arange(trials), task.target]).all(-1)
 
 
 def borders(task):
-    """[B] whether both letters stand less than N apart in different blocks anywhere."""
+    """[B] True if the two letters are less than N apart in different blocks anywhere."""
     trials, blocks, length = task.blocks.shape
     place = np.arange(blocks)[:, None] * (length + 1) + np.arange(length)
     found = np.zeros(trials, bool)
@@ -69,7 +69,7 @@ def borders(task):
 
 
 def crowded(task):
-    """[B] whether a block with one of the letters alone has it as often as the target has both together."""
+    """[B] True if a block with only one of the letters has it as often as the target has both together."""
     hits = (task.blocks[..., None] == task.asked[:, None, None]).sum((2, 3))  # [B, blocks]
     best = np.take_along_axis(hits, task.target[:, None], 1)[:, 0]
     np.put_along_axis(hits, task.target[:, None], 0, 1)
@@ -77,7 +77,7 @@ def crowded(task):
 
 
 def tasks(length, blocks, trials, repeats):
-    """Tasks of all trials, so many in each that its values fit ROOM."""
+    """Tasks of all trials, in batches whose values fit ROOM."""
     rng = np.random.default_rng([5, repeats, length, blocks])
     most = max(1, ROOM // ((blocks * (length + 1) + 3) * length * oracle.LETTERS))
     return [oracle.draw(length, blocks, min(most, trials - x), repeats, rng) for x in range(0, trials, most)]
@@ -102,7 +102,7 @@ def accuracy(binary, trials):
 
 
 def reach(binary, trials):
-    """form -> keys to each side -> share right, at REFERENCE with different letters."""
+    """form -> keys on each side -> share of right answers, at REFERENCE with different letters."""
     length, blocks = REFERENCE
     some = tasks(length, blocks, trials, False)
     return {name: {r: float(rights(binary, oracle.Form(name, pre=lambda n, r=r: make(n, r)), some).mean())
@@ -114,7 +114,7 @@ def reach(binary, trials):
 
 
 def share(maps, task):
-    """The last query's weight on the target's block and `.`, over that on all blocks: mean, and how often the most."""
+    """The last query's weight on the target block and its `.`, relative to all blocks: mean, and how often it is largest."""
     weights = list(maps.values())[-1][:, :, -1].sum(1)
     trials, blocks, length = task.blocks.shape
     each = weights[:, : blocks * (length + 1)].reshape(trials, blocks, -1).sum(-1)
@@ -124,7 +124,7 @@ def share(maps, task):
 
 
 def cross_check(binary):
-    """(rows of the largest difference by form; share by form and repeats at REFERENCE); exits if one is off."""
+    """(rows of the largest difference per form; share per form and repeats at REFERENCE); exits if one differs."""
     rows, shares, failed = [], {}, []
     for name, form in oracle.FORMS.items():
         worst = 0.0
@@ -167,7 +167,7 @@ def picture(binary):
             name = form.name + (f" ({head})" if heads > 1 else "")
             rows[name] = {stage: x[0, head] for stage, x in maps.items()}
         o = run(binary, form, task).reshape(-1, oracle.LETTERS)
-        # An entry as large as another place's answer: several letters tie, and all are told.
+        # An entry as large as the answer at another place means a tie; report all its letters.
         told[form.name] = ["".join(chr(ord("a") + x) for x in np.flatnonzero(place > 0.99 * place.max()))
                            for place in o]
     return rows, told

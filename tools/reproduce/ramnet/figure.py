@@ -8,7 +8,7 @@ READ, WRITE = np.array([0.0, 0.55, 0.15]), np.array([0.85, 0.05, 0.05])
 
 
 def curves_panel(ax, curves, title, xlabel, values, text=str, law=None):
-    """curves: name -> (style, hollow, {x: recall}). Hollow ones are dashed, under or over their full twin."""
+    """curves: name -> (style, hollow, {x: recall}). Hollow curves are dashed and drawn over or under their solid twin."""
     if law:
         ax.plot(*zip(*law[1].items()), color=GREY, linewidth=4, alpha=0.4, label=law[0])
     for name, (style, hollow, points) in curves.items():
@@ -21,7 +21,7 @@ def curves_panel(ax, curves, title, xlabel, values, text=str, law=None):
 
 
 def picture_panel(ax, events, slots, acts, title):
-    """events: "write" and "read" -> (slots, weights) of each token. Opacity is the root of the weight."""
+    """events: "write" and "read" -> (slots, weights) of each token. Opacity is the square root of the weight."""
     tokens = len(events["read"][0])
     image = np.ones((slots, tokens, 3))
     for name, colour in (("write", WRITE), ("read", READ)):

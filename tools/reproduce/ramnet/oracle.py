@@ -1,7 +1,7 @@
-"""The formulas in numpy float64, written from the text and apart from the Rust code, and hand-set addresses.
+"""The formulas in numpy float64, written from the text independently of the Rust code, and hand-set addresses.
 
-P = 4 choices a digit, U digits, S = 4^U slots, K of which a token writes and K reads. Logits are [..., tokens, 4 U];
-slots have digit 0 least significant. Used by reproduce.py.
+P = 4 choices per digit, U digits, S = 4^U slots; each token writes K slots and reads K. Logits are [..., tokens, 4 U]; digit
+0 of a slot is the least significant. Used by reproduce.py.
 """
 
 import numpy as np
@@ -12,22 +12,22 @@ EPSILON = {"gsu": 1e-12, "pdma": 1e-6}
 # ---- what is run ----
 
 WIDTH = 64  # E, of values
-REFERENCE = (5, 8)  # U and K of the paper's: 1024 slots
+REFERENCE = (5, 8)  # the paper's U and K: 1024 slots
 GAMMAS = {"gsu": (-np.inf, 0, 6, np.inf), "pdma": (0, 1, 6, np.inf)}
 KINDS = {"apart": "a slot each", "drawn": "drawn slots", "spread": "spread"}  # addresses of keys
 LOADS = [2.0**i for i in range(-4, 3)]  # pairs over slots
-QUERIES = 512  # at most, of a trial and load
+QUERIES = 512  # maximum per trial and load
 SHARP = 0.99  # weight of the slot that a key names
-STORY = (20, 20, 24)  # tokens that write pairs, that read them in another order, that all have one address
+STORY = (20, 20, 24)  # tokens that write pairs, that read them in another order, that all use one address
 LAG = 3
 
 # ---- addresses ----
 
 
 def beam(logits, topk):
-    """Slots [..., tokens, K] of the K largest sums of one logit a digit, the best first, ties to the smaller slot.
+    """Slots [..., tokens, K] of the K largest sums of one logit per digit, the best first; ties go to the smaller slot.
 
-    Level by level over sums in f32, so that ties are those of the operator.
+    It runs level by level over f32 sums, so that ties are those of the operator.
     """
     z = np.asarray(logits, np.float32).reshape(*logits.shape[:-1], -1, CHOICES)
     slots, sums = np.zeros((*z.shape[:-2], 1), np.int64), np.zeros((*z.shape[:-2], 1), np.float32)
@@ -40,7 +40,7 @@ def beam(logits, topk):
 
 
 def every(logits, topk):
-    """As beam, but by sorting all slots."""
+    """Like beam, but sorts all slots."""
     z = np.asarray(logits, np.float32).reshape(*logits.shape[:-1], -1, CHOICES)
     at = digits(np.arange(CHOICES ** z.shape[-2]), z.shape[-2])
     sums = np.zeros((*z.shape[:-2], len(at)), np.float32)
@@ -50,7 +50,7 @@ def every(logits, topk):
 
 
 def access(logits, topk):
-    """(slots, weights), both [..., tokens, K]: products of softmaxes, not renormalised; 0 where f32 underflows."""
+    """(slots, weights), both [..., tokens, K]: products of softmaxes, not renormalised; 0 if f32 underflows."""
     slots = beam(logits, topk)
     z = np.asarray(logits, np.float64).reshape(*logits.shape[:-1], -1, CHOICES)
     p = np.exp(z - z.max(-1, keepdims=True))
@@ -64,7 +64,7 @@ def access(logits, topk):
 # ---- logits that name a slot ----
 
 SPREAD = 3.0  # standard deviation of drawn logits
-SURE = 200.0  # a lead after which every other slot's weight underflows f32
+SURE = 200.0  # a lead that makes the weight of every other slot underflow f32
 
 
 def digits(slots, count):
@@ -72,7 +72,7 @@ def digits(slots, count):
 
 
 def logits(slots, count, weight):
-    """Logits [..., 4 U] that give each slot this weight and the rest, evenly by digit, to the others."""
+    """Logits [..., 4 U] that give the slot this weight and distribute the rest evenly per digit."""
     if weight < 1:
         p = weight ** (1 / count)
         lead = np.log(p * (CHOICES - 1) / (1 - p))
@@ -86,14 +86,14 @@ def logits(slots, count, weight):
 
 
 def retention(rule, w, gamma):
-    """Share of its mass that a slot written with weight w > 0 keeps; gamma may be infinite."""
+    """Share of its mass that a slot keeps when written with weight w > 0; gamma may be infinite."""
     with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
         finite = 1 / (1 + np.exp(gamma) * w / (1 - w)) if rule == "gsu" else (1 - w) ** gamma
     return np.where(gamma == np.inf, 0.0, np.where(gamma == -np.inf, 1.0, finite))
 
 
 def walk(q, k, v, gamma, topk, rule, cape=()):
-    """o [B, H, N, E], token after token: K slots written, then K read. cape: heads whose slots turn by one a token."""
+    """o [B, H, N, E], token by token: write K slots, then read K. cape: heads whose slots rotate by one per token."""
     batch, heads, tokens, width = v.shape
     slots = CHOICES ** (q.shape[-1] // CHOICES)
     shift = np.arange(tokens) * np.isin(np.arange(heads), cape)[:, None]
@@ -116,7 +116,7 @@ def walk(q, k, v, gamma, topk, rule, cape=()):
 
 
 def survivors(load, slots):
-    """Share of load * slots pairs, each overwriting a slot drawn at random, that nobody overwrote later."""
+    """Share of load * slots pairs, each written to a random slot, that no later pair overwrites."""
     pairs = round(load * slots)
     return slots / pairs * (1 - (1 - 1 / slots) ** pairs)
 

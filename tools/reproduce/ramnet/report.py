@@ -1,4 +1,4 @@
-"""What reproduce.py found: sentences, the page ramnet.md, and the figures for the panels."""
+"""Reports the results of reproduce.py: sentences, the page ramnet.md, and the data of the panels."""
 
 import math
 from fractions import Fraction
@@ -43,7 +43,7 @@ class Recalls:
         return {load: rows[at] for load, rows in self.found[kind, digits, topk, rule][0].items()}
 
     def reach(self, *which, **shape):
-        """Load at which recall falls under LEVEL, in words, between two by interpolating its logarithm."""
+        """The load at which recall falls under LEVEL, as text; interpolates the logarithm of the load."""
         points = [(load, recall) for load, (recall, _) in self.curve(*which, **shape).items()]
         below = [i for i, (_, recall) in enumerate(points) if recall < LEVEL]
         if not below:
@@ -54,11 +54,11 @@ class Recalls:
         return f"{a * (b / a) ** ((high - LEVEL) / (high - low)):.2f}"
 
     def weights(self, kind, digits, topk):
-        """(best slot's, all K slots') mean weights."""
+        """Mean weights (of the best slot, of all K slots)."""
         return list(self.found[kind, digits, topk, "gsu"][1].values())[-1]
 
     def apart(self, first, second):
-        """Largest difference in recall of two (rule, gamma), and where."""
+        """Largest difference in recall between two (rule, gamma), and its place."""
         found = []
         for kind, digits, topk, rule in self.found:
             if rule == "gsu":
@@ -167,7 +167,7 @@ def picture_finding(drawn):
 
 
 class Costs:
-    """Nanoseconds a token and head of reproduce.Times."""
+    """Nanoseconds per token and head, from reproduce.Times."""
 
     def __init__(self, times, args):
         each = args.length * args.heads

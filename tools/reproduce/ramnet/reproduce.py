@@ -4,15 +4,14 @@
     pip install "numpy==2.4.6" "matplotlib==3.11.2"
     python tools/reproduce/ramnet/reproduce.py         (minutes on two cores; --quick: under one; --help has the flags)
 
-The operator `ramnet` runs in the binary; oracle.py holds the formulas once more, in numpy float64. First the binary is
-held against them, on the sequences below at small sizes: a relative RMS over 1e-5 anywhere ends this with exit code 1.
-Then three parts:
+The operator `ramnet` runs in the binary; oracle.py has the same formulas in numpy float64. First the script compares both
+on the sequences below at small sizes: a relative RMS over 1e-5 anywhere ends it with exit code 1. Then it runs three parts:
 
     time        over slots, over K and over the length, and with one address for all tokens (a hot slot)
-    recall      pairs written, then some of them queried in another order, over pairs a slot, slots, K, rule and gamma
+    recall      of written pairs, queried in another order, over pairs per slot, slots, K, rule and gamma
     picture     which slots are read and written over time, with CAPE and without
 
-Prints the page ramnet.md, which with ramnet.svg goes to --output; progress goes to stderr.
+Prints the page ramnet.md and writes it to --output with ramnet.svg; progress goes to stderr.
 """
 
 import sys
@@ -38,12 +37,12 @@ TOLERANCE = 1e-5
 
 
 def rest(digits, *shape):
-    """Logits that name the last slot alone: what a token does that should not write, or not read."""
+    """Logits that address only the last slot, for tokens that should not write, or not read."""
     return oracle.logits(np.full(shape, oracle.CHOICES**digits - 1), digits, 1)
 
 
 def addresses(kind, digits, pairs, rng):
-    """Logits [pairs, 4 U] of keys. The last slot is nobody's."""
+    """Logits [pairs, 4 U] of keys. No key has the last slot."""
     free = oracle.CHOICES**digits - 1
     if kind == "spread":
         return (oracle.SPREAD * rng.standard_normal((pairs, digits * oracle.CHOICES))).astype(np.float32)
@@ -63,9 +62,9 @@ class Sequence:
 
 
 def sequence(kind, digits, trials, most, seed):
-    """Pairs written up to each load, after which some of those so far are queried in another order.
+    """Writes pairs up to each load, then queries some of the pairs so far in another order.
 
-    A query writes zeros to the last slot with weight 1, a write reads from there. most: pairs, at most.
+    A query writes zeros to the last slot with weight 1; a write reads from there. most: maximum number of pairs.
     """
     rng = np.random.default_rng([seed, digits])
     slots = oracle.CHOICES**digits
@@ -89,7 +88,7 @@ def sequence(kind, digits, trials, most, seed):
 
 
 def over_gammas(made, rule):
-    """Tensors of the operator: a head for every gamma of the rule, the rest alike."""
+    """Tensors of the operator: one head per gamma of the rule, otherwise identical."""
     gammas = oracle.GAMMAS[rule]
     tensors = {x: np.repeat(y[:, None], len(gammas), 1) for x, y in (("q", made.q), ("k", made.k), ("v", made.v))}
     shape = (len(made.q), len(gammas), made.q.shape[1])
@@ -97,12 +96,12 @@ def over_gammas(made, rule):
 
 
 def nearest(o, values):
-    """Index of the value nearest to each o [queries, E]. Values are of unit length: that of the largest product."""
+    """Index of the value nearest to each o [queries, E]. Values have unit length, so it has the largest dot product."""
     return np.concatenate([(part @ values.T).argmax(-1) for part in np.array_split(o, -(-len(o) // 128))])
 
 
 def judge(made, o, topk):
-    """load -> [gamma] of (recall, relative error), and load -> (weight of the best slot, of all K), means."""
+    """load -> [gamma] of (recall, relative error), and load -> mean weights (of the best slot, of all K)."""
     found, weights = {}, {}
     for load, first, chosen in made.checks:
         tokens = slice(first, first + chosen.shape[1])
@@ -125,7 +124,7 @@ def flags(topk, rule):
 
 
 def recall(binary, sizes, tops, most, written):
-    """((kind, digits, topk, rule) -> what judge found, seconds of the binary). written: slots of all trials, about."""
+    """((kind, digits, topk, rule) -> result of judge, seconds of the binary). written: approximate slots of all trials."""
     found, seconds = {}, 0.0
     reference, usual = oracle.REFERENCE
     shapes = dict.fromkeys([(reference, topk) for topk in tops] + [(digits, usual) for digits in sizes])
@@ -147,7 +146,7 @@ def recall(binary, sizes, tops, most, written):
 def story():
     """q, k [N, 12], v of three acts on 64 slots, and the pair that each token of the second act queries.
 
-    Third act: all tokens write to one address and read LAG beyond it, where with CAPE the token LAG before wrote.
+    Third act: all tokens write to one address and read LAG beyond it; with CAPE the token LAG earlier wrote there.
     """
     digits, (pairs, queries, hot) = 3, oracle.STORY
     rng = np.random.default_rng(3)
@@ -166,7 +165,7 @@ def story():
 
 
 def picture(binary):
-    """Events of the oracle's beam, and what the binary read: recall by act and head; the error against float64."""
+    """Events of the oracle's beam, and the binary's reads: recall per act and head, and the error against float64."""
     q, k, v, order = story()
     topk, (pairs, queries, hot) = 4, oracle.STORY
     tensors = {x: np.stack([y, y])[None] for x, y in (("q", q), ("k", k), ("v", v))}
@@ -188,7 +187,7 @@ def picture(binary):
 
 
 def cross_check(binary, drawn):
-    """Every form used here at small sizes; returns rows, exits if one is off."""
+    """Compares every form used here at small sizes; returns rows, exits if one differs."""
     rows, failed = [], []
 
     def compare(name, error):
@@ -216,7 +215,7 @@ def cross_check(binary, drawn):
 
 
 def inputs(binary, name, digits, length, heads, hot=False):
-    """Standard normal q, k, v, gamma, as `subquad sample` draws them; hot: every token has the first one's q and k."""
+    """Standard normal q, k, v, gamma, as from `subquad sample`; hot: every token has the q and k of the first one."""
     rng = np.random.default_rng(4)
     tensors = {x: rng.standard_normal((1, heads, length, width), np.float32)
                for x, width in (("q", 4 * digits), ("k", 4 * digits), ("v", oracle.WIDTH))}
@@ -226,7 +225,7 @@ def inputs(binary, name, digits, length, heads, hot=False):
 
 
 class Times:
-    """Seconds of runs in turns, by the binary's own time line, of which the least counts.
+    """Seconds of runs in turns, as the binary reports them. The minimum counts.
 
     slots: digits -> {"random", "hot", "memory"}; topk: K -> {"random"}; length: N -> {"random", "hot"}; each a list.
     """
@@ -251,7 +250,7 @@ class Times:
 
         self.slots, self.length = {}, {}
         for one in sizes:
-            # A run of one token: what a memory costs that is there once, whatever N.
+            # A run of one token: the fixed cost of a memory, for any N.
             sources = both(one, length) | {"memory": inputs(self.binary, "memory", one, 1, heads)}
             self.slots[one] = self.turns(sources, topk)
         source = {"random": inputs(self.binary, "random", digits, length, heads)}
@@ -297,7 +296,7 @@ def main():
         progress("the binary against the formulas in float64")
         drawn = picture(binary)
         checked = cross_check(binary, drawn)
-        # Times first: a machine that has computed for minutes may run slower.
+        # Measure times first: after minutes of work a machine may run slower.
         progress("time")
         times = Times(binary, args).run(sizes, tops)
         progress("recall")

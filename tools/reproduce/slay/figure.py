@@ -7,7 +7,7 @@ HOLLOW = {"linestyle": "none", "fillstyle": "none", "markersize": 7}
 
 
 def styles(names):
-    """name -> (colour, dashes, marker). Beyond five, dashes change with the colours' second round."""
+    """name -> (colour, dashes, marker). After five names the colours repeat with other dashes."""
     found = {}
     for i, name in enumerate(names):
         colour, dashes, marker = STYLES[i % len(STYLES)]
@@ -15,13 +15,13 @@ def styles(names):
     return found
 
 
-EDGE = 1.15  # what is farther off is written, not drawn
+EDGE = 1.15  # larger values are written, not drawn
 
 
 def ablation_panel(ax, settings, rows, paper, short, title):
-    """rows, paper: name -> a number a setting."""
+    """rows, paper: name -> one number per setting."""
     for i, (setting, (colour, _, marker)) in enumerate(zip(settings, STYLES)):
-        # Settings side by side in a row, so that equal numbers do not hide each other.
+        # Settings are side by side, so that equal numbers do not hide each other.
         heights = {name: y + 0.24 * (i - (len(settings) - 1) / 2) for y, name in enumerate(rows)}
         for points, label, look in ((rows, "here", FULL), (paper, "paper", HOLLOW)):
             shown = [(values[i], heights[name]) for name, values in points.items() if max(values) < EDGE]

@@ -1,8 +1,8 @@
-"""The formulas in numpy float64, written from the paper and apart from the Rust code, and the layer of its ablation.
+"""The formulas in numpy float64, written from the paper independently of the Rust code, and the layer of its ablation.
 
-One entry of a batch at a time: q, k, v [heads, tokens, dim], cosines and scores [heads, tokens, tokens]; u and c are
-unit vectors and their cosines. omega is [nodes, heads, features, dim], anchors [count, dim]. eq. and sec. are those of
-the paper (arXiv 2602.04915). Used by reproduce.py.
+Functions take one batch entry: q, k, v [heads, tokens, dim], cosines and scores [heads, tokens, tokens]; u and c are unit
+vectors and their cosines. omega is [nodes, heads, features, dim], anchors [count, dim]. "eq." and "sec." refer to the paper
+(arXiv 2602.04915). Used by reproduce.py.
 """
 
 from dataclasses import dataclass
@@ -35,7 +35,7 @@ def rule(nodes, epsilon):
 
 
 def quadrature(c, nodes, epsilon):
-    """sum_r w_r exp(2 s_r x), which stands for 1 / (C - 2x)."""
+    """sum_r w_r exp(2 s_r x), an approximation of 1 / (C - 2x)."""
     return sum(w * np.exp(2 * s * c) for s, w in zip(*rule(nodes, epsilon)))
 
 
@@ -56,7 +56,7 @@ def random_exponential(q, k, omega, epsilon):
     return gram(lambda u: exponential(u, omega, epsilon), q, k)
 
 
-# ---- what stands for x^2: maps u [heads, tokens, dim] -> [heads, tokens, P] (sec. 2.4.2) ----
+# ---- approximations of x^2: maps u [heads, tokens, dim] -> [heads, tokens, P] (sec. 2.4.2) ----
 
 RIDGE = 1e-3  # of Nystrom's matrix, as the authors' code has it
 
@@ -66,7 +66,7 @@ def anchor(u, anchors):
 
 
 def population(c):
-    """What anchor scores tend to, up to a constant: the mean of (a.q)^2 (a.k)^2 over all unit a."""
+    """The limit of anchor scores, up to a constant: the mean of (a.q)^2 (a.k)^2 over all unit a."""
     return 1 + 2 * c**2
 
 
@@ -82,7 +82,7 @@ def maclaurin(u, pair):
 
 
 def tensorsketch(u, pair):
-    """pair [2, P, D]: two count sketches, one +1 or -1 in each column."""
+    """pair [2, P, D]: two count sketches, each with one +1 or -1 per column."""
     first, second = (np.fft.rfft(u @ sketch.T, axis=-1) for sketch in pair)
     return np.fft.irfft(first * second, pair.shape[1], axis=-1)
 
@@ -92,7 +92,7 @@ SIGNED = ("nystrom", "maclaurin", "tensorsketch")  # their scores may be negativ
 
 
 def hadamard(u, omega, epsilon):
-    """(w.u)^2 times the exponential feature of the same w: no product of two maps (app. features)."""
+    """(w.u)^2 times the exponential feature of the same w, so not a product of two maps (app. features)."""
     maps = []
     for s, w, one in zip(*rule(len(omega), epsilon), omega.astype(np.float64)):
         x = u @ one.swapaxes(-1, -2)
@@ -101,7 +101,7 @@ def hadamard(u, omega, epsilon):
 
 
 def scores(poly, q, k, params, epsilon):
-    """Of a value of --poly; params: omega, and `poly` as draw() or known() give it."""
+    """Scores for a value of --poly; params: omega, and `poly` from draw() or known()."""
     omega = params["omega"]
     if poly == "hadamard":
         return gram(lambda u: hadamard(u, omega, epsilon), q, k)
@@ -128,7 +128,7 @@ def draw(poly, rng, nodes, heads, features, dim, width):
 
 
 def authors(poly, rng, nodes, heads, features, dim, width):
-    """As draw(), but as the authors' code at 93f9127 has it, whose figures the paper prints.
+    """Like draw(), but as in the authors' code at 93f9127, whose figures the paper prints.
 
     Nystrom's anchors are not of unit length, and TensorSketch has one sketch for both factors. Both have an additional
     factor 1/P, which is `over`.
@@ -169,10 +169,9 @@ def known(poly, saved, width):
 
 
 def weigh(scores, v, floor=False):
-    """(o, sums): causal scores times v over their sum plus DELTA (eq. 7).
+    """(o, sums): causal scores times v, divided by their sum plus DELTA (eq. 7).
 
-    floor: over the sum, but DELTA where it is less, as the authors' code has it at 93f9127. A negative sum becomes
-    DELTA.
+    floor: divides by max(sum, DELTA) instead, as the authors' code does at 93f9127. A negative sum becomes DELTA.
     """
     scores = np.tril(scores)
     sums = scores.sum(-1, keepdims=True)
@@ -180,12 +179,12 @@ def weigh(scores, v, floor=False):
 
 
 def mean(v):
-    """The plain mean of the values so far: no query, no key."""
+    """The mean of the values so far, without queries and keys."""
     return np.cumsum(v.astype(np.float64), axis=-2) / np.arange(1, v.shape[-2] + 1)[:, None]
 
 
 def steady(scores):
-    """Tokens whose sum is no small difference of large scores: those of signed ones that f32 can be held to."""
+    """Tokens whose sum is not a small difference of large scores. For signed scores only these can be compared in f32."""
     scores = np.tril(scores)
     return np.abs(scores.sum(-1)) >= 0.1 * np.abs(scores).sum(-1)
 
@@ -209,10 +208,10 @@ WIDTH, HEADS, BATCH, EPSILON = 64, 4, 8, 1e-6
 
 
 class Layer:
-    """Standard normal tokens through linear layers to q, k, v [batch, heads, tokens, dim] (f32), and the one behind.
+    """q, k, v [batch, heads, tokens, dim] (f32) from standard normal tokens by linear layers, and the output layer.
 
-    Weights and biases are uniform within 1/sqrt(64), torch's default. With biases, as the authors' ablation script has
-    it (tests/ablation_poly_approx.py at 93f9127); their models have none.
+    Weights and biases are uniform within 1/sqrt(64), torch's default. There are biases, as in the authors' ablation script
+    (tests/ablation_poly_approx.py at 93f9127); their models have none.
     """
 
     def __init__(self, seed, tokens, biased=True):
@@ -228,14 +227,14 @@ class Layer:
         self.q, self.k, self.v = np.ascontiguousarray(qkv.transpose(2, 0, 3, 1, 4), np.float32)
 
     def output(self, o):
-        """[batch, heads, tokens, dim] -> [batch, tokens, 64], behind the last linear layer."""
+        """[batch, heads, tokens, dim] -> [batch, tokens, 64], after the output layer."""
         weight, bias = self.behind
         o = o.astype(np.float64).swapaxes(1, 2)
         return o.reshape(*o.shape[:2], WIDTH) @ weight.T + bias
 
 
 def compare(got, want):
-    """(relative L2 distance, cosine) of two outputs, each as one long vector."""
+    """(relative L2 distance, cosine) of two outputs, each flattened to one vector."""
     a, b = np.linalg.norm(got), np.linalg.norm(want)
     return float(np.linalg.norm(got - want) / b), float((got * want).sum() / (a * b))
 

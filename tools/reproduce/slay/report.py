@@ -1,4 +1,4 @@
-"""What reproduce.py found: sentences, the page slay.md, and the figures for the panels."""
+"""Reports the results of reproduce.py: sentences, the page slay.md, and the data of the panels."""
 
 import math
 import statistics
@@ -65,7 +65,7 @@ SCALING = {
 
 @dataclass
 class Ablation:
-    """One setting; of each kind name -> what every seed gave: (relative L2, cosine), or a share for `negative`."""
+    """One setting. Each kind maps a name to one result per seed: (relative L2, cosine), or a share for `negative`."""
 
     setting: oracle.Setting
     variants: dict = field(default_factory=dict)
@@ -79,7 +79,7 @@ class Ablation:
             getattr(self, kind).setdefault(name, []).append(row)
 
     def distance(self, name, kind="variants"):
-        """Mean over seeds; the median of what spans decades."""
+        """Mean over seeds; the median for values that span decades."""
         return middle([x for x, _ in getattr(self, kind)[name]])
 
 
@@ -103,14 +103,14 @@ def short(x):
 
 
 def spread(values):
-    """Mean and standard deviation over seeds; of what spans decades median, least and most."""
+    """Mean and standard deviation over seeds; median, minimum and maximum for values that span decades."""
     if wild(values):
         return f"{short(middle(values))} ({short(min(values))} to {short(max(values))})"
     return f"{statistics.mean(values):.3f} ± {deviation(values):.3f}"
 
 
 def exponent(points):
-    """n -> value; slope of log over log at the last four lengths, None of fewer than three."""
+    """n -> value; log-log slope over the last four lengths, None if there are fewer than three."""
     some = sorted(points.items())[-4:]
     if len(some) < 3:
         return None
@@ -118,8 +118,8 @@ def exponent(points):
 
 
 def crossing(ours, other):
-    """From which length on ours is faster: (length, whether it was so from the first one), between two lengths by
-    interpolating logarithms; None if it is not at the last."""
+    """The length from which ours is faster: (length, True if that is the first one), by interpolating logarithms between two
+    lengths; None if it is slower at the last one."""
     common = sorted(set(ours) & set(other))
     if not common or ours[common[-1]] >= other[common[-1]]:
         return None
@@ -179,7 +179,7 @@ def ablation_findings(ablations):
         return listing([short(x) for x, _ in PAPER[name][: len(ablations)]])
 
     def off(name):
-        """(largest difference from the paper, standard deviation over seeds there)"""
+        """(largest difference from the paper, standard deviation over seeds at that place)"""
         return max((abs(one.distance(name) - PAPER[name][i][0]), deviation([x for x, _ in one.variants[name]]))
                    for i, one in enumerate(ablations))
 
@@ -207,7 +207,7 @@ def ablation_findings(ablations):
 
 
 def verdict(gains):
-    """gains: how much less one errs than another, at each setting."""
+    """gains: ratio of the errors of two maps, at each setting."""
     return listing([f"{abs(gain):.2f} {'better' if gain > 0 else 'worse'}" for gain in gains])
 
 
@@ -282,7 +282,7 @@ def milliseconds(costs, name):
 
 
 def paper_points(name, at):
-    """n -> ms (at 0) or MB (at 1) of the paper's figure."""
+    """n -> ms (index 0) or MB (index 1) in the paper's figure."""
     return {n: here[name][at] for n, here in SCALING.items() if here.get(name)}
 
 
@@ -381,7 +381,7 @@ def cost_findings(costs):
 
 
 def held(costs, name):
-    """n -> bytes: what the process took where the CPU works, else what the binary stated."""
+    """n -> bytes: measured from the process on the CPU, otherwise as the binary states them."""
     return {n: stated if over is None or costs.said["adapter"] else over
             for n, (over, _, stated) in costs.memory.get(name, {}).items()}
 

@@ -1,21 +1,20 @@
-"""Reproduces of SLAY (arXiv 2602.04915) what needs no training, and says where the paper does not come out well.
+"""Reproduces the results of SLAY (arXiv 2602.04915) that need no training, and reports where the paper falls short.
 
     cargo build --release
     pip install "numpy==2.4.6" "matplotlib==3.11.2"
     python tools/reproduce/slay/reproduce.py           (minutes on two cores; --quick: under one; --help has the flags)
 
-The operators `slay`, `yat`, `softmax` and `linear` run in the binary; oracle.py holds the formulas once more, in numpy
-float64. First the binary is held against them: a relative RMS over 1e-5 anywhere ends this with exit code 1. Then three
-parts:
+The operators `slay`, `yat`, `softmax` and `linear` run in the binary; oracle.py has the same formulas in numpy float64.
+First the script compares both: a relative RMS over 1e-5 anywhere ends it with exit code 1. Then it runs three parts:
 
-    ablation    the paper's ablation of the polynomial factor: distance from exact spherical attention behind the output
-                layer, at its three settings, beside the plain mean of v; then which part the distance comes from
-    quadrature  error of the Gauss-Laguerre rule over its nodes
-    cost        time and memory over the length at the paper's shape, beside its table
+    ablation    the paper's ablation of the polynomial factor: distance from exact spherical attention after the output
+                layer, at its three settings, compared with the mean of v; then which part the distance comes from
+    quadrature  error of the Gauss-Laguerre rule over the number of nodes
+    cost        time and memory over the length at the paper's shape, compared with its table
 
-The values of --poly that the binary has run there, the others in oracle.py, and are marked. --also adds mechanisms to
-the last part: a feature map or a rule of `linear`, or an operator. Prints the page slay.md, which with slay.svg goes to
---output; progress goes to stderr. The paper's figures are those of its text and of the files beside its code.
+Values of --poly that the binary has run there; the others run in oracle.py and are marked. --also adds mechanisms to the
+last part: a feature map or a rule of `linear`, or an operator. Prints the page slay.md and writes it to --output with
+slay.svg; progress goes to stderr. The paper's figures come from its text and from the files published with its code.
 """
 
 import re
@@ -43,7 +42,7 @@ POLY = ("anchor", "exact", "laplace", "hadamard", "nystrom", "maclaurin", "tenso
 
 
 def width(poly, setting):
-    """(features a node, P): without a second map a node has M P features, as in the paper, so that m is the same."""
+    """(features per node, P): without a second map a node has M P features, as in the paper, so that m is the same."""
     alone = poly in ("laplace", "hadamard")
     return setting.features * setting.anchors if alone else setting.features, setting.anchors
 
@@ -54,11 +53,11 @@ class Slay:
     def __init__(self, binary):
         self.binary = binary
         self.offered = [poly for poly in POLY if poly in binary.choices("slay", "--poly")]
-        self.unsized = set()  # those whose P is not that of --anchors
-        self.on_cpu = set()  # those that only the cpu backend has
+        self.unsized = set()  # those whose P is not --anchors
+        self.on_cpu = set()  # only on the cpu backend
 
     def run(self, poly, source, setting, seed, epsilon=oracle.EPSILON):
-        """(o, what was drawn)."""
+        """(o, the drawn parameters)."""
         target = self.binary.folder / "drawn.safetensors"
         features, anchors = width(poly, setting)
         flags = ["--poly", poly, "--nodes", setting.nodes, "--features", features, "--epsilon", epsilon,
@@ -79,19 +78,19 @@ class Slay:
 
 
 def over_batch(layer, function):
-    """function(q, k, v) -> o of each entry of the batch, together."""
+    """Stacks function(q, k, v) -> o over the entries of the batch."""
     return np.stack([function(q, k, v) for q, k, v in zip(layer.q, layer.k, layer.v)])
 
 
 def weighed(layer, poly, params, floor=False):
-    """(o, sums) of a value of --poly by the oracle."""
+    """(o, sums) for a value of --poly, from the oracle."""
     scores = (oracle.scores(poly, q, k, params, oracle.EPSILON) for q, k in zip(layer.q, layer.k))
     o, sums = zip(*(oracle.weigh(x, v, floor) for x, v in zip(scores, layer.v)))
     return np.stack(o), np.stack(sums)
 
 
 def cross_check(binary, slay):
-    """Every form used below against float64; returns rows, exits if one is off."""
+    """Compares every form used below with float64; returns rows, exits if one differs."""
     layer = oracle.Layer(0, 96)
     source = binary.file("check", q=layer.q, k=layer.k, v=layer.v)
     rows, failed = [], []
@@ -130,9 +129,9 @@ def cross_check(binary, slay):
 
 
 def variants(slay, source, layer, setting, seed, want):
-    """Values of --poly: name -> (relative L2, cosine), and the share of negative sums of signed ones.
+    """Values of --poly: name -> (relative L2, cosine), and the share of negative sums for signed ones.
 
-    "P authors" is P as the authors' code has it, "P summed" the same but over the sum. Then what `anchor` drew.
+    "P authors" is P as in the authors' code, "P summed" the same divided by the sum. Also returns what `anchor` drew.
     """
     rows, negative, first = {}, {}, None
     rng = np.random.default_rng([7, seed, setting.tokens])
@@ -161,7 +160,7 @@ def variants(slay, source, layer, setting, seed, want):
 
 
 def ladder(layer, setting, params, want):
-    """What is left when only some of the parts are approximate: name -> (relative L2, cosine)."""
+    """The error when only some of the parts are approximate: name -> (relative L2, cosine)."""
     nodes = setting.nodes
     outputs = {}
     for q, k, v in zip(layer.q, layer.k, layer.v):
@@ -217,11 +216,11 @@ def ablation(binary, slay, settings, seeds):
 
 
 def quadrature_errors():
-    """Relative errors of the rule: {"mean": R -> mean over |x| < 0.9 at epsilon 0.01, x: R -> there at 0.001}."""
+    """Relative errors of the rule: {"mean": R -> mean over |x| < 0.9 at epsilon 0.01, x: R -> at x and epsilon 0.001}."""
     grid = np.linspace(-0.9, 0.9, 1801)
     found = {}
     for name, x, epsilon in [("mean", grid, 1e-2), *((f"{x:g}", np.array([x]), 1e-3) for x in report.POINTS)]:
-        # x^2 is a factor of both and cancels.
+        # x^2 is a factor of both, so it cancels.
         exact = 1 / (2 + epsilon - 2 * x)
         found[name] = {r: float(np.mean(np.abs(oracle.quadrature(x, r, epsilon) / exact - 1))) for r in report.NODES}
     return found
@@ -244,13 +243,13 @@ DEFAULT = [
     Contender("yat", "yat"),
     Contender("linear", "linear"),
     Contender("slay", "slay"),
-    # What the authors' scripts time: P = 32.
+    # The authors' scripts time P = 32.
     Contender("slay m=1024", "slay", ("anchors=32",)),
 ]
 
 
 def contenders(binary, names):
-    """The five, and by name what else the binary has."""
+    """The five mechanisms, and others of the binary by name."""
     text = binary.call([binary.path, "bench", "--help"])
     ops = re.search(r"\[OP\]\.\.\..*?possible values: ([^\]]*)\]", text)[1].split(", ")
     maps, rules = (binary.choices("linear", flag) for flag in ("--feature-map", "--rule"))
@@ -259,7 +258,7 @@ def contenders(binary, names):
         if any(name == one.name for one in DEFAULT):
             continue
         if name in maps:
-            # The authors' Performer is the one of relu, with 64 features.
+            # The authors' Performer uses relu, with 64 features.
             more = ("features=64",) if name == "performer-relu" else ()
             found.append(Contender(name, "linear", (f"feature-map={name}", *more)))
         elif name in rules:
@@ -286,7 +285,7 @@ class Costs:
         return ["--heads", self.args.heads, "--dim", self.args.dim, "--length", length, "--batch", 1]
 
     def time(self, group, length):
-        """One call of bench, so that ratios are of one run."""
+        """One call of bench, so that ratios come from the same run."""
         flags = [x for flag in group[0].flags for x in ("--flag", flag)]
         how = ["--repeat", self.args.repeat, "--max-seconds", 2, *flags]
         names = {one.op: one.name for one in group}
@@ -311,7 +310,7 @@ class Costs:
             self.notes.append(f"{one.name}: {why}.")
 
     def measure(self, one, length):
-        """(what the binary said, peak of its process, bytes of the tensors read and written)."""
+        """(the binary's report, peak of its process, bytes of the tensors read and written)."""
         source = self.binary.folder / "sample.safetensors"
         shape = f"B=1,H={self.args.heads},N={length},D={self.args.dim}"
         self.binary.call([self.binary.path, "sample", one.op, "--output", source, "--shape", shape])
@@ -319,7 +318,7 @@ class Costs:
         for flag in one.flags:
             name, _, value = flag.partition("=")
             flags += [f"--{name}", value]
-        # The least of two: how threads interleave adds to a peak, never takes away.
+        # The smaller of two: the interleaving of threads can only add to a peak.
         said, peaks = zip(*(self.binary.measure(one.op, source, *flags) for _ in range(2)))
         self.said = said[0]
         read, written = source.stat().st_size, (self.binary.folder / "o.safetensors").stat().st_size
@@ -336,7 +335,7 @@ class Costs:
         self.memory.setdefault(one.name, {})[length] = (over, tensors, tensors + said["workspace_bytes"])
 
     def expected(self, one, length):
-        """Seconds of a run, from the lengths before; a pair of them says how it grows."""
+        """Estimated seconds of a run, extrapolated from the previous lengths."""
         points = sorted(self.times.get(one.name, {}).items())
         if not points:
             return 0.0
@@ -357,7 +356,7 @@ class Costs:
             for group in [plain, *([one] for one in self.going if one.flags)]:
                 if group:
                     self.time(group, length)
-            # Under a few MiB a peak drowns in what allocators and threads leave.
+            # Peaks under a few MiB are lost in the noise of allocators and threads.
             if length >= 4096:
                 for one in list(self.going):
                     try:
@@ -405,7 +404,7 @@ def main():
         slay = Slay(binary)
         progress("the binary against the formulas in float64")
         checked = cross_check(binary, slay)
-        # The cost first: a machine that has computed for minutes may run slower.
+        # Measure the cost first: after minutes of work a machine may run slower.
         progress("cost")
         costs = Costs(binary, args).run(some)
         progress("ablation")
