@@ -46,7 +46,6 @@
 //!
 //! Operators are rows of [`ops::OPS`]; each has a definition in plain loops ([`ops::Operator::reference`]) that every
 //! kernel is judged by ([`ops::tolerance`]).
-#![warn(missing_docs)]
 // On docs.rs: shows which feature an item needs.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
