@@ -1,6 +1,6 @@
 //! `subquad check [OP...]`.
 
-use clap::{ArgMatches, Command};
+use clap::{ArgAction, ArgMatches, Command};
 use serde_json::{Value, json};
 
 use super::report::{self, Progress, Ui};
@@ -23,10 +23,20 @@ pub fn command() -> Command {
         .arg(args::adapters())
         .arg(args::backend())
         .arg(args::on("quick", "Only the quick cases"))
+        .arg(
+            args::value("case")
+                .value_name("NAME")
+                .action(ArgAction::Append)
+                .conflicts_with("quick")
+                .help("Only the case of this name; may be repeated (--verbose prints the names)"),
+        )
         .arg(args::on("verbose", "A line per case, not only per failure"))
         .arg(args::json())
         .arg(args::on("quiet", "Print nothing but errors, and --json"))
 }
+
+/// How many names an unknown one is answered with.
+const NEAREST: usize = 3;
 
 /// One operator on one target.
 #[derive(Default)]
@@ -60,14 +70,13 @@ pub fn check(matches: &ArgMatches) -> Result<Outcome, Error> {
     let quiet = args::is_on(matches, "quiet");
     let quick = args::is_on(matches, "quick");
     let ops = args::ops_of(matches);
+    let named: Vec<&str> = matches.get_many::<String>("case").into_iter().flatten().map(String::as_str).collect();
+    let cases = chosen(&ops, &named, quick)?;
+    // With cases by name, an operator that has none of them is not part of the report.
+    let ops: Vec<_> = ops.into_iter().filter(|op| cases.iter().any(|(of, _)| of.name == op.name)).collect();
     let places = Target::several(matches, true, &ui)?;
     let voice = Voice { failures: !json && !quiet, all: !json && !quiet && args::is_on(matches, "verbose") };
 
-    let cases: Vec<(&'static Op, Case)> = ops
-        .iter()
-        .flat_map(|op| (op.cases)().into_iter().map(move |case| (*op, case)))
-        .filter(|(_, case)| case.quick || !quick)
-        .collect();
     let mut progress = ui.progress("check");
     let mut tallies: Vec<Vec<Tally>> =
         ops.iter().map(|_| places.open.iter().map(|_| Tally::default()).collect()).collect();
@@ -103,6 +112,33 @@ pub fn check(matches: &ArgMatches) -> Result<Outcome, Error> {
         }
     }
     Ok(if wrong { Outcome::Wrong } else { Outcome::Done })
+}
+
+/// The cases to run: those named, else all or the quick ones.
+///
+/// # Errors
+/// [`Error::Usage`] if none of the operators has a case of a name; it says which names are nearest.
+fn chosen(ops: &[&'static Op], named: &[&str], quick: bool) -> Result<Vec<(&'static Op, Case)>, Error> {
+    let all: Vec<(&'static Op, Case)> =
+        ops.iter().flat_map(|op| (op.cases)().into_iter().map(move |case| (*op, case))).collect();
+    for name in named {
+        if all.iter().any(|(_, case)| case.name == *name) {
+            continue;
+        }
+        let mut near: Vec<(f64, &str)> =
+            all.iter().map(|(_, case)| (strsim::jaro_winkler(name, &case.name), case.name.as_str())).collect();
+        near.sort_by(|(a, x), (b, y)| b.total_cmp(a).then(x.cmp(y)));
+        near.dedup_by_key(|(_, name)| *name);
+        let near: Vec<_> = near.iter().take(NEAREST).map(|(_, name)| *name).collect();
+        let of = match ops {
+            [op] => op.name,
+            _ => "the operators",
+        };
+        let text = format!("--case: no case of {of} is named `{name}`; the nearest names are {}", near.join(", "));
+        return Err(Error::Usage(text));
+    }
+    let wanted = |case: &Case| if named.is_empty() { case.quick || !quick } else { named.contains(&&*case.name) };
+    Ok(all.into_iter().filter(|(_, case)| wanted(case)).collect())
 }
 
 /// One case on every target; its reference is computed once.

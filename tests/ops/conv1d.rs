@@ -1,11 +1,12 @@
 //! The causal convolution: what is particular to it.
 
+use libtest_mimic::Trial;
 use subquad::gpu::Caps;
 use subquad::ops::conv1d::{Activation, Config, OP};
 use subquad::ops::{Channels, Flags, Operator, Precision, Request, Rows, draw};
 use subquad::tensor::{Access, DType, HostTensor, Layout, Shape, TensorMap};
 
-use crate::support::{assert_same_bits, backends, backends_for, channels_in_pieces, last, roomy};
+use crate::support::{assert_same_bits, backends, backends_for, channels_in_pieces, last, roomy, test};
 
 /// Random tensors that a configuration reads, the state not among them.
 fn inputs(c: &Config) -> TensorMap {
@@ -19,7 +20,6 @@ fn inputs(c: &Config) -> TensorMap {
 }
 
 /// Tap `w` of the window is input `n - W + 1 + w`: one token alone shows the weights, last first.
-#[test]
 fn one_input_gives_the_weights_backwards() {
     let c = Config { activation: Activation::None, ..Config::new(Channels::new(1, 2, 6), 3) };
     let mut all = TensorMap::new();
@@ -33,7 +33,6 @@ fn one_input_gives_the_weights_backwards() {
 }
 
 /// At any cut, with a segment or without: an output is a sum of the same numbers.
-#[test]
 fn pieces_equal_the_whole_bit_for_bit() {
     for (width, dtype) in [(1, DType::F32), (2, DType::F32), (4, DType::F32), (8, DType::F32), (5, DType::F16)] {
         let shape = Channels::new(2, 3, 1300).dtype(dtype);
@@ -51,7 +50,6 @@ fn pieces_equal_the_whole_bit_for_bit() {
     }
 }
 
-#[test]
 fn the_state_is_the_last_inputs_oldest_first() {
     let c = Config { carry: true, ..Config::new(Channels::new(1, 2, 2), 5) };
     let mut all = inputs(&c);
@@ -63,7 +61,6 @@ fn the_state_is_the_last_inputs_oldest_first() {
     }
 }
 
-#[test]
 fn an_output_does_not_depend_on_later_tokens() {
     let c = Config::new(Channels::new(1, 3, 300), 4);
     let before = inputs(&c);
@@ -79,7 +76,6 @@ fn an_output_does_not_depend_on_later_tokens() {
 }
 
 /// Far outside what e^x can hold.
-#[test]
 fn the_activation_of_large_sums_is_finite() {
     let c = Config::new(Channels::new(1, 1, 4), 1);
     let mut all = TensorMap::new();
@@ -91,7 +87,6 @@ fn the_activation_of_large_sums_is_finite() {
     assert_eq!(c.reference(&all, Precision::F32, Rows::All)[0].1, [0.0, 0.0, 500.0, f64::from(1e30f32)]);
 }
 
-#[test]
 fn refused_before_anything_runs() {
     let base = Config::new(Channels::new(1, 4, 8), 4);
     for (config, sentence) in [
@@ -116,7 +111,6 @@ fn refused_before_anything_runs() {
     }
 }
 
-#[test]
 fn tensors_that_do_not_fit_shapes_or_flags_are_refused_by_name() {
     let refuse = |given: &[(&str, &[usize])], typed: &[(&str, &str)]| {
         let shape = |(name, dims): &(&str, &[usize])| ((*name).to_owned(), Shape::from(*dims));
@@ -152,7 +146,6 @@ fn tensors_that_do_not_fit_shapes_or_flags_are_refused_by_name() {
     }
 }
 
-#[test]
 fn one_token_is_one_dispatch_and_nothing_takes_workspace() {
     let base = Config { carry: true, bias: true, ..Config::new(Channels::new(2, 1024, 1), 4) };
     let decode = Config { decode: true, ..base.clone() }.program(&roomy()).unwrap();
@@ -161,4 +154,17 @@ fn one_token_is_one_dispatch_and_nothing_takes_workspace() {
     let program = long.program(&roomy()).unwrap();
     assert_eq!((program.steps().len(), program.workspace_bytes()), (2, 0));
     assert!(program.cost().bytes() < 1.01 * long.cost().bytes(), "{:?}", program.cost());
+}
+
+pub fn tests() -> Vec<Trial> {
+    vec![
+        test(one_input_gives_the_weights_backwards),
+        test(pieces_equal_the_whole_bit_for_bit),
+        test(the_state_is_the_last_inputs_oldest_first),
+        test(an_output_does_not_depend_on_later_tokens),
+        test(the_activation_of_large_sums_is_finite),
+        test(refused_before_anything_runs),
+        test(tensors_that_do_not_fit_shapes_or_flags_are_refused_by_name),
+        test(one_token_is_one_dispatch_and_nothing_takes_workspace),
+    ]
 }

@@ -1,5 +1,6 @@
 //! Outputs of independent implementations (tools/goldens says which), by every operator on every backend.
 
+use libtest_mimic::Trial;
 use std::path::Path;
 
 use subquad::gpu::Caps;
@@ -7,7 +8,7 @@ use subquad::io::{self, TensorFile};
 use subquad::ops::{FlagKind, Flags, Op, Operator, Request, find, tolerance};
 use subquad::tensor::{DType, Layout, Shape, TensorMap};
 
-use crate::support::backends;
+use crate::support::{backends, test};
 
 /// Flags as typed: `--no-causal --scale 0.3`. The layout is none of the operator's.
 fn flags(op: &Op, typed: &str) -> Flags {
@@ -50,7 +51,6 @@ fn configure(op: &Op, file: &TensorFile) -> (Box<dyn Operator>, TensorMap) {
     ((op.configure)(&request).unwrap(), given)
 }
 
-#[test]
 fn outputs_are_those_of_independent_implementations() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let folder = root.join("tests/goldens");
@@ -101,4 +101,8 @@ fn outputs_are_those_of_independent_implementations() {
     for (op, count) in least {
         assert!(seen.get(op).is_some_and(|seen| *seen >= count), "{op}: {seen:?}");
     }
+}
+
+pub fn tests() -> Vec<Trial> {
+    vec![test(outputs_are_those_of_independent_implementations)]
 }

@@ -1,5 +1,6 @@
 //! The layer below the operators: timers, schedules, counted loads and stores.
 
+use libtest_mimic::Trial;
 use subquad::gpu::program::Operand;
 use subquad::gpu::{Bind, Context, Cost, Kernel, Plan, Program, Schedule, Source, Timer, Workspace, probes, readback};
 use subquad::ops::linear::{self, Config, FeatureMap};
@@ -8,7 +9,7 @@ use subquad::ops::parts::{gate, topk};
 use subquad::ops::{Channels, Operator, Qkv, conv1d, draw, mamba, ramnet, slay, softmax, ssd, yat};
 use subquad::tensor::{Access, DType, HostTensor, Slot, Tensor, TensorMap};
 
-use crate::support::context;
+use crate::support::{context, test};
 
 fn tensors(ctx: &Context, plan: &Plan) -> Vec<Tensor> {
     tensors_of(ctx, plan, &TensorMap::new())
@@ -65,7 +66,6 @@ fn counting(program: Program) -> Program {
     })
 }
 
-#[test]
 fn plans_move_the_bytes_they_state() {
     let Some(ctx) = context() else { return };
     let base = Config::new(Qkv::new(1, 4, 50, 12, 20));
@@ -289,7 +289,6 @@ fn moved(ctx: &Context, operator: &dyn Operator, given: &TensorMap) -> (Cost, [f
 }
 
 /// Stated for slots that are nobody else's: there it is exact. Where tokens share all slots it is less.
-#[test]
 fn a_memory_moves_what_is_stated_where_no_slot_is_shared_and_less_where_all_are() {
     let Some(ctx) = context() else { return };
     let (n, width) = (15, 20);
@@ -327,7 +326,6 @@ fn a_memory_moves_what_is_stated_where_no_slot_is_shared_and_less_where_all_are(
     }
 }
 
-#[test]
 fn a_timer_sees_every_dispatch() {
     let Some(ctx) = context() else { return };
     let Some(mut timer) = Timer::new(ctx, 3) else {
@@ -351,7 +349,6 @@ fn a_timer_sees_every_dispatch() {
     assert!(spans.iter().all(|s| s.nanoseconds.is_some_and(|t| t > 0.0)), "{spans:?}");
 }
 
-#[test]
 fn long_steps_are_cut_and_give_the_same() {
     let Some(ctx) = context() else { return };
     let config = Config { segment: Some(32), ..Config::new(Qkv::new(2, 4, 256, 16, 16)) };
@@ -384,7 +381,6 @@ fn long_steps_are_cut_and_give_the_same() {
 }
 
 /// What `bench` measures everything beside: the copy copies, and sums of arithmetic are what they converge to.
-#[test]
 fn probes_do_what_they_are_timed_for() {
     let Some(ctx) = context() else { return };
     let run = |program: Program, source: Option<&HostTensor>| {
@@ -415,4 +411,14 @@ fn probes_do_what_they_are_timed_for() {
         let sums = run(program, None);
         assert!(sums.iter().all(|x| (x - want).abs() < 1e-3), "{name}: {} for {want}", sums[0]);
     }
+}
+
+pub fn tests() -> Vec<Trial> {
+    vec![
+        test(plans_move_the_bytes_they_state),
+        test(a_memory_moves_what_is_stated_where_no_slot_is_shared_and_less_where_all_are),
+        test(a_timer_sees_every_dispatch),
+        test(long_steps_are_cut_and_give_the_same),
+        test(probes_do_what_they_are_timed_for),
+    ]
 }

@@ -1,11 +1,12 @@
 //! Tensors larger than a binding or a buffer of the device, met by asking the device for less.
 
+use libtest_mimic::Trial;
 use subquad::gpu::{Caps, Context, Plan};
 use subquad::ops::linformer::{Config, Projection, Sharing};
 use subquad::ops::{Case, OPS, Operator, Qkv, draw, execute, find};
 use subquad::tensor::{DType, Layout};
 
-use crate::support::{assert_matches, cases, context, inputs, on_gpu, prepare, request};
+use crate::support::{assert_matches, cases, context, inputs, on_gpu, prepare, request, test};
 
 /// A device on the adapter of this run with bindings and buffers of at most so many bytes.
 fn limited(binding: u64, buffer: u64) -> Option<Context> {
@@ -21,7 +22,6 @@ fn limited(binding: u64, buffer: u64) -> Option<Context> {
 }
 
 /// q of this case is 80640 bytes, what one key head's queries make up 20160; a batch entry of q is 40320.
-#[test]
 fn tensors_over_one_binding_are_cut_where_the_layout_allows() {
     let (Some(ctx), Some(small), Some(tiny)) = (context(), limited(48 << 10, 1 << 20), limited(24 << 10, 1 << 20))
     else {
@@ -55,7 +55,6 @@ fn tensors_over_one_binding_are_cut_where_the_layout_allows() {
     }
 }
 
-#[test]
 fn a_tensor_over_the_largest_buffer_is_refused_with_both_numbers() {
     let Some(device) = limited(48 << 10, 64 << 10) else { return };
     for op in OPS.iter().filter(|op| op.inputs[0].name == "q") {
@@ -70,7 +69,6 @@ fn a_tensor_over_the_largest_buffer_is_refused_with_both_numbers() {
 }
 
 /// Four channels of the first are 2240 bytes, one of the last 6000 on its own.
-#[test]
 fn channels_over_one_binding_are_cut_at_blocks_of_them() {
     let (Some(ctx), Some(small)) = (context(), limited(8 << 10, 1 << 20)) else { return };
     let op = find("conv1d").unwrap();
@@ -93,7 +91,6 @@ fn channels_over_one_binding_are_cut_at_blocks_of_them() {
 }
 
 /// A group's 70 channels of x are 39200 bytes; 64 of the 150 channels that are one group 35840.
-#[test]
 fn a_scan_over_one_binding_is_cut_at_groups_or_at_channels() {
     let (Some(ctx), Some(small)) = (context(), limited(48 << 10, 1 << 20)) else { return };
     let op = find("mamba").unwrap();
@@ -120,7 +117,6 @@ fn a_scan_over_one_binding_is_cut_at_groups_or_at_channels() {
 }
 
 /// The projection is the largest tensor of all: shared, it is cut at rows of its rank, else at heads first.
-#[test]
 fn a_projection_over_one_binding_is_cut_at_rows_and_heads() {
     let Some(device) = limited(64 << 10, 1 << 20) else { return };
     let op = find("linformer").unwrap();
@@ -148,4 +144,14 @@ fn a_projection_over_one_binding_is_cut_at_rows_and_heads() {
     let error = Config::new(long, 3).program(&caps).unwrap_err().to_string();
     let sentence = "linformer: projection (bytes of one row) needs 80000, the limit of this device is 65536";
     assert_eq!(error, sentence);
+}
+
+pub fn tests() -> Vec<Trial> {
+    vec![
+        test(tensors_over_one_binding_are_cut_where_the_layout_allows),
+        test(a_tensor_over_the_largest_buffer_is_refused_with_both_numbers),
+        test(channels_over_one_binding_are_cut_at_blocks_of_them),
+        test(a_scan_over_one_binding_is_cut_at_groups_or_at_channels),
+        test(a_projection_over_one_binding_is_cut_at_rows_and_heads),
+    ]
 }

@@ -1,5 +1,6 @@
 //! Linear attention: what is particular to it.
 
+use libtest_mimic::Trial;
 use proptest::prelude::*;
 use proptest::test_runner::{RngAlgorithm, TestRng, TestRunner};
 use subquad::gpu::{Caps, Plan, Workspace, readback};
@@ -11,6 +12,7 @@ use subquad::tensor::{DType, HostTensor, Layout, Shape, TensorMap};
 
 use crate::support::{
     self, assert_matches, assert_no_look_ahead_from, assert_same_bits, backends, backends_for, context, on_gpu, roomy,
+    test,
 };
 
 fn op() -> &'static Op {
@@ -48,7 +50,6 @@ fn in_pieces(
     support::in_pieces(&|len, piece| run(&config(len), piece), all, cuts)
 }
 
-#[test]
 fn pieces_equal_the_whole_at_any_cut() {
     let whole = Config { carry: true, ..Config::new(Qkv::new(1, 4, 150, 20, 12).kv_heads(2)) };
     for whole in every_rule(&whole) {
@@ -60,7 +61,6 @@ fn pieces_equal_the_whole_at_any_cut() {
     }
 }
 
-#[test]
 fn pieces_equal_the_whole_bit_for_bit_when_cuts_fall_on_segments() {
     let whole = Config { segment: Some(24), carry: true, ..Config::new(Qkv::new(1, 2, 130, 20, 12)) };
     for whole in every_rule(&whole) {
@@ -75,7 +75,6 @@ fn pieces_equal_the_whole_bit_for_bit_when_cuts_fall_on_segments() {
     }
 }
 
-#[test]
 fn decode_goes_on_where_prefill_stopped() {
     let whole = Config { carry: true, ..Config::new(Qkv::new(2, 3, 20, 24, 70).kv_heads(1)) };
     for (backend, run) in backends() {
@@ -88,7 +87,6 @@ fn decode_goes_on_where_prefill_stopped() {
     }
 }
 
-#[test]
 fn an_output_does_not_depend_on_later_tokens() {
     let base = Config::new(Qkv::new(1, 4, 90, 16, 16));
     for c in [
@@ -179,19 +177,16 @@ fn any_config_matches(count: u32, run: impl Fn(&Config, &TensorMap) -> TensorMap
     result.unwrap_or_else(|e| panic!("{e}"));
 }
 
-#[test]
 fn any_shape_matches_the_definition_on_the_cpu() {
     any_config_matches(48, |c, t| c.cpu(t).unwrap());
 }
 
-#[test]
 fn any_shape_matches_the_definition_on_the_gpu() {
     let Some(ctx) = context() else { return };
     any_config_matches(6, |c, t| on_gpu(ctx, c, t).outputs);
 }
 
 /// The library's own way in: plan, workspace, bind, encode.
-#[test]
 fn a_plan_replays_over_a_dirty_workspace() {
     let Some(ctx) = context() else { return };
     let c = Config { segment: Some(16), ..Config::new(Qkv::new(1, 2, 70, 16, 16)) };
@@ -225,7 +220,6 @@ fn a_plan_replays_over_a_dirty_workspace() {
 }
 
 /// Decays of nothing, of everything, and of more than f32 has numbers for within a chunk.
-#[test]
 fn extreme_decays_are_exact() {
     for gate in [Gate::Head, Gate::Channel] {
         let c = Config { carry: true, ..Config::new(Qkv::new(1, 2, 130, 8, 8)).rule(Rule::Gated(gate)) };
@@ -280,7 +274,6 @@ fn extreme_decays_are_exact() {
 }
 
 /// Thousands of factors just below 1: each rounded to the nearest number they would be wrong by the same, here by up to 2e-3.
-#[test]
 fn slow_decays_do_not_drift() {
     let qkv = Qkv::new(1, 1, 20_000, 4, 4);
     let c = Config { scale: Some(1.0), ..Config::new(qkv).rule(Rule::Gated(Gate::Head)) };
@@ -300,7 +293,6 @@ fn slow_decays_do_not_drift() {
 }
 
 /// A length that others have failed at, in two pieces against one.
-#[test]
 fn a_long_gated_sequence_of_no_round_length() {
     let base = Config::new(Qkv::new(1, 1, 43_884, 6, 5));
     for rule in [Gate::Head, Gate::Channel].map(Rule::Gated) {
@@ -314,7 +306,6 @@ fn a_long_gated_sequence_of_no_round_length() {
     }
 }
 
-#[test]
 fn refused_before_anything_runs() {
     let base = Config::new(Qkv::new(1, 4, 8, 16, 16));
     let caps = Caps::portable();
@@ -367,7 +358,6 @@ fn refused_before_anything_runs() {
     }
 }
 
-#[test]
 fn inputs_that_do_not_fit_are_refused_by_name_on_the_host() {
     let c = Config { carry: true, ..Config::new(Qkv::new(1, 1, 8, 4, 4)) };
     let mut all = inputs(&c);
@@ -380,7 +370,6 @@ fn inputs_that_do_not_fit_are_refused_by_name_on_the_host() {
     assert_eq!(error, "linear: tensor `v`: expected f32 [1, 1, 8, 4], found none (given: q, k)");
 }
 
-#[test]
 fn what_does_not_fit_the_device_is_refused_with_both_numbers() {
     let Some(ctx) = context() else { return };
     let refuse = |heads, len| ops::plan(ctx, &Config::new(Qkv::new(1, heads, len, 256, 256))).unwrap_err().to_string();
@@ -392,7 +381,6 @@ fn what_does_not_fit_the_device_is_refused_with_both_numbers() {
     assert!(needs("`k` (bytes of one key head", 1u64 << 30) || needs("`q` (bytes", 15 << 30), "{error}");
 }
 
-#[test]
 fn wrong_tensors_are_refused_by_name_when_bound() {
     let Some(ctx) = context() else { return };
     let c = Config::new(Qkv::new(1, 1, 8, 4, 4));
@@ -419,7 +407,6 @@ fn wrong_tensors_are_refused_by_name_when_bound() {
 }
 
 /// Sizes are pure: shapes that no machine here could hold.
-#[test]
 fn bytes_and_segments_of_large_shapes() {
     let caps = roomy();
     for (dim, splits) in [(16, 1.0), (64, 1.0), (128, 2.0), (256, 4.0)] {
@@ -446,7 +433,6 @@ fn bytes_and_segments_of_large_shapes() {
     }
 }
 
-#[test]
 fn one_pass_where_heads_fill_the_machine_and_no_dispatch_takes_too_long() {
     let caps = Caps { full_groups: 1024, dispatch_flops: 2e12, ..Caps::portable() };
     let few = Config::new(Qkv::new(1, 16, 65536, 64, 64));
@@ -463,7 +449,6 @@ fn one_pass_where_heads_fill_the_machine_and_no_dispatch_takes_too_long() {
     assert!(round <= 2.1e11, "{keys} tokens are {round} operations");
 }
 
-#[test]
 fn tiles_fit_the_portable_budget_at_every_dim() {
     for dim_k in 1..=linear::MAX_DIM {
         for dim_v in [1, 7, 64, 65, 130, 256] {
@@ -481,7 +466,6 @@ fn tiles_fit_the_portable_budget_at_every_dim() {
 }
 
 /// A quadratic form as a second opinion on the definition itself.
-#[test]
 fn the_definition_equals_the_masked_quadratic_form() {
     let c = Config { norm_eps: 1e-3, scale: Some(0.7), ..Config::new(Qkv::new(1, 1, 40, 6, 5)) };
     let all = inputs(&c);
@@ -498,4 +482,27 @@ fn the_definition_equals_the_masked_quadratic_form() {
             assert!((o[i * 5 + e] - want).abs() < 1e-12);
         }
     }
+}
+
+pub fn tests() -> Vec<Trial> {
+    vec![
+        test(pieces_equal_the_whole_at_any_cut),
+        test(pieces_equal_the_whole_bit_for_bit_when_cuts_fall_on_segments),
+        test(decode_goes_on_where_prefill_stopped),
+        test(an_output_does_not_depend_on_later_tokens),
+        test(any_shape_matches_the_definition_on_the_cpu),
+        test(any_shape_matches_the_definition_on_the_gpu),
+        test(a_plan_replays_over_a_dirty_workspace),
+        test(extreme_decays_are_exact),
+        test(slow_decays_do_not_drift),
+        test(a_long_gated_sequence_of_no_round_length),
+        test(refused_before_anything_runs),
+        test(inputs_that_do_not_fit_are_refused_by_name_on_the_host),
+        test(what_does_not_fit_the_device_is_refused_with_both_numbers),
+        test(wrong_tensors_are_refused_by_name_when_bound),
+        test(bytes_and_segments_of_large_shapes),
+        test(one_pass_where_heads_fill_the_machine_and_no_dispatch_takes_too_long),
+        test(tiles_fit_the_portable_budget_at_every_dim),
+        test(the_definition_equals_the_masked_quadratic_form),
+    ]
 }

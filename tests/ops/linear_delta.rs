@@ -1,12 +1,13 @@
 //! The delta rules of linear attention: what is particular to them.
 
+use libtest_mimic::Trial;
 use subquad::gpu::{Caps, Plan, Workspace, readback};
 use subquad::ops::linear::{self, Config, FeatureMap, Gate, Rule, delta};
 use subquad::ops::{Flags, Op, Operator, Precision, Qkv, Request, Rows, draw, find, tolerance};
 use subquad::tensor::{DType, HostTensor, Layout, Shape, TensorMap};
 
 use crate::support::{
-    self, assert_matches, assert_no_look_ahead_from, assert_same_bits, backends, backends_for, roomy,
+    self, assert_matches, assert_no_look_ahead_from, assert_same_bits, backends, backends_for, roomy, test,
 };
 
 const RULES: [Rule; 3] = [Rule::Delta, Rule::GatedDelta(Gate::Head), Rule::GatedDelta(Gate::Channel)];
@@ -55,7 +56,6 @@ fn in_pieces(
     support::in_pieces(&|len, piece| run(&config(len), piece), all, cuts)
 }
 
-#[test]
 fn trained_shapes_match_the_definition_in_every_form() {
     for rule in RULES {
         for qkv in [
@@ -78,7 +78,6 @@ fn trained_shapes_match_the_definition_in_every_form() {
     }
 }
 
-#[test]
 fn pieces_equal_the_whole_and_decoding_goes_on_where_prefill_stopped() {
     for rule in RULES {
         let whole = Config { carry: true, ..Config::new(Qkv::new(2, 4, 90, 20, 70).kv_heads(2)).rule(rule) };
@@ -91,7 +90,6 @@ fn pieces_equal_the_whole_and_decoding_goes_on_where_prefill_stopped() {
     }
 }
 
-#[test]
 fn pieces_equal_the_whole_bit_for_bit_when_cuts_fall_on_segments() {
     for rule in RULES {
         for (segment, cuts) in [(24, [0, 48, 72, 130]), (11, [0, 11, 77, 130])] {
@@ -109,7 +107,6 @@ fn pieces_equal_the_whole_bit_for_bit_when_cuts_fall_on_segments() {
     }
 }
 
-#[test]
 fn an_output_does_not_depend_on_later_tokens() {
     for rule in RULES {
         for kv_heads in [4, 2] {
@@ -123,7 +120,6 @@ fn an_output_does_not_depend_on_later_tokens() {
 }
 
 /// A device is given long sequences piece after piece, and the states between them change places.
-#[test]
 fn dispatches_follow_each_other() {
     let Some(ctx) = support::context() else { return };
     let few = Caps { dispatch_flops: 5e5, full_groups: 1, ..ctx.caps().clone() };
@@ -154,7 +150,6 @@ fn dispatches_follow_each_other() {
 }
 
 /// beta 0 writes nothing, 1 overwrites, 2 reflects; keys of one direction, so that the triangular system has no small entry.
-#[test]
 fn strengths_of_nothing_one_and_two() {
     for rule in RULES {
         let c = Config { carry: true, ..Config::new(Qkv::new(1, 2, 70, 8, 6)).rule(rule) };
@@ -176,7 +171,6 @@ fn strengths_of_nothing_one_and_two() {
 }
 
 /// A key that comes again stands for its last value alone: exactly, where products have no rounding.
-#[test]
 fn a_repeated_key_is_overwritten() {
     let (n, d, e) = (100, 8, 4);
     let c = Config { scale: Some(1.0), carry: true, ..Config::new(Qkv::new(1, 1, n, d, e)).rule(Rule::Delta) };
@@ -201,7 +195,6 @@ fn a_repeated_key_is_overwritten() {
 }
 
 /// Keys as they come, of any length, with strengths that keep the state from growing.
-#[test]
 fn keys_need_no_unit_length() {
     for rule in RULES {
         let c = Config::new(Qkv::new(1, 2, 120, 24, 20)).rule(rule);
@@ -217,7 +210,6 @@ fn keys_need_no_unit_length() {
 }
 
 /// Decays of nothing, of everything, and of more than f32 has numbers for within a chunk.
-#[test]
 fn extreme_decays_are_exact() {
     for gate in [Gate::Head, Gate::Channel] {
         let c = Config { carry: true, ..Config::new(Qkv::new(1, 2, 130, 8, 8)).rule(Rule::GatedDelta(gate)) };
@@ -263,7 +255,6 @@ fn extreme_decays_are_exact() {
 
 /// Keys nearly all the same and beta near 2: errors of earlier tokens are reflected at each one, not damped. The error is
 /// stated beside what the definition makes itself in f32.
-#[test]
 fn an_ill_conditioned_chunk_stays_as_right_as_the_definition() {
     for rule in RULES {
         let c = Config { carry: true, ..Config::new(Qkv::new(1, 2, 256, 16, 16)).rule(rule) };
@@ -287,7 +278,6 @@ fn an_ill_conditioned_chunk_stays_as_right_as_the_definition() {
 }
 
 /// Sizes are pure: shapes that no machine here could hold.
-#[test]
 fn bytes_and_workspace_of_large_shapes() {
     let caps = roomy();
     for (dim, splits) in [(16, 1.0), (64, 1.0), (128, 2.0), (256, 4.0)] {
@@ -316,7 +306,6 @@ fn bytes_and_workspace_of_large_shapes() {
     assert!(program.cost().bytes() <= 3.0 * one.cost().bytes());
 }
 
-#[test]
 fn tiles_fit_the_portable_budget_at_every_dim() {
     for dim_k in 1..=256 {
         for dim_v in [1, 7, 64, 65, 130, 256] {
@@ -332,7 +321,6 @@ fn tiles_fit_the_portable_budget_at_every_dim() {
     }
 }
 
-#[test]
 fn tensors_that_do_not_fit_the_rule_are_refused_by_name() {
     let shape = |dims: &[usize]| Shape::from(dims);
     let given = |rule: &str, more: &[(&str, &[usize])]| {
@@ -376,7 +364,6 @@ fn tensors_that_do_not_fit_the_rule_are_refused_by_name() {
     }
 }
 
-#[test]
 fn refused_before_anything_runs() {
     let base = Config::new(Qkv::new(1, 4, 8, 16, 16)).rule(Rule::Delta);
     let caps = Caps::portable();
@@ -400,4 +387,23 @@ fn refused_before_anything_runs() {
     ] {
         assert_eq!(config.program(&caps).unwrap_err().to_string(), sentence);
     }
+}
+
+pub fn tests() -> Vec<Trial> {
+    vec![
+        test(trained_shapes_match_the_definition_in_every_form),
+        test(pieces_equal_the_whole_and_decoding_goes_on_where_prefill_stopped),
+        test(pieces_equal_the_whole_bit_for_bit_when_cuts_fall_on_segments),
+        test(an_output_does_not_depend_on_later_tokens),
+        test(dispatches_follow_each_other),
+        test(strengths_of_nothing_one_and_two),
+        test(a_repeated_key_is_overwritten),
+        test(keys_need_no_unit_length),
+        test(extreme_decays_are_exact),
+        test(an_ill_conditioned_chunk_stays_as_right_as_the_definition),
+        test(bytes_and_workspace_of_large_shapes),
+        test(tiles_fit_the_portable_budget_at_every_dim),
+        test(tensors_that_do_not_fit_the_rule_are_refused_by_name),
+        test(refused_before_anything_runs),
+    ]
 }

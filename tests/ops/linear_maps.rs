@@ -1,11 +1,12 @@
 //! Linear attention: feature maps that are not of single elements.
 
+use libtest_mimic::Trial;
 use subquad::gpu::Caps;
 use subquad::ops::linear::{Config, FeatureMap, Gate, Rule};
 use subquad::ops::{Case, Op, Operator, Precision, Qkv, Rows, draw, find, tolerance};
 use subquad::tensor::{HostTensor, TensorMap, Values};
 
-use crate::support::{self, assert_matches, assert_no_look_ahead_from, assert_same_bits, backends};
+use crate::support::{self, assert_matches, assert_no_look_ahead_from, assert_same_bits, backends, test};
 
 fn op() -> &'static Op {
     find("linear").unwrap()
@@ -57,7 +58,6 @@ fn in_pieces(
     support::in_pieces(&run, all, cuts)
 }
 
-#[test]
 fn pieces_equal_the_whole_and_decode_goes_on() {
     for whole in every(Qkv::new(1, 4, 50, 10, 6).kv_heads(2)) {
         let whole = Config { carry: true, ..whole };
@@ -69,7 +69,6 @@ fn pieces_equal_the_whole_and_decode_goes_on() {
     }
 }
 
-#[test]
 fn pieces_equal_the_whole_bit_for_bit_when_cuts_fall_on_segments() {
     for whole in every(Qkv::new(1, 2, 50, 10, 6)) {
         let whole = Config { segment: Some(12), carry: true, ..whole };
@@ -84,7 +83,6 @@ fn pieces_equal_the_whole_bit_for_bit_when_cuts_fall_on_segments() {
     }
 }
 
-#[test]
 fn an_output_does_not_depend_on_later_tokens() {
     for c in every(Qkv::new(1, 2, 40, 10, 6)) {
         for c in [c.clone(), Config { segment: Some(16), ..c }] {
@@ -95,7 +93,6 @@ fn an_output_does_not_depend_on_later_tokens() {
 }
 
 /// Exponents of hundreds, by sums that never leave them.
-#[test]
 fn performer_is_exact_where_its_features_are_beyond_all_numbers() {
     let (n, d, f) = (40, 16, 12);
     let qkv = Qkv::new(1, 1, n, d, 5);
@@ -141,7 +138,6 @@ fn performer_is_exact_where_its_features_are_beyond_all_numbers() {
     }
 }
 
-#[test]
 fn a_query_whose_features_all_vanish_gives_zeros() {
     let qkv = Qkv::new(1, 1, 3, 2, 2);
     for map in [FeatureMap::Performer, FeatureMap::PerformerRelu, FeatureMap::Cosformer, FeatureMap::Relu] {
@@ -163,7 +159,6 @@ fn a_query_whose_features_all_vanish_gives_zeros() {
 }
 
 /// What is added to the weights is added to the true ones, whatever the state is relative to.
-#[test]
 fn performer_adds_norm_eps_to_the_true_weights() {
     let qkv = Qkv::new(1, 2, 20, 8, 3);
     let plain = Config { normalize: false, scale: Some(1.0), ..config(FeatureMap::Performer, qkv) };
@@ -180,7 +175,6 @@ fn performer_adds_norm_eps_to_the_true_weights() {
     }
 }
 
-#[test]
 fn cosformer_weighs_by_the_cosine_of_the_distance() {
     let (n, d, e, most) = (30, 6, 5, 41.0);
     let c = Config { max_len: Some(41), ..config(FeatureMap::Cosformer, Qkv::new(1, 1, n, d, e)) };
@@ -204,7 +198,6 @@ fn cosformer_weighs_by_the_cosine_of_the_distance() {
 }
 
 /// Where a sequence is said to begin changes nothing but the state: only distances count, and none is lost far out.
-#[test]
 fn cosformer_goes_on_from_any_position() {
     let c = Config { carry: true, max_len: Some(77), ..config(FeatureMap::Cosformer, Qkv::new(1, 2, 20, 6, 5)) };
     for segment in [None, Some(8)] {
@@ -226,7 +219,6 @@ fn cosformer_goes_on_from_any_position() {
 }
 
 /// Orthogonal in blocks of D, each as long as a Gaussian row; or Gaussian rows over the root of D.
-#[test]
 fn omega_is_drawn_as_its_map_has_it() {
     let (f, d) = (300, 16);
     let rows = |map| {
@@ -251,7 +243,6 @@ fn omega_is_drawn_as_its_map_has_it() {
 }
 
 /// One omega of every key head equals what each has of its own.
-#[test]
 fn omega_may_be_each_key_heads_own() {
     for map in [FeatureMap::Performer, FeatureMap::PerformerRelu] {
         let c = Config { omega_per_head: true, ..config(map, Qkv::new(2, 4, 20, 6, 5).kv_heads(2)) };
@@ -262,7 +253,6 @@ fn omega_may_be_each_key_heads_own() {
     }
 }
 
-#[test]
 fn refused_in_one_sentence() {
     let qkv = Qkv::new(1, 2, 8, 16, 16);
     let caps = Caps::portable();
@@ -318,4 +308,20 @@ fn refused_in_one_sentence() {
         assert_eq!(refused(flags, with).as_deref(), Some(sentence));
     }
     assert_eq!(refused(&[("feature-map", "performer")], &["omega"]), None);
+}
+
+pub fn tests() -> Vec<Trial> {
+    vec![
+        test(pieces_equal_the_whole_and_decode_goes_on),
+        test(pieces_equal_the_whole_bit_for_bit_when_cuts_fall_on_segments),
+        test(an_output_does_not_depend_on_later_tokens),
+        test(performer_is_exact_where_its_features_are_beyond_all_numbers),
+        test(a_query_whose_features_all_vanish_gives_zeros),
+        test(performer_adds_norm_eps_to_the_true_weights),
+        test(cosformer_weighs_by_the_cosine_of_the_distance),
+        test(cosformer_goes_on_from_any_position),
+        test(omega_is_drawn_as_its_map_has_it),
+        test(omega_may_be_each_key_heads_own),
+        test(refused_in_one_sentence),
+    ]
 }

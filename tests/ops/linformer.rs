@@ -1,12 +1,13 @@
 //! Linformer: what is particular to it.
 
+use libtest_mimic::Trial;
 use proptest::prelude::*;
 use subquad::gpu::Caps;
 use subquad::ops::linformer::{Config, Pool, Projection, Sharing};
 use subquad::ops::{Case, Flags, Op, Operator, Precision, Qkv, Request, Rows, draw, find, softmax, tolerance};
 use subquad::tensor::{DType, HostTensor, Layout, Shape, TensorMap};
 
-use crate::support::{self, assert_matches, assert_same_bits, backends, roomy};
+use crate::support::{self, assert_matches, assert_same_bits, backends, roomy, test};
 
 fn op() -> &'static Op {
     find("linformer").unwrap()
@@ -25,7 +26,6 @@ fn matrices(e: Sharing, f: Option<Sharing>) -> Projection {
 }
 
 /// One projection given once, given for keys and values, and given to each head, is the same projection.
-#[test]
 fn sharing_is_only_a_way_to_say_less() {
     let once = Config::new(Qkv::new(2, 4, 30, 12, 20).kv_heads(2).keys(70), 25);
     let all = inputs(&once);
@@ -45,7 +45,6 @@ fn sharing_is_only_a_way_to_say_less() {
 }
 
 /// Ground truth from elsewhere: with as many rows as tokens, each its own, it is exact attention.
-#[test]
 fn a_projection_that_keeps_every_token_is_softmax() {
     let c = Config::new(Qkv::new(1, 2, 50, 12, 20).keys(70), 70);
     let mut all = support::inputs(&c.qkv);
@@ -63,7 +62,6 @@ fn a_projection_that_keeps_every_token_is_softmax() {
 }
 
 /// A mean is a projection with equal weights; windows of neighbouring rows overlap where K does not divide M.
-#[test]
 fn pooling_by_the_mean_is_the_matrix_of_the_contract() {
     let (keys, rank) = (70, 25);
     let pooled =
@@ -82,7 +80,6 @@ fn pooling_by_the_mean_is_the_matrix_of_the_contract() {
     }
 }
 
-#[test]
 fn a_projection_is_drawn_from_the_seed_with_rows_of_the_length_of_a_token() {
     let c = Config::new(Qkv::new(1, 2, 10, 8, 8).keys(400), 100);
     let given = support::inputs(&c.qkv);
@@ -106,7 +103,6 @@ fn refusal(flags: &[(&str, &str)], extra: &[(&str, [usize; 3])]) -> String {
     (op().configure)(&request).err().map_or_else(|| "accepted".into(), |e| e.to_string())
 }
 
-#[test]
 fn projections_that_do_not_fit_are_refused_by_name() {
     for (flags, extra, sentence) in [
         (&[][..], &[][..], "accepted"),
@@ -152,7 +148,6 @@ fn projections_that_do_not_fit_are_refused_by_name() {
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 32, failure_persistence: None, ..ProptestConfig::default() })]
-    #[test]
     fn any_shape_matches_the_definition_on_the_cpu(
         (batch, kv_heads, group) in (1usize..=2, 1usize..=3, 1usize..=3),
         (queries, keys, rank) in (1usize..=200, 1usize..=300, 1usize..=300),
@@ -177,7 +172,6 @@ proptest! {
 }
 
 /// Sizes are pure: shapes that no machine here could hold.
-#[test]
 fn work_and_workspace_grow_with_the_length_alone() {
     let caps = roomy();
     let program = |len: usize, rank: usize| Config::new(Qkv::new(1, 8, len, 64, 64), rank).program(&caps).unwrap();
@@ -200,4 +194,16 @@ fn work_and_workspace_grow_with_the_length_alone() {
     let wide =
         Config::new(Qkv::new(1, 64, 1_000_000, 64, 64), 1024).program(&Caps { full_groups: 64, ..caps }).unwrap();
     assert_eq!(wide.workspace().len(), 2, "no partial sums where tiles alone fill the machine");
+}
+
+pub fn tests() -> Vec<Trial> {
+    vec![
+        test(sharing_is_only_a_way_to_say_less),
+        test(a_projection_that_keeps_every_token_is_softmax),
+        test(pooling_by_the_mean_is_the_matrix_of_the_contract),
+        test(a_projection_is_drawn_from_the_seed_with_rows_of_the_length_of_a_token),
+        test(projections_that_do_not_fit_are_refused_by_name),
+        test(any_shape_matches_the_definition_on_the_cpu),
+        test(work_and_workspace_grow_with_the_length_alone),
+    ]
 }

@@ -1,9 +1,14 @@
 //! Every operator against its definition, on a GPU adapter (software ones count) and on the cpu backend.
 //!
-//! One binary, so that wgpu links once and one device serves all tests. Which adapter: WGPU_ADAPTER_NAME and
-//! WGPU_BACKEND, else any, software too. None found fails the run unless SUBQUAD_ALLOW_NO_ADAPTER=1. SUBQUAD_QUICK=1
-//! takes the quick cases.
+//! One binary, so that wgpu links once and one device serves all tests. A trial is a case on a backend, named
+//! `gpu::softmax::decode_f16`, or a test function, named as its module has it: `cargo test --test ops -- gpu::softmax`
+//! runs the cases of softmax on the GPU. A new case is a trial without being registered; a new test function is
+//! listed in `tests` of its module.
+//!
+//! Which adapter: WGPU_ADAPTER_NAME and WGPU_BACKEND, else any, software too. None found fails the run unless
+//! SUBQUAD_ALLOW_NO_ADAPTER=1. SUBQUAD_QUICK=1 takes the quick cases.
 
+mod cases;
 mod conv1d;
 mod goldens;
 mod gpu;
@@ -22,3 +27,31 @@ mod ssd;
 mod support;
 mod table;
 mod yat;
+
+use std::process::ExitCode;
+
+use libtest_mimic::Arguments;
+
+fn main() -> ExitCode {
+    let modules = [
+        cases::tests(),
+        table::tests(),
+        goldens::tests(),
+        gpu::tests(),
+        limits::tests(),
+        linear::tests(),
+        linear_delta::tests(),
+        linear_maps::tests(),
+        linformer::tests(),
+        mamba::tests(),
+        mta::tests(),
+        parts::tests(),
+        ramnet::tests(),
+        slay::tests(),
+        softmax::tests(),
+        ssd::tests(),
+        yat::tests(),
+        conv1d::tests(),
+    ];
+    libtest_mimic::run(&Arguments::from_args(), modules.into_iter().flatten().collect()).exit_code()
+}

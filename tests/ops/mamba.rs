@@ -1,5 +1,6 @@
 //! The selective scan: what is particular to it.
 
+use libtest_mimic::Trial;
 use proptest::prelude::*;
 use proptest::test_runner::{RngAlgorithm, TestRng, TestRunner};
 use subquad::gpu::{Caps, Workspace, pack, readback};
@@ -10,7 +11,7 @@ use subquad::ops::{self, Case, Channels, Flags, Op, Operator, Precision, Request
 use subquad::tensor::{DType, HostTensor, Layout, Shape, TensorMap};
 
 use crate::support::{
-    Runner, assert_matches, assert_same_bits, backends, backends_for, channels_in_pieces, context, last, roomy,
+    Runner, assert_matches, assert_same_bits, backends, backends_for, channels_in_pieces, context, last, roomy, test,
 };
 
 fn op() -> &'static Op {
@@ -66,7 +67,6 @@ fn pieces(run: &Runner, whole: &Config, all: &TensorMap, cuts: &[usize]) -> Tens
     channels_in_pieces(&one, all, &ALONG, cuts)
 }
 
-#[test]
 fn pieces_equal_the_whole_at_any_cut_and_decode_goes_on_where_prefill_stopped() {
     for c in several() {
         let whole = Config { carry: true, ..c };
@@ -80,7 +80,6 @@ fn pieces_equal_the_whole_at_any_cut_and_decode_goes_on_where_prefill_stopped() 
     }
 }
 
-#[test]
 fn pieces_equal_the_whole_bit_for_bit_when_cuts_fall_on_segments() {
     for c in several() {
         for dtype in [DType::F32, DType::F16] {
@@ -98,7 +97,6 @@ fn pieces_equal_the_whole_bit_for_bit_when_cuts_fall_on_segments() {
 }
 
 /// The cpu backend walks every channel from end to end.
-#[test]
 fn pieces_equal_the_whole_bit_for_bit_on_the_cpu_at_any_cut() {
     for c in several() {
         let whole = Config { carry: true, ..c };
@@ -111,7 +109,6 @@ fn pieces_equal_the_whole_bit_for_bit_on_the_cpu_at_any_cut() {
     }
 }
 
-#[test]
 fn an_output_does_not_depend_on_later_tokens() {
     for c in several() {
         for c in [c.clone(), Config { segment: Some(16), ..c }] {
@@ -133,7 +130,6 @@ fn an_output_does_not_depend_on_later_tokens() {
 }
 
 /// Steps so long that nothing is left of earlier tokens: each output is its own token's alone, exactly.
-#[test]
 fn a_state_that_decays_to_nothing_within_a_step_is_that_of_the_step() {
     let c = Config { carry: true, ..Config::new(Channels::new(1, 2, 70), 4) };
     let mut all = inputs(&c);
@@ -163,7 +159,6 @@ fn a_state_that_decays_to_nothing_within_a_step_is_that_of_the_step() {
 }
 
 /// Softplus from where it is 0 in f32 to where it is the step itself, and steps as they are.
-#[test]
 fn steps_far_from_zero_are_right_on_both_sides() {
     let length = 150;
     let c = Config { carry: true, ..Config::new(Channels::new(1, 1, length), 2) };
@@ -204,7 +199,6 @@ fn steps_far_from_zero_are_right_on_both_sides() {
 }
 
 /// A length at which other scans gave NaN.
-#[test]
 fn a_length_of_43884_is_right_to_the_end() {
     let c = full(Channels::new(1, 16, 43_884), 4);
     let all = inputs(&c);
@@ -218,7 +212,6 @@ fn a_length_of_43884_is_right_to_the_end() {
     assert!(error < 2e-6, "{error:.2e}");
 }
 
-#[test]
 fn a_and_its_logarithm_mean_the_same() {
     let c = full(Channels::new(1, 10, 100), 5);
     let logarithm = Config { a_log: true, ..c.clone() };
@@ -233,7 +226,6 @@ fn a_and_its_logarithm_mean_the_same() {
 }
 
 /// The two as they stand in a block, recorded one behind the other: what the convolution writes is the scan's x.
-#[test]
 fn a_convolution_and_a_scan_run_in_one_encoder() {
     let Some(ctx) = context() else { return };
     let shape = Channels::new(1, 12, 90);
@@ -290,7 +282,6 @@ fn any_config() -> impl Strategy<Value = (Config, u64)> {
 }
 
 /// Any configurations against the definition, the same ones in every run.
-#[test]
 fn any_shape_matches_the_definition_on_the_cpu() {
     let rng = TestRng::deterministic_rng(RngAlgorithm::ChaCha);
     let settings = ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() };
@@ -307,7 +298,6 @@ fn any_shape_matches_the_definition_on_the_cpu() {
     result.unwrap_or_else(|e| panic!("{e}"));
 }
 
-#[test]
 fn refused_before_anything_runs() {
     let base = Config::new(Channels::new(1, 6, 8), 4);
     for (config, sentence) in [
@@ -343,7 +333,6 @@ fn refused_before_anything_runs() {
     }
 }
 
-#[test]
 fn tensors_that_do_not_fit_shapes_or_flags_are_refused_by_name() {
     let whole: [(&str, &[usize]); 5] =
         [("x", &[2, 6, 8]), ("dt", &[2, 6, 8]), ("a", &[6, 4]), ("b", &[2, 4, 8]), ("c", &[2, 4, 8])];
@@ -393,7 +382,6 @@ fn tensors_that_do_not_fit_shapes_or_flags_are_refused_by_name() {
     }
 }
 
-#[test]
 fn tiles_fit_a_portable_workgroup_at_every_number_of_states() {
     for states in 1..=256 {
         for channels in [1, 8, 9, 64, 1000] {
@@ -405,7 +393,6 @@ fn tiles_fit_a_portable_workgroup_at_every_number_of_states() {
 }
 
 /// The shape of the roofline: 1024 channels, 16 states, 65536 tokens.
-#[test]
 fn a_long_sequence_takes_little_workspace_and_two_passes_move_six_tensors() {
     let c = full(Channels::new(1, 1024, 65536), 16);
     let Walk::TwoPasses(segment) = layout::walk(&c, &roomy()) else { panic!("one pass") };
@@ -421,4 +408,23 @@ fn a_long_sequence_takes_little_workspace_and_two_passes_move_six_tensors() {
     // Enough channels: one pass.
     let many = Config { shape: Channels::new(64, 1024, 4096), ..c };
     assert_eq!(layout::walk(&many, &roomy()), Walk::OnePass);
+}
+
+pub fn tests() -> Vec<Trial> {
+    vec![
+        test(pieces_equal_the_whole_at_any_cut_and_decode_goes_on_where_prefill_stopped),
+        test(pieces_equal_the_whole_bit_for_bit_when_cuts_fall_on_segments),
+        test(pieces_equal_the_whole_bit_for_bit_on_the_cpu_at_any_cut),
+        test(an_output_does_not_depend_on_later_tokens),
+        test(a_state_that_decays_to_nothing_within_a_step_is_that_of_the_step),
+        test(steps_far_from_zero_are_right_on_both_sides),
+        test(a_length_of_43884_is_right_to_the_end),
+        test(a_and_its_logarithm_mean_the_same),
+        test(a_convolution_and_a_scan_run_in_one_encoder),
+        test(any_shape_matches_the_definition_on_the_cpu),
+        test(refused_before_anything_runs),
+        test(tensors_that_do_not_fit_shapes_or_flags_are_refused_by_name),
+        test(tiles_fit_a_portable_workgroup_at_every_number_of_states),
+        test(a_long_sequence_takes_little_workspace_and_two_passes_move_six_tensors),
+    ]
 }

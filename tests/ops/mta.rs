@@ -1,11 +1,12 @@
 //! Multi-token attention: what is particular to it.
 
+use libtest_mimic::Trial;
 use subquad::gpu::Caps;
 use subquad::ops::mta::{Config, Gate, Gates, OP, Taps};
 use subquad::ops::{Op, Operator, Precision, Qkv, Rows, draw, find, softmax, tolerance};
 use subquad::tensor::{DType, HostTensor, Layout, TensorMap};
 
-use crate::support::{assert_matches, assert_no_look_ahead_from, backends, backends_for, inputs, roomy, tokens};
+use crate::support::{assert_matches, assert_no_look_ahead_from, backends, backends_for, inputs, roomy, test, tokens};
 
 fn op() -> &'static Op {
     find("mta").unwrap()
@@ -46,7 +47,6 @@ fn error(got: &TensorMap, want: &[f64]) -> f64 {
     tolerance::relative_rms(&got.get("o").unwrap().to_f64(), want)
 }
 
-#[test]
 fn kernels_of_the_identity_are_softmax() {
     for causal in [true, false] {
         let qkv = Qkv::new(1, 4, 45, 8, 12).kv_heads(2);
@@ -72,7 +72,6 @@ fn kernels_of_the_identity_are_softmax() {
 }
 
 /// Without convolutions: softmax between two matrices over the heads.
-#[test]
 fn kernels_of_one_cell_are_talking_heads() {
     let qkv = Qkv::new(1, 3, 20, 4, 5);
     let one = Taps::new(1, 1);
@@ -115,7 +114,6 @@ fn kernels_of_one_cell_are_talking_heads() {
 }
 
 /// Pieces of a sequence, each with all keys so far and the queries that the one before left.
-#[test]
 fn pieces_equal_the_whole_at_any_cut() {
     for base in [
         Config { head_post: None, ..all_stages(Qkv::new(2, 4, 40, 8, 6).kv_heads(2)) },
@@ -149,7 +147,6 @@ fn pieces_equal_the_whole_at_any_cut() {
     }
 }
 
-#[test]
 fn earlier_queries_do_not_see_later_tokens() {
     for c in [
         Config { kq_pre: Some(Taps::new(4, 7)), ..Config::new(Qkv::new(1, 2, 40, 8, 6)) },
@@ -161,7 +158,6 @@ fn earlier_queries_do_not_see_later_tokens() {
 
 /// Two queries and keys of one dimension, by hand: the second row of scores takes the first one's, of which the second key
 /// is hidden.
-#[test]
 fn a_kernel_reads_zeros_where_a_row_sees_nothing() {
     let c = Config { kq_pre: Some(Taps::new(2, 3)), ..Config::new(Qkv::new(1, 1, 2, 1, 1)) };
     let mut all = TensorMap::new();
@@ -180,7 +176,6 @@ fn a_kernel_reads_zeros_where_a_row_sees_nothing() {
 }
 
 /// Of a million tokens, 16 heads and every stage: 8 bytes a head and row, whatever the kernels are.
-#[test]
 fn workspace_is_linear_in_the_length() {
     let bytes = |n: usize, change: &dyn Fn(Config) -> Config| {
         let c = change(all_stages(Qkv::new(1, 16, n, 64, 64).kv_heads(4)));
@@ -196,7 +191,6 @@ fn workspace_is_linear_in_the_length() {
     assert!(c.program(&Caps::portable()).is_ok());
 }
 
-#[test]
 fn a_plan_says_how_often_it_computes_scores() {
     let variant = |c: &Config| c.program(&roomy()).unwrap().variant().to_owned();
     let base = Config::new(Qkv::new(1, 8, 1024, 64, 64));
@@ -209,7 +203,6 @@ fn a_plan_says_how_often_it_computes_scores() {
     assert!(variant(&both).starts_with("two passes") && variant(&both).ends_with("5.8 times"), "{}", variant(&both));
 }
 
-#[test]
 fn what_fields_get_wrong_is_refused_in_a_sentence() {
     let base = Config::new(Qkv::new(1, 6, 10, 8, 4));
     for (c, sentence) in [
@@ -244,7 +237,6 @@ fn what_fields_get_wrong_is_refused_in_a_sentence() {
 }
 
 /// Both layouts name the same cut: at batch entries where heads are mixed, else at key heads.
-#[test]
 fn tensors_over_one_binding_are_cut() {
     let small = |bytes: u64| {
         let portable = Caps::portable();
@@ -263,4 +255,18 @@ fn tensors_over_one_binding_are_cut() {
     let refused = steps(&mixed, &small(8 << 10)).unwrap_err().to_string();
     let sentence = "mta: tensor `q` (bytes of one batch entry) needs 16384, the limit of this device is 8192";
     assert_eq!(refused, sentence);
+}
+
+pub fn tests() -> Vec<Trial> {
+    vec![
+        test(kernels_of_the_identity_are_softmax),
+        test(kernels_of_one_cell_are_talking_heads),
+        test(pieces_equal_the_whole_at_any_cut),
+        test(earlier_queries_do_not_see_later_tokens),
+        test(a_kernel_reads_zeros_where_a_row_sees_nothing),
+        test(workspace_is_linear_in_the_length),
+        test(a_plan_says_how_often_it_computes_scores),
+        test(what_fields_get_wrong_is_refused_in_a_sentence),
+        test(tensors_over_one_binding_are_cut),
+    ]
 }

@@ -1,12 +1,13 @@
 //! Parts of memories, alone: each against its definition, that against something else.
 
+use libtest_mimic::Trial;
 use subquad::gpu::{Context, Workspace, readback};
 use subquad::ops::parts::{bin, gate, gather, topk};
 use subquad::ops::tolerance::Truth;
 use subquad::ops::{Operator, Precision, Rows, draw, plan, ramnet};
 use subquad::tensor::{DType, HostTensor, Layout, Shape, Tensor, TensorMap, Values};
 
-use crate::support::{backends, backends_for, context};
+use crate::support::{backends, backends_for, context, test};
 
 fn normal(shape: impl Into<Shape>, stream: u64) -> HostTensor {
     let shape = shape.into();
@@ -48,7 +49,6 @@ fn tied(shape: [usize; 2], most: u32) -> HostTensor {
     HostTensor::f32(shape, values.into_iter().map(|x| x as f32 / 8.0 - 1.0).collect())
 }
 
-#[test]
 fn the_beam_is_all_sums_sorted_ties_by_address() {
     for (digits, choices, most_tied) in [(5, 4, 3), (3, 7, 4), (2, 16, 5), (1, 300, 9), (11, 2, 2), (2, 64, 1)] {
         for topk in [1, 5, 16, 64] {
@@ -83,7 +83,6 @@ fn the_beam_is_all_sums_sorted_ties_by_address() {
 }
 
 /// Zeros of both signs are equal, infinities are sums, NaN is no better than anything.
-#[test]
 fn the_beam_orders_what_is_not_finite() {
     let c = topk::Config { weights: topk::Weights::Softmax, ..topk::Config::new(3, 1, 5, 5) };
     let (nan, inf) = (f32::NAN, f32::INFINITY);
@@ -95,7 +94,6 @@ fn the_beam_orders_what_is_not_finite() {
     }
 }
 
-#[test]
 fn addresses_weigh_what_the_definition_says() {
     for (digits, choices, k) in [(5, 4, 8), (3, 5, 7), (2, 300, 32), (1, 9, 3), (16, 2, 64)] {
         for (weights, tau) in
@@ -113,7 +111,6 @@ fn addresses_weigh_what_the_definition_says() {
 }
 
 /// Product keys: the best pairs of two halves, softmax over what is kept, values of one table.
-#[test]
 fn product_keys_are_two_digits_and_a_gather() {
     let (rows, keys, k, dim) = (6, 24, 8, 20);
     let logits = normal([rows, 2 * keys], 3);
@@ -143,7 +140,6 @@ fn product_keys_are_two_digits_and_a_gather() {
     }
 }
 
-#[test]
 fn rows_are_gathered_and_those_that_are_not_there_are_zero() {
     for (rows, k, table, dim) in [(1, 1, 1, 1), (9, 8, 50, 64), (5, 3, 7, 70)] {
         for dtype in [DType::F32, DType::F16] {
@@ -164,7 +160,6 @@ fn rows_are_gathered_and_those_that_are_not_there_are_zero() {
     }
 }
 
-#[test]
 fn numbers_are_sorted_stably_into_bins() {
     for (lists, len, bins) in [(1, 1, 1), (3, 100, 5), (2, 2048, 1024), (2, 2049, 3), (1, 9000, 70_000), (1, 5000, 1)] {
         let c = bin::Config::new(lists, len, bins);
@@ -180,7 +175,6 @@ fn numbers_are_sorted_stably_into_bins() {
     }
 }
 
-#[test]
 fn rows_are_normed_scaled_and_gated() {
     for layout in [Layout::Bhnd, Layout::Bnhd] {
         for (scale, gated) in [
@@ -212,7 +206,6 @@ fn rows_are_normed_scaled_and_gated() {
 }
 
 /// A norm does not see the length of its row, and a gate far up lets all through.
-#[test]
 fn rows_of_any_length_come_out_as_one() {
     let c = gate::Config { eps: 0.0, ..gate::Config::new(1, 1, 2, 8) };
     let row = normal([8], 5).to_f32();
@@ -228,7 +221,6 @@ fn rows_of_any_length_come_out_as_one() {
 }
 
 /// The layer: a memory, then norm and gate, in one encoder of the caller.
-#[test]
 fn a_layer_records_behind_its_memory() {
     let Some(ctx) = context() else { return };
     let memory = ramnet::Config::new(1, 2, 100, 3, 20);
@@ -273,7 +265,6 @@ fn record(
     encoder
 }
 
-#[test]
 fn refused_before_anything_runs() {
     let caps = subquad::gpu::Caps::portable();
     let cases: [(Box<dyn Operator>, &str); 9] = [
@@ -297,4 +288,19 @@ fn refused_before_anything_runs() {
         assert_eq!(part.program(&caps).unwrap_err().to_string(), sentence);
         assert_eq!(part.cpu(&TensorMap::new()).unwrap_err().to_string(), sentence);
     }
+}
+
+pub fn tests() -> Vec<Trial> {
+    vec![
+        test(the_beam_is_all_sums_sorted_ties_by_address),
+        test(the_beam_orders_what_is_not_finite),
+        test(addresses_weigh_what_the_definition_says),
+        test(product_keys_are_two_digits_and_a_gather),
+        test(rows_are_gathered_and_those_that_are_not_there_are_zero),
+        test(numbers_are_sorted_stably_into_bins),
+        test(rows_are_normed_scaled_and_gated),
+        test(rows_of_any_length_come_out_as_one),
+        test(a_layer_records_behind_its_memory),
+        test(refused_before_anything_runs),
+    ]
 }

@@ -1,5 +1,6 @@
 //! RAM-Net: what is particular to it.
 
+use libtest_mimic::Trial;
 use proptest::prelude::*;
 use proptest::test_runner::{RngAlgorithm, TestRng, TestRunner};
 use subquad::gpu::Caps;
@@ -10,7 +11,7 @@ use subquad::ops::{Flags, Operator, Precision, Qkv, Request, Rows, draw, toleran
 use subquad::tensor::{DType, HostTensor, Layout, Shape, TensorMap, Values};
 
 use crate::support::{
-    self, assert_matches, assert_no_look_ahead_from, assert_same_bits, backends, backends_for, in_pieces, roomy,
+    self, assert_matches, assert_no_look_ahead_from, assert_same_bits, backends, backends_for, in_pieces, roomy, test,
 };
 
 /// Random q, k, v and gamma.
@@ -62,7 +63,6 @@ fn content(weights: &[f64], gammas: &[f32], run: &dyn Fn(&Config, &TensorMap) ->
 }
 
 /// Spec 1.5: rates of a trained model's trace.
-#[test]
 fn rates_are_those_of_the_trace() {
     let definition = |c: &Config, all: &TensorMap| c.reference(all, Precision::F64, Rows::All)[1].1[0];
     for (weights, gammas, rate) in [
@@ -83,7 +83,6 @@ fn rates_are_those_of_the_trace() {
 }
 
 /// The same, slot after slot instead of token after token: events sorted by slot, each slot walked alone.
-#[test]
 fn slots_may_be_walked_one_after_another() {
     for c in several() {
         let all = inputs(&c);
@@ -142,7 +141,6 @@ fn slots_may_be_walked_one_after_another() {
     }
 }
 
-#[test]
 fn an_output_does_not_depend_on_later_tokens() {
     // Few slots: those of later tokens stand before and behind in every run of events.
     for c in several().into_iter().chain([Config { segment: Some(64), ..several()[2].clone() }]) {
@@ -159,7 +157,6 @@ fn pieces(run: &support::Runner, whole: &Config, all: &TensorMap, cuts: &[usize]
     in_pieces(&one, all, cuts)
 }
 
-#[test]
 fn pieces_equal_the_whole_at_any_cut_and_decode_goes_on_where_prefill_stopped() {
     for c in several() {
         let whole = Config { carry: true, ..c };
@@ -172,7 +169,6 @@ fn pieces_equal_the_whole_at_any_cut_and_decode_goes_on_where_prefill_stopped() 
     }
 }
 
-#[test]
 fn pieces_equal_the_whole_bit_for_bit_when_cuts_fall_on_segments() {
     for c in several() {
         let whole = Config { segment: Some(24), carry: true, ..c };
@@ -189,7 +185,6 @@ fn pieces_equal_the_whole_bit_for_bit_when_cuts_fall_on_segments() {
 
 /// A query finds what a key wrote s tokens before iff its address is s further, modulo the slots, which 50 tokens pass
 /// three times.
-#[test]
 fn cape_makes_addresses_relative_and_turns_past_all_slots() {
     let n = 50;
     let c = Config { topk: 1, cape: Cape::All, ..Config::new(1, 1, n, 2, 1) };
@@ -224,7 +219,6 @@ fn cape_makes_addresses_relative_and_turns_past_all_slots() {
 }
 
 /// Slots that no power of two counts.
-#[test]
 fn positions_are_reduced_modulo_any_number_of_slots() {
     let c = Config { choices: 6, topk: 2, cape: Cape::All, carry: true, ..Config::new(1, 2, 40, 3, 4) };
     let mut all = inputs(&c);
@@ -235,7 +229,6 @@ fn positions_are_reduced_modulo_any_number_of_slots() {
 }
 
 /// Every token writes and reads the same slots, of tiles of 128 tokens.
-#[test]
 fn slots_that_all_tokens_share_are_right() {
     for rule in [Rule::Gsu, Rule::Pdma] {
         let c = Config { rule, carry: true, ..Config::new(1, 2, 300, 5, 20) };
@@ -255,7 +248,6 @@ fn slots_that_all_tokens_share_are_right() {
     }
 }
 
-#[test]
 fn gamma_of_infinity_overwrites_and_of_minus_infinity_averages() {
     for rule in [Rule::Gsu, Rule::Pdma] {
         for dtype in [DType::F32, DType::F16] {
@@ -297,7 +289,6 @@ fn gamma_of_infinity_overwrites_and_of_minus_infinity_averages() {
 
 /// Of eight addresses only the first has a weight that f32 holds; gamma of infinity would overwrite the others all the
 /// same. Values that are infinite where nothing is written leave no trace either.
-#[test]
 fn weights_that_underflow_are_no_writes() {
     let c = Config { carry: true, ..Config::new(1, 1, 3, 5, 2) };
     let row: Vec<f32> = (0..20).map(|i| if i % 4 == 0 { 200.0 } else { 0.0 }).collect();
@@ -320,7 +311,6 @@ fn weights_that_underflow_are_no_writes() {
 }
 
 /// K = 8, E = 64: at most 2.5 KiB a token and head of a block, the same at any length; and slots cost nothing.
-#[test]
 fn workspace_is_a_blocks_and_bytes_do_not_depend_on_the_number_of_slots() {
     let c = |n: usize, digits: usize| Config { carry: true, ..Config::new(1, 8, n, digits, 64) };
     let caps = roomy();
@@ -350,7 +340,6 @@ fn workspace_is_a_blocks_and_bytes_do_not_depend_on_the_number_of_slots() {
     assert_eq!(own.workspace_bytes() - block.workspace_bytes(), 8 * (1024 * 65 * 4 + 8));
 }
 
-#[test]
 fn decode_is_one_dispatch_that_touches_twice_topk_slots() {
     let c = |digits| Config { carry: true, decode: true, ..Config::new(2, 8, 1, digits, 64) };
     let program = |digits| c(digits).program(&Caps::portable()).unwrap();
@@ -363,7 +352,6 @@ fn decode_is_one_dispatch_that_touches_twice_topk_slots() {
 }
 
 /// Many heads, whose memories no binding holds together, go in waves; a memory too large for one is refused.
-#[test]
 fn memories_over_one_binding_go_in_waves() {
     let c = Config::new(4, 32, 1000, 7, 64);
     let program = c.program(&Caps::portable()).unwrap();
@@ -398,7 +386,6 @@ fn any_config() -> impl Strategy<Value = (Config, bool, u64)> {
 
 /// Any configurations against the definition, the same ones in every run. Values are positive, so that no sum cancels, and
 /// gammas too, so that masses do not grow without bound.
-#[test]
 fn any_shape_matches_the_definition_on_the_cpu() {
     let rng = TestRng::deterministic_rng(RngAlgorithm::ChaCha);
     let settings = ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() };
@@ -428,7 +415,6 @@ fn any_shape_matches_the_definition_on_the_cpu() {
     result.unwrap_or_else(|e| panic!("{e}"));
 }
 
-#[test]
 fn refused_before_anything_runs() {
     let base = Config::new(1, 4, 8, 5, 16);
     for (config, sentence) in [
@@ -466,7 +452,6 @@ fn refused_before_anything_runs() {
     }
 }
 
-#[test]
 fn tensors_that_do_not_fit_shapes_or_flags_are_refused_by_name() {
     let good: [(&str, &[usize]); 4] =
         [("q", &[1, 4, 8, 20]), ("k", &[1, 4, 8, 20]), ("v", &[1, 4, 8, 16]), ("gamma", &[1, 4, 8])];
@@ -518,4 +503,25 @@ fn tensors_that_do_not_fit_shapes_or_flags_are_refused_by_name() {
     all.insert("position", HostTensor::new([1], Values::I64(vec![-3])));
     let sentence = "ramnet: tensor `position`: expected a whole number of 0 or more, found -3";
     assert_eq!(c.cpu(&all).unwrap_err().to_string(), sentence);
+}
+
+pub fn tests() -> Vec<Trial> {
+    vec![
+        test(rates_are_those_of_the_trace),
+        test(slots_may_be_walked_one_after_another),
+        test(an_output_does_not_depend_on_later_tokens),
+        test(pieces_equal_the_whole_at_any_cut_and_decode_goes_on_where_prefill_stopped),
+        test(pieces_equal_the_whole_bit_for_bit_when_cuts_fall_on_segments),
+        test(cape_makes_addresses_relative_and_turns_past_all_slots),
+        test(positions_are_reduced_modulo_any_number_of_slots),
+        test(slots_that_all_tokens_share_are_right),
+        test(gamma_of_infinity_overwrites_and_of_minus_infinity_averages),
+        test(weights_that_underflow_are_no_writes),
+        test(workspace_is_a_blocks_and_bytes_do_not_depend_on_the_number_of_slots),
+        test(decode_is_one_dispatch_that_touches_twice_topk_slots),
+        test(memories_over_one_binding_go_in_waves),
+        test(any_shape_matches_the_definition_on_the_cpu),
+        test(refused_before_anything_runs),
+        test(tensors_that_do_not_fit_shapes_or_flags_are_refused_by_name),
+    ]
 }

@@ -1,5 +1,6 @@
 //! SLAY: what is particular to it.
 
+use libtest_mimic::Trial;
 use proptest::prelude::*;
 use proptest::test_runner::{RngAlgorithm, TestRng, TestRunner};
 use subquad::gpu::Caps;
@@ -8,7 +9,8 @@ use subquad::ops::{Flags, Op, Operator, Precision, Qkv, Request, Rows, draw, tol
 use subquad::tensor::{DType, HostTensor, Layout, Shape, TensorMap};
 
 use crate::support::{
-    self, Runner, assert_matches, assert_no_look_ahead_from, assert_same_bits, backends, backends_for, in_pieces, roomy,
+    self, Runner, assert_matches, assert_no_look_ahead_from, assert_same_bits, backends, backends_for, in_pieces,
+    roomy, test,
 };
 
 fn op() -> &'static Op {
@@ -113,7 +115,6 @@ fn several() -> [Config; 3] {
 }
 
 /// The state after one token with the value one is its features; read by another it is their product.
-#[test]
 fn a_product_of_features_is_the_product_of_both_maps_and_no_feature_is_negative_under_anchors() {
     for c in several() {
         let c = Config { qkv: Qkv::new(1, 2, 1, c.qkv.dim_k, 1), carry: true, norm_eps: 0.5, ..c };
@@ -142,7 +143,6 @@ fn a_product_of_features_is_the_product_of_both_maps_and_no_feature_is_negative_
     }
 }
 
-#[test]
 fn the_definition_equals_the_masked_quadratic_form_and_chunks_equal_the_definition() {
     for c in every_map() {
         let all = inputs(&c);
@@ -180,7 +180,6 @@ fn the_definition_equals_the_masked_quadratic_form_and_chunks_equal_the_definiti
 }
 
 /// What anchors make of the square: not the square itself.
-#[test]
 fn products_of_anchor_features_have_the_mean_of_uniform_directions() {
     let c = Config { anchors: 200_000, nodes: 1, features: 1, ..Config::new(Qkv::new(1, 1, 1, 16, 1)) };
     let all = inputs(&c);
@@ -199,7 +198,6 @@ fn products_of_anchor_features_have_the_mean_of_uniform_directions() {
 }
 
 /// The two unbiased ones, over draws; and what Nystrom, given many anchors, cannot miss.
-#[test]
 fn products_of_drawn_features_have_the_mean_of_the_square() {
     let qkv = Qkv::new(1, 1, 1, 6, 1);
     let (q, k) = ([0.6, 0.0, 0.8, 0.0, 0.0, 0.0], [0.8, 0.0, 0.0, 0.0, 0.6, 0.0]);
@@ -220,7 +218,6 @@ fn products_of_drawn_features_have_the_mean_of_the_square() {
 }
 
 /// Around s = 0.29 the features' variance allows a test; at larger nodes none could tell.
-#[test]
 fn products_of_random_features_have_the_mean_of_the_exponential() {
     let c = Config { nodes: 2, features: 400_000, ..Config::new(Qkv::new(1, 1, 1, 8, 1)) };
     let all = inputs(&c);
@@ -245,7 +242,6 @@ fn change(all: &mut TensorMap, name: &str, change: impl Fn(&mut [f32])) {
     all.insert(name, HostTensor::f32(shape, rows));
 }
 
-#[test]
 fn lengths_of_queries_and_keys_and_a_common_rotation_do_not_matter() {
     for c in several() {
         let all = inputs(&c);
@@ -276,7 +272,6 @@ fn lengths_of_queries_and_keys_and_a_common_rotation_do_not_matter() {
     }
 }
 
-#[test]
 fn an_output_does_not_depend_on_later_tokens() {
     let base = Config::new(Qkv::new(1, 4, 90, 16, 16));
     for c in [
@@ -301,7 +296,6 @@ fn pieces(run: &Runner, whole: &Config, all: &TensorMap, cuts: &[usize]) -> Tens
     in_pieces(&one, all, cuts)
 }
 
-#[test]
 fn pieces_equal_the_whole_at_any_cut_and_decode_goes_on_where_prefill_stopped() {
     for c in several() {
         let whole = Config { carry: true, ..c };
@@ -313,7 +307,6 @@ fn pieces_equal_the_whole_at_any_cut_and_decode_goes_on_where_prefill_stopped() 
     }
 }
 
-#[test]
 fn pieces_equal_the_whole_bit_for_bit_when_cuts_fall_on_segments() {
     for c in several() {
         let whole = Config { segment: Some(24), carry: true, qkv: c.qkv.queries(130).keys(130), ..c };
@@ -328,7 +321,6 @@ fn pieces_equal_the_whole_bit_for_bit_when_cuts_fall_on_segments() {
     }
 }
 
-#[test]
 fn vectors_of_zeros_give_zeros() {
     let gpu = |poly: Poly| matches!(poly, Poly::Anchor | Poly::Exact | Poly::Laplace);
     for c in every_map() {
@@ -377,7 +369,6 @@ fn any_config() -> impl Strategy<Value = (Config, bool, u64)> {
 
 /// Any configurations against the definition, the same ones in every run. Values and states are positive, so that no sum
 /// cancels and rounding stays that of the terms.
-#[test]
 fn any_shape_matches_the_definition_on_the_cpu() {
     let rng = TestRng::deterministic_rng(RngAlgorithm::ChaCha);
     let settings = ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() };
@@ -409,7 +400,6 @@ fn any_shape_matches_the_definition_on_the_cpu() {
     result.unwrap_or_else(|e| panic!("{e}"));
 }
 
-#[test]
 fn refused_before_anything_runs() {
     let base = Config::new(Qkv::new(1, 4, 8, 16, 16));
     for (config, sentence) in [
@@ -446,7 +436,6 @@ fn refused_before_anything_runs() {
     }
 }
 
-#[test]
 fn tensors_that_do_not_fit_shapes_or_flags_are_refused_by_name() {
     let refuse = |given: &[(&str, &[usize])], typed: &[(&str, &str)]| {
         let mut flags = Flags::new();
@@ -525,7 +514,6 @@ fn tensors_that_do_not_fit_shapes_or_flags_are_refused_by_name() {
 }
 
 /// The shape of the paper's figure on time and memory: 537 MB of q, k, v and o.
-#[test]
 fn a_long_sequence_takes_little_beside_its_tensors_and_moves_them_one_and_a_half_times() {
     let c = Config::new(Qkv::new(1, 8, 131_072, 32, 32));
     let program = c.program(&roomy()).unwrap();
@@ -533,4 +521,23 @@ fn a_long_sequence_takes_little_beside_its_tensors_and_moves_them_one_and_a_half
     assert!(program.workspace_bytes() as f64 <= 0.1 * tensors, "{} of {tensors}", program.workspace_bytes());
     // One column split: q, k, v and o, and k and v again; states of segments are less than a tenth more.
     assert!(program.cost().bytes() <= 1.1 * 1.5 * tensors, "{:?}", program.cost());
+}
+
+pub fn tests() -> Vec<Trial> {
+    vec![
+        test(a_product_of_features_is_the_product_of_both_maps_and_no_feature_is_negative_under_anchors),
+        test(the_definition_equals_the_masked_quadratic_form_and_chunks_equal_the_definition),
+        test(products_of_anchor_features_have_the_mean_of_uniform_directions),
+        test(products_of_drawn_features_have_the_mean_of_the_square),
+        test(products_of_random_features_have_the_mean_of_the_exponential),
+        test(lengths_of_queries_and_keys_and_a_common_rotation_do_not_matter),
+        test(an_output_does_not_depend_on_later_tokens),
+        test(pieces_equal_the_whole_at_any_cut_and_decode_goes_on_where_prefill_stopped),
+        test(pieces_equal_the_whole_bit_for_bit_when_cuts_fall_on_segments),
+        test(vectors_of_zeros_give_zeros),
+        test(any_shape_matches_the_definition_on_the_cpu),
+        test(refused_before_anything_runs),
+        test(tensors_that_do_not_fit_shapes_or_flags_are_refused_by_name),
+        test(a_long_sequence_takes_little_beside_its_tensors_and_moves_them_one_and_a_half_times),
+    ]
 }

@@ -1,18 +1,18 @@
 //! Exact softmax attention: what is particular to it.
 
+use libtest_mimic::Trial;
 use proptest::prelude::*;
 use subquad::gpu::Caps;
 use subquad::ops::softmax::Config;
 use subquad::ops::{Op, Operator, Precision, Qkv, Rows, find, tolerance};
 use subquad::tensor::{DType, HostTensor, Layout, TensorMap};
 
-use crate::support::{assert_matches, assert_no_look_ahead, backends, inputs, roomy, tokens};
+use crate::support::{assert_matches, assert_no_look_ahead, backends, inputs, roomy, test, tokens};
 
 fn op() -> &'static Op {
     find("softmax").unwrap()
 }
 
-#[test]
 fn queries_that_see_no_key_give_zeros() {
     // 90 queries more than keys: the first 90 see nothing, in whole tiles and in a tile that others share.
     let many = Config::new(Qkv::new(1, 2, 110, 8, 6).keys(20));
@@ -33,7 +33,6 @@ fn queries_that_see_no_key_give_zeros() {
 
 /// Scores of +100 and -100 and what lies between: weights from e^-200 to 1 without overflow, over several tiles, with the
 /// largest first, last, and in between.
-#[test]
 fn scores_of_a_hundred_do_not_overflow() {
     for (queries, keys) in [(70, 300), (2, 300)] {
         let c = Config { causal: false, scale: Some(1.0), ..Config::new(Qkv::new(1, 1, queries, 2, 5).keys(keys)) };
@@ -56,7 +55,6 @@ fn scores_of_a_hundred_do_not_overflow() {
     }
 }
 
-#[test]
 fn an_output_does_not_depend_on_later_tokens() {
     let base = Config::new(Qkv::new(1, 4, 90, 16, 16));
     for c in [
@@ -70,7 +68,6 @@ fn an_output_does_not_depend_on_later_tokens() {
 }
 
 /// Queries that come in pieces, each with the cache of all keys so far, give what they give together.
-#[test]
 fn pieces_with_a_growing_cache_equal_the_whole() {
     let whole = Config { window: Some(60), ..Config::new(Qkv::new(2, 4, 150, 20, 12).kv_heads(2)) };
     let all = inputs(&whole.qkv);
@@ -93,7 +90,6 @@ fn pieces_with_a_growing_cache_equal_the_whole() {
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() })]
-    #[test]
     fn any_shape_matches_the_definition_on_the_cpu(
         (batch, kv_heads, group) in (1usize..=2, 1usize..=3, 1usize..=4),
         (queries, keys) in (1usize..=300, 1usize..=600),
@@ -109,7 +105,6 @@ proptest! {
         assert_matches("cpu", op(), &c, &all, &c.cpu(&all).unwrap());
     }
 
-    #[test]
     fn work_is_that_of_the_pairs_the_mask_lets_through(
         queries in 1usize..200,
         keys in 1usize..200,
@@ -125,7 +120,6 @@ proptest! {
 }
 
 /// Sizes are pure: shapes that no machine here could hold.
-#[test]
 fn work_and_workspace_of_large_shapes() {
     let million = Config::new(Qkv::new(1, 8, 1_000_000, 64, 64));
     let program = |c: &Config| c.program(&roomy()).unwrap();
@@ -156,7 +150,6 @@ fn work_and_workspace_of_large_shapes() {
 }
 
 /// Keys are split where blocks of queries are mostly empty or leave the machine idle, and the partial outputs fit.
-#[test]
 fn keys_are_split_where_that_pays() {
     let steps = |qkv: Qkv| Config::new(qkv).program(&roomy()).unwrap().steps().len();
     assert_eq!(steps(Qkv::new(1, 8, 1, 64, 64).keys(100_000)), 2, "one token");
@@ -170,7 +163,6 @@ fn keys_are_split_where_that_pays() {
     assert_eq!(program.workspace_bytes(), 0);
 }
 
-#[test]
 fn refused_before_anything_runs() {
     let base = Config::new(Qkv::new(1, 4, 8, 16, 16));
     for (config, sentence) in [
@@ -194,4 +186,18 @@ fn refused_before_anything_runs() {
     ] {
         assert_eq!(config.program(&Caps::portable()).unwrap_err().to_string(), sentence);
     }
+}
+
+pub fn tests() -> Vec<Trial> {
+    vec![
+        test(queries_that_see_no_key_give_zeros),
+        test(scores_of_a_hundred_do_not_overflow),
+        test(an_output_does_not_depend_on_later_tokens),
+        test(pieces_with_a_growing_cache_equal_the_whole),
+        test(any_shape_matches_the_definition_on_the_cpu),
+        test(work_is_that_of_the_pairs_the_mask_lets_through),
+        test(work_and_workspace_of_large_shapes),
+        test(keys_are_split_where_that_pays),
+        test(refused_before_anything_runs),
+    ]
 }

@@ -1,5 +1,6 @@
 //! Mamba-2's recurrence: what is particular to it.
 
+use libtest_mimic::Trial;
 use std::ops::Range;
 
 use subquad::gpu::Caps;
@@ -7,7 +8,7 @@ use subquad::ops::ssd::{Config, OP};
 use subquad::ops::{Case, Flags, Op, Operator, Precision, Request, Rows, draw, linear, tolerance};
 use subquad::tensor::{DType, HostTensor, Layout, Shape, TensorMap};
 
-use crate::support::{Runner, assert_matches, assert_same_bits, backends, backends_for};
+use crate::support::{Runner, assert_matches, assert_same_bits, backends, backends_for, test};
 
 fn op() -> &'static Op {
     &OP
@@ -76,7 +77,6 @@ fn pieces(run: &Runner, whole: &Config, all: &TensorMap, cuts: &[usize]) -> Tens
     state
 }
 
-#[test]
 fn pieces_equal_the_whole_at_any_cut_and_decode_goes_on_where_prefill_stopped() {
     for c in several() {
         let whole = Config { carry: true, ..c };
@@ -90,7 +90,6 @@ fn pieces_equal_the_whole_at_any_cut_and_decode_goes_on_where_prefill_stopped() 
     }
 }
 
-#[test]
 fn pieces_equal_the_whole_bit_for_bit_when_cuts_fall_on_segments() {
     for c in several() {
         let whole = Config { segment: Some(24), carry: true, ..c };
@@ -105,7 +104,6 @@ fn pieces_equal_the_whole_bit_for_bit_when_cuts_fall_on_segments() {
     }
 }
 
-#[test]
 fn an_output_does_not_depend_on_later_tokens() {
     for c in several() {
         for dtype in [DType::F32, DType::F16] {
@@ -131,7 +129,6 @@ fn an_output_does_not_depend_on_later_tokens() {
 }
 
 /// What it is by its definition: the gated rule over other names.
-#[test]
 fn it_is_gated_linear_attention_with_steps_in_values_and_decays() {
     let c = Config { batch: 2, groups: 2, softplus: false, ..Config::new(90, 4, 10, 20) };
     let mut all = inputs(&c);
@@ -160,7 +157,6 @@ fn it_is_gated_linear_attention_with_steps_in_values_and_decays() {
 }
 
 /// Large steps forget all at once, tiny ones almost nothing: both ends of softplus.
-#[test]
 fn large_and_tiny_steps() {
     let c = Config { carry: true, dt_bias: true, ..Config::new(70, 2, 6, 8) };
     for bias in [200.0, 30.0, -8.0, -16.0, -40.0, -90.0] {
@@ -176,7 +172,6 @@ fn large_and_tiny_steps() {
 }
 
 /// A length that others have failed at, in two chunks of tokens against one.
-#[test]
 fn a_long_sequence_of_no_round_length() {
     let c = Config { dt_bias: true, d: true, ..Config::new(43_884, 1, 4, 4) };
     let all = inputs(&c);
@@ -188,7 +183,6 @@ fn a_long_sequence_of_no_round_length() {
     assert!(error < 1e-6, "{error:.2e}");
 }
 
-#[test]
 fn refused_before_anything_runs() {
     let base = Config::new(8, 4, 6, 5);
     for (config, sentence) in [
@@ -213,7 +207,6 @@ fn refused_before_anything_runs() {
     }
 }
 
-#[test]
 fn tensors_that_do_not_fit_are_refused_by_name() {
     let base: [(&str, &[usize]); 5] =
         [("x", &[2, 8, 4, 6]), ("dt", &[2, 8, 4]), ("a", &[4]), ("b", &[2, 8, 2, 5]), ("c", &[2, 8, 2, 5])];
@@ -239,7 +232,6 @@ fn tensors_that_do_not_fit_are_refused_by_name() {
 }
 
 /// The definition's own state is what it says, by hand.
-#[test]
 fn two_tokens_by_hand() {
     let c = Config { carry: true, softplus: false, d: true, ..Config::new(2, 1, 1, 2) };
     let tensor = |shape: &[usize], values: &[f32]| HostTensor::f32(shape.to_vec(), values.to_vec());
@@ -263,4 +255,18 @@ fn two_tokens_by_hand() {
     for (got, want) in got[0].1.iter().chain(&got[1].1).zip(want) {
         assert!((got - want).abs() < 1e-12, "{got}, expected {want}");
     }
+}
+
+pub fn tests() -> Vec<Trial> {
+    vec![
+        test(pieces_equal_the_whole_at_any_cut_and_decode_goes_on_where_prefill_stopped),
+        test(pieces_equal_the_whole_bit_for_bit_when_cuts_fall_on_segments),
+        test(an_output_does_not_depend_on_later_tokens),
+        test(it_is_gated_linear_attention_with_steps_in_values_and_decays),
+        test(large_and_tiny_steps),
+        test(a_long_sequence_of_no_round_length),
+        test(refused_before_anything_runs),
+        test(tensors_that_do_not_fit_are_refused_by_name),
+        test(two_tokens_by_hand),
+    ]
 }

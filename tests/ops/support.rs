@@ -3,11 +3,36 @@
 use std::ops::Range;
 use std::sync::OnceLock;
 
+use libtest_mimic::Trial;
 use subquad::gpu::{AdapterRequest, Caps, Context, Select};
 use subquad::ops::execute::{self, Run};
 use subquad::ops::tolerance::Truth;
 use subquad::ops::{Case, Op, Operator, Qkv, Rows, draw};
 use subquad::tensor::{DType, HostTensor, TensorMap};
+
+/// A trial that runs a test function, named as the function in its module: `softmax::refused_before_anything_runs`.
+pub fn test<F: Fn() + Send + 'static>(function: F) -> Trial {
+    Trial::test(path::<F>(), move || {
+        function();
+        Ok(())
+    })
+}
+
+/// A trial that runs a test function for each operator: `table::layouts_hold_the_same_numbers::softmax`.
+pub fn test_each<F: Fn(&Op) + Copy + Send + 'static>(ops: &'static [Op], function: F) -> impl Iterator<Item = Trial> {
+    ops.iter().map(move |op| {
+        Trial::test(format!("{}::{}", path::<F>(), op.name), move || {
+            function(op);
+            Ok(())
+        })
+    })
+}
+
+/// Where a function stands below this crate.
+fn path<F>() -> &'static str {
+    let path = std::any::type_name::<F>();
+    path.split_once("::").map_or(path, |(_, below)| below)
+}
 
 /// The device of this run; `None`, with a printed line, where there is none and that is allowed.
 pub fn context() -> Option<&'static Context> {

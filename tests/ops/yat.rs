@@ -1,12 +1,13 @@
 //! Attention with the Yat kernel: what is particular to it.
 
+use libtest_mimic::Trial;
 use proptest::prelude::*;
 use subquad::gpu::Caps;
 use subquad::ops::yat::{Config, Kernel, Norm};
 use subquad::ops::{Op, Operator, Precision, Qkv, Rows, find, softmax, tolerance};
 use subquad::tensor::{DType, HostTensor, Layout, TensorMap};
 
-use crate::support::{assert_matches, assert_no_look_ahead, backends, inputs, roomy};
+use crate::support::{assert_matches, assert_no_look_ahead, backends, inputs, roomy, test};
 
 fn op() -> &'static Op {
     find("yat").unwrap()
@@ -35,7 +36,6 @@ fn changed(all: &TensorMap, name: &str, change: impl Fn(&mut [f32])) -> TensorMa
 }
 
 /// A weight of 1 / epsilon, and one of 0.36 / (2.001 - 1.2), or of 0.36 / (0.8 + 0.001).
-#[test]
 fn a_key_equal_to_the_query_weighs_one_over_epsilon() {
     for kernel in [Kernel::Spherical, Kernel::Euclidean] {
         let c = Config { kernel, causal: false, ..Config::new(Qkv::new(1, 1, 1, 2, 2).keys(2)) };
@@ -56,7 +56,6 @@ fn a_key_equal_to_the_query_weighs_one_over_epsilon() {
 
 /// Where keys are queries, or close to them, a denominator is a rounded product less than two squares. The formula errs
 /// there by a unit of rounding over epsilon; the kernels must not.
-#[test]
 fn keys_near_the_query_are_told_apart() {
     for base in both_forms() {
         for step in [0.0, 1e-4, 1e-2, 0.2] {
@@ -85,7 +84,6 @@ fn keys_near_the_query_are_told_apart() {
     }
 }
 
-#[test]
 fn zero_vectors_give_zeros() {
     for base in both_forms() {
         let dim = base.qkv.dim_k;
@@ -110,7 +108,6 @@ fn zero_vectors_give_zeros() {
     }
 }
 
-#[test]
 fn lengths_do_not_matter_on_the_sphere() {
     for base in both_forms() {
         let all = inputs(&base.qkv);
@@ -128,7 +125,6 @@ fn lengths_do_not_matter_on_the_sphere() {
     }
 }
 
-#[test]
 fn an_output_does_not_depend_on_later_tokens() {
     let base = Config::new(Qkv::new(1, 4, 90, 16, 16));
     let f16 = Config { qkv: base.qkv.kv_heads(2).dtype(DType::F16), ..base.clone() };
@@ -137,7 +133,6 @@ fn an_output_does_not_depend_on_later_tokens() {
     }
 }
 
-#[test]
 fn queries_that_see_no_key_give_zeros() {
     for qkv in [Qkv::new(1, 2, 110, 8, 6).keys(20), Qkv::new(1, 1, 8, 8, 6).keys(3)] {
         for c in all_four(&Config { norm_eps: 0.0, ..Config::new(qkv) }) {
@@ -155,7 +150,6 @@ fn queries_that_see_no_key_give_zeros() {
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() })]
-    #[test]
     fn any_shape_matches_the_definition_on_the_cpu(
         (batch, kv_heads, group) in (1usize..=2, 1usize..=3, 1usize..=4),
         (queries, keys) in (1usize..=300, 1usize..=600),
@@ -172,7 +166,6 @@ proptest! {
 }
 
 /// Two products as in softmax, and its two forms; exponentials only where there is a softmax.
-#[test]
 fn work_is_that_of_softmax_without_exponentials() {
     for qkv in [Qkv::new(1, 8, 100_000, 64, 64), Qkv::new(1, 8, 1, 64, 64).keys(100_000)] {
         let soft = softmax::Config::new(qkv);
@@ -192,7 +185,6 @@ fn work_is_that_of_softmax_without_exponentials() {
     }
 }
 
-#[test]
 fn refused_before_anything_runs() {
     let base = Config::new(Qkv::new(1, 4, 8, 16, 16));
     for (config, sentence) in [
@@ -210,4 +202,18 @@ fn refused_before_anything_runs() {
         assert_eq!(config.program(&Caps::portable()).unwrap_err().to_string(), sentence);
         assert_eq!(config.cpu(&inputs(&base.qkv)).unwrap_err().to_string(), sentence);
     }
+}
+
+pub fn tests() -> Vec<Trial> {
+    vec![
+        test(a_key_equal_to_the_query_weighs_one_over_epsilon),
+        test(keys_near_the_query_are_told_apart),
+        test(zero_vectors_give_zeros),
+        test(lengths_do_not_matter_on_the_sphere),
+        test(an_output_does_not_depend_on_later_tokens),
+        test(queries_that_see_no_key_give_zeros),
+        test(any_shape_matches_the_definition_on_the_cpu),
+        test(work_is_that_of_softmax_without_exponentials),
+        test(refused_before_anything_runs),
+    ]
 }

@@ -1,0 +1,136 @@
+//! Trials of each case of each operator: `gpu::OP::CASE` and `cpu::OP::CASE` compare a backend with the definition,
+//! `definition::OP::CASE` the definition with itself, `plan::OP::CASE` looks at what a GPU would do.
+
+use std::sync::{Arc, OnceLock};
+
+use libtest_mimic::{Completion, Failed, Trial};
+use subquad::gpu::{Caps, plan};
+use subquad::ops::{Case, Definition, OPS, Op, Operator, Precision, Rows, rows, tolerance};
+use subquad::tensor::{DType, HostTensor, TensorMap};
+
+use crate::support::{self, context, on_gpu, prepare, test};
+
+pub fn tests() -> Vec<Trial> {
+    let mut trials = vec![test(no_two_cases_of_an_operator_have_the_same_name)];
+    for op in OPS {
+        for case in support::cases(op) {
+            trials.extend(of_case(op, case));
+        }
+        // Cheap: of the slow cases too in a quick run.
+        trials.extend((op.cases)().into_iter().map(|case| of_plan(op, case)));
+    }
+    trials
+}
+
+/// A case with what its trials share: the first of them makes it, the last one drops it.
+struct Subject {
+    op: &'static Op,
+    case: Case,
+    made: OnceLock<Made>,
+}
+
+struct Made {
+    operator: Box<dyn Operator>,
+    inputs: TensorMap,
+    /// The definition in f64 and in f32.
+    exact: Definition,
+    single: Definition,
+}
+
+impl Subject {
+    fn made(&self) -> &Made {
+        self.made.get_or_init(|| {
+            let (operator, inputs) = prepare(self.op, &self.case);
+            let run = |precision| operator.reference(&inputs, precision, Rows::All);
+            let (exact, single) = rayon::join(|| run(Precision::F64), || run(Precision::F32));
+            Made { operator, inputs, exact, single }
+        })
+    }
+
+    /// Every output within the rule of `tolerance`.
+    fn assert_matches(&self, got: &TensorMap) {
+        let Made { exact, single, .. } = self.made();
+        assert_eq!(exact.len(), got.len(), "outputs are {}", got.names());
+        for ((name, exact), (_, single)) in exact.iter().zip(single) {
+            let tensor = got.get(name).unwrap_or_else(|| panic!("no `{name}`: outputs are {}", got.names()));
+            let verdict = tolerance::judge(self.op.name, tensor, exact, single);
+            assert!(verdict.ok, "`{name}` is off by {:.2e}, {:.2e} allowed", verdict.error, verdict.bound);
+        }
+    }
+
+    fn on_the_gpu(&self) -> Result<Completion, Failed> {
+        let Some(ctx) = context() else { return Ok(Completion::ignored_with("no adapter")) };
+        if self.case.dtype == DType::F16 && !ctx.caps().f16 {
+            return Ok(Completion::ignored_with(format!("{} has no f16", ctx.info().name)));
+        }
+        let Made { operator, inputs, .. } = self.made();
+        self.assert_matches(&on_gpu(ctx, operator.as_ref(), inputs).outputs);
+        Ok(Completion::Completed)
+    }
+
+    fn on_the_cpu(&self) -> Result<Completion, Failed> {
+        let Made { operator, inputs, .. } = self.made();
+        self.assert_matches(&operator.cpu(inputs).unwrap());
+        Ok(Completion::Completed)
+    }
+
+    /// Outputs have the shapes that are declared, and finite values: those that are not finite match each other
+    /// whatever they are, and a case of them would test nothing. The definition of some rows, by which `bench` judges
+    /// long sequences, is that of all at these rows.
+    fn definition(&self) -> Result<Completion, Failed> {
+        let Made { operator, inputs, exact, single } = self.made();
+        let slots = operator.slots();
+        let part = |name: &str| slots.iter().flat_map(|s| &s.parts).find(|p| p.name == name);
+        for (name, values) in single {
+            assert_eq!(part(name).map(|p| p.shape.count()), Some(values.len()), "{name}");
+            assert!(values.iter().all(|x| x.is_finite()), "{name}: not all finite");
+        }
+        if !self.case.quick {
+            return Ok(Completion::Completed);
+        }
+        let at = rows::sample(self.case.axis(self.op, "N").unwrap_or(1), 5);
+        let some = operator.reference(inputs, Precision::F64, Rows::At(&at));
+        assert_eq!(some.len(), exact.len());
+        for ((name, some), (_, all)) in some.into_iter().zip(exact) {
+            let all = all.iter().map(|&x| x as f32).collect();
+            let map =
+                [(name.to_owned(), HostTensor::f32(part(name).unwrap().shape.clone(), all))].into_iter().collect();
+            let picked = rows::pick(self.op.outputs, self.case.layout, &map, &at);
+            let some: Vec<f32> = some.into_iter().map(|x| x as f32).collect();
+            assert_eq!(picked.get(name).unwrap().to_f32(), some, "{name}");
+        }
+        Ok(Completion::Completed)
+    }
+}
+
+fn of_case(op: &'static Op, case: Case) -> [Trial; 3] {
+    let subject = Arc::new(Subject { op, case, made: OnceLock::new() });
+    let trial = |group: &str, run: fn(&Subject) -> Result<Completion, Failed>| {
+        let subject = subject.clone();
+        Trial::ignorable_test(format!("{group}::{}::{}", op.name, subject.case), move || run(&subject))
+    };
+    [trial("gpu", Subject::on_the_gpu), trial("cpu", Subject::on_the_cpu), trial("definition", Subject::definition)]
+}
+
+/// Operands fit the kernels, and no less is moved and computed than is essential.
+fn of_plan(op: &'static Op, case: Case) -> Trial {
+    Trial::test(format!("plan::{}::{case}", op.name), move || {
+        let operator = case.configure(op).unwrap();
+        let program = operator.program(&Caps { f16: true, ..Caps::portable() }).unwrap();
+        assert!(plan::operands_fit(&program));
+        let (cost, essential) = (program.cost(), operator.cost());
+        assert!(cost.bytes_read >= essential.bytes_read, "{cost:?} {essential:?}");
+        assert!(cost.bytes_written >= essential.bytes_written, "{cost:?} {essential:?}");
+        assert!(cost.flops >= essential.flops, "{cost:?} {essential:?}");
+        assert!(cost.exps >= essential.exps, "{cost:?} {essential:?}");
+        Ok(())
+    })
+}
+
+fn no_two_cases_of_an_operator_have_the_same_name() {
+    for op in OPS {
+        let mut names: Vec<_> = (op.cases)().into_iter().map(|c| c.name).collect();
+        names.sort();
+        names.windows(2).for_each(|w| assert_ne!(w[0], w[1], "{}", op.name));
+    }
+}
