@@ -5,37 +5,60 @@
 
 use std::collections::HashSet;
 use std::path::PathBuf;
+use std::sync::OnceLock;
 
 use naga::back::{hlsl, msl, spv};
+use rayon::prelude::*;
+use subquad::gpu::limits::{self, Resolved};
 use subquad::gpu::source::print;
-use subquad::gpu::{Kernel, Spec, limits, probes};
+use subquad::gpu::{Kernel, Spec, probes};
 use subquad::ops::{OPS, parts};
 
-fn kernels() -> Vec<(&'static Kernel, Spec)> {
-    let list: Vec<_> =
-        OPS.iter().flat_map(|op| op.kernels()).chain(parts::kernels()).chain(probes::kernels()).collect();
-    assert!(list.len() >= OPS.len(), "operators without kernels");
-    list
+/// A kernel in one specialisation, parsed, validated and specialised.
+struct Shader {
+    kernel: &'static Kernel,
+    spec: Spec,
+    label: String,
+    resolved: Resolved,
+}
+
+/// Every specialisation of every kernel, each parsed and validated once for all tests.
+fn shaders() -> &'static [Shader] {
+    static SHADERS: OnceLock<Vec<Shader>> = OnceLock::new();
+    SHADERS.get_or_init(|| {
+        let list: Vec<_> =
+            OPS.iter().flat_map(|op| op.kernels()).chain(parts::kernels()).chain(probes::kernels()).collect();
+        assert!(list.len() >= OPS.len(), "operators without kernels");
+        let resolve = |(kernel, spec): (&'static Kernel, Spec)| {
+            let label = spec.label(kernel);
+            let resolved = limits::resolve(kernel, &spec).unwrap_or_else(|e| panic!("{label}: {e}"));
+            Shader { kernel, spec, label, resolved }
+        };
+        list.into_par_iter().map(resolve).collect()
+    })
+}
+
+/// The first shader of a kernel.
+fn shader(name: &str) -> &'static Shader {
+    shaders().iter().find(|shader| shader.kernel.name == name).unwrap()
 }
 
 #[test]
 fn kernels_fit_the_portable_limits_and_their_declarations() {
     let portable = wgpu::Limits::default();
     let mut labels = HashSet::new();
-    for (kernel, spec) in kernels() {
-        let label = spec.label(kernel);
-        let resolved = limits::resolve(kernel, &spec).unwrap_or_else(|e| panic!("{label}: {e}"));
-        let needs = limits::needs(kernel, &resolved).unwrap_or_else(|e| panic!("{label}: {e}"));
+    for Shader { kernel, label, resolved, .. } in shaders() {
+        let needs = limits::needs(kernel, resolved).unwrap_or_else(|e| panic!("{label}: {e}"));
         limits::check(kernel, &needs, &portable).unwrap_or_else(|e| panic!("{label}: {e}"));
-        assert!(labels.insert(label.clone()), "{label}: two specialisations of one label");
+        assert!(labels.insert(label), "{label}: two specialisations of one label");
     }
 }
 
 /// A kernel over a limit is refused before a pipeline is made, also where the limit hides behind a const.
 #[test]
 fn a_kernel_over_a_limit_is_refused_with_both_numbers() {
-    let (kernel, spec) = kernels().into_iter().find(|(k, _)| k.name == "linear_output").unwrap();
-    let needs = limits::needs(kernel, &limits::resolve(kernel, &spec).unwrap()).unwrap();
+    let Shader { kernel, resolved, .. } = shader("linear_output");
+    let needs = limits::needs(kernel, resolved).unwrap();
     let tight = wgpu::Limits { max_compute_workgroup_storage_size: 1024, ..wgpu::Limits::default() };
     let error = limits::check(kernel, &needs, &tight).unwrap_err().to_string();
     let expected = format!(
@@ -49,8 +72,8 @@ fn a_kernel_over_a_limit_is_refused_with_both_numbers() {
 
 #[test]
 fn uniforms_are_the_same_in_rust_and_wgsl() {
-    for (kernel, spec) in kernels() {
-        let module = limits::resolve(kernel, &spec).unwrap().module;
+    for Shader { kernel, resolved, .. } in shaders() {
+        let module = &resolved.module;
         let (_, params) = module.types.iter().find(|(_, t)| t.name.as_deref() == Some("Params")).unwrap();
         let naga::TypeInner::Struct { members, span } = &params.inner else { panic!("Params is no struct") };
         let fields: Vec<_> = members.iter().map(|m| (m.name.as_deref().unwrap(), m.offset as usize)).collect();
@@ -62,9 +85,12 @@ fn uniforms_are_the_same_in_rust_and_wgsl() {
 #[test]
 fn kernels_translate_for_vulkan_metal_and_dx12() {
     let dump = std::env::var_os("SUBQUAD_DUMP_WGSL").map(PathBuf::from);
-    for (kernel, spec) in kernels() {
-        let label = spec.label(kernel);
-        let resolved = limits::resolve(kernel, &spec).unwrap();
+    if let Some(dir) = &dump {
+        for folder in ["spv", "web"] {
+            std::fs::create_dir_all(dir.join(folder)).unwrap();
+        }
+    }
+    shaders().par_iter().for_each(|Shader { kernel, spec, label, resolved }| {
         let (module, info) = (&resolved.module, &resolved.info);
 
         let words = spv::write_vec(module, info, &spv::Options { lang_version: (1, 3), ..Default::default() }, None)
@@ -85,37 +111,45 @@ fn kernels_translate_for_vulkan_metal_and_dx12() {
 
         if let Some(dir) = &dump {
             let write = |folder: &str, extension: &str, bytes: &[u8]| {
-                let folder = dir.join(folder);
-                std::fs::create_dir_all(&folder).unwrap();
-                std::fs::write(folder.join(format!("{label}.{extension}")), bytes).unwrap();
+                std::fs::write(dir.join(folder).join(format!("{label}.{extension}")), bytes).unwrap();
             };
             write("spv", "spv", bytemuck::cast_slice(&words));
-            write("web", "wgsl", print(kernel, &spec).as_bytes());
+            write("web", "wgsl", print(kernel, spec).as_bytes());
         }
-    }
+    });
 }
 
-/// What `subquad wgsl` prints stands alone: overrides have the values that the pipeline would be made with.
+/// What `subquad wgsl` prints stands alone. It is the text that was parsed and validated, under a comment, but for its
+/// overrides: they have the values that the pipeline is made with. (Tint reads the printed texts; see tools/check.)
 #[test]
 fn a_printed_kernel_is_the_kernel() {
-    for (kernel, spec) in kernels() {
-        let label = spec.label(kernel);
-        let text = print(kernel, &spec);
-        let module = naga::front::wgsl::parse_str(&text).unwrap_or_else(|e| panic!("{label}: {}", e.message()));
-        let flags = naga::valid::ValidationFlags::all();
-        naga::valid::Validator::new(flags, limits::capabilities()).validate(&module).unwrap();
-        for (name, value) in &spec.overrides {
-            let line = format!("override {name}: u32 = {value}u;");
-            assert!(text.contains(&line), "{label}: no `{line}`");
+    for Shader { kernel, spec, label, resolved } in shaders() {
+        let printed = print(kernel, spec);
+        let mut lines = printed.lines();
+        assert_eq!(lines.next(), Some(format!("// {label}").as_str()));
+        assert!(lines.next().is_some_and(|line| line.starts_with("// Group 0: 0 params, uniform, ")), "{label}");
+        let mut settled = 0;
+        for line in resolved.source.text.lines() {
+            let value = spec.overrides.iter().find(|(name, _)| line.starts_with(&format!("override {name}: ")));
+            let expected = match value {
+                Some((name, value)) => {
+                    settled += 1;
+                    let (_, comment) = line.split_once(';').unwrap();
+                    format!("override {name}: u32 = {value}u;{comment}")
+                }
+                None => line.to_owned(),
+            };
+            assert_eq!(lines.next(), Some(expected.as_str()), "{label}");
         }
-        assert!(text.starts_with(&format!("// {label}\n// Group 0: 0 params, uniform, ")), "{label}");
+        assert_eq!(lines.next(), None, "{label}");
+        assert_eq!(settled, spec.overrides.len(), "{label}: overrides that are not declared");
     }
 }
 
 /// An error of the compiler names the file and line it is in, not those of the joined text.
 #[test]
 fn a_compile_error_names_file_and_line() {
-    let (kernel, spec) = kernels().into_iter().find(|(k, _)| k.name == "linear_scan").unwrap();
+    let Shader { kernel, spec, .. } = shader("linear_scan");
     let mut sources = kernel.sources.to_vec();
     let broken = subquad::gpu::Source {
         path: "linear/broken.wgsl",
@@ -123,7 +157,7 @@ fn a_compile_error_names_file_and_line() {
     };
     sources.push(broken);
     let kernel: &'static Kernel =
-        Box::leak(Box::new(Kernel { sources: Box::leak(sources.into_boxed_slice()), ..*kernel }));
-    let error = limits::resolve(kernel, &spec).err().unwrap().to_string();
+        Box::leak(Box::new(Kernel { sources: Box::leak(sources.into_boxed_slice()), ..**kernel }));
+    let error = limits::resolve(kernel, spec).err().unwrap().to_string();
     assert!(error.starts_with("kernel linear_scan: linear/broken.wgsl:3: "), "{error}");
 }

@@ -241,3 +241,37 @@ impl Tally {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::OPS;
+
+    fn names(ops: &[&'static Op], named: &[&str], quick: bool) -> Result<Vec<String>, String> {
+        let list = chosen(ops, named, quick).map_err(|error| error.to_string())?;
+        Ok(list.into_iter().map(|(op, case)| format!("{} {case}", op.name)).collect())
+    }
+
+    #[test]
+    fn cases_are_chosen_by_name() {
+        let softmax = crate::ops::find("softmax").unwrap();
+        let all: Vec<_> = OPS.iter().collect();
+        assert_eq!(
+            names(&[softmax], &["decode_f16", "length_63"], false).unwrap(),
+            ["softmax length_63", "softmax decode_f16"]
+        );
+        let carried = names(&all, &["carried"], false).unwrap();
+        assert!(carried.len() > 2 && carried.iter().all(|name| name.ends_with(" carried")), "{carried:?}");
+        let (quick, full) = (names(&all, &[], true).unwrap(), names(&all, &[], false).unwrap());
+        assert!(quick.len() < full.len() && quick.len() > 100);
+    }
+
+    #[test]
+    fn an_unknown_case_is_answered_with_the_nearest() {
+        let softmax = crate::ops::find("softmax").unwrap();
+        let error = names(&[softmax], &["length_63", "decodef16"], false).unwrap_err();
+        let start = "--case: no case of softmax is named `decodef16`; the nearest names are decode_f16, ";
+        assert!(error.contains(start), "{error}");
+        assert!(matches!(chosen(&OPS.iter().collect::<Vec<_>>(), &["x"], false), Err(Error::Usage(_))));
+    }
+}

@@ -50,17 +50,6 @@ fn in_pieces(
     support::in_pieces(&|len, piece| run(&config(len), piece), all, cuts)
 }
 
-fn pieces_equal_the_whole_at_any_cut() {
-    let whole = Config { carry: true, ..Config::new(Qkv::new(1, 4, 150, 20, 12).kv_heads(2)) };
-    for whole in every_rule(&whole) {
-        let all = inputs(&whole);
-        for (backend, run) in backends() {
-            let got = in_pieces(&|c, t| run(c, t), &whole, &all, &[0, 1, 37, 100, 150]);
-            assert_matches(&format!("{backend}, {:?}, pieces", whole.rule), op(), &whole, &all, &got);
-        }
-    }
-}
-
 fn pieces_equal_the_whole_bit_for_bit_when_cuts_fall_on_segments() {
     let whole = Config { segment: Some(24), carry: true, ..Config::new(Qkv::new(1, 2, 130, 20, 12)) };
     for whole in every_rule(&whole) {
@@ -71,18 +60,6 @@ fn pieces_equal_the_whole_bit_for_bit_when_cuts_fall_on_segments() {
             for (name, tensor) in want.iter() {
                 assert_same_bits(&format!("{backend}, {:?}: {name}", whole.rule), tensor, got.get(name).unwrap());
             }
-        }
-    }
-}
-
-fn decode_goes_on_where_prefill_stopped() {
-    let whole = Config { carry: true, ..Config::new(Qkv::new(2, 3, 20, 24, 70).kv_heads(1)) };
-    for (backend, run) in backends() {
-        let run = |c: &Config, t: &TensorMap| run(&Config { decode: c.qkv.queries == 1, ..c.clone() }, t);
-        for whole in every_rule(&whole) {
-            let all = inputs(&whole);
-            let got = in_pieces(&run, &whole, &all, &[0, 16, 17, 18, 19, 20]);
-            assert_matches(&format!("{backend}, {:?}, decode", whole.rule), op(), &whole, &all, &got);
         }
     }
 }
@@ -486,9 +463,7 @@ fn the_definition_equals_the_masked_quadratic_form() {
 
 pub fn tests() -> Vec<Trial> {
     vec![
-        test(pieces_equal_the_whole_at_any_cut),
         test(pieces_equal_the_whole_bit_for_bit_when_cuts_fall_on_segments),
-        test(decode_goes_on_where_prefill_stopped),
         test(an_output_does_not_depend_on_later_tokens),
         test(any_shape_matches_the_definition_on_the_cpu),
         test(any_shape_matches_the_definition_on_the_gpu),

@@ -78,18 +78,6 @@ fn trained_shapes_match_the_definition_in_every_form() {
     }
 }
 
-fn pieces_equal_the_whole_and_decoding_goes_on_where_prefill_stopped() {
-    for rule in RULES {
-        let whole = Config { carry: true, ..Config::new(Qkv::new(2, 4, 90, 20, 70).kv_heads(2)).rule(rule) };
-        let all = inputs(&whole);
-        for (backend, run) in backends() {
-            let run = |c: &Config, t: &TensorMap| run(&Config { decode: c.qkv.queries == 1, ..c.clone() }, t);
-            let got = in_pieces(&run, &whole, &all, &[0, 1, 37, 88, 89, 90]);
-            assert_matches(&format!("{backend}, {rule:?}, pieces"), op(), &whole, &all, &got);
-        }
-    }
-}
-
 fn pieces_equal_the_whole_bit_for_bit_when_cuts_fall_on_segments() {
     for rule in RULES {
         for (segment, cuts) in [(24, [0, 48, 72, 130]), (11, [0, 11, 77, 130])] {
@@ -392,7 +380,6 @@ fn refused_before_anything_runs() {
 pub fn tests() -> Vec<Trial> {
     vec![
         test(trained_shapes_match_the_definition_in_every_form),
-        test(pieces_equal_the_whole_and_decoding_goes_on_where_prefill_stopped),
         test(pieces_equal_the_whole_bit_for_bit_when_cuts_fall_on_segments),
         test(an_output_does_not_depend_on_later_tokens),
         test(dispatches_follow_each_other),

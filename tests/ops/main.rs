@@ -1,6 +1,6 @@
 //! Every operator against its definition, on a GPU adapter (software ones count) and on the cpu backend.
 //!
-//! One binary, so that wgpu links once and one device serves all tests. A trial is a case on a backend, named
+//! One binary, so that wgpu links once and the tests share devices. A trial is a case on a backend, named
 //! `gpu::softmax::decode_f16`, or a test function, named as its module has it: `cargo test --test ops -- gpu::softmax`
 //! runs the cases of softmax on the GPU. A new case is a trial without being registered; a new test function is
 //! listed in `tests` of its module.
@@ -8,6 +8,7 @@
 //! Which adapter: WGPU_ADAPTER_NAME and WGPU_BACKEND, else any, software too. None found fails the run unless
 //! SUBQUAD_ALLOW_NO_ADAPTER=1. SUBQUAD_QUICK=1 takes the quick cases.
 
+mod bytes;
 mod cases;
 mod conv1d;
 mod goldens;
@@ -20,6 +21,7 @@ mod linformer;
 mod mamba;
 mod mta;
 mod parts;
+mod pieces;
 mod ramnet;
 mod slay;
 mod softmax;
@@ -35,7 +37,9 @@ use libtest_mimic::Arguments;
 fn main() -> ExitCode {
     let modules = [
         cases::tests(),
+        bytes::tests(),
         table::tests(),
+        pieces::tests(),
         goldens::tests(),
         gpu::tests(),
         limits::tests(),

@@ -67,19 +67,6 @@ fn pieces(run: &Runner, whole: &Config, all: &TensorMap, cuts: &[usize]) -> Tens
     channels_in_pieces(&one, all, &ALONG, cuts)
 }
 
-fn pieces_equal_the_whole_at_any_cut_and_decode_goes_on_where_prefill_stopped() {
-    for c in several() {
-        let whole = Config { carry: true, ..c };
-        let all = inputs(&whole);
-        for (backend, run) in backends() {
-            for cuts in [&[0, 65, 130][..], &[0, 1, 37, 127, 128, 129, 130]] {
-                let got = pieces(&run, &whole, &all, cuts);
-                assert_matches(&format!("{backend}, pieces {cuts:?}"), op(), &whole, &all, &got);
-            }
-        }
-    }
-}
-
 fn pieces_equal_the_whole_bit_for_bit_when_cuts_fall_on_segments() {
     for c in several() {
         for dtype in [DType::F32, DType::F16] {
@@ -412,7 +399,6 @@ fn a_long_sequence_takes_little_workspace_and_two_passes_move_six_tensors() {
 
 pub fn tests() -> Vec<Trial> {
     vec![
-        test(pieces_equal_the_whole_at_any_cut_and_decode_goes_on_where_prefill_stopped),
         test(pieces_equal_the_whole_bit_for_bit_when_cuts_fall_on_segments),
         test(pieces_equal_the_whole_bit_for_bit_on_the_cpu_at_any_cut),
         test(an_output_does_not_depend_on_later_tokens),

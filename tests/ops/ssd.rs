@@ -77,19 +77,6 @@ fn pieces(run: &Runner, whole: &Config, all: &TensorMap, cuts: &[usize]) -> Tens
     state
 }
 
-fn pieces_equal_the_whole_at_any_cut_and_decode_goes_on_where_prefill_stopped() {
-    for c in several() {
-        let whole = Config { carry: true, ..c };
-        let all = inputs(&whole);
-        for (backend, run) in backends() {
-            for cuts in [&[0, 65, 130][..], &[0, 1, 37, 127, 128, 129, 130]] {
-                let got = pieces(&run, &whole, &all, cuts);
-                assert_matches(&format!("{backend}, pieces {cuts:?}"), op(), &whole, &all, &got);
-            }
-        }
-    }
-}
-
 fn pieces_equal_the_whole_bit_for_bit_when_cuts_fall_on_segments() {
     for c in several() {
         let whole = Config { segment: Some(24), carry: true, ..c };
@@ -259,7 +246,6 @@ fn two_tokens_by_hand() {
 
 pub fn tests() -> Vec<Trial> {
     vec![
-        test(pieces_equal_the_whole_at_any_cut_and_decode_goes_on_where_prefill_stopped),
         test(pieces_equal_the_whole_bit_for_bit_when_cuts_fall_on_segments),
         test(an_output_does_not_depend_on_later_tokens),
         test(it_is_gated_linear_attention_with_steps_in_values_and_decays),

@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use libtest_mimic::Trial;
 use subquad::gpu::{AdapterRequest, Caps, Context, Select};
@@ -34,16 +35,32 @@ fn path<F>() -> &'static str {
     path.split_once("::").map_or(path, |(_, below)| below)
 }
 
-/// The device of this run; `None`, with a printed line, where there is none and that is allowed.
+/// How many devices share the trials. A software adapter compiles kernels on one thread of each device, and compiling is
+/// most of what a run waits for.
+const DEVICES: usize = 4;
+
+/// A device for each thread that runs trials, up to [`DEVICES`]; `None` where there is no adapter and that is allowed.
+struct Devices([OnceLock<Option<Context>>; DEVICES]);
+
+impl Devices {
+    /// That of this thread, opened now if it is the first to ask.
+    fn mine(&self, open: impl FnOnce() -> Option<Context>) -> Option<&Context> {
+        static THREADS: AtomicUsize = AtomicUsize::new(0);
+        thread_local!(static MINE: usize = THREADS.fetch_add(1, Ordering::Relaxed) % DEVICES);
+        self.0[MINE.with(|mine| *mine)].get_or_init(open).as_ref()
+    }
+}
+
+/// The device of this thread; `None`, with a printed line, where there is none and that is allowed.
 pub fn context() -> Option<&'static Context> {
-    static CONTEXT: OnceLock<Option<Context>> = OnceLock::new();
-    CONTEXT.get_or_init(|| open(true)).as_ref()
+    static CHECKED: Devices = Devices([const { OnceLock::new() }; DEVICES]);
+    CHECKED.mine(|| open(true))
 }
 
 /// The same adapter as programs open it: kernels with a proof of their bounds compile without checks.
 pub fn unchecked_context() -> Option<&'static Context> {
-    static CONTEXT: OnceLock<Option<Context>> = OnceLock::new();
-    CONTEXT.get_or_init(|| open(false)).as_ref()
+    static UNCHECKED: Devices = Devices([const { OnceLock::new() }; DEVICES]);
+    UNCHECKED.mine(|| open(false))
 }
 
 /// What adapter this run asks for.
