@@ -1,17 +1,17 @@
 //! Counted loads and stores: what a program states to move is what its kernels move.
 //!
-//! `bytes::OP::CASE` counts those cases that together bring every kernel in every composition of fragments and switches,
-//! and all other cases of the same kernels at the same tile sizes.
+//! `bytes::OP::CASE` counts those cases that together bring every kernel with every set of fragments and both values of
+//! every switch, and all other cases of the kernels that are compiled for these.
 
+use std::cmp::Ordering;
 use std::collections::HashSet;
 
 use libtest_mimic::{Completion, Failed, Trial};
 use subquad::gpu::program::Operand;
 use subquad::gpu::{Bind, Caps, Context, Cost, Kernel, Plan, Program, Schedule, Source, Spec, Workspace, readback};
 use subquad::ops::linear::{self, Config, FeatureMap};
-use subquad::ops::linformer::{self, Sharing};
 use subquad::ops::parts::{gate, topk};
-use subquad::ops::{Case, Channels, OPS, Op, Operator, Qkv, conv1d, draw, mamba, ramnet, slay, softmax, ssd, yat};
+use subquad::ops::{Case, Channels, OPS, Op, Operator, Qkv, conv1d, draw, mamba, ramnet, slay, ssd};
 use subquad::tensor::{Access, DType, HostTensor, Slot, Tensor, TensorMap};
 
 use crate::support::{context, prepare, test};
@@ -30,28 +30,29 @@ pub fn tests() -> Vec<Trial> {
     trials
 }
 
-/// A kernel with its fragments and switches, whatever its tile sizes.
-fn composition(kernel: &Kernel, spec: &Spec) -> String {
-    let mut text = kernel.name.to_owned();
-    spec.fragments.iter().for_each(|fragment| text = format!("{text}.{}", fragment.path));
-    for (name, value) in spec.consts.iter().chain(&spec.overrides) {
-        text = if *value <= 1 { format!("{text}.{name}={value}") } else { format!("{text}.{name}") };
-    }
-    text
+/// What a step brings: its kernel with these fragments, and for each constant and override whether it is 0, 1 or more.
+/// Switches are 0 or 1; tile sizes differ in what they are, not in what is counted.
+fn brought(kernel: &Kernel, spec: &Spec) -> impl Iterator<Item = String> {
+    let mut family = kernel.name.to_owned();
+    spec.fragments.iter().for_each(|fragment| family = format!("{family} {}", fragment.path));
+    let of = move |(name, value): &(&str, u32)| format!("{family} {name}={}", value.min(&2));
+    let values: Vec<_> = spec.consts.iter().chain(&spec.overrides).map(of).collect();
+    values.into_iter()
 }
 
 /// The cases whose bytes are counted: quick ones in f32, since counters count words. Kernels that count are compiled for
-/// that alone, so a case that only differs in tile sizes is left out.
+/// that alone, so a case is left out if it neither brings something new nor has kernels only that are compiled already.
 fn counted(op: &Op) -> Vec<Case> {
     let caps = Caps::portable();
-    let (mut compositions, mut compiled) = (HashSet::new(), HashSet::new());
+    let (mut seen, mut compiled) = (HashSet::new(), HashSet::new());
     let (mut chosen, mut rest) = (Vec::new(), Vec::new());
     for case in (op.cases)().into_iter().filter(|case| case.quick && case.dtype == DType::F32) {
         let program = case.configure(op).unwrap().program(&caps).unwrap();
-        let specs: Vec<String> = program.steps().iter().map(|step| step.spec.label(step.kernel)).collect();
-        let brings = program.steps().iter().map(|step| compositions.insert(composition(step.kernel, &step.spec)));
-        // All of them, also behind one that is new.
-        if brings.fold(false, |any, new| any | new) {
+        let steps = || program.steps().iter().map(|step| (step.kernel, &step.spec));
+        let specs: Vec<String> = steps().map(|(kernel, spec)| spec.label(kernel)).collect();
+        let before = seen.len();
+        seen.extend(steps().flat_map(|(kernel, spec)| brought(kernel, spec)));
+        if seen.len() > before {
             compiled.extend(specs);
             chosen.push(case);
         } else {
@@ -63,21 +64,28 @@ fn counted(op: &Op) -> Vec<Case> {
     chosen
 }
 
-/// Tokens of a memory that share a slot load it once, which no statement can know.
-fn depends_on_the_data(op: &Op, case: &Case) -> bool {
-    op.name == ramnet::OP.name && case.flags.switch("decode") != Some(true)
+/// How what is moved compares with what is stated, where that depends on the values: no statement can know them.
+fn expected(op: &Op, case: &Case) -> Ordering {
+    let decode = case.flags.switch("decode") == Some(true);
+    match op.name {
+        // Tokens of a memory that share a slot load it once.
+        "ramnet" if !decode => Ordering::Less,
+        // States whole tiles, with all that only fills them.
+        "mta" => Ordering::Less,
+        // Keys close to the query are loaded again, for the difference; in so few dimensions many are.
+        "yat" if case.axis(op, "D").is_some_and(|d| d <= 3) => Ordering::Greater,
+        _ => Ordering::Equal,
+    }
 }
 
 fn a_case_moves_what_it_states(op: &Op, case: &Case) -> Result<Completion, Failed> {
     let Some(ctx) = context() else { return Ok(Completion::ignored_with("no adapter")) };
     let (operator, inputs) = prepare(op, case);
     let (stated, [read, written]) = moved(ctx, &*operator, &inputs);
-    if depends_on_the_data(op, case) {
-        assert!(read <= stated.bytes_read, "bytes read: {read}, stated {}", stated.bytes_read);
-        assert!(written <= stated.bytes_written, "bytes written: {written}, stated {}", stated.bytes_written);
-    } else {
-        assert_eq!(read, stated.bytes_read, "bytes read");
-        assert_eq!(written, stated.bytes_written, "bytes written");
+    let expected = expected(op, case);
+    for (what, counted, stated) in [("read", read, stated.bytes_read), ("written", written, stated.bytes_written)] {
+        let found = counted.total_cmp(&stated);
+        assert!(found == expected || found.is_eq(), "bytes {what}: {counted}, stated {stated}");
     }
     Ok(Completion::Completed)
 }
@@ -137,48 +145,16 @@ fn counting(program: Program) -> Program {
     })
 }
 
+/// Plans that no quick case has, and those of the parts.
 fn plans_move_the_bytes_they_state() {
     let Some(ctx) = context() else { return };
     let base = Config::new(Qkv::new(1, 4, 50, 12, 20));
-    let soft = softmax::Config::new(base.qkv);
     let [head, channel] = [linear::Gate::Head, linear::Gate::Channel].map(linear::Rule::Gated);
     let map = |map| Config { features: 20, max_len: Some(60), ..base.clone().map(map) };
     let wide = Config { qkv: base.qkv.dim_v(70).kv_heads(2), ..map(FeatureMap::Performer) };
-    let [by_head, by_channel] = [linear::Gate::Head, linear::Gate::Channel].map(linear::Rule::GatedDelta);
-    let list: Vec<(&str, Box<dyn Operator>)> = vec![
-        ("one pass", Box::new(base.clone())),
-        ("one pass, state", Box::new(Config { qkv: base.qkv.kv_heads(2), carry: true, ..base.clone() })),
-        ("two passes", Box::new(Config { segment: Some(16), ..base.clone() })),
-        (
-            "two passes, state, grouped",
-            Box::new(Config { qkv: base.qkv.kv_heads(2), segment: Some(16), carry: true, ..base.clone() }),
-        ),
-        ("two column splits", Box::new(Config { qkv: base.qkv.dim_v(70), segment: Some(25), ..base.clone() })),
-        (
-            "two column splits, plain",
-            Box::new(Config { qkv: base.qkv.dim_v(70), segment: Some(25), normalize: false, ..base.clone() }),
-        ),
-        ("not causal", Box::new(Config { qkv: base.qkv.keys(33), causal: false, ..base.clone() })),
-        (
-            "decode",
-            Box::new(Config {
-                qkv: base.qkv.queries(1).keys(1).kv_heads(2),
-                carry: true,
-                decode: true,
-                ..base.clone()
-            }),
-        ),
+    let one = base.qkv.queries(1).keys(1).kv_heads(2);
+    let mut list: Vec<(&str, Box<dyn Operator>)> = vec![
         ("gated, one pass", Box::new(Config { carry: true, ..base.clone().rule(head) })),
-        ("gated, two passes", Box::new(Config { segment: Some(16), ..base.clone().rule(head) })),
-        (
-            "gated by channels, state",
-            Box::new(Config {
-                qkv: base.qkv.kv_heads(2),
-                segment: Some(16),
-                carry: true,
-                ..base.clone().rule(channel)
-            }),
-        ),
         (
             "gated by channels, wide, normalised",
             Box::new(Config {
@@ -188,117 +164,41 @@ fn plans_move_the_bytes_they_state() {
                 ..base.clone().rule(channel)
             }),
         ),
-        (
-            "gated, decode",
-            Box::new(Config {
-                qkv: base.qkv.queries(1).keys(1).kv_heads(2),
-                carry: true,
-                decode: true,
-                ..base.clone().rule(channel)
-            }),
-        ),
         ("performer-relu, two passes", Box::new(Config { segment: Some(16), ..map(FeatureMap::PerformerRelu) })),
         ("performer", Box::new(map(FeatureMap::Performer))),
         ("performer, state", Box::new(Config { carry: true, ..map(FeatureMap::Performer) })),
-        ("performer, two passes, wide", Box::new(Config { segment: Some(25), ..wide.clone() })),
-        ("performer, two passes, state", Box::new(Config { segment: Some(25), carry: true, ..wide })),
-        (
-            "performer, not causal",
-            Box::new(Config { qkv: base.qkv.keys(33), causal: false, ..map(FeatureMap::Performer) }),
-        ),
+        ("performer, two passes, wide", Box::new(Config { segment: Some(25), ..wide })),
         (
             "performer, gated, decode",
-            Box::new(Config {
-                qkv: base.qkv.queries(1).keys(1).kv_heads(2),
-                rule: head,
-                carry: true,
-                decode: true,
-                ..map(FeatureMap::Performer)
-            }),
+            Box::new(Config { qkv: one, rule: head, carry: true, decode: true, ..map(FeatureMap::Performer) }),
         ),
         ("cosformer", Box::new(map(FeatureMap::Cosformer))),
         (
             "cosformer, gated by channels, state",
             Box::new(Config { rule: channel, segment: Some(16), carry: true, ..map(FeatureMap::Cosformer) }),
         ),
-        (
-            "delta, state, grouped",
-            Box::new(Config { qkv: base.qkv.kv_heads(2), carry: true, ..base.clone().rule(linear::Rule::Delta) }),
-        ),
-        ("gated delta, wide", Box::new(Config { qkv: base.qkv.dim_v(70), ..base.clone().rule(by_head) })),
-        (
-            "gated delta by channels, head splits",
-            Box::new(Config {
-                qkv: Qkv::new(1, 24, 30, 64, 64).kv_heads(1),
-                carry: true,
-                ..base.clone().rule(by_channel)
-            }),
-        ),
-        (
-            "gated delta, decode",
-            Box::new(Config {
-                qkv: base.qkv.queries(1).keys(1).kv_heads(2),
-                carry: true,
-                decode: true,
-                ..base.clone().rule(by_channel)
-            }),
-        ),
-        ("softmax", Box::new(softmax::Config { qkv: base.qkv.queries(100).keys(130), ..soft.clone() })),
-        ("softmax, grouped", Box::new(softmax::Config { qkv: base.qkv.kv_heads(2), ..soft.clone() })),
-        (
-            "softmax, window",
-            Box::new(softmax::Config { qkv: base.qkv.queries(150).keys(200), window: Some(30), ..soft.clone() }),
-        ),
-        ("softmax, not causal", Box::new(softmax::Config { qkv: base.qkv.keys(33), causal: false, ..soft.clone() })),
-        (
-            "softmax, split",
-            Box::new(softmax::Config { qkv: base.qkv.queries(3).keys(300).kv_heads(1), ..soft.clone() }),
-        ),
-        (
-            "softmax, split, window",
-            Box::new(softmax::Config { qkv: base.qkv.queries(1).keys(300), window: Some(140), ..soft.clone() }),
-        ),
     ];
-    let yat = yat::Config { norm: yat::Norm::Softmax, ..yat::Config::new(soft.qkv) };
-    let low = linformer::Config::new(base.qkv.kv_heads(2).keys(700).dim_v(70), 90);
-    let per_head = linformer::Projection::Matrices { e: Sharing::PerHead, f: Some(Sharing::AllHeads) };
-    let mean = linformer::Projection::Pool(linformer::Pool::Mean);
-    let list = list.into_iter().chain([
-        ("linformer", Box::new(low.clone()) as Box<dyn Operator>),
-        ("linformer, split", Box::new(linformer::Config { rank: 20, qkv: low.qkv.batch(1).dim_v(20), ..low.clone() })),
-        ("linformer, per head", Box::new(linformer::Config { projection: per_head, ..low.clone() })),
-        ("linformer, pooled", Box::new(linformer::Config { projection: mean, ..low.clone() })),
-        ("linformer, pooled, split", Box::new(linformer::Config { projection: mean, rank: 3, ..low })),
-        ("yat", Box::new(yat::Config::new(soft.qkv.queries(100).keys(130)))),
-        ("yat, split", Box::new(yat::Config { qkv: soft.qkv.queries(3).keys(300), ..yat })),
-    ]);
     let few = slay::Config { features: 5, anchors: 6, ..slay::Config::new(base.qkv.kv_heads(2)) };
     let exact = slay::Config { poly: slay::Poly::Exact, features: 64, ..few.clone() };
     let wide = slay::Config { poly: slay::Poly::TensorSketch, anchors: 70, ..few.clone() };
-    let one = few.qkv.queries(1).keys(1);
-    let list = list.chain([
-        ("slay, one pass", Box::new(few.clone()) as Box<dyn Operator>),
-        ("slay, two passes, state", Box::new(slay::Config { segment: Some(16), carry: true, ..few.clone() })),
-        ("slay, not causal", Box::new(slay::Config { qkv: few.qkv.keys(33), causal: false, ..few.clone() })),
-        ("slay, rows split", Box::new(slay::Config { segment: Some(25), ..exact })),
+    list.extend([
+        ("slay, rows split", Box::new(slay::Config { segment: Some(25), ..exact }) as Box<dyn Operator>),
         ("slay, weights not kept", Box::new(slay::Config { anchors: 200, ..few.clone() })),
         ("slay, two rows an entry", Box::new(slay::Config { poly: slay::Poly::Maclaurin, ..few.clone() })),
         ("slay, all rows an entry", Box::new(wide.clone())),
-        ("slay, no rows", Box::new(slay::Config { poly: slay::Poly::Hadamard, ..few.clone() })),
+        ("slay, no rows", Box::new(slay::Config { poly: slay::Poly::Hadamard, ..few })),
         ("slay, decode, all rows an entry", Box::new(slay::Config { qkv: one, carry: true, decode: true, ..wide })),
-        ("slay, decode", Box::new(slay::Config { qkv: one, carry: true, decode: true, ..few })),
     ]);
     let plain = ssd::Config { batch: 2, groups: 2, ..ssd::Config::new(50, 4, 10, 20) };
     let every = ssd::Config { d: true, z: true, dt_bias: true, carry: true, ..plain.clone() };
-    let list = list.chain([
-        ("ssd, one pass", Box::new(plain.clone()) as Box<dyn Operator>),
-        ("ssd, one pass, everything", Box::new(every.clone())),
+    list.extend([
+        ("ssd, one pass, everything", Box::new(every.clone()) as Box<dyn Operator>),
         ("ssd, two passes", Box::new(ssd::Config { segment: Some(16), a_log: true, softplus: false, ..plain })),
         ("ssd, two passes, wide, everything", Box::new(ssd::Config { segment: Some(16), dim: 70, ..every.clone() })),
         ("ssd, decode", Box::new(ssd::Config { length: 1, decode: true, ..every })),
     ]);
     let one = ramnet::Config { carry: true, decode: true, ..ramnet::Config::new(1, 2, 1, 5, 70) };
-    let list = list.chain([
+    list.extend([
         ("ramnet, decode", Box::new(one.clone()) as Box<dyn Operator>),
         (
             "ramnet, decode, CAPE, logits not kept",
@@ -316,7 +216,7 @@ fn plans_move_the_bytes_they_state() {
         ("norm", Box::new(gate::Config { gated: false, ..gate::Config::new(1, 2, 9, 70) })),
     ]);
     let conv = conv1d::Config { bias: true, carry: true, ..conv1d::Config::new(Channels::new(2, 70, 140), 4) };
-    let list = list.chain([
+    list.extend([
         ("conv1d", Box::new(conv1d::Config::new(conv.shape, 1)) as Box<dyn Operator>),
         ("conv1d, state", Box::new(conv.clone())),
         ("conv1d, tiles", Box::new(conv1d::Config { shape: conv.shape.length(2100), ..conv.clone() })),
@@ -324,7 +224,7 @@ fn plans_move_the_bytes_they_state() {
     ]);
     let scan = mamba::Config { segment: Some(48), ..mamba::Config::new(Channels::new(2, 140, 150), 6) };
     let every = mamba::Config { d: true, z: true, dt_bias: true, groups: Some(2), carry: true, ..scan.clone() };
-    let list = list.chain([
+    list.extend([
         ("mamba, one pass", Box::new(mamba::Config { segment: None, ..scan.clone() }) as Box<dyn Operator>),
         ("mamba, one pass, everything", Box::new(mamba::Config { segment: None, ..every.clone() })),
         ("mamba, two passes", Box::new(scan)),
@@ -335,24 +235,7 @@ fn plans_move_the_bytes_they_state() {
             Box::new(mamba::Config { shape: every.shape.length(1), segment: None, decode: true, ..every }),
         ),
     ]);
-    let known: HashSet<String> = OPS
-        .iter()
-        .flat_map(|op| {
-            counted(op).into_iter().flat_map(|case| {
-                let program = case.configure(op).unwrap().program(&Caps::portable()).unwrap();
-                program.steps().iter().map(|step| composition(step.kernel, &step.spec)).collect::<Vec<_>>()
-            })
-        })
-        .collect();
     for (what, operator) in list {
-        let program = operator.program(&Caps::portable()).unwrap();
-        let new: Vec<_> = program
-            .steps()
-            .iter()
-            .map(|step| composition(step.kernel, &step.spec))
-            .filter(|key| !known.contains(key))
-            .collect();
-        eprintln!("LIST {what}: {} {new:?}", new.is_empty());
         let (stated, [read, written]) = moved(ctx, &*operator, &TensorMap::new());
         assert_eq!(read, stated.bytes_read, "{what}: bytes read");
         assert_eq!(written, stated.bytes_written, "{what}: bytes written");
