@@ -117,6 +117,7 @@ pub(crate) mod decay;
 #[cfg(feature = "cli")]
 pub(crate) mod probes;
 pub(crate) mod recurrence;
+pub mod watch;
 
 wide! {
     /// `elu(x) + 1` of every element.
@@ -468,6 +469,8 @@ const SMALL: u64 = 4_000_000;
 
 /// Calls `f` with every index, on all threads of the current pool if the `work` in flops is worth it.
 pub(crate) fn each(tasks: usize, work: u64, f: impl Fn(usize) + Sync + Send) {
+    let watched = watch::Tasks::begin(tasks, work / tasks.max(1) as u64);
+    let f = |task| watched.task(|| f(task));
     if tasks == 1 || work < SMALL {
         (0..tasks).for_each(f);
     } else {
@@ -479,6 +482,8 @@ pub(crate) fn each(tasks: usize, work: u64, f: impl Fn(usize) + Sync + Send) {
 /// flops a piece, is worth it.
 pub(crate) fn each_mut(values: &mut [f32], size: usize, work_each: u64, f: impl Fn(usize, &mut [f32]) + Sync) {
     let tasks = values.len() / size;
+    let watched = watch::Tasks::begin(tasks, work_each);
+    let f = |i, piece: &mut [f32]| watched.task(|| f(i, piece));
     if tasks == 1 || work_each.saturating_mul(tasks as u64) < SMALL {
         values.chunks_exact_mut(size).enumerate().for_each(|(i, piece)| f(i, piece));
     } else {
