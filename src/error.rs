@@ -68,8 +68,8 @@ pub enum Error {
     /// The device was lost, ran out of memory, or refused a command.
     #[error("device: {0}")]
     Device(String),
-    /// No adapter of the kind asked for.
-    #[error("no adapter: {0}")]
+    /// No adapter of the kind asked for. The whole sentence.
+    #[error("{0}")]
     NoAdapter(String),
     /// A file that cannot be read or written.
     #[error("{}: {message}", path.display())]

@@ -1,5 +1,5 @@
-//! The command as a user meets it: exit codes, messages, files. All but one test run on the `cpu` backend or fail before
-//! an adapter would be opened; that one needs an adapter unless SUBQUAD_ALLOW_NO_ADAPTER=1.
+//! The command as a user meets it: exit codes, messages, files. Tests run on the `cpu` backend or fail before an adapter is
+//! opened. One test needs an adapter, unless SUBQUAD_ALLOW_NO_ADAPTER=1.
 #![cfg(feature = "cli")]
 
 #[path = "cli/bench.rs"]
@@ -14,6 +14,10 @@ mod refused;
 mod running;
 #[path = "cli/states.rs"]
 mod states;
+#[path = "cli/terminal.rs"]
+mod terminal;
+#[path = "cli/tips.rs"]
+mod tips;
 #[path = "cli/weights.rs"]
 mod weights;
 #[path = "cli/wgsl.rs"]
@@ -26,7 +30,7 @@ use half::f16;
 use subquad::io;
 use subquad::tensor::{DType, HostTensor, Shape, TensorMap, Values};
 
-/// A fresh directory to run the command in.
+/// A new directory to run the command in.
 struct Place(tempfile::TempDir);
 
 /// How a command ended.
@@ -61,7 +65,7 @@ impl Place {
         Ran::of(&mut self.command(&arguments))
     }
 
-    /// Runs the command, which must end well, and returns stdout.
+    /// Runs the command, which must succeed, and returns stdout.
     fn done(&self, arguments: &str) -> String {
         let ran = self.run(arguments);
         assert_eq!(ran.code, 0, "{arguments}: {ran:?}");
@@ -127,7 +131,7 @@ fn filled(name: &str, shape: &[usize]) -> HostTensor {
     HostTensor::f32(shape, values)
 }
 
-/// Axes one and two swapped, and their contents with them.
+/// The tensor with axes one and two swapped.
 fn swapped(tensor: &HostTensor) -> HostTensor {
     let [b, x, y, d] = *tensor.shape().dims() else { panic!("four axes") };
     let from = tensor.to_f32();

@@ -11,17 +11,19 @@ use crate::gpu::context::{self, AdapterRequest, Candidate};
 /// `subquad adapters`.
 pub fn command() -> Command {
     Command::new("adapters")
-        .about("What can run here, its limits and tier, and why an adapter is refused")
+        .about("List the adapters of this machine, their limits and tiers, and why any was refused")
         .after_help(
-            "`refused` says why `run` does not take an adapter by itself. Software adapters run when they are named: \
-             --adapter INDEX|NAME, --backend, WGPU_BACKEND or WGPU_ADAPTER_NAME. The cpu backend is always there.",
+            "The `refused` column explains why `run` does not select that adapter automatically. A software adapter \
+             runs only if it is named: --adapter INDEX|NAME, --backend, WGPU_BACKEND or WGPU_ADAPTER_NAME. The cpu \
+             backend is always available. GL is opened for this list and where it is named, so a plain `run` never \
+             selects it.",
         )
         .arg(args::json())
 }
 
 /// Lists the adapters of this machine.
 pub fn adapters(matches: &ArgMatches) -> Result<Outcome, Error> {
-    let candidates = context::candidates(&AdapterRequest::default());
+    let candidates = context::candidates(&every());
     if args::is_on(matches, "json") {
         report::json(&json!({
             "schema": report::SCHEMA,
@@ -31,19 +33,29 @@ pub fn adapters(matches: &ArgMatches) -> Result<Outcome, Error> {
         }))?;
         return Ok(Outcome::Done);
     }
-    let header = ["index", "name", "backend", "type", "driver", "f16", "subgroups", "timestamps", "tier"];
+    let header = ["index", "name", "backend", "type", "driver"];
     let mut rows: Vec<_> = candidates.iter().map(row).collect();
-    let cpu = ["-", &Target::Cpu.to_string(), "cpu", "cpu", "-", "yes", "-", "-", "-"];
+    let cpu = ["-", &Target::Cpu.to_string(), "cpu", "cpu", "-"];
     rows.push(cpu.map(str::to_owned).to_vec());
     let mut text = report::table(&header, &rows, &[]);
+    let header = ["index", "tier", "f16", "subgroups", "timestamps", "refused"];
+    let mut rows: Vec<_> = candidates.iter().map(features).collect();
+    rows.push(["-", "-", "yes", "-", "-", "no"].map(str::to_owned).to_vec());
+    text.push('\n');
+    text.push_str(&report::table(&header, &rows, &[]));
     if !candidates.is_empty() {
-        let header = ["index", "buffer", "binding", "workgroup memory", "invocations", "storage buffers", "refused"];
+        let header = ["index", "buffer", "binding", "workgroup memory", "invocations", "storage buffers"];
         let rows: Vec<_> = candidates.iter().map(limits).collect();
         text.push('\n');
         text.push_str(&report::table(&header, &rows, &[]));
     }
     report::stdout(&text)?;
     Ok(Outcome::Done)
+}
+
+/// Every adapter, GL's too, which other commands open only if it is named. An adapter is refused for the same reasons.
+fn every() -> AdapterRequest {
+    AdapterRequest { backends: wgpu::Backends::all(), ..AdapterRequest::default() }
 }
 
 fn yes(is: bool) -> String {
@@ -62,6 +74,22 @@ fn kind(candidate: &Candidate) -> &'static str {
 }
 
 fn row(candidate: &Candidate) -> Vec<String> {
+    vec![
+        candidate.index.to_string(),
+        candidate.info.name.clone(),
+        candidate.info.backend.to_str().into(),
+        kind(candidate).into(),
+        candidate.driver(),
+    ]
+}
+
+/// Why `run` does not select an adapter automatically.
+fn refused(candidate: &Candidate) -> Option<String> {
+    let gl = candidate.info.backend == wgpu::Backend::Gl;
+    candidate.refused.clone().or_else(|| gl.then(|| "GL is used only if it is named".into()))
+}
+
+fn features(candidate: &Candidate) -> Vec<String> {
     let subgroups = match candidate.subgroups {
         Some((least, most)) if least == most => least.to_string(),
         Some((least, most)) => format!("{least}-{most}"),
@@ -69,14 +97,11 @@ fn row(candidate: &Candidate) -> Vec<String> {
     };
     vec![
         candidate.index.to_string(),
-        candidate.info.name.clone(),
-        candidate.info.backend.to_str().into(),
-        kind(candidate).into(),
-        candidate.driver(),
+        candidate.tier.into(),
         yes(candidate.f16),
         subgroups,
         yes(candidate.timestamps),
-        candidate.tier.into(),
+        refused(candidate).unwrap_or_else(|| "no".into()),
     ]
 }
 
@@ -89,7 +114,6 @@ fn limits(candidate: &Candidate) -> Vec<String> {
         report::bytes(limits.max_compute_workgroup_storage_size.into()),
         limits.max_compute_invocations_per_workgroup.to_string(),
         limits.max_storage_buffers_per_shader_stage.to_string(),
-        candidate.refused.clone().unwrap_or_else(|| "no".into()),
     ]
 }
 
@@ -112,6 +136,6 @@ fn object(candidate: &Candidate) -> Value {
             "max_compute_invocations_per_workgroup": limits.max_compute_invocations_per_workgroup,
             "max_storage_buffers_per_shader_stage": limits.max_storage_buffers_per_shader_stage,
         },
-        "refused": candidate.refused,
+        "refused": refused(candidate),
     })
 }

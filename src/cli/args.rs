@@ -12,21 +12,21 @@ use crate::error::Error;
 use crate::ops::{Causality, FlagKind, OPS, Op, Role, TensorSpec};
 use crate::tensor::Layout;
 
-/// Backends that `--backend` takes, `auto` first.
+/// Values of `--backend`.
 pub const BACKENDS: [&str; 6] = ["auto", "vulkan", "metal", "dx12", "gl", "cpu"];
 
 const CODES: &str = "Exit codes:
   0  done
   1  failed: a bad file or shape, a diff that differs, --strict
-  2  usage: wrong by the command line alone
-  3  --verify or check failed
+  2  usage: the command line is wrong
+  3  --verify, check or bench found a wrong result
   4  no adapter of the kind asked for";
 
 /// The whole command.
 pub fn command() -> Command {
     Command::new("subquad")
         .version(env!("CARGO_PKG_VERSION"))
-        .about("Sub-quadratic sequence mixing on any GPU through wgpu, or on the CPU")
+        .about("Sub-quadratic sequence mixing (linear attention and related operators) on any GPU, or on the CPU")
         .after_help(CODES)
         .color(ColorChoice::Never)
         .subcommand_required(true)
@@ -42,42 +42,35 @@ pub fn command() -> Command {
         .subcommand(completions::command())
 }
 
-/// A command with one subcommand per row. A name that is none reaches [`operator`], which lists those there are.
+/// A command with one subcommand per operator.
 fn per_operator(name: &'static str, about: &'static str, one: fn(&'static Op) -> Command) -> Command {
     Command::new(name)
         .about(about)
         .subcommand_required(true)
         .arg_required_else_help(true)
-        .allow_external_subcommands(true)
         .subcommand_value_name("OP")
         .subcommand_help_heading("Operators")
         .disable_help_subcommand(true)
         .subcommands(OPS.iter().map(one))
 }
 
-/// The row a user named, with its arguments.
+/// The operator that was named, with its arguments. The grammar has accepted the name already.
 pub fn operator(matches: &ArgMatches) -> Result<(&'static Op, &ArgMatches), Error> {
-    let names = OPS.iter().map(|op| op.name).collect::<Vec<_>>().join(", ");
-    let Some((name, matches)) = matches.subcommand() else {
-        return Err(Error::Usage(format!("expected an operator: {names}")));
-    };
-    match crate::ops::find(name) {
-        Some(op) => Ok((op, matches)),
-        None => Err(Error::Usage(format!("operator: expected one of {names}, found `{name}`"))),
-    }
+    let found = matches.subcommand().and_then(|(name, matches)| Some((crate::ops::find(name)?, matches)));
+    found.ok_or_else(|| Error::Usage("no operator given".into()))
 }
 
-/// An operator by position, for commands that take nothing else of its row.
+/// An operator by position, for commands that have none of its flags.
 pub fn op() -> Arg {
     Arg::new("op").value_name("OP").value_parser(PossibleValuesParser::new(OPS.iter().map(|op| op.name)))
 }
 
-/// Several operators by position, for commands that take all if none is named.
+/// Several operators by position, for commands that use all of them if none is named.
 pub fn ops(help: &'static str) -> Arg {
     op().action(ArgAction::Append).help(help)
 }
 
-/// The rows named, in the order of the table.
+/// The operators that were named, in the order of [`OPS`].
 pub fn ops_of(matches: &ArgMatches) -> Vec<&'static Op> {
     let named: Vec<_> = matches.get_many::<String>("op").into_iter().flatten().collect();
     OPS.iter().filter(|op| named.is_empty() || named.iter().any(|name| *name == op.name)).collect()
@@ -89,16 +82,23 @@ fn run(op: &'static Op) -> Command {
         .about(op.summary)
         .after_help(manual(op))
         .next_help_heading("Files")
-        .arg(path("input").short('i').required(true).help("Tensors to read; `-` is standard input"))
-        .arg(path("output").short('o').help("Where the outputs go; without it they are only summarised"))
-        .arg(path("params").help("A second file with weights, for tensors that --input lacks"));
+        .arg(path("input").short('i').required(true).help("File with the input tensors; `-` is standard input"))
+        .arg(
+            path("output")
+                .short('o')
+                .help("File to write the outputs to; `-` is standard output [default: not written]"),
+        )
+        .arg(path("params").help("Second file with weights, for tensors that --input lacks"));
     if !op.state.is_empty() {
         command = command
-            .arg(path("state-in").help("State to start from; every part must be there"))
-            .arg(path("state-out").help("Where the state after the last token goes"));
+            .arg(path("state-in").help("File with the state to start from, all of its tensors"))
+            .arg(path("state-out").help("File to write the state after the last token to"));
     }
     command = command
-        .arg(path("save-params").help("Where parameters drawn from --seed go; not written if none are drawn"))
+        .arg(
+            path("save-params")
+                .help("File to write the parameters drawn from --seed to; not written if none are drawn"),
+        )
         .next_help_heading("Options of this operator");
     command = own(command, op);
 
@@ -107,41 +107,40 @@ fn run(op: &'static Op) -> Command {
         .next_help_heading("Common options")
         .arg(
             causal
-                .help("Query i sees keys up to i (the default where there is a causal form)")
+                .help("Query i sees only keys up to i [default, if the operator has a causal form]")
                 .hide(op.causal == Causality::Never),
         )
         .arg(no_causal.help("Every query sees every key").hide(op.causal == Causality::Always))
         .arg(layout())
-        .arg(
-            value("dtype")
-                .value_name("DTYPE")
-                .value_parser(["auto", "f32", "f16"])
-                .default_value("auto")
-                .help("Storage; arithmetic is always f32. auto: f16 if the input is and the adapter can"),
-        );
+        .arg(value("dtype").value_name("DTYPE").value_parser(["auto", "f32", "f16"]).default_value("auto").help(
+            "Storage type; accumulation is always f32. auto: f16 if the input and the adapter have it, else f32",
+        ));
     if op.recurrent {
         command = command
             .arg(
                 value("segment")
                     .value_name("LENGTH")
                     .allow_negative_numbers(true)
-                    .help("Tokens in a segment of the scan (the plan chooses, and says so)"),
+                    .help("Length of a segment of the scan, in tokens [default: chosen by the plan, see `variant`]"),
             )
-            .arg(on("decode", "The one-token form: one dispatch over the state; needs N = 1 and a state file"));
+            .arg(on("decode", "Process one token in one dispatch over the state; needs N = 1 and a state file"));
     }
     command
         .arg(backend())
         .arg(adapter())
-        .arg(seed("Seed of parameters that are drawn"))
-        .arg(on("verify", "Also run the CPU reference and print the error of each output"))
-        .arg(on("strict", "Refuse inputs with values that are not finite"))
+        .arg(seed("Seed for drawing parameters that the files lack"))
+        .arg(on(
+            "verify",
+            "Also run the CPU reference and print the error of each output; exit code 3 if one is too large",
+        ))
+        .arg(on("strict", "Refuse inputs that contain NaN or infinity"))
         .arg(json())
-        .arg(on("quiet", "Print nothing but errors, and --json"))
+        .arg(on("quiet", "Print only errors and --json"))
         .disable_help_flag(true)
         .arg(Arg::new("help").short('h').long("help").action(ArgAction::Help).help("Print help"))
 }
 
-/// A command with the options of an operator.
+/// Adds the options of an operator to a command.
 pub fn own(mut command: Command, op: &'static Op) -> Command {
     for flag in op.flags {
         let arg = match flag.kind {
@@ -153,7 +152,7 @@ pub fn own(mut command: Command, op: &'static Op) -> Command {
             FlagKind::Text(form) => value(flag.name).value_name(form),
             FlagKind::Switch => {
                 let [on, off] = switch(flag.name);
-                command = command.arg(on.help(flag.help)).arg(off.help(format!("The opposite of --{}", flag.name)));
+                command = command.arg(on.help(flag.help)).arg(off.help(format!("Turn --{} off", flag.name)));
                 continue;
             }
         };
@@ -167,7 +166,7 @@ pub fn value(name: &'static str) -> Arg {
     Arg::new(name).long(name).action(ArgAction::Set)
 }
 
-/// An option that is there or not.
+/// An option without a value.
 pub fn on(name: &'static str, help: &'static str) -> Arg {
     Arg::new(name).long(name).action(ArgAction::SetTrue).help(help)
 }
@@ -182,9 +181,9 @@ pub fn file(name: &'static str) -> Arg {
     Arg::new(name).value_name(name).value_parser(value_parser!(PathBuf)).required(true)
 }
 
-/// `--name` and `--no-name`; the later one counts.
+/// `--name` and `--no-name`; the last one given counts.
 fn switch(name: &'static str) -> [Arg; 2] {
-    // clap takes names for as long as the process lives. A row's own name does; its opposite is made once, here.
+    // clap wants names that live as long as the process. The opposite's name is made once, here.
     let no: &'static str = Box::leak(negative(name).into_boxed_str());
     let flag = |id: &'static str| Arg::new(id).long(id).action(ArgAction::SetTrue).overrides_with_all([name, no]);
     [flag(name), flag(no)]
@@ -201,7 +200,7 @@ pub fn layout() -> Arg {
         .value_name("LAYOUT")
         .value_parser(["bhnd", "bnhd"])
         .default_value("bhnd")
-        .help("Axis order of sequence tensors: bnhd puts the length before the heads")
+        .help("Axis order of sequence tensors; bnhd has the length before the heads")
 }
 
 /// `--backend`.
@@ -209,22 +208,22 @@ pub fn backend() -> Arg {
     value("backend")
         .value_name("BACKEND")
         .value_parser(BACKENDS)
-        .help("Where to run (auto: a hardware adapter, else cpu; WGPU_BACKEND if it is set)")
+        .help("Graphics API to use, or cpu; auto: a hardware adapter, else cpu [default: WGPU_BACKEND, else auto]")
 }
 
 /// `--adapter`.
 pub fn adapter() -> Arg {
     value("adapter")
         .value_name("INDEX|NAME")
-        .help("Adapter by its index in `subquad adapters` or by a part of its name (WGPU_ADAPTER_NAME if it is set)")
+        .help("Adapter by its index in `subquad adapters` or a part of its name [default: WGPU_ADAPTER_NAME]")
 }
 
-/// `--adapter`, for commands that take several.
+/// `--adapter`, for commands that accept several.
 pub fn adapters() -> Arg {
     adapter()
         .value_name("INDEX|NAME|cpu|all")
         .action(ArgAction::Append)
-        .help("Adapter by index or a part of its name, the cpu backend, or all; may be repeated")
+        .help("Adapter by index or a part of its name, the cpu backend, or all; can be repeated")
 }
 
 /// `--seed`.
@@ -234,25 +233,25 @@ pub fn seed(help: &'static str) -> Arg {
 
 /// `--json`.
 pub fn json() -> Arg {
-    on("json", "Print one JSON object on stdout")
+    on("json", "Print one JSON object on standard output")
 }
 
-/// The path given under that name; none too if this command does not know the name.
+/// The path given by that option; none if this command does not have the option.
 pub fn path_of<'a>(matches: &'a ArgMatches, name: &str) -> Option<&'a Path> {
     matches.try_get_one::<PathBuf>(name).ok().flatten().map(PathBuf::as_path)
 }
 
-/// A path that the grammar requires.
+/// The path of a required option.
 pub fn required<'a>(matches: &'a ArgMatches, name: &str) -> Result<&'a Path, Error> {
-    path_of(matches, name).ok_or_else(|| Error::Usage(format!("expected {name}")))
+    path_of(matches, name).ok_or_else(|| Error::Usage(format!("{name} is missing")))
 }
 
-/// The word given under that name; none too if this command does not know the name.
+/// The word given by that option; none if this command does not have the option.
 pub fn word_of<'a>(matches: &'a ArgMatches, name: &str) -> Option<&'a str> {
     matches.try_get_one::<String>(name).ok().flatten().map(String::as_str)
 }
 
-/// Whether that option was given.
+/// Whether that option is given.
 pub fn is_on(matches: &ArgMatches, name: &str) -> bool {
     matches.try_get_one::<bool>(name).ok().flatten().copied().unwrap_or(false)
 }
@@ -265,14 +264,14 @@ pub fn layout_of(matches: &ArgMatches) -> Layout {
 /// The value of `--seed`.
 ///
 /// # Errors
-/// [`Error::Usage`] if it is none.
+/// [`Error::Usage`] if it is not a whole number.
 pub fn seed_of(of: &str, matches: &ArgMatches) -> Result<u64, Error> {
     let Some(word) = word_of(matches, "seed") else { return Ok(0) };
     let refuse = |_| Error::Usage(format!("{of}: --seed: expected a whole number from 0 to 2^64 - 1, found `{word}`"));
     word.parse().map_err(refuse)
 }
 
-/// What the letters of the contract stand for. A letter of one operator alone is explained in its documentation.
+/// The meaning of axis letters. Letters that only one operator has are explained in its documentation.
 const LETTERS: &[(&str, &str)] = &[
     ("B", "batch"),
     ("H", "query heads"),
@@ -283,22 +282,22 @@ const LETTERS: &[(&str, &str)] = &[
     ("E", "value dim"),
     ("S", "state size"),
     ("C", "channels"),
-    ("cq", "query rows of a kernel, the last of them the query's own"),
-    ("ck", "keys of a kernel, odd, the middle one the key's own"),
-    ("c", "heads of a group that are mixed"),
+    ("cq", "query rows of a kernel; the last one is the query itself"),
+    ("ck", "keys of a kernel, an odd number; the middle one is the key itself"),
+    ("c", "heads per group of heads that are mixed"),
 ];
 
-/// And in an operator without heads.
+/// The same for operators without heads.
 const CHANNEL_LETTERS: &[(&str, &str)] = &[
     ("B", "batch"),
     ("C", "channels"),
     ("N", "length"),
-    ("G", "groups of channels that share b and c (the axis may be absent where there is one)"),
-    ("S", "states of a channel"),
-    ("W", "width: taps of a channel"),
+    ("G", "groups of channels that share b and c (you may omit the axis if there is one group)"),
+    ("S", "states per channel"),
+    ("W", "width: taps per channel"),
 ];
 
-/// Tensors of a row, for people.
+/// The tensors and axes of an operator, as text behind its help.
 fn manual(op: &Op) -> String {
     let mut text = String::new();
     let mut list = |title: &str, specs: &[TensorSpec]| {
@@ -329,15 +328,20 @@ fn manual(op: &Op) -> String {
     }
     let name = op.name;
     text.push_str(if heads {
-        "Leading axes, batch or batch and heads, may be absent from all sequence tensors alike;\n\
-         outputs then lack them too. --layout bnhd has the length before the heads.\n"
+        "You may omit the batch axis, or the batch and head axes, as long as you omit them from every\n\
+         sequence tensor; the outputs then lack them too. --layout bnhd has the length before the heads.\n\
+         The `input` lines of a run show how each shape was read.\n"
     } else {
-        "The batch may be absent from all sequence tensors alike; outputs then lack it too.\n\
-         --layout changes nothing: the length is last.\n"
+        "You may omit the batch axis, as long as you omit it from every sequence tensor; the outputs\n\
+         then lack it too. --layout has no effect: the length is last.\n\
+         The `input` lines of a run show how each shape was read.\n"
     });
     let _ = write!(
         text,
-        "Cost: O({}).\n\n\
+        "`time` is that of a first run. On a GPU it includes the copy of the inputs and all kernels, but not the\n\
+         creation of pipelines and reading the outputs back; on the cpu backend it is the computation alone.\n\
+         Reading and writing files is never included. `subquad bench` measures kernels alone.\n\
+         Cost: O({}).\n\n\
          Example:\n  subquad sample {name} --output in.safetensors\n  \
          subquad run {name} --input in.safetensors --output out.safetensors --verify\n\n{CODES}",
         op.complexity

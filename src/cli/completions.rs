@@ -15,7 +15,7 @@ pub fn command() -> Command {
 
 pub fn completions(matches: &ArgMatches) -> Result<Outcome, Error> {
     let Some(shell) = matches.get_one::<Shell>("shell") else {
-        return Err(Error::Usage("completions: expected a shell".into()));
+        return Err(Error::Usage("completions: no shell given".into()));
     };
     let mut script = Vec::new();
     clap_complete::generate(*shell, &mut args::command(), "subquad", &mut script);

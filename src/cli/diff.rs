@@ -8,9 +8,9 @@ use super::{Outcome, args, report};
 use crate::error::Error;
 use crate::io;
 use crate::ops::tolerance;
-use crate::tensor::{HostTensor, TensorMap};
+use crate::tensor::{HostTensor, Shape, TensorMap};
 
-/// Tolerance of relative RMS unless told otherwise.
+/// Default of `--tolerance`.
 const TOLERANCE: &str = "2e-5";
 
 /// `subquad diff`.
@@ -18,40 +18,43 @@ pub fn command() -> Command {
     Command::new("diff")
         .about("Compare two tensor files, tensor by tensor")
         .after_help(
-            "The error of a tensor is the root of sum (b - a)^2 / sum a^2, with A as the reference. Equal NaNs and \
-             infinities in equal places count as equal; any other value that is not finite differs. Values are \
-             compared, not storage types. Exit code 1 if anything differs.",
+            "The error of a tensor is sqrt(sum (b - a)^2 / sum a^2), with A as the reference. A NaN or infinity equals \
+             the same value in the same place; any other value that is not finite differs. Values are compared, not \
+             storage types. Exit code: 0 if all tensors are equal, 1 if any differs.\n\n\
+             --json: `shape` is null where the shapes differ, and `shapes` has both. A number that is not finite is \
+             null, and `reason` says why.",
         )
         .arg(args::file("A").help("The reference; `-` is standard input"))
-        .arg(args::file("B").help("What is compared with it"))
+        .arg(args::file("B").help("The file to compare with it; `-` is standard input"))
         .arg(
             args::value("tolerance")
                 .value_name("X")
                 .default_value(TOLERANCE)
                 .allow_negative_numbers(true)
-                .help("Largest relative RMS error of a tensor that counts as equal"),
+                .help("Largest relative RMS error at which a tensor counts as equal"),
         )
         .arg(args::json())
-        .arg(args::on("quiet", "Print nothing but errors, and --json; the exit code tells"))
+        .arg(args::on("quiet", "Print only errors and --json; the exit code is the result"))
 }
 
-/// One tensor of either file.
+/// One tensor, in one file or in both.
 struct Line {
     name: String,
-    /// Of A, of B.
-    about: [Option<String>; 2],
-    shape: Option<String>,
+    /// The dtypes in A and in B.
+    dtypes: [Option<String>; 2],
+    /// The shapes in A and in B.
+    shapes: [Option<Shape>; 2],
     compared: Option<Compared>,
-    /// Why it differs.
-    verdict: Option<String>,
+    /// Why it differs; none if it is equal.
+    reason: Option<String>,
 }
 
-/// Values of two tensors of one shape.
+/// How far the values of two tensors of the same shape are apart.
 #[derive(Debug, Clone, Copy, PartialEq)]
 struct Compared {
     relative_rms: f64,
     max_abs: f64,
-    /// Places where one value is not finite and the other is not the same.
+    /// Number of places where a value is not finite and the other differs from it.
     non_finite: usize,
 }
 
@@ -64,11 +67,11 @@ pub fn diff(matches: &ArgMatches) -> Result<Outcome, Error> {
     };
     let paths = [args::required(matches, "A")?, args::required(matches, "B")?];
     if paths.iter().all(|path| is_dash(path)) {
-        return Err(Error::Usage("diff: `-`: expected one file on standard input, found two".into()));
+        return Err(Error::Usage("diff: only one file can be `-`, standard input".into()));
     }
     let [a, b] = [io::read(paths[0])?.tensors, io::read(paths[1])?.tensors];
     let lines = compare(&a, &b, tolerance);
-    let differs = lines.iter().any(|line| line.verdict.is_some());
+    let differs = lines.iter().any(|line| line.reason.is_some());
     if args::is_on(matches, "json") {
         report::json(&json!({
             "schema": report::SCHEMA,
@@ -94,29 +97,28 @@ fn compare(a: &TensorMap, b: &TensorMap, tolerance: f64) -> Vec<Line> {
 fn line(name: &str, a: Option<&HostTensor>, b: Option<&HostTensor>, tolerance: f64) -> Line {
     let mut line = Line {
         name: name.to_owned(),
-        about: [a, b].map(|tensor| Some(tensor?.dtype().to_string())),
-        shape: a.or(b).map(|tensor| tensor.shape().to_string()),
+        dtypes: [a, b].map(|tensor| Some(tensor?.dtype().to_string())),
+        shapes: [a, b].map(|tensor| Some(tensor?.shape().clone())),
         compared: None,
-        verdict: None,
+        reason: None,
     };
     match (a, b) {
         (Some(a), Some(b)) if a.shape() == b.shape() => {
             let compared = values(&a.to_f64(), &b.to_f64());
-            line.verdict = if compared.non_finite > 0 {
+            line.reason = if compared.non_finite > 0 {
                 Some(format!("{} values that are not finite differ", compared.non_finite))
             } else if compared.relative_rms <= tolerance {
                 None
+            } else if let Some(why) = report::why_null(compared.relative_rms) {
+                Some(format!("the error is {why}"))
             } else {
                 Some(format!("over {tolerance:.0e}"))
             };
             line.compared = Some(compared);
         }
-        (Some(a), Some(b)) => {
-            line.shape = Some(format!("{} / {}", a.shape(), b.shape()));
-            line.verdict = Some("other shape".into());
-        }
-        (Some(_), None) => line.verdict = Some("only in A".into()),
-        _ => line.verdict = Some("only in B".into()),
+        (Some(_), Some(_)) => line.reason = Some("other shape".into()),
+        (Some(_), None) => line.reason = Some("only in A".into()),
+        _ => line.reason = Some("only in B".into()),
     }
     line
 }
@@ -137,10 +139,11 @@ fn values(a: &[f64], b: &[f64]) -> Compared {
 }
 
 impl Line {
-    fn dtype(&self) -> String {
-        match &self.about {
-            [Some(a), Some(b)] if a != b => format!("{a} / {b}"),
-            [a, b] => a.clone().or_else(|| b.clone()).unwrap_or_default(),
+    /// `a`, or `a / b` where the two files differ.
+    fn both<T: ToString + PartialEq>([a, b]: &[Option<T>; 2]) -> String {
+        match (a, b) {
+            (Some(a), Some(b)) if a != b => format!("{} / {}", a.to_string(), b.to_string()),
+            (a, b) => a.as_ref().or(b.as_ref()).map_or_else(String::new, T::to_string),
         }
     }
 
@@ -150,25 +153,32 @@ impl Line {
         };
         vec![
             report::visible(&self.name),
-            self.dtype(),
-            self.shape.clone().unwrap_or_default(),
+            Self::both(&self.dtypes),
+            Self::both(&self.shapes),
             number(|compared| compared.relative_rms),
             number(|compared| compared.max_abs),
-            self.verdict.as_ref().map_or_else(|| "equal".into(), |why| format!("DIFFERS: {why}")),
+            self.reason.as_ref().map_or_else(|| "equal".into(), |why| format!("DIFFERS: {why}")),
         ]
     }
 
     fn json(&self) -> Value {
         let number = |of: fn(&Compared) -> f64| self.compared.as_ref().map(|compared| report::number(of(compared)));
+        let [a, b] = &self.shapes;
+        let shape = match (a, b) {
+            (Some(a), Some(b)) => Some(a).filter(|a| *a == b),
+            (a, b) => a.as_ref().or(b.as_ref()),
+        };
+        let shapes = [a, b].map(|shape| shape.as_ref().map(Shape::dims));
         json!({
             "name": self.name,
-            "dtype": self.about,
-            "shape": self.shape,
+            "dtype": self.dtypes,
+            "shape": shape.map(Shape::dims),
+            "shapes": shapes,
             "relative_rms": number(|compared| compared.relative_rms),
             "max_abs": number(|compared| compared.max_abs),
             "non_finite_mismatches": self.compared.map(|compared| compared.non_finite),
-            "equal": self.verdict.is_none(),
-            "reason": self.verdict,
+            "equal": self.reason.is_none(),
+            "reason": self.reason,
         })
     }
 }
@@ -178,7 +188,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_not_finite_must_be_the_same() {
+    fn values_that_are_not_finite_must_be_the_same() {
         let (nan, inf) = (f64::NAN, f64::INFINITY);
         let equal = Compared { relative_rms: 0.0, max_abs: 0.0, non_finite: 0 };
         assert_eq!(values(&[1.0, nan, inf, -inf], &[1.0, nan, inf, -inf]), equal);

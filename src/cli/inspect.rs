@@ -12,12 +12,15 @@ use crate::io::Listing;
 /// `subquad inspect`.
 pub fn command() -> Command {
     Command::new("inspect")
-        .about("List name, dtype, shape, bytes and metadata of a tensor file; reads no data")
-        .arg(args::file("FILE").help("A .safetensors, an .npz, a directory of .npy, or `-`"))
+        .about("List name, dtype, shape, bytes and metadata of a tensor file, without reading its data")
+        .arg(
+            args::file("FILE")
+                .help("A .safetensors or .npz file, a directory of .npy files, or `-` for standard input"),
+        )
         .arg(args::json())
 }
 
-/// Lists what a file holds.
+/// Lists the contents of a file.
 pub fn inspect(matches: &ArgMatches) -> Result<Outcome, Error> {
     let path = args::required(matches, "FILE")?;
     let listing = io::inspect(path)?;
@@ -60,7 +63,7 @@ fn text(listing: &Listing) -> String {
     }
     if !listing.metadata.is_empty() {
         let rows: Vec<_> = listing.metadata.iter().map(|(key, value)| vec![visible(key), visible(value)]).collect();
-        text.push_str(&report::table(&["metadata", ""], &rows, &[]));
+        text.push_str(&report::table(&["metadata", "value"], &rows, &[]));
     }
     text
 }

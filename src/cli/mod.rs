@@ -1,43 +1,45 @@
-//! The command `subquad`. Each subcommand is a file; what they share is in `args` (the grammar), `target` (which
-//! adapter), `report` (what is printed where). Nothing here knows an operator: everything comes from the rows of
-//! [`OPS`](crate::ops::OPS).
+//! The command `subquad`. Each subcommand is a file. They share `args` (the grammar), `target` (which adapter) and `report`
+//! (what is printed where). No file here knows an operator: everything comes from the rows of [`OPS`](crate::ops::OPS).
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 mod adapters;
 mod args;
 mod bench;
-mod cached;
 mod check;
 mod completions;
 mod diff;
-mod given;
+mod inputs;
 mod inspect;
+mod kv_cache;
 mod options;
+mod reference;
 mod report;
 mod run;
 mod sample;
 mod summary;
 mod target;
+mod tips;
 mod wgsl;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
 
 use crate::error::Error;
+use tips::Explained;
 
-/// How a command that ran to its end is reported to the shell.
+/// How a command that ran to its end is reported to the shell, as an exit code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Outcome {
     /// Done.
     Done,
     /// A `diff` found a difference.
     Differs,
-    /// `--verify`, `check` or `bench` found an error over its bound.
+    /// `--verify`, `check` or `bench` found an error that exceeds its tolerance.
     Wrong,
-    /// A `bench` went on to its end, but not everything could be measured.
+    /// A `bench` ran to its end, but could not measure everything.
     Failed,
-    /// A `bench` was stopped, and kept what it had.
-    Interrupted,
+    /// A `bench` was stopped by a signal of that number, and kept its results.
+    Interrupted(u8),
 }
 
 impl Outcome {
@@ -46,8 +48,8 @@ impl Outcome {
             Outcome::Done => 0,
             Outcome::Differs | Outcome::Failed => 1,
             Outcome::Wrong => 3,
-            // What shells report of a program that an interrupt ended.
-            Outcome::Interrupted => 130,
+            // The status that shells report for a program ended by a signal: 130 for INT, 143 for TERM.
+            Outcome::Interrupted(signal) => 128 + signal,
         }
     }
 }
@@ -64,21 +66,38 @@ const fn code(error: &Error) -> u8 {
 /// Parses the arguments (the program's name first), runs the command, and returns the exit code.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     logging();
-    let matches = match args::command().try_get_matches_from(arguments) {
+    let arguments: Vec<_> = arguments.into_iter().collect();
+    let matches = match args::command().try_get_matches_from(&arguments) {
         Ok(matches) => matches,
-        Err(error) => {
-            // Help and version go to stdout with code 0, the rest to stderr with code 2. A closed pipe is no failure.
-            let _ = error.print();
-            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
-        }
+        Err(error) => match tips::explain(error, &arguments) {
+            Explained::Grammar(error) => {
+                // Help and version go to stdout with code 0, the rest to stderr with code 2. A closed pipe is no failure.
+                let _ = error.print();
+                return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+            }
+            Explained::Sentence(error) => {
+                report::stderr(&format!("error: {error}"));
+                return ExitCode::from(code(&error));
+            }
+        },
     };
     match dispatch(&matches) {
         Ok(outcome) => ExitCode::from(outcome.code()),
+        Err(error) if reader_is_gone(&error) => ExitCode::SUCCESS,
         Err(error) => {
             report::stderr(&format!("error: {error}"));
             ExitCode::from(code(&error))
         }
     }
+}
+
+/// Whether a tensor file on standard output was not read to its end, which is no error.
+fn reader_is_gone(error: &Error) -> bool {
+    let pipe = std::io::Error::from(std::io::ErrorKind::BrokenPipe);
+    // The system's own words, with a number on most systems.
+    let words = [pipe.to_string(), "Broken pipe".to_owned()];
+    matches!(error, Error::File { path, message }
+        if path.as_os_str() == "standard output" && words.iter().any(|words| message.contains(words)))
 }
 
 fn dispatch(matches: &clap::ArgMatches) -> Result<Outcome, Error> {
@@ -98,7 +117,7 @@ fn dispatch(matches: &clap::ArgMatches) -> Result<Outcome, Error> {
         Some(("adapters", matches)) => adapters::adapters(matches),
         Some(("wgsl", matches)) => wgsl::wgsl(matches),
         Some(("completions", matches)) => completions::completions(matches),
-        _ => Err(Error::Usage("expected a command; `subquad --help` lists them".into())),
+        _ => Err(Error::Usage("no command given; `subquad --help` lists the commands".into())),
     }
 }
 

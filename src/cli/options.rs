@@ -1,21 +1,22 @@
-//! What a user asked of `subquad run`, checked as far as the command line alone allows: every [`Error::Usage`] of a run
-//! arises here, before a file is opened.
+//! The options of `subquad run`, checked as far as the command line alone allows: every [`Error::Usage`] of a run arises
+//! here, before a file is opened.
 
 use std::path::{Path, PathBuf};
 
 use clap::ArgMatches;
 
 use super::args;
-use super::target::Wish;
+use super::report;
+use super::target::TargetArgs;
 use crate::error::Error;
 use crate::io;
 use crate::ops::{Causality, FlagKind, Flags, Op};
 use crate::tensor::{DType, Layout};
 
-/// Everything `subquad run OP` was told.
+/// The options of `subquad run OP`.
 #[derive(Debug)]
 pub struct Options {
-    /// Flags the operator reads: its own, `causal`, `segment`, `decode`.
+    /// Flags that the operator reads: its own, `causal`, `segment`, `decode`.
     pub flags: Flags,
     pub input: PathBuf,
     pub params: Option<PathBuf>,
@@ -24,9 +25,9 @@ pub struct Options {
     pub state_out: Option<PathBuf>,
     pub save_params: Option<PathBuf>,
     pub layout: Layout,
-    /// Storage asked for; `None`: auto.
+    /// Storage type asked for; `None`: auto.
     pub dtype: Option<DType>,
-    pub wish: Wish,
+    pub target: TargetArgs,
     pub seed: u64,
     pub verify: bool,
     pub json: bool,
@@ -52,7 +53,7 @@ impl Options {
                 Some("f16") => Some(DType::F16),
                 _ => None,
             },
-            wish: Wish::of(matches)?,
+            target: TargetArgs::of(matches)?,
             seed: args::seed_of(op.name, matches)?,
             verify: args::is_on(matches, "verify"),
             json: args::is_on(matches, "json"),
@@ -64,7 +65,7 @@ impl Options {
         Ok(options)
     }
 
-    /// Whether state is read in or written out.
+    /// Whether a state file is read or written.
     pub fn carry(&self) -> bool {
         self.state_in.is_some() || self.state_out.is_some()
     }
@@ -76,15 +77,15 @@ impl Options {
             (Causality::Never, Some(true)) => return refuse("--causal: this operator has no causal form"),
             (Causality::Always, Some(false)) => return refuse("--no-causal: this operator has only a causal form"),
             (_, Some(false)) if self.carry() => {
-                return refuse("--no-causal: expected the causal form with --state-in or --state-out");
+                return refuse("--no-causal cannot be used with --state-in or --state-out");
             }
             (_, Some(false)) if self.flags.switch("decode") == Some(true) => {
-                return refuse("--decode: expected the causal form, found --no-causal");
+                return refuse("--decode cannot be used with --no-causal");
             }
             _ => {}
         }
         if self.flags.switch("decode") == Some(true) && !self.carry() {
-            return refuse("--decode: expected --state-in or --state-out, found neither");
+            return refuse("--decode needs --state-in or --state-out");
         }
         self.flags.count(name, "segment")?;
         for flag in op.flags {
@@ -111,19 +112,22 @@ impl Options {
         ]);
         for (paths, stream) in [(&inputs, "input"), (&outputs, "output")] {
             if paths.iter().filter(|(_, path)| is_dash(path)).count() > 1 {
-                return Err(Error::Usage(format!("{name}: `-`: expected one file on standard {stream}, found more")));
+                return Err(Error::Usage(format!("{name}: only one file can be `-`, standard {stream}")));
             }
         }
-        if self.json && outputs.iter().any(|(_, path)| is_dash(path)) {
-            let text = "--json: expected standard output to be free, found an output file `-` on it";
+        if let Some((flag, _)) = outputs.iter().find(|(_, path)| self.json && is_dash(path)) {
+            let text = format!("--json and `--{flag} -` cannot both write to standard output");
             return Err(Error::Usage(format!("{name}: {text}")));
         }
         for (at, (flag, path)) in outputs.iter().enumerate() {
             let before = outputs.iter().take(at);
             if let Some((other, _)) = inputs.iter().chain(before).find(|(_, other)| io::same_file(other, path)) {
-                let text = format!("--{flag} {}: expected another file than --{other}, found the same", path.display());
+                let text = format!("--{flag} and --{other} cannot be the same file, {}", path.display());
                 return Err(Error::Usage(format!("{name}: {text}")));
             }
+        }
+        for (flag, _) in outputs.iter().filter(|(_, path)| is_dash(path)) {
+            report::check_not_terminal(name, flag)?;
         }
         outputs.iter().try_for_each(|(_, path)| io::write_check(path))
     }
@@ -176,7 +180,7 @@ fn set_switch(flags: &mut Flags, matches: &ArgMatches, name: &str) {
     }
 }
 
-/// Flags as one would type them, without files and adapters: what metadata records.
+/// Flags as one would type them, without files and adapters, for metadata.
 pub fn as_typed(op: &Op, flags: &Flags) -> String {
     let is_switch = |name: &str| {
         matches!(name, "causal" | "decode")

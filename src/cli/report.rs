@@ -1,6 +1,8 @@
-//! What is printed where: results on stdout, everything else on stderr, and nothing panics on a closed pipe.
+//! What is printed where: results on stdout, everything else on stderr. A closed pipe causes no panic.
 
 use std::io::{ErrorKind, IsTerminal, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -11,8 +13,14 @@ use crate::error::Error;
 /// Work shorter than this shows no progress bar.
 const PATIENCE: Duration = Duration::from_millis(400);
 
-/// Work smaller than this shows no spinner: a plain loop on one core takes a few tenths of a second.
-const LONG_FLOPS: f64 = 5e8;
+/// Where stderr is no terminal, long work prints a line this often, the first after as long.
+const LINES: Duration = Duration::from_secs(10);
+
+/// How often a progress bar is redrawn while a thread works.
+const REDRAW: Duration = Duration::from_millis(100);
+
+/// Columns that a table takes at most.
+const WIDTH: u16 = 100;
 
 /// Version of the JSON objects that `--json` prints; raised when a field changes its meaning.
 pub const SCHEMA: u32 = 1;
@@ -22,13 +30,37 @@ pub fn stderr(line: &str) {
     let _ = writeln!(std::io::stderr().lock(), "{line}");
 }
 
-/// Text on stdout. A reader that went away (`| head`) is no error.
+/// Whether the reader of stdout has gone away.
+static CLOSED: AtomicBool = AtomicBool::new(false);
+
+/// Text on stdout. A reader that went away (`| head`) is no error; [`closed`] tells.
 pub fn stdout(text: &str) -> Result<(), Error> {
     let mut out = std::io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(Error::file("standard output", error.to_string())),
-        _ => Ok(()),
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => {
+            CLOSED.store(true, Ordering::Relaxed);
+            Ok(())
+        }
+        Err(error) => Err(Error::file("standard output", error.to_string())),
+        Ok(()) => Ok(()),
     }
+}
+
+/// Whether nobody reads stdout any more, as far as the last write told: long work can end.
+pub fn closed() -> bool {
+    CLOSED.load(Ordering::Relaxed)
+}
+
+/// Refuses to write a tensor file to a terminal, which would show it as garbage.
+///
+/// # Errors
+/// [`Error::Usage`].
+pub fn check_not_terminal(of: &str, flag: &str) -> Result<(), Error> {
+    if !std::io::stdout().is_terminal() {
+        return Ok(());
+    }
+    let text = "standard output is a terminal, and a tensor file is binary; redirect it to a file or a pipe";
+    Err(Error::Usage(format!("{of}: --{flag} -: {text}")))
 }
 
 /// One JSON object on stdout, on one line.
@@ -44,24 +76,24 @@ pub struct Ui {
 }
 
 impl Ui {
-    /// With `quiet`, stderr stays empty.
+    /// Prints nothing on stderr if `quiet`.
     pub fn new(quiet: bool) -> Self {
         Self { quiet, warnings: Vec::new() }
     }
 
-    /// Something a user may want to know.
+    /// Prints a line on stderr that a user may want to know.
     pub fn note(&self, text: &str) {
         self.note_with(|| text.to_owned());
     }
 
-    /// As [`Ui::note`], for what costs something to find out.
+    /// Like [`Ui::note`], for a text that takes time to find out.
     pub fn note_with(&self, text: impl FnOnce() -> String) {
         if !self.quiet {
             stderr(&text());
         }
     }
 
-    /// Something a user should know; it is part of the JSON report too.
+    /// Prints a warning on stderr. It is part of the JSON report too.
     pub fn warn(&mut self, text: String) {
         self.note(&format!("warning: {text}"));
         self.warnings.push(text);
@@ -72,95 +104,166 @@ impl Ui {
         &self.warnings
     }
 
-    /// A progress bar that appears on a terminal once the work turns out to be long.
+    /// Shows how far long work is: as a bar on a terminal, otherwise as a line every ten seconds.
     pub fn progress(&self, what: &str) -> Progress {
-        let shown = !self.quiet && std::io::stderr().is_terminal();
-        Progress { what: what.to_owned(), shown, started: Instant::now(), bar: None }
+        let way = match (self.quiet, std::io::stderr().is_terminal()) {
+            (true, _) => Way::Silent,
+            (false, true) => Way::Bar(None),
+            (false, false) => Way::Lines,
+        };
+        let started = Instant::now();
+        Progress { what: what.to_owned(), way, started, last: started }
     }
 
-    /// A sign of life on a terminal during work of so many floating-point operations that cannot say how far it is.
-    pub fn spinner(&self, what: &'static str, flops: f64) -> Spinner {
-        if self.quiet || flops < LONG_FLOPS || !std::io::stderr().is_terminal() {
-            return Spinner(None);
-        }
-        let bar = ProgressBar::new_spinner().with_message(what);
-        bar.enable_steady_tick(Duration::from_millis(120));
-        Spinner(Some(bar))
+    /// Runs `work` on a thread of its own and shows how far it is until it ends. `share` says how much is done, `None` if
+    /// that is not known.
+    pub fn watched<T: Send>(&self, what: &str, share: &dyn Fn() -> Option<f64>, work: impl FnOnce() -> T + Send) -> T {
+        let mut progress = self.progress(what);
+        wait(work, &mut || progress.show(share()))
     }
 }
 
-/// See [`Ui::progress`]. Cleared when dropped.
+/// Runs `work` on a thread of its own and calls `turn` ten times a second until it ends.
+pub fn wait<T: Send>(work: impl FnOnce() -> T + Send, turn: &mut dyn FnMut()) -> T {
+    std::thread::scope(|scope| {
+        // The sender is dropped when the work ends, even by a panic.
+        let (sender, receiver) = mpsc::channel::<()>();
+        let worker = scope.spawn(move || {
+            let _sender = sender;
+            work()
+        });
+        while receiver.recv_timeout(REDRAW) == Err(RecvTimeoutError::Timeout) {
+            turn();
+        }
+        worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
+}
+
+/// See [`Ui::progress`]. A bar is cleared when this is dropped.
 pub struct Progress {
     what: String,
-    shown: bool,
+    way: Way,
     started: Instant,
-    bar: Option<ProgressBar>,
+    /// When the last line was printed.
+    last: Instant,
+}
+
+/// How progress is shown.
+enum Way {
+    Silent,
+    /// A bar, once the work turns out to be long, and whether it shows a share.
+    Bar(Option<(ProgressBar, bool)>),
+    Lines,
 }
 
 impl Progress {
     /// Says what is being done.
     pub fn say(&mut self, what: &str) {
         self.what = what.to_owned();
-        if let Some(bar) = &self.bar {
+        if let Way::Bar(Some((bar, _))) = &self.way {
             bar.set_message(self.what.clone());
         }
     }
 
-    /// Moves to this fraction of the work.
-    pub fn set(&mut self, fraction: f64) {
-        if !self.shown || (self.bar.is_none() && self.started.elapsed() < PATIENCE) {
-            return;
-        }
-        let bar = self.bar.get_or_insert_with(|| {
-            let bar = ProgressBar::with_draw_target(Some(1000), ProgressDrawTarget::stderr());
-            match ProgressStyle::with_template("{msg} [{bar:40}] {percent}% {eta}") {
-                Ok(style) => bar.with_style(style.progress_chars("=> ")).with_message(self.what.clone()),
-                Err(_) => bar,
+    /// Moves to this share of the work.
+    pub fn set(&mut self, share: f64) {
+        self.show(Some(share));
+    }
+
+    /// Shows this share of the work, or only the time taken so far if the share is not known.
+    pub fn show(&mut self, share: Option<f64>) {
+        let elapsed = self.started.elapsed();
+        match &mut self.way {
+            Way::Silent => {}
+            Way::Bar(bar) => {
+                if bar.is_none() && elapsed < PATIENCE {
+                    return;
+                }
+                let (bar, shows_share) = bar.get_or_insert_with(|| {
+                    let bar = ProgressBar::with_draw_target(Some(1000), ProgressDrawTarget::stderr());
+                    let bar = bar.with_message(self.what.clone()).with_elapsed(elapsed);
+                    bar.set_style(style(share.is_some()));
+                    (bar, share.is_some())
+                });
+                if *shows_share != share.is_some() {
+                    *shows_share = share.is_some();
+                    bar.set_style(style(share.is_some()));
+                }
+                bar.set_prefix(time_left(elapsed, share));
+                bar.set_position((share.unwrap_or(0.0).clamp(0.0, 1.0) * 1000.0) as u64);
+                bar.tick();
             }
-        });
-        bar.set_position((fraction.clamp(0.0, 1.0) * 1000.0) as u64);
+            Way::Lines => {
+                if self.last.elapsed() >= LINES && share.is_none_or(|share| share < 1.0) {
+                    self.last = Instant::now();
+                    stderr(&line(&self.what, elapsed, share));
+                }
+            }
+        }
     }
 
     /// Text on stdout, above the bar.
     pub fn print(&self, text: &str) -> Result<(), Error> {
-        match &self.bar {
-            Some(bar) => bar.suspend(|| stdout(text)),
-            None => stdout(text),
+        match &self.way {
+            Way::Bar(Some((bar, _))) => bar.suspend(|| stdout(text)),
+            _ => stdout(text),
         }
     }
 }
 
 impl Drop for Progress {
     fn drop(&mut self) {
-        if let Some(bar) = &self.bar {
+        if let Way::Bar(Some((bar, _))) = &self.way {
             bar.finish_and_clear();
         }
     }
 }
 
-/// See [`Ui::spinner`]. Cleared when dropped.
-pub struct Spinner(Option<ProgressBar>);
+/// How a bar looks, with or without a share of the work.
+fn style(share: bool) -> ProgressStyle {
+    let template = if share { "{msg} [{bar:30}] {percent} %, {prefix}" } else { "{spinner} {msg}, {prefix}" };
+    ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("=> ")
+}
 
-impl Drop for Spinner {
-    fn drop(&mut self) {
-        if let Some(bar) = &self.0 {
-            bar.finish_and_clear();
-        }
+/// `softmax: 35 %, about 1 min 40 s left`.
+fn line(what: &str, elapsed: Duration, share: Option<f64>) -> String {
+    match share {
+        Some(share) => format!("{what}: {:.0} %, {}", share.clamp(0.0, 1.0) * 100.0, time_left(elapsed, Some(share))),
+        None => format!("{what}: {}", time_left(elapsed, None)),
     }
 }
 
-/// Columns aligned by spaces, without borders: for people, and for `awk`. Columns in `right` are aligned right.
+/// The time that is left if the rest goes as fast; the time so far where less than a hundredth is done.
+fn time_left(elapsed: Duration, share: Option<f64>) -> String {
+    match share {
+        Some(share) if (0.01..=1.0).contains(&share) => {
+            let left = elapsed.as_secs_f64() * (1.0 - share) / share;
+            format!("about {} left", minutes(Duration::from_secs_f64(left)))
+        }
+        _ => format!("{} so far", minutes(elapsed)),
+    }
+}
+
+/// Whole seconds, and minutes where there are any: `1 min 40 s`.
+fn minutes(time: Duration) -> String {
+    let seconds = time.as_secs_f64().round() as u64;
+    if seconds < 60 { format!("{seconds} s") } else { format!("{} min {} s", seconds / 60, seconds % 60) }
+}
+
+/// Columns aligned by spaces, without borders, in at most [`WIDTH`] columns: longer cells are wrapped. Columns in `right`
+/// are aligned right.
 pub fn table(header: &[&str], rows: &[Vec<String>], right: &[usize]) -> String {
-    use comfy_table::{CellAlignment, Table, presets};
+    use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
+    /// Spaces between columns. Those after the last are trimmed.
+    const GAP: u16 = 2;
     let mut table = Table::new();
-    table.load_style(presets::NOTHING);
+    table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic).set_width(WIDTH + GAP);
     table.set_header(header.iter().copied());
     for row in rows {
         table.add_row(row);
     }
     for (at, column) in table.column_iter_mut().enumerate() {
-        // Two spaces between columns, none before the first.
-        column.set_padding((0, 2));
+        column.set_padding((0, GAP));
         if right.contains(&at) {
             column.set_cell_alignment(CellAlignment::Right);
         }
@@ -196,12 +299,12 @@ pub fn bytes(count: u64) -> String {
     if unit == "B" { format!("{count} B") } else { format!("{value:.1} {unit}") }
 }
 
-/// A file's own words, without the control characters that would reach the terminal.
+/// Text from a file, without the control characters that a terminal would obey.
 pub fn visible(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }).collect()
 }
 
-/// Names of tensors in a sentence, as files spell them. A checkpoint has hundreds: the first few will do.
+/// Names of tensors in a sentence, as files spell them. A checkpoint has hundreds: only the first few are listed.
 pub fn names<'a>(all: impl IntoIterator<Item = &'a str>) -> String {
     const NAMES: usize = 16;
     const LETTERS: usize = 60;
@@ -222,7 +325,65 @@ pub fn names<'a>(all: impl IntoIterator<Item = &'a str>) -> String {
     words.join(", ")
 }
 
-/// A number in JSON; what JSON has no number for becomes a word.
+/// A number in JSON. JSON has none for NaN and infinity: they become null, and [`why_null`] is the reason.
 pub fn number(x: f64) -> Value {
-    if x.is_finite() { Value::from(x) } else { Value::from(x.to_string()) }
+    if x.is_finite() { Value::from(x) } else { Value::Null }
+}
+
+/// What a number that [`number`] made null was.
+pub fn why_null(x: f64) -> Option<&'static str> {
+    if x.is_nan() {
+        Some("not a number")
+    } else if x.is_infinite() {
+        Some("infinite")
+    } else {
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn progress_says_how_much_is_done_and_the_time_left() {
+        let at = |seconds, share| line("softmax", Duration::from_secs(seconds), share);
+        assert_eq!(at(30, Some(0.25)), "softmax: 25 %, about 1 min 30 s left");
+        assert_eq!(at(30, Some(0.75)), "softmax: 75 %, about 10 s left");
+        assert_eq!(at(12, Some(0.001)), "softmax: 0 %, 12 s so far");
+        assert_eq!(at(125, None), "softmax: 2 min 5 s so far");
+    }
+
+    #[test]
+    fn a_table_takes_at_most_a_hundred_columns() {
+        let rows = [vec!["a".into(), "word ".repeat(40), "1.5".into()], vec!["x".repeat(150), "b".into(), "2".into()]];
+        let text = table(&["first", "second", "number"], &rows, &[2]);
+        assert!(text.lines().all(|line| line.chars().count() <= 100), "{text}");
+        assert_eq!(text.matches("word").count(), 40, "{text}");
+        // Short rows stay on one line, two spaces apart.
+        assert_eq!(table(&["a", "b"], &[vec!["1".into(), "22".into()]], &[1]), "a   b\n1  22\n");
+    }
+
+    #[test]
+    fn work_on_a_thread_gives_its_value_and_its_panic() {
+        let mut turns = 0;
+        let value = wait(
+            || {
+                std::thread::sleep(3 * REDRAW);
+                7
+            },
+            &mut || turns += 1,
+        );
+        assert_eq!(value, 7);
+        assert!(turns >= 1, "{turns}");
+        let panicked = std::panic::catch_unwind(|| wait(|| std::panic::resume_unwind(Box::new(5)), &mut || {}));
+        assert_eq!(panicked.map_err(|panic| panic.downcast_ref::<i32>().copied()), Err::<(), _>(Some(5)));
+    }
+
+    #[test]
+    fn numbers_that_json_lacks_are_null() {
+        assert_eq!((number(0.5), why_null(0.5)), (Value::from(0.5), None));
+        assert_eq!((number(f64::NAN), why_null(f64::NAN)), (Value::Null, Some("not a number")));
+        assert_eq!((number(f64::INFINITY), why_null(f64::INFINITY)), (Value::Null, Some("infinite")));
+    }
 }

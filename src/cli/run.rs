@@ -6,62 +6,56 @@ use std::path::{Path, PathBuf};
 use clap::ArgMatches;
 
 use super::Outcome;
-use super::cached;
-use super::given::{self, Given};
+use super::inputs::{self, Inputs};
+use super::kv_cache;
 use super::options::{self, Options};
+use super::reference;
 use super::report::{self, Ui};
 use super::summary::{Summary, Written};
 use super::target::Target;
 use crate::error::Error;
 use crate::io;
-use crate::ops::tolerance::Truth;
-use crate::ops::{Op, Rows, draw};
+use crate::ops::{Op, draw};
 use crate::tensor::{Access, DType, TensorMap};
 
 /// Runs one operator on the tensors in a file.
 pub fn run(op: &'static Op, matches: &ArgMatches) -> Result<Outcome, Error> {
     let options = Options::parse(op, matches)?;
     let mut ui = Ui::new(options.quiet);
-    let given = Given::read(op, &options, &mut ui)?;
-    // Shapes are judged before an adapter is opened; the dtype is not known until then.
-    given.configure(&options, options.dtype.unwrap_or(DType::F32))?;
-    given.note_unused(&ui);
+    let found = Inputs::read(op, &options, &mut ui)?;
+    // Shapes are checked before an adapter is opened. The storage type is known only after that.
+    found.configure(&options, options.dtype.unwrap_or(DType::F32))?;
+    found.note_unused(&ui);
 
-    let target = Target::open(&options.wish, false, &ui)?;
-    let (dtype, changed) = given.storage(options.dtype, target.f16(), &target.to_string())?;
+    let target = Target::open(&options.target, false, &ui)?;
+    let (dtype, changed) = found.storage(options.dtype, target.f16(), &target.to_string())?;
     if let Some(line) = changed {
         ui.note(&line);
     }
-    let operator = given.configure(&options, dtype)?;
-    let absent = given.absent;
-    let mut inputs = given.bring(&*operator, &options, &mut ui)?;
+    let operator = found.configure(&options, dtype)?;
+    let (absent, read) = (found.absent, found.read.clone());
+    let mut inputs = found.into_tensors(&*operator, &options, &mut ui)?;
     let drawn = draw::parameters(op, &*operator, &inputs, options.seed)?;
     for (name, tensor) in drawn.iter() {
         ui.note(&format!("drawn from seed {}: {name} {}", options.seed, tensor.shape()));
         inputs.insert(name, tensor.clone());
     }
 
-    let flops = operator.cost().flops;
-    let run = {
-        let _alive = target.threads().map(|_| ui.spinner(op.name, flops));
-        let mut progress = ui.progress(op.name);
-        target.execute(&*operator, &inputs, false, &mut |fraction| progress.set(fraction))?
-    };
+    let run = target.execute_shown(op.name, &*operator, &inputs, &ui)?;
     let verdicts = if options.verify {
-        let _alive = ui.spinner("computing the reference", flops);
-        Truth::of(&*operator, &inputs, Rows::All).judge(op.name, &run.outputs)
+        reference::verify(op, &*operator, &inputs, &run.outputs, &options, &ui)
     } else {
         Vec::new()
     };
 
     let mut outputs = TensorMap::new();
-    let mut state = if options.carry() { cached::kept(op, &inputs, options.layout) } else { TensorMap::new() };
+    let mut state = if options.carry() { kv_cache::kept(op, &inputs, options.layout) } else { TensorMap::new() };
     let slots = operator.slots();
     for (name, tensor) in run.outputs {
-        if let Some(spec) = given::output(op, &name) {
+        if let Some(spec) = inputs::output(op, &name) {
             let shape = absent.strip(spec, options.layout, tensor.shape());
             outputs.insert(name, tensor.reshape(shape));
-        } else if let Some((_, part)) = given::parts(&slots, Access::Update).find(|(_, part)| part.name == name) {
+        } else if let Some((_, part)) = inputs::parts(&slots, Access::Update).find(|(_, part)| part.name == name) {
             state.insert(name, tensor.reshape(part.shape.clone()).cast(part.dtype));
         }
     }
@@ -87,6 +81,7 @@ pub fn run(op: &'static Op, matches: &ArgMatches) -> Result<Outcome, Error> {
         variant: &run.variant,
         wall: run.wall,
         workspace_bytes: run.workspace_bytes,
+        read: &read,
         written: vec![
             Written { path: options.output.as_deref(), tensors: &outputs },
             Written { path: options.state_out.as_deref(), tensors: &state },
@@ -98,7 +93,7 @@ pub fn run(op: &'static Op, matches: &ArgMatches) -> Result<Outcome, Error> {
     if options.json {
         report::json(&summary.json())?;
     } else if !options.quiet {
-        // Standard output may be taken by a tensor file.
+        // A tensor file may occupy standard output.
         let taken = [&options.output, &options.state_out].into_iter().flatten().any(|path| is_dash(path));
         if taken {
             report::stderr(summary.text().trim_end());
@@ -111,7 +106,7 @@ pub fn run(op: &'static Op, matches: &ArgMatches) -> Result<Outcome, Error> {
     }
     if options.quiet {
         let names = failed.join("`, `");
-        report::stderr(&format!("error: {}: --verify: `{names}` is not within its bound", op.name));
+        report::stderr(&format!("error: {}: --verify: `{names}` exceeds its tolerance", op.name));
     }
     Ok(Outcome::Wrong)
 }

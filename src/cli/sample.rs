@@ -24,7 +24,10 @@ pub fn command(op: &'static Op) -> Command {
         })
         .collect();
     let order = positional(op).join(",");
-    let help = format!("Axis lengths, as B=1,N=512 or all of {order} in this order ({})", lengths.join(","));
+    let help = format!(
+        "Axis lengths by letter, for example B=1,N=512, or all of {order} in this order [default: {}]",
+        lengths.join(",")
+    );
     let command = Command::new(op.name)
         .about(op.summary)
         .after_help(format!("Example: subquad sample {} --output in.safetensors --seed 7", op.name))
@@ -37,18 +40,18 @@ pub fn command(op: &'static Op) -> Command {
                 .value_name("DTYPE")
                 .value_parser(["f32", "f16"])
                 .default_value("f32")
-                .help("Storage of sequence tensors"),
+                .help("Storage type of sequence tensors"),
         )
         .arg(args::seed("Seed of the random values"))
-        .arg(args::on("quiet", "Print nothing but errors"))
-        .next_help_heading("Options of the operator, for tensors that a run with them needs");
+        .arg(args::on("quiet", "Print only errors"))
+        .next_help_heading("Options of the operator: the tensors that a run with them needs are written too");
     args::own(command, op)
 }
 
 /// `--with`, for operators that can do without some tensors.
 fn with(op: &Op) -> Option<Arg> {
     let names: Vec<_> = op.inputs.iter().filter(|spec| spec.optional).flat_map(TensorSpec::names).collect();
-    let help = "Also these tensors, which a run can do without; may be repeated";
+    let help = "Also write these optional tensors; can be repeated";
     (!names.is_empty()).then(|| {
         let arg = args::value("with").value_name("NAME").action(ArgAction::Append).value_delimiter(',');
         arg.value_parser(PossibleValuesParser::new(names)).help(help)
@@ -72,19 +75,19 @@ pub fn sample(op: &'static Op, matches: &ArgMatches) -> Result<Outcome, Error> {
     let written: Vec<_> = case.given(op).flat_map(|spec| spec.axes.split(' ')).collect();
     if let Some((letter, _)) = axes.iter().find(|(letter, _)| !written.contains(letter)) {
         let of = op.inputs.iter().filter(|spec| spec.axes.split(' ').any(|axis| axis == *letter)).map(|spec| spec.name);
-        let text =
-            format!("expected axes of tensors that are written, found {letter} of {}: give --with", report::names(of));
+        let text = format!("axis {letter} belongs to tensors that are not written, {}; add --with", report::names(of));
         return Err(Error::Usage(format!("{}: --shape: {text}", op.name)));
     }
     let bytes = size(op, &case)?;
     check_fit(op, &case)?;
+    if is_dash(path) {
+        report::check_not_terminal(op.name, "output")?;
+    }
     io::write_check(path)?;
 
     let ui = Ui::new(args::is_on(matches, "quiet"));
-    let tensors = {
-        let _alive = ui.spinner("drawing", bytes as f64 * 10.0);
-        draw::given(op, &case)?
-    };
+    let what = format!("drawing {}", report::bytes(bytes));
+    let tensors = ui.watched(&what, &|| None, || draw::given(op, &case))?;
     let lengths: Vec<_> =
         op.axes.iter().filter_map(|(letter, _)| Some(format!("{letter}={}", case.axis(op, letter)?))).collect();
     let metadata: BTreeMap<_, _> = [
@@ -110,7 +113,7 @@ pub fn sample(op: &'static Op, matches: &ArgMatches) -> Result<Outcome, Error> {
     Ok(Outcome::Done)
 }
 
-/// Letters that lengths without letters stand for: those of the operator's first input.
+/// The axes of lengths that are given without letters: those of the operator's first input.
 fn positional(op: &Op) -> Vec<&'static str> {
     op.inputs.first().map_or_else(Vec::new, |spec| spec.axes.split(' ').collect())
 }
@@ -147,33 +150,32 @@ fn axes(op: &Op, text: &str) -> Result<Vec<(&'static str, usize)>, Error> {
     Ok(axes)
 }
 
-/// Refuses a shape that no form of the operator takes. The command line alone says it, so that is a usage error.
+/// Refuses a shape that no form of the operator accepts, as a usage error, since the command line alone determines it.
 fn check_fit(op: &Op, case: &Case) -> Result<(), Error> {
     let error = match case.configure(op) {
-        // What a setting is wrong for, a flag of `run` may set right.
+        // A flag of `run` can make a shape valid that the default setting refuses.
         Ok(_) | Err(Error::Setting { .. }) => return Ok(()),
         Err(error) => error,
     };
-    // Some shapes, more keys than queries for one, fit the non-causal form alone.
+    // Some shapes, for example more keys than queries, fit only the non-causal form.
     if op.causal == Causality::Both && case.clone().flag("causal", "false").configure(op).is_ok() {
         return Ok(());
     }
     Err(Error::Usage(format!("--shape: {error}")))
 }
 
-/// Bytes of all tensors. Refuses what cannot be held in memory, before it is tried.
+/// Bytes of all tensors. Refuses tensors that do not fit into memory, before allocating them.
 fn size(op: &Op, case: &Case) -> Result<u64, Error> {
     let mut total = 0u64;
     for spec in case.given(op) {
         let Some(shape) = case.shape(op, spec) else { continue };
-        // Drawn as f32, whatever the storage.
+        // Values are drawn as f32 for either storage type.
         let bytes = shape.checked_count().and_then(|count| count.checked_mul(4));
         let sum = bytes
             .and_then(|bytes| total.checked_add(bytes))
             .filter(|sum| usize::try_from(*sum).is_ok_and(|sum| Vec::<u8>::new().try_reserve_exact(sum).is_ok()));
         let Some(sum) = sum else {
-            let text =
-                format!("{}: --shape: expected tensors that fit into memory, found `{}` {shape}", op.name, spec.name);
+            let text = format!("{}: --shape: tensor `{}` {shape} does not fit into memory", op.name, spec.name);
             return Err(Error::Usage(text));
         };
         total = sum;

@@ -1,4 +1,4 @@
-//! What `subquad run` says about a run: lines for people, or one JSON object.
+//! The summary that `subquad run` prints: lines for people, or one JSON object.
 
 use std::fmt::Write;
 use std::path::Path;
@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 
+use super::inputs::ReadAs;
 use super::options::Options;
 use super::report;
 use super::target::Target;
@@ -13,7 +14,7 @@ use crate::ops::Op;
 use crate::ops::tolerance::Verdict;
 use crate::tensor::{DType, TensorMap};
 
-/// Everything there is to say.
+/// The contents of a summary.
 pub struct Summary<'a> {
     pub op: &'a Op,
     pub options: &'a Options,
@@ -22,6 +23,8 @@ pub struct Summary<'a> {
     pub variant: &'a str,
     pub wall: Duration,
     pub workspace_bytes: u64,
+    /// How the shapes of the inputs were read.
+    pub read: &'a [ReadAs],
     /// Outputs, then state.
     pub written: Vec<Written<'a>>,
     pub verdicts: &'a [(String, Verdict)],
@@ -49,8 +52,12 @@ impl Summary<'_> {
         };
         line("operator", self.op.name.to_owned());
         line("ran on", self.target.to_string());
+        let width = self.read.iter().map(|read| read.name.len()).max().unwrap_or(0);
+        for (at, read) in self.read.iter().enumerate() {
+            line(if at == 0 { "input" } else { "" }, format!("{:<width$} {}", read.name, read.text()));
+        }
         line("variant", self.variant.to_owned());
-        line("time", report::duration(self.wall));
+        line("time", format!("{} ({})", report::duration(self.wall), self.timed()));
         if self.workspace_bytes > 0 {
             line("workspace", report::bytes(self.workspace_bytes));
         }
@@ -66,7 +73,17 @@ impl Summary<'_> {
         text
     }
 
-    /// One object; `report::SCHEMA` tells its version.
+    /// What the time includes.
+    fn timed(&self) -> &'static str {
+        match self.target {
+            Target::Cpu => "computation only, without reading and writing files",
+            Target::Gpu(_) => {
+                "first run on the GPU: input copies and kernels, without creating pipelines and reading back"
+            }
+        }
+    }
+
+    /// One object. `report::SCHEMA` is its version.
     pub fn json(&self) -> Value {
         let mut flags = Map::new();
         for (name, value) in self.options.flags.iter() {
@@ -87,7 +104,9 @@ impl Summary<'_> {
             "layout": self.options.layout.name(),
             "dtype": self.dtype.name(),
             "seed": self.options.seed,
+            "inputs": self.read.iter().map(input).collect::<Vec<_>>(),
             "seconds": self.wall.as_secs_f64(),
+            "seconds_include": self.timed(),
             "workspace_bytes": self.workspace_bytes,
             "outputs": outputs,
             "state": state,
@@ -112,6 +131,7 @@ impl Summary<'_> {
                 object.insert("error".into(), report::number(verdict.error));
                 object.insert("bound".into(), report::number(verdict.bound));
                 object.insert("ok".into(), Value::from(verdict.ok));
+                object.insert("reason".into(), reason(verdict).into());
             }
             Value::Object(object)
         };
@@ -119,8 +139,43 @@ impl Summary<'_> {
     }
 }
 
-/// An error, its bound, and which is larger.
+/// One input: its shape in the file, and the axes that it was read as.
+fn input(read: &ReadAs) -> Value {
+    let axes: Map<_, _> = read.axes.iter().map(|(letter, length)| ((*letter).to_owned(), json!(length))).collect();
+    json!({"name": read.name, "dtype": read.dtype.name(), "shape": read.shape.dims(), "axes": axes})
+}
+
+/// Why an output failed, or why its error or tolerance is null; none if it passed with both.
+fn reason(verdict: &Verdict) -> Option<String> {
+    let null = |name: &str, x| report::why_null(x).map(|why| format!("the {name} is {why}"));
+    let nulls: Vec<_> = [("error", verdict.error), ("bound", verdict.bound)]
+        .into_iter()
+        .filter_map(|(name, x)| null(name, x))
+        .collect();
+    match (nulls.is_empty(), verdict.ok) {
+        (false, _) => Some(nulls.join(", ")),
+        (true, false) => Some("the error exceeds the bound".into()),
+        (true, true) => None,
+    }
+}
+
+/// The error and its bound in words, for people.
 pub fn judgement(verdict: &Verdict) -> String {
     let word = if verdict.ok { "ok" } else { "FAILED" };
     format!("relative RMS error {:.2e}, bound {:.2e}: {word}", verdict.error, verdict.bound)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failure_and_a_null_have_a_reason() {
+        let reason = |error, bound, ok| reason(&Verdict { error, bound, ok });
+        assert_eq!(reason(1e-7, 1e-6, true), None);
+        assert_eq!(reason(1e-5, 1e-6, false).as_deref(), Some("the error exceeds the bound"));
+        assert_eq!(reason(f64::INFINITY, 1e-6, false).as_deref(), Some("the error is infinite"));
+        let both = reason(f64::NAN, f64::INFINITY, false);
+        assert_eq!(both.as_deref(), Some("the error is not a number, the bound is infinite"));
+    }
 }

@@ -1,5 +1,7 @@
-//! Where a run happens: the flags `--backend` and `--adapter`, the variables `WGPU_BACKEND` and `WGPU_ADAPTER_NAME`, and
+//! Where an operator runs: the flags `--backend` and `--adapter`, the variables `WGPU_BACKEND` and `WGPU_ADAPTER_NAME`, and
 //! the choice that follows from them.
+
+use std::sync::Arc;
 
 use clap::ArgMatches;
 
@@ -9,32 +11,33 @@ use crate::error::Error;
 use crate::gpu::Context;
 use crate::gpu::context::{self, AdapterRequest, Candidate, Select};
 use crate::ops::Operator;
+use crate::ops::cpu::watch::Watch;
 use crate::ops::execute::{self, Run};
 use crate::ops::measure::Place;
 use crate::tensor::TensorMap;
 
-/// `--backend` and `--adapter` as given.
+/// The values of `--backend` and `--adapter`.
 #[derive(Debug, Clone, Default)]
-pub struct Wish {
+pub struct TargetArgs {
     backend: Option<String>,
     adapter: Option<String>,
 }
 
-/// The variables that wgpu programs honour, as set.
+/// The values of the environment variables that wgpu programs honour.
 #[derive(Debug, Clone, Default)]
 struct Variables {
     backend: Option<String>,
     adapter: Option<String>,
 }
 
-/// What a wish and the variables come to.
+/// The choice that follows from flags and variables.
 #[derive(Debug)]
 enum Choice {
     Cpu,
     Gpu { request: AdapterRequest, asked: Option<String> },
 }
 
-impl Wish {
+impl TargetArgs {
     /// Reads the arguments.
     ///
     /// # Errors
@@ -48,14 +51,11 @@ impl Wish {
     /// # Errors
     /// [`Error::Usage`] if they contradict each other.
     pub fn new(backend: Option<&str>, adapter: Option<&str>) -> Result<Self, Error> {
-        if backend == Some("cpu")
-            && let Some(adapter) = adapter
-        {
-            let text = format!("--adapter {adapter}: expected no adapter with --backend cpu, which uses none");
-            return Err(Error::Usage(text));
+        if backend == Some("cpu") && adapter.is_some() {
+            return Err(Error::Usage("--adapter cannot be used with --backend cpu".into()));
         }
         if adapter == Some("") {
-            return Err(Error::Usage("--adapter: expected an index or a part of a name, found nothing".into()));
+            return Err(Error::Usage("--adapter needs an index or a part of a name".into()));
         }
         let [backend, adapter] = [backend, adapter].map(|word| word.map(str::to_owned));
         Ok(Self { backend, adapter })
@@ -66,7 +66,7 @@ impl Wish {
         self.backend.as_deref()
     }
 
-    /// A flag beats a variable: `--backend` stands for `WGPU_BACKEND`, `--adapter` for `WGPU_ADAPTER_NAME`.
+    /// A flag takes precedence over a variable: `--backend` over `WGPU_BACKEND`, `--adapter` over `WGPU_ADAPTER_NAME`.
     fn resolve(&self, variables: &Variables) -> Result<Choice, Error> {
         let mut request = AdapterRequest::default();
         let mut asked = Vec::new();
@@ -83,7 +83,7 @@ impl Wish {
                     asked.push(format!("WGPU_BACKEND={list}"));
                     if request.backends.is_empty() {
                         return Err(Error::NoAdapter(format!(
-                            "WGPU_BACKEND: expected some of vulkan, metal, dx12, gl, found `{list}`"
+                            "WGPU_BACKEND: expected a list of vulkan, metal, dx12, gl, found `{list}`"
                         )));
                     }
                 }
@@ -95,6 +95,10 @@ impl Wish {
         } else if let Some(name) = &variables.adapter {
             request.select = Some(Select::Name(name.clone()));
             asked.push(format!("WGPU_ADAPTER_NAME={name}"));
+        }
+        if request.select.is_some() && request.backends == AdapterRequest::default().backends {
+            // An adapter of GL can be named without naming its backend.
+            request.backends = wgpu::Backends::all();
         }
         request.software = !asked.is_empty();
         Ok(Choice::Gpu { request, asked: (!asked.is_empty()).then(|| asked.join(", ")) })
@@ -113,38 +117,36 @@ impl Variables {
     }
 }
 
-/// An adapter, as far as one line tells of it.
+/// An adapter in the line that says why the `cpu` backend was chosen.
 struct Found {
     /// `0 llvmpipe (vulkan)`.
     title: String,
     software: bool,
-    /// Whether it runs when it is named.
+    /// Whether it can run if it is named.
     usable: bool,
 }
 
 fn found() -> Vec<Found> {
     let request = AdapterRequest { software: true, ..AdapterRequest::default() };
-    let one = |candidate: Candidate| {
-        let info = &candidate.info;
-        // Mesa's names go on with the version of a compiler.
-        let name = info.name.split(" (").next().unwrap_or(&info.name);
-        let title = format!("{} {name} ({})", candidate.index, info.backend);
-        Found { title, software: candidate.software, usable: candidate.refused.is_none() }
+    let one = |candidate: Candidate| Found {
+        title: candidate.short_title(),
+        software: candidate.software,
+        usable: candidate.refused.is_none(),
     };
     context::candidates(&request).into_iter().map(one).collect()
 }
 
-/// Why `auto` took the `cpu` backend.
+/// Why `auto` chose the `cpu` backend.
 fn no_hardware(found: &[Found]) -> String {
     let named: Vec<_> = found.iter().filter(|one| one.software && one.usable).map(|one| one.title.as_str()).collect();
     if found.is_empty() {
         "no adapter found".into()
     } else if named.is_empty() {
-        "no adapter that will do; `subquad adapters` says why".into()
+        "no usable adapter; `subquad adapters` says why".into()
     } else {
         let hardware = found.iter().any(|one| !one.software);
-        let none = if hardware { "no hardware adapter that will do" } else { "no hardware adapter" };
-        format!("{none}; software ones run when named: {}", named.join(", "))
+        let none = if hardware { "no usable hardware adapter" } else { "no hardware adapter" };
+        format!("{none}; software adapters run if named: {}", named.join(", "))
     }
 }
 
@@ -164,26 +166,27 @@ pub struct Opened {
 }
 
 impl Target {
-    /// Opens what the user wished for, and says on stderr what was taken and why.
+    /// Opens the adapter or backend that was asked for, and says on stderr which one was chosen and why.
     ///
     /// # Errors
     /// [`Error::NoAdapter`] if something was asked for that is not there.
-    pub fn open(wish: &Wish, shader_checks: bool, ui: &Ui) -> Result<Self, Error> {
-        let (request, asked) = match wish.resolve(&Variables::read())? {
+    pub fn open(args: &TargetArgs, shader_checks: bool, ui: &Ui) -> Result<Self, Error> {
+        let (request, asked) = match args.resolve(&Variables::read())? {
             Choice::Cpu => return Ok(Self::Cpu),
             Choice::Gpu { request, asked } => (request, asked),
         };
-        let opened = context::best(context::candidates(&request)).and_then(|best| Self::of(best, shader_checks));
+        let best = context::best(context::candidates(&request), &request);
+        let opened = best.and_then(|best| Self::of(best, shader_checks));
         match (opened, asked) {
             (Ok(target), asked) => {
-                let why = asked.unwrap_or_else(|| "a hardware adapter was found".into());
+                let why = asked.unwrap_or_else(|| "the best hardware adapter".into());
                 ui.note(&format!("running on {target} ({why})"));
                 Ok(target)
             }
             (Err(error), Some(_)) => Err(error),
             (Err(error), None) => {
                 ui.note_with(|| {
-                    // Reasons in full are what `subquad adapters` is for.
+                    // `subquad adapters` has the reasons in full.
                     let why = match error {
                         Error::NoAdapter(_) => no_hardware(&found()),
                         other => other.to_string(),
@@ -201,36 +204,37 @@ impl Target {
         Ok(Self::Gpu(Box::new(Opened { context, candidate, shader_checks })))
     }
 
-    /// Opens a fresh device on the same adapter, found anew: after the device is lost.
+    /// Opens a new device on the same adapter, after a device is lost. The adapter is looked up again.
     pub fn reopen(&mut self) -> Result<(), Error> {
         let Self::Gpu(opened) = self else { return Ok(()) };
         let select = Some(Select::Index(opened.candidate.index));
-        let request = AdapterRequest { select, software: true, ..AdapterRequest::default() };
+        let backends = opened.candidate.info.backend.into();
+        let request = AdapterRequest { backends, select, software: true, ..AdapterRequest::default() };
         let same = |c: &Candidate| c.info.name == opened.candidate.info.name;
-        let candidate = context::best(context::candidates(&request).into_iter().filter(same).collect())?;
+        let candidate = context::best(context::candidates(&request).into_iter().filter(same).collect(), &request)?;
         *self = Self::of(candidate, opened.shader_checks)?;
         Ok(())
     }
 
-    /// Everything that `--adapter`, repeated or `all`, and `--backend` stand for.
+    /// The targets that `--backend` and `--adapter`, which can be repeated or `all`, ask for.
     pub fn several(matches: &ArgMatches, shader_checks: bool, ui: &Ui) -> Result<Several, Error> {
         let mut several = Several { open: Vec::new(), failed: Vec::new() };
         let backend = args::word_of(matches, "backend");
         let adapters: Vec<_> = matches.get_many::<String>("adapter").into_iter().flatten().collect();
         if adapters.is_empty() {
-            several.open.push(Self::open(&Wish::new(backend, None)?, shader_checks, ui)?);
+            several.open.push(Self::open(&TargetArgs::new(backend, None)?, shader_checks, ui)?);
         }
         for adapter in adapters {
-            let wish = Wish::new(backend, Some(adapter))?;
+            let one = TargetArgs::new(backend, Some(adapter))?;
             if adapter == "all" {
-                several.add_all(&wish, shader_checks, ui);
+                several.add_all(&one, shader_checks, ui);
             } else if adapter == "cpu" && backend.is_none() {
                 several.open.push(Self::Cpu);
             } else {
-                several.open.push(Self::open(&wish, shader_checks, ui)?);
+                several.open.push(Self::open(&one, shader_checks, ui)?);
             }
         }
-        // An adapter that two wishes name is one.
+        // An adapter that is named twice is used once.
         let mut seen = Vec::new();
         several.open.retain(|target| {
             let index = target.index();
@@ -239,7 +243,7 @@ impl Target {
         Ok(several)
     }
 
-    /// Number of the adapter; none for the `cpu` backend.
+    /// Index of the adapter; none for the `cpu` backend.
     fn index(&self) -> Option<usize> {
         match self {
             Self::Cpu => None,
@@ -279,12 +283,12 @@ impl Target {
         }
     }
 
-    /// Whether it is a software adapter: one that the CPU does the work of.
+    /// Whether it is a software adapter, which runs on the CPU.
     pub fn software(&self) -> bool {
         matches!(self, Self::Gpu(opened) if opened.candidate.software)
     }
 
-    /// Where operators are measured.
+    /// The target in the terms of the measuring code.
     pub fn place(&self) -> Place<'_> {
         match self {
             Self::Cpu => Place::Cpu,
@@ -300,7 +304,29 @@ impl Target {
         }
     }
 
-    /// Runs an operator. With `poison`, a GPU's outputs and workspace hold NaN before.
+    /// Runs an operator and shows how far it is.
+    pub fn execute_shown(
+        &self,
+        name: &str,
+        operator: &dyn Operator,
+        inputs: &TensorMap,
+        ui: &Ui,
+    ) -> Result<Run, Error> {
+        match self {
+            Self::Cpu => {
+                let (watch, flops) = (Arc::new(Watch::default()), operator.cost().flops);
+                let run = || watch.run(|| execute::cpu(operator, inputs));
+                let run = ui.watched(name, &|| Some(watch.share(flops)), run);
+                run.unwrap_or_else(|| Err(Error::Device("the run was stopped".into())))
+            }
+            Self::Gpu(opened) => {
+                let mut progress = ui.progress(name);
+                execute::gpu(&opened.context, operator, inputs, false, &mut |share| progress.set(share))
+            }
+        }
+    }
+
+    /// Runs an operator. With `poison`, a GPU's outputs and workspace are filled with NaN first.
     pub fn execute(
         &self,
         operator: &dyn Operator,
@@ -320,7 +346,7 @@ impl Target {
     /// Any adapter, software too; `None`, with a printed line, where there is none and that is allowed.
     pub fn any() -> Option<Self> {
         let request = AdapterRequest { software: true, ..AdapterRequest::default() };
-        match context::best(context::candidates(&request)).and_then(|best| Self::of(best, false)) {
+        match context::best(context::candidates(&request), &request).and_then(|best| Self::of(best, false)) {
             Ok(target) => Some(target),
             Err(error) if std::env::var("SUBQUAD_ALLOW_NO_ADAPTER").is_ok_and(|v| v == "1") => {
                 eprintln!("SKIPPED: {error}");
@@ -339,10 +365,11 @@ pub struct Several {
 }
 
 impl Several {
-    /// Every adapter of the backend asked for; the cpu backend too if none was.
-    fn add_all(&mut self, wish: &Wish, shader_checks: bool, ui: &Ui) {
-        let mut request = AdapterRequest { software: true, ..AdapterRequest::default() };
-        let named = wish.backend().filter(|backend| *backend != "auto");
+    /// Adds every adapter of the backend asked for. If none was, adds all adapters and the cpu backend.
+    fn add_all(&mut self, args: &TargetArgs, shader_checks: bool, ui: &Ui) {
+        let backends = wgpu::Backends::all();
+        let mut request = AdapterRequest { backends, software: true, ..AdapterRequest::default() };
+        let named = args.backend().filter(|backend| *backend != "auto");
         if let Some(backend) = named {
             request.backends = wgpu::Backends::from_comma_list(backend);
         }
@@ -386,12 +413,16 @@ mod tests {
         let [backend, adapter] = variables.map(|word| given(word).map(str::to_owned));
         let variables = Variables { backend, adapter };
         let [backend, adapter] = flags.map(given);
-        match Wish::new(backend, adapter).and_then(|wish| wish.resolve(&variables)) {
+        match TargetArgs::new(backend, adapter).and_then(|args| args.resolve(&variables)) {
             Err(error) => error.to_string(),
             Ok(Choice::Cpu) => "cpu".into(),
             Ok(Choice::Gpu { request, asked }) => format!(
                 "{} {} {} {}",
-                if request.backends == AdapterRequest::default().backends { "any" } else { "some" },
+                match request.backends {
+                    all if all == wgpu::Backends::all() => "any",
+                    plain if plain == AdapterRequest::default().backends => "any-but-gl",
+                    _ => "some",
+                },
                 match request.select {
                     None => "first".into(),
                     Some(Select::Index(index)) => format!("#{index}"),
@@ -405,28 +436,28 @@ mod tests {
 
     #[test]
     fn a_flag_beats_a_variable_and_software_must_be_asked_for() {
-        assert_eq!(resolve(["", ""], ["", ""]), "any first hardware unasked");
-        assert_eq!(resolve(["auto", ""], ["", ""]), "any first hardware unasked");
-        assert_eq!(resolve(["auto", ""], ["gl", ""]), "any first hardware unasked");
+        assert_eq!(resolve(["", ""], ["", ""]), "any-but-gl first hardware unasked");
+        assert_eq!(resolve(["auto", ""], ["", ""]), "any-but-gl first hardware unasked");
+        assert_eq!(resolve(["auto", ""], ["gl", ""]), "any-but-gl first hardware unasked");
         assert_eq!(resolve(["", ""], ["gl", ""]), "some first software WGPU_BACKEND=gl");
         assert_eq!(resolve(["vulkan", ""], ["gl", ""]), "some first software --backend vulkan");
         assert_eq!(resolve(["", "3"], ["", "pipe"]), "any #3 software --adapter 3");
         assert_eq!(resolve(["", ""], ["", "pipe"]), "any pipe software WGPU_ADAPTER_NAME=pipe");
         assert_eq!(resolve(["cpu", ""], ["vulkan", "pipe"]), "cpu");
-        assert!(resolve(["cpu", "0"], ["", ""]).starts_with("--adapter 0: expected no adapter"));
+        assert_eq!(resolve(["cpu", "0"], ["", ""]), "--adapter cannot be used with --backend cpu");
         assert!(resolve(["", ""], ["voodoo", ""]).contains("found `voodoo`"));
     }
 
     #[test]
-    fn why_auto_took_the_cpu_is_one_short_line() {
+    fn why_auto_chose_the_cpu_is_one_short_line() {
         let one = |title: &str, software, usable| Found { title: title.into(), software, usable };
         let pipes = || vec![one("0 llvmpipe (vulkan)", true, true), one("1 llvmpipe (gl)", true, true)];
         assert_eq!(no_hardware(&[]), "no adapter found");
-        let line = "no hardware adapter; software ones run when named: 0 llvmpipe (vulkan), 1 llvmpipe (gl)";
+        let line = "no hardware adapter; software adapters run if named: 0 llvmpipe (vulkan), 1 llvmpipe (gl)";
         assert_eq!(no_hardware(&pipes()), line);
         let mut all = pipes();
         all.push(one("2 V3D 4.2 (gl)", false, false));
-        assert_eq!(no_hardware(&all), line.replace("adapter;", "adapter that will do;"));
-        assert_eq!(no_hardware(&all[2..]), "no adapter that will do; `subquad adapters` says why");
+        assert_eq!(no_hardware(&all), line.replace("no hardware", "no usable hardware"));
+        assert_eq!(no_hardware(&all[2..]), "no usable adapter; `subquad adapters` says why");
     }
 }

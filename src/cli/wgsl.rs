@@ -8,47 +8,60 @@ use super::{Outcome, args, report};
 use crate::error::Error;
 use crate::gpu::source;
 use crate::io;
+use crate::ops::Op;
 
 /// `subquad wgsl`.
 pub fn command() -> Command {
     Command::new("wgsl")
         .about("Print the final WGSL of an operator's kernels, complete")
         .after_help(
-            "Each kernel is printed once, as its first case has it, or with --all in every specialisation. Overrides have \
-             the values that the pipeline is made with.\n\n\
+            "Each kernel is printed once, in the specialisation of its first case; --all prints every specialisation. \
+             Overrides have the values that the pipeline is created with.\n\n\
              Example: subquad wgsl softmax --all --dump shaders",
         )
-        .arg(args::op().required(true))
+        .arg(
+            args::op()
+                .required_unless_present("all")
+                .help("Operator whose kernels to print [default: all, with --all]"),
+        )
         .arg(
             args::value("target")
                 .value_name("TARGET")
                 .value_parser(["web", "native"])
                 .default_value("web")
-                .help("Who compiles it: web has the `enable` lines browsers want, native those wgpu takes; so far the same"),
+                .help("Compiler to write for: web has the `enable` lines that browsers need, native those of wgpu"),
         )
-        .arg(args::on("all", "Every specialisation that the operator's cases use"))
-        .arg(args::value("kernel").value_name("TEXT").help("Only kernels whose name or specialisation contains this"))
-        .arg(args::path("dump").value_name("DIR").help("Write a file NAME.wgsl for each into this directory"))
+        .arg(args::on("all", "Print every specialisation that the operator's cases use"))
+        .arg(
+            args::value("kernel")
+                .value_name("TEXT")
+                .help("Print only kernels whose name or specialisation contains TEXT"),
+        )
+        .arg(
+            args::path("dump").value_name("DIR").help("Write a file NAME.wgsl per kernel into DIR instead of printing"),
+        )
 }
 
 /// Prints or writes the kernels.
 pub fn wgsl(matches: &ArgMatches) -> Result<Outcome, Error> {
-    let op = args::word_of(matches, "op").and_then(crate::ops::find);
-    let op = op.ok_or_else(|| Error::Usage("wgsl: expected an operator".into()))?;
     let wanted = args::word_of(matches, "kernel").unwrap_or("");
-    let mut kernels = op.kernels();
+    let mut kernels: Vec<_> = args::ops_of(matches).into_iter().flat_map(Op::kernels).collect();
     if !args::is_on(matches, "all") && wanted.is_empty() {
         let mut seen = Vec::new();
         kernels.retain(|(kernel, _)| !seen.contains(&kernel.name) && (seen.push(kernel.name), true).1);
     }
+    // Operators share some kernels.
+    let mut labels = Vec::new();
+    let mut is_new = |label: &String| !labels.contains(label) && (labels.push(label.clone()), true).1;
     let texts: Vec<(String, String)> = kernels
         .iter()
-        .map(|(kernel, spec)| (spec.label(kernel), source::print(kernel, spec)))
-        .filter(|(label, _)| label.contains(wanted))
+        .map(|(kernel, spec)| (spec.label(kernel), kernel, spec))
+        .filter(|(label, ..)| label.contains(wanted) && is_new(label))
+        .map(|(label, kernel, spec)| (label, source::print(kernel, spec)))
         .collect();
     if texts.is_empty() {
-        let names: Vec<_> = kernels.iter().map(|(kernel, _)| kernel.name).collect();
-        let text = format!("wgsl: --kernel: expected part of a name such as {}, found `{wanted}`", names[0]);
+        let example = kernels.first().map_or("", |(kernel, _)| kernel.name);
+        let text = format!("wgsl: --kernel: no kernel has `{wanted}` in its name (one of the names is {example})");
         return Err(Error::Usage(text));
     }
     let Some(folder) = args::path_of(matches, "dump") else {

@@ -1,4 +1,4 @@
-//! A device to run on: somebody's, wrapped, or one we open. Which adapters there are and why one is refused.
+//! A device to run on: the caller's, wrapped, or one opened here. The adapters of this machine, and why one is refused.
 
 use std::sync::{Arc, OnceLock};
 #[cfg(not(target_arch = "wasm32"))]
@@ -8,23 +8,23 @@ use super::caps::{Caps, is_software, tier};
 use super::kernel::KernelCache;
 use crate::error::Error;
 
-/// Which adapter is wanted.
+/// The adapter to select.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Select {
-    /// As numbered by [`candidates`].
+    /// Its index in the list of [`candidates`].
     Index(usize),
     /// A part of its name, upper or lower case.
     Name(String),
 }
 
-/// What device to open.
+/// The device to open.
 #[derive(Debug, Clone)]
 pub struct AdapterRequest {
-    /// APIs to look at.
+    /// APIs to use. [`AdapterRequest::default`] leaves out GL, which is opened only when it is named here.
     pub backends: wgpu::Backends,
     /// One adapter; `None`: the best.
     pub select: Option<Select>,
-    /// Whether a software adapter may be taken without being selected.
+    /// Whether a software adapter may be used without being selected.
     pub software: bool,
     /// Whether shaders keep all of wgpu's checks.
     pub shader_checks: bool,
@@ -32,14 +32,36 @@ pub struct AdapterRequest {
 
 impl Default for AdapterRequest {
     fn default() -> Self {
-        Self { backends: wgpu::Backends::all(), select: None, software: false, shader_checks: false }
+        let backends = wgpu::Backends::all().difference(wgpu::Backends::GL);
+        Self { backends, select: None, software: false, shader_checks: false }
     }
+}
+
+impl AdapterRequest {
+    /// Whether GL has to be opened to answer this request, given the adapters of the other backends. Opening it loads
+    /// the window system's libraries, and these print errors of their own where there is no display.
+    fn needs_gl(&self, others: &[wgpu::AdapterInfo]) -> bool {
+        self.backends.contains(wgpu::Backends::GL)
+            && match &self.select {
+                // GL adapters have the numbers after all others.
+                Some(Select::Index(index)) => *index >= others.len(),
+                Some(Select::Name(name)) => {
+                    !others.iter().any(|info| self.backends.contains(info.backend.into()) && is_named(info, name))
+                }
+                None => true,
+            }
+    }
+}
+
+/// Whether a part of the adapter's name is `name`, upper or lower case.
+fn is_named(info: &wgpu::AdapterInfo, name: &str) -> bool {
+    info.name.to_lowercase().contains(&name.to_lowercase())
 }
 
 /// An adapter of this machine.
 #[derive(Debug, Clone)]
 pub struct Candidate {
-    /// Number for [`Select::Index`], counted over all backends.
+    /// Index for [`Select::Index`], counted over all backends.
     pub index: usize,
     /// Name, driver, backend.
     pub info: wgpu::AdapterInfo,
@@ -51,11 +73,11 @@ pub struct Candidate {
     pub subgroups: Option<(u32, u32)>,
     /// Whether it can time passes.
     pub timestamps: bool,
-    /// Whether the CPU does the work.
+    /// Whether it runs on the CPU.
     pub software: bool,
-    /// As [`Caps::tier`].
+    /// See [`Caps::tier`].
     pub tier: &'static str,
-    /// Why the request does not take it; `None` if it would do.
+    /// Why the request refuses it; `None` if it can be used.
     pub refused: Option<String>,
     adapter: wgpu::Adapter,
 }
@@ -70,21 +92,39 @@ impl Candidate {
     pub fn title(&self) -> String {
         format!("{}: {} ({})", self.index, self.info.name, self.info.backend)
     }
+
+    /// `0 llvmpipe (vulkan)`: software drivers add the version of their compiler to the name, which this leaves out.
+    pub fn short_title(&self) -> String {
+        let name = self.info.name.split(" (").next().unwrap_or(&self.info.name);
+        format!("{} {name} ({})", self.index, self.info.backend)
+    }
 }
 
-/// Every adapter of this machine, in the order wgpu lists them, with the reason if the request refuses it.
+/// Every adapter of this machine, in the order wgpu lists them, with the reason if the request refuses it. GL adapters
+/// come last, and only if the request asks for GL.
 ///
 /// Adapters are numbered over all backends, whatever the request's, so that a number means the same in every call.
 pub async fn candidates_async(request: &AdapterRequest) -> Vec<Candidate> {
-    // WGPU_BACKEND is read by whoever makes the request: here it would change the numbers of the adapters.
+    let gl = wgpu::Backends::GL;
+    let mut adapters = adapters(wgpu::Backends::all().difference(gl)).await;
+    let others: Vec<_> = adapters.iter().map(wgpu::Adapter::get_info).collect();
+    if request.needs_gl(&others) {
+        adapters.extend(self::adapters(gl).await);
+    }
+    adapters.into_iter().enumerate().map(|(index, adapter)| candidate(index, adapter, request)).collect()
+}
+
+/// The adapters of these backends.
+async fn adapters(backends: wgpu::Backends) -> Vec<wgpu::Adapter> {
+    // Callers read WGPU_BACKEND into the request. Here it would change the numbers of the adapters.
     let descriptor = wgpu::InstanceDescriptor::new_without_display_handle();
     let instance = wgpu::Instance::new(wgpu::InstanceDescriptor {
+        backends,
         flags: descriptor.flags.with_env(),
         backend_options: descriptor.backend_options.clone().with_env(),
         ..descriptor
     });
-    let adapters = instance.enumerate_adapters(wgpu::Backends::all()).await;
-    adapters.into_iter().enumerate().map(|(index, adapter)| candidate(index, adapter, request)).collect()
+    instance.enumerate_adapters(backends).await
 }
 
 fn candidate(index: usize, adapter: wgpu::Adapter, request: &AdapterRequest) -> Candidate {
@@ -105,9 +145,7 @@ fn candidate(index: usize, adapter: wgpu::Adapter, request: &AdapterRequest) -> 
     } else {
         match &request.select {
             Some(Select::Index(wanted)) if *wanted != index => Some(format!("adapter {wanted} was asked for")),
-            Some(Select::Name(name)) if !info.name.to_lowercase().contains(&name.to_lowercase()) => {
-                Some(format!("its name does not contain `{name}`"))
-            }
+            Some(Select::Name(name)) if !is_named(&info, name) => Some(format!("its name does not contain `{name}`")),
             None if software && !request.software => {
                 Some("it is a software adapter, slower than the cpu backend; name it to use it".to_owned())
             }
@@ -129,7 +167,7 @@ fn candidate(index: usize, adapter: wgpu::Adapter, request: &AdapterRequest) -> 
     }
 }
 
-/// The first limit that lies below WebGPU's defaults, which every kernel counts on.
+/// The first limit below WebGPU's defaults, which every kernel relies on.
 fn below_portable(limits: &wgpu::Limits) -> Option<String> {
     let base = wgpu::Limits::default();
     let pairs = [
@@ -137,7 +175,7 @@ fn below_portable(limits: &wgpu::Limits) -> Option<String> {
         ("workgroup memory", limits.max_compute_workgroup_storage_size, base.max_compute_workgroup_storage_size),
         ("invocations", limits.max_compute_invocations_per_workgroup, base.max_compute_invocations_per_workgroup),
         (
-            "workgroups a dimension",
+            "workgroups per dimension",
             limits.max_compute_workgroups_per_dimension,
             base.max_compute_workgroups_per_dimension,
         ),
@@ -158,7 +196,7 @@ struct Inner {
     queue: wgpu::Queue,
     info: wgpu::AdapterInfo,
     caps: Caps,
-    /// Tells this device from all others.
+    /// Distinguishes this device from all others.
     #[cfg(not(target_arch = "wasm32"))]
     place: Option<usize>,
     kernels: Arc<KernelCache>,
@@ -188,7 +226,7 @@ impl Context {
         Self::wrap(device, queue, false, Trouble::default())
     }
 
-    /// As [`Context::from_device`], with all of wgpu's checks inside shaders, as the tests run.
+    /// Like [`Context::from_device`], with all of wgpu's checks inside shaders. The tests use it.
     pub fn from_device_checked(device: wgpu::Device, queue: wgpu::Queue) -> Self {
         Self::wrap(device, queue, true, Trouble::default())
     }
@@ -221,20 +259,20 @@ impl Context {
     /// # Errors
     /// [`Error::NoAdapter`] with the reason for each that was refused, [`Error::Device`] if it does not open.
     pub async fn open_async(request: &AdapterRequest) -> Result<Self, Error> {
-        best(candidates_async(request).await)?.open(request.shader_checks).await
+        best(candidates_async(request).await, request)?.open(request.shader_checks).await
     }
 
     /// [`Context::open_async`], waited for.
     ///
     /// # Errors
-    /// As [`Context::open_async`].
+    /// Those of [`Context::open_async`].
     #[cfg(not(target_arch = "wasm32"))]
     pub fn open(request: &AdapterRequest) -> Result<Self, Error> {
         pollster::block_on(Self::open_async(request))
     }
 
-    /// Whether a device that was opened here is lost or has failed: the error that tells how. Of a caller's device
-    /// nothing is known, since its handlers are the caller's.
+    /// Fails if a device that was opened here is lost or has failed. A caller's device always passes, since its error
+    /// handlers belong to the caller.
     ///
     /// # Errors
     /// [`Error::Device`].
@@ -268,30 +306,60 @@ impl Context {
     }
 }
 
-/// The best kind of those that were not refused.
+/// The best of the candidates that the request does not refuse.
 ///
 /// # Errors
-/// [`Error::NoAdapter`] with the reason for each that was refused.
-pub fn best(mut candidates: Vec<Candidate>) -> Result<Candidate, Error> {
+/// [`Error::NoAdapter`] with what was asked for and what there is.
+pub fn best(mut candidates: Vec<Candidate>, request: &AdapterRequest) -> Result<Candidate, Error> {
     let usable = candidates.iter().enumerate().filter(|(_, c)| c.refused.is_none());
     if let Some((at, _)) = usable.min_by_key(|(_, c)| rank(c)) {
         return Ok(candidates.swap_remove(at));
     }
-    let reasons: Vec<_> =
-        candidates.iter().map(|c| format!("{}: {}", c.title(), c.refused.as_deref().unwrap_or("usable"))).collect();
-    Err(Error::NoAdapter(if reasons.is_empty() {
-        "this machine shows none to Vulkan, Metal, DX12 or GL".into()
-    } else {
-        format!("none of the {} found will do ({})", reasons.len(), reasons.join("; "))
-    }))
+    Err(Error::NoAdapter(none_found(&candidates, request)))
 }
 
-/// Where wgpu keeps the driver's device: the same for all handles of a device. `wgpu::Device` compares equal by a number
-/// alone, which devices of two instances share. `None` for a backend that is not known here.
+/// Why none of the candidates can be used, in one sentence.
+fn none_found(candidates: &[Candidate], request: &AdapterRequest) -> String {
+    let index = |wanted: usize| candidates.iter().find(|c| c.index == wanted);
+    if let Some(Select::Index(wanted)) = request.select
+        && let Some(candidate) = index(wanted)
+    {
+        let reason = candidate.refused.as_deref().unwrap_or("it is not among those looked at");
+        return format!("adapter {} cannot be used: {reason}", candidate.title());
+    }
+    let kind = if request.backends.is_all() || request.backends == AdapterRequest::default().backends {
+        if request.select.is_none() && !request.software { "hardware " } else { "" }.to_owned()
+    } else {
+        format!("{} ", backend_names(request.backends))
+    };
+    let which = match &request.select {
+        Some(Select::Index(index)) => format!("with index {index} "),
+        Some(Select::Name(name)) => format!("with `{name}` in its name "),
+        None => String::new(),
+    };
+    let titles: Vec<_> = candidates.iter().map(Candidate::short_title).collect();
+    let available = if titles.is_empty() { "none".into() } else { titles.join(", ") };
+    format!("no {kind}adapter {which}found (available: {available})")
+}
+
+/// Names of backends as their makers write them: `Vulkan or Metal`.
+fn backend_names(backends: wgpu::Backends) -> String {
+    let names = [
+        (wgpu::Backends::VULKAN, "Vulkan"),
+        (wgpu::Backends::METAL, "Metal"),
+        (wgpu::Backends::DX12, "DX12"),
+        (wgpu::Backends::GL, "GL"),
+    ];
+    let names: Vec<_> = names.iter().filter(|(one, _)| backends.contains(*one)).map(|(_, name)| *name).collect();
+    names.join(" or ")
+}
+
+/// The address of the driver's device, which all handles of a device share. `wgpu::Device` compares only a number, which
+/// devices of two instances can share. `None` for a backend that is not known here.
 #[cfg(not(target_arch = "wasm32"))]
 fn place(device: &wgpu::Device, backend: wgpu::Backend) -> Option<usize> {
     use wgpu::hal::api;
-    // SAFETY: nothing is done with the driver's device but taking its address.
+    // SAFETY: only the address of the driver's device is used.
     unsafe {
         match backend {
             #[cfg(any(windows, target_os = "linux", target_os = "android", target_os = "freebsd"))]
@@ -316,7 +384,7 @@ impl Candidate {
         self.open_with(shader_checks, |_| {}).await
     }
 
-    /// As [`Candidate::open`], with some limits changed: what lies beyond those of the adapter does not open.
+    /// Like [`Candidate::open`], with some limits changed. Limits beyond those of the adapter make it fail.
     ///
     /// # Errors
     /// [`Error::Device`] if it does not open.
@@ -339,7 +407,7 @@ impl Candidate {
             .request_device(&descriptor)
             .await
             .map_err(|e| Error::Device(format!("{} does not open: {e}", self.title())))?;
-        // Nobody else has this device: without handlers wgpu would end the process when it is lost.
+        // Without handlers wgpu would end the process when the device is lost.
         let trouble = Trouble::default();
         let (lost, failed) = (trouble.clone(), trouble.clone());
         device.set_device_lost_callback(move |reason, message| {

@@ -66,7 +66,7 @@ fn every_format_has_the_same_rows() {
     let jsonl = run("jsonl");
     let rows: Vec<_> = jsonl.lines().map(json).collect();
     let names: Vec<_> = rows.iter().map(|row| format!("{} {}", row["operator"], row["length"])).collect();
-    // As they were measured: shortest first.
+    // In the order of measuring: shortest first.
     assert_eq!(names, ["\"softmax\" 64", "\"linear\" 64", "\"softmax\" 128", "\"linear\" 128"]);
     assert_eq!(rows[0].as_object().expect("an object").keys().collect::<Vec<_>>(), columns);
     for format in ["table", "md"] {
@@ -76,7 +76,7 @@ fn every_format_has_the_same_rows() {
             (line.starts_with("softmax ") || line.starts_with("linear ")) && line.contains("wall")
         });
         assert_eq!(rows.count(), 4, "{text}");
-        assert!(text.contains("ceilings: copy ") && text.contains("faster than softmax from"), "{text}");
+        assert!(text.contains("ceilings: copy ") && text.contains("crossover"), "{text}");
     }
 }
 
@@ -97,7 +97,7 @@ fn results_pictures_and_records_go_to_files() {
     let record = |name: &str| std::fs::read_to_string(place.path("kept").join("cpu").join(name)).expect("a record");
     assert_eq!(record(&format!("{day}.csv")).lines().count(), 3);
     assert_eq!(place.names(), ["kept", "p.svg", "r.json"]);
-    // A second record of the day stands beside the first, unless midnight lies between.
+    // A second record of the same day gets a name of its own. Midnight can lie between the two.
     let run = json(&place.done(&format!("{SHORT} linear --length 64 --format json --record kept")));
     if run["date"].as_str().is_some_and(|date| date.starts_with(day)) {
         assert_eq!(record(&format!("{day}.csv")).lines().count(), 3, "written over");
@@ -106,7 +106,7 @@ fn results_pictures_and_records_go_to_files() {
 }
 
 #[test]
-fn an_earlier_run_stands_beside_this_one() {
+fn times_are_compared_with_an_earlier_run() {
     let place = Place::new();
     place.done(&format!("{SHORT} linear --length 64 --output old.json --format json"));
     let run = json(&place.done(&format!("{SHORT} linear --length 64,128 --compare old.json --format json")));
@@ -120,22 +120,18 @@ fn an_earlier_run_stands_beside_this_one() {
     // A file that is no text at all.
     std::fs::write(place.path("bytes.json"), [0xff, 0xfe, 0x00]).expect("a written file");
     let message =
-        "bytes.json: expected what `bench --format json` writes, found no JSON (expected value at line 1 column 1)";
+        "bytes.json: expected the output of `bench --format json`, found no JSON (expected value at line 1 column 1)";
     place.refuse(&format!("{SHORT} linear --length 64 --compare bytes.json"), 1, message);
     for (file, text, message) in [
         ("no.json", None, "No such file or directory (os error 2)"),
         (
             "bad.json",
             Some("{"),
-            "expected what `bench --format json` writes, found no JSON (EOF while parsing an object at line 1 column 1)",
+            "expected the output of `bench --format json`, found no JSON (EOF while parsing an object at line 1 column 1)",
         ),
-        ("other.json", Some("{\"command\":\"run\"}"), "expected what `bench --format json` writes, found other JSON"),
+        ("other.json", Some("{\"command\":\"run\"}"), "expected the output of `bench --format json`, found other JSON"),
         ("future.json", Some("{\"command\":\"bench\",\"schema\":99}"), "expected schema 1, found 99"),
-        (
-            "none.json",
-            Some("{\"command\":\"bench\",\"schema\":1,\"adapters\":[]}"),
-            "expected a run with times to compare with, found none",
-        ),
+        ("none.json", Some("{\"command\":\"bench\",\"schema\":1,\"adapters\":[]}"), "it has no times to compare with"),
     ] {
         if let Some(text) = text {
             std::fs::write(place.path(file), text).expect("a written file");
@@ -164,31 +160,22 @@ fn what_an_operator_refuses_is_said_and_the_rest_is_measured() {
 #[test]
 fn mistakes_are_usage_errors_before_anything_is_measured() {
     let place = Place::new();
-    let long = "bench: --length: expected whole numbers from 1, as 1024,4096 or 1024-65536*4 or 64-256+64, found";
+    let long = "bench: --length: expected whole numbers from 1, such as 1024,4096 or 1024-65536*4 or 64-256+64, found";
     for (arguments, sentence) in [
         ("bench --length 0", format!("{long} `0`")),
         ("bench --length -5", format!("{long} `-5`")),
         ("bench --length 8-64", format!("{long} `8-64`")),
         ("bench --repeat 0", "bench: --repeat: expected a whole number from 1, found `0`".into()),
-        ("bench --max-seconds -1", "bench: --max-seconds: expected a number over 0, found `-1`".into()),
+        ("bench --max-seconds -1", "bench: --max-seconds: expected a number above 0, found `-1`".into()),
         ("bench --seed x", "bench: --seed: expected a whole number from 0 to 2^64 - 1, found `x`".into()),
-        ("bench --plot picture.png", "bench: --plot: expected a file that ends in .svg".into()),
-        (
-            "bench --plot a.svg --output a.svg",
-            "bench: --plot: expected another file than --output, found the same".into(),
-        ),
-        (
-            "bench --output a --compare a",
-            "bench: --compare: expected another file than --output, found the same".into(),
-        ),
+        ("bench --plot picture.png", "bench: --plot needs a file name that ends in .svg".into()),
+        ("bench --plot a.svg --output a.svg", "bench: --plot and --output cannot be the same file".into()),
+        ("bench --output a --compare a", "bench: --compare and --output cannot be the same file".into()),
         (
             "bench linear --flag rule=lambda",
             "linear: --rule: expected linear, gated, delta or gated-delta, found `lambda`".into(),
         ),
-        (
-            "bench --backend cpu --adapter 0",
-            "--adapter 0: expected no adapter with --backend cpu, which uses none".into(),
-        ),
+        ("bench --backend cpu --adapter 0", "--adapter cannot be used with --backend cpu".into()),
     ] {
         place.refuse(arguments, 2, &sentence);
     }

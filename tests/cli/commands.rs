@@ -1,4 +1,4 @@
-//! Every command but `run`, and help.
+//! Every command except `run`, and the help.
 
 use super::*;
 
@@ -37,7 +37,7 @@ fn sample_takes_axes_layout_and_dtype() {
         ("H=3,G=2", "--shape: linear: tensor `k`: expected key heads that divide the 3 query heads, found 2 key heads"),
         (
             "N=4000000000000000000",
-            "linear: --shape: expected tensors that fit into memory, found `q` [1, 8, 4000000000000000000, 64]",
+            "linear: --shape: tensor `q` [1, 8, 4000000000000000000, 64] does not fit into memory",
         ),
     ] {
         place.refuse(&format!("sample linear -o b.npz --shape {shape}"), 2, sentence);
@@ -89,6 +89,19 @@ fn diff_tells_every_kind_of_difference() {
     assert_eq!((&of("off")["relative_rms"], &of("off")["max_abs"]), (&0.1.into(), &0.5.into()));
     assert_eq!(of("nan")["non_finite_mismatches"], 1);
     assert_eq!((&of("left")["reason"], &of("right")["reason"]), (&"only in A".into(), &"only in B".into()));
+    assert_eq!(
+        (&of("nan")["reason"], &of("off")["shape"]),
+        (&"1 values that are not finite differ".into(), &of("same")["shape"])
+    );
+    // Shapes are arrays, whether the files agree or not.
+    for (name, shape, shapes) in [
+        ("same", serde_json::json!([4]), serde_json::json!([[4], [4]])),
+        ("shape", serde_json::json!(null), serde_json::json!([[4], [2, 2]])),
+        ("left", serde_json::json!([4]), serde_json::json!([[4], null])),
+    ] {
+        assert_eq!((&of(name)["shape"], &of(name)["shapes"]), (&shape, &shapes), "{name}");
+    }
+    assert!(of("shape")["relative_rms"].is_null() && of("shape")["reason"] == "other shape");
     let table = place.run("diff a.safetensors b.safetensors").out;
     for words in ["[4] / [2, 2]", "DIFFERS: other shape", "f32 / f16", "DIFFERS: only in B"] {
         assert!(table.contains(words), "{words} in {table}");
@@ -99,8 +112,8 @@ fn diff_tells_every_kind_of_difference() {
     assert_eq!((ran.code, ran.out.as_str(), ran.err.as_str()), (1, "", ""));
     let sentence = "diff: --tolerance: expected a number of 0 or more, found `-1`";
     place.refuse("diff a.safetensors b.safetensors --tolerance -1", 2, sentence);
-    place.refuse("diff - -", 2, "diff: `-`: expected one file on standard input, found two");
-    // A difference within the tolerance is none.
+    place.refuse("diff - -", 2, "diff: only one file can be `-`, standard input");
+    // A difference within the tolerance does not count.
     for (tolerance, code) in [("0.2", 0), ("0.05", 1)] {
         for (file, map) in [("x.npz", &a), ("y.npz", &b)] {
             let off = map.get("off").cloned().map(|off| ("off".to_owned(), off));
@@ -122,7 +135,7 @@ fn inspect_lists_what_the_headers_say() {
     assert_eq!(report["tensors"][1]["shape"], serde_json::json!([1, 2, 3, 4]));
     assert_eq!(report["tensors"][1]["bytes"], 48);
     assert_eq!(report["metadata"]["seed"], "3");
-    // dtypes that no operator reads are listed all the same.
+    // dtypes that no operator reads are listed too.
     raw(&place.path("mask.safetensors"), r#"{"m":{"dtype":"BOOL","shape":[2,2],"data_offsets":[0,4]}}"#, 4);
     assert!(place.done("inspect mask.safetensors").contains("BOOL"));
 }
@@ -138,7 +151,7 @@ fn check_on_the_cpu_backend_passes_and_says_how_well() {
     assert!(report["results"][0]["cases"].as_u64().unwrap() > 10);
     let worst = &report["results"][0]["worst"];
     assert!(worst["error"].as_f64().unwrap() <= worst["bound"].as_f64().unwrap());
-    let sentence = "--adapter all: expected no adapter with --backend cpu, which uses none";
+    let sentence = "--adapter cannot be used with --backend cpu";
     place.refuse("check --backend cpu --adapter all", 2, sentence);
 }
 

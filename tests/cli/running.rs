@@ -1,4 +1,4 @@
-//! Runs that end well, on the `cpu` backend, and one that compares a GPU with it.
+//! Runs that succeed on the `cpu` backend, and one that compares a GPU with it.
 
 use super::*;
 
@@ -157,7 +157,7 @@ fn metadata_says_how_a_file_was_made() {
     // A file that says its layout is not silently read as the other.
     place.done("sample linear -o s.npz --layout bnhd --shape 1,2,5,4");
     let ran = place.run("run linear --backend cpu -i s.npz");
-    assert_eq!(ran.err, "warning: the input says it has layout bnhd, but it is read as bhnd\n");
+    assert_eq!(ran.err, "warning: the input says that its layout is bnhd, but it is read as bhnd\n");
 }
 
 #[test]
@@ -239,7 +239,7 @@ fn a_tensor_that_is_not_read_may_have_any_dtype() {
         let ran = place.run(&format!("run linear --backend cpu --input {input} --output m.npz"));
         assert_eq!((ran.code, ran.err.as_str()), (0, note), "{input}");
         same(&place.tensor("m.npz", "o"), &expected);
-        // As weights beside an input that has its own k, too.
+        // The same file as --params, for an input that has its own k.
         place.write("k.npz", &PLAIN[1..2]);
         place.done(&format!("{RUN} k.npz --params {input} --output p.npz"));
         same(&place.tensor("p.npz", "o"), &expected);
@@ -284,7 +284,12 @@ fn results_go_to_stdout_for_people_and_programs() {
     assert_eq!((ran.code, ran.err.as_str()), (0, ""));
     let lines: Vec<Vec<&str>> = ran.out.lines().map(|line| line.split_whitespace().collect()).collect();
     let keys: Vec<_> = lines.iter().map(|words| words[0]).collect();
-    assert_eq!(keys, ["operator", "ran", "variant", "time", "o", "relative"], "{}", ran.out);
+    assert_eq!(keys, ["operator", "ran", "input", "k", "v", "variant", "time", "o", "relative"], "{}", ran.out);
+    assert!(
+        ran.out
+            .contains("input      q f32 [1, 2, 6, 4] as H=2 N=6 D=4\n           k f32 [1, 2, 6, 4] as G=2 M=6 D=4\n")
+    );
+    assert!(ran.out.contains(" (computation only, without reading and writing files)\n"), "{}", ran.out);
     assert!(ran.out.contains("o          f32 [1, 2, 6, 3] -> o.npz\n") && ran.out.ends_with(": ok\n"), "{}", ran.out);
 
     let out = place.done("run linear --backend cpu --input in.npz --json --verify --causal");
@@ -295,6 +300,9 @@ fn results_go_to_stdout_for_people_and_programs() {
     assert_eq!((&report["backend"], &report["verified"]), (&"cpu".into(), &true.into()));
     assert_eq!(report["flags"], serde_json::json!({"causal": "true"}));
     assert_eq!(report["outputs"][0]["shape"], serde_json::json!([1, 2, 6, 3]));
+    let v = serde_json::json!({"name": "v", "dtype": "f32", "shape": [1, 2, 6, 3], "axes": {"B": 1, "G": 2, "M": 6, "E": 3}});
+    assert_eq!(report["inputs"][2], v);
+    assert!(report["seconds_include"].as_str().unwrap().starts_with("computation only"));
     assert_eq!(report["outputs"][0]["file"], serde_json::Value::Null);
     assert!(report["outputs"][0]["error"].as_f64().unwrap() <= report["outputs"][0]["bound"].as_f64().unwrap());
     assert!(report["seconds"].as_f64().unwrap() > 0.0 && report["threads"].as_u64().unwrap() > 0);
@@ -343,8 +351,13 @@ fn a_wrong_output_is_written_and_ends_in_exit_code_3() {
     assert!(ran.out.ends_with(": FAILED\n"), "{ran:?}");
     assert_eq!(place.tensor("o.npz", "o").shape(), &[9, 4].into());
     let ran = place.run(&format!("{run} --quiet --json"));
-    assert_eq!((ran.code, json(&ran.out)["verified"].as_bool()), (3, Some(false)), "{ran:?}");
-    assert_eq!(ran.err, "error: linear: --verify: `o` is not within its bound\n");
+    let report = json(&ran.out);
+    assert_eq!((ran.code, report["verified"].as_bool()), (3, Some(false)), "{ran:?}");
+    // JSON has no number for an infinite error.
+    let output = &report["outputs"][0];
+    assert!(output["error"].is_null() && output["bound"].is_number(), "{output}");
+    assert_eq!(output["reason"], "the error is infinite");
+    assert_eq!(ran.err, "error: linear: --verify: `o` exceeds its tolerance\n");
     tensors.insert("q", filled("q", &[9, 4]));
     place.write_map("in.npz", &tensors);
     place.done(run);

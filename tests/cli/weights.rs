@@ -164,7 +164,7 @@ fn samples_are_valid_and_may_hold_projections() {
     place.refuse(
         "sample linformer --output x.safetensors --shape H=2,N=20,D=8,K=7",
         2,
-        "linformer: --shape: expected axes of tensors that are written, found K of e, f: give --with",
+        "linformer: --shape: axis K belongs to tensors that are not written, e, f; add --with",
     );
     place.done("sample linformer --output in.safetensors --shape H=2,N=20,D=8,K=7 --with e,f");
     let file = place.read("in.safetensors");

@@ -55,11 +55,21 @@ fn without_a_directory_each_kernel_is_printed_once() {
 }
 
 #[test]
+fn without_an_operator_the_kernels_of_all_are_printed_once() {
+    let place = Place::new();
+    let listed = place.done("wgsl --all --dump all");
+    let labels =
+        OPS.iter().flat_map(|op| op.kernels()).map(|(kernel, spec)| format!("all/{}.wgsl", spec.label(kernel)));
+    assert_eq!(listed.lines().map(str::to_owned).collect::<BTreeSet<_>>(), labels.collect());
+    assert_eq!(listed.lines().count(), std::fs::read_dir(place.path("all")).unwrap().count());
+}
+
+#[test]
 fn what_cannot_be_printed_is_refused() {
     let place = Place::new();
     let ran = place.run("wgsl linear --kernel nothing");
     assert_eq!(ran.code, 2, "{ran:?}");
-    assert!(ran.err.contains("expected part of a name such as linear_"), "{ran:?}");
+    assert!(ran.err.contains("no kernel has `nothing` in its name (one of the names is linear_"), "{ran:?}");
     assert_eq!(place.run("wgsl nothing").code, 2);
     assert_eq!(place.run("wgsl").code, 2);
     std::fs::write(place.path("file"), "").unwrap();

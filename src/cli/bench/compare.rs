@@ -1,4 +1,4 @@
-//! `--compare OLD.json`: times of an earlier run beside those of this one.
+//! `--compare OLD.json`: compares times with those of an earlier run.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -10,20 +10,20 @@ use super::record::{Row, Site, round};
 use crate::error::Error;
 use crate::gpu::Spread;
 
-/// What makes two rows comparable: adapter, backend, operator, flags, storage, layout, shape.
+/// What two comparable rows have in common: adapter, backend, operator, flags, storage type, layout, shape.
 type Key = [String; 7];
 
 /// Times of an earlier run.
 pub struct Old(HashMap<Key, Spread>);
 
-/// A time beside an earlier one.
+/// A time compared with an earlier one.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Change {
-    /// Seconds then.
+    /// Seconds in the earlier run.
     pub old: f64,
-    /// Now over then: 0.5 is twice as fast.
+    /// New time divided by old time: 0.5 is twice as fast.
     pub ratio: f64,
-    /// Whether nine tenths of the timings of one lie beyond nine tenths of those of the other.
+    /// Whether the ranges from the 10th to the 90th percentile do not overlap.
     pub outside: bool,
 }
 
@@ -33,7 +33,7 @@ impl Change {
         Self { old: old.median, ratio: new.median / old.median, outside }
     }
 
-    /// `slower`, `faster`, or nothing within the spread.
+    /// `slower` or `faster`; empty if the ranges overlap.
     pub fn mark(&self) -> &'static str {
         match (self.outside, self.ratio > 1.0) {
             (false, _) => "",
@@ -42,7 +42,7 @@ impl Change {
         }
     }
 
-    /// The fields it adds to a record.
+    /// The fields that a comparison adds to a record.
     pub fn fields(change: Option<Self>) -> Map<String, Value> {
         let number = |f: fn(&Self) -> f64| change.as_ref().map_or(Value::Null, |c| report::number(round(f(c))));
         let pairs = [
@@ -58,14 +58,15 @@ impl Old {
     /// Reads what `--format json` wrote.
     ///
     /// # Errors
-    /// [`Error::File`] if it is nothing of the kind.
+    /// [`Error::File`] if it is not such a file.
     pub fn read(path: &Path) -> Result<Self, Error> {
         let refuse = |message: String| Error::file(path, message);
         let bytes = std::fs::read(path).map_err(|error| refuse(error.to_string()))?;
-        let value: Value = serde_json::from_slice(&bytes)
-            .map_err(|error| refuse(format!("expected what `bench --format json` writes, found no JSON ({error})")))?;
+        let value: Value = serde_json::from_slice(&bytes).map_err(|error| {
+            refuse(format!("expected the output of `bench --format json`, found no JSON ({error})"))
+        })?;
         if value["command"] != "bench" {
-            return Err(refuse("expected what `bench --format json` writes, found other JSON".into()));
+            return Err(refuse("expected the output of `bench --format json`, found other JSON".into()));
         }
         if value["schema"] != report::SCHEMA {
             let text = format!("expected schema {}, found {}", report::SCHEMA, value["schema"]);
@@ -85,12 +86,12 @@ impl Old {
             }
         }
         if times.is_empty() {
-            return Err(refuse("expected a run with times to compare with, found none".into()));
+            return Err(refuse("it has no times to compare with".into()));
         }
         Ok(Self(times))
     }
 
-    /// This row beside its earlier self, if that was measured on an adapter of the same name.
+    /// The change of this row, if the earlier run measured it on an adapter of the same name.
     pub fn change(&self, site: &Site, row: &Row) -> Option<Change> {
         let place = json!({"adapter": site.adapter, "backend": site.backend});
         let old = self.0.get(&key(&place, &Value::Object(row.fields())))?;
@@ -116,7 +117,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_change_counts_where_the_spreads_do_not_meet() {
+    fn a_change_counts_if_the_ranges_do_not_overlap() {
         let spread = |p10, median, p90| Spread { min: p10, p10, median, p90, count: 20 };
         let old = spread(1.0, 1.1, 1.2);
         let change = Change::of(&old, &spread(1.15, 1.3, 1.4));

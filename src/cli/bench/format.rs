@@ -10,6 +10,7 @@ use super::compare::{Change, Old};
 use super::growth::{self, Line};
 use super::record::{self, Occasion, Outcome, Row, Site};
 use crate::ops::YARDSTICK;
+use crate::ops::tolerance::Verdict;
 
 /// What `--format` takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,19 +31,19 @@ pub const FORMATS: [(&str, Format); 5] = [
     ("jsonl", Format::JsonLines),
 ];
 
-/// Everything there is to say about a run, or about as much of one as was done.
+/// A run, or the part of it that is done, and what is needed to print it.
 pub struct Report<'a> {
     pub occasion: &'a Occasion,
     pub sites: &'a [Site],
     pub old: Option<&'a Old>,
-    /// Whether it was stopped before its end.
+    /// Whether it was interrupted.
     pub interrupted: bool,
     /// Adapters that did not open, and why.
     pub failed: &'a [String],
 }
 
 impl Report<'_> {
-    /// The whole as text.
+    /// The whole report as text.
     pub fn text(&self, format: Format) -> String {
         match format {
             Format::Table | Format::Markdown => self.pages(format),
@@ -56,7 +57,7 @@ impl Report<'_> {
         }
     }
 
-    /// One row, complete by itself, for the formats that have a line for each.
+    /// One row with all its fields, for the formats that have a line per row.
     pub fn line(&self, site: &Site, row: &Row, format: Format) -> String {
         let record = self.record(site, row);
         match format {
@@ -65,7 +66,7 @@ impl Report<'_> {
         }
     }
 
-    /// Names of the columns of CSV.
+    /// The header line of CSV.
     pub fn csv_header(&self) -> String {
         let first = self.sites.iter().find_map(|site| Some(self.record(site, site.rows.first()?)));
         first.map_or_else(String::new, |record| csv(record.keys().cloned()))
@@ -114,7 +115,7 @@ impl Report<'_> {
             let _ = writeln!(text, "{heading}{} ({driver})\n", site.title());
             let _ = writeln!(text, "{}\n", ceilings(site));
             text.push_str(&grid(format, &self.kernels(site)));
-            for page in [prepared(site), growth_table(site)] {
+            for page in [self.changes(site), efficiency(site), prepared(site), growth_table(site)] {
                 if !page.rows.is_empty() {
                     text.push('\n');
                     text.push_str(&grid(format, &page));
@@ -129,73 +130,50 @@ impl Report<'_> {
         let version = env!("CARGO_PKG_VERSION");
         let _ = writeln!(text, "subquad {version}{commit}, {}: {}", self.occasion.date, self.occasion.command);
         if self.interrupted {
-            text.push_str("interrupted: what was measured until then\n");
+            text.push_str("interrupted; showing partial results\n");
         }
         text
     }
 
-    /// A run of each shape.
+    /// The time of each shape.
     fn kernels(&self, site: &Site) -> Page {
-        let mut header = vec![
-            "kernel",
-            "N",
-            "shape",
-            "time",
-            "p10",
-            "p90",
-            "GB/s",
-            "GFLOP/s",
-            "x copy",
-            "x floor",
-            "floor by",
-            "ns/token",
-            "workspace",
-            "error",
-            "clock",
-        ];
-        if self.old.is_some() {
-            header.extend(["x old", "change"]);
-        }
+        let header = vec!["kernel", "N", "shape", "time", "p10", "p90", "ns/token", "error", "clock"];
         let rows = growth::sorted(site).into_iter().map(|row| {
-            let mut cells = vec![row.job.name(), row.job.length().to_string(), shape(row)];
+            let mut cells = named(row);
             let Some((ran, time)) = row.ran().and_then(|ran| Some((ran, ran.time()?))) else {
                 cells.push(row.status().to_uppercase());
                 if let Some(ran) = row.ran() {
-                    cells.resize(13, "-".into());
-                    cells.push(format!("{:.1e}", ran.measured.verdict.error));
+                    cells.resize(7, "-".into());
+                    cells.push(error(&ran.measured.verdict));
                 }
                 cells.resize(header.len(), "-".into());
                 return cells;
             };
-            let measured = &ran.measured;
             cells.extend([time.median, time.p10, time.p90].map(seconds));
-            cells.push(digits(ran.cost.bytes() / time.median / 1e9));
-            cells.push(digits(ran.cost.flops / time.median / 1e9));
-            cells.push(digits(time.median / ran.copy));
-            cells.push(digits(time.median / ran.floor.0));
-            cells.push(ran.floor.1.name().into());
             cells.push(digits(time.median * 1e9 / row.job.length() as f64));
-            cells.push(match site.backend {
-                "cpu" => "-".into(),
-                _ => report::bytes(measured.workspace_bytes),
-            });
-            cells.push(format!("{:.1e}", measured.verdict.error));
-            cells.push(measured.kernel.map_or("-", |kernel| kernel.clock.name()).into());
-            if let Some(old) = self.old {
-                let change = old.change(site, row);
-                cells.push(change.map_or_else(|| "-".into(), |change| digits(change.ratio)));
-                cells.push(change.map_or("-", |change| change.mark()).into());
-            }
+            cells.push(error(&ran.measured.verdict));
+            cells.push(ran.measured.kernel.map_or("-", |kernel| kernel.clock.name()).into());
             cells
         });
+        Page { rows: rows.collect(), right: vec![1, 3, 4, 5, 6, 7], header }
+    }
+
+    /// The time of each shape compared with the earlier run.
+    fn changes(&self, site: &Site) -> Page {
+        let row = |row: &Row| {
+            let change = self.old?.change(site, row)?;
+            let times = [change.old, row.time()?.median].map(seconds);
+            let compared = [digits(change.ratio), change.mark().to_owned()];
+            Some(named(row).into_iter().chain(times).chain(compared).collect())
+        };
         Page {
-            rows: rows.collect(),
-            right: (1..header.len()).filter(|at| ![2, 10, 14, 16].contains(at)).collect(),
-            header,
+            header: vec!["change", "N", "shape", "old time", "time", "x old", "verdict"],
+            rows: growth::sorted(site).into_iter().filter_map(row).collect(),
+            right: vec![1, 3, 4, 5],
         }
     }
 
-    /// What numbers do not say.
+    /// Refusals, failures and warnings, in sentences.
     fn notes(&self, site: &Site) -> Vec<String> {
         let mut notes = Vec::new();
         for row in growth::sorted(site) {
@@ -206,29 +184,27 @@ impl Report<'_> {
                 }
                 Outcome::Ran(ran) if ran.measured.kernel.is_none() => {
                     let verdict = &ran.measured.verdict;
-                    let text = "relative RMS error of the rows compared";
-                    notes.push(format!(
-                        "{what} WRONG: {text} {:.2e}, bound {:.2e}; not timed",
-                        verdict.error, verdict.bound
-                    ));
+                    let text = "relative RMS error of the compared rows";
+                    let (error, bound) = (verdict.error, verdict.bound);
+                    notes.push(format!("{what} WRONG: {text} {error:.2e}, tolerance {bound:.2e}; not timed"));
                 }
                 Outcome::Ran(ran) => {
                     let Some(kernel) = ran.measured.kernel else { continue };
                     if kernel.rejected > 0 {
-                        let text = "timings had stamps of zero or in the wrong order, so all are by the host's clock";
+                        let text = "samples had invalid GPU timestamps, so all are measured with the host's clock";
                         notes.push(format!("{what}: {} of {} {text}", kernel.rejected, kernel.wall.count));
                     }
                     if let Some(off) = kernel.disagreement().filter(|off| off.abs() > 0.05) {
                         let times = [kernel.time, kernel.wall].map(|time| seconds(time.median));
                         let [gpu, wall] = times;
-                        let text = format!("{gpu} by the device's stamps, {wall} by the host's clock");
-                        notes.push(format!("{what}: {text} ({:+.0} %)", off * 100.0));
+                        let text = format!("{gpu} by GPU timestamps, {wall} by the host's clock");
+                        notes.push(format!("{what}: the clocks differ: {text} ({:+.0} %)", off * 100.0));
                     }
                 }
             }
         }
         if let Some(ceilings) = site.ceilings.as_ref().filter(|ceilings| ceilings.rejected > 0) {
-            let text = "timings of the ceilings had stamps of zero or in the wrong order: some are by the host's clock";
+            let text = "samples of the ceilings had invalid GPU timestamps, so some use the host's clock";
             notes.push(format!("{} {text}", ceilings.rejected));
         }
         if let Some(old) = self.old {
@@ -267,6 +243,37 @@ fn grid(format: Format, page: &Page) -> String {
     text
 }
 
+/// The columns that name a row: operator with flags, length, other axes.
+fn named(row: &Row) -> Vec<String> {
+    vec![row.job.name(), row.job.length().to_string(), shape(row)]
+}
+
+fn error(verdict: &Verdict) -> String {
+    format!("{:.1e}", verdict.error)
+}
+
+/// How near each shape comes to the limits of the hardware.
+fn efficiency(site: &Site) -> Page {
+    let row = |row: &Row| {
+        let (ran, time) = (row.ran()?, row.time()?.median);
+        let mut cells = named(row);
+        let (floor, limit) = &ran.floor;
+        let rates = [ran.cost.bytes() / time / 1e9, ran.cost.flops / time / 1e9, time / ran.copy, time / floor];
+        cells.extend(rates.map(digits));
+        cells.push(limit.name().into());
+        cells.push(match site.backend {
+            "cpu" => "-".into(),
+            _ => report::bytes(ran.measured.workspace_bytes),
+        });
+        Some(cells)
+    };
+    Page {
+        header: vec!["efficiency", "N", "shape", "GB/s", "GFLOP/s", "x copy", "x roofline", "limit", "workspace"],
+        rows: growth::sorted(site).into_iter().filter_map(row).collect(),
+        right: vec![1, 3, 4, 5, 6, 8],
+    }
+}
+
 fn ceilings(site: &Site) -> String {
     let Some(ceilings) = &site.ceilings else { return "ceilings: not measured".into() };
     let mut parts = vec![
@@ -281,10 +288,12 @@ fn ceilings(site: &Site) -> String {
         }
         None => parts.push(format!("wake all threads and wait {}", seconds(ceilings.submit.median))),
     }
-    format!("ceilings: {}", parts.join(", "))
+    // Two lines, so that neither is longer than a table.
+    let (rates, times) = parts.split_at(3);
+    format!("ceilings: {},\n          {}", rates.join(", "), times.join(", "))
 }
 
-/// A first use, and the host's part of every use.
+/// The time of a first use, and the host's time of every use.
 fn prepared(site: &Site) -> Page {
     let rows = growth::sorted(site).into_iter().filter_map(|row| {
         let measured = &row.ran()?.measured;
@@ -301,16 +310,7 @@ fn prepared(site: &Site) -> Page {
         ])
     });
     Page {
-        header: vec![
-            "cold, prepared",
-            "N",
-            "plan",
-            "first run, more",
-            "bind",
-            "encode a dispatch",
-            "dispatches",
-            "variant",
-        ],
+        header: vec!["cold, prepared", "N", "plan", "first run", "bind", "encode", "dispatches", "variant"],
         rows: rows.collect(),
         right: (1..7).collect(),
     }
@@ -332,15 +332,15 @@ fn growth_table(site: &Site) -> Page {
             line.crossover(&lines).text(),
         ])
     };
-    debug_assert_eq!(YARDSTICK, "softmax", "a heading says so");
+    debug_assert_eq!(YARDSTICK, "softmax", "the help says so");
     Page {
-        header: vec!["growth", "shape", "ns/token by length", "exponent", "residual", "faster than softmax from"],
+        header: vec!["growth", "shape", "ns/token by length", "exponent", "residual", "crossover"],
         rows: lines.iter().filter_map(row).collect(),
         right: vec![2, 3, 4],
     }
 }
 
-/// Axes beside the length and storage: `H=8 D=64 f32`. Those that only repeat another are left out.
+/// The axes except the length, and the storage type: `H=8 D=64 f32`. Axes that repeat another are left out.
 pub fn shape(row: &Row) -> String {
     let others = growth::others(row);
     let of = |letter: &str| others.iter().find(|(known, _)| *known == letter).map(|(_, n)| *n);

@@ -1,4 +1,4 @@
-//! How time grows with the length, and from which length an operator beats the yardstick.
+//! How time grows with the length, and the length from which an operator is faster than softmax.
 
 use serde_json::{Map, Value, json};
 
@@ -6,7 +6,7 @@ use super::super::{options, report};
 use super::record::{Row, Site, round};
 use crate::ops::{Causality, YARDSTICK};
 
-/// An operator in one form at all lengths that were measured, shortest first.
+/// One form of an operator at all measured lengths, shortest first.
 pub struct Line<'a> {
     pub rows: Vec<&'a Row>,
 }
@@ -15,27 +15,26 @@ pub struct Line<'a> {
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Fit {
     pub exponent: f64,
-    /// Root of the mean square of what is left of the logarithms, as a share of the time: 0.05 is 5 %. None of two lengths,
-    /// which any power fits.
+    /// RMS residual of the logarithms, as a share of the time: 0.05 is 5 %. `None` for two lengths, which any power fits.
     pub residual: Option<f64>,
 }
 
-/// Where an operator beats the yardstick.
+/// The length from which an operator is faster than softmax.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Crossover {
-    /// It is the yardstick, or has no heads: the two are then no choice.
+    /// The operator is softmax itself, or has no heads and is no alternative to it.
     Itself,
-    /// No yardstick was measured in the same form at a length they share, or several were.
+    /// Softmax was not measured in the same form at a common length, or was in several forms.
     NotMeasured,
-    /// At the shortest length already.
+    /// Faster at the shortest length already.
     Always(usize),
-    /// From this length on, between two that were measured.
+    /// Faster from this length on, interpolated between two measured ones.
     From(f64),
-    /// Not at the longest.
+    /// Slower at the longest length.
     NotInRange(usize),
 }
 
-/// The lines of a site, in the order of their first rows by operator.
+/// The lines of a site, ordered by operator.
 pub fn lines(site: &Site) -> Vec<Line<'_>> {
     let mut lines: Vec<Line<'_>> = Vec::new();
     for row in sorted(site) {
@@ -47,8 +46,7 @@ pub fn lines(site: &Site) -> Vec<Line<'_>> {
     lines
 }
 
-/// Rows by operator, form, storage and shape, then by length: what people read, where the order of measuring is by
-/// length.
+/// Rows ordered by operator, form, storage type, shape and length, for people. They are measured in the order of length.
 pub fn sorted(site: &Site) -> Vec<&Row> {
     let place = |row: &Row| crate::ops::OPS.iter().position(|op| op.name == row.job.op.name);
     let mut rows: Vec<_> = site.rows.iter().collect();
@@ -59,10 +57,10 @@ pub fn sorted(site: &Site) -> Vec<&Row> {
     rows
 }
 
-/// Axes beside the length.
+/// All axes except the length.
 pub fn others(row: &Row) -> Vec<(&'static str, usize)> {
     let length = row.job.length();
-    // Keys as many as queries are said by the length.
+    // An M equal to N says nothing new.
     row.job.shape.iter().copied().filter(|(letter, n)| *letter != "N" && !(*letter == "M" && *n == length)).collect()
 }
 
@@ -74,27 +72,27 @@ fn same_line(a: &Row, b: &Row) -> bool {
 }
 
 impl Line<'_> {
-    /// The first row, which stands for what all have in common.
+    /// The first row. It has everything that the rows have in common.
     pub fn first(&self) -> Option<&Row> {
         self.rows.first().copied()
     }
 
-    /// `linear --no-normalize f16`, with what tells it from others.
+    /// Operator and flags: `linear --no-normalize`.
     pub fn name(&self) -> String {
         self.first().map_or_else(String::new, |row| row.job.name())
     }
 
-    /// Lengths with the seconds of a run.
+    /// Length and seconds of each row.
     pub fn times(&self) -> Vec<(usize, f64)> {
         self.rows.iter().filter_map(|row| Some((row.job.length(), row.time()?.median))).collect()
     }
 
-    /// Of two lengths or more.
+    /// The fit, for two lengths or more.
     pub fn fit(&self) -> Option<Fit> {
         fit(&self.times())
     }
 
-    /// Beside the yardstick of the same form among `lines`.
+    /// Compared with softmax in the same form among `lines`.
     pub fn crossover(&self, lines: &[Line<'_>]) -> Crossover {
         let Some(own) = self.first() else { return Crossover::NotMeasured };
         let heads = own.job.op.axes.iter().any(|(letter, _)| *letter == "H");
@@ -103,7 +101,7 @@ impl Line<'_> {
         }
         let masked =
             |row: &Row| row.job.op.causal != Causality::Never && row.job.case.flags.switch("causal") != Some(false);
-        // Axes that both have, an operator's own aside.
+        // Equal in the axes that both have.
         let alike = |row: &Row| {
             let theirs = others(row);
             let same = |(letter, n): &(&str, usize)| theirs.iter().all(|(other, m)| other != letter || m == n);
@@ -114,7 +112,7 @@ impl Line<'_> {
             line.first().is_some_and(|row| whole(row) && alike(row))
         };
         let mut yardsticks = lines.iter().filter(yardstick);
-        // Of several, an operator that lacks the axes they differ in is beside none.
+        // If there are several, an operator that lacks the axes in which they differ cannot be compared.
         match (yardsticks.next(), yardsticks.next()) {
             (Some(yardstick), None) => crossover(&self.times(), &yardstick.times()),
             _ => Crossover::NotMeasured,
@@ -136,7 +134,7 @@ fn fit(times: &[(usize, f64)]) -> Option<Fit> {
     Some(Fit { exponent, residual: (points.len() > 2).then(|| left.sqrt().exp_m1()) })
 }
 
-/// The length from which on `own` is below `other` at every length that both have.
+/// The length from which `own` is below `other` at every common length.
 fn crossover(own: &[(usize, f64)], other: &[(usize, f64)]) -> Crossover {
     let both: Vec<_> = own.iter().filter_map(|(n, a)| Some((*n, a / other.iter().find(|(m, _)| m == n)?.1))).collect();
     let (Some((first, _)), Some((last, ratio))) = (both.first(), both.last()) else { return Crossover::NotMeasured };
@@ -144,7 +142,7 @@ fn crossover(own: &[(usize, f64)], other: &[(usize, f64)]) -> Crossover {
         return Crossover::NotInRange(*last);
     }
     let Some(at) = both.iter().rposition(|(_, ratio)| *ratio >= 1.0) else { return Crossover::Always(*first) };
-    // Straight between the two in logarithms, as powers are.
+    // Interpolated linearly in logarithms, where powers are straight lines.
     let ((n, a), (m, b)) = (both[at], both[at + 1]);
     let share = a.ln() / (a.ln() - b.ln());
     Crossover::From(((n as f64).ln() * (1.0 - share) + (m as f64).ln() * share).exp())
@@ -163,13 +161,13 @@ impl Crossover {
     }
 }
 
-/// No more digits than an interpolation has.
+/// Two significant digits: an interpolation has no more.
 fn two_digits(length: f64) -> u64 {
     let scale = 10f64.powf(length.log10().floor() - 1.0).max(1.0);
     ((length / scale).round() * scale) as u64
 }
 
-/// A line's figures as a record.
+/// The numbers of a line as a record.
 pub fn record(line: &Line<'_>, lines: &[Line<'_>]) -> Map<String, Value> {
     let fit = line.fit();
     let crossover = line.crossover(lines);

@@ -1,29 +1,30 @@
-//! Which shapes are measured: lists and ranges from the command line, crossed with the rows of [`OPS`](crate::ops::OPS).
+//! The shapes to measure: every combination of the lists and ranges on the command line, for every operator of
+//! [`OPS`](crate::ops::OPS).
 
 use clap::ArgMatches;
 
 use super::super::{args, options};
 use crate::error::Error;
 use crate::ops::measure::Place;
-use crate::ops::{Case, Causality, FlagKind, Flags, Op, TensorSpec, YARDSTICK};
+use crate::ops::{Case, Causality, FlagKind, Flags, OPS, Op, TensorSpec, YARDSTICK};
 use crate::tensor::{DType, Layout};
 
-/// Lengths where none are given.
+/// Default lengths.
 const ON_HARDWARE: [usize; 4] = [1024, 4096, 16384, 65536];
 const ON_SOFTWARE: [usize; 2] = [256, 1024];
 const ON_CPU: [usize; 3] = [1024, 4096, 16384];
 
-/// Combinations of one run, over which something was mistyped.
+/// Most combinations in one run: with more, a range is probably mistyped.
 const MOST: usize = 4096;
 
-/// What the command line asks for, of every operator.
+/// The options of the command line, for all operators.
 pub struct Matrix {
     ops: Vec<&'static Op>,
-    /// Axis letter and lengths, of the axes that have an option of their own; empty: the default.
+    /// Letter and lengths of each axis that has an option of its own; empty: the default.
     lists: Vec<(&'static str, Vec<usize>)>,
     dtypes: Vec<DType>,
     layout: Layout,
-    /// Further axes, as `sample --shape` takes them.
+    /// Lengths of other axes, given with `--shape`.
     axes: Vec<(String, usize)>,
     flags: Vec<(String, String)>,
     with: Vec<String>,
@@ -35,7 +36,7 @@ pub struct Matrix {
 pub struct Job {
     pub op: &'static Op,
     pub case: Case,
-    /// Every axis of its tensors with its length, in the row's order.
+    /// Every axis of its tensors with its length, in the order of the operator's table.
     pub shape: Vec<(&'static str, usize)>,
 }
 
@@ -46,8 +47,8 @@ impl Job {
     }
 
     fn new(op: &'static Op, case: Case) -> Self {
-        // Of the tensors that the operator reads and writes, drawn parameters among them, whose axes flags may set; of
-        // those that it would be given, where it refuses them.
+        // The axes of all tensors that the operator reads and writes, including drawn parameters, whose lengths can come
+        // from flags. If the operator refuses the case: the axes of the tensors that it would read.
         let mut lengths: Vec<(&str, usize)> = Vec::new();
         match case.configure(op) {
             Ok(operator) => {
@@ -67,25 +68,25 @@ impl Job {
         Self { op, case, shape }
     }
 
-    /// Tokens.
+    /// Length in tokens.
     pub fn length(&self) -> usize {
         self.case.axis(self.op, "N").unwrap_or(1)
     }
 }
 
-/// The axes that options are named after.
+/// Options for axes: name, letter, help.
 pub const OPTIONS: [(&str, &str, &str); 4] = [
-    ("length", "N", "Tokens (1024 to 65536; software adapters 256 and 1024; cpu 1024 to 16384)"),
-    ("heads", "H", "Query heads (8)"),
-    ("dim", "D", "Key dim, and value dim (64)"),
-    ("batch", "B", "Batch (1)"),
+    ("length", "N", "Length in tokens [default: 1024-65536*4; software adapters: 256,1024; cpu: 1024-16384*4]"),
+    ("heads", "H", "Number of query heads [default: 8]"),
+    ("dim", "D", "Key dim and value dim [default: 64]"),
+    ("batch", "B", "Batch size [default: 1]"),
 ];
 
 impl Matrix {
     /// Reads the arguments.
     ///
     /// # Errors
-    /// [`Error::Usage`] for whatever no operator asked for could take.
+    /// [`Error::Usage`] for options that none of the operators can use.
     pub fn of(matches: &ArgMatches) -> Result<Self, Error> {
         let mut lists = Vec::new();
         for (option, letter, _) in OPTIONS {
@@ -118,7 +119,7 @@ impl Matrix {
         for name in &matrix.with {
             let known = |op: &&Op| op.inputs.iter().any(|spec| spec.optional && spec.names().any(|own| own == name));
             if !matrix.ops.iter().any(known) {
-                let text = format!("--with {name}: expected a tensor that one of the operators can do without");
+                let text = format!("--with {name}: none of these operators has an optional tensor of that name");
                 return Err(Error::Usage(format!("bench: {text}")));
             }
         }
@@ -134,17 +135,17 @@ impl Matrix {
             letters.sort_unstable();
             letters.dedup();
             let text =
-                format!("--shape: expected an axis of tensors that are given, and its length, as G=2, found `{pair}`");
-            Error::Usage(format!("bench: {text} (axes: {}; see --with)", letters.join(", ")))
+                format!("--shape: expected an axis of the drawn tensors and its length, such as G=2, found `{pair}`");
+            Error::Usage(format!("bench: {text} (axes: {}; for optional tensors see --with)", letters.join(", ")))
         };
         let (letter, length) = pair.split_once('=').ok_or_else(refuse)?;
         if let Some((option, ..)) = OPTIONS.iter().find(|(_, own, _)| *own == letter) {
-            return Err(Error::Usage(format!("bench: --shape {pair}: expected --{option}, which sets this axis")));
+            return Err(Error::Usage(format!("bench: --shape {pair}: use --{option} to set this axis")));
         }
         if self.axes.iter().any(|(known, _)| known == letter) {
-            return Err(Error::Usage(format!("bench: --shape {pair}: expected axis {letter} once")));
+            return Err(Error::Usage(format!("bench: --shape {pair}: axis {letter} is given twice")));
         }
-        // An axis of tensors that are not given means nothing.
+        // An axis of tensors that are not drawn has no meaning.
         let given =
             |spec: &&TensorSpec| !spec.optional || spec.names().any(|own| self.with.iter().any(|name| name == own));
         let mut specs = self.ops.iter().flat_map(|op| op.inputs.iter().filter(given));
@@ -160,7 +161,10 @@ impl Matrix {
         let (name, value) = pair.split_once('=').ok_or_else(|| refuse("NAME=VALUE"))?;
         let mut kinds = self.ops.iter().filter_map(|op| op.flag(name)).peekable();
         if kinds.peek().is_none() {
-            return Err(refuse("a flag that one of the operators reads"));
+            let owners: Vec<_> = OPS.iter().filter(|op| op.flag(name).is_some()).map(|op| op.name).collect();
+            let hint = if owners.is_empty() { String::new() } else { format!("; {} has it", owners.join(", ")) };
+            let text = format!("--flag {pair}: none of these operators has a flag `{name}`{hint}");
+            return Err(Error::Usage(format!("bench: {text}")));
         }
         if kinds.any(|kind| matches!(kind, FlagKind::Switch)) && !matches!(value, "true" | "false") {
             return Err(refuse("true or false"));
@@ -168,7 +172,7 @@ impl Matrix {
         Ok((name.to_owned(), value.to_owned()))
     }
 
-    /// The flags that this operator reads.
+    /// The flags that this operator has.
     fn flags_of(&self, op: &Op) -> Flags {
         let mut flags = Flags::new();
         for (name, value) in self.flags.iter().filter(|(name, _)| op.flag(name).is_some()) {
@@ -177,8 +181,8 @@ impl Matrix {
         flags
     }
 
-    /// Settings that each operator is measured with: those asked for. The yardstick also without its mask, where an
-    /// operator that has no mask is to be set beside it.
+    /// The settings to measure an operator with: those asked for. Softmax is also measured without its mask if an operator
+    /// without a mask is to be compared with it.
     fn forms(&self, op: &'static Op) -> Vec<Flags> {
         let flags = self.flags_of(op);
         let mut forms = vec![flags.clone()];
@@ -193,7 +197,7 @@ impl Matrix {
         forms
     }
 
-    /// What is measured in a place, shortest first, so that an interrupted run has something of everything.
+    /// The jobs for a target, shortest first, so that an interrupted run has results for every operator.
     ///
     /// # Errors
     /// [`Error::Usage`] if there are too many.
@@ -249,13 +253,13 @@ impl Matrix {
 }
 
 fn too_many() -> Error {
-    Error::Usage(format!("bench: expected at most {MOST} shapes, found more"))
+    Error::Usage(format!("bench: the lists give more than {MOST} shapes"))
 }
 
-/// `1024,4096`, `1024-65536*4` or `64-256+64`, or several of these.
+/// Reads `1024,4096`, `1024-65536*4`, `64-256+64`, or several of these.
 fn list(option: &str, text: &str) -> Result<Vec<usize>, Error> {
     let refuse = |found: &str| {
-        let text = "expected whole numbers from 1, as 1024,4096 or 1024-65536*4 or 64-256+64";
+        let text = "expected whole numbers from 1, such as 1024,4096 or 1024-65536*4 or 64-256+64";
         Error::Usage(format!("bench: --{option}: {text}, found `{found}`"))
     };
     let number = |text: &str| text.trim().parse().ok().filter(|n: &usize| *n > 0).ok_or_else(|| refuse(text));
@@ -303,7 +307,8 @@ mod tests {
         }
         for text in ["", "0", "a", "-1", "1-2", "8-4*2", "1-8*1", "1-8+0", "1-8*", "1,,2", "99999999999999999999999"] {
             let refused = list("length", text).map_err(|error| error.to_string());
-            let sentence = "bench: --length: expected whole numbers from 1, as 1024,4096 or 1024-65536*4 or 64-256+64";
+            let sentence =
+                "bench: --length: expected whole numbers from 1, such as 1024,4096 or 1024-65536*4 or 64-256+64";
             assert!(refused.as_ref().is_err_and(|error| error.starts_with(sentence)), "{text}: {refused:?}");
         }
         assert_eq!(list("length", "1-99999999+1"), Err(too_many()));
@@ -323,7 +328,7 @@ mod tests {
     }
 
     #[test]
-    fn options_are_crossed_and_the_yardstick_is_also_measured_without_its_mask() {
+    fn options_are_combined_and_softmax_is_also_measured_without_its_mask() {
         assert_eq!(
             jobs("softmax linformer --length 256,512 --heads 2 --dim 8"),
             Ok(vec![
@@ -342,14 +347,14 @@ mod tests {
                 "linear --no-normalize B1 H8 G4 N64 M64 D64 E32 f16".into(),
             ])
         );
-        // What ran, whether a flag or a tensor says it.
+        // The shape says what ran, whether a flag or a tensor set it.
         for rank in ["--flag rank=16", "--shape K=16 --with e"] {
             let job = jobs(&format!("linformer --length 64 {rank}")).unwrap_or_default().remove(0);
             assert!(job.contains("K16"), "{rank}: {job}");
         }
         assert_eq!(jobs("softmax --batch 1-4+1 --dim 16,32").map(|jobs| jobs.len()), Ok(3 * 4 * 2));
         let one_form = jobs("--length 64 --flag causal=false --flag rank=16").map(|jobs| jobs.len());
-        assert_eq!(one_form, Ok(crate::ops::OPS.len()), "asked for one form, given more");
+        assert_eq!(one_form, Ok(OPS.len()), "one form of each");
     }
 
     #[test]
@@ -357,22 +362,22 @@ mod tests {
         for (arguments, sentence) in [
             (
                 "linear --flag window=3",
-                "bench: --flag: expected a flag that one of the operators reads, found `window=3`",
+                "bench: --flag window=3: none of these operators has a flag `window`; softmax has it",
             ),
             ("linear --flag causal", "bench: --flag: expected NAME=VALUE, found `causal`"),
             ("linear --flag causal=no", "bench: --flag: expected true or false, found `causal=no`"),
             (
                 "linformer --shape K=3",
-                "bench: --shape: expected an axis of tensors that are given, and its length, as G=2, found `K=3`",
+                "bench: --shape: expected an axis of the drawn tensors and its length, such as G=2, found `K=3`",
             ),
-            ("softmax --shape H=3", "bench: --shape H=3: expected --heads, which sets this axis"),
-            ("softmax --shape G=1 --shape G=2", "bench: --shape G=2: expected axis G once"),
+            ("softmax --shape H=3", "bench: --shape H=3: use --heads to set this axis"),
+            ("softmax --shape G=1 --shape G=2", "bench: --shape G=2: axis G is given twice"),
             (
                 "softmax --shape G",
-                "bench: --shape: expected an axis of tensors that are given, and its length, as G=2, found `G`",
+                "bench: --shape: expected an axis of the drawn tensors and its length, such as G=2, found `G`",
             ),
-            ("softmax --with e", "bench: --with e: expected a tensor that one of the operators can do without"),
-            ("softmax --length 1-64+1 --heads 1-64+1 --batch 1,2", "bench: expected at most 4096 shapes, found more"),
+            ("softmax --with e", "bench: --with e: none of these operators has an optional tensor of that name"),
+            ("softmax --length 1-64+1 --heads 1-64+1 --batch 1,2", "bench: the lists give more than 4096 shapes"),
             ("softmax --flag window=3 --flag causal=false", "softmax: --window needs the causal form"),
         ] {
             let refused = jobs(arguments);

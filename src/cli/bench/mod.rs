@@ -1,5 +1,5 @@
-//! `subquad bench [OP...]`: what each operator costs on this machine, how far that is from what the hardware allows, and
-//! where it beats exact softmax.
+//! `subquad bench [OP...]`: the time of each operator on this machine, compared with the hardware limits, and the length
+//! from which it is faster than exact softmax.
 
 mod compare;
 mod format;
@@ -8,9 +8,10 @@ mod matrix;
 mod plot;
 mod record;
 mod runner;
+mod signals;
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use clap::builder::PossibleValuesParser;
@@ -34,7 +35,7 @@ pub fn command() -> Command {
     let mut command = Command::new("bench")
         .about("Time operators, on one, several or all adapters")
         .after_help(HELP)
-        .arg(args::ops("Operators to measure (all)"))
+        .arg(args::ops("Operators to measure [default: all]"))
         .next_help_heading("Shapes");
     for (option, _, help) in matrix::OPTIONS {
         command = command.arg(args::value(option).value_name("LIST").allow_hyphen_values(true).help(help));
@@ -44,13 +45,20 @@ pub fn command() -> Command {
             append(args::value("dtype").value_name("DTYPE"))
                 .value_delimiter(',')
                 .value_parser(["f32", "f16"])
-                .help("Storage (f32)"),
+                .help("Storage type; can be repeated [default: f32]"),
         )
-        .arg(append(args::value("shape").value_name("AXIS=LENGTH")).value_delimiter(',').help("A further axis, as G=2"))
-        .arg(append(args::value("flag").value_name("NAME=VALUE")).help("A flag of `run`, for operators that read it"))
-        .arg(append(args::value("with").value_name("NAME")).help("Also give this tensor, which a run can do without"))
+        .arg(
+            append(args::value("shape").value_name("AXIS=LENGTH"))
+                .value_delimiter(',')
+                .help("Length of another axis, for example G=2; can be repeated"),
+        )
+        .arg(
+            append(args::value("flag").value_name("NAME=VALUE"))
+                .help("A flag of `run`, for the operators that have it; can be repeated"),
+        )
+        .arg(append(args::value("with").value_name("NAME")).help("Also draw this optional tensor; can be repeated"))
         .arg(args::layout())
-        .arg(args::seed("Seed of the inputs"))
+        .arg(args::seed("Seed for drawing the inputs"))
         .next_help_heading("Where")
         .arg(args::adapters())
         .arg(args::backend())
@@ -60,14 +68,14 @@ pub fn command() -> Command {
                 .value_name("COUNT")
                 .allow_negative_numbers(true)
                 .default_value("20")
-                .help("Timings of each shape, behind an untimed warm-up"),
+                .help("Samples per shape, after an untimed warm-up"),
         )
         .arg(
             args::value("max-seconds")
                 .value_name("X")
                 .allow_negative_numbers(true)
                 .default_value("10")
-                .help("Take no further timing of a shape after so long, but three in any case"),
+                .help("Stop timing a shape after this many seconds (always takes at least three samples)"),
         )
         .next_help_heading("Output")
         .arg(
@@ -75,34 +83,40 @@ pub fn command() -> Command {
                 .value_name("FORMAT")
                 .value_parser(PossibleValuesParser::new(FORMATS.map(|(name, _)| name)))
                 .default_value("table")
-                .help("How results are written"),
+                .help("Format of the results"),
         )
         .arg(
             args::path("output")
                 .short('o')
-                .help("File for the results (standard output); up to date after every shape"),
+                .help("File to write the results to; rewritten after every shape [default: standard output]"),
         )
-        .arg(args::path("plot").help("Pictures as SVG: time over length, and the roofline"))
-        .arg(args::path("compare").value_name("OLD.json").help("Set times beside those of an earlier --format json"))
-        .arg(args::path("record").value_name("DIR").help("Keep a CSV for each adapter as DIR/ADAPTER/DATE.csv"))
-        .arg(args::on("quiet", "Print nothing but results and errors"))
+        .arg(args::path("plot").help("SVG file to draw time over length and the roofline into"))
+        .arg(args::path("compare").value_name("OLD.json").help("Compare times with an earlier result of --format json"))
+        .arg(args::path("record").value_name("DIR").help("Also write a CSV file per adapter, DIR/ADAPTER/DATE.csv"))
+        .arg(args::on("quiet", "Print only results and errors"))
 }
 
-const HELP: &str = "LIST is 1024,4096 or a range as 1024-65536*4 or 64-256+64, or several of these.
+const HELP: &str = "LIST is a list such as 1024,4096, a range such as 1024-65536*4 or 64-256+64, or several of these.
 
-Each shape is compared with the f64 definition, at 64 rows or more, before it is timed; a wrong one is not timed. Times are \
-of three kinds: cold (the plan with its pipelines; what the first run takes longer), prepared (what the host does to bind \
-and to encode), and kernel (a run: by the device's stamps around a pass with several, less an empty pass; `clock` is wall \
-where it has none). A first use is without the caches that Mesa and NVIDIA keep on disk. GB/s, GFLOP/s and the two ratios are of essential work: each input read once, each output written \
-once. `x copy` is the time over that of copying as many bytes; `x floor` that over the least time that copy bandwidth, \
-multiply-add and exp2 rates, measured before, allow; \
-tensors that a cache holds may pass it.
+Each shape is first compared with the f64 reference, in at least 64 rows; a wrong result is not timed.
 
-Exit codes: 0 done, 1 a device failed or nothing could be measured, 2 usage, 3 a kernel is wrong, 4 no adapter of the kind \
-asked for, 130 interrupted (what was measured is written; a second time ends at once).";
+There are three kinds of time:
+  kernel    one run of all kernels: a pass with several runs, measured by GPU timestamps, less an empty pass;
+            `clock` is `wall` if the adapter has no timestamps. Upload and shader compilation are not included.
+  prepared  the time of the host to bind tensors and to encode a dispatch
+  cold      the plan with its pipelines, and the extra time of the first run. The disk caches of Mesa and NVIDIA
+            drivers are turned off.
 
-/// Set by an interrupt.
-static STOP: AtomicBool = AtomicBool::new(false);
+GB/s, GFLOP/s, `x copy` and `x roofline` count essential work only: each input is read once, each output written
+once. `x copy` is the time divided by the time to copy as many bytes. `x roofline` is the time divided by the least
+time possible at the bandwidth, multiply-add rate and exp2 rate measured before; data that fits in cache can exceed
+this limit. `crossover` is the length from which an operator is faster than softmax.
+
+A shape gets no further samples after 5 times --max-seconds (at least 10 s). On the cpu backend a run is given up
+after 10 times --max-seconds (at least 20 s).
+
+Exit codes: 0 done; 1 a device failed, or no shape could be measured; 2 usage; 3 a kernel is wrong; 4 no adapter of
+the kind asked for; 130 or 143 interrupted by INT or TERM (results so far are written; a second signal ends at once).";
 
 /// Where results go.
 struct Sinks {
@@ -115,6 +129,8 @@ struct Sinks {
 /// Measures operators.
 pub fn bench(matches: &ArgMatches) -> Result<Outcome, Error> {
     without_driver_caches();
+    // Before any other thread starts, so that all inherit the mask.
+    signals::install();
     let occasion = Occasion::now();
     let ui = Ui::new(args::is_on(matches, "quiet"));
     let matrix = Matrix::of(matches)?;
@@ -124,18 +140,12 @@ pub fn bench(matches: &ArgMatches) -> Result<Outcome, Error> {
     let old = args::path_of(matches, "compare").map(Old::read).transpose()?;
     let Several { open: mut targets, failed } = Target::several(matches, false, &ui)?;
 
-    // Without a handler, an interrupt loses what was not written yet, and no more.
-    let _ = ctrlc::set_handler(|| {
-        if STOP.swap(true, Ordering::Relaxed) {
-            std::process::exit(Outcome::Interrupted.code().into());
-        }
-        report::stderr("interrupted: ending after this timing");
-    });
-    let effort = Effort { repeat, seconds, stop: &STOP };
+    let effort = Effort { repeat, seconds, stop: signals::stop() };
     let mut progress = ui.progress("bench");
     let nothing = Report { occasion: &occasion, sites: &[], old: old.as_ref(), interrupted: true, failed: &failed };
     let mut lines = 0;
     let mut kept = None;
+    let mut share = 0.0;
     let sites = runner::run(&mut targets, &matrix, &effort, &mut |event| match event {
         Event::Ceilings(target) => {
             progress.say(&format!("ceilings of {target}"));
@@ -143,8 +153,22 @@ pub fn bench(matches: &ArgMatches) -> Result<Outcome, Error> {
             Ok(())
         }
         Event::Begin { job, target, done, of } => {
-            progress.set(done as f64 / of as f64);
+            share = done as f64 / of as f64;
+            progress.set(share);
             progress.say(&format!("{} N={} on {target}", job.name(), job.length()));
+            Ok(())
+        }
+        Event::Waiting { sites } => {
+            progress.set(share);
+            if let Some(code) = signals::overdue() {
+                // The run in progress does not end, and no thread can be ended: the process ends without it.
+                let report = Report { sites, ..nothing };
+                let finished = sinks.finish(&report, &ui);
+                if let Err(error) = finished {
+                    report::stderr(&format!("error: {error}"));
+                }
+                signals::exit(code);
+            }
             Ok(())
         }
         Event::Row { sites, at } => {
@@ -155,33 +179,37 @@ pub fn bench(matches: &ArgMatches) -> Result<Outcome, Error> {
                 progress.print(&(head + &report.line(&sites[at], row, sinks.format)))?;
                 lines += 1;
             }
+            if report::closed() {
+                // Nobody reads the results that are still to come.
+                signals::stop().store(true, Ordering::Relaxed);
+            }
             Ok(())
         }
     })?;
     drop(progress);
-    let interrupted = STOP.load(Ordering::Relaxed);
-    let report = Report { sites: &sites, interrupted, ..nothing };
+    let signal = signals::received();
+    let report = Report { sites: &sites, interrupted: signal.is_some(), ..nothing };
     sinks.finish(&report, &ui)?;
-    Ok(outcome(&sites, interrupted, &failed))
+    Ok(outcome(&sites, signal, &failed))
 }
 
-/// Drivers keep compiled shaders on disk: with these a pipeline is as new as it would be on another machine. Variables
-/// that are set already stay.
+/// Turns off the drivers' caches of compiled shaders on disk, so that creating a pipeline takes as long as the first time.
+/// Variables that are set already stay.
 fn without_driver_caches() {
     for (name, value) in [("MESA_SHADER_CACHE_DISABLE", "true"), ("__GL_SHADER_DISK_CACHE", "0")] {
         if std::env::var_os(name).is_none() {
-            // SAFETY: nothing else runs yet: no thread was started, no driver is loaded.
+            // SAFETY: no other thread runs yet, and no driver is loaded.
             unsafe { std::env::set_var(name, value) };
         }
     }
 }
 
-fn outcome(sites: &[Site], interrupted: bool, failed: &[String]) -> Outcome {
+fn outcome(sites: &[Site], signal: Option<u8>, failed: &[String]) -> Outcome {
     let any = |status| sites.iter().flat_map(|site| &site.rows).any(|row| row.status() == status);
     if any("wrong") {
         Outcome::Wrong
-    } else if interrupted {
-        Outcome::Interrupted
+    } else if let Some(signal) = signal {
+        Outcome::Interrupted(signal)
     } else if any("failed") || !any("ok") || !failed.is_empty() {
         Outcome::Failed
     } else {
@@ -197,7 +225,7 @@ fn count(matches: &ArgMatches, name: &str) -> Result<usize, Error> {
 
 fn seconds(matches: &ArgMatches, name: &str) -> Result<f64, Error> {
     let word = args::word_of(matches, name).unwrap_or_default();
-    let refuse = || Error::Usage(format!("bench: --{name}: expected a number over 0, found `{word}`"));
+    let refuse = || Error::Usage(format!("bench: --{name}: expected a number above 0, found `{word}`"));
     word.parse().ok().filter(|x: &f64| x.is_finite() && *x > 0.0).ok_or_else(refuse)
 }
 
@@ -214,7 +242,7 @@ impl Sinks {
             record: path("record"),
         };
         if sinks.plot.as_ref().is_some_and(|path| path.extension().is_none_or(|e| !e.eq_ignore_ascii_case("svg"))) {
-            return Err(Error::Usage("bench: --plot: expected a file that ends in .svg".into()));
+            return Err(Error::Usage("bench: --plot needs a file name that ends in .svg".into()));
         }
         let compare = path("compare");
         let named = [("--output", &sinks.output), ("--plot", &sinks.plot), ("--compare", &compare)];
@@ -222,8 +250,7 @@ impl Sinks {
             let Some(path) = path else { continue };
             for (other, second) in &named[at + 1..] {
                 if second.as_ref().is_some_and(|second| io::same_file(path, second)) {
-                    let text = format!("{other}: expected another file than {name}, found the same");
-                    return Err(Error::Usage(format!("bench: {text}")));
+                    return Err(Error::Usage(format!("bench: {other} and {name} cannot be the same file")));
                 }
             }
         }
@@ -240,12 +267,12 @@ impl Sinks {
         Ok(sinks)
     }
 
-    /// Whether standard output has a line for each row as soon as it is known.
+    /// Whether each row is printed on standard output as soon as it is measured.
     fn streams(&self) -> bool {
         self.output.is_none() && matches!(self.format, Format::Csv | Format::JsonLines)
     }
 
-    /// Writes what there is so far: whatever ends the process later, this stays. Once a second at most.
+    /// Writes the results so far, so that an interrupted run keeps them; at most once a second.
     fn keep(&self, report: &Report<'_>, kept: &mut Option<Instant>) -> Result<(), Error> {
         let Some(path) = &self.output else { return Ok(()) };
         if kept.is_none_or(|kept| kept.elapsed() >= Duration::from_secs(1)) {
@@ -282,7 +309,7 @@ impl Sinks {
     }
 }
 
-/// A file for a record of that day: none that is there is written over.
+/// A new file for a record of that day. Existing files are kept.
 fn record_path(folder: &Path, day: &str) -> PathBuf {
     let path = |number: usize| {
         let suffix = if number == 1 { String::new() } else { format!("-{number}") };

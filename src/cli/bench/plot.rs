@@ -1,11 +1,11 @@
-//! The pictures of `subquad bench --plot`: for every adapter time over length and the roofline, as one SVG text.
+//! The pictures of `subquad bench --plot`: time over length and the roofline of every adapter, as one SVG text.
 
 use std::fmt::Write;
 
-/// One measured shape of a series. What a log scale cannot show (NaN, zero, negative, infinite) is left out.
+/// One measured shape of a series. Values that a log scale cannot show (NaN, zero, negative, infinite) are left out.
 pub struct Point {
     pub length: f64,
-    /// Of one run.
+    /// Seconds per run.
     pub seconds: f64,
     /// Seconds of the roofline floor.
     pub floor: Option<f64>,
@@ -15,13 +15,13 @@ pub struct Point {
     pub flops: f64,
 }
 
-/// One line: an operator in one form, by ascending length. Equal labels look alike under every adapter.
+/// One line: one form of an operator, by ascending length. Equal labels have the same look for every adapter.
 pub struct Series {
     pub label: String,
     pub points: Vec<Point>,
 }
 
-/// Everything about one adapter.
+/// The data of one adapter.
 pub struct Picture {
     pub title: String,
     /// Small text below the title: driver, date, commit.
@@ -33,7 +33,7 @@ pub struct Picture {
     pub series: Vec<Series>,
 }
 
-/// Okabe and Ito's palette without its yellow, which is lost on white: told apart with any kind of colour vision.
+/// Okabe and Ito's palette, which any kind of colour vision can tell apart, without its yellow, which is lost on white.
 const COLOURS: [&str; 7] = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"];
 
 /// Markers, as paths relative to their centre. With the colours in step they make 35 different pairs.
@@ -45,7 +45,7 @@ const SHAPES: [&str; 5] = [
     "m0 5l5-8.5h-10z",
 ];
 
-/// Dashes of a measured line, by how often the colours were used up; all longer than the floor's.
+/// Dashes of a measured line, by how often all colours were used; all are longer than the roofline's.
 const DASHES: [&str; 5] = ["none", "9 3", "9 3 2 3", "14 3 2 3 2 3", "12 3 5 3"];
 const FLOOR: &str = "stroke-width=\"1.2\" stroke-dasharray=\"3 3\"";
 const GREY: &str = "fill=\"#555\"";
@@ -59,7 +59,7 @@ const SAMPLE: f64 = 40.0;
 /// A place in pixels, or values on two axes.
 type Xy = (f64, f64);
 
-/// A pixel of an axis, and what is written there (maybe nothing).
+/// A pixel of an axis and its label, which can be empty.
 type Tick = (f64, String);
 
 /// A rectangle in pixels, y down.
@@ -71,17 +71,17 @@ struct Frame {
     height: f64,
 }
 
-/// What is drawn of a series.
+/// The drawn parts of a series.
 struct Line<'a> {
     label: &'a str,
     colour: &'a str,
     shape: &'a str,
     dash: &'a str,
-    /// Length and seconds, and what a pointer resting there is told.
+    /// Length and seconds, and the text that a pointer shows there.
     time: Vec<(Xy, String)>,
     /// Length and seconds.
     floor: Vec<Xy>,
-    /// Flops per byte and GFLOP/s, and what a pointer is told.
+    /// Flops per byte and GFLOP/s, and the text that a pointer shows there.
     rate: Vec<(Xy, String)>,
 }
 
@@ -213,7 +213,7 @@ fn roofline(out: &mut String, frame: Frame, lines: &[Line<'_>], picture: &Pictur
         (Some(slope), Some(peak)) => Some(slope.min(peak)),
         (slope, peak) => slope.or(peak),
     };
-    // Both parts of the roof are seen, long enough for their labels.
+    // Both parts of the roof are visible and long enough for their labels.
     let corner = ridge.iter().flat_map(|ridge| [ridge / 10.0, ridge * 4.0]);
     let x = Axis::new(dots().map(|(x, _)| x).chain(corner), frame.x, frame.x + frame.width).snapped();
     let (first, last) = (10f64.powf(x.low), 10f64.powf(x.high));
@@ -238,7 +238,7 @@ fn roofline(out: &mut String, frame: Frame, lines: &[Line<'_>], picture: &Pictur
     out.push_str("</g>\n");
 }
 
-/// Writes along a part of the roof, above it or else below it, or else at the top, where nothing else is.
+/// Writes along a part of the roof: above it, else below it, else at the top, wherever there is room.
 fn roof_label(out: &mut String, frame: Frame, taken: &mut Vec<Xy>, (from, to): (Xy, Xy), words: &str) {
     let long = text_width(words);
     let (run, rise) = (to.0 - from.0, to.1 - from.1);
@@ -255,7 +255,7 @@ fn roof_label(out: &mut String, frame: Frame, taken: &mut Vec<Xy>, (from, to): (
     };
     let shares = [0.5, 0.4, 0.6, 0.3, 0.7, 0.2, 0.8, 0.1, 0.9, 0.0, 1.0];
     let mut places = [-8.0, 19.0, -24.0, 35.0].into_iter().flat_map(|across| {
-        // On a part shorter than the text it ends, or starts, where the part does.
+        // If the part is shorter than the text, the text ends or starts with it.
         shares.map(|share| moved(from, 8.0 + share * (part - long - 16.0), across))
     });
     let (x, y) = match places.find(free) {
@@ -272,7 +272,7 @@ fn roof_label(out: &mut String, frame: Frame, taken: &mut Vec<Xy>, (from, to): (
     text(out, x, y, &format!("{GREY} {halo} {turn}"), words);
 }
 
-/// Opens the group of a picture: heading, grid, frame, what is written at the axes.
+/// Opens the group of a picture: heading, grid, frame, labels of the axes.
 fn scales(out: &mut String, frame: Frame, headings: [&str; 3], x_ticks: &[Tick], y_ticks: &[Tick]) {
     let Frame { x, y, width, height } = frame;
     let (bottom, [heading, x_title, y_title]) = (y + height, headings);
@@ -295,7 +295,7 @@ fn scales(out: &mut String, frame: Frame, headings: [&str; 3], x_ticks: &[Tick],
     text(out, at, middle, &format!("{title} transform=\"rotate(-90 {} {})\"", px(at), px(middle)), y_title);
 }
 
-/// What the lines are, in columns; returns where it ends.
+/// The legend, in columns; returns where it ends.
 fn legend(out: &mut String, lines: &[Line<'_>], top: f64, width: f64) -> f64 {
     let entry = SAMPLE + 28.0 + lines.iter().map(|line| text_width(line.label)).fold(0.0, f64::max);
     let most = ((width - 2.0 * MARGIN - 12.0) / entry).max(1.0) as usize;
@@ -411,7 +411,7 @@ fn along(line: &[Xy]) -> Vec<Xy> {
     points
 }
 
-/// Nothing for fewer than two points.
+/// Empty for fewer than two points.
 fn polyline(out: &mut String, points: &[Xy], colour: &str, style: &str) {
     if points.len() > 1 {
         let points: Vec<String> = points.iter().map(|(x, y)| format!("{},{}", px(*x), px(*y))).collect();
@@ -424,7 +424,7 @@ fn rect(out: &mut String, class: &str, frame: Frame, style: &str) {
     let _ = writeln!(out, "<rect class=\"{class}\" x=\"{x}\" y=\"{y}\" width=\"{w}\" height=\"{h}\" {style}/>");
 }
 
-/// Nothing for no words.
+/// Empty if there are no words.
 fn text(out: &mut String, x: f64, y: f64, style: &str, words: &str) {
     if !words.is_empty() {
         let _ = writeln!(out, "<text x=\"{}\" y=\"{}\" {style}>{}</text>", px(x), px(y), escape(words));
@@ -455,20 +455,20 @@ fn short(value: f64) -> String {
     if (1e-4..1e6).contains(&rounded) { format!("{rounded}") } else { format!("{rounded:e}") }
 }
 
-/// As it is, if it can be read so.
+/// The number unchanged, if it is short enough to read.
 fn length(value: f64) -> String {
     if value.fract() == 0.0 && value < 1e9 { format!("{value}") } else { short(value) }
 }
 
 fn time(seconds: f64) -> String {
-    // What rounds to 1000 ms is 1 s.
+    // A time that rounds to 1000 ms is 1 s.
     let fits = |(scale, _): &(f64, &str)| seconds * scale >= 0.9995;
     let units = [(1.0, "s"), (1e3, "ms"), (1e6, "us"), (1e9, "ns")];
     let (scale, unit) = units.into_iter().find(fits).unwrap_or((1.0, "s"));
     format!("{} {unit}", short(seconds * scale))
 }
 
-/// For XML, which holds no control characters at all.
+/// Escaped for XML, without control characters, which XML does not allow.
 fn escape(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
@@ -502,7 +502,7 @@ mod tests {
         Picture { title, note, bandwidth: Some(1.23e10), peak: Some(1.45e11), series }
     }
 
-    /// What is between `<` and `>`, every element closed where it should be.
+    /// The texts between `<` and `>`, after checking that every element is closed in the right place.
     fn tags(svg: &str) -> Vec<&str> {
         let (mut open, mut tags) = (Vec::new(), Vec::new());
         for part in svg.split('<').skip(1) {
@@ -540,7 +540,7 @@ mod tests {
                 assert!(left >= 0.0 && left + w <= frames[0][2] && top + h <= frames[0][3], "{tag}");
                 frames.push([left, top, w, h]);
             } else if let Some(places) = tag.strip_prefix("polyline points=\"").or(tag.strip_prefix("path d=\"M")) {
-                // What follows a marker's centre is relative to it; a grid or a rule is not a marker.
+                // The path after a marker's centre is relative to it; a grid or a rule is not a marker.
                 let marker = tag.starts_with("path") && tag.contains('m');
                 let places = places.split(['m', '"']).next().unwrap();
                 let all: Vec<f64> = places.split([' ', ',']).filter_map(|number| number.parse().ok()).collect();

@@ -1,5 +1,5 @@
-//! What a run of `bench` found: one record a shape, as fields in a fixed order. CSV, JSON and JSON lines are made of
-//! these alone.
+//! The results of a run of `bench`: one record per shape, with its fields in a fixed order. CSV, JSON and JSON lines
+//! contain these records.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -11,21 +11,21 @@ use crate::gpu::{Cost, Spread};
 use crate::ops::ceilings::{Bound, Ceilings};
 use crate::ops::measure::Measured;
 
-/// The commit this was built from, with `+` behind it if the tree differed; none outside a checkout.
+/// The commit of this build, followed by `+` if the tree had changes; none outside a checkout.
 pub const COMMIT: Option<&str> = option_env!("SUBQUAD_COMMIT");
 
-/// When, on what and by which command.
+/// Date, host and command line of a run.
 pub struct Occasion {
     /// UTC: `2026-11-24T15:04:05Z`.
     pub date: String,
-    /// The processor of this machine, and how many of it.
+    /// Processor model and number of cores.
     pub host: String,
     /// Arguments as typed.
     pub command: String,
 }
 
 impl Occasion {
-    /// Now and here.
+    /// The present one.
     pub fn now() -> Self {
         let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         let words = std::env::args().skip(1).map(|word| {
@@ -36,16 +36,16 @@ impl Occasion {
         Self { date: utc(seconds), host: host(), command }
     }
 
-    /// The day alone.
+    /// The date without the time.
     pub fn day(&self) -> &str {
         self.date.split('T').next().unwrap_or_default()
     }
 }
 
-/// A moment by the proleptic Gregorian calendar.
+/// A time in seconds since 1970 as a date of the proleptic Gregorian calendar.
 fn utc(seconds: u64) -> String {
     let (days, second) = (seconds / 86400, seconds % 86400);
-    // Years that begin in March have their odd day last; 400 of them have 146097 days.
+    // Years are counted from March, so that a leap day is the last; 400 years have 146097 days.
     let shifted = days + 719_468;
     let (era, day) = (shifted / 146_097, shifted % 146_097);
     let year = (day - day / 1460 + day / 36_524 - day / 146_096) / 365;
@@ -68,7 +68,7 @@ fn host() -> String {
     format!("{model} x {cores}")
 }
 
-/// Where: an adapter, or the `cpu` backend.
+/// An adapter or the `cpu` backend, with its results.
 pub struct Site {
     /// Name of the adapter, or `cpu`.
     pub adapter: String,
@@ -76,11 +76,11 @@ pub struct Site {
     pub backend: &'static str,
     /// Name and version of the driver; threads on the `cpu` backend.
     pub driver: String,
-    /// Whether the CPU does the work of an adapter.
+    /// Whether it is a software adapter, which runs on the CPU.
     pub software: bool,
-    /// What it can do at most; none if it could not be found out.
+    /// Its ceilings; none if they could not be measured.
     pub ceilings: Option<Ceilings>,
-    /// Shapes in the order they were measured.
+    /// Results in the order of measuring.
     pub rows: Vec<Row>,
 }
 
@@ -96,7 +96,7 @@ impl Site {
 
     /// Name of a folder for its records.
     pub fn folder(&self) -> String {
-        // Names of software drivers go on with the version of a compiler.
+        // Software drivers add the version of their compiler to the name.
         let name = self.adapter.split(" (").next().unwrap_or_default();
         let name = if self.backend == "cpu" { name.to_owned() } else { format!("{name} {}", self.backend) };
         let words: Vec<_> = name.split(|c: char| !c.is_ascii_alphanumeric()).filter(|word| !word.is_empty()).collect();
@@ -104,37 +104,37 @@ impl Site {
     }
 }
 
-/// A shape of an operator, and how it went.
+/// A shape of an operator and its result.
 pub struct Row {
     pub job: Job,
     pub outcome: Outcome,
 }
 
-/// How it went.
+/// The result of a shape.
 pub enum Outcome {
     /// Measured, or found wrong.
     Ran(Box<Ran>),
-    /// This operator or this device does not take the shape.
+    /// The operator or the device refuses the shape, or it was given up.
     Refused(String),
-    /// The device was lost, had no memory left, or failed otherwise.
+    /// The device was lost, out of memory, or failed otherwise.
     Failed(String),
 }
 
-/// What was found.
+/// The measurements of a shape.
 pub struct Ran {
     pub measured: Measured,
     /// Essential work.
     pub cost: Cost,
-    /// Rows that were compared with the definition.
+    /// Number of rows that were compared with the reference.
     pub rows: usize,
     /// Seconds to copy the same bytes.
     pub copy: f64,
-    /// The least seconds that the essential work can take, and why.
+    /// Roofline time of the essential work in seconds, and the limit that sets it.
     pub floor: (f64, Bound),
 }
 
 impl Ran {
-    /// Seconds of a run; none of what is wrong.
+    /// Seconds per run; none if the result is wrong.
     pub fn time(&self) -> Option<Spread> {
         self.measured.kernel.map(|kernel| kernel.time)
     }
@@ -151,7 +151,7 @@ impl Row {
         }
     }
 
-    /// What was found, if it ran.
+    /// The measurements, if it ran.
     pub fn ran(&self) -> Option<&Ran> {
         match &self.outcome {
             Outcome::Ran(ran) => Some(ran),
@@ -159,17 +159,17 @@ impl Row {
         }
     }
 
-    /// Seconds of a run, if it ran and was right.
+    /// Seconds per run, if it ran and the result is right.
     pub fn time(&self) -> Option<Spread> {
         self.ran().and_then(Ran::time)
     }
 
-    /// All axes, as `B=1,H=8`.
+    /// All axes: `B=1,H=8`.
     pub fn shape(&self) -> String {
         self.job.shape.iter().map(|(letter, length)| format!("{letter}={length}")).collect::<Vec<_>>().join(",")
     }
 
-    /// Everything about it. Fields that say nothing are null, so that all rows have the same.
+    /// All fields of the record. Fields without a value are null, so that all rows have the same fields.
     pub fn fields(&self) -> Map<String, Value> {
         let ran = self.ran();
         let measured = ran.map(|ran| &ran.measured);
@@ -232,7 +232,7 @@ impl Row {
     }
 }
 
-/// Six digits: more than any clock here tells.
+/// Rounds to six significant digits, more than any clock here resolves.
 pub fn round(x: f64) -> f64 {
     if x == 0.0 || !x.is_finite() {
         return x;
@@ -241,7 +241,7 @@ pub fn round(x: f64) -> f64 {
     if scale.is_finite() && scale > 0.0 { (x * scale).round() / scale } else { x }
 }
 
-/// What every record of a run begins with.
+/// The first fields of every record.
 pub fn occasion(occasion: &Occasion) -> Map<String, Value> {
     let pairs = [
         ("schema", json!(report::SCHEMA)),
@@ -254,7 +254,7 @@ pub fn occasion(occasion: &Occasion) -> Map<String, Value> {
     pairs.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
 }
 
-/// Where a record was made.
+/// The fields of an adapter.
 pub fn site(site: &Site) -> Map<String, Value> {
     let pairs = [
         ("adapter", json!(site.adapter)),
@@ -265,7 +265,7 @@ pub fn site(site: &Site) -> Map<String, Value> {
     pairs.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
 }
 
-/// What the place can do at most. The same fields, null, where that is not known.
+/// The fields of the ceilings; null if they are not known.
 pub fn ceilings(ceilings: Option<&Ceilings>) -> Map<String, Value> {
     let number = |f: &dyn Fn(&Ceilings) -> Option<f64>| {
         ceilings.and_then(|ceilings| f(ceilings).map(|x| report::number(round(x)))).unwrap_or(Value::Null)

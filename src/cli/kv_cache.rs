@@ -1,10 +1,11 @@
-//! State that is a sequence tensor so far ([`Role::Cache`]): what a run goes on from stands in front of the tokens given.
+//! The key/value cache of a state file ([`Role::Cache`]): keys and values of earlier runs, which are prepended to those of
+//! the input.
 
 use crate::error::Error;
 use crate::ops::{Op, Role, TensorSpec};
 use crate::tensor::{DType, HostTensor, Layout, TensorMap};
 
-/// The row's description of the cache of that name, if it is one.
+/// The cache of that name, if the operator has one.
 pub fn of<'a>(op: &'a Op, name: &str) -> Option<&'a TensorSpec> {
     op.state.iter().find(|spec| spec.role == Role::Cache && spec.name == name)
 }
@@ -18,7 +19,8 @@ fn axes(tensor: &HostTensor, layout: Layout) -> [usize; 4] {
     }
 }
 
-/// With a state file every token given has its own: as many as `lead`, the first sequence tensor, has.
+/// Refuses a tensor that has another length than `lead`, the first sequence tensor: with a state file every new query
+/// comes with its own key and value.
 ///
 /// # Errors
 /// [`Error::Tensor`].
@@ -32,10 +34,10 @@ pub fn check(op: &Op, spec: &TensorSpec, tensor: &HostTensor, lead: &HostTensor,
     Err(Error::tensor(op.name, spec.name, expected, found.to_string()))
 }
 
-/// The cache, `[B, G, M, D]` whatever the layout, and the tokens of `tensor` behind it.
+/// The cache, which is `[B, G, M, D]` in either layout, followed by the tokens of `tensor`.
 ///
 /// # Errors
-/// [`Error::Tensor`] if it has not the heads and dims of `tensor`.
+/// [`Error::Tensor`] if its batch, heads or dim differ from those of `tensor`.
 pub fn extend(
     op: &Op,
     spec: &TensorSpec,
@@ -60,22 +62,22 @@ pub fn extend(
     Ok(HostTensor::f32(layout.shape(batch, heads, old + new, dim), values).cast(tensor.dtype()))
 }
 
-/// All caches of the row as a state file has them, f32 `[B, G, M, D]`, from what the operator read.
+/// All caches of the operator in the form of a state file, f32 `[B, G, M, D]`, taken from its inputs.
 pub fn kept(op: &Op, inputs: &TensorMap, layout: Layout) -> TensorMap {
     let one = |spec: &TensorSpec| {
         let tensor = inputs.get(spec.name).filter(|_| spec.role == Role::Cache)?;
         let [batch, heads, len, dim] = axes(tensor, layout);
         let (values, at) = (tensor.to_f32(), layout.strides(heads, len, dim));
-        let mut turned = Vec::with_capacity(values.len());
+        let mut transposed = Vec::with_capacity(values.len());
         each_row(Layout::Bhnd, [batch, heads, len], |b, h, n| {
-            turned.extend_from_slice(&values[b * at.batch + h * at.head + n * at.token..][..dim]);
+            transposed.extend_from_slice(&values[b * at.batch + h * at.head + n * at.token..][..dim]);
         });
-        Some((spec.name.to_owned(), HostTensor::f32([batch, heads, len, dim], turned)))
+        Some((spec.name.to_owned(), HostTensor::f32([batch, heads, len, dim], transposed)))
     };
     op.state.iter().filter_map(one).collect()
 }
 
-/// Every row of a tensor of these axes, in the order it has in that layout.
+/// Calls `f` for every row of a tensor with these axes, in the order of that layout.
 fn each_row(layout: Layout, [batch, heads, len]: [usize; 3], mut f: impl FnMut(usize, usize, usize)) {
     for b in 0..batch {
         match layout {

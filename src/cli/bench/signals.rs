@@ -1,0 +1,80 @@
+//! Ends a run of `bench` on INT, TERM or HUP: gently after the run in hand, with the results so far if that takes too long,
+//! and at once on a second signal.
+
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::super::{Outcome, report};
+
+/// How long the run in hand may take after a signal.
+const GRACE: Duration = Duration::from_secs(2);
+
+static STOP: AtomicBool = AtomicBool::new(false);
+/// Number of the first signal; 0 before.
+static SIGNAL: AtomicU8 = AtomicU8::new(0);
+/// When it came.
+static SINCE: Mutex<Option<Instant>> = Mutex::new(None);
+
+/// Set once a run is to end.
+pub fn stop() -> &'static AtomicBool {
+    &STOP
+}
+
+/// Number of the signal that ended the run.
+pub fn received() -> Option<u8> {
+    Some(SIGNAL.load(Ordering::Relaxed)).filter(|signal| *signal != 0)
+}
+
+/// The exit code, if a signal came and the run in hand has not ended in time.
+pub fn overdue() -> Option<u8> {
+    let since = SINCE.lock().unwrap_or_else(PoisonError::into_inner);
+    let late = since.is_some_and(|since| since.elapsed() > GRACE);
+    received().filter(|_| late).map(|signal| Outcome::Interrupted(signal).code())
+}
+
+/// Ends the process while other threads are at work. Exit handlers are skipped: a driver's would free what they use.
+pub fn exit(code: u8) -> ! {
+    #[cfg(unix)]
+    {
+        unsafe extern "C" {
+            fn _exit(code: std::ffi::c_int) -> !;
+        }
+        // SAFETY: it does not return and touches no memory of this process. Output is written through.
+        unsafe { _exit(code.into()) }
+    }
+    #[cfg(not(unix))]
+    std::process::exit(code.into())
+}
+
+fn on_signal(signal: u8) {
+    if STOP.swap(true, Ordering::Relaxed) && received().is_some() {
+        exit(Outcome::Interrupted(signal).code());
+    }
+    SIGNAL.store(signal, Ordering::Relaxed);
+    *SINCE.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    report::stderr("interrupted: ending after this timing");
+}
+
+/// Handles signals from now on. If that fails, a signal ends the process, and only unwritten results are lost.
+///
+/// Threads started later inherit the mask, so that only the thread here receives these signals.
+#[cfg(unix)]
+pub fn install() {
+    use nix::sys::signal::{SigSet, Signal};
+    let signals: SigSet = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP].into_iter().collect();
+    if signals.thread_block().is_err() {
+        return;
+    }
+    std::thread::spawn(move || {
+        while let Ok(signal) = signals.wait() {
+            on_signal(u8::try_from(signal as i32).unwrap_or(2));
+        }
+    });
+}
+
+/// Handles Ctrl-C from now on.
+#[cfg(not(unix))]
+pub fn install() {
+    let _ = ctrlc::set_handler(|| on_signal(2));
+}

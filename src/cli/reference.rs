@@ -1,0 +1,154 @@
+//! `--verify`: the outputs of a run compared with the reference, with progress, since the reference can take minutes.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use super::options::Options;
+use super::report::Ui;
+use crate::ops::tolerance::{self, Truth, Verdict};
+use crate::ops::{Definition, Op, Operator, Precision, Rows};
+use crate::tensor::{Layout, TensorMap};
+
+/// Flops of one piece of a reference that is computed in pieces: a fraction of a second of plain loops.
+const PIECE: f64 = 5e7;
+/// Pieces at most: each reads all inputs again.
+const PIECES: usize = 100;
+/// Threads at most: each holds the inputs as f64.
+const THREADS: usize = 8;
+
+/// Compares all outputs and all parts of the state with the reference.
+pub fn verify(
+    op: &Op,
+    operator: &dyn Operator,
+    inputs: &TensorMap,
+    outputs: &TensorMap,
+    options: &Options,
+    ui: &Ui,
+) -> Vec<(String, Verdict)> {
+    let (layout, causal) = (options.layout, options.flags.switch("causal") != Some(false));
+    let what = format!("{}: computing the reference", op.name);
+    let pieces = pieces(op, operator, outputs, layout);
+    if pieces.len() < 2 {
+        return ui.watched(&what, &|| None, || Truth::of(operator, inputs, Rows::All)).judge(op.name, outputs);
+    }
+    // Both precisions of every piece, the longest (the last rows, under a causal mask) first.
+    let jobs: Vec<_> = (0..pieces.len()).rev().flat_map(|at| [(at, Precision::F64), (at, Precision::F32)]).collect();
+    // Under a causal mask a row takes as long as it sees keys.
+    let weight = |rows: &[usize]| if causal { rows.iter().map(|row| row + 1).sum() } else { rows.len() };
+    let (next, done) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    let found = Mutex::new(Vec::new());
+    let worker = || {
+        while let Some(&(at, precision)) = jobs.get(next.fetch_add(1, Ordering::Relaxed)) {
+            let part = operator.reference(inputs, precision, Rows::At(&pieces[at]));
+            found.lock().unwrap_or_else(PoisonError::into_inner).push((at, precision, part));
+            done.fetch_add(weight(&pieces[at]), Ordering::Relaxed);
+        }
+    };
+    let all = 2 * pieces.iter().map(|rows| weight(rows)).sum::<usize>();
+    let share = || Some(done.load(Ordering::Relaxed) as f64 / all as f64);
+    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(THREADS);
+    ui.watched(&what, &share, || {
+        std::thread::scope(|scope| (0..threads).for_each(|_| drop(scope.spawn(worker))));
+    });
+    let found = found.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let [exact, single] = [Precision::F64, Precision::F32].map(|wanted| {
+        let mut parts: Vec<_> = found.iter().filter(|(_, of, _)| *of == wanted).collect();
+        parts.sort_by_key(|(at, ..)| *at);
+        let parts: Vec<_> = parts.into_iter().map(|(at, _, part)| (&pieces[*at][..], part)).collect();
+        joined(op, &parts, layout, outputs)
+    });
+    let missing = Verdict { error: f64::INFINITY, bound: 0.0, ok: false };
+    let mut verdicts = Vec::new();
+    for ((name, exact), (_, single)) in exact.iter().zip(&single) {
+        let verdict = outputs.get(name).map_or(missing, |tensor| tolerance::judge(op.name, tensor, exact, single));
+        verdicts.push(((*name).to_owned(), verdict));
+    }
+    verdicts
+}
+
+/// Rows along the length, in pieces that the reference can compute one after another: only where its rows do not depend on
+/// each other and cost enough. One piece, or none, otherwise.
+fn pieces(op: &Op, operator: &dyn Operator, outputs: &TensorMap, layout: Layout) -> Vec<Vec<usize>> {
+    // A recurrence computes all earlier rows for the last one, and linformer its projections for each.
+    if !op.complexity.starts_with("N M ") {
+        return Vec::new();
+    }
+    let length = op.outputs.iter().find_map(|spec| {
+        let axis = axis(op, spec.name, layout)?;
+        outputs.get(spec.name)?.shape().dims().get(axis).copied()
+    });
+    let count = ((operator.cost().flops / PIECE) as usize).min(PIECES);
+    let Some(length) = length.filter(|_| count > 1) else { return Vec::new() };
+    let size = length.div_ceil(count);
+    (0..length).step_by(size).map(|start| (start..length.min(start + size)).collect()).collect()
+}
+
+/// The axis of an output that runs along the length.
+fn axis(op: &Op, output: &str, layout: Layout) -> Option<usize> {
+    let spec = op.outputs.iter().find(|spec| spec.name == output)?;
+    spec.letters(layout).iter().position(|letter| *letter == "N")
+}
+
+/// Pieces of a reference put together along the length. What has no length is the same in all of them.
+fn joined(op: &Op, parts: &[(&[usize], &Definition)], layout: Layout, outputs: &TensorMap) -> Definition {
+    let Some((_, first)) = parts.first() else { return Definition::new() };
+    let one = |at: usize, name: &'static str, values: &Vec<f64>| {
+        let shape = outputs.get(name).map(|tensor| tensor.shape().dims());
+        let (Some(axis), Some(dims)) = (axis(op, name, layout), shape) else { return (name, values.clone()) };
+        let (length, inner) = (dims[axis], dims[axis + 1..].iter().product::<usize>());
+        let mut whole = vec![0.0; dims.iter().product()];
+        for (rows, part) in parts {
+            let blocks = whole.chunks_exact_mut(length * inner).zip(part[at].1.chunks_exact(rows.len() * inner));
+            for (block, part) in blocks {
+                for (row, values) in rows.iter().zip(part.chunks_exact(inner)) {
+                    block[row * inner..][..inner].copy_from_slice(values);
+                }
+            }
+        }
+        (name, whole)
+    };
+    first.iter().enumerate().map(|(at, (name, values))| one(at, name, values)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::{Case, draw, execute};
+
+    #[test]
+    fn a_reference_in_pieces_equals_the_whole() {
+        for (name, layout) in [("softmax", Layout::Bhnd), ("yat", Layout::Bnhd), ("mta", Layout::Bhnd)] {
+            let op = crate::ops::find(name).unwrap();
+            let with = if name == "mta" { &["kq_pre", "kq_post"][..] } else { &[] };
+            let mut case = Case::new("pieces", &[("B", 2), ("H", 2), ("N", 37), ("D", 5), ("E", 3)]).layout(layout);
+            case.with = with.to_vec();
+            case.complete(op);
+            let operator = case.configure(op).unwrap();
+            let inputs = draw::inputs(op, &case).unwrap();
+            let outputs = execute::cpu(&*operator, &inputs).unwrap().outputs;
+            let whole = operator.reference(&inputs, Precision::F64, Rows::All);
+            let rows: Vec<Vec<usize>> = [0..10, 10..36, 36..37].into_iter().map(Iterator::collect).collect();
+            let parts: Vec<_> =
+                rows.iter().map(|rows| operator.reference(&inputs, Precision::F64, Rows::At(rows))).collect();
+            let parts: Vec<_> = rows.iter().map(Vec::as_slice).zip(&parts).collect();
+            assert_eq!(joined(op, &parts, layout, &outputs), whole, "{name}");
+        }
+    }
+
+    #[test]
+    fn long_attention_is_split_and_recurrences_are_not() {
+        for (name, length, least, most) in [("softmax", 4096, 10, 100), ("softmax", 64, 0, 1), ("linear", 4096, 0, 0)] {
+            let op = crate::ops::find(name).unwrap();
+            let mut case = Case::new("split", &[("H", 2), ("N", length), ("D", 64)]);
+            case.complete(op);
+            let operator = case.configure(op).unwrap();
+            let o = crate::tensor::HostTensor::zeros([1, 2, length, 64], crate::tensor::DType::F32);
+            let outputs: TensorMap = [("o".to_owned(), o)].into_iter().collect();
+            let pieces = pieces(op, &*operator, &outputs, Layout::Bhnd);
+            assert!((least..=most).contains(&pieces.len()), "{name} {length}: {}", pieces.len());
+            if pieces.len() > 1 {
+                assert_eq!(pieces.concat(), (0..length).collect::<Vec<_>>());
+            }
+        }
+    }
+}
