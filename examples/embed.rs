@@ -7,11 +7,8 @@
 
 use std::error::Error;
 
-use subquad::Error as AttentionError;
-use subquad::gpu::{Context, Recording, Workspace};
-use subquad::ops::softmax::{self, Config, Tensors};
-use subquad::ops::{self, Qkv};
-use subquad::tensor::{DType, Tensor};
+use subquad::ops::softmax::{Config, Tensors};
+use subquad::{Context, DType, Error as AttentionError, Plan, Qkv, Recording, Tensor};
 use wgpu::{BufferUsages, CommandEncoder, Device};
 
 const HEADS: usize = 4;
@@ -46,28 +43,25 @@ fn average(@builtin(global_invocation_id) id: vec3<u32>) {
 }
 ";
 
-/// State kept for the program's lifetime: pipelines (in `ctx`) and scratch memory (`workspace`).
+/// Kept as long as the shape is used: the pipelines are the plan's, and so is the scratch memory.
 struct Attention {
     recording: Recording,
-    _ctx: Context,
-    _workspace: Workspace,
+    _plan: Plan<Config>,
 }
 
 impl Attention {
     /// Attention over the program's buffers. `qkv` holds q, then k, then v.
     fn new(device: &Device, queue: &wgpu::Queue, qkv: &wgpu::Buffer, o: &wgpu::Buffer) -> Result<Self, AttentionError> {
         let ctx = Context::from_device(device.clone(), queue.clone());
-        let config = Config { window: Some(256), ..Config::new(Qkv::new(1, HEADS, TOKENS, DIM, DIM)) };
-        let plan = ops::plan(&ctx, &config)?;
-        let mut workspace = Workspace::new();
-        workspace.reserve(&ctx, plan.workspace())?;
+        let config = Config { window: Some(256), ..Config::new(Qkv::new().heads(HEADS).len(TOKENS).dim(DIM)) };
+        let plan = config.plan(&ctx)?;
 
         let shape = [1, HEADS, TOKENS, DIM];
         let part = |i: u64| Tensor::view(qkv, 4 * COUNT * i..4 * COUNT * (i + 1), shape, DType::F32);
         let (q, k, v) = (part(0)?, part(1)?, part(2)?);
         let o = Tensor::view(o, 0..4 * COUNT, shape, DType::F32)?;
-        let recording = softmax::bind(&plan, Tensors { q: &q, k: &k, v: &v, o: &o }, &workspace)?;
-        Ok(Self { recording, _ctx: ctx, _workspace: workspace })
+        let recording = plan.bind(Tensors::new(&q, &k, &v, &o))?;
+        Ok(Self { recording, _plan: plan })
     }
 }
 

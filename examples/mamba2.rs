@@ -17,10 +17,13 @@
 
 use std::error::Error;
 
-use subquad::gpu::{AdapterRequest, Context, Workspace, pack, readback};
-use subquad::ops::parts::gate;
-use subquad::ops::{self, Channels, Operator, conv1d, ssd};
+use subquad::gpu::{AdapterRequest, Context, pack, readback};
+use subquad::operator::Operator;
+use subquad::operator::channels::Channels;
+use subquad::ops::primitives::gated_norm;
+use subquad::ops::{conv1d, ssd};
 use subquad::tensor::{DType, HostTensor, Layout, Shape, Tensor, TensorMap};
+use subquad::verify;
 use wgpu::util::DeviceExt;
 use wgpu::{BindGroup, BufferUsages, CommandEncoder, ComputePipeline, Device};
 
@@ -130,7 +133,7 @@ fn encode(cuts: &[Cut], encoder: &mut CommandEncoder) {
 struct Block {
     conv: conv1d::Config,
     scan: ssd::Config,
-    norm: gate::Config,
+    norm: gated_norm::Config,
 }
 
 impl Block {
@@ -138,11 +141,17 @@ impl Block {
         let conv = conv1d::Config::new(Channels::new(1, MIXED, length), TAPS);
         let scan = ssd::Config::new(length, HEADS, DIM, STATES);
         // A row of the norm has the channels of one group. ssd already applies the gate.
-        let norm = gate::Config::new(1, GROUPS, length, INNER / GROUPS);
+        let norm = gated_norm::Config::new(1, GROUPS, length, INNER / GROUPS);
         Self {
             conv: conv1d::Config { bias: true, ..conv },
             scan: ssd::Config { groups: GROUPS, a_log: true, d: true, z: true, dt_bias: true, ..scan },
-            norm: gate::Config { scale: gate::Scale::PerHead, gated: false, eps: 1e-5, layout: Layout::Bnhd, ..norm },
+            norm: gated_norm::Config {
+                scale: gated_norm::Scale::PerHead,
+                gated: false,
+                eps: 1e-5,
+                layout: Layout::Bnhd,
+                ..norm
+            },
         }
     }
 }
@@ -157,7 +166,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let projected = made_up([1, length, WIDTH], 1, |x| x);
     let got = on_gpu(&ctx, &block, &projected, &weights)?;
     let want = on_cpu(&block, &projected, &weights)?;
-    let error = ops::tolerance::relative_rms(&got.to_f64(), &want.to_f64());
+    let error = verify::tolerance::relative_rms(&got.to_f64(), &want.to_f64());
     println!("differs from the cpu backend by {error:.1e} (relative RMS)");
     if error < 1e-5 { Ok(()) } else { Err("the output is wrong".into()) }
 }
@@ -169,11 +178,7 @@ fn on_gpu(
     projected: &HostTensor,
     weights: &TensorMap,
 ) -> Result<HostTensor, Box<dyn Error>> {
-    let [conv_plan, scan_plan, norm_plan] = [ops::plan(ctx, conv)?, ops::plan(ctx, scan)?, ops::plan(ctx, norm)?];
-    let mut workspace = Workspace::new();
-    for plan in [&conv_plan, &scan_plan, &norm_plan] {
-        workspace.reserve(ctx, plan.workspace())?;
-    }
+    let (conv_plan, scan_plan, norm_plan) = (conv.plan(ctx)?, scan.plan(ctx)?, norm.plan(ctx)?);
 
     let n = conv.shape.length;
     let empty = |name, shape: [usize; 4]| readback::empty(ctx, name, shape, DType::F32);
@@ -204,11 +209,11 @@ fn on_gpu(
         transpose.cut(device, &after, &c, [SHARED, n, n, (INNER + SHARED) * n]),
     ];
     let conv = conv1d::Tensors { x: &before, weights: &taps, y: &after, state: None };
-    let conv = conv1d::bind(&conv_plan, conv, &workspace)?;
+    let conv = conv_plan.bind(conv)?;
     let scan = ssd::Tensors { x: &x, dt: &dt, weights: &rates, b: &b, c: &c, z: Some(&z), y: &y, state: None };
-    let scan = ssd::bind(&scan_plan, scan, &workspace)?;
-    let norm = gate::Tensors { x: &rows, gate: None, scale: Some(&scale), y: &output };
-    let norm = gate::bind(&norm_plan, norm, &workspace)?;
+    let scan = scan_plan.bind(scan)?;
+    let norm = gated_norm::Tensors { x: &rows, gate: None, scale: Some(&scale), y: &output };
+    let norm = norm_plan.bind(norm)?;
     print!("{conv}{scan}{norm}");
 
     let mut encoder = device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());

@@ -12,9 +12,12 @@
 use std::process::ExitCode;
 
 use clap::Parser;
+use subquad::catalog::case::Case;
+use subquad::catalog::random;
+use subquad::catalog::spec::Op;
 use subquad::gpu::{AdapterRequest, Context, Select, Spread, Timer, readback};
-use subquad::ops::execute::Prepared;
-use subquad::ops::{self, Case, Op, draw};
+use subquad::ops;
+use subquad::verify::run::Prepared;
 
 /// Times each dispatch of an operator on an adapter.
 #[derive(Parser)]
@@ -54,7 +57,7 @@ fn start(args: &Args) -> Result<(), Failure> {
     let select = args.adapter.as_ref().map(|a| a.parse().map_or_else(|_| Select::Name(a.clone()), Select::Index));
     let ctx = Context::open(&AdapterRequest { software: select.is_some(), select, ..AdapterRequest::default() })?;
     let operator = case.configure(op)?;
-    let prepared = Prepared::new(&ctx, operator.as_ref(), &draw::inputs(op, &case)?, false)?;
+    let prepared = Prepared::new(&ctx, operator.as_ref(), &random::inputs(op, &case)?, false)?;
     let recording = prepared.bind()?;
     println!("{}, {}", ctx.info().name, prepared.plan().program().variant());
 

@@ -22,11 +22,15 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Instant;
 
+use subquad::catalog::flags::{FlagKind, Flags};
+use subquad::catalog::request::Request;
+use subquad::catalog::spec::{Op, Role};
 use subquad::gpu::{AdapterRequest, Context, Schedule, Select, readback};
 use subquad::io;
-use subquad::ops::execute::{self, Prepared};
-use subquad::ops::{self, FlagKind, Flags, Op, Operator, Request, Role};
+use subquad::operator::Operator;
+use subquad::ops;
 use subquad::tensor::{DType, Layout, TensorMap};
+use subquad::verify::run::{self, Prepared};
 
 const USAGE: &str = "usage: turns OP --input FILE [--adapter INDEX|NAME|gpu|cpu] [--threads T] [--output FILE] \
                      [--carry] [--flag NAME=VALUE]...; a run a line of stdin";
@@ -137,7 +141,7 @@ fn on_adapter(
     take_turns(on.trim_end(), CLOCK, || seconds(&ctx, prepared.schedule(), &mut runs))?;
     drop(prepared);
     // A separate run, because the timed runs have changed their state.
-    wanted.then(|| Ok(execute::gpu(&ctx, operator, tensors, false, &mut |_| ())?.outputs)).transpose()
+    wanted.then(|| Ok(run::gpu(&ctx, operator, tensors, false, &mut |_| ())?.outputs)).transpose()
 }
 
 /// Describes what [`seconds`] measures.

@@ -10,7 +10,9 @@
 use std::error::Error;
 
 use subquad::gpu::{AdapterRequest, Context, Schedule, Workspace, readback};
-use subquad::ops::{self, Operator, Qkv, linformer, softmax};
+use subquad::operator::Operator;
+use subquad::operator::qkv::Qkv;
+use subquad::ops::{linformer, softmax};
 use subquad::tensor::{DType, HostTensor, TensorMap};
 
 const HEADS: usize = 4;
@@ -23,14 +25,14 @@ fn main() -> Result<(), Box<dyn Error>> {
     println!("on {}", ctx.info().name);
 
     let shape = [1, HEADS, length, DIM];
-    let qkv = Qkv::new(1, HEADS, length, DIM, DIM);
+    let qkv = Qkv::new().heads(HEADS).len(length).dim(DIM);
     let low = linformer::Config::new(qkv, RANK);
     let exact = softmax::Config::new(qkv);
-    let low_plan = ops::plan(&ctx, &low)?;
-    let exact_plan = ops::plan(&ctx, &exact)?;
+    let low_plan = low.plan(&ctx)?;
+    let exact_plan = exact.plan(&ctx)?;
     let mut workspace = Workspace::new();
-    workspace.reserve(&ctx, low_plan.workspace())?;
-    workspace.reserve(&ctx, exact_plan.workspace())?;
+    low_plan.reserve(&mut workspace)?;
+    exact_plan.reserve(&mut workspace)?;
 
     let x = made_up(shape, 1);
     let e = made_up([1, 1, RANK, length], 2).reshape([1, RANK, length]);
@@ -41,9 +43,9 @@ fn main() -> Result<(), Box<dyn Error>> {
 
     let mut schedule = Schedule::new();
     let first = linformer::Tensors { q: &input, k: &input, v: &input, o: &middle, e: Some(&projection), f: None };
-    schedule.push(linformer::bind(&low_plan, first, &workspace)?);
-    let second = softmax::Tensors { q: &middle, k: &middle, v: &middle, o: &output };
-    schedule.push(softmax::bind(&exact_plan, second, &workspace)?);
+    schedule.push(low_plan.bind_in(first, &workspace)?);
+    let second = softmax::Tensors::new(&middle, &middle, &middle, &output);
+    schedule.push(exact_plan.bind_in(second, &workspace)?);
     print!("{schedule}");
 
     let mut encoder = ctx.device().create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
@@ -59,7 +61,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         outputs.remove("o").ok_or_else(|| subquad::Error::Usage("no output".into()))
     };
     let want = layer(&exact, &layer(&low, &x)?)?;
-    let error = subquad::ops::tolerance::relative_rms(&got.to_f64(), &want.to_f64());
+    let error = subquad::verify::tolerance::relative_rms(&got.to_f64(), &want.to_f64());
     println!("differs from the cpu backend by {error:.1e} (relative RMS)");
     if error < 1e-5 { Ok(()) } else { Err("the output is wrong".into()) }
 }

@@ -1,15 +1,16 @@
-//! The one error type. Every variant names the operator, the tensor or limit, what was expected and what was found.
+//! The error type of this crate. Every variant names the operator, the tensor or limit, what was expected and what was
+//! found.
 
 use std::path::PathBuf;
 
-/// What can go wrong, in one sentence fit for a user.
+/// An error, worded as one sentence for the user.
 ///
-/// All errors of the GPU path arise in [`Plan::new`](crate::gpu::Plan::new), [`Plan::bind`](crate::gpu::Plan::bind)
-/// or at the edge ([`readback`](crate::gpu::readback)); recording never fails.
+/// On the GPU path, errors come from [`Plan::new`](crate::gpu::Plan::new), [`Plan::bind`](crate::gpu::Plan::bind) and
+/// [`readback`](crate::gpu::readback). Recording never fails.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// A tensor has another shape, rank or dtype than the operator needs.
+    /// A tensor whose shape, rank, dtype or values differ from what the operator needs.
     #[error("{op}: tensor `{tensor}`: expected {expected}, found {found}")]
     Tensor {
         /// Operator, as in `subquad run OP`.
@@ -21,31 +22,29 @@ pub enum Error {
         /// What was given.
         found: String,
     },
-    /// A tensor the operator needs was not given.
+    /// A tensor that the operator needs but that was not given.
     #[error("{op}: tensor `{tensor}`: expected {expected}, found none (given: {given})")]
     Missing {
         /// Operator.
         op: &'static str,
         /// Name of the tensor.
         tensor: String,
-        /// Its axes.
+        /// Its axes, or its storage type and shape.
         expected: String,
         /// Names of the tensors that were given.
         given: String,
     },
     /// A setting that contradicts a tensor or another setting.
-    #[error("{op}: `{setting}`: expected {expected}, found {found}")]
+    #[error("{op}: {}{problem}", quoted(setting))]
     Setting {
         /// Operator.
         op: &'static str,
-        /// Flag or field.
+        /// Field, or the flag that gave it.
         setting: String,
-        /// What would do.
-        expected: String,
-        /// What was given.
-        found: String,
+        /// What is wrong with it, behind its name: `: expected 1 or more, found 0`.
+        problem: String,
     },
-    /// Something does not fit the device.
+    /// A resource that exceeds a limit of the device.
     #[error("{op}: {what} needs {needed}, the limit of this device is {limit}")]
     Limit {
         /// Operator or kernel.
@@ -57,12 +56,36 @@ pub enum Error {
         /// Amount available.
         limit: u64,
     },
-    /// A kernel that does not compile or whose bindings are not those declared. A defect of this crate.
+    /// A workspace that was not grown to what a plan needs.
+    #[error(
+        "{op}: workspace `{workspace}`: expected {needed} bytes, found {found}; call plan.reserve(&mut workspace) before it is bound"
+    )]
+    Workspace {
+        /// Operator.
+        op: &'static str,
+        /// What the buffer is for.
+        workspace: &'static str,
+        /// Bytes needed.
+        needed: u64,
+        /// Bytes there are.
+        found: u64,
+    },
+    /// A feature that the device was made without.
+    #[error("{op}: {what} needs the device feature {feature}, which this device was made without")]
+    Feature {
+        /// Operator.
+        op: &'static str,
+        /// What needs it, for example "f16 storage".
+        what: &'static str,
+        /// Name in `wgpu::Features`.
+        feature: &'static str,
+    },
+    /// A kernel that does not compile, or whose bindings differ from its declaration. This is a defect of this crate.
     #[error("kernel {kernel}: {message}")]
     Kernel {
         /// Entry point.
         kernel: String,
-        /// Compiler's message with file and line.
+        /// The compiler's message, with file and line.
         message: String,
     },
     /// The device was lost, ran out of memory, or refused a command.
@@ -79,13 +102,13 @@ pub enum Error {
         /// What is wrong with it.
         message: String,
     },
-    /// What is wrong by the command line alone (exit code 2).
+    /// An error in the command line (exit code 2).
     #[error("{0}")]
     Usage(String),
 }
 
 impl Error {
-    /// A tensor that is not as the operator needs it.
+    /// Creates an [`Error::Tensor`].
     pub fn tensor(
         op: &'static str,
         tensor: impl Into<String>,
@@ -95,18 +118,34 @@ impl Error {
         Self::Tensor { op, tensor: tensor.into(), expected: expected.into(), found: found.into() }
     }
 
-    /// A setting that is not as the operator needs it.
+    /// Creates an [`Error::Setting`].
     pub fn setting(
         op: &'static str,
         setting: impl Into<String>,
         expected: impl Into<String>,
         found: impl Into<String>,
     ) -> Self {
-        Self::Setting { op, setting: setting.into(), expected: expected.into(), found: found.into() }
+        Self::rule(op, setting, format!(": expected {}, found {}", expected.into(), found.into()))
+    }
+
+    /// A setting that breaks a rule: `problem` follows its name, as " needs the causal form" does.
+    pub fn rule(op: &'static str, setting: impl Into<String>, problem: impl Into<String>) -> Self {
+        Self::Setting { op, setting: setting.into(), problem: problem.into() }
+    }
+
+    /// What a device said, which wgpu spreads over several lines, in one.
+    pub(crate) fn device(said: impl std::fmt::Display) -> Self {
+        let said = said.to_string();
+        Self::Device(said.split_whitespace().collect::<Vec<_>>().join(" "))
     }
 
     /// A file that cannot be read or written.
     pub fn file(path: impl Into<PathBuf>, message: impl Into<String>) -> Self {
         Self::File { path: path.into(), message: message.into() }
     }
+}
+
+/// Puts a field name in backticks; returns a flag as the user writes it.
+fn quoted(setting: &str) -> String {
+    if setting.starts_with("--") { setting.to_owned() } else { format!("`{setting}`") }
 }

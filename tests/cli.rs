@@ -181,6 +181,6 @@ fn same(a: &HostTensor, b: &HostTensor) {
 
 fn close(a: &HostTensor, b: &HostTensor) {
     assert_eq!(a.shape(), b.shape());
-    let error = subquad::ops::tolerance::relative_rms(&a.to_f64(), &b.to_f64());
+    let error = subquad::verify::tolerance::relative_rms(&a.to_f64(), &b.to_f64());
     assert!(error < if a.dtype() == DType::F16 { 1e-3 } else { 1e-6 }, "relative RMS {error:.2e}");
 }

@@ -42,7 +42,7 @@ fn walk(top: &Path) -> BTreeSet<String> {
     found
 }
 
-/// `tools/../docs/a.md` is `docs/a.md`. None if the path leaves the repository.
+/// `a/../b.md` is `b.md`. None if the path leaves the repository.
 fn resolve(folder: &str, link: &str) -> Option<String> {
     let mut parts: Vec<&str> = folder.split('/').filter(|part| !part.is_empty()).collect();
     for part in link.split('/') {

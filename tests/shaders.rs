@@ -10,14 +10,18 @@ use std::sync::OnceLock;
 use naga::back::{hlsl, msl, spv};
 use rayon::prelude::*;
 use subquad::gpu::limits::{self, Resolved};
-use subquad::gpu::source::print;
-use subquad::gpu::{Kernel, Spec, probes};
-use subquad::ops::{OPS, parts};
+use subquad::gpu::shader::print;
+use subquad::gpu::{Caps, Kernel, Variant};
+use subquad::measure::probes;
+use subquad::operator::Operator;
+use subquad::operator::qkv::Qkv;
+use subquad::ops::{OPS, primitives, softmax, yat};
+use subquad::tensor::DType;
 
 /// A kernel in one specialisation, parsed, validated and specialised.
 struct Shader {
     kernel: &'static Kernel,
-    spec: Spec,
+    spec: Variant,
     label: String,
     resolved: Resolved,
 }
@@ -26,10 +30,10 @@ struct Shader {
 fn shaders() -> &'static [Shader] {
     static SHADERS: OnceLock<Vec<Shader>> = OnceLock::new();
     SHADERS.get_or_init(|| {
-        let list: Vec<_> =
-            OPS.iter().flat_map(|op| op.kernels()).chain(parts::kernels()).chain(probes::kernels()).collect();
+        let all = OPS.iter().flat_map(|op| op.kernels()).chain(primitives::kernels()).chain(probes::kernels());
+        let list: Vec<_> = all.chain(with_lengths()).collect();
         assert!(list.len() >= OPS.len(), "operators without kernels");
-        let resolve = |(kernel, spec): (&'static Kernel, Spec)| {
+        let resolve = |(kernel, spec): (&'static Kernel, Variant)| {
             let label = spec.label(kernel);
             let resolved = limits::resolve(kernel, &spec).unwrap_or_else(|e| panic!("{label}: {e}"));
             Shader { kernel, spec, label, resolved }
@@ -41,6 +45,30 @@ fn shaders() -> &'static [Shader] {
 /// The first shader of a kernel.
 fn shader(name: &str) -> &'static Shader {
     shaders().iter().find(|shader| shader.kernel.name == name).unwrap()
+}
+
+/// Kernels that read `lengths`, which no case has, since the command line does not.
+fn with_lengths() -> Vec<(&'static Kernel, Variant)> {
+    let caps = Caps { f16: true, ..Caps::portable() };
+    let mut list: Vec<(&'static Kernel, Variant)> = Vec::new();
+    let dims = [(16, 16), (24, 20), (40, 64), (128, 128), (70, 300)];
+    let forms = [(70, DType::F32), (70, DType::F16), (3, DType::F32), (3, DType::F16)];
+    for ((d, e), (queries, dtype)) in dims.into_iter().flat_map(|dims| forms.map(|form| (dims, form))) {
+        let qkv = Qkv::new().heads(2).len(queries).dim(d).dim_v(e).keys(300).dtype(dtype);
+        let soft = softmax::Config { lengths: true, ..softmax::Config::new(qkv) };
+        let yat = yat::Config { lengths: true, ..yat::Config::new(qkv) };
+        let euclidean = yat::Config { kernel: yat::Kernel::Euclidean, norm: yat::Norm::Softmax, ..yat.clone() };
+        let operators: [&dyn Operator; 4] =
+            [&soft, &softmax::Config { causal: false, ..soft.clone() }, &yat, &euclidean];
+        for step in operators.iter().flat_map(|operator| operator.program(&caps).unwrap().steps().to_vec()) {
+            let reads = step.kernel.bindings.iter().any(|(name, _)| *name == "lengths");
+            if reads && !list.iter().any(|(kernel, spec)| kernel.name == step.kernel.name && *spec == step.spec) {
+                list.push((step.kernel, step.spec));
+            }
+        }
+    }
+    assert!(list.len() >= 40, "{} kernels", list.len());
+    list
 }
 
 #[test]
@@ -151,7 +179,7 @@ fn a_printed_kernel_is_the_kernel() {
 fn a_compile_error_names_file_and_line() {
     let Shader { kernel, spec, .. } = shader("linear_scan");
     let mut sources = kernel.sources.to_vec();
-    let broken = subquad::gpu::Source {
+    let broken = subquad::gpu::Fragment {
         path: "linear/broken.wgsl",
         text: "// one\n// two\nfn f() -> u32 { return nothing; }\n",
     };

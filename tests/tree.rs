@@ -35,7 +35,7 @@ fn every_operator_has_its_five_places() {
     for op in OPS {
         let name = op.name;
         assert!(name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_'), "{name}");
-        for file in ["mod.rs", "layout.rs", "reference.rs", "cpu.rs", "cases.rs"] {
+        for file in ["mod.rs", "layout.rs", "reference.rs", "cpu.rs", "row.rs", "cases.rs"] {
             assert!(root().join("src/ops").join(name).join(file).exists(), "src/ops/{name}/{file}");
         }
         assert!(root().join("shaders").join(name).join("types.wgsl").exists(), "shaders/{name}/types.wgsl");
@@ -47,7 +47,7 @@ fn every_operator_has_its_five_places() {
     for folder in folders {
         let folder = folder.to_string_lossy().into_owned();
         assert!(
-            ["common", "parts", "probes"].contains(&folder.as_str()) || find(&folder).is_some(),
+            ["lib", "cores", "primitives", "probes"].contains(&folder.as_str()) || find(&folder).is_some(),
             "shaders/{folder} belongs to no operator"
         );
     }
@@ -56,18 +56,18 @@ fn every_operator_has_its_five_places() {
 /// Parts are in one folder of each kind under the name `parts`, and every one is tested by name.
 #[test]
 fn every_part_has_its_kernels_and_its_tests() {
-    let tests = read("tests/ops/parts.rs");
-    let modules = read("src/ops/parts/mod.rs");
+    let tests = read("tests/ops/primitives.rs");
+    let modules = read("src/ops/primitives/mod.rs");
     let parts: Vec<_> = modules.lines().filter_map(|line| line.strip_prefix("pub mod ")?.strip_suffix(';')).collect();
     assert!(parts.len() >= 4, "{parts:?}");
-    let kernels = subquad::ops::parts::kernels();
+    let kernels = subquad::ops::primitives::kernels();
     for part in parts {
         assert!(find(part).is_none(), "{part} is an operator and a part");
-        let own = format!("parts_{part}");
+        let own = format!("primitives_{part}");
         assert!(kernels.iter().any(|(kernel, _)| kernel.name.starts_with(&own)), "{part} has no kernel {own}");
-        assert!(tests.contains(&format!("{part}::Config")), "tests/ops/parts.rs: none of {part}");
+        assert!(tests.contains(&format!("{part}::Config")), "tests/ops/primitives.rs: none of {part}");
     }
-    assert!(kernels.iter().all(|(kernel, _)| kernel.name.starts_with("parts_")), "names of parts' kernels");
+    assert!(kernels.iter().all(|(kernel, _)| kernel.name.starts_with("primitives_")), "names of parts' kernels");
 }
 
 #[test]
@@ -108,38 +108,101 @@ fn no_source_file_is_long() {
     }
 }
 
+/// The rooms of src/ from the ground up: a room knows those below it and itself. `io` stands beside: it knows tensors alone.
+const ROOMS: [&[&str]; 10] = [
+    &["error"],
+    &["tensor"],
+    &["gpu", "cpu"],
+    &["operator"],
+    &["catalog"],
+    &["verify"],
+    &["cores"],
+    &["ops"],
+    &["measure"],
+    &["cli"],
+];
+
+/// The code of a file without comments and without its unit tests, which may look up.
+fn code(path: &Path) -> String {
+    let text = fs::read_to_string(path).unwrap();
+    let text = text.split("#[cfg(test)]\nmod tests").next().unwrap().split("#[cfg(all(test").next().unwrap();
+    text.lines().filter(|line| !line.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n")
+}
+
+/// Path below the root, with slashes.
+fn name(path: &Path) -> String {
+    path.strip_prefix(root()).unwrap().to_string_lossy().replace('\\', "/")
+}
+
 #[test]
-fn only_the_edge_submits_or_waits_and_dependencies_run_one_way() {
+fn only_the_edge_submits_or_waits() {
+    for path in files("src", "rs").into_iter().filter(|path| name(path) != "src/gpu/readback.rs") {
+        let text = code(&path);
+        for call in [".submit(", ".poll(", ".write_buffer("] {
+            let edge = format!("readback::{}", &call[1..]);
+            assert!(!text.replace(&edge, "").contains(call), "{} calls {call}..)", name(&path));
+        }
+    }
+}
+
+#[test]
+fn rooms_know_only_those_below_them() {
+    let floor = |room: &str| ROOMS.iter().position(|rooms| rooms.contains(&room));
     for path in files("src", "rs") {
-        let name = path.strip_prefix(root()).unwrap().to_string_lossy().replace('\\', "/");
-        // Comments may show what a caller does.
-        let text = fs::read_to_string(&path).unwrap();
-        let text: String = text.lines().filter(|l| !l.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n");
-        if name != "src/gpu/readback.rs" {
-            for call in [".submit(", ".poll(", ".write_buffer("] {
-                let edge = format!("readback::{}", &call[1..]);
-                assert!(!text.replace(&edge, "").contains(call), "{name} calls {call}..)");
-            }
+        let (name, text) = (name(&path), code(&path));
+        let room = name.split('/').nth(1).unwrap().trim_end_matches(".rs");
+        if ["lib", "bin"].contains(&room) {
+            continue;
         }
-        let forbid = |words: &[&str]| {
-            for word in words {
-                assert!(!text.contains(word), "{name} must not know {word}");
-            }
-        };
-        if name.starts_with("src/gpu/") {
-            forbid(&["crate::ops", "crate::io", "crate::cli"]);
+        let known: HashSet<_> = text
+            .split("crate::")
+            .skip(1)
+            .map(|rest| rest.split(|c: char| !c.is_alphanumeric() && c != '_').next().unwrap())
+            .filter(|room| floor(room).is_some() || *room == "io")
+            .collect();
+        for other in known {
+            let below = match (floor(room), floor(other)) {
+                (Some(own), Some(theirs)) => theirs < own || room == other,
+                (None, _) => ["error", "tensor", "io"].contains(&other),
+                (Some(_), None) => room == "cli",
+            };
+            assert!(below, "{name} must not know crate::{other}");
         }
-        if name.starts_with("src/ops/") {
-            forbid(&["crate::cli", "crate::io"]);
-        }
-        if name.starts_with("src/io/") {
-            forbid(&["wgpu::", "crate::ops", "crate::gpu", "crate::cli"]);
-        }
-        if name.ends_with("/layout.rs") || name.ends_with("/reference.rs") {
-            forbid(&["wgpu::"]);
+        let forbid = |word: &str| assert!(!text.contains(word), "{name} must not know {word}");
+        if room == "io" || name.ends_with("/layout.rs") || name.ends_with("/reference.rs") {
+            forbid("wgpu::");
         }
         if name.ends_with("/reference.rs") {
-            forbid(&["crate::gpu"]);
+            forbid("crate::gpu");
+        }
+        // The layer that serves every operator names none.
+        if ["gpu", "cpu", "operator", "cores"].contains(&room) {
+            forbid("crate::ops");
+        }
+    }
+}
+
+/// Comments and documents send readers to files: each of them is there.
+#[test]
+fn every_path_that_a_comment_names_exists() {
+    let rust = ["src", "tests", "benches", "examples"].iter().flat_map(|folder| files(folder, "rs"));
+    let texts = rust.chain(files("shaders", "wgsl")).chain(files("docs", "md"));
+    let folders = ["src/", "shaders/", "tests/", "benches/", "examples/", "docs/", "tools/"];
+    for path in texts {
+        let comments = path.extension().is_some_and(|extension| extension == "md");
+        for line in fs::read_to_string(&path).unwrap().lines() {
+            let Some(comment) = (if comments { Some(line) } else { line.find("//").map(|at| &line[at..]) }) else {
+                continue;
+            };
+            let words = comment.split(|c: char| !(c.is_alphanumeric() || "_-./*".contains(c)));
+            for word in words.map(|word| word.trim_end_matches(['.', '/'])) {
+                let named = folders.iter().any(|folder| word.starts_with(folder)) && !word.contains('*');
+                let placeholder =
+                    word.contains("..") || word.split('/').any(|part| part == "X" || part.starts_with("X."));
+                if named && !placeholder {
+                    assert!(root().join(word).exists(), "{}: {word} does not exist: {line}", name(&path));
+                }
+            }
         }
     }
 }

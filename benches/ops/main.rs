@@ -9,11 +9,15 @@ use std::time::Duration;
 use criterion::{
     BatchSize, BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main, measurement::WallTime,
 };
+use subquad::catalog::case::Case;
+use subquad::catalog::random;
+use subquad::catalog::spec::Op;
 use subquad::gpu::{AdapterRequest, Caps, Context, Plan, Select};
-use subquad::ops::execute::Prepared;
-use subquad::ops::tolerance::Truth;
-use subquad::ops::{Case, OPS, Op, Operator, Rows, draw};
+use subquad::operator::{Operator, Rows};
+use subquad::ops::OPS;
 use subquad::tensor::TensorMap;
+use subquad::verify::run::Prepared;
+use subquad::verify::tolerance::Reference;
 
 /// Quick cases in f32. The other cases only take longer to compile or use another storage type.
 fn cases(op: &Op) -> impl Iterator<Item = Case> {
@@ -27,12 +31,12 @@ fn longest(op: &Op) -> Case {
 
 fn prepare(op: &Op, case: &Case) -> (Box<dyn Operator>, TensorMap) {
     let operator = case.configure(op).expect("a case its operator refuses");
-    let inputs = draw::inputs(op, case).expect("inputs of a case");
+    let inputs = random::inputs(op, case).expect("inputs of a case");
     (operator, inputs)
 }
 
 fn check(op: &Op, operator: &dyn Operator, inputs: &TensorMap, outputs: &TensorMap) {
-    for (name, verdict) in Truth::of(operator, inputs, Rows::All).judge(op.name, outputs) {
+    for (name, verdict) in Reference::of(operator, inputs, Rows::All).compare(op.name, outputs) {
         assert!(verdict.ok, "{} is wrong, so it is not timed: {name} {verdict:?}", op.name);
     }
 }

@@ -59,7 +59,7 @@ fn find_overlaps(invocation: u32) {
     }
 }
 
-// Product of the state before the tile with its keys, as partial sums like those of read_state.
+// Product of the state before the tile with its keys, as partial sums like those of query_state.
 fn find_answers(row_thread: u32, col_thread: u32) {
     var left: array<vec4<f32>, ROWS4>;
     for (var i = 0u; i < ROWS4; i++) {
@@ -125,9 +125,9 @@ fn walk_delta(index: u32, invocation: u32) {
             workgroupBarrier();
             correct_values(row_thread, col_thread, invocation);
             for (var t = 0u; t < TILE; t++) {
-                write_state(t, row_thread, col_thread);
+                rank_one_update(t, row_thread, col_thread);
                 for (var r = 0u; r < READ_HEADS; r++) {
-                    read_state(r, t, row_thread, col_thread);
+                    query_state(r, t, row_thread, col_thread);
                 }
             }
             workgroupBarrier();

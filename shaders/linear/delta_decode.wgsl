@@ -16,7 +16,7 @@ fn sum_lanes(column: u32) -> f32 {
 // The decayed state in row d of the column whose first element is at `at`.
 fn decayed(at: u32, d: u32) -> f32 {
     count_load(1u);
-    return left_of(vec4<f32>(decay_row(d)), vec4<f32>(state[at + carried_at(d, 0u)])).x;
+    return left_of(vec4<f32>(decay_row(d)), vec4<f32>(state[at + initial_state_at(d, 0u)])).x;
 }
 
 fn decode_delta(kv: u32, invocation: u32) {
@@ -59,10 +59,10 @@ fn decode_delta(kv: u32, invocation: u32) {
                     if (r == 0u) {
                         s = decayed(at, d) + key_feature(d) * wg_value[column];
                         count_store(1u);
-                        state[at + carried_at(d, 0u)] = s;
+                        state[at + initial_state_at(d, 0u)] = s;
                     } else {
                         count_load(1u);
-                        s = state[at + carried_at(d, 0u)];
+                        s = state[at + initial_state_at(d, 0u)];
                     }
                     sum += query_feature(d) * s;
                 }

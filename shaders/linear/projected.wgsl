@@ -19,7 +19,7 @@ fn query_features(row: u32, i: u32) -> vec4<f32> {
     return key_features(TILE + row, i);
 }
 
-fn whole(row: u32, split: u32, e: u32, sum: ptr<function, vec4<f32>>, weight: ptr<function, f32>) -> bool {
+fn combine_row_splits(row: u32, split: u32, e: u32, sum: ptr<function, vec4<f32>>, weight: ptr<function, f32>) -> bool {
     return true;
 }
 

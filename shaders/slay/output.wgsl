@@ -26,7 +26,7 @@ fn accumulated(at: u32, value: f32, exists: bool, keep: bool) -> f32 {
     return all;
 }
 
-fn whole(row: u32, split: u32, e: u32, sum: ptr<function, vec4<f32>>, weight: ptr<function, f32>) -> bool {
+fn combine_row_splits(row: u32, split: u32, e: u32, sum: ptr<function, vec4<f32>>, weight: ptr<function, f32>) -> bool {
     if (FIRST == 1u && LAST == 1u) {
         return true;
     }

@@ -28,7 +28,7 @@ fn value_of(b: u32, g: u32, e: u32) -> f32 {
     return wg_step * x_at(b, g, e);
 }
 
-fn finished_one(b: u32, h: u32, e: u32, value: f32) -> f32 {
+fn epilogue_one(b: u32, h: u32, e: u32, value: f32) -> f32 {
     var x = 0.0;
     if (SKIPPED == 1u) {
         x = x_at(b, h, e);

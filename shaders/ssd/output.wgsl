@@ -6,11 +6,11 @@
 @group(0) @binding(5) var<storage, read_write> segments: array<f32>; // [B H][segments][segment_stride]
 
 // Not used: ssd passes a carried state through the segments.
-fn carried(at: u32) -> f32 {
+fn initial_state(at: u32) -> f32 {
     return 0.0;
 }
 
-fn finished(p: Place, n: u32, t: u32, i: u32, sum: vec4<f32>) -> vec4<f32> {
+fn epilogue(p: Place, n: u32, t: u32, i: u32, sum: vec4<f32>) -> vec4<f32> {
     let h = p.kv % params.kv_heads;
     let x = wg_v[t * COL_THREADS + i];
     let e = (p.split * COL_THREADS + i) * 4u;

@@ -8,8 +8,10 @@ use clap::builder::PossibleValuesParser;
 use clap::{Arg, ArgAction, ArgMatches, ColorChoice, Command, value_parser};
 
 use super::{adapters, bench, check, completions, diff, inspect, sample, wgsl};
+use crate::catalog::flags::FlagKind;
+use crate::catalog::spec::{Causality, Op, Role, TensorSpec};
 use crate::error::Error;
-use crate::ops::{Causality, FlagKind, OPS, Op, Role, TensorSpec};
+use crate::ops::OPS;
 use crate::tensor::Layout;
 
 /// Values of `--backend`.
@@ -306,7 +308,7 @@ fn manual(op: &Op) -> String {
         }
         let _ = writeln!(text, "{title}:");
         for spec in specs {
-            let note = match (spec.role, spec.unless) {
+            let note = match (spec.role, spec.alternative) {
                 (Role::State, _) if spec.name == "position" => "  i64".into(),
                 (Role::State | Role::Cache, _) => String::new(),
                 (_, Some(other)) => format!("  or {other}"),

@@ -6,10 +6,13 @@ use serde_json::{Value, json};
 use super::report::{self, Progress, Ui};
 use super::target::Target;
 use super::{Outcome, args, summary};
+use crate::catalog::case::Case;
+use crate::catalog::random;
+use crate::catalog::spec::Op;
 use crate::error::Error;
-use crate::ops::tolerance::{Truth, Verdict};
-use crate::ops::{Case, Op, Rows, draw};
+use crate::operator::Rows;
 use crate::tensor::DType;
+use crate::verify::tolerance::{Comparison, Reference};
 
 /// `subquad check`.
 pub fn command() -> Command {
@@ -53,7 +56,7 @@ struct Tally {
 struct Worst {
     case: String,
     tensor: String,
-    verdict: Verdict,
+    verdict: Comparison,
 }
 
 /// How the lines of cases are printed.
@@ -72,7 +75,7 @@ pub fn check(matches: &ArgMatches) -> Result<Outcome, Error> {
     let ops = args::ops_of(matches);
     let named: Vec<&str> = matches.get_many::<String>("case").into_iter().flatten().map(String::as_str).collect();
     let cases = chosen(&ops, &named, quick)?;
-    // With cases by name, an operator that has none of them is not part of the report.
+    // If cases are named, the report leaves out operators that have none of them.
     let ops: Vec<_> = ops.into_iter().filter(|op| cases.iter().any(|(of, _)| of.name == op.name)).collect();
     let places = Target::several(matches, true, &ui)?;
     let voice = Voice { failures: !json && !quiet, all: !json && !quiet && args::is_on(matches, "verbose") };
@@ -160,10 +163,10 @@ fn one(
         let place = format!("{} {case} on {target}", op.name);
         let verdicts = (|| {
             let operator = case.configure(op)?;
-            let inputs = draw::inputs(op, case)?;
+            let inputs = random::inputs(op, case)?;
             let run = target.execute(&*operator, &inputs, true, &mut |_| {})?;
-            let truth = truth.get_or_insert_with(|| Truth::of(&*operator, &inputs, Rows::All));
-            Ok::<_, Error>(truth.judge(op.name, &run.outputs))
+            let truth = truth.get_or_insert_with(|| Reference::of(&*operator, &inputs, Rows::All));
+            Ok::<_, Error>(truth.compare(op.name, &run.outputs))
         })();
         let failures = tally.failures.len();
         match verdicts {
@@ -192,7 +195,7 @@ fn one(
 }
 
 /// Error as a share of its bound.
-fn share(verdict: &Verdict) -> f64 {
+fn share(verdict: &Comparison) -> f64 {
     let share = verdict.error / verdict.bound;
     match share.is_nan() {
         // What must be exact and is.
@@ -203,7 +206,7 @@ fn share(verdict: &Verdict) -> f64 {
 }
 
 impl Tally {
-    fn note(&mut self, case: &Case, tensor: String, verdict: Verdict) {
+    fn note(&mut self, case: &Case, tensor: String, verdict: Comparison) {
         if self.worst.as_ref().is_none_or(|worst| share(&verdict) > share(&worst.verdict)) {
             self.worst = Some(Worst { case: case.name.clone(), tensor, verdict });
         }

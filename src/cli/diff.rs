@@ -7,8 +7,8 @@ use super::options::is_dash;
 use super::{Outcome, args, report};
 use crate::error::Error;
 use crate::io;
-use crate::ops::tolerance;
 use crate::tensor::{HostTensor, Shape, TensorMap};
+use crate::verify::tolerance;
 
 /// Default of `--tolerance`.
 const TOLERANCE: &str = "2e-5";

@@ -6,10 +6,13 @@ use std::collections::BTreeMap;
 use super::kv_cache;
 use super::options::Options;
 use super::report::{self, Ui};
+use crate::catalog::absent_axes::AbsentAxes;
+use crate::catalog::domain;
+use crate::catalog::request::Request;
+use crate::catalog::spec::{Op, Role, TensorSpec};
 use crate::error::Error;
 use crate::io;
-use crate::ops::rank::Absent;
-use crate::ops::{Op, Operator, Request, Role, TensorSpec, values};
+use crate::operator::Operator;
 use crate::tensor::{Access, DType, HostTensor, Layout, Shape, Slot, TensorMap};
 
 /// Tensors of the input files, full rank, as stored.
@@ -25,7 +28,7 @@ pub struct Inputs {
     /// Names of the other tensors in the input file.
     unused: Option<String>,
     /// Leading axes that the sequence tensors lack.
-    pub absent: Absent,
+    pub absent: AbsentAxes,
     /// How each tensor was read, in the order of the operator's tensors.
     pub read: Vec<ReadAs>,
 }
@@ -45,7 +48,7 @@ impl ReadAs {
     fn new(spec: &TensorSpec, layout: Layout, dtype: DType, shape: Shape, full: &Shape) -> Self {
         let mut letters = spec.letters(layout);
         if full.rank() == letters.len() + 1
-            && let Some((_, letter)) = spec.wide
+            && let Some((_, letter)) = spec.optional_axis
         {
             letters.push(letter);
         }
@@ -105,7 +108,7 @@ impl Inputs {
         let unused = (!input.others.is_empty()).then(|| report::names(names(&input.others)));
 
         let shape = |name: &str| found.iter().find(|(spec, _)| spec.name == name).map(|(_, tensor)| tensor.shape());
-        let absent = Absent::of(op, options.layout, shape)?;
+        let absent = AbsentAxes::of(op, options.layout, shape)?;
         let mut tensors = TensorMap::new();
         let (mut shapes, mut read) = (Vec::new(), Vec::new());
         for (spec, tensor) in found {
@@ -113,7 +116,7 @@ impl Inputs {
                 return Err(Error::tensor(op.name, spec.name, "f32, f16, bf16 or f64", "whole numbers"));
             }
             warn_non_finite(op, spec.name, &tensor, "", options.strict, ui)?;
-            values::check(op, spec, &tensor)?.into_iter().for_each(|text| ui.warn(text));
+            domain::check(op, spec, &tensor)?.into_iter().for_each(|text| ui.warn(text));
             let full = absent.complete(op, spec, options.layout, tensor.shape())?;
             read.push(ReadAs::new(spec, options.layout, tensor.dtype(), tensor.shape().clone(), &full));
             let mut tensor = tensor.reshape(full);
@@ -275,7 +278,7 @@ fn warn_non_finite(
     ui: &mut Ui,
 ) -> Result<(), Error> {
     let spec = op.inputs.iter().chain(op.state).find(|spec| spec.name == name);
-    let count = spec.map_or_else(|| tensor.non_finite(), |spec| values::meaningless(spec, tensor));
+    let count = spec.map_or_else(|| tensor.non_finite(), |spec| domain::meaningless(spec, tensor));
     if count == 0 {
         return Ok(());
     }
@@ -327,7 +330,7 @@ mod tests {
             names: String::new(),
             state: None,
             unused: None,
-            absent: Absent::default(),
+            absent: AbsentAxes::default(),
             read: Vec::new(),
         };
         let (half, single) = (given(DType::F16), given(DType::F32));

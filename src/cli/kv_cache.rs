@@ -1,8 +1,8 @@
 //! The key/value cache of a state file ([`Role::Cache`]): keys and values of earlier runs, which are prepended to those of
 //! the input.
 
+use crate::catalog::spec::{Op, Role, TensorSpec};
 use crate::error::Error;
-use crate::ops::{Op, Role, TensorSpec};
 use crate::tensor::{DType, HostTensor, Layout, TensorMap};
 
 /// The cache of that name, if the operator has one.

@@ -8,9 +8,10 @@ use clap::ArgMatches;
 use super::args;
 use super::report;
 use super::target::TargetArgs;
+use crate::catalog::flags::{FlagKind, Flags};
+use crate::catalog::spec::{Causality, Op};
 use crate::error::Error;
 use crate::io;
-use crate::ops::{Causality, FlagKind, Flags, Op};
 use crate::tensor::{DType, Layout};
 
 /// The options of `subquad run OP`.
@@ -95,7 +96,7 @@ impl Options {
                 FlagKind::Choice(_) | FlagKind::Switch | FlagKind::Text(_) => {}
             }
         }
-        (op.usage)(&self.flags)
+        op.usage(&self.flags)
     }
 
     fn check_files(&self, op: &Op) -> Result<(), Error> {

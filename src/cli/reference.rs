@@ -5,9 +5,10 @@ use std::sync::{Mutex, PoisonError};
 
 use super::options::Options;
 use super::report::Ui;
-use crate::ops::tolerance::{self, Truth, Verdict};
-use crate::ops::{Definition, Op, Operator, Precision, Rows};
+use crate::catalog::spec::Op;
+use crate::operator::{Operator, Precision, ReferenceOutputs, Rows};
 use crate::tensor::{Layout, TensorMap};
+use crate::verify::tolerance::{self, Comparison, Reference};
 
 /// Flops of one piece of a reference that is computed in pieces: a fraction of a second of plain loops.
 const PIECE: f64 = 5e7;
@@ -24,12 +25,12 @@ pub fn verify(
     outputs: &TensorMap,
     options: &Options,
     ui: &Ui,
-) -> Vec<(String, Verdict)> {
+) -> Vec<(String, Comparison)> {
     let (layout, causal) = (options.layout, options.flags.switch("causal") != Some(false));
     let what = format!("{}: computing the reference", op.name);
     let pieces = pieces(op, operator, outputs, layout);
     if pieces.len() < 2 {
-        return ui.watched(&what, &|| None, || Truth::of(operator, inputs, Rows::All)).judge(op.name, outputs);
+        return ui.watched(&what, &|| None, || Reference::of(operator, inputs, Rows::All)).compare(op.name, outputs);
     }
     // Both precisions of every piece, the longest (the last rows, under a causal mask) first.
     let jobs: Vec<_> = (0..pieces.len()).rev().flat_map(|at| [(at, Precision::F64), (at, Precision::F32)]).collect();
@@ -57,10 +58,10 @@ pub fn verify(
         let parts: Vec<_> = parts.into_iter().map(|(at, _, part)| (&pieces[*at][..], part)).collect();
         joined(op, &parts, layout, outputs)
     });
-    let missing = Verdict { error: f64::INFINITY, bound: 0.0, ok: false };
+    let missing = Comparison { error: f64::INFINITY, bound: 0.0, ok: false };
     let mut verdicts = Vec::new();
     for ((name, exact), (_, single)) in exact.iter().zip(&single) {
-        let verdict = outputs.get(name).map_or(missing, |tensor| tolerance::judge(op.name, tensor, exact, single));
+        let verdict = outputs.get(name).map_or(missing, |tensor| tolerance::compare(op.name, tensor, exact, single));
         verdicts.push(((*name).to_owned(), verdict));
     }
     verdicts
@@ -90,8 +91,8 @@ fn axis(op: &Op, output: &str, layout: Layout) -> Option<usize> {
 }
 
 /// Pieces of a reference put together along the length. What has no length is the same in all of them.
-fn joined(op: &Op, parts: &[(&[usize], &Definition)], layout: Layout, outputs: &TensorMap) -> Definition {
-    let Some((_, first)) = parts.first() else { return Definition::new() };
+fn joined(op: &Op, parts: &[(&[usize], &ReferenceOutputs)], layout: Layout, outputs: &TensorMap) -> ReferenceOutputs {
+    let Some((_, first)) = parts.first() else { return ReferenceOutputs::new() };
     let one = |at: usize, name: &'static str, values: &Vec<f64>| {
         let shape = outputs.get(name).map(|tensor| tensor.shape().dims());
         let (Some(axis), Some(dims)) = (axis(op, name, layout), shape) else { return (name, values.clone()) };
@@ -113,7 +114,9 @@ fn joined(op: &Op, parts: &[(&[usize], &Definition)], layout: Layout, outputs: &
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ops::{Case, draw, execute};
+    use crate::catalog::case::Case;
+    use crate::catalog::random;
+    use crate::verify::run;
 
     #[test]
     fn a_reference_in_pieces_equals_the_whole() {
@@ -124,8 +127,8 @@ mod tests {
             case.with = with.to_vec();
             case.complete(op);
             let operator = case.configure(op).unwrap();
-            let inputs = draw::inputs(op, &case).unwrap();
-            let outputs = execute::cpu(&*operator, &inputs).unwrap().outputs;
+            let inputs = random::inputs(op, &case).unwrap();
+            let outputs = run::cpu(&*operator, &inputs).unwrap().outputs;
             let whole = operator.reference(&inputs, Precision::F64, Rows::All);
             let rows: Vec<Vec<usize>> = [0..10, 10..36, 36..37].into_iter().map(Iterator::collect).collect();
             let parts: Vec<_> =

@@ -13,9 +13,10 @@ use super::reference;
 use super::report::{self, Ui};
 use super::summary::{Summary, Written};
 use super::target::Target;
+use crate::catalog::random;
+use crate::catalog::spec::Op;
 use crate::error::Error;
 use crate::io;
-use crate::ops::{Op, draw};
 use crate::tensor::{Access, DType, TensorMap};
 
 /// Runs one operator on the tensors in a file.
@@ -35,7 +36,7 @@ pub fn run(op: &'static Op, matches: &ArgMatches) -> Result<Outcome, Error> {
     let operator = found.configure(&options, dtype)?;
     let (absent, read) = (found.absent, found.read.clone());
     let mut inputs = found.into_tensors(&*operator, &options, &mut ui)?;
-    let drawn = draw::parameters(op, &*operator, &inputs, options.seed)?;
+    let drawn = random::parameters(op, &options.flags, &*operator, &inputs, options.seed)?;
     for (name, tensor) in drawn.iter() {
         ui.note(&format!("drawn from seed {}: {name} {}", options.seed, tensor.shape()));
         inputs.insert(name, tensor.clone());

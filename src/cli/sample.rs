@@ -8,9 +8,11 @@ use clap::{Arg, ArgAction, ArgMatches, Command};
 use super::options::{self, is_dash};
 use super::report::{self, Ui};
 use super::{Outcome, args};
+use crate::catalog::case::Case;
+use crate::catalog::random;
+use crate::catalog::spec::{AxisDefault, Causality, Op, TensorSpec};
 use crate::error::Error;
 use crate::io;
-use crate::ops::{AxisDefault, Case, Causality, Op, TensorSpec, draw};
 use crate::tensor::DType;
 
 /// `subquad sample OP`.
@@ -70,7 +72,7 @@ pub fn sample(op: &'static Op, matches: &ArgMatches) -> Result<Outcome, Error> {
     case.with =
         with.filter_map(|given| op.inputs.iter().flat_map(TensorSpec::names).find(|name| name == given)).collect();
     case.flags = options::own_flags(op, matches);
-    (op.usage)(&case.flags)?;
+    op.usage(&case.flags)?;
     case.complete(op);
     let written: Vec<_> = case.given(op).flat_map(|spec| spec.axes.split(' ')).collect();
     if let Some((letter, _)) = axes.iter().find(|(letter, _)| !written.contains(letter)) {
@@ -87,7 +89,7 @@ pub fn sample(op: &'static Op, matches: &ArgMatches) -> Result<Outcome, Error> {
 
     let ui = Ui::new(args::is_on(matches, "quiet"));
     let what = format!("drawing {}", report::bytes(bytes));
-    let tensors = ui.watched(&what, &|| None, || draw::given(op, &case))?;
+    let tensors = ui.watched(&what, &|| None, || random::given(op, &case))?;
     let lengths: Vec<_> =
         op.axes.iter().filter_map(|(letter, _)| Some(format!("{letter}={}", case.axis(op, letter)?))).collect();
     let metadata: BTreeMap<_, _> = [

@@ -10,9 +10,9 @@ use super::inputs::ReadAs;
 use super::options::Options;
 use super::report;
 use super::target::Target;
-use crate::ops::Op;
-use crate::ops::tolerance::Verdict;
+use crate::catalog::spec::Op;
 use crate::tensor::{DType, TensorMap};
+use crate::verify::tolerance::Comparison;
 
 /// The contents of a summary.
 pub struct Summary<'a> {
@@ -27,7 +27,7 @@ pub struct Summary<'a> {
     pub read: &'a [ReadAs],
     /// Outputs, then state.
     pub written: Vec<Written<'a>>,
-    pub verdicts: &'a [(String, Verdict)],
+    pub verdicts: &'a [(String, Comparison)],
     /// Parameters drawn from the seed.
     pub drawn: &'a TensorMap,
     pub warnings: &'a [String],
@@ -40,7 +40,7 @@ pub struct Written<'a> {
 }
 
 impl Summary<'_> {
-    fn verdict(&self, name: &str) -> Option<&Verdict> {
+    fn verdict(&self, name: &str) -> Option<&Comparison> {
         self.verdicts.iter().find(|(of, _)| of == name).map(|(_, verdict)| verdict)
     }
 
@@ -146,7 +146,7 @@ fn input(read: &ReadAs) -> Value {
 }
 
 /// Why an output failed, or why its error or tolerance is null; none if it passed with both.
-fn reason(verdict: &Verdict) -> Option<String> {
+fn reason(verdict: &Comparison) -> Option<String> {
     let null = |name: &str, x| report::why_null(x).map(|why| format!("the {name} is {why}"));
     let nulls: Vec<_> = [("error", verdict.error), ("bound", verdict.bound)]
         .into_iter()
@@ -160,7 +160,7 @@ fn reason(verdict: &Verdict) -> Option<String> {
 }
 
 /// The error and its bound in words, for people.
-pub fn judgement(verdict: &Verdict) -> String {
+pub fn judgement(verdict: &Comparison) -> String {
     let word = if verdict.ok { "ok" } else { "FAILED" };
     format!("relative RMS error {:.2e}, bound {:.2e}: {word}", verdict.error, verdict.bound)
 }
@@ -171,7 +171,7 @@ mod tests {
 
     #[test]
     fn a_failure_and_a_null_have_a_reason() {
-        let reason = |error, bound, ok| reason(&Verdict { error, bound, ok });
+        let reason = |error, bound, ok| reason(&Comparison { error, bound, ok });
         assert_eq!(reason(1e-7, 1e-6, true), None);
         assert_eq!(reason(1e-5, 1e-6, false).as_deref(), Some("the error exceeds the bound"));
         assert_eq!(reason(f64::INFINITY, 1e-6, false).as_deref(), Some("the error is infinite"));

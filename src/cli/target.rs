@@ -7,14 +7,14 @@ use clap::ArgMatches;
 
 use super::args;
 use super::report::{self, Ui};
+use crate::cpu::watch::Watch;
 use crate::error::Error;
 use crate::gpu::Context;
 use crate::gpu::context::{self, AdapterRequest, Candidate, Select};
-use crate::ops::Operator;
-use crate::ops::cpu::watch::Watch;
-use crate::ops::execute::{self, Run};
-use crate::ops::measure::Place;
+use crate::measure::Place;
+use crate::operator::Operator;
 use crate::tensor::TensorMap;
+use crate::verify::run::{self, Run};
 
 /// The values of `--backend` and `--adapter`.
 #[derive(Debug, Clone, Default)]
@@ -315,13 +315,13 @@ impl Target {
         match self {
             Self::Cpu => {
                 let (watch, flops) = (Arc::new(Watch::default()), operator.cost().flops);
-                let run = || watch.run(|| execute::cpu(operator, inputs));
+                let run = || watch.run(|| run::cpu(operator, inputs));
                 let run = ui.watched(name, &|| Some(watch.share(flops)), run);
                 run.unwrap_or_else(|| Err(Error::Device("the run was stopped".into())))
             }
             Self::Gpu(opened) => {
                 let mut progress = ui.progress(name);
-                execute::gpu(&opened.context, operator, inputs, false, &mut |share| progress.set(share))
+                run::gpu(&opened.context, operator, inputs, false, &mut |share| progress.set(share))
             }
         }
     }
@@ -335,8 +335,8 @@ impl Target {
         progress: &mut dyn FnMut(f64),
     ) -> Result<Run, Error> {
         match self {
-            Self::Cpu => execute::cpu(operator, inputs),
-            Self::Gpu(opened) => execute::gpu(&opened.context, operator, inputs, poison, progress),
+            Self::Cpu => run::cpu(operator, inputs),
+            Self::Gpu(opened) => run::gpu(&opened.context, operator, inputs, poison, progress),
         }
     }
 }

@@ -5,10 +5,10 @@ use std::path::PathBuf;
 use clap::{ArgMatches, Command};
 
 use super::{Outcome, args, report};
+use crate::catalog::spec::Op;
 use crate::error::Error;
-use crate::gpu::source;
+use crate::gpu::shader;
 use crate::io;
-use crate::ops::Op;
 
 /// `subquad wgsl`.
 pub fn command() -> Command {
@@ -57,7 +57,7 @@ pub fn wgsl(matches: &ArgMatches) -> Result<Outcome, Error> {
         .iter()
         .map(|(kernel, spec)| (spec.label(kernel), kernel, spec))
         .filter(|(label, ..)| label.contains(wanted) && is_new(label))
-        .map(|(label, kernel, spec)| (label, source::print(kernel, spec)))
+        .map(|(label, kernel, spec)| (label, shader::print(kernel, spec)))
         .collect();
     if texts.is_empty() {
         let example = kernels.first().map_or("", |(kernel, _)| kernel.name);

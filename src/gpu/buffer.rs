@@ -1,7 +1,7 @@
-//! Buffers: made here and nowhere else, so that a limit or a lack of memory is an error and not a panic.
+//! Creates all buffers of the crate, so that an exceeded limit or a lack of memory is an error and not a panic.
 
 use super::context::Context;
-use super::kernel::pop;
+use super::pipeline::pop;
 use crate::error::Error;
 
 /// A buffer of at least `size` bytes, zeroed by wgpu.
@@ -17,7 +17,9 @@ pub(super) fn filled(
     usage: wgpu::BufferUsages,
 ) -> Result<wgpu::Buffer, Error> {
     let buffer = allocate(ctx, label, bytes.len() as u64, usage, true)?;
-    let mapped = buffer.get_mapped_range_mut(..).map_err(|e| Error::Device(format!("`{label}`: {e}")));
+    // A lost device reports no error before.
+    let refused = |e| Error::device(format!("no memory for `{label}`: is the device lost or destroyed? {e}"));
+    let mapped = buffer.get_mapped_range_mut(..).map_err(refused);
     mapped?.slice(..bytes.len()).copy_from_slice(bytes);
     buffer.unmap();
     Ok(buffer)
@@ -30,7 +32,7 @@ fn allocate(
     usage: wgpu::BufferUsages,
     mapped_at_creation: bool,
 ) -> Result<wgpu::Buffer, Error> {
-    // Bindings end on multiples of 4, mapped ranges of 8.
+    // The size of a binding must be a multiple of 4, that of a mapped range a multiple of 8.
     let size = size.max(16).next_multiple_of(16);
     let memory = ctx.device().push_error_scope(wgpu::ErrorFilter::OutOfMemory);
     let validation = ctx.device().push_error_scope(wgpu::ErrorFilter::Validation);
@@ -38,7 +40,7 @@ fn allocate(
     let buffer = ctx.device().create_buffer(&descriptor);
     let validation = pop(validation);
     match pop(memory).or(validation) {
-        Some(error) => Err(Error::Device(format!("no buffer of {size} bytes for `{label}`: {error}"))),
-        None => Ok(buffer),
+        Some(error) => Err(Error::device(format!("no buffer of {size} bytes for `{label}`: {error}"))),
+        None => ctx.check_lost().map(|()| buffer),
     }
 }

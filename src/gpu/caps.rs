@@ -1,9 +1,9 @@
-//! What a device can do: what plans choose their variant by.
+//! Capabilities of a device. Plans choose their variant by them.
 
 use crate::error::Error;
 use crate::tensor::DType;
 
-/// What the device can do: what plans choose their variant by.
+/// Capabilities of a device. Plans choose their variant by them.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Caps {
     /// Limits of the device (not of the adapter).
@@ -16,18 +16,30 @@ pub struct Caps {
     pub timestamps: bool,
     /// Whether the CPU does the work (lavapipe, SwiftShader, WARP).
     pub software: bool,
-    /// Workgroups from which on the device counts as full: an estimate by kind of device, since wgpu does not tell the
+    /// Number of workgroups that fill the device: an estimate by the kind of device, because wgpu does not report the
     /// number of cores.
     pub full_groups: u64,
-    /// Floating-point operations in one dispatch that stay well below a desktop's watchdog. A dispatch that fills the
-    /// machine once may take more: cutting it would only leave cores idle.
+    /// Largest number of floating-point operations in one dispatch, chosen to stay well below a desktop's watchdog. A
+    /// dispatch that fills the device only once may exceed it: splitting it would leave cores idle.
     pub dispatch_flops: f64,
     /// Whether shaders keep all of wgpu's checks (tests, `check`).
     pub shader_checks: bool,
 }
 
 impl Caps {
-    /// WebGPU's default limits and nothing else: what every device has.
+    /// A portable device with f16, whose buffers and bindings are as large as anything: for tests of sizes.
+    #[cfg(test)]
+    pub(crate) fn roomy() -> Self {
+        let portable = Self::portable();
+        let limits = wgpu::Limits {
+            max_buffer_size: u64::MAX,
+            max_storage_buffer_binding_size: u64::MAX,
+            ..portable.limits.clone()
+        };
+        Self { f16: true, limits, ..portable }
+    }
+
+    /// WebGPU's default limits and no extension. Every device has at least these.
     pub fn portable() -> Self {
         Self {
             limits: wgpu::Limits::default(),
@@ -61,12 +73,12 @@ impl Caps {
         }
     }
 
-    /// Name of the tier: which group of faster variants is open.
+    /// Name of the tier: portable, and the extensions that faster variants may use.
     pub fn tier(&self) -> &'static str {
         tier(self.f16, self.subgroups.is_some())
     }
 
-    /// Bytes of the largest buffer that can be made and bound whole.
+    /// Bytes of the largest buffer that can be created and bound as a whole.
     pub fn largest_binding(&self) -> u64 {
         self.limits.max_buffer_size.min(self.limits.max_storage_buffer_binding_size)
     }
@@ -74,11 +86,10 @@ impl Caps {
     /// Refuses a storage type that the device lacks.
     ///
     /// # Errors
-    /// [`Error::Limit`] for f16 on a device without it.
+    /// [`Error::Feature`] for f16 on a device without it.
     pub fn require(&self, op: &'static str, dtype: DType) -> Result<(), Error> {
         if dtype == DType::F16 && !self.f16 {
-            let what = "f16 storage (device feature SHADER_F16)".into();
-            return Err(Error::Limit { op: op.into(), what, needed: 1, limit: 0 });
+            return Err(Error::Feature { op, what: "f16 storage", feature: "SHADER_F16" });
         }
         Ok(())
     }
@@ -92,7 +103,7 @@ const FULL_SOFTWARE: u64 = 8;
 const DISPATCH_FLOPS_INTEGRATED: f64 = 2e11;
 /// 0.8 s on a small discrete GPU (5 TFLOP/s, half used).
 const DISPATCH_FLOPS_DISCRETE: f64 = 2e12;
-/// About 1 s on a software adapter, which has no watchdog; bounds how long progress stands still.
+/// About 1 s on a software adapter. It has no watchdog; the limit keeps the progress bar moving.
 const DISPATCH_FLOPS_SOFTWARE: f64 = 1e9;
 
 /// Name of the tier with these capabilities.
@@ -105,7 +116,7 @@ pub(super) fn tier(f16: bool, subgroups: bool) -> &'static str {
     }
 }
 
-/// Whether the CPU does the work: by kind, and by name for drivers that claim another.
+/// Whether the CPU does the work: decided by the device type, and by name for drivers that report another type.
 pub(super) fn is_software(info: &wgpu::AdapterInfo) -> bool {
     let name = info.name.to_ascii_lowercase();
     info.device_type == wgpu::DeviceType::Cpu

@@ -1,12 +1,11 @@
 //! A device to run on: the caller's, wrapped, or one opened here. The adapters of this machine, and why one is refused.
 
 use std::sync::{Arc, OnceLock};
-#[cfg(not(target_arch = "wasm32"))]
-use std::sync::{Mutex, PoisonError, Weak};
 
 use super::caps::{Caps, is_software, tier};
-use super::kernel::KernelCache;
+use super::pipeline::KernelCache;
 use crate::error::Error;
+use crate::tensor::Origin;
 
 /// The adapter to select.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -196,24 +195,16 @@ struct Inner {
     queue: wgpu::Queue,
     info: wgpu::AdapterInfo,
     caps: Caps,
-    /// Distinguishes this device from all others.
-    #[cfg(not(target_arch = "wasm32"))]
-    place: Option<usize>,
-    kernels: Arc<KernelCache>,
+    kernels: KernelCache,
     trouble: Trouble,
+    origin: Origin,
 }
 
 /// The first thing that went wrong with a device of our own outside of any error scope: lost, above all.
 type Trouble = Arc<OnceLock<String>>;
 
-/// Contexts in use, so that another one on the same device finds the pipelines made there. Weak: nothing is kept alive
-/// by it. wgpu has no place on a device where a library could leave them. In browsers, where wgpu's types stay on their
-/// thread, contexts made apart do not share.
-#[cfg(not(target_arch = "wasm32"))]
-static CONTEXTS: Mutex<Vec<Weak<Inner>>> = Mutex::new(Vec::new());
-
-/// A device with its queue, what it can do, and the pipelines made on it. Lives as long as the process or the
-/// application's device; clones share everything, and contexts made apart on one device share the pipelines.
+/// A device with its queue, what it can do, and the pipelines made on it. Make one for each device and clone it: clones share
+/// everything. A second context on the same device makes every pipeline again, and what one makes does not bind on the other.
 #[derive(Debug, Clone)]
 pub struct Context(Arc<Inner>);
 
@@ -234,23 +225,15 @@ impl Context {
     fn wrap(device: wgpu::Device, queue: wgpu::Queue, shader_checks: bool, trouble: Trouble) -> Self {
         let info = device.adapter_info();
         let caps = Caps::of(&device, &info, shader_checks);
-        #[cfg(target_arch = "wasm32")]
-        let inner = Arc::new(Inner { device, queue, info, caps, kernels: Arc::default(), trouble });
-        #[cfg(not(target_arch = "wasm32"))]
-        let inner = {
-            let place = place(&device, info.backend);
-            // Declared before the lock and so dropped after it: the last hold on a context may be in here.
-            let others: Vec<Arc<Inner>>;
-            let mut contexts = CONTEXTS.lock().unwrap_or_else(PoisonError::into_inner);
-            contexts.retain(|context| context.strong_count() > 0);
-            others = contexts.iter().filter_map(Weak::upgrade).collect();
-            let same = |other: &&Arc<Inner>| place.is_some() && other.place == place && other.device == device;
-            let kernels = others.iter().find(same).map_or_else(Arc::default, |other| other.kernels.clone());
-            let inner = Arc::new(Inner { device, queue, info, caps, place, kernels, trouble });
-            contexts.push(Arc::downgrade(&inner));
-            inner
-        };
-        Self(inner)
+        Self(Arc::new(Inner {
+            device,
+            queue,
+            info,
+            caps,
+            kernels: KernelCache::default(),
+            trouble,
+            origin: Origin::default(),
+        }))
     }
 
     /// Opens a device of its own: the adapter asked for or, if none is, the best kind there is, with all its limits
@@ -265,7 +248,7 @@ impl Context {
     /// [`Context::open_async`], waited for.
     ///
     /// # Errors
-    /// Those of [`Context::open_async`].
+    /// The errors of [`Context::open_async`].
     #[cfg(not(target_arch = "wasm32"))]
     pub fn open(request: &AdapterRequest) -> Result<Self, Error> {
         pollster::block_on(Self::open_async(request))
@@ -277,12 +260,17 @@ impl Context {
     /// # Errors
     /// [`Error::Device`].
     pub fn check_lost(&self) -> Result<(), Error> {
-        self.0.trouble.get().map_or(Ok(()), |what| Err(Error::Device(what.clone())))
+        self.0.trouble.get().map_or(Ok(()), |what| Err(Error::device(what)))
     }
 
     /// The device.
     pub fn device(&self) -> &wgpu::Device {
         &self.0.device
+    }
+
+    /// Tells what was made through this context and its clones.
+    pub(crate) fn origin(&self) -> &Origin {
+        &self.0.origin
     }
 
     /// The queue. Used by [`readback`](super::readback) alone.
@@ -354,27 +342,6 @@ fn backend_names(backends: wgpu::Backends) -> String {
     names.join(" or ")
 }
 
-/// The address of the driver's device, which all handles of a device share. `wgpu::Device` compares only a number, which
-/// devices of two instances can share. `None` for a backend that is not known here.
-#[cfg(not(target_arch = "wasm32"))]
-fn place(device: &wgpu::Device, backend: wgpu::Backend) -> Option<usize> {
-    use wgpu::hal::api;
-    // SAFETY: only the address of the driver's device is used.
-    unsafe {
-        match backend {
-            #[cfg(any(windows, target_os = "linux", target_os = "android", target_os = "freebsd"))]
-            wgpu::Backend::Vulkan => device.as_hal::<api::Vulkan>().map(|d| &raw const *d as usize),
-            #[cfg(any(windows, target_os = "linux", target_os = "android", target_os = "freebsd"))]
-            wgpu::Backend::Gl => device.as_hal::<api::Gles>().map(|d| &raw const *d as usize),
-            #[cfg(target_vendor = "apple")]
-            wgpu::Backend::Metal => device.as_hal::<api::Metal>().map(|d| &raw const *d as usize),
-            #[cfg(windows)]
-            wgpu::Backend::Dx12 => device.as_hal::<api::Dx12>().map(|d| &raw const *d as usize),
-            _ => None,
-        }
-    }
-}
-
 impl Candidate {
     /// Opens a device on this adapter with all its limits and the features faster tiers use.
     ///
@@ -406,7 +373,7 @@ impl Candidate {
             .adapter
             .request_device(&descriptor)
             .await
-            .map_err(|e| Error::Device(format!("{} does not open: {e}", self.title())))?;
+            .map_err(|e| Error::device(format!("{} does not open: {e}", self.title())))?;
         // Without handlers wgpu would end the process when the device is lost.
         let trouble = Trouble::default();
         let (lost, failed) = (trouble.clone(), trouble.clone());

@@ -1,11 +1,11 @@
 //! Workgroup counts. Pure.
 //!
-//! A kernel sees one number, the index of its workgroup. Here it is cut into dispatches, each short enough for a
-//! watchdog, and each dispatch folded into x and y where it passes the limit of one dimension.
+//! A kernel sees one number: the index of its workgroup. This module splits the workgroups into dispatches that are
+//! short enough for a watchdog, and folds a dispatch into x and y if it exceeds the limit of one dimension.
 
 use bytemuck::{Pod, Zeroable};
 
-/// First field of every `Params`; twin of `struct Grid` in `shaders/common/grid.wgsl`.
+/// First field of every `Params`; twin of `struct Grid` in `shaders/lib/grid.wgsl`.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Pod, Zeroable)]
 pub struct Grid {
@@ -20,15 +20,16 @@ pub struct Grid {
 /// One dispatch of a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Dispatch {
-    /// What its uniform says.
+    /// The grid fields of its uniform.
     pub grid: Grid,
     /// Workgroups in x, y, z.
     pub groups: [u32; 3],
 }
 
-/// Cuts `groups` workgroups, numbered from `first`, into dispatches of at most `most`, each folded under `per_dimension`.
+/// Splits `groups` workgroups, numbered from `first`, into dispatches of at most `most` workgroups. Each dispatch is
+/// folded so that no dimension exceeds `per_dimension`.
 ///
-/// Returns `None` when their numbers do not fit u32.
+/// Returns `None` if a workgroup number does not fit u32.
 pub fn dispatches(first: u64, groups: u64, most: u64, per_dimension: u32) -> Option<Vec<Dispatch>> {
     let total = u32::try_from(first.checked_add(groups)?).ok()?;
     let square = u64::from(per_dimension) * u64::from(per_dimension);
@@ -38,7 +39,7 @@ pub fn dispatches(first: u64, groups: u64, most: u64, per_dimension: u32) -> Opt
     while base < total {
         let count = u64::from(total - base).min(most) as u32;
         let rows = count.div_ceil(per_dimension);
-        // The last row may be part empty: the shader compares with `end`.
+        // The last row may be incomplete: the shader compares its index with `end`.
         let groups = [count.div_ceil(rows), rows, 1];
         list.push(Dispatch { grid: Grid { base, end: base + count, _pad: [0; 2] }, groups });
         base += count;

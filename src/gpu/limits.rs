@@ -1,14 +1,14 @@
-//! What a kernel needs, read from its WGSL by naga, against what a device allows. Works without a device.
+//! Compares what a kernel needs, read from its WGSL by naga, with the limits of a device. Works without a device.
 //!
-//! wgpu 30 checks a pipeline before overrides are resolved, so a workgroup size or workgroup memory behind an override
-//! passes unchecked and fails (or not) inside the driver. Here the overrides are resolved first.
+//! wgpu 30 checks a pipeline before overrides are resolved. A workgroup size or workgroup memory that depends on an
+//! override is therefore not checked, and may fail inside the driver. This module resolves the overrides first.
 
 use wgpu::naga;
 
-use super::source::{Assembled, Bind, Kernel, Spec, assemble};
+use super::shader::{Assembled, Bind, Kernel, Variant, assemble};
 use crate::error::Error;
 
-/// What a kernel needs of a device.
+/// Resources that a kernel needs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Needs {
     /// Invocations in x, y, z.
@@ -21,11 +21,11 @@ pub struct Needs {
 
 /// A kernel as naga sees it: overrides resolved, validated.
 pub struct Resolved {
-    /// The text it came from.
+    /// The WGSL text it was parsed from.
     pub source: Assembled,
     /// The module without overrides.
     pub module: naga::Module,
-    /// What the validator found.
+    /// Results of naga's validator.
     pub info: naga::valid::ModuleInfo,
 }
 
@@ -33,7 +33,7 @@ fn defect(kernel: &Kernel, message: impl Into<String>) -> Error {
     Error::Kernel { kernel: kernel.name.into(), message: message.into() }
 }
 
-/// naga's capabilities for what our kernels may use beyond plain WGSL.
+/// The naga capabilities that kernels of this crate may use beyond plain WGSL.
 pub fn capabilities() -> naga::valid::Capabilities {
     naga::valid::Capabilities::SHADER_FLOAT16 | naga::valid::Capabilities::SUBGROUP
 }
@@ -42,7 +42,7 @@ pub fn capabilities() -> naga::valid::Capabilities {
 ///
 /// # Errors
 /// [`Error::Kernel`] with file and line.
-pub fn resolve(kernel: &Kernel, spec: &Spec) -> Result<Resolved, Error> {
+pub fn resolve(kernel: &Kernel, spec: &Variant) -> Result<Resolved, Error> {
     let source = assemble(kernel, spec);
     let module = naga::front::wgsl::parse_str(&source.text).map_err(|e| {
         let at = e.location(&source.text).map_or("?".into(), |l| source.locate(l.line_number as usize));
@@ -73,7 +73,7 @@ fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
-/// What a resolved kernel needs. Compares its bindings and uniform with the declaration on the way.
+/// Returns what a resolved kernel needs, and compares its bindings and its uniform with the declaration.
 ///
 /// # Errors
 /// [`Error::Kernel`] if declaration and WGSL differ.
@@ -123,7 +123,7 @@ pub fn needs(kernel: &Kernel, resolved: &Resolved) -> Result<Needs, Error> {
     Ok(Needs { workgroup: entry.workgroup_size, workgroup_bytes, storage_buffers: kernel.bindings.len() as u32 })
 }
 
-/// Refuses a kernel that passes a limit.
+/// Refuses a kernel that exceeds a limit.
 ///
 /// # Errors
 /// [`Error::Limit`] naming the limit.

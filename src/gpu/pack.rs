@@ -1,38 +1,45 @@
-//! Several small tensors in one binding. Pure.
+//! Packs several small tensors into one binding. Pure.
 //!
-//! A kernel has eight storage bindings on a portable device, and an operator's state alone may be four tensors
-//! (state, norm, position, log scale). They share one buffer, each part starting on a multiple of four elements so that
-//! a shader may read it as `vec4`.
+//! A portable device has eight storage bindings per kernel, and the state of one operator may consist of four tensors
+//! (state, norm, position, log scale). They share one buffer. Each part starts on a multiple of four elements, so that
+//! a shader can read it as `vec4`.
+
+use std::borrow::Cow;
 
 use crate::tensor::{Access, DType, HostTensor, Part, Shape, Slot, TensorMap, Values};
 
 /// Parts of a slot start on multiples of this many elements.
 const ALIGN: usize = 4;
 
-/// A slot of these tensors, one behind the other.
+/// A slot that holds these tensors in order.
 pub fn slot(name: &'static str, access: Access, dtype: DType, parts: &[(&'static str, Shape)]) -> Slot {
     let parts = parts.iter().map(|(name, shape)| Part::new(name, shape.clone(), dtype)).collect();
     placed(name, access, dtype, parts)
 }
 
-/// A slot of these parts, one behind the other whatever their offsets were.
+/// A slot that holds these parts in order. Their offsets are assigned here.
 pub fn placed(name: &'static str, access: Access, dtype: DType, mut parts: Vec<Part>) -> Slot {
     let mut offset = 0usize;
     for part in &mut parts {
         part.offset = offset;
-        // Saturates: a pack that no memory can hold is refused by its size later.
+        // Saturates: a slot that is too large for any memory is refused by its size later.
         let elements = part.elements(dtype).and_then(|n| usize::try_from(n).ok()).unwrap_or(usize::MAX);
         offset = offset.saturating_add(elements).checked_next_multiple_of(ALIGN).unwrap_or(usize::MAX);
     }
     Slot { name, access, dtype, parts }
 }
 
-/// One tensor as long as the slot, filled from the parts found in `tensors`; parts not found have their initial value.
-pub fn pack(slot: &Slot, tensors: &TensorMap) -> HostTensor {
+/// Packs the parts found in `tensors` into one tensor of the slot's length. Parts that are missing get their initial
+/// value. A slot of one part is not copied.
+pub fn pack<'t>(slot: &Slot, tensors: &'t TensorMap) -> Cow<'t, HostTensor> {
     let given = |part: &Part| match tensors.get(part.name) {
-        Some(tensor) => tensor.cast(part.dtype),
-        None if part.initial == 0.0 => HostTensor::zeros(part.shape.clone(), part.dtype),
-        None => HostTensor::f32(part.shape.clone(), vec![part.initial; part.shape.count()]).cast(part.dtype),
+        Some(tensor) if tensor.dtype() == part.dtype => Cow::Borrowed(tensor),
+        Some(tensor) => Cow::Owned(tensor.cast(part.dtype)),
+        None if part.initial == 0.0 => Cow::Owned(HostTensor::zeros(part.shape.clone(), part.dtype)),
+        None => {
+            let values = vec![part.initial; part.shape.count()];
+            Cow::Owned(HostTensor::f32(part.shape.clone(), values).cast(part.dtype))
+        }
     };
     if let [only] = slot.parts.as_slice() {
         return given(only);
@@ -49,10 +56,10 @@ pub fn pack(slot: &Slot, tensors: &TensorMap) -> HostTensor {
             values[part.offset + copy * own.len()..][..own.len()].copy_from_slice(&own);
         }
     }
-    HostTensor::f32([total], values).cast(slot.dtype)
+    Cow::Owned(HostTensor::f32([total], values).cast(slot.dtype))
 }
 
-/// The parts of a packed tensor, by name; of copies the first.
+/// The parts of a packed tensor, by name. If a part is stored several times, the first copy is returned.
 pub fn unpack(slot: &Slot, packed: HostTensor) -> TensorMap {
     if let [only] = slot.parts.as_slice() {
         return [(only.name.to_owned(), packed.reshape(only.shape.clone()))].into_iter().collect();
@@ -88,7 +95,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn parts_are_aligned_and_come_back() {
+    fn primitives_are_aligned_and_come_back() {
         let slot = slot("state", Access::Update, DType::F32, &[("state", [1, 3].into()), ("norm", [2].into())]);
         assert_eq!(slot.parts[1].offset, 4);
         assert_eq!(slot.checked_bytes(), Some(24));
@@ -97,17 +104,19 @@ mod tests {
         tensors.insert("norm", HostTensor::f32([2], vec![4.0, 5.0]));
         let packed = pack(&slot, &tensors);
         assert_eq!(packed.to_f32(), [1.0, 2.0, 3.0, 0.0, 4.0, 5.0]);
-        assert_eq!(unpack(&slot, packed), tensors);
+        assert_eq!(unpack(&slot, packed.into_owned()), tensors);
     }
 
     #[test]
     fn a_part_not_given_is_zero() {
         let slot = slot("state", Access::Update, DType::F32, &[("state", [2].into()), ("norm", [1].into())]);
-        let packed = pack(&slot, &TensorMap::new());
+        let none = TensorMap::new();
+        let packed = pack(&slot, &none);
         assert_eq!(packed.to_f32(), [0.0; 5]);
     }
 
-    /// A count of 64 bits among f32, as often as workgroups advance it, and a part that does not start from zero.
+    /// A 64-bit count among f32 values, stored once for each workgroup that advances it, and a part whose initial value
+    /// is not zero.
     #[test]
     fn a_count_lies_as_bits_and_an_initial_value_stands_in_for_a_part_not_given() {
         let mass = Part { initial: 0.25, ..Part::new("mass", [3], DType::F32) };
@@ -121,7 +130,7 @@ mod tests {
         assert_eq!(&packed.to_f32()[..3], [0.25; 3]);
         let bits: Vec<u32> = packed.to_f32()[4..].iter().map(|x| x.to_bits()).collect();
         assert_eq!(bits, [far as u32, (far >> 32) as u32, far as u32, (far >> 32) as u32]);
-        let back = unpack(&slot, packed);
+        let back = unpack(&slot, packed.into_owned());
         assert_eq!(back.get("position"), given.get("position"));
         assert_eq!(back.get("mass").map(HostTensor::to_f32), Some(vec![0.25; 3]));
     }

@@ -1,19 +1,20 @@
-//! A plan: an operator at a shape on a device. Pipelines built, limits checked, dispatches cut.
+//! A plan is an operator at a shape on a device: limits are checked, pipelines built, long steps split into dispatches.
 
 use std::sync::Arc;
 
 use super::buffer;
 use super::context::Context;
 use super::grid::{self, Dispatch};
-use super::kernel::{Pipeline, pop};
+use super::pipeline::{Pipeline, pop};
 use super::program::{Cost, Operand, Program, Scratch, check_indices};
 use super::recording::{Recorded, Recording};
-use super::source::Bind;
+use super::shader::Bind;
 use super::workspace::Workspace;
 use crate::error::Error;
 use crate::tensor::{Access, Slot, Tensor};
 
-/// Uniform slots are this far apart: a multiple of the portable offset alignment, and more than any `Params` has.
+/// Distance between uniform slots in bytes: a multiple of the portable offset alignment, and larger than every
+/// `Params`.
 const UNIFORM_STRIDE: u64 = 768;
 
 /// An operator at a shape on a device, ready to be bound to tensors. Keep it as long as the shape is used.
@@ -73,12 +74,27 @@ impl Plan {
             let pipeline = ctx.kernels().get(ctx.device(), caps, step.kernel, &step.spec, checked)?;
             steps.push((pipeline, dispatches));
         }
+        // No pipeline reports that the device is lost.
+        ctx.check_lost()?;
         Ok(Self { ctx: ctx.clone(), program, steps })
     }
 
-    /// Tensors to bind, in order, exactly as they must be.
+    /// Tensors to bind, in order, with their exact shapes and dtypes.
     pub fn slots(&self) -> &[Slot] {
         &self.program.slots
+    }
+
+    /// The device that it was made on.
+    pub fn context(&self) -> &Context {
+        &self.ctx
+    }
+
+    /// Grows a workspace to what [`Plan::bind`] needs.
+    ///
+    /// # Errors
+    /// The errors of [`Workspace::reserve`].
+    pub fn reserve(&self, workspace: &mut Workspace) -> Result<(), Error> {
+        workspace.reserve(&self.ctx, &self.program.workspace).map(drop)
     }
 
     /// Workspace to reserve before [`Plan::bind`].
@@ -86,7 +102,7 @@ impl Plan {
         &self.program.workspace
     }
 
-    /// Which algorithm was chosen and what it costs.
+    /// The program of this plan: chosen algorithm, steps and costs.
     pub fn program(&self) -> &Program {
         &self.program
     }
@@ -96,23 +112,29 @@ impl Plan {
         self.program.cost()
     }
 
-    /// Binds tensors by name. Touches neither queue nor encoder.
+    /// Binds tensors by name. Uses neither the queue nor an encoder.
     ///
     /// # Errors
     /// [`Error::Missing`] or [`Error::Tensor`] naming the tensor: not given, of another shape or dtype, or an output
-    /// whose buffer is also bound elsewhere; [`Error::Limit`] if the workspace was not reserved.
+    /// whose buffer is also bound elsewhere, or of another device; [`Error::Workspace`] if the workspace was not reserved,
+    /// [`Error::Setting`] if it is of another context, [`Error::Device`] if the device is lost.
     pub fn bind(&self, tensors: &[(&str, &Tensor)], workspace: &Workspace) -> Result<Recording, Error> {
         let bound = self.match_slots(tensors)?;
+        if workspace.is_foreign(&self.ctx) {
+            let (expected, found) =
+                ("one of the plan's context", "one of another context (clone a Context to share it)");
+            return Err(Error::setting(self.program.op, "workspace", expected, found));
+        }
         for (i, scratch) in self.program.workspace.iter().enumerate() {
             let has = workspace.buffers().get(i).map_or(0, wgpu::Buffer::size);
             if has < scratch.bytes {
-                let what = format!("workspace `{}` (bytes, see Workspace::reserve)", scratch.name);
-                return Err(Error::Limit { op: self.program.op.into(), what, needed: scratch.bytes, limit: has });
+                let (op, workspace) = (self.program.op, scratch.name);
+                return Err(Error::Workspace { op, workspace, needed: scratch.bytes, found: has });
             }
         }
         let device = self.ctx.device();
         let scope = device.push_error_scope(wgpu::ErrorFilter::Validation);
-        let uniforms = self.uniforms()?;
+        let uniforms = self.uniforms(&bound)?;
         let mut recorded = Vec::new();
         for (step, (pipeline, dispatches)) in self.program.steps.iter().zip(&self.steps) {
             for (part, dispatch) in dispatches.iter().enumerate() {
@@ -126,13 +148,12 @@ impl Plan {
                 }];
                 for (i, operand) in step.operands.iter().enumerate() {
                     let (buffer, offset, size) = match *operand {
-                        Operand::Slot(slot) => {
-                            (bound[slot].buffer(), bound[slot].offset(), bound[slot].binding_bytes())
-                        }
+                        Operand::Slot(slot) => whole(&bound[slot]),
+                        Operand::Part { slot, .. } if bound[slot].tensor.strides().is_some() => whole(&bound[slot]),
                         Operand::Part { slot, first, count } => {
                             let size = self.program.slots[slot].dtype.size() as u64;
                             let bytes = (count * size).next_multiple_of(4);
-                            (bound[slot].buffer(), bound[slot].offset() + first * size, bytes)
+                            (bound[slot].tensor.buffer(), bound[slot].tensor.offset() + first * size, bytes)
                         }
                         Operand::Workspace(slot) => {
                             let size = self.program.workspace[slot].bytes.max(16).next_multiple_of(4);
@@ -168,13 +189,45 @@ impl Plan {
             }
         }
         if let Some(error) = pop(scope) {
-            return Err(Error::Device(format!("{}: {error}", self.program.op)));
+            return Err(self.refused(&bound, &error));
         }
+        self.ctx.check_lost()?;
         Ok(Recording::new(self.program.op, recorded))
     }
 
-    /// One buffer with the uniform of every dispatch, filled while mapped: no queue.
-    fn uniforms(&self) -> Result<wgpu::Buffer, Error> {
+    /// What the device did not bind: the first tensor that it does not bind alone either, or all it said.
+    fn refused(&self, bound: &[Bound<'_>], error: &wgpu::Error) -> Error {
+        let device = self.ctx.device();
+        for (slot, bound) in self.program.slots.iter().zip(bound) {
+            let scope = device.push_error_scope(wgpu::ErrorFilter::Validation);
+            let ty = wgpu::BufferBindingType::Storage { read_only: true };
+            let layout = device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor {
+                label: Some(slot.name),
+                entries: &[wgpu::BindGroupLayoutEntry {
+                    binding: 0,
+                    visibility: wgpu::ShaderStages::COMPUTE,
+                    ty: wgpu::BindingType::Buffer { ty, has_dynamic_offset: false, min_binding_size: None },
+                    count: None,
+                }],
+            });
+            let buffer = bound.tensor.buffer();
+            let size = std::num::NonZeroU64::new(buffer.size().min(16) / 4 * 4);
+            let resource = wgpu::BindingResource::Buffer(wgpu::BufferBinding { buffer, offset: 0, size });
+            let _ = device.create_bind_group(&wgpu::BindGroupDescriptor {
+                label: Some(slot.name),
+                layout: &layout,
+                entries: &[wgpu::BindGroupEntry { binding: 0, resource }],
+            });
+            if pop(scope).is_some() {
+                let (expected, found) = ("a buffer of the plan's device", "a destroyed one, or one of another device");
+                return Error::tensor(self.program.op, slot.name, expected, found);
+            }
+        }
+        Error::device(format!("{}: {error}", self.program.op))
+    }
+
+    /// One buffer with the uniforms of all dispatches. It is filled while mapped, so the queue is not used.
+    fn uniforms(&self, bound: &[Bound<'_>]) -> Result<wgpu::Buffer, Error> {
         let count: usize = self.steps.iter().map(|(_, d)| d.len()).sum();
         let size = UNIFORM_STRIDE * count.max(1) as u64;
         let mut bytes = vec![0u8; size as usize];
@@ -184,16 +237,26 @@ impl Plan {
                 bytes[at..at + step.params.len()].copy_from_slice(&step.params);
                 let grid = bytemuck::bytes_of(&dispatch.grid);
                 bytes[at..at + grid.len()].copy_from_slice(grid);
+                for strided in &step.strided {
+                    let (Operand::Slot(slot) | Operand::Part { slot, .. }) = step.operands[strided.operand] else {
+                        continue;
+                    };
+                    let Bound { tensor, before } = bound[slot];
+                    if let Some(strides) = tensor.strides() {
+                        let strides = strided.uniform(strides, before);
+                        bytes[at + strided.at..][..16].copy_from_slice(bytemuck::bytes_of(&strides));
+                    }
+                }
                 at += UNIFORM_STRIDE as usize;
             }
         }
         buffer::filled(&self.ctx, "uniforms", &bytes, wgpu::BufferUsages::UNIFORM)
     }
 
-    fn match_slots<'t>(&self, tensors: &[(&str, &'t Tensor)]) -> Result<Vec<&'t Tensor>, Error> {
+    fn match_slots<'t>(&self, tensors: &[(&str, &'t Tensor)]) -> Result<Vec<Bound<'t>>, Error> {
         let op = self.program.op;
-        let mut bound: Vec<&Tensor> = Vec::with_capacity(self.program.slots.len());
-        for slot in &self.program.slots {
+        let mut bound: Vec<Bound<'_>> = Vec::with_capacity(self.program.slots.len());
+        for (i, slot) in self.program.slots.iter().enumerate() {
             let Some((_, tensor)) = tensors.iter().find(|(name, _)| *name == slot.name) else {
                 let given: Vec<_> = tensors.iter().map(|(n, _)| *n).collect();
                 return Err(Error::Missing {
@@ -211,16 +274,21 @@ impl Plan {
                 let found = format!("{} {}", tensor.dtype(), tensor.shape());
                 return Err(Error::tensor(op, slot.name, describe(slot), found));
             }
-            bound.push(tensor);
+            if tensor.is_foreign(self.ctx.origin()) {
+                let expected = "a tensor of the plan's context";
+                let found = "one of another context (clone a Context to share it)";
+                return Err(Error::tensor(op, slot.name, expected, found));
+            }
+            bound.push(Bound { tensor, before: self.check_strides(i, tensor)? });
         }
         if let Some((name, _)) = tensors.iter().find(|(n, _)| !self.program.slots.iter().any(|s| s.name == *n)) {
             let names: Vec<_> = self.program.slots.iter().map(|s| s.name).collect();
             return Err(Error::tensor(op, *name, format!("one of {}", names.join(", ")), "a tensor it does not use"));
         }
-        // WebGPU refuses a buffer both read and written in one dispatch, even where the ranges are disjoint.
+        // WebGPU refuses a buffer that is read and written in one dispatch, even if the ranges are disjoint.
         for (i, slot) in self.program.slots.iter().enumerate() {
             for (j, other) in self.program.slots.iter().enumerate() {
-                if i != j && slot.access != Access::Read && bound[i].buffer() == bound[j].buffer() {
+                if i != j && slot.access != Access::Read && bound[i].tensor.buffer() == bound[j].tensor.buffer() {
                     let expected = format!("a buffer of its own (`{}` shares it)", other.name);
                     return Err(Error::tensor(op, slot.name, expected, "one buffer bound twice"));
                 }
@@ -228,6 +296,65 @@ impl Plan {
         }
         Ok(bound)
     }
+
+    /// Refuses a tensor with strides where a kernel takes none. Returns how many elements in front of its first one a binding
+    /// has to start, which must be aligned.
+    fn check_strides(&self, slot: usize, tensor: &Tensor) -> Result<u64, Error> {
+        let Some(strides) = tensor.strides() else { return Ok(0) };
+        let (op, name) = (self.program.op, self.program.slots[slot].name);
+        let refuse = |expected: &str| {
+            let found = format!("{} with strides {strides:?} from byte {} on", tensor.shape(), tensor.offset());
+            Err(Error::tensor(op, name, expected, found))
+        };
+        for step in &self.program.steps {
+            for (i, operand) in step.operands.iter().enumerate() {
+                match *operand {
+                    Operand::Slot(s) | Operand::Part { slot: s, .. } if s != slot => continue,
+                    Operand::Workspace(_) => continue,
+                    Operand::Part { first, count, .. }
+                        if first > 0 || Some(count) != self.program.slots[slot].checked_count() =>
+                    {
+                        return refuse("a contiguous tensor, since it is bound in parts at this size");
+                    }
+                    Operand::Slot(_) | Operand::Part { .. } => {}
+                }
+                if tensor.shape().rank() != 4 || !step.strided.iter().any(|strided| strided.operand == i) {
+                    return refuse("a contiguous tensor that starts on a multiple of 256 bytes");
+                }
+            }
+        }
+        if self.program.slots[slot].access != Access::Read && !tensor.is_disjoint() {
+            return refuse("strides that keep the elements of an output apart");
+        }
+        let limits = &self.ctx.caps().limits;
+        let before = tensor.offset() % u64::from(limits.min_storage_buffer_offset_alignment);
+        let size = tensor.dtype().size() as u64;
+        let (needed, limit) = (before + tensor.binding_bytes(), limits.max_storage_buffer_binding_size);
+        if needed > limit {
+            let what = format!("tensor `{name}` (bytes from its first element to its last)");
+            return Err(Error::Limit { op: op.into(), what, needed, limit });
+        }
+        let (needed, limit) = (needed / size, u64::from(u32::MAX));
+        if needed > limit {
+            let what = format!("tensor `{name}` (elements from its first to its last)");
+            return Err(Error::Limit { op: op.into(), what, needed, limit });
+        }
+        Ok(before / size)
+    }
+}
+
+/// A tensor of a slot, and how many elements in front of its first one its binding starts.
+#[derive(Clone, Copy)]
+struct Bound<'t> {
+    tensor: &'t Tensor,
+    before: u64,
+}
+
+/// The binding of a whole tensor: buffer, offset, bytes.
+fn whole<'t>(bound: &Bound<'t>) -> (&'t wgpu::Buffer, u64, u64) {
+    let Bound { tensor, before } = *bound;
+    let offset = tensor.offset() - before * tensor.dtype().size() as u64;
+    (tensor.buffer(), offset, (tensor.offset() - offset + tensor.span_bytes()).next_multiple_of(4))
 }
 
 fn describe(slot: &Slot) -> String {
@@ -241,7 +368,7 @@ fn describe(slot: &Slot) -> String {
     }
 }
 
-/// Whether a kernel's declaration and a step's operands agree.
+/// Whether the operands of every step agree with the declaration of its kernel.
 pub fn operands_fit(program: &Program) -> bool {
     program.steps.iter().all(|step| {
         step.operands.len() == step.kernel.bindings.len()

@@ -1,19 +1,19 @@
-//! What an operator asks of a GPU, as data: tensors, workspace, dispatches, cost. Pure: no wgpu type, so that sizes are
-//! tested at shapes no machine could hold.
+//! The GPU work of an operator as data: tensors, workspace, dispatches, cost. Pure: it contains no wgpu type, so sizes
+//! can be tested at shapes that no machine could hold.
 
 use std::fmt;
 
 use super::caps::Caps;
-use super::source::{Kernel, Spec};
+use super::shader::{Kernel, Variant};
 use crate::error::Error;
-use crate::tensor::Slot;
+use crate::tensor::{Layout, Slot};
 
 /// Work of one run: floating-point operations, exponentials and bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct Cost {
     /// Floating-point operations; a multiply-add counts two.
     pub flops: f64,
-    /// Evaluations of `exp`, which GPUs have a slower unit for; not among `flops`.
+    /// Evaluations of `exp`, which GPUs compute in a slower unit; not included in `flops`.
     pub exps: f64,
     /// Bytes read from global memory.
     pub bytes_read: f64,
@@ -61,25 +61,25 @@ impl std::iter::Sum for Cost {
 /// What one storage binding of a kernel is bound to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Operand {
-    /// The slot of that index in [`Program::slots`], whole.
+    /// The whole slot of that index in [`Program::slots`].
     Slot(usize),
-    /// Elements of the slot of that index; the first starts on a multiple of the device's binding alignment.
+    /// Some elements of a slot. The first one lies on a multiple of the device's binding alignment.
     Part {
         /// Index in [`Program::slots`].
         slot: usize,
         /// First element.
         first: u64,
-        /// How many.
+        /// Number of elements.
         count: u64,
     },
     /// The workspace buffer of that index in [`Program::workspace`].
     Workspace(usize),
 }
 
-/// A buffer the plan needs for itself, for the time of one run. Dirty at the start.
+/// A scratch buffer that the plan needs during one run. Its initial content is undefined.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Scratch {
-    /// What is in it: "segment states".
+    /// What it holds, for example "segment states".
     pub name: &'static str,
     /// Its size.
     pub bytes: u64,
@@ -91,20 +91,45 @@ pub struct Step {
     /// The kernel.
     pub kernel: &'static Kernel,
     /// How it is specialised.
-    pub spec: Spec,
+    pub spec: Variant,
     /// The `Params` uniform as bytes. Its first 16 bytes are [`Grid`](super::grid::Grid), filled by the plan.
     pub params: Vec<u8>,
     /// One operand per storage binding of the kernel, in its order.
     pub operands: Vec<Operand>,
     /// Index of the first workgroup: not 0 in the later parts of a step that was [`cut`].
     pub first: u64,
-    /// Workgroups, as one number; the plan folds it into three dimensions and cuts it for a watchdog.
+    /// Number of workgroups. The plan folds it into three dimensions and splits it for a watchdog.
     pub groups: u64,
     /// Work of the whole step.
     pub cost: Cost,
+    /// Operands that the kernel reads with strides of its uniform, so that they may be strided tensors.
+    pub strided: Vec<Strided>,
 }
 
-/// What the workgroups of one unit of a step (a key head, a batch entry) touch of a tensor.
+/// An operand whose strides are in the uniform, as `struct Strides` of `shaders/lib/strides.wgsl`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Strided {
+    /// Index among the step's operands.
+    pub operand: usize,
+    /// Byte offset in the uniform.
+    pub at: usize,
+    /// Order of the tensor's four axes.
+    pub layout: Layout,
+}
+
+impl Strided {
+    /// What the uniform says of a tensor of four axes with strides, bound so many elements in front of its first. Indices up
+    /// to the last element fit u32. The shader subtracts the base from them and wraps around, so that it may be negative.
+    pub(super) fn uniform(&self, strides: &[usize], before: u64) -> [u32; 4] {
+        let (head, token) = match self.layout {
+            Layout::Bhnd => (strides[1], strides[2]),
+            Layout::Bnhd => (strides[2], strides[1]),
+        };
+        [strides[0] as u32, head as u32, token as u32, (before as u32).wrapping_neg()]
+    }
+}
+
+/// The elements of a tensor that the workgroups of one unit of a step (a key head or a batch entry) access.
 #[derive(Debug, Clone, Copy)]
 pub struct Share {
     /// Index among the step's operands, of an [`Operand::Slot`].
@@ -113,14 +138,14 @@ pub struct Share {
     pub name: &'static str,
     /// Bytes of an element.
     pub size: u64,
-    /// Elements of a unit; units lie one behind the other.
+    /// Elements per unit. Units are contiguous.
     pub elements: u64,
-    /// Where in the uniform the kernel finds the first element of its binding (u32), which it subtracts from indices.
+    /// Byte offset in the uniform of the binding's first element (u32). The kernel subtracts it from its indices.
     pub base: usize,
 }
 
-/// Cuts a step into several, each over some of the `units` that its workgroups are numbered by (slowest), so that what
-/// each binds of the shared tensors is within the device's binding limit. A step that fits stays whole.
+/// Splits a step along its `units`, the slowest axis of its workgroup numbers, so that the part of each tensor in
+/// `shares` that a step binds is within the device's binding limit. A step that fits is returned unchanged.
 ///
 /// # Errors
 /// [`Error::Limit`] with both numbers if one unit does not fit.
@@ -141,7 +166,7 @@ pub fn cut(
     let mut most = units;
     for share in shares.iter().filter(|share| whole(share) > limit) {
         let bytes = share.elements * share.size;
-        // A part may start up to an alignment before its first unit.
+        // A binding starts on an aligned offset, up to one alignment before the first unit.
         let slack = if bytes.is_multiple_of(align) { 0 } else { align };
         most = most.min((limit.saturating_sub(slack)) / bytes);
         if most == 0 {
@@ -171,13 +196,13 @@ pub fn cut(
     Ok(steps)
 }
 
-/// The last element up to `first`, of so many bytes each, that a binding may start with.
+/// The last element at or before `first` at which a binding may start, for elements of `size` bytes.
 pub fn aligned(first: u64, size: u64, caps: &Caps) -> u64 {
     let align = u64::from(caps.limits.min_storage_buffer_offset_alignment) / size;
     first / align * align
 }
 
-/// Refuses tensors that no memory can hold, so that sizes computed from them do not overflow.
+/// Refuses tensors that are too large for any memory, so that sizes computed from them do not overflow.
 ///
 /// # Errors
 /// [`Error::Tensor`].
@@ -223,8 +248,9 @@ pub fn check_workspace(op: &'static str, workspace: &[Scratch]) -> Result<(), Er
     Ok(())
 }
 
-/// All of one run of an operator at a shape. Made by the operators; their kernels may run without inserted checks because
-/// nothing outside this crate changes a program and keeps that ([`Program::edited`]).
+/// The complete work of one run of an operator at a shape. Only operators of this crate create programs. Their kernels
+/// may run without inserted checks; a program that was changed from outside ([`Program::edited`]) loses this
+/// permission.
 #[derive(Debug, Clone)]
 pub struct Program {
     pub(crate) op: &'static str,
@@ -247,7 +273,7 @@ impl Program {
         Self { op, variant, slots, workspace, steps, trusted: true }
     }
 
-    /// The program changed, for tests and experiments. Its kernels run with every check that wgpu inserts.
+    /// Changes the program, for tests and experiments. Its kernels then run with every check that wgpu inserts.
     pub fn edited(mut self, edit: impl FnOnce(&mut Vec<Slot>, &mut Vec<Scratch>, &mut Vec<Step>)) -> Self {
         edit(&mut self.slots, &mut self.workspace, &mut self.steps);
         self.trusted = false;
@@ -259,17 +285,17 @@ impl Program {
         self.op
     }
 
-    /// Which algorithm and tiles were chosen, for people: "two passes, segments of 1024, tiles of 8 tokens".
+    /// The chosen algorithm and tiles as text: "two passes, segments of 1024, tiles of 8 tokens".
     pub fn variant(&self) -> &str {
         &self.variant
     }
 
-    /// Tensors of the caller.
+    /// The caller's tensors.
     pub fn slots(&self) -> &[Slot] {
         &self.slots
     }
 
-    /// Buffers of the plan.
+    /// Scratch buffers.
     pub fn workspace(&self) -> &[Scratch] {
         &self.workspace
     }
@@ -279,7 +305,7 @@ impl Program {
         &self.steps
     }
 
-    /// Whether the proofs of its kernels hold.
+    /// Whether its kernels may run without inserted checks.
     pub(crate) fn trusted(&self) -> bool {
         self.trusted
     }

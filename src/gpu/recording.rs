@@ -1,10 +1,10 @@
-//! A recording: a plan bound to tensors. It records into the caller's encoder or pass and does nothing else.
+//! A recording is a plan bound to tensors. It only records into the caller's encoder or pass.
 
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::kernel::Pipeline;
+use super::pipeline::Pipeline;
 use super::program::Cost;
 use super::timing::Timer;
 
@@ -18,8 +18,8 @@ pub(super) struct Recorded {
     pub(super) cost: Cost,
 }
 
-/// A plan bound to tensors. Replayable any number of times; holds its buffers alive. Encoding cannot fail and touches
-/// neither queue nor device.
+/// A plan bound to tensors. It can be encoded any number of times and keeps its buffers alive. Encoding cannot fail and
+/// uses neither the queue nor the device.
 #[derive(Debug)]
 pub struct Recording {
     op: &'static str,
@@ -54,29 +54,29 @@ impl Recording {
         self.steps.len()
     }
 
-    /// Whether there is nothing to do.
+    /// Whether it has no dispatches.
     pub fn is_empty(&self) -> bool {
         self.steps.is_empty()
     }
 
-    /// Records everything in one compute pass.
+    /// Records all dispatches in one compute pass.
     pub fn encode(&self, encoder: &mut wgpu::CommandEncoder) {
         self.encode_range(encoder, 0..self.steps.len());
     }
 
-    /// Records some of the dispatches in one compute pass: what a schedule does to keep submissions short.
+    /// Records some of the dispatches in one compute pass. A schedule uses this to keep submissions short.
     pub fn encode_range(&self, encoder: &mut wgpu::CommandEncoder, range: Range<usize>) {
         let mut pass =
             encoder.begin_compute_pass(&wgpu::ComputePassDescriptor { label: Some(self.op), timestamp_writes: None });
         self.encode_range_in(&mut pass, range);
     }
 
-    /// Records into a pass of the caller. Sets pipeline and bind group 0.
+    /// Records into the caller's pass. Sets the pipeline and bind group 0.
     pub fn encode_in(&self, pass: &mut wgpu::ComputePass<'_>) {
         self.encode_range_in(pass, 0..self.steps.len());
     }
 
-    /// Records some of the dispatches into a pass of the caller.
+    /// Records some of the dispatches into the caller's pass.
     pub fn encode_range_in(&self, pass: &mut wgpu::ComputePass<'_>, range: Range<usize>) {
         for step in &self.steps[range] {
             step.dispatch(pass);

@@ -1,7 +1,7 @@
-//! The host-side scheduler: several recordings in order, their cost, and where to cut them into submissions.
+//! A schedule is a list of recordings. It knows their cost and splits them into submissions.
 //!
-//! Inside a caller's encoder a schedule only records. At the edge (command line, bench) it is cut so that no submission
-//! keeps a desktop's GPU long enough for the watchdog to reset it.
+//! In a caller's encoder a schedule only records. The command and `bench` submit it in parts, so that no submission
+//! occupies a desktop's GPU long enough for the watchdog to reset it.
 
 use std::fmt;
 use std::ops::Range;
@@ -15,22 +15,22 @@ pub struct Schedule {
     recordings: Vec<Recording>,
 }
 
-/// Part of a schedule that goes to the GPU in one submission.
+/// A part of a schedule for one submission.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Submission {
-    /// Which dispatches of which recording, in order.
+    /// Recording index and range of its dispatches, in order.
     pub parts: Vec<(usize, Range<usize>)>,
     /// Their work.
     pub cost: Cost,
 }
 
 impl Schedule {
-    /// Nothing to do.
+    /// An empty schedule.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Adds a recording behind the others.
+    /// Appends a recording.
     pub fn push(&mut self, recording: Recording) -> &mut Self {
         self.recordings.push(recording);
         self
@@ -60,14 +60,15 @@ impl Schedule {
         }
     }
 
-    /// Records one submission into a pass of the caller.
+    /// Records one submission into the caller's pass.
     pub fn encode_submission_in(&self, pass: &mut wgpu::ComputePass<'_>, submission: &Submission) {
         for (recording, range) in &submission.parts {
             self.recordings[*recording].encode_range_in(pass, range.clone());
         }
     }
 
-    /// Cuts into submissions of at most `flops` operations each; a single dispatch above it stands alone.
+    /// Splits the schedule into submissions of at most `flops` operations. A dispatch above that gets its own
+    /// submission.
     pub fn submissions(&self, flops: f64) -> Vec<Submission> {
         let mut list: Vec<Submission> = Vec::new();
         for (index, recording) in self.recordings.iter().enumerate() {

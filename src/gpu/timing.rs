@@ -1,25 +1,25 @@
-//! Timestamps around passes, written by the GPU into the caller's encoder and resolved at the edge.
+//! GPU timestamps around passes. They are recorded into the caller's encoder and read by [`readback`](super::readback).
 
 use super::buffer;
 use super::context::Context;
 
-/// Seconds that something took, several times over.
+/// Distribution of several measured times, in seconds.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Spread {
-    /// The least.
+    /// Minimum.
     pub min: f64,
-    /// A tenth are below.
+    /// 10th percentile.
     pub p10: f64,
-    /// Half are below.
+    /// Median.
     pub median: f64,
-    /// Nine tenths are below.
+    /// 90th percentile.
     pub p90: f64,
-    /// How many there were.
+    /// Number of times.
     pub count: usize,
 }
 
 impl Spread {
-    /// Of these times; `None` of none. Between two of them a percentile is their weighted mean.
+    /// Percentiles by linear interpolation; `None` if `seconds` is empty.
     pub fn of(mut seconds: Vec<f64>) -> Option<Self> {
         seconds.sort_unstable_by(f64::total_cmp);
         let last = seconds.len().checked_sub(1)?;
@@ -30,23 +30,23 @@ impl Spread {
         Some(Self { min: seconds[0], p10: at(0.1), median: at(0.5), p90: at(0.9), count: seconds.len() })
     }
 
-    /// Every number times this.
+    /// All times multiplied by a factor.
     pub fn scaled(self, factor: f64) -> Self {
         let Self { min, p10, median, p90, count } = self;
         Self { min: min * factor, p10: p10 * factor, median: median * factor, p90: p90 * factor, count }
     }
 }
 
-/// One timing of a schedule: seconds from the first stamp to the last and on the host's clock.
+/// One timing of a schedule, in seconds: by timestamps and by the host's clock.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Lap {
-    /// By the GPU's stamps; `None` without timestamps or where they were rejected.
+    /// By GPU timestamps; `None` if there are none or if they were rejected.
     pub gpu: Option<f64>,
-    /// Whether the driver gave zero or an end before the start.
+    /// Whether timestamps were rejected because they were zero or ran backwards.
     pub rejected: bool,
-    /// Passes that were timed; each has stamps of its own.
+    /// Number of timed passes. Each has its own timestamps.
     pub passes: usize,
-    /// From submission to the end of waiting.
+    /// From the submission to the end of the wait.
     pub wall: f64,
 }
 
@@ -64,12 +64,12 @@ pub struct Timer {
 pub struct Span {
     /// Label given to [`Timer::stamp`].
     pub label: String,
-    /// Nanoseconds; `None` where the driver gave zero or an end before the start.
+    /// Nanoseconds; `None` if a timestamp was zero or the end was before the start.
     pub nanoseconds: Option<f64>,
 }
 
 impl Timer {
-    /// A timer for `passes` passes; `None` where the device has no timestamps, not so many, or no memory for them.
+    /// A timer for `passes` passes; `None` if the device has no timestamps, not enough of them, or no memory for them.
     pub fn new(ctx: &Context, passes: usize) -> Option<Self> {
         if !ctx.caps().timestamps || passes == 0 || passes * 2 > wgpu::QUERY_SET_MAX_QUERIES as usize {
             return None;
@@ -85,7 +85,7 @@ impl Timer {
         Some(Self { queries, resolved, capacity: passes, labels: Vec::new() })
     }
 
-    /// Where the next pass writes its times; `None` when all pairs are used.
+    /// Where the next pass writes its timestamps; `None` if all pairs are used.
     pub fn stamp(&mut self, label: &str) -> Option<wgpu::ComputePassTimestampWrites<'_>> {
         if self.labels.len() == self.capacity {
             return None;
@@ -99,26 +99,26 @@ impl Timer {
         })
     }
 
-    /// Records the copy of all stamps into a buffer; call it once, behind the timed passes.
+    /// Records the copy of all timestamps into a buffer. Call it once, after the timed passes.
     pub fn resolve(&self, encoder: &mut wgpu::CommandEncoder) {
         if !self.labels.is_empty() {
             encoder.resolve_query_set(&self.queries, 0..self.labels.len() as u32 * 2, &self.resolved, 0);
         }
     }
 
-    /// The buffer of resolved stamps, for [`readback`](super::readback).
+    /// The buffer of resolved timestamps, for [`readback`](super::readback).
     pub(super) fn resolved(&self) -> &wgpu::Buffer {
         &self.resolved
     }
 
-    /// Spans from the stamps read back. `period` is nanoseconds a tick.
+    /// Spans from the timestamps that were read back. `period` is in nanoseconds per tick.
     pub(super) fn spans(&self, stamps: &[u64], period: f32) -> Vec<Span> {
         self.labels
             .iter()
             .zip(stamps.chunks_exact(2))
             .map(|(label, pair)| Span {
                 label: label.clone(),
-                // Zero stamps and ends before starts are what broken drivers give: rejected, never averaged in.
+                // Broken drivers return zeros or an end before the start. Such pairs are rejected.
                 nanoseconds: (pair[0] != 0 && pair[1] > pair[0])
                     .then(|| (pair[1] - pair[0]) as f64 * f64::from(period)),
             })

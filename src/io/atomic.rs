@@ -1,4 +1,4 @@
-//! Files and directories that appear under their name only when they are whole.
+//! Writes files and directories atomically: they appear under their name only when they are complete.
 
 use std::fs::{self, File};
 use std::io::{BufWriter, Write};
@@ -8,9 +8,9 @@ use tempfile::Builder;
 
 use super::{Told, unwritten};
 
-/// Writes a file beside its destination and renames it over.
+/// Writes a temporary file next to the destination and renames it.
 pub(super) fn replace(path: &Path, fill: impl FnOnce(&mut BufWriter<&File>) -> Told<()>) -> Told<()> {
-    // Through a link, what it points to is replaced and the link stays.
+    // If the path is a symbolic link, its target is replaced and the link stays.
     let target = fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf());
     let before = existing(&target)?;
     let temporary = builder(0o666).tempfile_in(parent(&target)?).map_err(uncreated)?;
@@ -22,26 +22,26 @@ pub(super) fn replace(path: &Path, fill: impl FnOnce(&mut BufWriter<&File>) -> T
     if let Some(before) = before {
         temporary.as_file().set_permissions(before.permissions()).map_err(unwritten)?;
     }
-    // A full disk may say so only now; and after a crash the name must not point to nothing.
+    // A full disk may be reported only here. After a crash the name must not refer to missing data.
     temporary.as_file().sync_all().map_err(unwritten)?;
     temporary.persist(&target).map_err(|e| unwritten(e.error))?;
     Ok(())
 }
 
-/// Fills a directory beside its destination, where nothing is yet, and renames it.
+/// Fills a temporary directory next to the destination, which must not exist yet, and renames it.
 pub(super) fn new_directory(path: &Path, fill: impl FnOnce(&Path) -> Told<()>) -> Told<()> {
-    // Without the trailing slash, which would make the path its own parent.
+    // A trailing slash would make the path its own parent.
     let path: PathBuf = path.components().collect();
     absent(&path)?;
     let temporary = builder(0o777).tempdir_in(parent(&path)?).map_err(uncreated)?;
     fill(temporary.path())?;
     fs::rename(temporary.path(), &path).map_err(unwritten)?;
-    // It has left that name; there is nothing to clean up.
+    // The temporary name is gone after the rename; there is nothing to clean up.
     let _ = temporary.keep();
     Ok(())
 }
 
-/// Whether [`replace`] could work; for a directory, [`new_directory`], or [`replace`] in the one that is there.
+/// Checks whether [`replace`] could work; for a directory, [`new_directory`], or [`replace`] in an existing one.
 pub(super) fn check(path: &Path, directory: bool) -> Told<()> {
     let path: PathBuf = path.components().collect();
     let inside = if directory && path.is_dir() {
@@ -54,11 +54,12 @@ pub(super) fn check(path: &Path, directory: bool) -> Told<()> {
         existing(&target)?;
         parent(&target)?
     };
-    // The only test that holds for every kind of permission, quota and file system.
+    // Creating a file is the only test that covers permissions, quotas and all file systems.
     builder(0o666).tempfile_in(inside).map(drop).map_err(uncreated)
 }
 
-/// Permissions are what the umask leaves of `mode`, as for any new file; the temporary's own default is owner-only.
+/// Sets the permissions that the umask leaves of `mode`, as for any new file. A temporary file is owner-only by
+/// default.
 fn builder(mode: u32) -> Builder<'static, 'static> {
     let mut builder = Builder::new();
     builder.prefix(".subquad-").suffix(".tmp");
@@ -83,7 +84,7 @@ fn absent(path: &Path) -> Told<()> {
     Ok(())
 }
 
-/// What is there already, refused if it is not a file that may be replaced.
+/// Metadata of an existing destination. It is refused if it is not a file that may be replaced.
 fn existing(target: &Path) -> Told<Option<fs::Metadata>> {
     let Ok(about) = fs::metadata(target) else { return Ok(None) };
     if !about.is_file() {

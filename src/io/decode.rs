@@ -1,4 +1,5 @@
-//! Raw little- or big-endian elements to [`Values`], read once, straight into the vector that keeps them.
+//! Decodes raw little- or big-endian elements to [`Values`]. They are read once, directly into the vector that keeps
+//! them.
 
 use std::io::{ErrorKind, Read};
 
@@ -20,7 +21,7 @@ pub(super) enum Elem {
     U32,
 }
 
-/// Their names, for the refusal of another.
+/// Names of the readable types, for error messages.
 pub(super) const READABLE: &str = "f32, f16, bf16, f64, i64, i32 or u32";
 
 /// Elements in a file: how many, of what type, in which byte order.
@@ -29,16 +30,16 @@ pub(super) struct Data {
     pub elem: Elem,
     pub big_endian: bool,
     pub count: usize,
-    /// The file is known to be long enough, so all memory may be taken at once. Otherwise it grows with what arrives:
-    /// behind a pipe or a compressed entry, the count is only a claim.
+    /// Whether the file is known to be long enough, so that all memory can be allocated at once. Otherwise (a pipe or a
+    /// compressed entry) the count is only a claim, and memory grows with the data that arrives.
     pub present: bool,
 }
 
-/// Bytes read at a time: small enough for the cache, where new memory is cleared just before it is filled.
+/// Bytes read at a time. The block stays in the cache between clearing and filling it.
 const STEP: usize = 1 << 20;
 
 impl Data {
-    /// Reads them all.
+    /// Reads all elements.
     pub(super) fn read(self, r: &mut dyn Read) -> Told<Values> {
         Ok(match self.elem {
             Elem::F32 => Values::F32(self.same(r)?),
@@ -64,7 +65,7 @@ impl Data {
         format!("expected a tensor that fits in memory, found one of {bytes} bytes")
     }
 
-    /// Elements kept as they are stored.
+    /// Reads elements without conversion.
     fn same<T: Pod>(self, r: &mut dyn Read) -> Told<Vec<T>> {
         let mut out: Vec<T> = self.room()?;
         while out.len() < self.count {
@@ -77,7 +78,7 @@ impl Data {
         Ok(out)
     }
 
-    /// Elements converted one by one.
+    /// Reads elements and converts each.
     fn converted<S: Pod, T>(self, r: &mut dyn Read, f: impl Fn(S) -> T) -> Told<Vec<T>> {
         let mut out: Vec<T> = self.room()?;
         let mut part = vec![S::zeroed(); (STEP / size_of::<S>()).min(self.count)];
@@ -113,9 +114,9 @@ impl Data {
     }
 }
 
-/// Column-major (Fortran order) values in row-major order.
+/// Converts values from column-major (Fortran) to row-major order.
 pub(super) fn row_major(values: Values, shape: &[usize]) -> Told<Values> {
-    // With at most one axis longer than 1 both orders are the same.
+    // If at most one axis is longer than 1, both orders are the same.
     if shape.iter().filter(|&&d| d != 1).count() < 2 {
         return Ok(values);
     }
@@ -142,7 +143,7 @@ fn transposed<T: Copy>(source: &[T], shape: &[usize]) -> Told<Vec<T>> {
     let Some((len, stride)) = axes.pop() else {
         return Ok(source.to_vec());
     };
-    // An odometer over all axes but the last; `base` is where its reading lies in the source.
+    // Counts through all axes except the last; `base` is the matching position in the source.
     let mut at = vec![0; axes.len()];
     let mut base = 0;
     loop {

@@ -1,4 +1,4 @@
-//! A directory of `.npy` files named after their tensors, with `metadata.json` beside them.
+//! A directory of `.npy` files, each named after its tensor, and `metadata.json`.
 
 use std::collections::{BTreeMap, HashSet};
 use std::fs::{self, File};
@@ -13,7 +13,7 @@ pub(super) fn read(path: &Path, wanted: Wanted<'_>) -> Told<TensorFile> {
     let (files, rest): (Vec<_>, Vec<_>) = arrays(path)?.into_iter().partition(|(name, _)| wanted(name));
     few_enough(files.len())?;
     let metadata = metadata(path)?;
-    // All dtypes first: better to refuse before gigabytes were read than after.
+    // Check all dtypes first, so that a bad one is refused before gigabytes are read.
     for (name, file) in &files {
         within(name, open(file).and_then(|(header, _)| header.elem()))?;
     }
@@ -53,7 +53,7 @@ pub(super) fn write(path: &Path, tensors: &TensorMap, metadata: &BTreeMap<String
     for (name, tensor) in tensors.iter() {
         within(name, atomic::replace(&path.join(format!("{name}.npy")), |out| npy::write(out, tensor)))?;
     }
-    // Also when it is empty: what an earlier run left would be about other tensors.
+    // Written even if it is empty: metadata of an earlier run would describe other tensors.
     atomic::replace(&path.join(METADATA), |out| out.write_all(&text).map_err(unwritten))
 }
 
@@ -61,7 +61,7 @@ fn within<T>(name: &str, result: Told<T>) -> Told<T> {
     result.map_err(|e| format!("tensor {}: {e}", quoted(name)))
 }
 
-/// Names and files of the arrays in a directory, by name.
+/// Names and files of the arrays in a directory, sorted by name.
 fn arrays(path: &Path) -> Told<Vec<(String, PathBuf)>> {
     let mut out = Vec::new();
     for entry in fs::read_dir(path).map_err(unread)? {
@@ -83,7 +83,7 @@ fn arrays(path: &Path) -> Told<Vec<(String, PathBuf)>> {
 }
 
 fn open(file: &Path) -> Told<(npy::Header, BufReader<File>)> {
-    // Opening a pipe would wait for somebody to write to it.
+    // Opening a named pipe would block until another process writes to it.
     if !fs::metadata(file).map_err(unread)?.is_file() {
         return Err(format!("expected a regular file, found something else under {}", file.display()));
     }
@@ -104,7 +104,7 @@ fn metadata(path: &Path) -> Told<BTreeMap<String, String>> {
     parse_metadata(&text)
 }
 
-/// A tensor's name becomes a file's: refuse what would leave the directory, or what some system cannot store.
+/// A tensor's name becomes a file name. Refuses names that would leave the directory or that some system cannot store.
 fn check_names(tensors: &TensorMap) -> Told<()> {
     let mut folded = HashSet::new();
     for (name, _) in tensors.iter() {
@@ -116,7 +116,7 @@ fn check_names(tensors: &TensorMap) -> Told<()> {
                 quoted(name)
             ));
         }
-        // macOS and Windows hold both for the same file.
+        // File systems of macOS and Windows treat both names as the same file.
         if !folded.insert(name.to_lowercase()) {
             return Err(format!(
                 "tensor {}: expected names that differ by more than case in a directory of .npy, found two",

@@ -1,12 +1,13 @@
-//! Tensor files to and from host memory: `.safetensors`, `.npz` and directories of `.npy`.
+//! Reads and writes tensor files: `.safetensors`, `.npz` and directories of `.npy`.
 //!
-//! Files are untrusted. No length that a header claims is allocated before the file has shown that it is that long,
-//! and every refusal is one sentence that names the file, the tensor where there is one, what was expected and what
-//! was found. Reading converts what has no place in [`DType`](crate::tensor::DType) losslessly or with one rounding:
-//! bf16 and f64 become f32, i32 and u32 become i64. Writing is atomic: an output is whole or it is not there.
+//! Files are untrusted. A length claimed by a header is allocated only if the file is known to be that long. Every
+//! error is one sentence that names the file, the tensor if there is one, what was expected and what was found. Types
+//! that [`DType`](crate::tensor::DType) does not have are converted exactly or with one rounding: bf16 and f64 become
+//! f32, i32 and u32 become i64. Writing is atomic: an output is complete or absent.
 //!
-//! [`read`] loads a file, [`read_only`] some of it, [`inspect`] reads only its headers, [`write()`] stores tensors,
-//! [`write_check`] tells early whether that would work, and [`same_file`] whether two paths are one file.
+//! [`read`] loads a file, [`read_only`] loads some of its tensors, [`inspect`] reads only its headers, [`write()`]
+//! stores tensors, [`write_check`] checks in advance whether writing would work, and [`same_file`] whether two paths
+//! are one file.
 
 mod atomic;
 mod decode;
@@ -26,34 +27,34 @@ use crate::error::Error;
 use crate::tensor::TensorMap;
 use source::Source;
 
-/// Which tensors to load, by name.
+/// Selects the tensors to load, by name.
 type Wanted<'a> = &'a dyn Fn(&str) -> bool;
 
-/// Inside this module a refusal is its sentence; the path is put in front at the boundary.
+/// An error inside this module: the sentence without the path, which the public functions add.
 type Told<T> = std::result::Result<T, String>;
 
-/// Most axes of a tensor, as in numpy.
+/// Largest rank of a tensor, as in numpy.
 const MAX_RANK: usize = 64;
-/// Most tensors that are loaded from one file. A [`TensorMap`] is searched name by name, so a header that claims
-/// millions of empty tensors would otherwise cost hours.
+/// Largest number of tensors loaded from one file. A [`TensorMap`] is searched linearly, so a header with millions of
+/// empty tensors would otherwise take hours.
 const MAX_TENSORS: usize = 16_384;
-/// Longest metadata read or written, as in the safetensors format.
+/// Largest size of metadata, as in the safetensors format.
 const MAX_HEADER: u64 = 100_000_000;
-/// Name of the file, or of the zip entry, that carries metadata beside `.npy` arrays.
+/// Name of the file or zip entry that holds the metadata of `.npy` arrays.
 const METADATA: &str = "metadata.json";
 
-/// What a file holds.
+/// Contents of a file.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct TensorFile {
-    /// The tensors read, in the order of the file (of their names, for a directory).
+    /// The tensors that were loaded, in file order (for a directory, by name).
     pub tensors: TensorMap,
-    /// Those that were not asked for, of any dtype, in the same order. [`read`] leaves none.
+    /// Tensors that were not requested, of any dtype, in the same order. Empty after [`read`].
     pub others: Vec<Entry>,
-    /// Free text by key: how the tensors were made.
+    /// Free text by key, for example how the tensors were created.
     pub metadata: BTreeMap<String, String>,
 }
 
-/// What the headers of a file say.
+/// Contents of the headers of a file.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Listing {
     /// `safetensors`, `npz` or `npy directory`.
@@ -64,12 +65,12 @@ pub struct Listing {
     pub entries: Vec<Entry>,
 }
 
-/// What the header says of one tensor.
+/// The header entry of one tensor.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Entry {
     /// Name of the tensor.
     pub name: String,
-    /// Type of its elements as the file spells it: `BF16`, `<f8`.
+    /// Type of its elements, spelled as in the file: `BF16`, `<f8`.
     pub dtype: String,
     /// Axis lengths.
     pub shape: Vec<u64>,
@@ -79,22 +80,22 @@ pub struct Entry {
 
 /// Reads every tensor of a file.
 ///
-/// `-` is standard input, a directory is one of `.npy` files named after their tensors, and a file is what its
-/// extension says; where that is neither `.safetensors` nor `.npz`, its first bytes decide.
+/// `-` is standard input. A directory holds `.npy` files named after their tensors. The extension selects the format of
+/// a file; if it is neither `.safetensors` nor `.npz`, the first bytes decide.
 ///
 /// # Errors
-/// [`Error::File`] if the file is not there, not of these formats, damaged, or holds a tensor of another dtype than
-/// f32, f16, bf16, f64, i64, i32 or u32.
+/// [`Error::File`] if the file is missing, of another format, damaged, or holds a tensor of another dtype than f32,
+/// f16, bf16, f64, i64, i32 or u32.
 pub fn read(path: &Path) -> Result<TensorFile, Error> {
     read_only(path, &|_| true)
 }
 
-/// Reads the tensors of a file whose names are wanted, as [`read`] does, and only the headers of the others: those may
-/// have any dtype, cost no memory, and are skipped where the file can be sought in. All headers must agree with the
-/// length of the file, whether their tensors are wanted or not.
+/// Reads the requested tensors of a file as [`read`] does, and only the headers of the others. These may have any
+/// dtype, take no memory, and are skipped if the file can seek. All headers must agree with the length of the file,
+/// also those of tensors that were not requested.
 ///
 /// # Errors
-/// Those of [`read`], except that a tensor that is not wanted may have any dtype.
+/// The errors of [`read`], except that a tensor that was not requested may have any dtype.
 pub fn read_only(path: &Path, wanted: &dyn Fn(&str) -> bool) -> Result<TensorFile, Error> {
     located(input_name(path), || match source::open(path)? {
         Source::Directory => directory::read(path, wanted),
@@ -106,7 +107,7 @@ pub fn read_only(path: &Path, wanted: &dyn Fn(&str) -> bool) -> Result<TensorFil
 /// Lists the tensors of a file of any dtype from its headers alone.
 ///
 /// # Errors
-/// [`Error::File`] if the file is not there, not of these formats, or not as long as its headers say.
+/// [`Error::File`] if the file is missing, of another format, or not as long as its headers say.
 pub fn inspect(path: &Path) -> Result<Listing, Error> {
     located(input_name(path), || match source::open(path)? {
         Source::Directory => directory::inspect(path),
@@ -115,15 +116,15 @@ pub fn inspect(path: &Path) -> Result<Listing, Error> {
     })
 }
 
-/// Writes tensors and metadata in the format that the path names: `.safetensors`, `.npz`, or a directory of `.npy`
-/// files (an existing directory, a path that ends in `/`, or a name without extension). `-` is standard output, as
-/// safetensors.
+/// Writes tensors and metadata. The path selects the format: `.safetensors`, `.npz`, or a directory of `.npy` files (an
+/// existing directory, a path that ends in `/`, or a name without extension). `-` writes safetensors to standard
+/// output.
 ///
-/// A file appears under its name only when it is whole. So does a new directory; in an existing one each file is
-/// replaced whole, and files of other names stay.
+/// A file or a new directory appears under its name only when it is complete. In an existing directory each file is
+/// replaced atomically, and files with other names stay.
 ///
 /// # Errors
-/// [`Error::Usage`] if the extension is none that can be written, otherwise [`Error::File`].
+/// [`Error::Usage`] if no format has this extension, otherwise [`Error::File`].
 pub fn write(path: &Path, tensors: &TensorMap, metadata: &BTreeMap<String, String>) -> Result<(), Error> {
     let target = Target::of(path)?;
     located(output_name(path), || match target {
@@ -138,7 +139,7 @@ pub fn write(path: &Path, tensors: &TensorMap, metadata: &BTreeMap<String, Strin
     })
 }
 
-/// Writes a text file, whole or not at all.
+/// Writes a text file atomically.
 ///
 /// # Errors
 /// [`Error::File`].
@@ -146,11 +147,11 @@ pub fn write_text(path: &Path, text: &str) -> Result<(), Error> {
     atomic::replace(path, |out| out.write_all(text.as_bytes()).map_err(unwritten)).map_err(|e| Error::file(path, e))
 }
 
-/// Whether [`write()`] could write this path, so that it is refused before hours of work: the extension is known, the
-/// directory exists and takes a new file, and nothing is there that would not be replaced.
+/// Checks whether [`write()`] could write this path, so that a bad path is refused before hours of work: the extension
+/// is known, the directory exists and accepts a new file, and no existing file would block the write.
 ///
 /// # Errors
-/// Those of [`write()`].
+/// The errors of [`write()`].
 pub fn write_check(path: &Path) -> Result<(), Error> {
     let target = Target::of(path)?;
     located(output_name(path), || match target {
@@ -159,7 +160,7 @@ pub fn write_check(path: &Path) -> Result<(), Error> {
     })
 }
 
-/// Whether [`write_text`] could write this path.
+/// Checks whether [`write_text`] could write this path.
 ///
 /// # Errors
 /// [`Error::File`].
@@ -167,8 +168,8 @@ pub fn text_check(path: &Path) -> Result<(), Error> {
     located(path, || atomic::check(path, false))
 }
 
-/// Whether two paths are the same file or directory, however they are spelled and through whichever links; also when
-/// neither is there yet. `-` is never the same as anything.
+/// Whether two paths are the same file or directory, after resolving links and `..`, even if neither exists yet. `-` is
+/// never the same as another path.
 pub fn same_file(a: &Path, b: &Path) -> bool {
     !is_dash(a) && !is_dash(b) && source::same(a, b)
 }
@@ -200,7 +201,7 @@ impl Target {
         if extension.eq_ignore_ascii_case("npz") {
             return Ok(Target::Npz);
         }
-        // Wrong by the command line alone, whatever the disk holds.
+        // A usage error: the path alone shows it, whatever is on the disk.
         Err(Error::Usage(one_line(format!(
             "{}: expected an output named *.safetensors or *.npz, a directory (for .npy files) or `-`, found the \
              extension .{}",
@@ -222,12 +223,12 @@ fn output_name(path: &Path) -> &Path {
     if is_dash(path) { Path::new("standard output") } else { path }
 }
 
-/// Puts the path before the sentence of a refusal.
+/// Adds the path to an error.
 fn located<T>(path: &Path, work: impl FnOnce() -> Told<T>) -> Result<T, Error> {
     work().map_err(|message| Error::file(PathBuf::from(path), one_line(message)))
 }
 
-/// Messages quote names and parser complaints that a hostile file chose: keep them on one line and readable.
+/// Messages quote names and parser errors from untrusted files. This keeps them on one line and readable.
 fn one_line(message: String) -> String {
     const MOST: usize = 600;
     let mut out = String::new();
@@ -245,7 +246,7 @@ fn one_line(message: String) -> String {
     out
 }
 
-/// A tensor's name for a message, shortened.
+/// A tensor's name for a message, shortened if it is long.
 fn quoted(name: &str) -> String {
     const MOST: usize = 80;
     match name.char_indices().nth(MOST) {
@@ -260,9 +261,9 @@ fn shown<T: std::fmt::Display>(shape: &[T]) -> String {
     format!("[{}{}]", axes.join(", "), if shape.len() > MAX_RANK { ", …" } else { "" })
 }
 
-/// Number of elements of a shape, refused where it passes u64 or has more axes than anything real.
+/// Number of elements of a shape. Refused if it exceeds u64 or if the rank is too large.
 ///
-/// An axis of length 0 makes the number 0 but does not excuse the others: their product is what strides are made of.
+/// An axis of length 0 makes the number 0, but the product of the other axes is still checked, because strides use it.
 fn elements(shape: &[u64]) -> Told<u64> {
     if shape.len() > MAX_RANK {
         return Err(format!("expected at most {MAX_RANK} axes, found {}", shape.len()));
@@ -275,13 +276,13 @@ fn elements(shape: &[u64]) -> Told<u64> {
     }
 }
 
-/// Axis lengths as this machine counts; fails only where usize is narrower than 64 bits.
+/// Axis lengths as usize. Fails only if usize is narrower than 64 bits.
 fn dims(shape: &[u64]) -> Told<Vec<usize>> {
     let narrow = |&d: &u64| usize::try_from(d).map_err(|_| format!("axis of length {d} passes this machine's memory"));
     shape.iter().map(narrow).collect()
 }
 
-/// Refuses two tensors of one name: which of them was meant cannot be known.
+/// Refuses two tensors with the same name, because it is unclear which one is meant.
 fn all_different<'a>(names: impl Iterator<Item = &'a str>) -> Told<()> {
     let mut names: Vec<&str> = names.collect();
     names.sort_unstable();
@@ -298,7 +299,7 @@ fn few_enough(tensors: usize) -> Told<()> {
     Ok(())
 }
 
-/// Metadata as the JSON object that stands beside `.npy` arrays.
+/// Converts metadata to the JSON object that accompanies `.npy` arrays.
 fn metadata_json(metadata: &BTreeMap<String, String>) -> Told<Vec<u8>> {
     let mut text = serde_json::to_vec_pretty(metadata).map_err(|e| format!("metadata cannot be written: {e}"))?;
     text.push(b'\n');
@@ -308,7 +309,8 @@ fn metadata_json(metadata: &BTreeMap<String, String>) -> Told<Vec<u8>> {
     Ok(text)
 }
 
-/// The reverse. Somebody else's `metadata.json` may hold more than text; such values are kept as their JSON.
+/// Parses that JSON object. A `metadata.json` from another program may hold other values than text; they are kept as
+/// JSON.
 fn parse_metadata(text: &[u8]) -> Told<BTreeMap<String, String>> {
     if text.len() as u64 > MAX_HEADER {
         return Err(format!("{METADATA}: expected at most {MAX_HEADER} bytes, found more"));

@@ -1,7 +1,8 @@
-//! The `.npy` format: a magic, a Python dictionary of three keys, the elements.
+//! The `.npy` format: a magic number, a Python dictionary with three keys, and the elements.
 //!
-//! The dictionary is parsed here, strictly and without recursion, rather than by a crate: `npyz` allocates what the
-//! header's length claims, multiplies shapes without checking, and parses any Python literal to any depth.
+//! The dictionary is parsed here, strictly and without recursion. The crate `npyz` is not used because it allocates the
+//! length that the header claims, multiplies shapes without overflow checks, and parses any Python literal to any
+//! depth.
 
 use std::io::{Read, Write};
 
@@ -10,13 +11,13 @@ use super::{Entry, Told, dims, elements, shown, unread, unwritten};
 use crate::tensor::{DType, HostTensor};
 
 const MAGIC: &[u8] = b"\x93NUMPY";
-/// Longest dictionary read. numpy itself stops at 10,000 unless told otherwise.
+/// Largest dictionary in bytes. numpy's own default limit is 10,000.
 const MAX_DICTIONARY: u64 = 1 << 20;
 
-/// What comes before the elements.
+/// The header: everything before the elements.
 #[derive(Debug)]
 pub(super) struct Header {
-    /// As in the file: `<f4`, or the list of a structured type.
+    /// Type as written in the file: `<f4`, or the list of a structured type.
     pub dtype: String,
     pub shape: Vec<u64>,
     /// Bytes of the elements.
@@ -27,7 +28,7 @@ pub(super) struct Header {
 }
 
 impl Header {
-    /// Reads the header of an array whose file (or zip entry) is `len` bytes long, and compares it with that length.
+    /// Reads the header of an array and compares it with `len`, the bytes of its file or zip entry.
     pub(super) fn read(r: &mut dyn Read, len: u64) -> Told<Self> {
         let start = bytes(r, 8)?;
         let Some(version) = start.strip_prefix(MAGIC).filter(|rest| rest.len() == 2) else {
@@ -54,13 +55,13 @@ impl Header {
         if text.len() as u64 != claimed {
             return Err(format!("truncated: expected a header of {claimed} bytes, found {}", text.len()));
         }
-        // Latin-1 in versions 1 and 2, UTF-8 in 3; only names of structured fields can tell.
+        // The text is Latin-1 in versions 1 and 2 and UTF-8 in 3. Only names of structured fields can differ.
         let (dtype, fortran, shape) = Literal(&String::from_utf8_lossy(&text)).dictionary()?;
         let count = elements(&shape)?;
         let there = len - data_at;
         let needed = match item_size(&dtype) {
             Some(size) => u128::from(count) * u128::from(size),
-            // Pickled objects and structured types: their length cannot be told, and they are not read anyway.
+            // Pickled objects and structured types: their length is unknown, and they cannot be read anyway.
             None => u128::from(there),
         };
         if needed != u128::from(there) {
@@ -70,12 +71,12 @@ impl Header {
         Ok(Self { elem: elem(&dtype), dtype, shape, bytes: there, count, fortran })
     }
 
-    /// As a row of a listing.
+    /// The header as a row of a listing.
     pub(super) fn entry(self, name: String) -> Entry {
         Entry { name, dtype: self.dtype, shape: self.shape, bytes: self.bytes }
     }
 
-    /// Refuses elements that cannot be read.
+    /// Refuses element types that cannot be read.
     pub(super) fn elem(&self) -> Told<(Elem, bool)> {
         let hint = match self.dtype.trim_start_matches(['<', '>', '|']) {
             "V2" => " (bfloat16 is saved by numpy as these raw bytes: save it as f4, or as safetensors)",
@@ -97,13 +98,13 @@ impl Header {
     }
 }
 
-/// Version 1, little-endian, row-major, elements from a multiple of 64 on: what numpy writes.
+/// Writes version 1, little-endian, row-major, with elements aligned to 64 bytes, as numpy does.
 pub(super) fn write(out: &mut dyn Write, tensor: &HostTensor) -> Told<()> {
     let start = start(tensor)?;
     out.write_all(&start).and_then(|()| out.write_all(tensor.bytes())).map_err(unwritten)
 }
 
-/// Bytes that [`write`] writes before the elements.
+/// Number of bytes that [`write`] writes before the elements.
 fn start(tensor: &HostTensor) -> Told<Vec<u8>> {
     let dtype = match tensor.dtype() {
         DType::F32 => "<f4",
@@ -114,7 +115,7 @@ fn start(tensor: &HostTensor) -> Told<Vec<u8>> {
     let axes = tensor.shape().dims();
     let mut list = axes.iter().map(usize::to_string).collect::<Vec<_>>().join(", ");
     if axes.len() == 1 {
-        // Without it, Python takes the parentheses for arithmetic.
+        // Without the trailing comma, Python reads the parentheses as arithmetic.
         list.push(',');
     }
     let mut text = format!("{{'descr': '{dtype}', 'fortran_order': False, 'shape': ({list}), }}").into_bytes();
@@ -127,14 +128,14 @@ fn start(tensor: &HostTensor) -> Told<Vec<u8>> {
     Ok([MAGIC, &[1, 0], &length.to_le_bytes(), &text].concat())
 }
 
-/// Up to `n` bytes.
+/// Reads up to `n` bytes.
 fn bytes(r: &mut dyn Read, n: u64) -> Told<Vec<u8>> {
     let mut out = Vec::new();
     r.take(n).read_to_end(&mut out).map_err(unread)?;
     Ok(out)
 }
 
-/// Element type and whether it is big-endian, of the types that can be read.
+/// Element type and byte order (true: big-endian), if the type can be read.
 fn elem(dtype: &str) -> Option<(Elem, bool)> {
     let big = dtype.starts_with('>');
     let elem = match dtype.strip_prefix(if big { '>' } else { '<' })? {
@@ -157,17 +158,17 @@ fn item_size(dtype: &str) -> Option<u64> {
     let size: u64 = digits.parse().ok()?;
     match kind {
         'b' | 'i' | 'u' | 'f' | 'c' | 'm' | 'M' | 'S' | 'a' | 'V' => Some(size),
-        // Four bytes a character.
+        // Four bytes per character.
         'U' => size.checked_mul(4),
         _ => None,
     }
 }
 
-/// What is left of the dictionary.
+/// The part of the dictionary that is not parsed yet.
 struct Literal<'a>(&'a str);
 
 impl<'a> Literal<'a> {
-    /// `descr`, `fortran_order` and `shape`, each exactly once, and nothing else.
+    /// Parses `descr`, `fortran_order` and `shape`. Each must occur exactly once, without other keys.
     fn dictionary(mut self) -> Told<(String, bool, Vec<u64>)> {
         let (mut dtype, mut fortran, mut shape) = (None, None, None);
         self.expect("{")?;
@@ -224,7 +225,7 @@ impl<'a> Literal<'a> {
         if self.take("False") { Ok(false) } else { refuse("True or False", self.0) }
     }
 
-    /// A type string, or the list of a structured type as it stands.
+    /// Parses a type string, or returns the list of a structured type unparsed.
     fn dtype(&mut self) -> Told<String> {
         if !self.take("[") {
             return self.string().map(str::to_owned);
@@ -259,7 +260,7 @@ impl<'a> Literal<'a> {
                 return refuse("a shape of whole numbers below 2^64", self.0);
             };
             self.0 = rest;
-            // Python 2 wrote long integers so.
+            // Python 2 wrote long integers with an `L`.
             self.take("L");
             shape.push(axis);
             if !self.take(",") {

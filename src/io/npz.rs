@@ -1,7 +1,7 @@
-//! The `.npz` format: a zip of `.npy` arrays, and of metadata beside them.
+//! The `.npz` format: a zip archive of `.npy` arrays and metadata.
 //!
-//! Names are only names: nothing is ever unpacked to disk. Sizes in the zip's index are claims; what an entry's own
-//! `.npy` header needs is read and no more, into memory that grows with what arrives.
+//! Entries are never unpacked to disk, so their names are harmless. Sizes in the zip index are only claims: an entry is
+//! read as far as its `.npy` header requires, into memory that grows with the data that arrives.
 
 use std::collections::BTreeMap;
 use std::io::{Read, Seek, SeekFrom, Write};
@@ -15,10 +15,10 @@ use super::{Entry, Listing, MAX_HEADER, METADATA, TensorFile, Told, Wanted, all_
 use super::{metadata_json, parse_metadata, unread, unwritten};
 use crate::tensor::TensorMap;
 
-/// An opened archive and what of it matters.
+/// An opened archive with its tensors and metadata entry.
 struct Archive {
     zip: ZipArchive<Box<dyn ReadSeek>>,
-    /// Names of tensors and where their entries are.
+    /// Names of tensors and indices of their entries.
     arrays: Vec<(String, usize)>,
     metadata: Option<usize>,
     /// Bytes of the file.
@@ -31,13 +31,13 @@ pub(super) fn read(reader: Box<dyn ReadSeek>, len: u64, wanted: Wanted<'_>) -> T
     let (arrays, rest): (Vec<_>, Vec<_>) = arrays.into_iter().partition(|(name, _)| wanted(name));
     few_enough(arrays.len())?;
     let metadata = archive.metadata()?;
-    // All dtypes first: better to refuse before gigabytes were read than after.
+    // Check all dtypes first, so that a bad one is refused before gigabytes are read.
     archive.each(&arrays, |header, _, _| header.elem())?;
     let others = archive.entries(&rest)?;
     let tensors = archive.each(&arrays, |header, entry, stored| {
-        // Stored as it is, the data was found to lie within the file.
+        // An uncompressed entry was checked to lie within the file.
         let tensor = header.data(entry, stored)?;
-        // The end is where the checksum is compared.
+        // The reader compares the checksum at the end of the entry.
         match entry.read(&mut [0]).map_err(unread)? {
             0 => Ok(tensor),
             _ => Err("expected the end of the data, found more of it".into()),
@@ -55,7 +55,7 @@ pub(super) fn inspect(reader: Box<dyn ReadSeek>, len: u64) -> Told<Listing> {
     Ok(Listing { format: "npz", metadata, entries })
 }
 
-/// Stored, not compressed, as `numpy.savez` does: noise does not shrink.
+/// Writes uncompressed entries, as `numpy.savez` does: random-looking data does not compress.
 pub(super) fn write<W: Write + Seek>(
     out: &mut W,
     tensors: &TensorMap,
@@ -66,11 +66,11 @@ pub(super) fn write<W: Write + Seek>(
     zip.finish().map(drop).map_err(unzipped)
 }
 
-/// Fails once. A [`ZipWriter`] that is dropped after a failure tries to finish nevertheless, and prints to stderr that
-/// it could not; the caller has the error already, and what is written then is thrown away.
+/// A writer that reports only its first failure. A [`ZipWriter`] that is dropped after a failure still tries to finish,
+/// and prints a second error to stderr. The caller has the first error already, so later writes are discarded.
 struct Fused<W> {
     out: W,
-    /// Where the next byte goes, or would go: the writer asserts that positions are plausible.
+    /// Position of the next byte, also after a failure, because the zip writer asserts that positions are plausible.
     at: u64,
     failed: bool,
 }
@@ -111,8 +111,8 @@ impl<W: Seek> Seek for Fused<W> {
 
 fn fill<W: Write + Seek>(zip: &mut ZipWriter<W>, tensors: &TensorMap, metadata: &BTreeMap<String, String>) -> Told<()> {
     let options = |bytes: usize| {
-        // Entries towards 4 GiB need the long form, which must be known beforehand. No clock in the file: equal tensors
-        // give equal files.
+        // Entries near 4 GiB need the zip64 form, which must be chosen before writing. No time is stored, so that equal
+        // tensors give equal files.
         SimpleFileOptions::default()
             .compression_method(CompressionMethod::Stored)
             .large_file(bytes as u64 >= u64::from(u32::MAX) - (1 << 20))
@@ -138,7 +138,7 @@ impl Archive {
         if zip.has_duplicate_names() {
             return Err("expected one entry of each name in the zip archive, found several of one".into());
         }
-        // Entries that share bytes: how a small archive claims to be endless.
+        // Entries that overlap: a zip bomb, a small archive that claims to hold unlimited data.
         if zip.has_overlapping_files().map_err(damaged)? {
             return Err("expected entries that lie side by side in the zip archive, found overlapping ones".into());
         }
@@ -167,14 +167,14 @@ impl Archive {
         parse_metadata(&text)
     }
 
-    /// What the headers of these arrays say.
+    /// Reads the headers of all arrays.
     fn entries(&mut self, arrays: &[(String, usize)]) -> Told<Vec<Entry>> {
         let headers = self.each(arrays, |_, _, _| Ok(()))?;
         Ok(headers.into_iter().map(|(name, header, ())| header.entry(name)).collect())
     }
 
-    /// Reads the header of each array and hands it on together with the entry behind it, and whether that is stored as
-    /// it is.
+    /// Reads the header of each array and passes it on with the entry's remaining data and whether the entry is
+    /// uncompressed.
     fn each<T>(
         &mut self,
         arrays: &[(String, usize)],
@@ -201,7 +201,7 @@ impl Archive {
     }
 }
 
-/// What a zip complains about, without the prefixes of its error type.
+/// The message of a zip error without the prefixes of its type.
 fn told(e: ZipError) -> String {
     match e {
         ZipError::Io(e) => e.to_string(),

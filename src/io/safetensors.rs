@@ -1,8 +1,8 @@
-//! The safetensors format, streamed.
+//! The safetensors format, read and written as a stream.
 //!
-//! The `safetensors` crate supplies the vocabulary (dtypes and the entries of the header). The header's frame is read
-//! here, because the crate wants the whole file in memory, lets the second of two equal names win, and says of most
-//! damage only that there is some.
+//! The `safetensors` crate supplies dtypes and the types of header entries. The header itself is parsed here, because
+//! the crate needs the whole file in memory, silently keeps the second of two equal names, and does not describe most
+//! kinds of damage.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -20,7 +20,7 @@ use crate::tensor::{DType, HostTensor, TensorMap};
 /// Reserved key of the header.
 const METADATA_KEY: &str = "__metadata__";
 
-/// A header whose offsets have been checked: the tensors lie one after the other, each as long as its shape says.
+/// A header with checked offsets: tensors are contiguous, and each has the length of its shape.
 struct Header {
     metadata: BTreeMap<String, String>,
     tensors: Vec<(String, TensorInfo)>,
@@ -30,7 +30,7 @@ struct Header {
 
 pub(super) fn read(mut source: Bytes<'_>, wanted: Wanted<'_>) -> Told<TensorFile> {
     let header = Header::read(&mut source)?;
-    // All dtypes first: better to refuse before gigabytes were read than after.
+    // Check all dtypes first, so that a bad one is refused before gigabytes are read.
     let mut datas = Vec::with_capacity(header.tensors.len());
     for (name, info) in &header.tensors {
         if !wanted(name) {
@@ -39,7 +39,7 @@ pub(super) fn read(mut source: Bytes<'_>, wanted: Wanted<'_>) -> Told<TensorFile
         }
         let refuse = || format!("tensor {}: expected dtype {READABLE}, found {}", quoted(name), info.dtype);
         let elem = elem(info.dtype).ok_or_else(refuse)?;
-        // The offsets were compared with the shape.
+        // The offsets were already compared with the shape.
         let count = (info.data_offsets.1 - info.data_offsets.0) / (info.dtype.bitsize() / 8);
         datas.push(Some(Data { elem, big_endian: false, count, present: source.len().is_some() }));
     }
@@ -65,7 +65,7 @@ pub(super) fn read(mut source: Bytes<'_>, wanted: Wanted<'_>) -> Told<TensorFile
 
 pub(super) fn inspect(mut source: Bytes<'_>) -> Told<Listing> {
     let header = Header::read(&mut source)?;
-    // Only by going through a pipe can one tell whether it is whole.
+    // A pipe must be read to its end to check that it is complete.
     let found = source.skip(header.data)?;
     if found < header.data {
         return Err(truncated(header.data, found));
@@ -85,7 +85,7 @@ fn entry(name: String, info: TensorInfo) -> Entry {
 }
 
 pub(super) fn write(out: &mut dyn Write, tensors: &TensorMap, metadata: &BTreeMap<String, String>) -> Told<()> {
-    // Wider elements first keep every tensor aligned to its element, as readers that map the file expect.
+    // Writing wider elements first aligns every tensor to its element size, which readers that map the file expect.
     let mut order: Vec<(&str, &HostTensor)> = tensors.iter().collect();
     order.sort_by_key(|(_, t)| std::cmp::Reverse(t.dtype().size()));
 
@@ -140,7 +140,8 @@ fn truncated(expected: u64, found: u64) -> String {
     format!("truncated: expected {expected} bytes of tensor data, found {found}")
 }
 
-/// What follows the last tensor of a pipe is found only now; a file's length was compared with its header.
+/// Refuses data after the last tensor. For a pipe this is the first chance to check; a file's length was checked
+/// earlier.
 fn end_of_stream(source: &mut Bytes<'_>) -> Told<()> {
     let extra = match source {
         Bytes::File(..) => 0,
@@ -168,7 +169,7 @@ impl Header {
         if let Some(rest) = rest.filter(|&rest| rest < claimed) {
             return Err(short(rest));
         }
-        // Grows with what arrives, never on the word of the length alone.
+        // The buffer grows with the data that arrives; the claimed length is not trusted.
         let mut text = Vec::new();
         source.take(claimed).read_to_end(&mut text).map_err(unread)?;
         if (text.len() as u64) < claimed {
@@ -187,7 +188,7 @@ impl Header {
     }
 }
 
-/// The header as it is written.
+/// The header in its written form.
 #[derive(Default)]
 struct Raw {
     metadata: Option<Text>,
@@ -198,7 +199,7 @@ impl Raw {
     fn checked(self) -> Told<Header> {
         all_different(self.tensors.iter().map(|(name, _)| name.as_str()))?;
         let mut tensors = self.tensors;
-        // Stable, so that tensors without elements keep their place in the header.
+        // The sort is stable, so that tensors without elements keep their place in the header.
         tensors.sort_by_key(|(_, info)| info.data_offsets);
         let mut end = 0;
         let mut before: Option<&str> = None;
@@ -258,7 +259,7 @@ impl<'de> Deserialize<'de> for Raw {
     }
 }
 
-/// Text by key, each key once.
+/// A map of strings in which each key may occur once.
 #[derive(Default)]
 struct Text(BTreeMap<String, String>);
 

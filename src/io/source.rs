@@ -1,4 +1,4 @@
-//! Which format a path is, and whether two paths are one file.
+//! Detects the format of a path, and whether two paths are one file.
 
 use std::fs::{self, File};
 use std::io::{BufReader, BufWriter, Cursor, Read, Seek, SeekFrom};
@@ -6,28 +6,28 @@ use std::path::{Component, Path, PathBuf};
 
 use super::{Told, is_dash, unread};
 
-/// A zip is read from its end.
+/// A zip archive is read from its end, so it needs seeking.
 pub(super) trait ReadSeek: Read + Seek {}
 impl<T: Read + Seek> ReadSeek for T {}
 
 /// An opened input.
 pub(super) enum Source {
     Directory,
-    /// With its length.
+    /// A file and its length.
     Npz(Box<dyn ReadSeek>, u64),
     Safetensors(Bytes<'static>),
 }
 
-/// Bytes that are read from the front to the end, once.
+/// A stream that is read once, from start to end.
 pub(super) enum Bytes<'a> {
-    /// With its length.
+    /// A file and its length.
     File(Box<dyn ReadSeek + 'a>, u64),
-    /// Neither length nor seeking.
+    /// A pipe: its length is unknown, and it cannot seek.
     Pipe(Box<dyn Read + 'a>),
 }
 
 impl Bytes<'_> {
-    /// The length, which a pipe does not tell.
+    /// The length; unknown for a pipe.
     pub(super) fn len(&self) -> Option<u64> {
         match self {
             Bytes::File(_, len) => Some(*len),
@@ -35,7 +35,7 @@ impl Bytes<'_> {
         }
     }
 
-    /// Goes past so many bytes, which a file is known to hold, and returns how many there were.
+    /// Skips `count` bytes and returns how many there were. A file is known to hold them.
     pub(super) fn skip(&mut self, count: u64) -> Told<u64> {
         match self {
             Bytes::File(reader, _) => {
@@ -44,7 +44,7 @@ impl Bytes<'_> {
                 Ok(count)
             }
             Bytes::Pipe(reader) => {
-                // Its buffer is what `copy` reads by: as much as a pipe holds, not the usual eighth of it.
+                // `copy` reads in units of this buffer: the capacity of a pipe, eight times the default.
                 let mut nowhere = BufWriter::with_capacity(1 << 16, std::io::sink());
                 std::io::copy(&mut reader.take(count), &mut nowhere).map_err(unread)
             }
@@ -77,10 +77,10 @@ pub(super) fn open(path: &Path) -> Told<Source> {
     }
     let mut file = File::open(path).map_err(unread)?;
     if !about.is_file() {
-        // A pipe, as from the shell's <(...): neither length nor seeking.
+        // A pipe, for example from the shell's <(...): no length, no seeking.
         return stream(file);
     }
-    // Asked of the open file: the path may name another one by now.
+    // Metadata of the open file: the path may refer to another file by now.
     let len = file.metadata().map_err(unread)?.len();
     let start = first_bytes(&mut file)?;
     file.seek(SeekFrom::Start(0)).map_err(unread)?;
@@ -94,7 +94,7 @@ pub(super) fn open(path: &Path) -> Told<Source> {
     Ok(Source::Safetensors(Bytes::File(Box::new(reader), len)))
 }
 
-/// What comes through a pipe: safetensors tensor by tensor; a zip, whose index is at its end, whole.
+/// Reads from a pipe: safetensors as a stream; a zip archive into memory, because its index is at the end.
 fn stream(mut reader: impl Read + 'static) -> Told<Source> {
     let mut start = first_bytes(&mut reader)?;
     if is_zip(&start) {
@@ -113,12 +113,11 @@ fn first_bytes(reader: &mut impl Read) -> Told<Vec<u8>> {
 }
 
 fn is_zip(start: &[u8]) -> bool {
-    // An archive's first entry, or the end record of an empty one.
+    // The signature of a zip entry, or the end record of an empty archive.
     start.starts_with(b"PK\x03\x04") || start.starts_with(b"PK\x05\x06")
 }
 
-/// Content that is recognisably something else than safetensors. Each of these would otherwise be reported as a header
-/// of astronomic length.
+/// Recognises formats other than safetensors. Otherwise they would be reported as a header of enormous length.
 fn refuse_others(start: &[u8], expected: bool) -> Told<()> {
     if start.starts_with(b"\x93NUMPY") {
         return Err(SINGLE_NPY.into());
@@ -129,7 +128,7 @@ fn refuse_others(start: &[u8], expected: bool) -> Told<()> {
     if start.starts_with(b"version ") {
         return Err("expected tensors, found a Git LFS pointer: fetch the file itself with `git lfs pull`".into());
     }
-    // A safetensors header of more than 100 MB is refused anyway, so the length's upper four bytes are 0.
+    // A safetensors header above 100 MB is refused, so the upper four bytes of a valid length are 0.
     if !expected && start.len() == 8 && start[4..] != [0; 4] {
         return Err(
             "expected .safetensors, .npz or a directory of .npy files, found neither by name nor by content".into()
@@ -138,7 +137,7 @@ fn refuse_others(start: &[u8], expected: bool) -> Told<()> {
     Ok(())
 }
 
-/// Adds to a refusal that nothing but the lack of a better guess made this file safetensors.
+/// Adds to an error that the file was read as safetensors only because no other format was recognised.
 pub(super) fn guessed(path: &Path, message: String) -> String {
     if is_dash(path) || has_extension(path, "safetensors") {
         return message;
@@ -160,13 +159,13 @@ pub(super) fn same(a: &Path, b: &Path) -> bool {
     full(a) == full(b)
 }
 
-/// The path with links and `..` resolved as far as it exists.
+/// Resolves links and `..` in the existing part of a path.
 fn full(path: &Path) -> PathBuf {
     if let Ok(found) = fs::canonicalize(path) {
         return found;
     }
     let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf());
-    // The last name is not there (yet): resolve what it would be in.
+    // The last component does not exist yet: resolve its parent.
     match (absolute.parent(), absolute.components().next_back()) {
         (Some(parent), Some(Component::Normal(name))) => full(parent).join(name),
         _ => absolute,

@@ -1,5 +1,5 @@
-//! What the public functions cannot show: writers and readers that fail or dawdle half way. The rest is in
-//! `tests/files.rs`.
+//! Tests that the public functions cannot cover: writers and readers that fail or deliver data slowly. The other tests
+//! are in `tests/files.rs`.
 
 use std::io::{Cursor, Error, ErrorKind, Read, Result as IoResult, Seek, SeekFrom, Write};
 
@@ -44,7 +44,7 @@ fn a_write_that_fails_half_way_leaves_nothing() {
     assert!(left(dir.path()).is_empty());
 }
 
-/// Takes so many bytes and no more, and counts the attempts beyond.
+/// A writer that accepts a limited number of bytes and counts later attempts.
 struct Full(Cursor<Vec<u8>>, usize, usize);
 
 impl Write for Full {
@@ -77,7 +77,7 @@ fn a_full_disk_is_an_error_wherever_it_strikes() {
             let mut out = Full(Cursor::default(), room, 0);
             let message = write(&mut out).unwrap_err();
             assert!(message.contains("no space"), "{message}");
-            // Nobody comes back to it, least of all a destructor.
+            // No later write reaches it, not even from a destructor.
             assert_eq!(out.2, 1);
         }
     };
@@ -86,7 +86,7 @@ fn a_full_disk_is_an_error_wherever_it_strikes() {
     whole(|out| sample().iter().try_for_each(|(_, tensor)| npy::write(out, tensor)));
 }
 
-/// One byte at a time, and interruptions.
+/// A reader that returns one byte at a time, with interruptions.
 struct Slow<'a>(&'a [u8], bool);
 
 impl Read for Slow<'_> {
@@ -142,7 +142,7 @@ fn a_pipe_of_any_pace_cut_anywhere() {
     assert!(safetensors::inspect(slow(&bytes)).is_err());
 }
 
-/// Wider elements first, so that each starts on a multiple of its size.
+/// Wider elements are written first, so that each tensor starts on a multiple of its element size.
 #[test]
 fn elements_are_aligned() {
     let mut map = TensorMap::new();

@@ -179,8 +179,8 @@ fn usage_is_judged_before_files() {
             "linear: --segment: expected a whole number from 1 to 2^64 - 1, found `99999999999999999999`",
         ),
         ("--segment -5", "linear: --segment: expected a whole number from 1 to 2^64 - 1, found `-5`"),
-        ("--norm-eps -1", "linear: --norm-eps: expected 0 or more, found a negative number"),
-        ("--no-normalize --norm-eps 1", "linear: --norm-eps needs the normaliser that --no-normalize turns off"),
+        ("--norm-eps -1", "linear: --norm-eps: expected a finite number of 0 or more, found -1"),
+        ("--no-normalize --norm-eps 1", "linear: --norm-eps needs the normaliser, which is off"),
         ("--decode", "linear: --decode needs --state-in or --state-out"),
         ("--no-causal --state-out s.npz", "linear: --no-causal cannot be used with --state-in or --state-out"),
         ("--no-causal --decode", "linear: --decode cannot be used with --no-causal"),
@@ -192,10 +192,10 @@ fn usage_is_judged_before_files() {
         place.refuse(&format!("run linear --input {input} {flags}"), 2, sentence);
     }
     for (flags, sentence) in [
-        ("--epsilon 0", "yat: --epsilon: expected a number above 0, found `0`"),
-        ("--epsilon -0.001", "yat: --epsilon: expected a number above 0, found `-0.001`"),
+        ("--epsilon 0", "yat: --epsilon: expected a finite number above 0, found 0"),
+        ("--epsilon -0.001", "yat: --epsilon: expected a finite number above 0, found -0.001"),
         ("--epsilon inf", "yat: --epsilon: expected a finite number, found `inf`"),
-        ("--norm-eps -1", "yat: --norm-eps: expected 0 or more, found a negative number"),
+        ("--norm-eps -1", "yat: --norm-eps: expected a finite number of 0 or more, found -1"),
         (
             "--norm softmax --norm-eps 1e-6",
             "yat: --norm-eps needs the sum of the kernel, which --norm softmax does not divide by",
@@ -204,16 +204,16 @@ fn usage_is_judged_before_files() {
         place.refuse(&format!("run yat --input nowhere.safetensors {flags}"), 2, sentence);
     }
     for (flags, sentence) in [
-        ("--rule delta --normalize", "linear: --normalize: expected none under --rule delta, which has no normaliser"),
         (
-            "--rule gated-delta --norm-eps 1",
-            "linear: --norm-eps: expected none under --rule gated-delta, which has no normaliser",
+            "--rule delta --normalize",
+            "linear: --normalize cannot be used with rule delta, whose weights may sum to zero",
         ),
+        ("--rule gated-delta --norm-eps 1", "linear: --norm-eps needs the normaliser, which is off"),
         (
             "--rule delta --feature-map elu1",
-            "linear: --feature-map: expected identity under --rule delta, which takes q and k as given, found `elu1`",
+            "linear: --feature-map: expected identity under rule delta, which takes q and k as given, found elu1",
         ),
-        ("--rule delta --no-causal", "linear: --no-causal: expected the causal form under --rule delta"),
+        ("--rule delta --no-causal", "linear: --no-causal cannot be used with rule delta, which is causal"),
     ] {
         place.refuse(&format!("run linear --input nowhere.safetensors {flags}"), 2, sentence);
     }

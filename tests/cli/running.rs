@@ -38,7 +38,7 @@ fn the_output_is_linear_attention() {
     assert_eq!(out.tensors.names(), "o");
     let o = place.tensor("out.safetensors", "o");
     assert_eq!((o.dtype(), o.shape()), (DType::F32, &[1, 2, 6, 3].into()));
-    let error = subquad::ops::tolerance::relative_rms(&o.to_f64(), &expected(&q, &k, &v));
+    let error = subquad::verify::tolerance::relative_rms(&o.to_f64(), &expected(&q, &k, &v));
     assert!(error < 1e-6, "relative RMS {error:.2e}");
 }
 
@@ -128,7 +128,7 @@ fn storage_follows_the_input_unless_told() {
         let o = place.tensor(&format!("{file}.npz"), "o");
         assert_eq!(o.dtype(), dtype, "{file} {flags}");
         let [q, k, v] = PLAIN.iter().map(|(name, shape)| filled(name, shape)).collect::<Vec<_>>().try_into().unwrap();
-        let error = subquad::ops::tolerance::relative_rms(&o.to_f64(), &expected(&q, &k, &v));
+        let error = subquad::verify::tolerance::relative_rms(&o.to_f64(), &expected(&q, &k, &v));
         assert!(error < 2e-3, "{file} {flags}: {error:.2e}");
         assert_eq!(place.read(&format!("{file}.npz")).metadata["dtype"], dtype.name());
     }

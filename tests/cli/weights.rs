@@ -147,7 +147,7 @@ fn windows_need_the_causal_form_and_a_key() {
     let place = place();
     let none = "softmax: --window: expected a whole number from 1 to 2^64 - 1, found `0`";
     place.refuse(&format!("{EXACT} --window 0"), 2, none);
-    let open = "softmax: --window needs the causal form that --no-causal turns off";
+    let open = "softmax: --window needs the causal form";
     place.refuse(&format!("{EXACT} --window 5 --no-causal"), 2, open);
     place.done(&format!("{EXACT} --window 5 --verify"));
     place.done(&format!("{EXACT} --window 18446744073709551615 --verify"));

@@ -7,11 +7,20 @@ use std::cmp::Ordering;
 use std::collections::HashSet;
 
 use libtest_mimic::{Completion, Failed, Trial};
+use subquad::catalog::case::Case;
+use subquad::catalog::random;
+use subquad::catalog::spec::Op;
 use subquad::gpu::program::Operand;
-use subquad::gpu::{Bind, Caps, Context, Cost, Kernel, Plan, Program, Schedule, Source, Spec, Workspace, readback};
+use subquad::gpu::{
+    Bind, Caps, Context, Cost, Fragment, Kernel, Plan, Program, Schedule, Variant, Workspace, readback,
+};
+use subquad::operator::Operator;
+use subquad::operator::channels::Channels;
+use subquad::operator::mode::Mode;
+use subquad::operator::qkv::Qkv;
 use subquad::ops::linear::{self, Config, FeatureMap};
-use subquad::ops::parts::{gate, topk};
-use subquad::ops::{Case, Channels, OPS, Op, Operator, Qkv, conv1d, draw, mamba, ramnet, slay, ssd};
+use subquad::ops::primitives::{gated_norm, topk};
+use subquad::ops::{OPS, conv1d, mamba, ramnet, slay, ssd};
 use subquad::tensor::{Access, DType, HostTensor, Slot, Tensor, TensorMap};
 
 use crate::support::{context, prepare, test};
@@ -32,7 +41,7 @@ pub fn tests() -> Vec<Trial> {
 
 /// What a step brings: its kernel with these fragments, and for each constant and override whether it is 0, 1 or more.
 /// Switches are 0 or 1; tile sizes differ in what they are, not in what is counted.
-fn brought(kernel: &Kernel, spec: &Spec) -> impl Iterator<Item = String> {
+fn brought(kernel: &Kernel, spec: &Variant) -> impl Iterator<Item = String> {
     let mut family = kernel.name.to_owned();
     spec.fragments.iter().for_each(|fragment| family = format!("{family} {}", fragment.path));
     let of = move |(name, value): &(&str, u32)| format!("{family} {name}={}", value.min(&2));
@@ -94,7 +103,7 @@ pub fn tensors(ctx: &Context, plan: &Plan) -> Vec<Tensor> {
     tensors_of(ctx, plan, &TensorMap::new())
 }
 
-/// Those given, else random ones; what is written or updated starts at zero.
+/// Uploads the tensors given, or random ones. Tensors that are written or updated start at zero.
 fn tensors_of(ctx: &Context, plan: &Plan, given: &TensorMap) -> Vec<Tensor> {
     plan.slots()
         .iter()
@@ -106,7 +115,7 @@ fn tensors_of(ctx: &Context, plan: &Plan, given: &TensorMap) -> Vec<Tensor> {
                     readback::upload(ctx, slot.name, &given.get(slot.name).unwrap().cast(slot.dtype)).unwrap()
                 }
                 Access::Read => {
-                    let values = draw::normal(5, i as u64, shape.count());
+                    let values = random::normal(5, i as u64, shape.count());
                     readback::upload(ctx, slot.name, &HostTensor::f32(shape, values).cast(slot.dtype)).unwrap()
                 }
                 _ => readback::empty(ctx, slot.name, [slot.checked_count().unwrap() as usize], slot.dtype)
@@ -123,7 +132,7 @@ fn t_reshape(t: &Tensor, slot: &Slot) -> Tensor {
 
 /// The program with every kernel counting its loads and stores into one more tensor.
 fn counting(program: Program) -> Program {
-    let on = Source { path: "common/count_on.wgsl", text: include_str!("../../shaders/common/count_on.wgsl") };
+    let on = Fragment { path: "lib/count_on.wgsl", text: include_str!("../../shaders/lib/count_on.wgsl") };
     program.edited(|slots, _, steps| {
         let counters = Operand::Slot(slots.len());
         slots.push(Slot::plain("counters", Access::Update, DType::F32, [2]));
@@ -133,7 +142,7 @@ fn counting(program: Program) -> Program {
             bindings.push(("counters", Bind::Write));
             step.spec.consts.push(("COUNTERS", bindings.len() as u32));
             for fragment in &mut step.spec.fragments {
-                if fragment.path == "common/count_off.wgsl" {
+                if fragment.path == "lib/count_off.wgsl" {
                     *fragment = on;
                 }
             }
@@ -148,56 +157,68 @@ fn counting(program: Program) -> Program {
 /// Plans that no quick case has, and those of the parts.
 fn plans_move_the_bytes_they_state() {
     let Some(ctx) = context() else { return };
-    let base = Config::new(Qkv::new(1, 4, 50, 12, 20));
+    let base = Config::new(Qkv::new().heads(4).len(50).dim(12).dim_v(20));
     let [head, channel] = [linear::Gate::Head, linear::Gate::Channel].map(linear::Rule::Gated);
     let map = |map| Config { features: 20, max_len: Some(60), ..base.clone().map(map) };
     let wide = Config { qkv: base.qkv.dim_v(70).kv_heads(2), ..map(FeatureMap::Performer) };
     let one = base.qkv.queries(1).keys(1).kv_heads(2);
     let mut list: Vec<(&str, Box<dyn Operator>)> = vec![
-        ("gated, one pass", Box::new(Config { carry: true, ..base.clone().rule(head) })),
+        ("gated, one pass", Box::new(Config { mode: Mode::new().carry(), ..base.clone().rule(head) })),
         (
             "gated by channels, wide, normalised",
             Box::new(Config {
                 qkv: base.qkv.dim_v(70),
-                segment: Some(25),
-                normalize: true,
+                normalize: Some(true),
+                mode: Mode::new().segment(25),
                 ..base.clone().rule(channel)
             }),
         ),
-        ("performer-relu, two passes", Box::new(Config { segment: Some(16), ..map(FeatureMap::PerformerRelu) })),
+        (
+            "performer-relu, two passes",
+            Box::new(Config { mode: Mode::new().segment(16), ..map(FeatureMap::PerformerRelu) }),
+        ),
         ("performer", Box::new(map(FeatureMap::Performer))),
-        ("performer, state", Box::new(Config { carry: true, ..map(FeatureMap::Performer) })),
-        ("performer, two passes, wide", Box::new(Config { segment: Some(25), ..wide })),
+        ("performer, state", Box::new(Config { mode: Mode::new().carry(), ..map(FeatureMap::Performer) })),
+        ("performer, two passes, wide", Box::new(Config { mode: wide.mode.segment(25), ..wide })),
         (
             "performer, gated, decode",
-            Box::new(Config { qkv: one, rule: head, carry: true, decode: true, ..map(FeatureMap::Performer) }),
+            Box::new(Config { qkv: one, rule: head, mode: Mode::new().carry().decode(), ..map(FeatureMap::Performer) }),
         ),
         ("cosformer", Box::new(map(FeatureMap::Cosformer))),
         (
             "cosformer, gated by channels, state",
-            Box::new(Config { rule: channel, segment: Some(16), carry: true, ..map(FeatureMap::Cosformer) }),
+            Box::new(Config { rule: channel, mode: Mode::new().segment(16).carry(), ..map(FeatureMap::Cosformer) }),
         ),
     ];
     let few = slay::Config { features: 5, anchors: 6, ..slay::Config::new(base.qkv.kv_heads(2)) };
     let exact = slay::Config { poly: slay::Poly::Exact, features: 64, ..few.clone() };
     let wide = slay::Config { poly: slay::Poly::TensorSketch, anchors: 70, ..few.clone() };
     list.extend([
-        ("slay, rows split", Box::new(slay::Config { segment: Some(25), ..exact }) as Box<dyn Operator>),
+        ("slay, rows split", Box::new(slay::Config { mode: exact.mode.segment(25), ..exact }) as Box<dyn Operator>),
         ("slay, weights not kept", Box::new(slay::Config { anchors: 200, ..few.clone() })),
         ("slay, two rows an entry", Box::new(slay::Config { poly: slay::Poly::Maclaurin, ..few.clone() })),
         ("slay, all rows an entry", Box::new(wide.clone())),
         ("slay, no rows", Box::new(slay::Config { poly: slay::Poly::Hadamard, ..few })),
-        ("slay, decode, all rows an entry", Box::new(slay::Config { qkv: one, carry: true, decode: true, ..wide })),
+        (
+            "slay, decode, all rows an entry",
+            Box::new(slay::Config { qkv: one, mode: wide.mode.carry().decode(), ..wide }),
+        ),
     ]);
     let plain = ssd::Config { batch: 2, groups: 2, ..ssd::Config::new(50, 4, 10, 20) };
-    let every = ssd::Config { d: true, z: true, dt_bias: true, carry: true, ..plain.clone() };
+    let every = ssd::Config { d: true, z: true, dt_bias: true, mode: plain.mode.carry(), ..plain.clone() };
     list.extend([
         ("ssd, one pass, everything", Box::new(every.clone()) as Box<dyn Operator>),
-        ("ssd, two passes", Box::new(ssd::Config { segment: Some(16), a_log: true, softplus: false, ..plain })),
-        ("ssd, two passes, wide, everything", Box::new(ssd::Config { segment: Some(16), dim: 70, ..every.clone() })),
-        ("ssd, decode", Box::new(ssd::Config { length: 1, decode: true, ..every })),
+        (
+            "ssd, two passes",
+            Box::new(ssd::Config { a_log: true, softplus: false, mode: plain.mode.segment(16), ..plain }),
+        ),
+        (
+            "ssd, two passes, wide, everything",
+            Box::new(ssd::Config { dim: 70, mode: every.mode.segment(16), ..every.clone() }),
+        ),
+        ("ssd, decode", Box::new(ssd::Config { length: 1, mode: every.mode.decode(), ..every })),
     ]);
-    let one = ramnet::Config { carry: true, decode: true, ..ramnet::Config::new(1, 2, 1, 5, 70) };
+    let one = ramnet::Config { mode: Mode::new().carry().decode(), ..ramnet::Config::new(1, 2, 1, 5, 70) };
     list.extend([
         ("ramnet, decode", Box::new(one.clone()) as Box<dyn Operator>),
         (
@@ -212,27 +233,42 @@ fn plans_move_the_bytes_they_state() {
         ),
         ("product keys", Box::new(topk::Config { weights: topk::Weights::Softmax, ..topk::Config::new(5, 2, 600, 7) })),
         ("product keys, kept", Box::new(topk::Config::new(5, 5, 4, 8))),
-        ("norm and gate", Box::new(gate::Config { scale: gate::Scale::PerHead, ..gate::Config::new(1, 2, 9, 70) })),
-        ("norm", Box::new(gate::Config { gated: false, ..gate::Config::new(1, 2, 9, 70) })),
+        (
+            "norm and gate",
+            Box::new(gated_norm::Config { scale: gated_norm::Scale::PerHead, ..gated_norm::Config::new(1, 2, 9, 70) }),
+        ),
+        ("norm", Box::new(gated_norm::Config { gated: false, ..gated_norm::Config::new(1, 2, 9, 70) })),
     ]);
-    let conv = conv1d::Config { bias: true, carry: true, ..conv1d::Config::new(Channels::new(2, 70, 140), 4) };
+    let conv =
+        conv1d::Config { bias: true, mode: Mode::new().carry(), ..conv1d::Config::new(Channels::new(2, 70, 140), 4) };
     list.extend([
         ("conv1d", Box::new(conv1d::Config::new(conv.shape, 1)) as Box<dyn Operator>),
         ("conv1d, state", Box::new(conv.clone())),
         ("conv1d, tiles", Box::new(conv1d::Config { shape: conv.shape.length(2100), ..conv.clone() })),
-        ("conv1d, decode", Box::new(conv1d::Config { shape: conv.shape.length(1), decode: true, ..conv })),
+        ("conv1d, decode", Box::new(conv1d::Config { shape: conv.shape.length(1), mode: conv.mode.decode(), ..conv })),
     ]);
-    let scan = mamba::Config { segment: Some(48), ..mamba::Config::new(Channels::new(2, 140, 150), 6) };
-    let every = mamba::Config { d: true, z: true, dt_bias: true, groups: Some(2), carry: true, ..scan.clone() };
+    let scan = mamba::Config { mode: Mode::new().segment(48), ..mamba::Config::new(Channels::new(2, 140, 150), 6) };
+    let every =
+        mamba::Config { d: true, z: true, dt_bias: true, groups: Some(2), mode: scan.mode.carry(), ..scan.clone() };
     list.extend([
-        ("mamba, one pass", Box::new(mamba::Config { segment: None, ..scan.clone() }) as Box<dyn Operator>),
-        ("mamba, one pass, everything", Box::new(mamba::Config { segment: None, ..every.clone() })),
+        (
+            "mamba, one pass",
+            Box::new(mamba::Config { mode: Mode { segment: None, ..scan.mode }, ..scan.clone() }) as Box<dyn Operator>,
+        ),
+        (
+            "mamba, one pass, everything",
+            Box::new(mamba::Config { mode: Mode { segment: None, ..every.mode }, ..every.clone() }),
+        ),
         ("mamba, two passes", Box::new(scan)),
         ("mamba, two passes, everything", Box::new(every.clone())),
         ("mamba, lanes", Box::new(mamba::Config { states: 100, a_log: true, ..every.clone() })),
         (
             "mamba, decode",
-            Box::new(mamba::Config { shape: every.shape.length(1), segment: None, decode: true, ..every }),
+            Box::new(mamba::Config {
+                shape: every.shape.length(1),
+                mode: Mode { segment: None, ..every.mode.decode() },
+                ..every
+            }),
         ),
     ]);
     for (what, operator) in list {
@@ -282,10 +318,10 @@ fn a_memory_moves_what_is_stated_where_no_slot_is_shared_and_less_where_all_are(
                 .map(|(name, rows)| (name.to_owned(), HostTensor::f32([1, 2, n, width], rows)))
                 .into_iter()
                 .collect();
-            for c in [c.clone(), ramnet::Config { carry: true, ..c.clone() }] {
+            for c in [c.clone(), ramnet::Config { mode: c.mode.carry(), ..c.clone() }] {
                 let c = if shared { ramnet::Config { cape: ramnet::Cape::None, ..c } } else { c };
                 let (stated, [read, written]) = moved(ctx, &c, &given);
-                let what = format!("{dim} columns, shared: {shared}, carried: {}", c.carry);
+                let what = format!("{dim} columns, shared: {shared}, carried: {}", c.mode.carry);
                 if shared {
                     assert!(read < stated.bytes_read && written < stated.bytes_written, "{what}");
                 } else {

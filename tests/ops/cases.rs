@@ -4,9 +4,13 @@
 use std::sync::{Arc, OnceLock};
 
 use libtest_mimic::{Completion, Failed, Trial};
+use subquad::catalog::case::Case;
+use subquad::catalog::spec::Op;
 use subquad::gpu::{Caps, plan};
-use subquad::ops::{Case, Definition, OPS, Op, Operator, Precision, Rows, rows, tolerance};
+use subquad::operator::{Operator, Precision, ReferenceOutputs, Rows};
+use subquad::ops::OPS;
 use subquad::tensor::{DType, HostTensor, TensorMap};
+use subquad::verify::{rows, tolerance};
 
 use crate::support::{self, context, on_gpu, prepare, test};
 
@@ -33,8 +37,8 @@ struct Made {
     operator: Box<dyn Operator>,
     inputs: TensorMap,
     /// The definition in f64 and in f32.
-    exact: Definition,
-    single: Definition,
+    exact: ReferenceOutputs,
+    single: ReferenceOutputs,
 }
 
 impl Subject {
@@ -53,7 +57,7 @@ impl Subject {
         assert_eq!(exact.len(), got.len(), "outputs are {}", got.names());
         for ((name, exact), (_, single)) in exact.iter().zip(single) {
             let tensor = got.get(name).unwrap_or_else(|| panic!("no `{name}`: outputs are {}", got.names()));
-            let verdict = tolerance::judge(self.op.name, tensor, exact, single);
+            let verdict = tolerance::compare(self.op.name, tensor, exact, single);
             assert!(verdict.ok, "`{name}` is off by {:.2e}, {:.2e} allowed", verdict.error, verdict.bound);
         }
     }

@@ -1,9 +1,14 @@
 //! The causal convolution: what is particular to it.
 
 use libtest_mimic::Trial;
+use subquad::catalog::flags::Flags;
+use subquad::catalog::random;
+use subquad::catalog::request::Request;
 use subquad::gpu::Caps;
+use subquad::operator::channels::Channels;
+use subquad::operator::mode::Mode;
+use subquad::operator::{Operator, Precision, Rows};
 use subquad::ops::conv1d::{Activation, Config, OP};
-use subquad::ops::{Channels, Flags, Operator, Precision, Request, Rows, draw};
 use subquad::tensor::{Access, DType, HostTensor, Layout, Shape, TensorMap};
 
 use crate::support::{assert_same_bits, backends, backends_for, channels_in_pieces, last, roomy, test};
@@ -13,7 +18,7 @@ fn inputs(c: &Config) -> TensorMap {
     let slots = c.slots();
     let parts = slots.iter().filter(|s| s.access == Access::Read).flat_map(|s| s.parts.iter().map(|p| (s.dtype, p)));
     let random = |(at, (dtype, part)): (usize, (DType, &subquad::tensor::Part))| {
-        let values = draw::normal(11, at as u64, part.shape.count());
+        let values = random::normal(11, at as u64, part.shape.count());
         (part.name.to_owned(), HostTensor::f32(part.shape.clone(), values).cast(dtype))
     };
     parts.enumerate().map(random).collect()
@@ -36,11 +41,18 @@ fn one_input_gives_the_weights_backwards() {
 fn pieces_equal_the_whole_bit_for_bit() {
     for (width, dtype) in [(1, DType::F32), (2, DType::F32), (4, DType::F32), (8, DType::F32), (5, DType::F16)] {
         let shape = Channels::new(2, 3, 1300).dtype(dtype);
-        let whole = Config { carry: true, bias: true, ..Config::new(shape, width) };
+        let whole = Config { bias: true, mode: Mode::new().carry(), ..Config::new(shape, width) };
         let all = inputs(&whole);
         for (backend, run) in backends_for(dtype) {
             let piece = |len: usize, tensors: &TensorMap| {
-                run(&Config { shape: shape.length(len), decode: len == 1, ..whole.clone() }, tensors)
+                run(
+                    &Config {
+                        shape: shape.length(len),
+                        mode: Mode { decode: len == 1, ..whole.mode },
+                        ..whole.clone()
+                    },
+                    tensors,
+                )
             };
             let got = channels_in_pieces(&piece, &all, &["x"], &[0, 1, 2, 5, 21, 22, 290, 1299, 1300]);
             for (name, tensor) in run(&whole, &all).iter() {
@@ -51,7 +63,7 @@ fn pieces_equal_the_whole_bit_for_bit() {
 }
 
 fn the_state_is_the_last_inputs_oldest_first() {
-    let c = Config { carry: true, ..Config::new(Channels::new(1, 2, 2), 5) };
+    let c = Config { mode: Mode::new().carry(), ..Config::new(Channels::new(1, 2, 2), 5) };
     let mut all = inputs(&c);
     all.insert("x", HostTensor::f32([1, 2, 2], vec![5.0, 6.0, 50.0, 60.0]));
     all.insert("state", HostTensor::f32([1, 2, 4], vec![1.0, 2.0, 3.0, 4.0, 10.0, 20.0, 30.0, 40.0]));
@@ -93,14 +105,17 @@ fn refused_before_anything_runs() {
         (Config { width: 0, ..base.clone() }, "conv1d: tensor `weight`: expected a width W of 1 to 8, found 0"),
         (Config { width: 9, ..base.clone() }, "conv1d: tensor `weight`: expected a width W of 1 to 8, found 9"),
         (Config { shape: base.shape.length(0), ..base.clone() }, "conv1d: `N`: expected 1 or more, found 0"),
-        (Config { decode: true, ..base.clone() }, "conv1d: `decode`: expected a carried state, found none"),
         (
-            Config { decode: true, carry: true, ..base.clone() },
+            Config { mode: base.mode.decode(), ..base.clone() },
+            "conv1d: `decode` needs the causal form with a carried state",
+        ),
+        (
+            Config { mode: base.mode.decode().carry(), ..base.clone() },
             "conv1d: tensor `x`: expected N = 1 to decode, found N = 8",
         ),
         (
             Config { shape: base.shape.dtype(DType::F16), ..base.clone() },
-            "conv1d: f16 storage (device feature SHADER_F16) needs 1, the limit of this device is 0",
+            "conv1d: f16 storage needs the device feature SHADER_F16, which this device was made without",
         ),
         (
             Config { shape: Channels::new(1, 2, (1 << 30) + 1), ..base },
@@ -139,7 +154,7 @@ fn tensors_that_do_not_fit_shapes_or_flags_are_refused_by_name() {
         (
             &[x, ("weight", &[4, 4])],
             &[("decode", "true"), ("segment", "4")],
-            "conv1d: --decode takes one token and has no --segment",
+            "conv1d: --segment cannot be used with decode, which takes one token",
         ),
     ] {
         assert_eq!(refuse(given, typed), sentence);
@@ -147,8 +162,8 @@ fn tensors_that_do_not_fit_shapes_or_flags_are_refused_by_name() {
 }
 
 fn one_token_is_one_dispatch_and_nothing_takes_workspace() {
-    let base = Config { carry: true, bias: true, ..Config::new(Channels::new(2, 1024, 1), 4) };
-    let decode = Config { decode: true, ..base.clone() }.program(&roomy()).unwrap();
+    let base = Config { bias: true, mode: Mode::new().carry(), ..Config::new(Channels::new(2, 1024, 1), 4) };
+    let decode = Config { mode: base.mode.decode(), ..base.clone() }.program(&roomy()).unwrap();
     assert_eq!((decode.steps().len(), decode.workspace_bytes()), (1, 0));
     let long = Config { shape: base.shape.length(65536), ..base };
     let program = long.program(&roomy()).unwrap();

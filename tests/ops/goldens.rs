@@ -3,10 +3,15 @@
 use libtest_mimic::Trial;
 use std::path::Path;
 
+use subquad::catalog::flags::{FlagKind, Flags};
+use subquad::catalog::request::Request;
+use subquad::catalog::spec::Op;
 use subquad::gpu::Caps;
 use subquad::io::{self, TensorFile};
-use subquad::ops::{FlagKind, Flags, Op, Operator, Request, find, tolerance};
+use subquad::operator::Operator;
+use subquad::ops::find;
 use subquad::tensor::{DType, Layout, Shape, TensorMap};
+use subquad::verify::tolerance;
 
 use crate::support::{backends, test};
 

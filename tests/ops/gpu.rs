@@ -1,10 +1,12 @@
 //! The layer below the operators: timers, schedules, probes.
 
 use libtest_mimic::Trial;
-use subquad::gpu::{Plan, Program, Schedule, Timer, Workspace, probes, readback};
-use subquad::ops::Operator;
-use subquad::ops::Qkv;
-use subquad::ops::draw;
+use subquad::catalog::random;
+use subquad::gpu::{Plan, Program, Schedule, Timer, Workspace, readback};
+use subquad::measure::probes;
+use subquad::operator::Operator;
+use subquad::operator::mode::Mode;
+use subquad::operator::qkv::Qkv;
 use subquad::ops::linear::Config;
 use subquad::tensor::{Access, HostTensor};
 
@@ -17,7 +19,7 @@ fn a_timer_sees_every_dispatch() {
         eprintln!("SKIPPED: {} has no timestamps", ctx.info().name);
         return;
     };
-    let config = Config { segment: Some(64), ..Config::new(Qkv::new(1, 2, 256, 32, 32)) };
+    let config = Config { mode: Mode::new().segment(64), ..Config::new(Qkv::new().heads(2).len(256).dim(32)) };
     let plan = Plan::new(ctx, config.program(ctx.caps()).unwrap()).unwrap();
     let tensors = tensors(ctx, &plan);
     let mut workspace = Workspace::new();
@@ -36,7 +38,7 @@ fn a_timer_sees_every_dispatch() {
 
 fn long_steps_are_cut_and_give_the_same() {
     let Some(ctx) = context() else { return };
-    let config = Config { segment: Some(32), ..Config::new(Qkv::new(2, 4, 256, 16, 16)) };
+    let config = Config { mode: Mode::new().segment(32), ..Config::new(Qkv::new().batch(2).heads(4).len(256).dim(16)) };
     let plan = Plan::new(ctx, config.program(ctx.caps()).unwrap()).unwrap();
     let tensors = tensors(ctx, &plan);
     let mut workspace = Workspace::new();
@@ -88,7 +90,7 @@ fn probes_do_what_they_are_timed_for() {
     };
     // No multiple of what a workgroup copies.
     let bytes = 2 * 16 * 5001;
-    let source = HostTensor::f32([5001, 4], draw::normal(3, 0, 5001 * 4));
+    let source = HostTensor::f32([5001, 4], random::normal(3, 0, 5001 * 4));
     assert_eq!(run(probes::copy(ctx.caps(), bytes), Some(&source)), source.to_f32());
     for (program, want) in [(probes::multiply_add(ctx.caps()), 8.0), (probes::exp2(ctx.caps()), 4.0 * 0.641_185_7)] {
         let (cost, name) = (program.cost(), program.variant().to_owned());

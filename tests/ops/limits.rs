@@ -1,10 +1,16 @@
 //! Tensors larger than a binding or a buffer of the device, met by asking the device for less.
 
 use libtest_mimic::Trial;
+use subquad::catalog::case::Case;
+use subquad::catalog::flags::Flags;
+use subquad::catalog::random;
 use subquad::gpu::{Caps, Context, Plan};
+use subquad::operator::Operator;
+use subquad::operator::qkv::Qkv;
 use subquad::ops::linformer::{Config, Projection, Sharing};
-use subquad::ops::{Case, OPS, Operator, Qkv, draw, execute, find};
+use subquad::ops::{OPS, find};
 use subquad::tensor::{DType, Layout};
+use subquad::verify::run;
 
 use crate::support::{assert_matches, cases, context, inputs, on_gpu, prepare, request, test};
 
@@ -63,7 +69,7 @@ fn a_tensor_over_the_largest_buffer_is_refused_with_both_numbers() {
         let sentence = format!("{}: tensor `q` (bytes) needs 80640, the limit of this device is 65536", op.name);
         let error = Plan::new(&device, operator.program(device.caps()).unwrap()).unwrap_err();
         assert_eq!(error.to_string(), sentence);
-        let error = execute::gpu(&device, operator.as_ref(), &inputs, true, &mut |_| {}).unwrap_err();
+        let error = run::gpu(&device, operator.as_ref(), &inputs, true, &mut |_| {}).unwrap_err();
         assert_eq!(error.to_string(), sentence);
     }
 }
@@ -121,8 +127,8 @@ fn a_projection_over_one_binding_is_cut_at_rows_and_heads() {
     let Some(device) = limited(64 << 10, 1 << 20) else { return };
     let op = find("linformer").unwrap();
     let own = |f| Projection::Matrices { e: Sharing::PerHead, f };
-    let base = Config::new(Qkv::new(1, 2, 20, 8, 12).keys(200), 150);
-    let batch = Config::new(Qkv::new(2, 2, 20, 8, 12).keys(200), 50);
+    let base = Config::new(Qkv::new().heads(2).len(20).dim(8).dim_v(12).keys(200), 150);
+    let batch = Config::new(Qkv::new().batch(2).heads(2).len(20).dim(8).dim_v(12).keys(200), 50);
     for (what, config, steps) in [
         ("120000 bytes shared", base.clone(), 7),
         ("76800 bytes shared in 64 rows", Config::new(base.qkv.keys(300), 64), 5),
@@ -130,7 +136,7 @@ fn a_projection_over_one_binding_is_cut_at_rows_and_heads() {
         ("80000 bytes, heads of each batch entry", Config { projection: own(Some(Sharing::AllHeads)), ..batch }, 6),
     ] {
         let mut all = inputs(&config.qkv);
-        let drawn = draw::parameters(op, &config, &all, 1).unwrap();
+        let drawn = random::parameters(op, &Flags::new(), &config, &all, 1).unwrap();
         drawn.into_iter().for_each(|(name, tensor)| all.insert(name, tensor));
         let program = config.program(device.caps()).unwrap();
         let labels: Vec<_> = program.steps().iter().map(|s| s.kernel.name).collect();

@@ -1,10 +1,19 @@
 //! The delta rules of linear attention: what is particular to them.
 
 use libtest_mimic::Trial;
+use subquad::catalog::flags::Flags;
+use subquad::catalog::random;
+use subquad::catalog::request::Request;
+use subquad::catalog::spec::Op;
 use subquad::gpu::{Caps, Plan, Workspace, readback};
+use subquad::operator::Bound;
+use subquad::operator::mode::Mode;
+use subquad::operator::qkv::Qkv;
+use subquad::operator::{Operator, Precision, Rows};
+use subquad::ops::find;
 use subquad::ops::linear::{self, Config, FeatureMap, Gate, Rule, delta};
-use subquad::ops::{Flags, Op, Operator, Precision, Qkv, Request, Rows, draw, find, tolerance};
 use subquad::tensor::{DType, HostTensor, Layout, Shape, TensorMap};
+use subquad::verify::tolerance;
 
 use crate::support::{
     self, assert_matches, assert_no_look_ahead_from, assert_same_bits, backends, backends_for, roomy, test,
@@ -39,7 +48,7 @@ fn inputs(c: &Config) -> TensorMap {
             let shape = slot.parts[0].shape.clone();
             let gate = slot.name == "g";
             let of = |x: f32| if gate { -0.1 * x.abs() } else { 1.0 / (1.0 + (-x).exp()) };
-            let drawn = draw::normal(9, stream, shape.count()).into_iter().map(of).collect();
+            let drawn = random::normal(9, stream, shape.count()).into_iter().map(of).collect();
             all.insert(slot.name, HostTensor::f32(shape, drawn).cast(c.qkv.dtype));
         }
     }
@@ -52,23 +61,23 @@ fn in_pieces(
     all: &TensorMap,
     cuts: &[usize],
 ) -> TensorMap {
-    let config = |len| Config { qkv: whole.qkv.queries(len).keys(len), carry: true, ..whole.clone() };
+    let config = |len| Config { qkv: whole.qkv.queries(len).keys(len), mode: whole.mode.carry(), ..whole.clone() };
     support::in_pieces(&|len, piece| run(&config(len), piece), all, cuts)
 }
 
 fn trained_shapes_match_the_definition_in_every_form() {
     for rule in RULES {
         for qkv in [
-            Qkv::new(1, 2, 130, 64, 64),
-            Qkv::new(2, 4, 70, 20, 12).kv_heads(2).layout(Layout::Bnhd),
-            Qkv::new(1, 3, 41, 128, 100).kv_heads(1),
-            Qkv::new(1, 2, 65, 24, 20).dtype(DType::F16),
+            Qkv::new().heads(2).len(130).dim(64),
+            Qkv::new().batch(2).heads(4).len(70).dim(20).dim_v(12).kv_heads(2).layout(Layout::Bnhd),
+            Qkv::new().heads(3).len(41).dim(128).dim_v(100).kv_heads(1),
+            Qkv::new().heads(2).len(65).dim(24).dim_v(20).dtype(DType::F16),
         ] {
             for segment in [None, Some(11)] {
-                let c = Config { segment, carry: true, ..Config::new(qkv).rule(rule) };
+                let c = Config { mode: Mode { segment, ..Mode::new().carry() }, ..Config::new(qkv).rule(rule) };
                 let mut all = inputs(&c);
                 let state = [qkv.batch, qkv.kv_heads, qkv.dim_k, qkv.dim_v];
-                let given = draw::normal(4, 4, state.iter().product());
+                let given = random::normal(4, 4, state.iter().product());
                 all.insert("state", HostTensor::f32(state, given));
                 for (backend, run) in backends_for(qkv.dtype) {
                     assert_matches(&format!("{backend}, {rule:?}, {qkv:?}"), op(), &c, &all, &run(&c, &all));
@@ -81,8 +90,8 @@ fn trained_shapes_match_the_definition_in_every_form() {
 fn pieces_equal_the_whole_bit_for_bit_when_cuts_fall_on_segments() {
     for rule in RULES {
         for (segment, cuts) in [(24, [0, 48, 72, 130]), (11, [0, 11, 77, 130])] {
-            let c = Config::new(Qkv::new(1, 2, 130, 20, 12)).rule(rule);
-            let whole = Config { segment: Some(segment), carry: true, ..c };
+            let c = Config::new(Qkv::new().heads(2).len(130).dim(20).dim_v(12)).rule(rule);
+            let whole = Config { mode: c.mode.segment(segment).carry(), ..c };
             let all = inputs(&whole);
             for (backend, run) in backends() {
                 let want = run(&whole, &all);
@@ -98,7 +107,7 @@ fn pieces_equal_the_whole_bit_for_bit_when_cuts_fall_on_segments() {
 fn an_output_does_not_depend_on_later_tokens() {
     for rule in RULES {
         for kv_heads in [4, 2] {
-            let c = Config::new(Qkv::new(1, 4, 60, 16, 16).kv_heads(kv_heads)).rule(rule);
+            let c = Config::new(Qkv::new().heads(4).len(60).dim(16).kv_heads(kv_heads)).rule(rule);
             let mut all = inputs(&c);
             // The tokens that are changed have keys some hundreds long: the state stays finite.
             values(&mut all, "beta", |_, beta| 1e-6 * beta);
@@ -111,12 +120,22 @@ fn an_output_does_not_depend_on_later_tokens() {
 fn dispatches_follow_each_other() {
     let Some(ctx) = support::context() else { return };
     let few = Caps { dispatch_flops: 5e5, full_groups: 1, ..ctx.caps().clone() };
-    let c = Config { carry: true, ..Config::new(Qkv::new(1, 24, 500, 16, 8).kv_heads(2)).rule(RULES[1]) };
-    for c in [c.clone(), Config { segment: Some(9), ..c.clone() }, Config { carry: false, ..c }] {
+    let c = Config {
+        mode: Mode::new().carry(),
+        ..Config::new(Qkv::new().heads(24).len(500).dim(16).dim_v(8).kv_heads(2)).rule(RULES[1])
+    };
+    for c in [
+        c.clone(),
+        Config { mode: c.mode.segment(9), ..c.clone() },
+        Config { mode: Mode { carry: false, ..c.mode }, ..c },
+    ] {
         let tokens = delta::tokens(&c, &few);
-        assert!(tokens < 250 && c.segment.is_none_or(|s| tokens.is_multiple_of(s)), "{tokens} tokens in a dispatch");
+        assert!(
+            tokens < 250 && c.mode.segment.is_none_or(|s| tokens.is_multiple_of(s)),
+            "{tokens} tokens in a dispatch"
+        );
         let program = c.program(&few).unwrap();
-        assert_eq!(program.steps().len(), 500usize.div_ceil(tokens) + usize::from(c.carry), "{program}");
+        assert_eq!(program.steps().len(), 500usize.div_ceil(tokens) + usize::from(c.mode.carry), "{program}");
         let plan = Plan::new(ctx, program).unwrap();
         let mut workspace = Workspace::new();
         workspace.reserve(ctx, plan.workspace()).unwrap();
@@ -125,10 +144,10 @@ fn dispatches_follow_each_other() {
         let [q, k, v, g, beta] = ["q", "k", "v", "g", "beta"].map(up);
         let [o, state] = [("o", [1, 24, 500, 8]), ("state", [1, 2, 16, 8])]
             .map(|(name, shape)| readback::upload(ctx, name, &HostTensor::zeros(shape, DType::F32)).unwrap());
-        let state = c.carry.then_some(&state);
+        let state = c.mode.carry.then_some(&state);
         let tensors = linear::Tensors { g: Some(&g), beta: Some(&beta), state, ..linear::Tensors::new(&q, &k, &v, &o) };
         let mut encoder = ctx.device().create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
-        linear::bind(&plan, tensors, &workspace).unwrap().encode(&mut encoder);
+        plan.bind(&Bound::from(tensors), &workspace).unwrap().encode(&mut encoder);
         readback::submit(ctx, encoder).unwrap();
         let mut got = TensorMap::new();
         got.insert("o", readback::read_blocking(ctx, &o).unwrap());
@@ -140,9 +159,10 @@ fn dispatches_follow_each_other() {
 /// beta 0 writes nothing, 1 overwrites, 2 reflects; keys of one direction, so that the triangular system has no small entry.
 fn strengths_of_nothing_one_and_two() {
     for rule in RULES {
-        let c = Config { carry: true, ..Config::new(Qkv::new(1, 2, 70, 8, 6)).rule(rule) };
+        let c =
+            Config { mode: Mode::new().carry(), ..Config::new(Qkv::new().heads(2).len(70).dim(8).dim_v(6)).rule(rule) };
         let mut all = inputs(&c);
-        let given = draw::normal(4, 4, 2 * 8 * 6);
+        let given = random::normal(4, 4, 2 * 8 * 6);
         all.insert("state", HostTensor::f32([1, 2, 8, 6], given.clone()));
         for strength in [0.0, 1.0, 2.0] {
             values(&mut all, "beta", |_, _| strength);
@@ -161,7 +181,11 @@ fn strengths_of_nothing_one_and_two() {
 /// A key that comes again stands for its last value alone: exactly, where products have no rounding.
 fn a_repeated_key_is_overwritten() {
     let (n, d, e) = (100, 8, 4);
-    let c = Config { scale: Some(1.0), carry: true, ..Config::new(Qkv::new(1, 1, n, d, e)).rule(Rule::Delta) };
+    let c = Config {
+        scale: Some(1.0),
+        mode: Mode::new().carry(),
+        ..Config::new(Qkv::new().heads(1).len(n).dim(d).dim_v(e)).rule(Rule::Delta)
+    };
     let mut all = inputs(&c);
     let axis = |t: usize| (t * 7 / 3) % 5;
     let one_hot = |i: usize, _: f32| if i % d == axis(i / d) { 1.0 } else { 0.0 };
@@ -185,7 +209,7 @@ fn a_repeated_key_is_overwritten() {
 /// Keys as they come, of any length, with strengths that keep the state from growing.
 fn keys_need_no_unit_length() {
     for rule in RULES {
-        let c = Config::new(Qkv::new(1, 2, 120, 24, 20)).rule(rule);
+        let c = Config::new(Qkv::new().heads(2).len(120).dim(24).dim_v(20)).rule(rule);
         let mut all = inputs(&c);
         values(&mut all, "k", |i, x| x * [0.01, 3.0, 20.0][i / 24 % 3]);
         let k = all.get("k").unwrap().to_f32();
@@ -200,7 +224,10 @@ fn keys_need_no_unit_length() {
 /// Decays of nothing, of everything, and of more than f32 has numbers for within a chunk.
 fn extreme_decays_are_exact() {
     for gate in [Gate::Head, Gate::Channel] {
-        let c = Config { carry: true, ..Config::new(Qkv::new(1, 2, 130, 8, 8)).rule(Rule::GatedDelta(gate)) };
+        let c = Config {
+            mode: Mode::new().carry(),
+            ..Config::new(Qkv::new().heads(2).len(130).dim(8)).rule(Rule::GatedDelta(gate))
+        };
         let mut all = inputs(&c);
         for log in [-250.0 / 64.0, -250.0, -1e-4] {
             values(&mut all, "g", |_, _| log);
@@ -245,7 +272,7 @@ fn extreme_decays_are_exact() {
 /// stated beside what the definition makes itself in f32.
 fn an_ill_conditioned_chunk_stays_as_right_as_the_definition() {
     for rule in RULES {
-        let c = Config { carry: true, ..Config::new(Qkv::new(1, 2, 256, 16, 16)).rule(rule) };
+        let c = Config { mode: Mode::new().carry(), ..Config::new(Qkv::new().heads(2).len(256).dim(16)).rule(rule) };
         let mut all = inputs(&c);
         let first = all.get("k").unwrap().to_f32()[..16].to_vec();
         values(&mut all, "k", |i, x| first[i % 16] + 1e-3 * x);
@@ -270,7 +297,10 @@ fn bytes_and_workspace_of_large_shapes() {
     let caps = roomy();
     for (dim, splits) in [(16, 1.0), (64, 1.0), (128, 2.0), (256, 4.0)] {
         for (rule, carry) in RULES.into_iter().flat_map(|rule| [(rule, false), (rule, true)]) {
-            let c = Config { carry, ..Config::new(Qkv::new(1, 4, 1 << 20, dim, dim)).rule(rule) };
+            let c = Config {
+                mode: Mode { carry, ..Mode::new() },
+                ..Config::new(Qkv::new().heads(4).len(1 << 20).dim(dim)).rule(rule)
+            };
             let program = c.program(&caps).unwrap();
             let bytes = program.cost().bytes();
             let state = 4.0 * 4.0 * (dim * dim) as f64;
@@ -288,7 +318,10 @@ fn bytes_and_workspace_of_large_shapes() {
             assert_eq!(kept, 2 * state as u64 + if carry { 0 } else { 16 });
         }
     }
-    let one = Config { carry: true, decode: true, ..Config::new(Qkv::new(1, 4, 1, 64, 64)).rule(Rule::Delta) };
+    let one = Config {
+        mode: Mode::new().carry().decode(),
+        ..Config::new(Qkv::new().heads(4).len(1).dim(64)).rule(Rule::Delta)
+    };
     let program = one.program(&caps).unwrap();
     assert_eq!((program.steps().len(), program.workspace_bytes()), (1, 0));
     assert!(program.cost().bytes() <= 3.0 * one.cost().bytes());
@@ -299,7 +332,7 @@ fn tiles_fit_the_portable_budget_at_every_dim() {
         for dim_v in [1, 7, 64, 65, 130, 256] {
             for group in [1, 2, 3, 8, 64] {
                 for rule in RULES {
-                    let c = Config::new(Qkv::new(1, group, 8, dim_k, dim_v).kv_heads(1)).rule(rule);
+                    let c = Config::new(Qkv::new().heads(group).len(8).dim(dim_k).dim_v(dim_v).kv_heads(1)).rule(rule);
                     let t = delta::tiles(&c);
                     assert!(t.workgroup_bytes() <= 16384, "{dim_k} {dim_v} {group} {rule:?}: {t:?}");
                     assert!(t.tile <= 16 && t.rows * t.row_threads >= dim_k);
@@ -353,20 +386,20 @@ fn tensors_that_do_not_fit_the_rule_are_refused_by_name() {
 }
 
 fn refused_before_anything_runs() {
-    let base = Config::new(Qkv::new(1, 4, 8, 16, 16)).rule(Rule::Delta);
+    let base = Config::new(Qkv::new().heads(4).len(8).dim(16)).rule(Rule::Delta);
     let caps = Caps::portable();
     for (config, sentence) in [
         (
-            Config { feature_map: FeatureMap::Relu, ..base.clone() },
+            Config { feature_map: Some(FeatureMap::Relu), ..base.clone() },
             "linear: `feature_map`: expected identity under rule delta, which takes q and k as given, found relu",
         ),
         (
-            Config { normalize: true, ..base.clone() },
-            "linear: `normalize`: expected none under rule delta, whose weights may sum to nothing, found a normaliser",
+            Config { normalize: Some(true), ..base.clone() },
+            "linear: `normalize` cannot be used with rule delta, whose weights may sum to zero",
         ),
         (
-            Config { causal: false, ..base.clone() },
-            "linear: `causal`: expected the causal form under rule delta, found the non-causal one",
+            Config { mode: base.mode.non_causal(), ..base.clone() },
+            "linear: `causal` cannot be used with rule delta, which is causal",
         ),
         (
             Config { qkv: base.qkv.dim_v(257), ..base.clone() },

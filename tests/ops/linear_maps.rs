@@ -1,12 +1,25 @@
 //! Linear attention: feature maps that are not of single elements.
 
 use libtest_mimic::Trial;
+use subquad::catalog::case::Case;
+use subquad::catalog::flags::Flags;
+use subquad::catalog::random;
+use subquad::catalog::spec::Op;
 use subquad::gpu::Caps;
+use subquad::operator::mode::Mode;
+use subquad::operator::qkv::Qkv;
+use subquad::operator::{Operator, Precision, Rows};
+use subquad::ops::find;
 use subquad::ops::linear::{Config, FeatureMap, Gate, Rule};
-use subquad::ops::{Case, Op, Operator, Precision, Qkv, Rows, draw, find, tolerance};
 use subquad::tensor::{HostTensor, TensorMap, Values};
+use subquad::verify::tolerance;
 
 use crate::support::{self, assert_matches, assert_no_look_ahead_from, assert_same_bits, backends, test};
+
+/// The flag that names the feature map of a configuration.
+fn map_flags(c: &Config) -> Flags {
+    Flags::from_pairs(&[("feature-map", c.feature_map().name())])
+}
 
 fn op() -> &'static Op {
     find("linear").unwrap()
@@ -37,10 +50,10 @@ fn inputs(c: &Config, times: f32) -> TensorMap {
     }
     if let Some(slot) = c.gate_slot() {
         let shape = slot.parts[0].shape.clone();
-        let values = draw::normal(9, 7, shape.count()).into_iter().map(|x| -0.1 * x.abs()).collect();
+        let values = random::normal(9, 7, shape.count()).into_iter().map(|x| -0.1 * x.abs()).collect();
         all.insert("g", HostTensor::f32(shape, values));
     }
-    for (name, tensor) in draw::parameters(op(), c, &all, 5).unwrap().iter() {
+    for (name, tensor) in random::parameters(op(), &map_flags(c), c, &all, 5).unwrap().iter() {
         all.insert(name, tensor.clone());
     }
     all
@@ -52,15 +65,19 @@ fn in_pieces(
     all: &TensorMap,
     cuts: &[usize],
 ) -> TensorMap {
-    let config = |len| Config { qkv: whole.qkv.queries(len).keys(len), carry: true, ..whole.clone() };
-    let run =
-        |len, piece: &TensorMap| run(&Config { decode: len == 1 && whole.segment.is_none(), ..config(len) }, piece);
+    let config = |len| Config { qkv: whole.qkv.queries(len).keys(len), mode: whole.mode.carry(), ..whole.clone() };
+    let run = |len, piece: &TensorMap| {
+        run(
+            &Config { mode: Mode { decode: len == 1 && whole.mode.segment.is_none(), ..Mode::new() }, ..config(len) },
+            piece,
+        )
+    };
     support::in_pieces(&run, all, cuts)
 }
 
 fn pieces_equal_the_whole_and_decode_goes_on() {
-    for whole in every(Qkv::new(1, 4, 50, 10, 6).kv_heads(2)) {
-        let whole = Config { carry: true, ..whole };
+    for whole in every(Qkv::new().heads(4).len(50).dim(10).dim_v(6).kv_heads(2)) {
+        let whole = Config { mode: whole.mode.carry(), ..whole };
         let all = inputs(&whole, 1.0);
         for (backend, run) in backends() {
             let got = in_pieces(&run, &whole, &all, &[0, 17, 48, 49, 50]);
@@ -70,8 +87,8 @@ fn pieces_equal_the_whole_and_decode_goes_on() {
 }
 
 fn pieces_equal_the_whole_bit_for_bit_when_cuts_fall_on_segments() {
-    for whole in every(Qkv::new(1, 2, 50, 10, 6)) {
-        let whole = Config { segment: Some(12), carry: true, ..whole };
+    for whole in every(Qkv::new().heads(2).len(50).dim(10).dim_v(6)) {
+        let whole = Config { mode: whole.mode.segment(12).carry(), ..whole };
         let all = inputs(&whole, 3.0);
         for (backend, run) in backends() {
             let want = run(&whole, &all);
@@ -84,8 +101,8 @@ fn pieces_equal_the_whole_bit_for_bit_when_cuts_fall_on_segments() {
 }
 
 fn an_output_does_not_depend_on_later_tokens() {
-    for c in every(Qkv::new(1, 2, 40, 10, 6)) {
-        for c in [c.clone(), Config { segment: Some(16), ..c }] {
+    for c in every(Qkv::new().heads(2).len(40).dim(10).dim_v(6)) {
+        for c in [c.clone(), Config { mode: c.mode.segment(16), ..c }] {
             let on: Vec<_> = backends();
             assert_no_look_ahead_from(&c, &c.qkv, &inputs(&c, 1.0), &[21], &on);
         }
@@ -95,7 +112,7 @@ fn an_output_does_not_depend_on_later_tokens() {
 /// Exponents of hundreds, by sums that never leave them.
 fn performer_is_exact_where_its_features_are_beyond_all_numbers() {
     let (n, d, f) = (40, 16, 12);
-    let qkv = Qkv::new(1, 1, n, d, 5);
+    let qkv = Qkv::new().heads(1).len(n).dim(d).dim_v(5);
     for (times, gated) in [(1.0, false), (8.0, false), (12.0, true), (16.0, false)] {
         let rule = if gated { Rule::Gated(Gate::Head) } else { Rule::Linear };
         let c = Config { rule, ..config(FeatureMap::Performer, qkv) };
@@ -128,7 +145,11 @@ fn performer_is_exact_where_its_features_are_beyond_all_numbers() {
             assert!(exponents(&k[..d]).iter().all(|x| x.exp() as f32 == 0.0), "{times}: nothing underflows");
         }
         for (backend, run) in backends() {
-            for c in [c.clone(), Config { segment: Some(9), ..c.clone() }, Config { normalize: false, ..c.clone() }] {
+            for c in [
+                c.clone(),
+                Config { mode: c.mode.segment(9), ..c.clone() },
+                Config { normalize: Some(false), ..c.clone() },
+            ] {
                 let got = run(&c, &all);
                 assert!(got.get("o").unwrap().to_f32().iter().all(|x| x.is_finite()), "{backend}, {times}");
                 assert_matches(&format!("{backend}, {times}, {c:?}"), op(), &c, &all, &got);
@@ -139,9 +160,9 @@ fn performer_is_exact_where_its_features_are_beyond_all_numbers() {
 }
 
 fn a_query_whose_features_all_vanish_gives_zeros() {
-    let qkv = Qkv::new(1, 1, 3, 2, 2);
+    let qkv = Qkv::new().heads(1).len(3).dim(2);
     for map in [FeatureMap::Performer, FeatureMap::PerformerRelu, FeatureMap::Cosformer, FeatureMap::Relu] {
-        let c = Config { norm_eps: 0.0, features: 2, ..config(map, qkv) };
+        let c = Config { norm_eps: Some(0.0), features: 2, ..config(map, qkv) };
         let mut all = support::inputs(&qkv);
         // The second query is along the second feature alone, or none; the keys are all along the first.
         all.insert("q", HostTensor::f32([1, 1, 3, 2], vec![1.0, 0.0, -1.0, 0.0, 1.0, 0.0]));
@@ -160,9 +181,9 @@ fn a_query_whose_features_all_vanish_gives_zeros() {
 
 /// What is added to the weights is added to the true ones, whatever the state is relative to.
 fn performer_adds_norm_eps_to_the_true_weights() {
-    let qkv = Qkv::new(1, 2, 20, 8, 3);
-    let plain = Config { normalize: false, scale: Some(1.0), ..config(FeatureMap::Performer, qkv) };
-    let c = Config { norm_eps: 0.3, normalize: true, ..plain.clone() };
+    let qkv = Qkv::new().heads(2).len(20).dim(8).dim_v(3);
+    let plain = Config { normalize: Some(false), scale: Some(1.0), ..config(FeatureMap::Performer, qkv) };
+    let c = Config { norm_eps: Some(0.3), normalize: Some(true), ..plain.clone() };
     let all = inputs(&c, 1.0);
     let mut ones = all.clone();
     ones.insert("v", HostTensor::f32([1, 2, 20, 3], vec![1.0; 120]));
@@ -177,7 +198,7 @@ fn performer_adds_norm_eps_to_the_true_weights() {
 
 fn cosformer_weighs_by_the_cosine_of_the_distance() {
     let (n, d, e, most) = (30, 6, 5, 41.0);
-    let c = Config { max_len: Some(41), ..config(FeatureMap::Cosformer, Qkv::new(1, 1, n, d, e)) };
+    let c = Config { max_len: Some(41), ..config(FeatureMap::Cosformer, Qkv::new().heads(1).len(n).dim(d).dim_v(e)) };
     let all = inputs(&c, 1.0);
     let [q, k, v] = ["q", "k", "v"].map(|name| all.get(name).unwrap().to_f64());
     let mut want = Vec::new();
@@ -199,9 +220,13 @@ fn cosformer_weighs_by_the_cosine_of_the_distance() {
 
 /// Where a sequence is said to begin changes nothing but the state: only distances count, and none is lost far out.
 fn cosformer_goes_on_from_any_position() {
-    let c = Config { carry: true, max_len: Some(77), ..config(FeatureMap::Cosformer, Qkv::new(1, 2, 20, 6, 5)) };
+    let c = Config {
+        max_len: Some(77),
+        mode: Mode::new().carry(),
+        ..config(FeatureMap::Cosformer, Qkv::new().heads(2).len(20).dim(6).dim_v(5))
+    };
     for segment in [None, Some(8)] {
-        let c = Config { segment, ..c.clone() };
+        let c = Config { mode: Mode { segment, ..c.mode }, ..c.clone() };
         let mut all = inputs(&c, 1.0);
         for (backend, run) in backends() {
             let mut first = None;
@@ -222,8 +247,12 @@ fn cosformer_goes_on_from_any_position() {
 fn omega_is_drawn_as_its_map_has_it() {
     let (f, d) = (300, 16);
     let rows = |map| {
-        let c = Config { features: f, ..Config::new(Qkv::new(1, 1, 4, d, 4)).map(map) };
-        draw::parameters(op(), &c, &support::inputs(&c.qkv), 3).unwrap().get("omega").unwrap().to_f64()
+        let c = Config { features: f, ..Config::new(Qkv::new().heads(1).len(4).dim(d).dim_v(4)).map(map) };
+        random::parameters(op(), &map_flags(&c), &c, &support::inputs(&c.qkv), 3)
+            .unwrap()
+            .get("omega")
+            .unwrap()
+            .to_f64()
     };
     let dot = |x: &[f64], y: &[f64]| -> f64 { x.iter().zip(y).map(|(x, y)| x * y).sum() };
     let square = |omega: &[f64]| omega.iter().map(|x| x * x).sum::<f64>() / f as f64;
@@ -245,7 +274,10 @@ fn omega_is_drawn_as_its_map_has_it() {
 /// One omega of every key head equals what each has of its own.
 fn omega_may_be_each_key_heads_own() {
     for map in [FeatureMap::Performer, FeatureMap::PerformerRelu] {
-        let c = Config { omega_per_head: true, ..config(map, Qkv::new(2, 4, 20, 6, 5).kv_heads(2)) };
+        let c = Config {
+            omega_per_head: true,
+            ..config(map, Qkv::new().batch(2).heads(4).len(20).dim(6).dim_v(5).kv_heads(2))
+        };
         let all = inputs(&c, 1.0);
         for (backend, run) in backends() {
             assert_matches(&format!("{backend}, {map:?}"), op(), &c, &all, &run(&c, &all));
@@ -254,7 +286,7 @@ fn omega_may_be_each_key_heads_own() {
 }
 
 fn refused_in_one_sentence() {
-    let qkv = Qkv::new(1, 2, 8, 16, 16);
+    let qkv = Qkv::new().heads(2).len(8).dim(16);
     let caps = Caps::portable();
     let performer = Config::new(qkv).map(FeatureMap::Performer);
     let cosformer = Config::new(qkv).map(FeatureMap::Cosformer);
@@ -274,7 +306,7 @@ fn refused_in_one_sentence() {
             "linear: `max_len`: expected 8, the tokens of the run, to 536870912, found 7",
         ),
         (
-            Config { carry: true, ..cosformer },
+            Config { mode: cosformer.mode.carry(), ..cosformer },
             "linear: `max_len`: expected a length, which a carried state does not say, found none",
         ),
     ] {

@@ -2,10 +2,18 @@
 
 use libtest_mimic::Trial;
 use proptest::prelude::*;
+use subquad::catalog::case::Case;
+use subquad::catalog::flags::Flags;
+use subquad::catalog::random;
+use subquad::catalog::request::Request;
+use subquad::catalog::spec::Op;
 use subquad::gpu::Caps;
+use subquad::operator::qkv::Qkv;
+use subquad::operator::{Operator, Precision, Rows};
 use subquad::ops::linformer::{Config, Pool, Projection, Sharing};
-use subquad::ops::{Case, Flags, Op, Operator, Precision, Qkv, Request, Rows, draw, find, softmax, tolerance};
+use subquad::ops::{find, softmax};
 use subquad::tensor::{DType, HostTensor, Layout, Shape, TensorMap};
+use subquad::verify::tolerance;
 
 use crate::support::{self, assert_matches, assert_same_bits, backends, roomy, test};
 
@@ -16,7 +24,7 @@ fn op() -> &'static Op {
 /// q, k, v and what the configuration needs of e and f.
 fn inputs(c: &Config) -> TensorMap {
     let mut all = support::inputs(&c.qkv);
-    let drawn = draw::parameters(op(), c, &all, 5).unwrap();
+    let drawn = random::parameters(op(), &Flags::new(), c, &all, 5).unwrap();
     drawn.into_iter().for_each(|(name, tensor)| all.insert(name, tensor));
     all
 }
@@ -27,7 +35,7 @@ fn matrices(e: Sharing, f: Option<Sharing>) -> Projection {
 
 /// One projection given once, given for keys and values, and given to each head, is the same projection.
 fn sharing_is_only_a_way_to_say_less() {
-    let once = Config::new(Qkv::new(2, 4, 30, 12, 20).kv_heads(2).keys(70), 25);
+    let once = Config::new(Qkv::new().batch(2).heads(4).len(30).dim(12).dim_v(20).kv_heads(2).keys(70), 25);
     let all = inputs(&once);
     let e = all.get("e").unwrap();
     let mut twice = all.clone();
@@ -46,7 +54,7 @@ fn sharing_is_only_a_way_to_say_less() {
 
 /// Ground truth from elsewhere: with as many rows as tokens, each its own, it is exact attention.
 fn a_projection_that_keeps_every_token_is_softmax() {
-    let c = Config::new(Qkv::new(1, 2, 50, 12, 20).keys(70), 70);
+    let c = Config::new(Qkv::new().heads(2).len(50).dim(12).dim_v(20).keys(70), 70);
     let mut all = support::inputs(&c.qkv);
     let exact = softmax::Config { causal: false, ..softmax::Config::new(c.qkv) };
     let want = &exact.reference(&all, Precision::F64, Rows::All)[0].1;
@@ -64,8 +72,10 @@ fn a_projection_that_keeps_every_token_is_softmax() {
 /// A mean is a projection with equal weights; windows of neighbouring rows overlap where K does not divide M.
 fn pooling_by_the_mean_is_the_matrix_of_the_contract() {
     let (keys, rank) = (70, 25);
-    let pooled =
-        Config { projection: Projection::Pool(Pool::Mean), ..Config::new(Qkv::new(1, 1, 30, 8, 8).keys(keys), rank) };
+    let pooled = Config {
+        projection: Projection::Pool(Pool::Mean),
+        ..Config::new(Qkv::new().heads(1).len(30).dim(8).keys(keys), rank)
+    };
     let mut all = support::inputs(&pooled.qkv);
     let mut e = vec![0.0; rank * keys];
     for r in 0..rank {
@@ -81,9 +91,9 @@ fn pooling_by_the_mean_is_the_matrix_of_the_contract() {
 }
 
 fn a_projection_is_drawn_from_the_seed_with_rows_of_the_length_of_a_token() {
-    let c = Config::new(Qkv::new(1, 2, 10, 8, 8).keys(400), 100);
+    let c = Config::new(Qkv::new().heads(2).len(10).dim(8).keys(400), 100);
     let given = support::inputs(&c.qkv);
-    let e = |seed| draw::parameters(op(), &c, &given, seed).unwrap();
+    let e = |seed| random::parameters(op(), &Flags::new(), &c, &given, seed).unwrap();
     assert_eq!(e(3).names(), "e", "without f, e serves both");
     let drawn = e(3).get("e").unwrap().to_f64();
     assert_eq!(drawn, e(3).get("e").unwrap().to_f64());
@@ -91,7 +101,7 @@ fn a_projection_is_drawn_from_the_seed_with_rows_of_the_length_of_a_token() {
     let variance = drawn.iter().map(|x| x * x).sum::<f64>() / drawn.len() as f64;
     assert!((variance * 100.0 - 1.0).abs() < 0.02, "{variance}");
     let pooled = Config { projection: Projection::Pool(Pool::Max), ..c };
-    assert!(draw::parameters(op(), &pooled, &given, 3).unwrap().is_empty());
+    assert!(random::parameters(op(), &Flags::new(), &pooled, &given, 3).unwrap().is_empty());
 }
 
 fn refusal(flags: &[(&str, &str)], extra: &[(&str, [usize; 3])]) -> String {
@@ -156,7 +166,7 @@ proptest! {
         bnhd in any::<bool>(),
     ) {
         let layout = if bnhd { Layout::Bnhd } else { Layout::Bhnd };
-        let qkv = Qkv::new(batch, kv_heads * group, queries, dim_k, dim_v).kv_heads(kv_heads).keys(keys).layout(layout);
+        let qkv = Qkv::new().batch(batch).heads(kv_heads * group).len(queries).dim(dim_k).dim_v(dim_v).kv_heads(kv_heads).keys(keys).layout(layout);
         let projection = [
             matrices(Sharing::AllHeads, None),
             matrices(Sharing::PerHead, None),
@@ -174,7 +184,8 @@ proptest! {
 /// Sizes are pure: shapes that no machine here could hold.
 fn work_and_workspace_grow_with_the_length_alone() {
     let caps = roomy();
-    let program = |len: usize, rank: usize| Config::new(Qkv::new(1, 8, len, 64, 64), rank).program(&caps).unwrap();
+    let program =
+        |len: usize, rank: usize| Config::new(Qkv::new().heads(8).len(len).dim(64), rank).program(&caps).unwrap();
     let per_token = |len: usize| {
         let cost = program(len, 256).cost();
         (cost.flops / len as f64, cost.bytes() / len as f64)
@@ -191,8 +202,9 @@ fn work_and_workspace_grow_with_the_length_alone() {
     let streams = 4.0 * 8.0 * 64.0 * 1e6 * 4.0;
     assert!(million.cost().bytes() < 10.0 * streams);
     // Twice the heads fill the machine with half the splits.
-    let wide =
-        Config::new(Qkv::new(1, 64, 1_000_000, 64, 64), 1024).program(&Caps { full_groups: 64, ..caps }).unwrap();
+    let wide = Config::new(Qkv::new().heads(64).len(1_000_000).dim(64), 1024)
+        .program(&Caps { full_groups: 64, ..caps })
+        .unwrap();
     assert_eq!(wide.workspace().len(), 2, "no partial sums where tiles alone fill the machine");
 }
 

@@ -5,8 +5,8 @@
 //! runs the cases of softmax on the GPU. A new case is a trial without being registered; a new test function is
 //! listed in `tests` of its module.
 //!
-//! Which adapter: WGPU_ADAPTER_NAME and WGPU_BACKEND, else any, software too. None found fails the run unless
-//! SUBQUAD_ALLOW_NO_ADAPTER=1. SUBQUAD_QUICK=1 takes the quick cases.
+//! The adapter is the one that WGPU_ADAPTER_NAME and WGPU_BACKEND name, otherwise any, including software adapters. A missing
+//! adapter fails the run unless SUBQUAD_ALLOW_NO_ADAPTER=1. SUBQUAD_QUICK=1 selects the quick cases.
 
 mod bytes;
 mod cases;
@@ -20,8 +20,8 @@ mod linear_maps;
 mod linformer;
 mod mamba;
 mod mta;
-mod parts;
 mod pieces;
+mod primitives;
 mod ramnet;
 mod slay;
 mod softmax;
@@ -49,7 +49,7 @@ fn main() -> ExitCode {
         linformer::tests(),
         mamba::tests(),
         mta::tests(),
-        parts::tests(),
+        primitives::tests(),
         ramnet::tests(),
         slay::tests(),
         softmax::tests(),

@@ -1,10 +1,16 @@
 //! Multi-token attention: what is particular to it.
 
 use libtest_mimic::Trial;
+use subquad::catalog::flags::Flags;
+use subquad::catalog::random;
+use subquad::catalog::spec::Op;
 use subquad::gpu::Caps;
+use subquad::operator::qkv::Qkv;
+use subquad::operator::{Operator, Precision, Rows};
 use subquad::ops::mta::{Config, Gate, Gates, OP, Taps};
-use subquad::ops::{Op, Operator, Precision, Qkv, Rows, draw, find, softmax, tolerance};
+use subquad::ops::{find, softmax};
 use subquad::tensor::{DType, HostTensor, Layout, TensorMap};
+use subquad::verify::tolerance;
 
 use crate::support::{assert_matches, assert_no_look_ahead_from, backends, backends_for, inputs, roomy, test, tokens};
 
@@ -23,7 +29,7 @@ fn all_stages(qkv: Qkv) -> Config {
 /// Random q, k, v, and weights drawn as for a case.
 fn given(c: &Config) -> TensorMap {
     let mut all = inputs(&c.qkv);
-    let weights = draw::parameters(&OP, c, &all, 5).unwrap();
+    let weights = random::parameters(&OP, &Flags::new(), c, &all, 5).unwrap();
     weights.iter().for_each(|(name, tensor)| all.insert(name, tensor.clone()));
     all
 }
@@ -49,7 +55,7 @@ fn error(got: &TensorMap, want: &[f64]) -> f64 {
 
 fn kernels_of_the_identity_are_softmax() {
     for causal in [true, false] {
-        let qkv = Qkv::new(1, 4, 45, 8, 12).kv_heads(2);
+        let qkv = Qkv::new().heads(4).len(45).dim(8).dim_v(12).kv_heads(2);
         let (pre, post) = (Taps::new(6, 11), Taps::new(3, 5));
         let kernels = Config { kq_pre: Some(pre), kq_post: Some(post), causal, ..Config::new(qkv) };
         let mixed = Config { head_pre: true, head_post: Some(2), ..kernels.clone() };
@@ -73,7 +79,7 @@ fn kernels_of_the_identity_are_softmax() {
 
 /// Without convolutions: softmax between two matrices over the heads.
 fn kernels_of_one_cell_are_talking_heads() {
-    let qkv = Qkv::new(1, 3, 20, 4, 5);
+    let qkv = Qkv::new().heads(3).len(20).dim(4).dim_v(5);
     let one = Taps::new(1, 1);
     let heads = Config { head_pre: true, head_post: Some(3), ..Config::new(qkv) };
     let c = Config { kq_pre: Some(one), kq_post: Some(one), ..heads.clone() };
@@ -116,9 +122,9 @@ fn kernels_of_one_cell_are_talking_heads() {
 /// Pieces of a sequence, each with all keys so far and the queries that the one before left.
 fn pieces_equal_the_whole_at_any_cut() {
     for base in [
-        Config { head_post: None, ..all_stages(Qkv::new(2, 4, 40, 8, 6).kv_heads(2)) },
-        all_stages(Qkv::new(1, 4, 40, 8, 6)),
-        all_stages(Qkv::new(1, 2, 40, 8, 6).dtype(DType::F16)),
+        Config { head_post: None, ..all_stages(Qkv::new().batch(2).heads(4).len(40).dim(8).dim_v(6).kv_heads(2)) },
+        all_stages(Qkv::new().heads(4).len(40).dim(8).dim_v(6)),
+        all_stages(Qkv::new().heads(2).len(40).dim(8).dim_v(6).dtype(DType::F16)),
     ] {
         let whole = Config { carry: true, ..base };
         let all = given(&whole);
@@ -149,8 +155,8 @@ fn pieces_equal_the_whole_at_any_cut() {
 
 fn earlier_queries_do_not_see_later_tokens() {
     for c in [
-        Config { kq_pre: Some(Taps::new(4, 7)), ..Config::new(Qkv::new(1, 2, 40, 8, 6)) },
-        all_stages(Qkv::new(1, 2, 40, 8, 6)),
+        Config { kq_pre: Some(Taps::new(4, 7)), ..Config::new(Qkv::new().heads(2).len(40).dim(8).dim_v(6)) },
+        all_stages(Qkv::new().heads(2).len(40).dim(8).dim_v(6)),
     ] {
         assert_no_look_ahead_from(&c, &c.qkv, &given(&c), &[1, 33, 39], &backends());
     }
@@ -159,7 +165,7 @@ fn earlier_queries_do_not_see_later_tokens() {
 /// Two queries and keys of one dimension, by hand: the second row of scores takes the first one's, of which the second key
 /// is hidden.
 fn a_kernel_reads_zeros_where_a_row_sees_nothing() {
-    let c = Config { kq_pre: Some(Taps::new(2, 3)), ..Config::new(Qkv::new(1, 1, 2, 1, 1)) };
+    let c = Config { kq_pre: Some(Taps::new(2, 3)), ..Config::new(Qkv::new().heads(1).len(2).dim(1)) };
     let mut all = TensorMap::new();
     all.insert("q", HostTensor::f32([1, 1, 2, 1], vec![1.0, 2.0]));
     all.insert("k", HostTensor::f32([1, 1, 2, 1], vec![0.5, -1.0]));
@@ -178,7 +184,7 @@ fn a_kernel_reads_zeros_where_a_row_sees_nothing() {
 /// Of a million tokens, 16 heads and every stage: 8 bytes a head and row, whatever the kernels are.
 fn workspace_is_linear_in_the_length() {
     let bytes = |n: usize, change: &dyn Fn(Config) -> Config| {
-        let c = change(all_stages(Qkv::new(1, 16, n, 64, 64).kv_heads(4)));
+        let c = change(all_stages(Qkv::new().heads(16).len(n).dim(64).kv_heads(4)));
         c.program(&roomy()).unwrap().workspace_bytes()
     };
     let most = |c| Config { kq_pre: Some(Taps::new(16, 31)), kq_post: Some(Taps::new(16, 31)), ..c };
@@ -187,13 +193,13 @@ fn workspace_is_linear_in_the_length() {
     let none_after = |c| Config { kq_post: None, head_post: None, ..c };
     assert_eq!(bytes(1_000_000, &none_after), 16);
     // Within the bindings of a portable device where its tensors are.
-    let c = Config { head_pre: false, head_post: None, ..all_stages(Qkv::new(1, 2, 100_000, 64, 64)) };
+    let c = Config { head_pre: false, head_post: None, ..all_stages(Qkv::new().heads(2).len(100_000).dim(64)) };
     assert!(c.program(&Caps::portable()).is_ok());
 }
 
 fn a_plan_says_how_often_it_computes_scores() {
     let variant = |c: &Config| c.program(&roomy()).unwrap().variant().to_owned();
-    let base = Config::new(Qkv::new(1, 8, 1024, 64, 64));
+    let base = Config::new(Qkv::new().heads(8).len(1024).dim(64));
     assert!(variant(&base).ends_with("scores computed 1.0 times"), "{}", variant(&base));
     let pre = Config { kq_pre: Some(Taps::new(6, 11)), ..base.clone() };
     // 13 x 42 cells for 8 x 32.
@@ -204,7 +210,7 @@ fn a_plan_says_how_often_it_computes_scores() {
 }
 
 fn what_fields_get_wrong_is_refused_in_a_sentence() {
-    let base = Config::new(Qkv::new(1, 6, 10, 8, 4));
+    let base = Config::new(Qkv::new().heads(6).len(10).dim(8).dim_v(4));
     for (c, sentence) in [
         (
             Config { kq_pre: Some(Taps::new(2, 4)), ..base.clone() },
@@ -244,7 +250,7 @@ fn tensors_over_one_binding_are_cut() {
         Caps { limits, ..portable }
     };
     let steps = |c: &Config, caps: &Caps| c.program(caps).map(|program| program.steps().len());
-    let qkv = Qkv::new(2, 4, 64, 16, 16);
+    let qkv = Qkv::new().batch(2).heads(4).len(64).dim(16);
     let apart = Config { kq_pre: Some(Taps::new(2, 3)), ..Config::new(qkv) };
     let mixed = Config { head_pre: true, ..apart.clone() };
     // 32 KiB a tensor, 4 a head.

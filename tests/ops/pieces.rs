@@ -4,7 +4,9 @@
 //! the bound is that of the definition; with a segment it is cut at multiples of it, and no bit may differ.
 
 use libtest_mimic::{Completion, Failed, Trial};
-use subquad::ops::{Case, OPS, Op, Role, TensorSpec};
+use subquad::catalog::case::Case;
+use subquad::catalog::spec::{Op, Role, TensorSpec};
+use subquad::ops::OPS;
 use subquad::tensor::{DType, HostTensor, TensorMap, Values};
 
 use crate::support::{assert_matches, assert_same_bits, backends_for, cases, prepare, test};

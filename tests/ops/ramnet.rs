@@ -3,12 +3,18 @@
 use libtest_mimic::Trial;
 use proptest::prelude::*;
 use proptest::test_runner::{RngAlgorithm, TestRng, TestRunner};
+use subquad::catalog::flags::Flags;
+use subquad::catalog::random;
+use subquad::catalog::request::Request;
 use subquad::gpu::Caps;
-use subquad::ops::parts::topk;
+use subquad::operator::mode::Mode;
+use subquad::operator::qkv::Qkv;
+use subquad::operator::{Operator, Precision, Rows};
+use subquad::ops::primitives::topk;
 use subquad::ops::ramnet::{Cape, Config, OP, Rule};
-use subquad::ops::tolerance::Truth;
-use subquad::ops::{Flags, Operator, Precision, Qkv, Request, Rows, draw, tolerance};
 use subquad::tensor::{DType, HostTensor, Layout, Shape, TensorMap, Values};
+use subquad::verify::tolerance;
+use subquad::verify::tolerance::Reference;
 
 use crate::support::{
     self, assert_matches, assert_no_look_ahead_from, assert_same_bits, backends, backends_for, in_pieces, roomy, test,
@@ -18,7 +24,7 @@ use crate::support::{
 fn inputs(c: &Config) -> TensorMap {
     let mut all = support::inputs(&c.qkv);
     let (b, h, n) = (c.qkv.batch, c.qkv.heads, c.qkv.queries);
-    let values = draw::normal(11, 3, b * h * n);
+    let values = random::normal(11, 3, b * h * n);
     all.insert("gamma", HostTensor::f32([b, h, n], values).cast(c.qkv.dtype));
     all
 }
@@ -50,7 +56,7 @@ fn logits(digits: &[usize], choices: usize, weight: f64) -> Vec<f32> {
 /// Tokens of these weights and gammas into slot 0 of 1024; what is in it then, values being zero but for the last.
 fn content(weights: &[f64], gammas: &[f32], run: &dyn Fn(&Config, &TensorMap) -> f64) -> f64 {
     let n = weights.len();
-    let c = Config { topk: 1, carry: true, ..Config::new(1, 1, n, 5, 1) };
+    let c = Config { topk: 1, mode: Mode::new().carry(), ..Config::new(1, 1, n, 5, 1) };
     let rows: Vec<f32> = weights.iter().flat_map(|w| logits(&[0; 5], 4, *w)).collect();
     let mut v = vec![0.0; n];
     v[n - 1] = 1.0;
@@ -62,7 +68,7 @@ fn content(weights: &[f64], gammas: &[f32], run: &dyn Fn(&Config, &TensorMap) ->
     run(&c, &all)
 }
 
-/// Spec 1.5: rates of a trained model's trace.
+/// Variant 1.5: rates of a trained model's trace.
 fn rates_are_those_of_the_trace() {
     let definition = |c: &Config, all: &TensorMap| c.reference(all, Precision::F64, Rows::All)[1].1[0];
     for (weights, gammas, rate) in [
@@ -143,7 +149,7 @@ fn slots_may_be_walked_one_after_another() {
 
 fn an_output_does_not_depend_on_later_tokens() {
     // Few slots: those of later tokens stand before and behind in every run of events.
-    for c in several().into_iter().chain([Config { segment: Some(64), ..several()[2].clone() }]) {
+    for c in several().into_iter().chain([Config { mode: Mode::new().segment(64), ..several()[2].clone() }]) {
         assert_no_look_ahead_from(&c, &c.qkv, &inputs(&c), &[50, 149], &backends());
     }
 }
@@ -152,14 +158,21 @@ fn an_output_does_not_depend_on_later_tokens() {
 fn pieces(run: &support::Runner, whole: &Config, all: &TensorMap, cuts: &[usize]) -> TensorMap {
     let one = |len: usize, tensors: &TensorMap| {
         let qkv = whole.qkv.queries(len).keys(len);
-        run(&Config { qkv, carry: true, decode: len == 1 && whole.segment.is_none(), ..whole.clone() }, tensors)
+        run(
+            &Config {
+                qkv,
+                mode: Mode { decode: len == 1 && whole.mode.segment.is_none(), ..whole.mode.carry() },
+                ..whole.clone()
+            },
+            tensors,
+        )
     };
     in_pieces(&one, all, cuts)
 }
 
 fn pieces_equal_the_whole_at_any_cut_and_decode_goes_on_where_prefill_stopped() {
     for c in several() {
-        let whole = Config { carry: true, ..c };
+        let whole = Config { mode: c.mode.carry(), ..c };
         let all = inputs(&whole);
         for (backend, run) in backends() {
             let got = pieces(&run, &whole, &all, &[0, 1, 37, 147, 148, 149, 150]);
@@ -171,7 +184,7 @@ fn pieces_equal_the_whole_at_any_cut_and_decode_goes_on_where_prefill_stopped() 
 
 fn pieces_equal_the_whole_bit_for_bit_when_cuts_fall_on_segments() {
     for c in several() {
-        let whole = Config { segment: Some(24), carry: true, ..c };
+        let whole = Config { mode: c.mode.segment(24).carry(), ..c };
         let all = inputs(&whole);
         for (backend, run) in backends() {
             let want = run(&whole, &all);
@@ -206,21 +219,21 @@ fn cape_makes_addresses_relative_and_turns_past_all_slots() {
         let far = HostTensor::new([1], Values::I64(vec![(1 << 40) + 16]));
         let mut later = all.clone();
         later.insert("position", far);
-        let got = run(&Config { carry: true, ..c.clone() }, &later);
+        let got = run(&Config { mode: c.mode.carry(), ..c.clone() }, &later);
         assert_same_bits(backend, got.get("o").unwrap(), &HostTensor::f32([1, 1, n, 1], o));
         assert_eq!(got.get("position").unwrap().values(), &Values::I64(vec![(1 << 40) + 66]));
         // The low word runs over.
         let mut over = all.clone();
         over.insert("position", HostTensor::new([1], Values::I64(vec![0xffff_fff0])));
-        let got = run(&Config { carry: true, ..c.clone() }, &over);
+        let got = run(&Config { mode: c.mode.carry(), ..c.clone() }, &over);
         assert_eq!(got.get("position").unwrap().values(), &Values::I64(vec![0x1_0000_0022]), "{backend}");
-        assert_matches(backend, &OP, &Config { carry: true, ..c.clone() }, &over, &got);
+        assert_matches(backend, &OP, &Config { mode: c.mode.carry(), ..c.clone() }, &over, &got);
     }
 }
 
 /// Slots that no power of two counts.
 fn positions_are_reduced_modulo_any_number_of_slots() {
-    let c = Config { choices: 6, topk: 2, cape: Cape::All, carry: true, ..Config::new(1, 2, 40, 3, 4) };
+    let c = Config { choices: 6, topk: 2, cape: Cape::All, mode: Mode::new().carry(), ..Config::new(1, 2, 40, 3, 4) };
     let mut all = inputs(&c);
     all.insert("position", HostTensor::new([1], Values::I64(vec![(1 << 45) + 12_345_678_901])));
     for (backend, run) in backends() {
@@ -231,7 +244,7 @@ fn positions_are_reduced_modulo_any_number_of_slots() {
 /// Every token writes and reads the same slots, of tiles of 128 tokens.
 fn slots_that_all_tokens_share_are_right() {
     for rule in [Rule::Gsu, Rule::Pdma] {
-        let c = Config { rule, carry: true, ..Config::new(1, 2, 300, 5, 20) };
+        let c = Config { rule, mode: Mode::new().carry(), ..Config::new(1, 2, 300, 5, 20) };
         let mut all = inputs(&c);
         for name in ["q", "k"] {
             let t = all.get(name).unwrap();
@@ -254,7 +267,7 @@ fn gamma_of_infinity_overwrites_and_of_minus_infinity_averages() {
             // One slot of two, always with half of the weight.
             let base = Config::new(1, 1, 6, 1, 3);
             let qkv = base.qkv.dim_k(2).dtype(dtype);
-            let c = Config { rule, choices: 2, topk: 2, carry: true, mass_eps: Some(0.0), qkv, ..base };
+            let c = Config { rule, choices: 2, topk: 2, mass_eps: Some(0.0), qkv, mode: base.mode.carry(), ..base };
             let mut all = support::inputs(&c.qkv);
             for name in ["q", "k"] {
                 all.insert(name, filled([1, 1, 6, 2], 0.0).cast(dtype));
@@ -290,7 +303,7 @@ fn gamma_of_infinity_overwrites_and_of_minus_infinity_averages() {
 /// Of eight addresses only the first has a weight that f32 holds; gamma of infinity would overwrite the others all the
 /// same. Values that are infinite where nothing is written leave no trace either.
 fn weights_that_underflow_are_no_writes() {
-    let c = Config { carry: true, ..Config::new(1, 1, 3, 5, 2) };
+    let c = Config { mode: Mode::new().carry(), ..Config::new(1, 1, 3, 5, 2) };
     let row: Vec<f32> = (0..20).map(|i| if i % 4 == 0 { 200.0 } else { 0.0 }).collect();
     let mut all = support::inputs(&c.qkv);
     for name in ["q", "k"] {
@@ -312,7 +325,7 @@ fn weights_that_underflow_are_no_writes() {
 
 /// K = 8, E = 64: at most 2.5 KiB a token and head of a block, the same at any length; and slots cost nothing.
 fn workspace_is_a_blocks_and_bytes_do_not_depend_on_the_number_of_slots() {
-    let c = |n: usize, digits: usize| Config { carry: true, ..Config::new(1, 8, n, digits, 64) };
+    let c = |n: usize, digits: usize| Config { mode: Mode::new().carry(), ..Config::new(1, 8, n, digits, 64) };
     let caps = roomy();
     let program = |n, digits| c(n, digits).program(&caps).unwrap();
     let one = program(128, 5);
@@ -336,12 +349,12 @@ fn workspace_is_a_blocks_and_bytes_do_not_depend_on_the_number_of_slots() {
     let least = (16 + 8 + 8 + 8 + 8 + 1) as f64 * 256.0;
     assert!(token >= least && token < 1.1 * least, "{token}");
     // Without a carried state the memory is workspace.
-    let own = Config { carry: false, ..c(1 << 17, 5) }.program(&caps).unwrap();
+    let own = Config { mode: Mode { carry: false, ..Mode::new() }, ..c(1 << 17, 5) }.program(&caps).unwrap();
     assert_eq!(own.workspace_bytes() - block.workspace_bytes(), 8 * (1024 * 65 * 4 + 8));
 }
 
 fn decode_is_one_dispatch_that_touches_twice_topk_slots() {
-    let c = |digits| Config { carry: true, decode: true, ..Config::new(2, 8, 1, digits, 64) };
+    let c = |digits| Config { mode: Mode::new().carry().decode(), ..Config::new(2, 8, 1, digits, 64) };
     let program = |digits| c(digits).program(&Caps::portable()).unwrap();
     let (few, many) = (program(5), program(8));
     for program in [&few, &many] {
@@ -376,7 +389,7 @@ fn any_config() -> impl Strategy<Value = (Config, bool, u64)> {
             let (topk, segment, tau) = rest;
             let base = Config::new(batch, heads, len, digits, dim_v);
             let qkv = base.qkv.dim_k(choices * digits).layout(layout);
-            let config = Config { qkv, choices, cape, segment, tau, carry, ..base };
+            let config = Config { qkv, choices, cape, tau, mode: Mode { segment, carry, ..base.mode }, ..base };
             let topk = topk.min(config.slots_of_a_head());
             let rule = if pdma { Rule::Pdma } else { Rule::Gsu };
             (Config { topk, rule, ..config }, carry && given, seed)
@@ -393,7 +406,7 @@ fn any_shape_matches_the_definition_on_the_cpu() {
         let mut all = TensorMap::new();
         for (stream, slot) in c.slots().into_iter().enumerate() {
             for part in slot.parts {
-                let mut values = draw::normal(seed, stream as u64, part.shape.count());
+                let mut values = random::normal(seed, stream as u64, part.shape.count());
                 if !["q", "k"].contains(&part.name) {
                     values.iter_mut().for_each(|x| *x = x.abs());
                 }
@@ -405,7 +418,7 @@ fn any_shape_matches_the_definition_on_the_cpu() {
             }
         }
         let got = c.cpu(&all).unwrap();
-        let verdicts = Truth::of(&c, &all, Rows::All).judge("ramnet", &got);
+        let verdicts = Reference::of(&c, &all, Rows::All).compare("ramnet", &got);
         prop_assert_eq!(got.len(), verdicts.len());
         for (name, verdict) in verdicts {
             prop_assert!(verdict.ok, "`{}`: {:?}", name, verdict);
@@ -442,9 +455,9 @@ fn refused_before_anything_runs() {
             Config { mass_eps: Some(-1.0), ..base.clone() },
             "ramnet: `mass_eps`: expected a finite number of 0 or more, found -1",
         ),
-        (Config { segment: Some(0), ..base.clone() }, "ramnet: `segment`: expected 1 or more, found 0"),
+        (Config { mode: base.mode.segment(0), ..base.clone() }, "ramnet: `segment`: expected 1 or more, found 0"),
         (
-            Config { decode: true, carry: true, ..base.clone() },
+            Config { mode: base.mode.decode().carry(), ..base.clone() },
             "ramnet: tensor `q`: expected N = 1 to decode, found N = 8",
         ),
     ] {
@@ -493,12 +506,16 @@ fn tensors_that_do_not_fit_shapes_or_flags_are_refused_by_name() {
         (&[], &[("cape", "some")], "ramnet: --cape: expected none, all or heads as 0,3,5, found `some`"),
         (&[], &[("tau", "0")], "ramnet: --tau: expected a number over 0, found 0 or less"),
         (&[], &[("mass-eps", "-1")], "ramnet: --mass-eps: expected 0 or more, found a negative number"),
-        (&[], &[("decode", "true"), ("segment", "4")], "ramnet: --decode takes one token and has no --segment"),
+        (
+            &[],
+            &[("decode", "true"), ("segment", "4")],
+            "ramnet: --segment cannot be used with decode, which takes one token",
+        ),
     ] {
         assert_eq!(refuse(changed, typed), sentence);
     }
     // A position cannot be before the first token.
-    let c = Config { carry: true, ..Config::new(1, 1, 2, 3, 4) };
+    let c = Config { mode: Mode::new().carry(), ..Config::new(1, 1, 2, 3, 4) };
     let mut all = inputs(&c);
     all.insert("position", HostTensor::new([1], Values::I64(vec![-3])));
     let sentence = "ramnet: tensor `position`: expected a whole number of 0 or more, found -3";

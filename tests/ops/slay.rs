@@ -3,10 +3,17 @@
 use libtest_mimic::Trial;
 use proptest::prelude::*;
 use proptest::test_runner::{RngAlgorithm, TestRng, TestRunner};
+use subquad::catalog::flags::Flags;
+use subquad::catalog::random;
+use subquad::catalog::request::Request;
+use subquad::catalog::spec::Op;
 use subquad::gpu::Caps;
+use subquad::operator::mode::Mode;
+use subquad::operator::qkv::Qkv;
+use subquad::operator::{Operator, Precision, Rows};
 use subquad::ops::slay::{Config, OP, Poly, quadrature};
-use subquad::ops::{Flags, Op, Operator, Precision, Qkv, Request, Rows, draw, tolerance};
 use subquad::tensor::{DType, HostTensor, Layout, Shape, TensorMap};
+use subquad::verify::tolerance;
 
 use crate::support::{
     self, Runner, assert_matches, assert_no_look_ahead_from, assert_same_bits, backends, backends_for, in_pieces,
@@ -20,7 +27,7 @@ fn op() -> &'static Op {
 /// Random q, k and v of the shapes, and drawn parameters.
 fn inputs(c: &Config) -> TensorMap {
     let mut all = support::inputs(&c.qkv);
-    let drawn = draw::parameters(op(), c, &all, 11).unwrap();
+    let drawn = random::parameters(op(), &Flags::new(), c, &all, 11).unwrap();
     drawn.into_iter().for_each(|(name, tensor)| all.insert(name, tensor));
     all
 }
@@ -96,7 +103,7 @@ fn maps(c: &Config, all: &TensorMap, g: usize, x: &[f64]) -> (Vec<f64>, Vec<f64>
 
 /// Every map for the square. Denominators of signed features are kept from zero.
 fn every_map() -> impl Iterator<Item = Config> {
-    let base = Config::new(Qkv::new(2, 4, 70, 10, 12).kv_heads(2));
+    let base = Config::new(Qkv::new().batch(2).heads(4).len(70).dim(10).dim_v(12).kv_heads(2));
     let base = Config { nodes: 3, anchors: 5, features: 7, ..base };
     Poly::ALL.into_iter().map(move |poly| {
         let signed = matches!(poly, Poly::Nystrom | Poly::Maclaurin | Poly::TensorSketch);
@@ -106,7 +113,7 @@ fn every_map() -> impl Iterator<Item = Config> {
 
 /// What the two maps of the interface make: any head count, sizes that no tile divides.
 fn several() -> [Config; 3] {
-    let base = Config::new(Qkv::new(2, 4, 70, 10, 12).kv_heads(2));
+    let base = Config::new(Qkv::new().batch(2).heads(4).len(70).dim(10).dim_v(12).kv_heads(2));
     [
         Config { nodes: 3, anchors: 5, features: 7, ..base.clone() },
         Config { poly: Poly::Exact, features: 3, ..base.clone() },
@@ -117,7 +124,12 @@ fn several() -> [Config; 3] {
 /// The state after one token with the value one is its features; read by another it is their product.
 fn a_product_of_features_is_the_product_of_both_maps_and_no_feature_is_negative_under_anchors() {
     for c in several() {
-        let c = Config { qkv: Qkv::new(1, 2, 1, c.qkv.dim_k, 1), carry: true, norm_eps: 0.5, ..c };
+        let c = Config {
+            qkv: Qkv::new().heads(2).len(1).dim(c.qkv.dim_k).dim_v(1),
+            norm_eps: 0.5,
+            mode: c.mode.carry(),
+            ..c
+        };
         let mut all = inputs(&c);
         all.insert("v", HostTensor::f32([1, 2, 1, 1], vec![1.0; 2]));
         let got = c.reference(&all, Precision::F64, Rows::All);
@@ -181,7 +193,8 @@ fn the_definition_equals_the_masked_quadratic_form_and_chunks_equal_the_definiti
 
 /// What anchors make of the square: not the square itself.
 fn products_of_anchor_features_have_the_mean_of_uniform_directions() {
-    let c = Config { anchors: 200_000, nodes: 1, features: 1, ..Config::new(Qkv::new(1, 1, 1, 16, 1)) };
+    let c =
+        Config { anchors: 200_000, nodes: 1, features: 1, ..Config::new(Qkv::new().heads(1).len(1).dim(16).dim_v(1)) };
     let all = inputs(&c);
     for x in [0.0, 0.5, 1.0f64] {
         // One pair of vectors sees half a percent of noise, all turns of it along the axes less.
@@ -199,7 +212,7 @@ fn products_of_anchor_features_have_the_mean_of_uniform_directions() {
 
 /// The two unbiased ones, over draws; and what Nystrom, given many anchors, cannot miss.
 fn products_of_drawn_features_have_the_mean_of_the_square() {
-    let qkv = Qkv::new(1, 1, 1, 6, 1);
+    let qkv = Qkv::new().heads(1).len(1).dim(6).dim_v(1);
     let (q, k) = ([0.6, 0.0, 0.8, 0.0, 0.0, 0.0], [0.8, 0.0, 0.0, 0.0, 0.6, 0.0]);
     let want = dot(&q, &k).powi(2);
     let product = |c: &Config| {
@@ -219,7 +232,7 @@ fn products_of_drawn_features_have_the_mean_of_the_square() {
 
 /// Around s = 0.29 the features' variance allows a test; at larger nodes none could tell.
 fn products_of_random_features_have_the_mean_of_the_exponential() {
-    let c = Config { nodes: 2, features: 400_000, ..Config::new(Qkv::new(1, 1, 1, 8, 1)) };
+    let c = Config { nodes: 2, features: 400_000, ..Config::new(Qkv::new().heads(1).len(1).dim(8).dim_v(1)) };
     let all = inputs(&c);
     let (s, w) = quadrature::nodes(1e-3, 2)[0];
     assert!((s - 0.29).abs() < 0.01);
@@ -273,15 +286,15 @@ fn lengths_of_queries_and_keys_and_a_common_rotation_do_not_matter() {
 }
 
 fn an_output_does_not_depend_on_later_tokens() {
-    let base = Config::new(Qkv::new(1, 4, 90, 16, 16));
+    let base = Config::new(Qkv::new().heads(4).len(90).dim(16));
     for c in [
         base.clone(),
-        Config { segment: Some(16), ..base.clone() },
+        Config { mode: base.mode.segment(16), ..base.clone() },
         Config { qkv: base.qkv.dim_v(100), ..base.clone() },
         Config { qkv: base.qkv.kv_heads(2), ..base.clone() },
-        Config { nodes: 3, anchors: 5, features: 7, segment: Some(16), ..base.clone() },
+        Config { nodes: 3, anchors: 5, features: 7, mode: base.mode.segment(16), ..base.clone() },
         Config { poly: Poly::Exact, features: 2, ..base.clone() },
-        Config { qkv: base.qkv.kv_heads(2).dtype(DType::F16), segment: Some(16), ..base },
+        Config { qkv: base.qkv.kv_heads(2).dtype(DType::F16), mode: base.mode.segment(16), ..base },
     ] {
         assert_no_look_ahead_from(&c, &c.qkv, &inputs(&c), &[50, 89], &backends_for(c.qkv.dtype).collect::<Vec<_>>());
     }
@@ -291,14 +304,21 @@ fn an_output_does_not_depend_on_later_tokens() {
 fn pieces(run: &Runner, whole: &Config, all: &TensorMap, cuts: &[usize]) -> TensorMap {
     let one = |len: usize, tensors: &TensorMap| {
         let qkv = whole.qkv.queries(len).keys(len);
-        run(&Config { qkv, carry: true, decode: len == 1 && whole.segment.is_none(), ..whole.clone() }, tensors)
+        run(
+            &Config {
+                qkv,
+                mode: Mode { decode: len == 1 && whole.mode.segment.is_none(), ..whole.mode.carry() },
+                ..whole.clone()
+            },
+            tensors,
+        )
     };
     in_pieces(&one, all, cuts)
 }
 
 fn pieces_equal_the_whole_at_any_cut_and_decode_goes_on_where_prefill_stopped() {
     for c in several() {
-        let whole = Config { carry: true, ..c };
+        let whole = Config { mode: c.mode.carry(), ..c };
         let all = inputs(&whole);
         for (backend, run) in backends() {
             let got = pieces(&run, &whole, &all, &[0, 1, 37, 67, 68, 69, 70]);
@@ -309,7 +329,7 @@ fn pieces_equal_the_whole_at_any_cut_and_decode_goes_on_where_prefill_stopped() 
 
 fn pieces_equal_the_whole_bit_for_bit_when_cuts_fall_on_segments() {
     for c in several() {
-        let whole = Config { segment: Some(24), carry: true, qkv: c.qkv.queries(130).keys(130), ..c };
+        let whole = Config { qkv: c.qkv.queries(130).keys(130), mode: c.mode.segment(24).carry(), ..c };
         let all = inputs(&whole);
         for (backend, run) in backends() {
             let want = run(&whole, &all);
@@ -358,11 +378,29 @@ fn any_config() -> impl Strategy<Value = (Config, bool, u64)> {
     let segment = prop::option::of(1usize..=60);
     (heads, sizes, counts, layout, segment, any::<[bool; 3]>(), any::<u64>()).prop_map(
         |((batch, kv_heads, group), (len, dim_k, dim_v), counts, layout, segment, [carry, given, exact], seed)| {
-            let qkv = Qkv::new(batch, kv_heads * group, len, dim_k, dim_v).kv_heads(kv_heads).layout(layout);
+            let qkv = Qkv::new()
+                .batch(batch)
+                .heads(kv_heads * group)
+                .len(len)
+                .dim(dim_k)
+                .dim_v(dim_v)
+                .kv_heads(kv_heads)
+                .layout(layout);
             let (nodes, anchors, features) = counts;
             let poly = if exact { Poly::Exact } else { Poly::Anchor };
             let qkv = if exact { qkv.dim_k(dim_k.min(12)) } else { qkv };
-            (Config { nodes, anchors, features, poly, segment, carry, ..Config::new(qkv) }, carry && given, seed)
+            (
+                Config {
+                    nodes,
+                    anchors,
+                    features,
+                    poly,
+                    mode: Mode { segment, carry, ..Mode::new() },
+                    ..Config::new(qkv)
+                },
+                carry && given,
+                seed,
+            )
         },
     )
 }
@@ -374,7 +412,7 @@ fn any_shape_matches_the_definition_on_the_cpu() {
     let settings = ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() };
     let result = TestRunner::new_with_rng(settings, rng).run(&any_config(), |(c, given, seed)| {
         let positive = |shape: Shape, stream| {
-            let values = draw::normal(seed, stream, shape.count()).into_iter().map(f32::abs).collect();
+            let values = random::normal(seed, stream, shape.count()).into_iter().map(f32::abs).collect();
             HostTensor::f32(shape, values)
         };
         let mut all = inputs(&c);
@@ -392,7 +430,7 @@ fn any_shape_matches_the_definition_on_the_cpu() {
             (c.reference(&all, Precision::F64, Rows::All), c.reference(&all, Precision::F32, Rows::All));
         prop_assert_eq!(got.len(), exact.len());
         for ((name, exact), (_, single)) in exact.iter().zip(&single) {
-            let verdict = tolerance::judge("slay", got.get(name).unwrap(), exact, single);
+            let verdict = tolerance::compare("slay", got.get(name).unwrap(), exact, single);
             prop_assert!(verdict.ok, "`{}`: {:?}", name, verdict);
         }
         Ok(())
@@ -401,7 +439,7 @@ fn any_shape_matches_the_definition_on_the_cpu() {
 }
 
 fn refused_before_anything_runs() {
-    let base = Config::new(Qkv::new(1, 4, 8, 16, 16));
+    let base = Config::new(Qkv::new().heads(4).len(8).dim(16));
     for (config, sentence) in [
         (Config { nodes: 0, ..base.clone() }, "slay: `nodes`: expected 1 to 32, found 0"),
         (Config { nodes: 33, ..base.clone() }, "slay: `nodes`: expected 1 to 32, found 33"),
@@ -423,14 +461,11 @@ fn refused_before_anything_runs() {
             "slay: tensor `k`: expected M = N = 8 for the causal form, found M = 9",
         ),
         (
-            Config { decode: true, carry: true, ..base.clone() },
+            Config { mode: base.mode.decode().carry(), ..base.clone() },
             "slay: tensor `q`: expected N = 1 to decode, found N = 8",
         ),
-        (Config { segment: Some(0), ..base.clone() }, "slay: `segment`: expected 1 or more, found 0"),
-        (
-            Config { causal: false, carry: true, ..base.clone() },
-            "slay: `carry`: expected none for the non-causal form, found a state",
-        ),
+        (Config { mode: base.mode.segment(0), ..base.clone() }, "slay: `segment`: expected 1 or more, found 0"),
+        (Config { mode: base.mode.non_causal().carry(), ..base.clone() }, "slay: `carry` needs the causal form"),
     ] {
         assert_eq!(config.program(&Caps::portable()).unwrap_err().to_string(), sentence);
     }
@@ -507,7 +542,11 @@ fn tensors_that_do_not_fit_shapes_or_flags_are_refused_by_name() {
         ),
         (&[], &[("epsilon", "0")], "slay: --epsilon: expected a number over 0, found 0 or less"),
         (&[], &[("norm-eps", "-1")], "slay: --norm-eps: expected 0 or more, found a negative number"),
-        (&[], &[("decode", "true"), ("segment", "4")], "slay: --decode takes one token and has no --segment"),
+        (
+            &[],
+            &[("decode", "true"), ("segment", "4")],
+            "slay: --segment cannot be used with decode, which takes one token",
+        ),
     ] {
         assert_eq!(refuse(given, typed), sentence);
     }
@@ -515,7 +554,7 @@ fn tensors_that_do_not_fit_shapes_or_flags_are_refused_by_name() {
 
 /// The shape of the paper's figure on time and memory: 537 MB of q, k, v and o.
 fn a_long_sequence_takes_little_beside_its_tensors_and_moves_them_one_and_a_half_times() {
-    let c = Config::new(Qkv::new(1, 8, 131_072, 32, 32));
+    let c = Config::new(Qkv::new().heads(8).len(131_072).dim(32));
     let program = c.program(&roomy()).unwrap();
     let tensors = c.qkv.elements().iter().sum::<f64>() * 4.0;
     assert!(program.workspace_bytes() as f64 <= 0.1 * tensors, "{} of {tensors}", program.workspace_bytes());

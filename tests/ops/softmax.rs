@@ -2,10 +2,14 @@
 
 use libtest_mimic::Trial;
 use proptest::prelude::*;
+use subquad::catalog::spec::Op;
 use subquad::gpu::Caps;
+use subquad::operator::qkv::Qkv;
+use subquad::operator::{Operator, Precision, Rows};
+use subquad::ops::find;
 use subquad::ops::softmax::Config;
-use subquad::ops::{Op, Operator, Precision, Qkv, Rows, find, tolerance};
 use subquad::tensor::{DType, HostTensor, Layout, TensorMap};
+use subquad::verify::tolerance;
 
 use crate::support::{assert_matches, assert_no_look_ahead, backends, inputs, roomy, test, tokens};
 
@@ -15,9 +19,9 @@ fn op() -> &'static Op {
 
 fn queries_that_see_no_key_give_zeros() {
     // 90 queries more than keys: the first 90 see nothing, in whole tiles and in a tile that others share.
-    let many = Config::new(Qkv::new(1, 2, 110, 8, 6).keys(20));
+    let many = Config::new(Qkv::new().heads(2).len(110).dim(8).dim_v(6).keys(20));
     // The form that splits keys.
-    let few = Config::new(Qkv::new(1, 1, 8, 8, 6).keys(3));
+    let few = Config::new(Qkv::new().heads(1).len(8).dim(8).dim_v(6).keys(3));
     for c in [many, few] {
         let unseen = c.qkv.queries - c.qkv.keys;
         for (backend, run) in backends() {
@@ -35,7 +39,11 @@ fn queries_that_see_no_key_give_zeros() {
 /// largest first, last, and in between.
 fn scores_of_a_hundred_do_not_overflow() {
     for (queries, keys) in [(70, 300), (2, 300)] {
-        let c = Config { causal: false, scale: Some(1.0), ..Config::new(Qkv::new(1, 1, queries, 2, 5).keys(keys)) };
+        let c = Config {
+            causal: false,
+            scale: Some(1.0),
+            ..Config::new(Qkv::new().heads(1).len(queries).dim(2).dim_v(5).keys(keys))
+        };
         let mut all = inputs(&c.qkv);
         let wave = |j: usize| 10.0 * (j as f32 * 0.37).sin();
         let k: Vec<f32> = (0..keys).flat_map(|j| [wave(j), 10.0 - 20.0 * j as f32 / (keys - 1) as f32]).collect();
@@ -56,7 +64,7 @@ fn scores_of_a_hundred_do_not_overflow() {
 }
 
 fn an_output_does_not_depend_on_later_tokens() {
-    let base = Config::new(Qkv::new(1, 4, 90, 16, 16));
+    let base = Config::new(Qkv::new().heads(4).len(90).dim(16));
     for c in [
         base.clone(),
         Config { window: Some(7), ..base.clone() },
@@ -69,7 +77,8 @@ fn an_output_does_not_depend_on_later_tokens() {
 
 /// Queries that come in pieces, each with the cache of all keys so far, give what they give together.
 fn pieces_with_a_growing_cache_equal_the_whole() {
-    let whole = Config { window: Some(60), ..Config::new(Qkv::new(2, 4, 150, 20, 12).kv_heads(2)) };
+    let whole =
+        Config { window: Some(60), ..Config::new(Qkv::new().batch(2).heads(4).len(150).dim(20).dim_v(12).kv_heads(2)) };
     let all = inputs(&whole.qkv);
     let exact = whole.reference(&all, Precision::F64, Rows::All);
     let exact = HostTensor::f32([2, 4, 150, 12], exact[0].1.iter().map(|x| *x as f32).collect::<Vec<_>>());
@@ -99,7 +108,7 @@ proptest! {
         causal in any::<bool>(),
     ) {
         let layout = if bnhd { Layout::Bnhd } else { Layout::Bhnd };
-        let qkv = Qkv::new(batch, kv_heads * group, queries, dim_k, dim_v).kv_heads(kv_heads).keys(keys).layout(layout);
+        let qkv = Qkv::new().batch(batch).heads(kv_heads * group).len(queries).dim(dim_k).dim_v(dim_v).kv_heads(kv_heads).keys(keys).layout(layout);
         let c = Config { causal, window: window.filter(|_| causal), ..Config::new(qkv) };
         let all = inputs(&qkv);
         assert_matches("cpu", op(), &c, &all, &c.cpu(&all).unwrap());
@@ -110,7 +119,7 @@ proptest! {
         keys in 1usize..200,
         window in prop::option::of(1usize..=250),
     ) {
-        let c = Config { window, ..Config::new(Qkv::new(1, 1, queries, 1, 1).keys(keys)) };
+        let c = Config { window, ..Config::new(Qkv::new().heads(1).len(queries).dim(1).keys(keys)) };
         let seen = |i: usize, j: usize| {
             j + queries <= i + keys && window.is_none_or(|w| i + keys < j + queries + w)
         };
@@ -121,7 +130,7 @@ proptest! {
 
 /// Sizes are pure: shapes that no machine here could hold.
 fn work_and_workspace_of_large_shapes() {
-    let million = Config::new(Qkv::new(1, 8, 1_000_000, 64, 64));
+    let million = Config::new(Qkv::new().heads(8).len(1_000_000).dim(64));
     let program = |c: &Config| c.program(&roomy()).unwrap();
     let causal = program(&million);
     assert_eq!((causal.steps().len(), causal.workspace_bytes()), (1, 0), "no workspace");
@@ -141,7 +150,7 @@ fn work_and_workspace_of_large_shapes() {
     let rows = |p: &subquad::gpu::Program| p.steps()[0].groups as f64;
     assert_eq!(rows(&shared), rows(&causal), "as many blocks of 64 rows");
     // One query against a long cache: keys and values once, and a small share of that in partial outputs.
-    let decode = Config::new(Qkv::new(1, 32, 1, 128, 128).kv_heads(8).keys(131_072));
+    let decode = Config::new(Qkv::new().heads(32).len(1).dim(128).kv_heads(8).keys(131_072));
     let program = program(&decode);
     assert_eq!(program.steps().len(), 2);
     let extra = program.cost().bytes() / decode.cost().bytes();
@@ -152,25 +161,22 @@ fn work_and_workspace_of_large_shapes() {
 /// Keys are split where blocks of queries are mostly empty or leave the machine idle, and the partial outputs fit.
 fn keys_are_split_where_that_pays() {
     let steps = |qkv: Qkv| Config::new(qkv).program(&roomy()).unwrap().steps().len();
-    assert_eq!(steps(Qkv::new(1, 8, 1, 64, 64).keys(100_000)), 2, "one token");
-    assert_eq!(steps(Qkv::new(1, 8, 5, 64, 64).kv_heads(1).keys(100_000)), 2, "40 rows of one key head");
-    assert_eq!(steps(Qkv::new(1, 1, 200, 64, 64).keys(100_000)), 2, "200 queries of one head");
-    assert_eq!(steps(Qkv::new(1, 8, 2048, 64, 64)), 1, "as many queries as keys");
-    assert_eq!(steps(Qkv::new(8, 64, 64, 64, 64).keys(4096)), 1, "heads that keep the machine busy");
+    assert_eq!(steps(Qkv::new().heads(8).len(1).dim(64).keys(100_000)), 2, "one token");
+    assert_eq!(steps(Qkv::new().heads(8).len(5).dim(64).kv_heads(1).keys(100_000)), 2, "40 rows of one key head");
+    assert_eq!(steps(Qkv::new().heads(1).len(200).dim(64).keys(100_000)), 2, "200 queries of one head");
+    assert_eq!(steps(Qkv::new().heads(8).len(2048).dim(64)), 1, "as many queries as keys");
+    assert_eq!(steps(Qkv::new().batch(8).heads(64).len(64).dim(64).keys(4096)), 1, "heads that keep the machine busy");
     // 545 MB of partial outputs pass a binding; the tiled form needs none.
-    let many = Qkv::new(64, 32, 8, 128, 128).keys(8192).dtype(DType::F16);
+    let many = Qkv::new().batch(64).heads(32).len(8).dim(128).keys(8192).dtype(DType::F16);
     let program = Config::new(many).program(&Caps { f16: true, ..Caps::portable() }).unwrap();
     assert_eq!(program.workspace_bytes(), 0);
 }
 
 fn refused_before_anything_runs() {
-    let base = Config::new(Qkv::new(1, 4, 8, 16, 16));
+    let base = Config::new(Qkv::new().heads(4).len(8).dim(16));
     for (config, sentence) in [
         (Config { window: Some(0), ..base.clone() }, "softmax: `window`: expected 1 or more, found 0"),
-        (
-            Config { window: Some(3), causal: false, ..base.clone() },
-            "softmax: `window`: expected none for the non-causal form, found a window",
-        ),
+        (Config { window: Some(3), causal: false, ..base.clone() }, "softmax: `window` needs the causal form"),
         (
             Config { scale: Some(f32::INFINITY), ..base.clone() },
             "softmax: `scale`: expected a finite number, found inf",

@@ -3,10 +3,18 @@
 use libtest_mimic::Trial;
 use std::ops::Range;
 
+use subquad::catalog::case::Case;
+use subquad::catalog::flags::Flags;
+use subquad::catalog::random;
+use subquad::catalog::request::Request;
+use subquad::catalog::spec::Op;
 use subquad::gpu::Caps;
+use subquad::operator::mode::Mode;
+use subquad::operator::{Operator, Precision, Rows};
+use subquad::ops::linear;
 use subquad::ops::ssd::{Config, OP};
-use subquad::ops::{Case, Flags, Op, Operator, Precision, Request, Rows, draw, linear, tolerance};
 use subquad::tensor::{DType, HostTensor, Layout, Shape, TensorMap};
+use subquad::verify::tolerance;
 
 use crate::support::{Runner, assert_matches, assert_same_bits, backends, backends_for, test};
 
@@ -22,10 +30,10 @@ fn inputs(c: &Config) -> TensorMap {
     let axes = [("B", c.batch), ("N", c.length), ("H", c.heads), ("P", c.dim), ("G", c.groups), ("S", c.states)];
     let mut case = Case::new("inputs", &axes).dtype(c.dtype).with(if c.a_log { "a_log" } else { "a" });
     case.seed = 5;
-    case.carry = c.carry;
+    case.carry = c.mode.carry;
     let given = [("d", c.d), ("z", c.z), ("dt_bias", c.dt_bias)];
     case.with.extend(given.into_iter().filter(|(_, given)| *given).map(|(name, _)| name));
-    draw::inputs(op(), &case).unwrap()
+    random::inputs(op(), &case).unwrap()
 }
 
 /// Shapes that no tile divides.
@@ -60,8 +68,8 @@ fn pieces(run: &Runner, whole: &Config, all: &TensorMap, cuts: &[usize]) -> Tens
             })
             .collect();
         state.into_iter().for_each(|(name, t)| piece.insert(name, t));
-        let decode = length == 1 && whole.segment.is_none();
-        state = run(&Config { length, carry: true, decode, ..whole.clone() }, &piece);
+        let decode = length == 1 && whole.mode.segment.is_none();
+        state = run(&Config { length, mode: Mode { decode, ..whole.mode.carry() }, ..whole.clone() }, &piece);
         outputs.push(state.remove("y").unwrap());
     }
     let row = whole.heads * whole.dim;
@@ -79,7 +87,7 @@ fn pieces(run: &Runner, whole: &Config, all: &TensorMap, cuts: &[usize]) -> Tens
 
 fn pieces_equal_the_whole_bit_for_bit_when_cuts_fall_on_segments() {
     for c in several() {
-        let whole = Config { segment: Some(24), carry: true, ..c };
+        let whole = Config { mode: c.mode.segment(24).carry(), ..c };
         let all = inputs(&whole);
         for (backend, run) in backends() {
             let want = run(&whole, &all);
@@ -94,7 +102,8 @@ fn pieces_equal_the_whole_bit_for_bit_when_cuts_fall_on_segments() {
 fn an_output_does_not_depend_on_later_tokens() {
     for c in several() {
         for dtype in [DType::F32, DType::F16] {
-            let c = Config { segment: (dtype == DType::F16).then_some(16), dtype, ..c.clone() };
+            let c =
+                Config { dtype, mode: Mode { segment: (dtype == DType::F16).then_some(16), ..c.mode }, ..c.clone() };
             let before = inputs(&c);
             let mut after = before.clone();
             for name in ALONG.into_iter().filter(|name| before.get(name).is_some()) {
@@ -133,7 +142,7 @@ fn it_is_gated_linear_attention_with_steps_in_values_and_decays() {
     gated.insert("v", HostTensor::f32([2, 90, 4, 10], v));
     let g = dt.iter().enumerate().map(|(i, dt)| dt * a[i % 4]).collect();
     gated.insert("g", HostTensor::f32([2, 90, 4], g));
-    let qkv = subquad::ops::Qkv::new(2, 4, 90, 20, 10).layout(Layout::Bnhd);
+    let qkv = subquad::operator::qkv::Qkv::new().batch(2).heads(4).len(90).dim(20).dim_v(10).layout(Layout::Bnhd);
     let head = linear::Rule::Gated(linear::Gate::Head);
     let rule = linear::Config { scale: Some(1.0), ..linear::Config::new(qkv).rule(head) };
     for (backend, run) in backends() {
@@ -145,7 +154,7 @@ fn it_is_gated_linear_attention_with_steps_in_values_and_decays() {
 
 /// Large steps forget all at once, tiny ones almost nothing: both ends of softplus.
 fn large_and_tiny_steps() {
-    let c = Config { carry: true, dt_bias: true, ..Config::new(70, 2, 6, 8) };
+    let c = Config { dt_bias: true, mode: Mode::new().carry(), ..Config::new(70, 2, 6, 8) };
     for bias in [200.0, 30.0, -8.0, -16.0, -40.0, -90.0] {
         let mut all = inputs(&c);
         all.insert("dt_bias", HostTensor::f32([2], vec![bias; 2]));
@@ -180,15 +189,15 @@ fn refused_before_anything_runs() {
         (Config { states: 257, ..base.clone() }, "ssd: tensor `b`: expected at most 256 states S, found 257"),
         (Config { dim: 0, ..base.clone() }, "ssd: `P`: expected 1 or more, found 0"),
         (
-            Config { decode: true, carry: true, ..base.clone() },
+            Config { mode: base.mode.decode().carry(), ..base.clone() },
             "ssd: tensor `x`: expected N = 1 to decode, found N = 8",
         ),
         (
-            Config { decode: true, ..Config::new(1, 4, 6, 5) },
-            "ssd: `decode`: expected a causal form with a carried state, found none",
+            Config { mode: Mode::new().decode(), ..Config::new(1, 4, 6, 5) },
+            "ssd: `decode` needs the causal form with a carried state",
         ),
         (Config { dtype: DType::U32, ..base.clone() }, "ssd: tensor `x`: expected f32 or f16, found u32"),
-        (Config { segment: Some(0), ..base.clone() }, "ssd: `segment`: expected 1 or more, found 0"),
+        (Config { mode: base.mode.segment(0), ..base.clone() }, "ssd: `segment`: expected 1 or more, found 0"),
     ] {
         assert_eq!(config.program(&Caps::portable()).unwrap_err().to_string(), sentence);
     }
@@ -220,7 +229,7 @@ fn tensors_that_do_not_fit_are_refused_by_name() {
 
 /// The definition's own state is what it says, by hand.
 fn two_tokens_by_hand() {
-    let c = Config { carry: true, softplus: false, d: true, ..Config::new(2, 1, 1, 2) };
+    let c = Config { softplus: false, d: true, mode: Mode::new().carry(), ..Config::new(2, 1, 1, 2) };
     let tensor = |shape: &[usize], values: &[f32]| HostTensor::f32(shape.to_vec(), values.to_vec());
     let all: TensorMap = [
         ("x", tensor(&[1, 2, 1, 1], &[2.0, 3.0])),

@@ -5,11 +5,15 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use libtest_mimic::Trial;
+use subquad::catalog::case::Case;
+use subquad::catalog::random;
+use subquad::catalog::spec::Op;
 use subquad::gpu::{AdapterRequest, Caps, Context, Select};
-use subquad::ops::execute::{self, Run};
-use subquad::ops::tolerance::Truth;
-use subquad::ops::{Case, Op, Operator, Qkv, Rows, draw};
+use subquad::operator::qkv::Qkv;
+use subquad::operator::{Operator, Rows};
 use subquad::tensor::{DType, HostTensor, TensorMap};
+use subquad::verify::run::{self, Run};
+use subquad::verify::tolerance::Reference;
 
 /// A trial that runs a test function, named as the function in its module: `softmax::refused_before_anything_runs`.
 pub fn test<F: Fn() + Send + 'static>(function: F) -> Trial {
@@ -43,7 +47,7 @@ const DEVICES: usize = 4;
 struct Devices([OnceLock<Option<Context>>; DEVICES]);
 
 impl Devices {
-    /// That of this thread, opened now if it is the first to ask.
+    /// The context of this thread, opened at its first use.
     fn mine(&self, open: impl FnOnce() -> Option<Context>) -> Option<&Context> {
         static THREADS: AtomicUsize = AtomicUsize::new(0);
         thread_local!(static MINE: usize = THREADS.fetch_add(1, Ordering::Relaxed) % DEVICES);
@@ -97,18 +101,18 @@ pub fn cases(op: &Op) -> Vec<Case> {
 /// The operator and the inputs of a case.
 pub fn prepare(op: &Op, case: &Case) -> (Box<dyn Operator>, TensorMap) {
     let operator = case.configure(op).unwrap_or_else(|e| panic!("{case}: {e}"));
-    let inputs = draw::inputs(op, case).unwrap_or_else(|e| panic!("{case}: {e}"));
+    let inputs = random::inputs(op, case).unwrap_or_else(|e| panic!("{case}: {e}"));
     (operator, inputs)
 }
 
 /// Runs on the device with outputs and workspace poisoned.
 pub fn on_gpu(ctx: &Context, operator: &dyn Operator, inputs: &TensorMap) -> Run {
-    execute::gpu(ctx, operator, inputs, true, &mut |_| {}).unwrap()
+    run::gpu(ctx, operator, inputs, true, &mut |_| {}).unwrap()
 }
 
 /// Every output within the rule of `tolerance`.
 pub fn assert_matches(what: &str, op: &Op, operator: &dyn Operator, inputs: &TensorMap, got: &TensorMap) {
-    let verdicts = Truth::of(operator, inputs, Rows::All).judge(op.name, got);
+    let verdicts = Reference::of(operator, inputs, Rows::All).compare(op.name, got);
     assert_eq!(verdicts.len(), got.len(), "{what}: outputs are {}", got.names());
     for (name, verdict) in verdicts {
         assert!(verdict.ok, "{what}: `{name}` is off by {:.2e}, {:.2e} allowed", verdict.error, verdict.bound);
@@ -126,7 +130,7 @@ pub fn assert_same_bits(what: &str, a: &HostTensor, b: &HostTensor) {
 pub fn inputs(s: &Qkv) -> TensorMap {
     let random = |heads, len, dim, stream| {
         let shape = s.layout.shape(s.batch, heads, len, dim);
-        let values = draw::normal(11, stream, shape.count());
+        let values = random::normal(11, stream, shape.count());
         HostTensor::f32(shape, values).cast(s.dtype)
     };
     let mut map = TensorMap::new();

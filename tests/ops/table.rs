@@ -1,7 +1,9 @@
 //! What holds for every row of the table: a trial for each operator, named `table::TEST::OP`.
 
 use libtest_mimic::Trial;
-use subquad::ops::{Case, OPS, Op};
+use subquad::catalog::case::Case;
+use subquad::catalog::spec::Op;
+use subquad::ops::OPS;
 use subquad::tensor::{DType, HostTensor, Layout, TensorMap};
 
 use crate::support::{assert_same_bits, backends, cases, context, on_gpu, prepare, test_each, unchecked_context};

@@ -2,10 +2,14 @@
 
 use libtest_mimic::Trial;
 use proptest::prelude::*;
+use subquad::catalog::spec::Op;
 use subquad::gpu::Caps;
+use subquad::operator::qkv::Qkv;
+use subquad::operator::{Operator, Precision, Rows};
 use subquad::ops::yat::{Config, Kernel, Norm};
-use subquad::ops::{Op, Operator, Precision, Qkv, Rows, find, softmax, tolerance};
+use subquad::ops::{find, softmax};
 use subquad::tensor::{DType, HostTensor, Layout, TensorMap};
+use subquad::verify::tolerance;
 
 use crate::support::{assert_matches, assert_no_look_ahead, backends, inputs, roomy, test};
 
@@ -21,8 +25,8 @@ fn all_four(base: &Config) -> Vec<Config> {
 
 /// Shapes of the two forms on a GPU: many queries, and few against many keys.
 fn both_forms() -> [Config; 2] {
-    let many = Config::new(Qkv::new(1, 2, 80, 16, 6).kv_heads(1));
-    let few = Config { causal: false, ..Config::new(Qkv::new(1, 2, 3, 16, 6).keys(300)) };
+    let many = Config::new(Qkv::new().heads(2).len(80).dim(16).dim_v(6).kv_heads(1));
+    let few = Config { causal: false, ..Config::new(Qkv::new().heads(2).len(3).dim(16).dim_v(6).keys(300)) };
     [many, few]
 }
 
@@ -38,7 +42,7 @@ fn changed(all: &TensorMap, name: &str, change: impl Fn(&mut [f32])) -> TensorMa
 /// A weight of 1 / epsilon, and one of 0.36 / (2.001 - 1.2), or of 0.36 / (0.8 + 0.001).
 fn a_key_equal_to_the_query_weighs_one_over_epsilon() {
     for kernel in [Kernel::Spherical, Kernel::Euclidean] {
-        let c = Config { kernel, causal: false, ..Config::new(Qkv::new(1, 1, 1, 2, 2).keys(2)) };
+        let c = Config { kernel, causal: false, ..Config::new(Qkv::new().heads(1).len(1).dim(2).keys(2)) };
         let mut all = TensorMap::new();
         all.insert("q", HostTensor::f32([1, 1, 1, 2], vec![1.0, 0.0]));
         all.insert("k", HostTensor::f32([1, 1, 2, 2], vec![1.0, 0.0, 0.6, 0.8]));
@@ -126,7 +130,7 @@ fn lengths_do_not_matter_on_the_sphere() {
 }
 
 fn an_output_does_not_depend_on_later_tokens() {
-    let base = Config::new(Qkv::new(1, 4, 90, 16, 16));
+    let base = Config::new(Qkv::new().heads(4).len(90).dim(16));
     let f16 = Config { qkv: base.qkv.kv_heads(2).dtype(DType::F16), ..base.clone() };
     for c in all_four(&base).into_iter().chain([f16]) {
         assert_no_look_ahead(&c, &c.qkv, &[50, 89]);
@@ -134,7 +138,9 @@ fn an_output_does_not_depend_on_later_tokens() {
 }
 
 fn queries_that_see_no_key_give_zeros() {
-    for qkv in [Qkv::new(1, 2, 110, 8, 6).keys(20), Qkv::new(1, 1, 8, 8, 6).keys(3)] {
+    for qkv in
+        [Qkv::new().heads(2).len(110).dim(8).dim_v(6).keys(20), Qkv::new().heads(1).len(8).dim(8).dim_v(6).keys(3)]
+    {
         for c in all_four(&Config { norm_eps: 0.0, ..Config::new(qkv) }) {
             let unseen = (qkv.queries - qkv.keys) * qkv.dim_v;
             for (backend, run) in backends() {
@@ -158,7 +164,7 @@ proptest! {
         which in 0usize..4,
     ) {
         let layout = if bnhd { Layout::Bnhd } else { Layout::Bhnd };
-        let qkv = Qkv::new(batch, kv_heads * group, queries, dim_k, dim_v).kv_heads(kv_heads).keys(keys).layout(layout);
+        let qkv = Qkv::new().batch(batch).heads(kv_heads * group).len(queries).dim(dim_k).dim_v(dim_v).kv_heads(kv_heads).keys(keys).layout(layout);
         let c = all_four(&Config { causal, ..Config::new(qkv) }).swap_remove(which);
         let all = inputs(&qkv);
         assert_matches("cpu", op(), &c, &all, &c.cpu(&all).unwrap());
@@ -167,7 +173,7 @@ proptest! {
 
 /// Two products as in softmax, and its two forms; exponentials only where there is a softmax.
 fn work_is_that_of_softmax_without_exponentials() {
-    for qkv in [Qkv::new(1, 8, 100_000, 64, 64), Qkv::new(1, 8, 1, 64, 64).keys(100_000)] {
+    for qkv in [Qkv::new().heads(8).len(100_000).dim(64), Qkv::new().heads(8).len(1).dim(64).keys(100_000)] {
         let soft = softmax::Config::new(qkv);
         let theirs = soft.program(&roomy()).unwrap();
         for c in all_four(&Config::new(qkv)) {
@@ -186,7 +192,7 @@ fn work_is_that_of_softmax_without_exponentials() {
 }
 
 fn refused_before_anything_runs() {
-    let base = Config::new(Qkv::new(1, 4, 8, 16, 16));
+    let base = Config::new(Qkv::new().heads(4).len(8).dim(16));
     for (config, sentence) in [
         (Config { epsilon: 0.0, ..base.clone() }, "yat: `epsilon`: expected a finite number above 0, found 0"),
         (Config { epsilon: f32::NAN, ..base.clone() }, "yat: `epsilon`: expected a finite number above 0, found NaN"),

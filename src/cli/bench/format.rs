@@ -9,8 +9,8 @@ use super::super::report;
 use super::compare::{Change, Old};
 use super::growth::{self, Line};
 use super::record::{self, Occasion, Outcome, Row, Site};
-use crate::ops::YARDSTICK;
-use crate::ops::tolerance::Verdict;
+use crate::ops::BASELINE;
+use crate::verify::tolerance::Comparison;
 
 /// What `--format` takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -248,7 +248,7 @@ fn named(row: &Row) -> Vec<String> {
     vec![row.job.name(), row.job.length().to_string(), shape(row)]
 }
 
-fn error(verdict: &Verdict) -> String {
+fn error(verdict: &Comparison) -> String {
     format!("{:.1e}", verdict.error)
 }
 
@@ -332,7 +332,7 @@ fn growth_table(site: &Site) -> Page {
             line.crossover(&lines).text(),
         ])
     };
-    debug_assert_eq!(YARDSTICK, "softmax", "the help says so");
+    debug_assert_eq!(BASELINE, "softmax", "the help says so");
     Page {
         header: vec!["growth", "shape", "ns/token by length", "exponent", "residual", "crossover"],
         rows: lines.iter().filter_map(row).collect(),

@@ -4,7 +4,8 @@ use serde_json::{Map, Value, json};
 
 use super::super::{options, report};
 use super::record::{Row, Site, round};
-use crate::ops::{Causality, YARDSTICK};
+use crate::catalog::spec::Causality;
+use crate::ops::BASELINE;
 
 /// One form of an operator at all measured lengths, shortest first.
 pub struct Line<'a> {
@@ -96,7 +97,7 @@ impl Line<'_> {
     pub fn crossover(&self, lines: &[Line<'_>]) -> Crossover {
         let Some(own) = self.first() else { return Crossover::NotMeasured };
         let heads = own.job.op.axes.iter().any(|(letter, _)| *letter == "H");
-        if own.job.op.name == YARDSTICK || !heads {
+        if own.job.op.name == BASELINE || !heads {
             return Crossover::Itself;
         }
         let masked =
@@ -108,7 +109,7 @@ impl Line<'_> {
             others(own).iter().all(same) && row.job.case.dtype == own.job.case.dtype && masked(row) == masked(own)
         };
         let yardstick = |line: &&Line<'_>| {
-            let whole = |row: &Row| row.job.op.name == YARDSTICK && row.job.case.flags.word("window").is_none();
+            let whole = |row: &Row| row.job.op.name == BASELINE && row.job.case.flags.word("window").is_none();
             line.first().is_some_and(|row| whole(row) && alike(row))
         };
         let mut yardsticks = lines.iter().filter(yardstick);
@@ -153,7 +154,7 @@ impl Crossover {
     pub fn text(self) -> String {
         match self {
             Crossover::Itself => "-".into(),
-            Crossover::NotMeasured => format!("{YARDSTICK} not measured"),
+            Crossover::NotMeasured => format!("{BASELINE} not measured"),
             Crossover::Always(first) => format!("{first} or less"),
             Crossover::From(length) => format!("about {}", two_digits(length)),
             Crossover::NotInRange(last) => format!("not in range (to {last})"),

@@ -4,9 +4,12 @@
 use clap::ArgMatches;
 
 use super::super::{args, options};
+use crate::catalog::case::Case;
+use crate::catalog::flags::{FlagKind, Flags};
+use crate::catalog::spec::{Causality, Op, TensorSpec};
 use crate::error::Error;
-use crate::ops::measure::Place;
-use crate::ops::{Case, Causality, FlagKind, Flags, OPS, Op, TensorSpec, YARDSTICK};
+use crate::measure::Place;
+use crate::ops::{BASELINE, OPS};
 use crate::tensor::{DType, Layout};
 
 /// Default lengths.
@@ -124,7 +127,7 @@ impl Matrix {
             }
         }
         for op in &matrix.ops {
-            (op.usage)(&matrix.flags_of(op))?;
+            op.usage(&matrix.flags_of(op))?;
         }
         Ok(matrix)
     }
@@ -187,10 +190,10 @@ impl Matrix {
         let flags = self.flags_of(op);
         let mut forms = vec![flags.clone()];
         let unmasked = self.ops.iter().any(|other| other.causal == Causality::Never);
-        if op.name == YARDSTICK && unmasked && flags.word("causal").is_none() {
+        if op.name == BASELINE && unmasked && flags.word("causal").is_none() {
             let mut open = flags;
             open.set("causal", "false");
-            if (op.usage)(&open).is_ok() {
+            if op.usage(&open).is_ok() {
                 forms.push(open);
             }
         }

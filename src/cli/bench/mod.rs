@@ -22,7 +22,7 @@ use super::target::{Several, Target};
 use super::{Outcome, args, options};
 use crate::error::Error;
 use crate::io;
-use crate::ops::measure::Effort;
+use crate::measure::Budget;
 use compare::Old;
 use format::{FORMATS, Format, Report};
 use matrix::Matrix;
@@ -140,14 +140,14 @@ pub fn bench(matches: &ArgMatches) -> Result<Outcome, Error> {
     let old = args::path_of(matches, "compare").map(Old::read).transpose()?;
     let Several { open: mut targets, failed } = Target::several(matches, false, &ui)?;
 
-    let effort = Effort { repeat, seconds, stop: signals::stop() };
+    let effort = Budget { repeat, seconds, stop: signals::stop() };
     let mut progress = ui.progress("bench");
     let nothing = Report { occasion: &occasion, sites: &[], old: old.as_ref(), interrupted: true, failed: &failed };
     let mut lines = 0;
     let mut kept = None;
     let mut share = 0.0;
     let sites = runner::run(&mut targets, &matrix, &effort, &mut |event| match event {
-        Event::Ceilings(target) => {
+        Event::Roofline(target) => {
             progress.say(&format!("ceilings of {target}"));
             progress.set(0.0);
             Ok(())

@@ -8,8 +8,8 @@ use serde_json::{Map, Value, json};
 use super::super::report;
 use super::matrix::Job;
 use crate::gpu::{Cost, Spread};
-use crate::ops::ceilings::{Bound, Ceilings};
-use crate::ops::measure::Measured;
+use crate::measure::Measured;
+use crate::measure::roofline::{Bound, Roofline};
 
 /// The commit of this build, followed by `+` if the tree had changes; none outside a checkout.
 pub const COMMIT: Option<&str> = option_env!("SUBQUAD_COMMIT");
@@ -79,7 +79,7 @@ pub struct Site {
     /// Whether it is a software adapter, which runs on the CPU.
     pub software: bool,
     /// Its ceilings; none if they could not be measured.
-    pub ceilings: Option<Ceilings>,
+    pub ceilings: Option<Roofline>,
     /// Results in the order of measuring.
     pub rows: Vec<Row>,
 }
@@ -266,8 +266,8 @@ pub fn site(site: &Site) -> Map<String, Value> {
 }
 
 /// The fields of the ceilings; null if they are not known.
-pub fn ceilings(ceilings: Option<&Ceilings>) -> Map<String, Value> {
-    let number = |f: &dyn Fn(&Ceilings) -> Option<f64>| {
+pub fn ceilings(ceilings: Option<&Roofline>) -> Map<String, Value> {
+    let number = |f: &dyn Fn(&Roofline) -> Option<f64>| {
         ceilings.and_then(|ceilings| f(ceilings).map(|x| report::number(round(x)))).unwrap_or(Value::Null)
     };
     let pairs = [

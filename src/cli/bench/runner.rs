@@ -10,10 +10,10 @@ use super::super::report;
 use super::super::target::Target;
 use super::matrix::{Job, Matrix};
 use super::record::{Outcome, Ran, Row, Site};
+use crate::cpu::watch::Watch;
 use crate::error::Error;
-use crate::ops::ceilings::Ceilings;
-use crate::ops::cpu::watch::Watch;
-use crate::ops::measure::{Effort, Subject};
+use crate::measure::roofline::Roofline;
+use crate::measure::{Budget, Subject};
 use crate::tensor::DType;
 
 /// Timings and seconds for the ceilings, which all rows are compared with: long enough that a burst of other work does not
@@ -35,7 +35,7 @@ pub fn patience(max_seconds: f64) -> f64 {
 /// What happens, as it happens.
 pub enum Event<'a> {
     /// The ceilings of a target are about to be measured.
-    Ceilings(&'a Target),
+    Roofline(&'a Target),
     /// A job is about to be measured on a target, after so many others.
     Begin { job: &'a Job, target: &'a Target, done: usize, of: usize },
     /// Work goes on; sent ten times a second. `sites` are the results so far.
@@ -58,7 +58,7 @@ struct Task {
 pub fn run(
     targets: &mut [Target],
     matrix: &Matrix,
-    effort: &Effort<'_>,
+    effort: &Budget<'_>,
     watch: &mut dyn FnMut(Event<'_>) -> Result<(), Error>,
 ) -> Result<Vec<Site>, Error> {
     run_within(patience(effort.seconds), targets, matrix, effort, watch)
@@ -69,7 +69,7 @@ fn run_within(
     patience: f64,
     targets: &mut [Target],
     matrix: &Matrix,
-    effort: &Effort<'_>,
+    effort: &Budget<'_>,
     watch: &mut dyn FnMut(Event<'_>) -> Result<(), Error>,
 ) -> Result<Vec<Site>, Error> {
     let tasks = tasks(targets, matrix)?;
@@ -78,13 +78,13 @@ fn run_within(
     // Never more than what was asked for.
     let least = |(repeat, seconds): (usize, f64)| {
         let (repeat, seconds) = (repeat.min(2 * effort.repeat), seconds.min(effort.seconds));
-        Effort { repeat, seconds, ..*effort }
+        Budget { repeat, seconds, ..*effort }
     };
     let (ceiling_effort, copy_effort) = (least(CEILINGS), least(COPIES));
     // Whether the device of a target has failed. It is replaced before the next row.
     let mut broken = vec![false; targets.len()];
     for at in 0..targets.len() {
-        watch(Event::Ceilings(&targets[at]))?;
+        watch(Event::Roofline(&targets[at]))?;
         let (target, mut ceilings) = (&mut targets[at], None);
         let measured = watched(&sites, watch, &mut |_| {}, || {
             guarded(|| ready(target, &mut ceilings, false, &ceiling_effort).map(drop))
@@ -108,8 +108,8 @@ fn run_within(
                 Ok(subject) => {
                     let (target, mut ceilings) = (&mut targets[at], sites[at].ceilings.clone());
                     let (stop, run, is_broken) = (AtomicBool::new(false), Arc::new(Watch::default()), broken[at]);
-                    let row_effort = Effort { stop: &stop, ..*effort };
-                    let copy_effort = Effort { stop: &stop, ..copy_effort };
+                    let row_effort = Budget { stop: &stop, ..*effort };
+                    let copy_effort = Budget { stop: &stop, ..copy_effort };
                     // Timings end first, with the samples there are. A run of the cpu backend then ends in its middle; one
                     // on a GPU cannot.
                     let mut limit = |seconds: f64| {
@@ -167,16 +167,16 @@ fn watched<T: Send>(
 /// Replaces the device of a target if it is broken, and measures the ceilings if they are missing.
 fn ready<'a>(
     target: &mut Target,
-    ceilings: &'a mut Option<Ceilings>,
+    ceilings: &'a mut Option<Roofline>,
     broken: bool,
-    effort: &Effort<'_>,
-) -> Result<&'a mut Ceilings, Error> {
+    effort: &Budget<'_>,
+) -> Result<&'a mut Roofline, Error> {
     if broken {
         target.reopen()?;
     }
     match ceilings {
         Some(ceilings) => Ok(ceilings),
-        none => Ok(none.insert(Ceilings::measure(&target.place(), effort)?)),
+        none => Ok(none.insert(Roofline::measure(&target.place(), effort)?)),
     }
 }
 
@@ -215,9 +215,9 @@ fn site(target: &Target) -> Site {
 fn measure(
     subject: &Subject,
     target: &Target,
-    ceilings: &mut Ceilings,
-    effort: &Effort<'_>,
-    copy_effort: &Effort<'_>,
+    ceilings: &mut Roofline,
+    effort: &Budget<'_>,
+    copy_effort: &Budget<'_>,
 ) -> Result<Ran, Error> {
     let place = target.place();
     if subject.case.dtype == DType::F16 && !target.f16() {
@@ -251,7 +251,7 @@ mod tests {
     use std::sync::atomic::AtomicBool;
 
     use super::*;
-    use crate::ops::measure::Place;
+    use crate::measure::Place;
 
     fn measured(targets: &mut [Target], arguments: &str, watch: &mut dyn FnMut(Event<'_>)) -> Vec<Site> {
         measured_within(60.0, targets, arguments, watch)
@@ -267,7 +267,7 @@ mod tests {
         let matches = super::super::command().get_matches_from(words);
         let matrix = Matrix::of(&matches).unwrap();
         let stop = AtomicBool::new(false);
-        let effort = Effort { repeat: 2, seconds: 0.05, stop: &stop };
+        let effort = Budget { repeat: 2, seconds: 0.05, stop: &stop };
         let watch = &mut |event: Event<'_>| {
             watch(event);
             Ok(())
@@ -320,7 +320,7 @@ mod tests {
         let Some(target) = Target::any() else { return };
         let mut targets = [target];
         let sites = measured(&mut targets, "linear --length 16 --heads 1 --dim 8", &mut |event| {
-            if let Event::Ceilings(target) = event
+            if let Event::Roofline(target) = event
                 && let Place::Gpu(ctx) = target.place()
             {
                 ctx.device().destroy();

@@ -1,9 +1,9 @@
 //! Named shapes of the convolution.
 
-use crate::ops::Case;
+use crate::catalog::case::Case;
 use crate::tensor::DType;
 
-/// Lengths that meet and miss every tile.
+/// Lengths that are multiples of the tiles, and lengths next to them.
 const LENGTHS: [usize; 8] = [1, 16, 17, 63, 64, 65, 257, 2000];
 
 pub(super) fn cases() -> Vec<Case> {
@@ -14,7 +14,7 @@ pub(super) fn cases() -> Vec<Case> {
     for w in 1..=8 {
         list.push(Case::new(format!("width_{w}"), &[("C", 3), ("N", 70), ("W", w)]).with("bias").carry());
     }
-    // Fewer tokens than the window has inputs.
+    // Fewer tokens than the state has inputs.
     for n in [1, 3, 6, 7] {
         list.push(Case::new(format!("short_{n}"), &[("B", 2), ("C", 70), ("N", n), ("W", 8)]).with("bias").carry());
     }

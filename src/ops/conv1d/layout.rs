@@ -1,7 +1,8 @@
-//! From a configuration to tiles, uniforms and dispatches. Pure: no wgpu type.
+//! Builds the GPU program of a configuration: tiles, uniforms and dispatches. Pure: no wgpu type.
 //!
-//! A workgroup takes a tile of tokens of some rows (batch, channel): of one row where there are many tokens, of many rows
-//! where there are few. Where all tokens are one tile the same dispatch also writes the state, else a second one does.
+//! A workgroup processes a tile of tokens for some rows (batch, channel): one row if there are many tokens, many rows
+//! if there are few. If all tokens are in one tile, the same dispatch also writes the state, otherwise a second
+//! dispatch does.
 
 use std::mem::offset_of;
 
@@ -12,10 +13,9 @@ use crate::error::Error;
 use crate::gpu::Caps;
 use crate::gpu::grid::Grid;
 use crate::gpu::program::{Cost, Operand, Program, Scratch, Step, check_indices};
-use crate::gpu::source::{Bind, COUNT_OFF, Field, Kernel, Source, Spec, fields, source};
-use crate::ops::Operator;
+use crate::gpu::shader::{Bind, COUNT_OFF, Field, Fragment, Kernel, Variant, fields, fragment};
 
-/// Twin of `struct Params` in `shaders/conv1d/types.wgsl`.
+/// Must match `struct Params` in `shaders/conv1d/types.wgsl`.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, Default, Pod, Zeroable)]
 struct Params {
@@ -31,13 +31,13 @@ struct Params {
 
 const FIELDS: &[Field] = fields!(Params: grid, rows, channels, length, tiles, bias, base, _pad);
 
-const TYPES: Source = source!("conv1d/types.wgsl");
-const EXPONENTIAL: Source = source!("common/exponential.wgsl");
-const ACTIVATIONS: Source = source!("common/activations.wgsl");
+const TYPES: Fragment = fragment!("conv1d/types.wgsl");
+const EXPONENTIAL: Fragment = fragment!("lib/exponential.wgsl");
+const ACTIVATIONS: Fragment = fragment!("lib/activations.wgsl");
 
 static OUTPUT: Kernel = Kernel {
     name: "conv1d_output",
-    sources: &[TYPES, EXPONENTIAL, ACTIVATIONS, source!("conv1d/output.wgsl")],
+    sources: &[TYPES, EXPONENTIAL, ACTIVATIONS, fragment!("conv1d/output.wgsl")],
     bindings: &[("x", Bind::Read), ("weights", Bind::Read), ("state", Bind::Write), ("y", Bind::Write)],
     params: FIELDS,
     params_size: size_of::<Params>(),
@@ -46,20 +46,20 @@ static OUTPUT: Kernel = Kernel {
 
 static STATE: Kernel = Kernel {
     name: "conv1d_state",
-    sources: &[TYPES, source!("conv1d/state.wgsl")],
+    sources: &[TYPES, fragment!("conv1d/state.wgsl")],
     bindings: &[("x", Bind::Read), ("state", Bind::Write)],
     params: FIELDS,
     params_size: size_of::<Params>(),
     bounds_proof: Some("no array, no loop; a workgroup has an invocation for each element of a row's state"),
 };
 
-// Order of the slots in `Config::slots`.
+// Indices of the slots in `Config::slots`.
 const X: usize = 0;
 const WEIGHTS: Operand = Operand::Slot(1);
 const Y: usize = 2;
 const BASE: usize = offset_of!(Params, base);
 
-/// Tokens of a tile and its rows.
+/// Tokens and rows per tile.
 fn tile(length: usize) -> (usize, usize) {
     match length {
         ..=1 => (1, 128),
@@ -69,11 +69,11 @@ fn tile(length: usize) -> (usize, usize) {
     }
 }
 
-/// Essential work: each input read once, each output written once.
+/// Minimum work: each input is read once and each output is written once.
 pub(super) fn essential(c: &Config) -> Cost {
     let (elements, size) = (c.shape.elements(), c.shape.dtype.size() as f64);
     let weights: usize = c.weights_slot().parts.iter().map(|part| part.shape.count()).sum();
-    let state = if c.carry { window(c) * 4.0 } else { 0.0 };
+    let state = if c.mode.carry { window(c) * 4.0 } else { 0.0 };
     Cost {
         flops: 2.0 * c.width as f64 * elements,
         exps: if c.activation == Activation::Silu { elements } else { 0.0 },
@@ -82,12 +82,12 @@ pub(super) fn essential(c: &Config) -> Cost {
     }
 }
 
-/// Elements of the state.
+/// Number of elements of the state.
 fn window(c: &Config) -> f64 {
     c.shape.rows() as f64 * (c.width - 1) as f64
 }
 
-/// What a GPU has to do.
+/// Builds the dispatches for this device.
 pub(super) fn program(c: &Config, caps: &Caps) -> Result<Program, Error> {
     c.validate()?;
     caps.require(NAME, c.shape.dtype)?;
@@ -102,7 +102,8 @@ pub(super) fn program(c: &Config, caps: &Caps) -> Result<Program, Error> {
         steps.extend(c.shape.cut(NAME, state(c), (1, &blocks(1)), &slots, BASE, caps)?);
     }
     let workspace = if keep { vec![] } else { vec![Scratch { name: "no state", bytes: 16 }] };
-    let variant = if c.decode { "one token".into() } else { format!("tiles of {tokens} tokens of {}", blocks(rows)) };
+    let variant =
+        if c.mode.decode { "one token".into() } else { format!("tiles of {tokens} tokens of {}", blocks(rows)) };
     Ok(Program::new(NAME, variant, c.slots(), workspace, steps))
 }
 
@@ -134,7 +135,7 @@ fn output(c: &Config) -> Step {
     let essential = essential(c);
     Step {
         kernel: &OUTPUT,
-        spec: Spec {
+        spec: Variant {
             elem: c.shape.dtype,
             fragments: vec![COUNT_OFF],
             consts: vec![("WIDTH", c.width as u32), ("TILE", tokens as u32), ("ROWS", rows as u32)],
@@ -154,13 +155,14 @@ fn output(c: &Config) -> Step {
             bytes_written: c.shape.elements() * size + if store { window } else { 0.0 },
             ..essential
         },
+        strided: vec![],
     }
 }
 
 fn state(c: &Config) -> Step {
     Step {
         kernel: &STATE,
-        spec: Spec {
+        spec: Variant {
             elem: c.shape.dtype,
             fragments: vec![COUNT_OFF],
             consts: vec![("WIDTH", c.width as u32)],
@@ -175,5 +177,6 @@ fn state(c: &Config) -> Step {
             bytes_written: window(c) * 4.0,
             ..Cost::default()
         },
+        strided: vec![],
     }
 }

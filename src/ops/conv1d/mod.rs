@@ -1,69 +1,48 @@
-//! The causal depthwise convolution in front of a selective scan: each channel with its own few taps.
+//! Causal depthwise convolution, as in front of a selective scan: each channel has its own few taps.
 //!
 //! ```text
 //! y[b,c,n] = act(bias[c] + sum_w weight[c,w] x[b,c, n - W + 1 + w])        w from 0 to W - 1
 //! ```
 //!
-//! with zeros, or the carried window, before the first token; `act` is SiLU, `u / (1 + e^-u)`, or nothing. The state is that
-//! window: the last W - 1 inputs, oldest first (none for W = 1). Sources: Gu and Dao, "Mamba" (arXiv 2312.00752), figure 3;
-//! code Dao-AILab/causal-conv1d.
+//! The inputs before the first token are zeros or the carried state. `act` is SiLU, `u / (1 + e^-u)`, or the identity.
+//! The state holds the last W - 1 inputs, oldest first (none for W = 1). Sources: Gu and Dao, "Mamba" (arXiv
+//! 2312.00752), figure 3; code Dao-AILab/causal-conv1d.
 //!
-//! An output is a sum of the same numbers in the same order wherever the sequence was cut, so pieces equal the whole bit for
-//! bit at any cut; `--segment` is taken, as every recurrent operator takes it, and changes nothing.
+//! An output is always the sum of the same numbers in the same order. Processing a sequence in chunks therefore gives
+//! bit-identical results, whatever the chunks are. `--segment` is accepted, as by every recurrent operator, and has no
+//! effect.
 //!
-//! Cost: `2 W` flops a token and channel; x is read once, and W - 1 inputs of it again for every tile of tokens. No workspace.
+//! Cost: `2 W` flops per token and channel. x is read once, plus W - 1 of its inputs per tile of tokens. No workspace.
 
+#[cfg(feature = "catalog")]
 mod cases;
 #[cfg(feature = "cpu")]
 mod cpu;
-pub mod layout;
+mod layout;
 mod reference;
+#[cfg(feature = "catalog")]
+mod row;
 
-use super::{
-    AxisDefault, Causality, Channels, Cost, Definition, Flag, FlagKind, Flags, Op, Operator, Precision, Request, Rows,
-    TensorSpec, channels,
-};
 use crate::error::Error;
 use crate::gpu::pack;
-use crate::gpu::program::{Program, check_memory};
-use crate::gpu::{Caps, Plan, Recording, Workspace};
-#[cfg(feature = "cpu")]
-use crate::ops::execute::check_inputs;
-use crate::tensor::{Access, DType, Slot, Tensor, TensorMap};
+use crate::gpu::program::check_memory;
+use crate::operator::channels::Channels;
+use crate::operator::mode::Mode;
+use crate::operator::{Algorithm, Configured, tensors, weights};
+use crate::tensor::{Access, DType, Slot};
+
+#[cfg(feature = "catalog")]
+pub use row::OP;
 
 const NAME: &str = "conv1d";
 
 /// The largest width.
 pub const MAX_WIDTH: usize = 8;
 
-const WEIGHT: TensorSpec = TensorSpec { optional: false, ..TensorSpec::weight("weight", "C W") };
-const BIAS: TensorSpec = TensorSpec::weight("bias", "C");
-
-/// This operator's row.
-pub const OP: Op = Op {
-    name: NAME,
-    summary: "causal depthwise convolution of a few taps, with bias and SiLU",
-    inputs: &[channels::X, WEIGHT, BIAS],
-    outputs: &[channels::Y],
-    state: &[TensorSpec::state("state", "B C W-1")],
-    axes: &[channels::AXES[0], channels::AXES[1], channels::AXES[2], ("W", AxisDefault::Length(4))],
-    flags: &[Flag {
-        name: "activation",
-        kind: FlagKind::Choice(&["none", "silu"]),
-        help: "what the sum goes through (silu)",
-    }],
-    causal: Causality::Always,
-    recurrent: true,
-    complexity: "N C W",
-    usage,
-    configure,
-    cases: cases::cases,
-};
-
-/// What the sum goes through.
+/// The function applied to the sum.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Activation {
-    /// Nothing.
+    /// The identity.
     None,
     /// `u / (1 + e^-u)`.
     Silu,
@@ -72,41 +51,39 @@ pub enum Activation {
 /// Shape and settings. [`Config::new`] has the defaults; fields are public.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
-    /// Shape of x and y, and their storage.
+    /// Shape of x and y, and their storage type.
     pub shape: Channels,
-    /// W: taps of a channel, at most [`MAX_WIDTH`].
+    /// W: taps per channel, at most [`MAX_WIDTH`].
     pub width: usize,
     /// Whether there is a bias.
     pub bias: bool,
-    /// What the sum goes through.
+    /// The function applied to the sum.
     pub activation: Activation,
-    /// Whether the state is read before and written after.
-    pub carry: bool,
-    /// The one-token form: needs N = 1 and `carry`.
-    pub decode: bool,
+    /// How it runs along the sequence.
+    pub mode: Mode,
 }
 
 impl Config {
     /// SiLU, without a bias and a carried state.
     pub fn new(shape: Channels, width: usize) -> Self {
-        Self { shape, width, bias: false, activation: Activation::Silu, carry: false, decode: false }
+        Self { shape, width, bias: false, activation: Activation::Silu, mode: Mode::new() }
     }
 
-    /// Checks what the fields alone can get wrong.
+    /// Checks the settings on their own.
     ///
     /// # Errors
-    /// One sentence naming the tensor or setting.
+    /// One sentence that names the tensor or setting.
     pub fn validate(&self) -> Result<(), Error> {
         self.shape.validate(NAME)?;
         if self.width == 0 || self.width > MAX_WIDTH {
             let found = self.width.to_string();
             return Err(Error::tensor(NAME, "weight", format!("a width W of 1 to {MAX_WIDTH}"), found));
         }
-        self.shape.check_walk(NAME, self.carry, self.decode, None)?;
+        self.mode.check(NAME, "x", self.shape.length, self.shape.length)?;
         check_memory(NAME, &self.slots())
     }
 
-    /// The packed weights: `weight [C, W]` and, if there is one, `bias [C]`.
+    /// The packed weights: `weight [C, W]` and, if there is a bias, `bias [C]`.
     pub fn weights_slot(&self) -> Slot {
         let channels = self.shape.channels;
         let mut parts = vec![("weight", [channels, self.width].into())];
@@ -116,102 +93,55 @@ impl Config {
         pack::slot("weights", Access::Read, DType::F32, &parts)
     }
 
-    /// The state, `[B, C, W - 1]`; none unless it is carried, nor for a width of 1.
+    /// The state, `[B, C, W - 1]`; `None` if it is not carried or W is 1.
     pub fn state_slot(&self) -> Option<Slot> {
         let shape = [self.shape.batch, self.shape.channels, self.width.saturating_sub(1)];
-        (self.carry && self.width > 1).then(|| Slot::plain("state", Access::Update, DType::F32, shape))
+        (self.mode.carry && self.width > 1).then(|| Slot::plain("state", Access::Update, DType::F32, shape))
     }
-}
 
-impl Operator for Config {
-    fn slots(&self) -> Vec<Slot> {
+    /// Every tensor with its exact shape and storage type.
+    pub fn slots(&self) -> Vec<Slot> {
         let mut slots =
             vec![self.shape.slot("x", Access::Read), self.weights_slot(), self.shape.slot("y", Access::Write)];
         slots.extend(self.state_slot());
         slots
     }
-
-    fn program(&self, caps: &Caps) -> Result<Program, Error> {
-        layout::program(self, caps)
-    }
-
-    #[cfg(feature = "cpu")]
-    fn cpu(&self, tensors: &TensorMap) -> Result<TensorMap, Error> {
-        self.validate()?;
-        check_inputs(NAME, &self.slots(), tensors)?;
-        Ok(cpu::run(self, tensors))
-    }
-
-    #[cfg(feature = "cpu")]
-    fn cpu_variant(&self) -> String {
-        cpu::variant()
-    }
-
-    fn reference(&self, tensors: &TensorMap, precision: Precision, rows: Rows<'_>) -> Definition {
-        match precision {
-            Precision::F32 => reference::outputs::<f32>(self, tensors, rows),
-            Precision::F64 => reference::outputs::<f64>(self, tensors, rows),
-        }
-    }
-
-    fn cost(&self) -> Cost {
-        layout::essential(self)
-    }
 }
 
-/// Tensors on the GPU, with the shapes of the module's formula.
-#[derive(Debug, Clone, Copy)]
-pub struct Tensors<'a> {
-    /// `[B, C, N]`.
-    pub x: &'a Tensor,
-    /// Weight and bias in one buffer: see [`Config::weights_slot`].
-    pub weights: &'a Tensor,
-    /// `[B, C, N]`, written.
-    pub y: &'a Tensor,
-    /// `[B, C, W - 1]`, f32; given if and only if there is a [`Config::state_slot`].
-    pub state: Option<&'a Tensor>,
-}
+impl Configured for Config {
+    type Tensors<'a> = Tensors<'a>;
 
-/// Binds the tensors of a [`plan`](super::plan) made from a [`Config`].
-///
-/// # Errors
-/// As [`Plan::bind`].
-pub fn bind(plan: &Plan, tensors: Tensors<'_>, workspace: &Workspace) -> Result<Recording, Error> {
-    let mut named = vec![("x", tensors.x), ("weights", tensors.weights), ("y", tensors.y)];
-    named.extend(tensors.state.map(|state| ("state", state)));
-    plan.bind(&named, workspace)
-}
-
-fn usage(flags: &Flags) -> Result<(), Error> {
-    flags.count(NAME, "segment")?;
-    match flags.word("activation") {
-        None | Some("none" | "silu") => {}
-        Some(word) => {
-            return Err(Error::Usage(format!("{NAME}: --activation: expected none or silu, found `{word}`")));
-        }
-    }
-    super::check_decode_flags(NAME, flags)
-}
-
-fn configure(request: &Request<'_>) -> Result<Box<dyn Operator>, Error> {
-    let flags = request.flags;
-    usage(flags)?;
-    let shape = Channels::of(&OP, request)?;
-    let weight = request.required(NAME, &WEIGHT)?;
-    let bias = request.optional(NAME, &BIAS)?;
-    for (tensor, dims) in [("weight", Some(weight)), ("bias", bias)] {
-        if let Some(dims) = dims.filter(|dims| dims.dims()[0] != shape.channels) {
-            let expected = format!("C = {} channels as in x", shape.channels);
-            return Err(Error::tensor(NAME, tensor, expected, dims.to_string()));
-        }
-    }
-    let config = Config {
-        bias: bias.is_some(),
-        activation: if flags.word("activation") == Some("none") { Activation::None } else { Activation::Silu },
-        carry: request.carry,
-        decode: flags.switch("decode").unwrap_or(false),
-        ..Config::new(shape, weight.dims()[1])
+    const ALGORITHM: Algorithm<Self> = Algorithm {
+        name: NAME,
+        validate: Self::validate,
+        slots: Self::slots,
+        cost: layout::essential,
+        program: layout::program,
+        reference: [reference::outputs::<f32>, reference::outputs::<f64>],
+        #[cfg(feature = "cpu")]
+        cpu: crate::operator::CpuBackend { run: cpu::run, variant: |_| cpu::variant() },
     };
-    config.validate()?;
-    Ok(Box::new(config))
+}
+
+tensors! {
+    /// Tensors on the GPU, with the shapes of the module's formula.
+    required {
+        /// `[B, C, N]`.
+        x,
+        /// The packed weights in one buffer: see [`Config::weights_slot`].
+        weights,
+        /// `[B, C, N]`, written.
+        y,
+    }
+    optional {
+        /// `[B, C, W - 1]`, f32, updated in place; required if [`Config::state_slot`] is not `None`, otherwise refused.
+        state,
+    }
+}
+
+weights! {
+    /// `[C, W]`.
+    weight,
+    /// `[C]`; required if [`Config::bias`], otherwise refused.
+    bias,
 }

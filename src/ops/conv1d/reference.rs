@@ -1,19 +1,20 @@
-//! The definition of the convolution as plain loops. No engine type, no cleverness: what every kernel is judged by.
+//! The definition of the convolution as plain loops. It shares no code with the kernels and the `cpu` backend, which
+//! are compared with it.
 
 use super::{Activation, Config};
-use crate::ops::float::{self, Float};
-use crate::ops::{Definition, Rows};
+use crate::operator::{ReferenceOutputs, Rows};
 use crate::tensor::TensorMap;
+use crate::verify::float::{self, Float};
 
-/// The wanted tokens of `y` and, when carried, the window after the last.
-pub(super) fn outputs<T: Float>(config: &Config, tensors: &TensorMap, rows: Rows<'_>) -> Definition {
+/// The requested tokens of `y` and, if carried, the state after the last token.
+pub(super) fn outputs<T: Float>(config: &Config, tensors: &TensorMap, rows: Rows<'_>) -> ReferenceOutputs {
     let (channels, length, width) = (config.shape.channels, config.shape.length, config.width);
     let read = |name: &str| float::read::<T>(tensors, name);
     let x = read("x").expect("an input is missing");
     let weight = read("weight").expect("an input is missing");
     let bias = read("bias").filter(|_| config.bias);
     let before = width - 1;
-    let given = read("state").filter(|_| config.carry);
+    let given = read("state").filter(|_| config.mode.carry);
     let wanted = rows.of(length);
     let mut y = Vec::with_capacity(config.shape.rows() * wanted.len());
     let mut state = Vec::with_capacity(config.shape.rows() * before);
@@ -22,7 +23,7 @@ pub(super) fn outputs<T: Float>(config: &Config, tensors: &TensorMap, rows: Rows
             Some(given) => given[row * before..][..before].to_vec(),
             None => vec![T::of(0.0); before],
         };
-        // Input n - W + 1 is at n.
+        // `inputs[n]` is input n - W + 1.
         let inputs = [&window, x].concat();
         let taps = &weight[row % channels * width..][..width];
         for &n in &wanted {
@@ -33,7 +34,7 @@ pub(super) fn outputs<T: Float>(config: &Config, tensors: &TensorMap, rows: Rows
         state.extend(inputs[length..].iter().map(|x| x.wide()));
     }
     let mut outputs = vec![("y", y)];
-    if config.carry && before > 0 {
+    if config.mode.carry && before > 0 {
         outputs.push(("state", state));
     }
     outputs

@@ -1,10 +1,10 @@
 //! Named shapes of linear attention.
 
 use super::FeatureMap;
-use crate::ops::Case;
+use crate::catalog::case::Case;
 use crate::tensor::{DType, Layout};
 
-/// Lengths that meet and miss every tile.
+/// Lengths that are multiples of the tiles, and lengths next to them.
 const LENGTHS: [usize; 6] = [1, 63, 64, 65, 257, 2000];
 
 pub(super) fn cases() -> Vec<Case> {
@@ -15,13 +15,13 @@ pub(super) fn cases() -> Vec<Case> {
     }
     for (d, e) in [(1, 1), (3, 5), (16, 16), (32, 32), (64, 64), (80, 48), (100, 72), (128, 128), (256, 256)] {
         let case = Case::new(format!("dims_{d}_{e}"), &[("H", 1), ("N", 65), ("D", d), ("E", e)]);
-        // The widest compile for seconds on a software adapter.
+        // The widest ones take seconds to compile on a software adapter.
         list.push(if d > 100 { case.slow() } else { case });
     }
     for map in FeatureMap::OF_ELEMENTS {
         for normalize in ["true", "false"] {
-            // A signed map normalised divides by sums that may vanish: random inputs would test the condition of the
-            // problem. A golden file covers it.
+            // A signed map with a normaliser divides by sums that may be close to zero: random inputs would test the
+            // condition number of the problem. A golden file covers this combination.
             if map == FeatureMap::Identity && normalize == "true" {
                 continue;
             }
@@ -29,7 +29,7 @@ pub(super) fn cases() -> Vec<Case> {
             let case = Case::new(name, &[("H", 2), ("N", 129), ("D", 20), ("E", 12)])
                 .flag("feature-map", map.name())
                 .flag("normalize", normalize);
-            // relu has rows without any weight only in tiny shapes; none here.
+            // relu gives rows without any weight only at tiny shapes, and this shape is not tiny.
             list.push(case);
         }
     }
@@ -57,7 +57,7 @@ pub(super) fn cases() -> Vec<Case> {
     list.push(Case::new("carried_plain", carried).carry().flag("normalize", "false").flag("feature-map", "identity"));
     list.push(Case::new("carried_wide", &[("H", 2), ("N", 100), ("D", 40), ("E", 100)]).carry());
     list.push(Case::new("segments", carried).carry().flag("segment", "48"));
-    // The state is read by every split of the columns and of the query heads: from segments and from the state given.
+    // Every split of the columns and of the query heads reads the state, from segments or from the given state.
     let wide = &[("H", 1), ("N", 100), ("D", 24), ("E", 100)];
     list.push(Case::new("segments_wide", wide).carry().flag("segment", "48"));
     list.push(Case::new("segments_f16", wide).flag("segment", "48").dtype(DType::F16));
@@ -77,7 +77,7 @@ pub(super) fn cases() -> Vec<Case> {
         Case::new("decode_f16", &[("H", 2), ("N", 1), ("D", 64)]).carry().flag("decode", "true").dtype(DType::F16),
     );
     maps(&mut list);
-    // Log decays are drawn between 0 and some -0.1.
+    // Log decays are drawn between 0 and about -0.1.
     let gated = |name: &str, axes: &[(&'static str, usize)]| Case::new(name, axes).flag("rule", "gated");
     let odd = &[("B", 2), ("H", 4), ("G", 2), ("N", 150), ("D", 24), ("E", 20)];
     for (name, gate) in [("head", "g"), ("channel", "g.D")] {
@@ -112,7 +112,7 @@ pub(super) fn cases() -> Vec<Case> {
     list
 }
 
-/// Of the delta rules: without a decay, with one a head and one a channel.
+/// Cases of the delta rules: without a decay, with one decay per head, and with one per channel.
 fn delta_cases() -> Vec<Case> {
     let mut list = Vec::new();
     let odd = &[("B", 2), ("H", 4), ("G", 2), ("N", 150), ("D", 24), ("E", 20)];
@@ -147,7 +147,7 @@ fn delta_cases() -> Vec<Case> {
     list
 }
 
-/// Those of feature maps that are not of single elements.
+/// Cases of the feature maps that are not maps of single elements.
 fn maps(list: &mut Vec<Case>) {
     let small = &[("B", 2), ("H", 4), ("G", 2), ("N", 70), ("D", 10), ("E", 12), ("F", 20)];
     let one = &[("B", 2), ("H", 4), ("G", 2), ("N", 1), ("D", 10), ("E", 12)];
@@ -155,7 +155,8 @@ fn maps(list: &mut Vec<Case>) {
         let case = |what: &str, axes: &[(&'static str, usize)]| {
             let case = Case::new(format!("{}{what}", map.name()), axes).flag("feature-map", map.name());
             match map {
-                // Made-up positions lie within it: behind it features are no more all positive, as those of the made-up state.
+                // Random positions are below this. Beyond it features are no longer all positive, unlike those of the
+                // random state.
                 FeatureMap::Cosformer => case.flag("max-len", "60000"),
                 _ => case.flag("features", "20"),
             }

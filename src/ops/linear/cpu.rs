@@ -1,28 +1,32 @@
-//! The `cpu` backend: the recurrence of [`crate::ops::cpu::recurrence`] over features of single components, or of projections
-//! of all of them.
+//! The `cpu` backend: the recurrence of [`crate::cores::recurrence::cpu`] with maps of single elements, projections on
+//! omega (performer) and maps that depend on the position (cosformer).
 
+use crate::cpu::simd;
 use std::ops::Range;
 
 use super::{Config, FeatureMap, Gate, maps};
-use crate::ops::cpu::decay::Decay;
-use crate::ops::cpu::recurrence::{self, Components, Features, Head, Recurrence, State, Tensors};
-use crate::ops::cpu::{self, Map, Mat, Onto, Source, product, wide};
+use crate::cores::recurrence::cpu as recurrence;
+use crate::cores::recurrence::cpu::{Components, Features, Head, Recurrence, State, Tensors};
+use crate::cores::recurrence::cpu_decay::Decay;
+use crate::cpu::matrix::{Mat, Onto, product};
+use crate::cpu::simd::wide;
+use crate::cpu::tiles::{Map, Source};
 use crate::tensor::{HostTensor, TensorMap, Values};
 
-/// Runs the operator; tensors as [`crate::ops::Operator::cpu`] says.
+/// Runs the operator. [`crate::operator::Operator::cpu`] describes the tensors.
 pub(super) fn run(config: &Config, tensors: &TensorMap) -> TensorMap {
     let components = Components { width: config.width(), dim_v: config.qkv.dim_v };
-    match config.feature_map {
-        FeatureMap::Elu1 => run_with(config, tensors, components, Some(cpu::elu1)),
-        FeatureMap::Relu => run_with(config, tensors, components, Some(cpu::relu)),
+    match config.feature_map() {
+        FeatureMap::Elu1 => run_with(config, tensors, components, Some(simd::elu1)),
+        FeatureMap::Relu => run_with(config, tensors, components, Some(simd::relu)),
         FeatureMap::Identity => run_with(config, tensors, components, None),
         FeatureMap::Performer | FeatureMap::PerformerRelu => {
             run_with(config, tensors, Projected { config, omega: tensor(tensors, "omega").to_f32(), components }, None)
         }
         FeatureMap::Cosformer => {
             let position = maps::position(tensors);
-            let mut outputs = run_with(config, tensors, Turned { config, position, components }, Some(cpu::relu));
-            if config.carry {
+            let mut outputs = run_with(config, tensors, Turned { config, position, components }, Some(simd::relu));
+            if config.mode.carry {
                 let after = maps::position_after(tensors, config.qkv.keys);
                 outputs.insert("position", HostTensor::new([1], Values::I64(vec![after])));
             }
@@ -37,11 +41,9 @@ fn run_with<F: Features>(config: &Config, tensors: &TensorMap, features: F, map:
     let run = Recurrence {
         qkv: config.qkv,
         features,
-        causal: config.causal,
-        carry: config.carry,
-        segment: config.segment,
+        mode: config.mode,
         scale: config.effective_scale(),
-        norm_eps: config.normalize.then_some(config.norm_eps),
+        norm_eps: config.normalize().then_some(config.norm_eps()),
         share: 1,
         transposed: false,
     };
@@ -49,7 +51,7 @@ fn run_with<F: Features>(config: &Config, tensors: &TensorMap, features: F, map:
     run.run(own, tensors, "o", None)
 }
 
-/// What lets the state decay.
+/// How the state decays.
 pub(super) fn decay<'a>(config: &Config, tensors: &'a TensorMap) -> Decay<'a> {
     match config.rule.gate() {
         None => Decay::None,
@@ -58,7 +60,7 @@ pub(super) fn decay<'a>(config: &Config, tensors: &'a TensorMap) -> Decay<'a> {
     }
 }
 
-/// A tensor along the sequence.
+/// Reads a tensor along the sequence.
 pub(super) fn source<'a>(config: &Config, tensors: &'a TensorMap, name: &str, map: Map) -> Source<'a> {
     Source::new(tensor(tensors, name), config.qkv.layout, map)
 }
@@ -67,25 +69,25 @@ fn tensor<'a>(tensors: &'a TensorMap, name: &str) -> &'a HostTensor {
     tensors.get(name).unwrap_or_else(|| panic!("tensor {name} is missing"))
 }
 
-/// One line for people.
+/// Describes the chunks and segments, for people.
 pub(super) fn variant(config: &Config) -> String {
-    recurrence::variant::<Components>(config.segment)
+    recurrence::variant::<Components>(config.mode.segment)
 }
 
-/// What makes a tile of features, all of which are then written down.
+/// A feature map whose tiles store all features. The products with them are those of [`Components`].
 trait Tile: Sync {
-    /// What becomes of them.
+    /// Computes the products with the features.
     fn components(&self) -> &Components;
 
-    /// As [`Features::tile_len`].
+    /// See [`Features::tile_len`].
     fn len(&self) -> usize;
 
-    /// As [`Features::relative`].
+    /// See [`Features::relative`].
     fn relative(&self) -> bool {
         false
     }
 
-    /// As [`Features::tile`].
+    /// See [`Features::tile`].
     fn tile<'b>(&'b self, from: &'b Source<'_>, head: Head, tokens: Range<usize>, space: &'b mut [f32]) -> Mat<'b>;
 }
 
@@ -104,7 +106,7 @@ impl<T: Tile> Features for T {
         Tile::relative(self)
     }
 
-    /// Behind the features.
+    /// It is stored after the features of the token.
     fn top(&self, tile: Mat<'_>, i: usize) -> f32 {
         if Tile::relative(self) { tile.row(i, self.width() + 1)[self.width()] } else { 0.0 }
     }
@@ -142,7 +144,7 @@ impl<T: Tile> Features for T {
     }
 }
 
-/// Features of all components of a row: maps of its projections on omega.
+/// Features of whole vectors: maps of their projections on omega.
 struct Projected<'a> {
     config: &'a Config,
     /// `[F, D]` or `[G, F, D]`.
@@ -160,7 +162,7 @@ impl Tile for Projected<'_> {
     }
 
     fn relative(&self) -> bool {
-        self.config.feature_map == FeatureMap::Performer
+        self.config.feature_map() == FeatureMap::Performer
     }
 
     fn tile<'b>(&'b self, from: &'b Source<'_>, head: Head, tokens: Range<usize>, space: &'b mut [f32]) -> Mat<'b> {
@@ -175,19 +177,20 @@ impl Tile for Projected<'_> {
         if Tile::relative(self) {
             let (root, factor) = ((d as f64).sqrt().recip(), (f as f64).sqrt().recip() as f32);
             for (i, row) in tile.chunks_exact_mut(width).enumerate() {
-                let half = 0.5 * root as f32 * cpu::dot(given.row(i, d), given.row(i, d));
+                let half = 0.5 * root as f32 * simd::dot(given.row(i, d), given.row(i, d));
                 let (row, top) = row.split_at_mut(f);
                 top[0] = exponentials(row, root.sqrt() as f32, half, factor);
             }
         } else {
-            cpu::relu(tile);
+            simd::relu(tile);
         }
         Mat::rows(tile, width)
     }
 }
 
 wide! {
-    /// `factor e^(scale x - half)` of every element, relative to the largest exponent, which is returned.
+    /// Replaces every x by `factor e^(scale x - half - top)`, where `top` is the largest `scale x - half`, and returns
+    /// `top`.
     fn exponentials(x: &mut [f32], scale: f32, half: f32, factor: f32) -> f32 {
         let mut top = f32::NEG_INFINITY;
         for x in x.iter_mut() {
@@ -195,16 +198,16 @@ wide! {
             top = if *x > top { *x } else { top };
         }
         for x in x {
-            *x = factor * cpu::exp_signed(*x - top);
+            *x = factor * simd::exp_signed(*x - top);
         }
         top
     }
 }
 
-/// Components by the cosine and by the sine of the angle of their token.
+/// Cosformer: the elements times the cosine, then times the sine, of the angle of their token.
 struct Turned<'a> {
     config: &'a Config,
-    /// Tokens before those of the run.
+    /// Number of tokens before those of this run.
     position: u64,
     components: Components,
 }
@@ -228,7 +231,7 @@ impl Tile for Turned<'_> {
             let angle = maps::angle(first.wrapping_add(i as u64), self.config.effective_max_len());
             for (row, factor) in row.chunks_exact_mut(d).zip(angle) {
                 row.copy_from_slice(given.row(i, d));
-                cpu::scale(row, factor as f32);
+                simd::scale(row, factor as f32);
             }
         }
         Mat::rows(tile, 2 * d)

@@ -1,37 +1,39 @@
-//! The delta rules on a GPU: from a configuration to tiles, dispatches and bytes. Pure: no wgpu type.
+//! The delta rules on a GPU: tiles, dispatches and bytes of a configuration. Pure: no wgpu type.
 //!
-//! A workgroup holds some columns of a head's state, all rows, and goes through the head chunk by chunk: what the tokens of
-//! a tile write is a triangular system (`shaders/linear/delta.wgsl`), and then they are walked as under the other rules.
-//! Every column of the state evolves alone, so columns are what workgroups share.
+//! A workgroup holds some columns of a head's state, with all rows, and processes the head chunk by chunk. The writes
+//! of the tokens of a tile are the solution of a triangular system (`shaders/linear/delta.wgsl`). The tokens are then
+//! processed as under the other rules. The columns of the state are independent of each other, so they are split over
+//! workgroups.
 //!
-//! Segments of a sequence are not walked side by side: what one leaves of the state before it is a matrix `[D, D]`, as much
-//! work to make as its outputs, and `2 D^2 E` flops to compose. That pays only where heads and columns leave most of a machine
-//! idle, and is a second kernel. Dispatches follow each other along the sequence, each short enough for a watchdog, with
-//! the states between them in the workspace.
+//! Segments of a sequence are not processed in parallel: the effect of a segment on the state before it is a `[D, D]`
+//! matrix, which takes as much work to compute as the outputs of the segment, and another `2 D^2 E` flops to compose.
+//! That would pay only if heads and columns leave most of a device idle, and would need a second kernel. Instead,
+//! dispatches follow each other along the sequence, each short enough for a watchdog, with the states between them in
+//! the workspace.
 //!
-//! Bytes. With `s` the column splits (1 up to E = 64, 2 up to 128, 4 up to 256), q, k, g and beta are read s times, v
-//! and o moved once: `(2 s + 2) / 4` of q, k, v and o where D = E and H = G, and the states of the dispatches, each read and
-//! written once: less than 3 in a hundred of the rest. Where many query heads share a key head, its keys and values are
-//! read once more for every head split.
+//! Memory traffic: with `s` column splits (1 up to E = 64, 2 up to 128, 4 up to 256), q, k, g and beta are read s
+//! times, v is read once and o is written once. This is `(2 s + 2) / 4` times the bytes of q, k, v and o if D = E and H
+//! = G. The states between dispatches are each written and read once, which is less than 3% of the rest. If many query
+//! heads share a key head, every head split reads its keys and values again.
 //!
-//! Workspace: a state a key head where it is carried, two where there are several dispatches.
+//! Workspace: one state per key head if it is carried, two if there are several dispatches.
 
 use std::mem::offset_of;
 
 use super::layout::{GATE, GATED, GATED_DECODE, SCAN, TENSORS, decay};
 use super::{Config, MAX_DIM, NAME};
+use crate::cores::recurrence::kernels::*;
+use crate::cores::recurrence::{GATE_STRIDES, Params, STRIDES, Tiles};
 use crate::error::Error;
 use crate::gpu::Caps;
 use crate::gpu::program::{Cost, Operand, Program, Scratch, Step, check_indices, check_workspace};
-use crate::gpu::source::{Bind, COUNT_OFF, Kernel, Source, Spec, source};
-use crate::ops::recurrence::kernels::*;
-use crate::ops::recurrence::{GATE_STRIDES, Params, STRIDES, Tiles};
-use crate::ops::{Operator, qkv};
+use crate::gpu::shader::{Bind, COUNT_OFF, Fragment, Kernel, Variant, fragment};
+use crate::operator::{Operator, qkv};
 use crate::tensor::DType;
 
 const BETA: (&str, Bind) = ("beta", Bind::Read);
-const DELTA: Source = source!("linear/delta.wgsl");
-const IDENTITY: Source = source!("common/feature_identity.wgsl");
+const DELTA: Fragment = fragment!("linear/delta.wgsl");
+const IDENTITY: Fragment = fragment!("cores/recurrence/feature_identity.wgsl");
 
 const fn walk(bindings: Bindings) -> Kernel {
     let sources = &[
@@ -48,7 +50,7 @@ const fn walk(bindings: Bindings) -> Kernel {
         STORED,
         OUTPUT_CORE,
         DELTA,
-        source!("linear/delta_walk.wgsl"),
+        fragment!("linear/delta_walk.wgsl"),
     ];
     kernel("linear_delta", sources, bindings, Some(PROOF))
 }
@@ -63,7 +65,7 @@ const fn decode(bindings: Bindings) -> Kernel {
         PLAIN.decode_quotient,
         PLAIN.decode,
         DECODE_CORE,
-        source!("linear/delta_decode.wgsl"),
+        fragment!("linear/delta_decode.wgsl"),
     ];
     kernel("linear_delta_decode", sources, bindings, None)
 }
@@ -73,42 +75,43 @@ static GATED_WALK: Kernel = walk(&[K, V, Q, STATE, O, SEGMENTS, BETA, GATE]);
 static DECODE: Kernel = decode(&[K, V, Q, UPDATED, O, BETA]);
 static GATED_DECODE_KERNEL: Kernel = decode(&[K, V, Q, UPDATED, O, BETA, GATE]);
 
-/// Where the uniform has the strides of beta.
+/// Byte offset in [`Params`] of the strides of beta.
 const BETA_STRIDES: usize = offset_of!(Params, beta);
 
-/// Tokens of a triangular system at most: it takes their square, and fewer barriers than tokens are left already.
+/// Maximum number of tokens of a triangular system. Its size is their square, and at 16 there are already fewer
+/// barriers than tokens.
 const MOST_TOKENS: usize = 16;
 
-/// The tiles of a configuration.
+/// Chooses the tiles of a configuration.
 pub fn tiles(c: &Config) -> Tiles {
     let fixed = (MOST_TOKENS * MOST_TOKENS + MOST_TOKENS).next_multiple_of(4);
     let tiles = Tiles::new(c.qkv.dim_k, c.qkv.dim_v, c.qkv.group(), None, c.gates_each(), fixed);
     Tiles { tile: tiles.tile.min(MOST_TOKENS), ..tiles }
 }
 
-/// Tokens of a head in one dispatch: with a machine full of workgroups they stay within the work of one.
+/// Tokens of a head per dispatch: as many as stay within the work limit of one dispatch if workgroups fill the device.
 pub fn tokens(c: &Config, caps: &Caps) -> usize {
     let t = tiles(c);
     let share = (c.qkv.dim_k * 4 * t.col_threads) as f64;
     let token = 2.0 * share * (2 + t.read_heads) as f64 + overlap_flops(c, &t);
     let longest = (caps.dispatch_flops / (caps.full_groups as f64 * token)) as usize;
-    // Tiles start anew where segments do, and so do dispatches.
+    // Tiles start anew at the start of every segment, so a dispatch must not end within a segment or a tile.
     let step = restart(c, &t).unwrap_or(t.tile);
     (longest / step * step).clamp(step, c.qkv.keys.next_multiple_of(step))
 }
 
-/// Where tiles start anew beside where they end: every so many tokens, which are no multiple of theirs.
+/// The distance at which tiles start anew: the segment length, if it is not a multiple of the tile.
 fn restart(c: &Config, t: &Tiles) -> Option<usize> {
-    c.segment.filter(|segment| !segment.is_multiple_of(t.tile)).map(|segment| segment.min(c.qkv.keys))
+    c.mode.segment.filter(|segment| !segment.is_multiple_of(t.tile)).map(|segment| segment.min(c.qkv.keys))
 }
 
-/// Flops of a token's part of the triangular system, of one workgroup.
+/// Flops per token for the triangular system, in one workgroup.
 fn overlap_flops(c: &Config, t: &Tiles) -> f64 {
     let earlier = (t.tile - 1) as f64 / 2.0;
     2.0 * earlier * (c.qkv.dim_k + 4 * t.col_threads) as f64
 }
 
-/// What a GPU has to do.
+/// Builds the dispatches for this device.
 pub(super) fn program(c: &Config, caps: &Caps) -> Result<Program, Error> {
     c.validate()?;
     let slots = c.slots();
@@ -119,17 +122,20 @@ pub(super) fn program(c: &Config, caps: &Caps) -> Result<Program, Error> {
     let gate = slots.iter().position(|slot| slot.name == "g");
     let beta = slots.iter().position(|slot| slot.name == "beta");
     let builder = Builder::new(c, gate, beta);
-    let steps = if c.decode { vec![builder.decode()] } else { builder.walk(caps) };
+    let steps = if c.mode.decode { vec![builder.decode()] } else { builder.walk(caps) };
     let mut strides = STRIDES.to_vec();
     strides.extend(gate.map(|slot| (slot, GATE_STRIDES)));
     strides.extend(beta.map(|slot| (slot, BETA_STRIDES)));
     let mut workspace = Vec::new();
-    if !c.decode {
-        let pages =
-            if steps.iter().filter(|step| step.kernel.name == WALK.name).count() > 1 { 2 } else { u64::from(c.carry) };
+    if !c.mode.decode {
+        let pages = if steps.iter().filter(|step| step.kernel.name == WALK.name).count() > 1 {
+            2
+        } else {
+            u64::from(c.mode.carry)
+        };
         let bytes = (pages * builder.kv * 4).saturating_mul(builder.state_len());
         workspace.push(Scratch { name: "segment states", bytes: bytes.max(16) });
-        if !c.carry {
+        if !c.mode.carry {
             workspace.push(Scratch { name: "no state", bytes: 16 });
         }
     }
@@ -148,6 +154,7 @@ pub(super) fn program(c: &Config, caps: &Caps) -> Result<Program, Error> {
     for step in steps {
         pieces.extend(c.qkv.cut(NAME, step, &slots, &strides, caps)?);
     }
+    let pieces = c.qkv.strided(pieces, &STRIDES);
     Ok(Program::new(NAME, variant, slots, workspace, pieces))
 }
 
@@ -161,8 +168,8 @@ struct Builder<'a> {
 }
 
 impl<'a> Builder<'a> {
-    /// Every tensor has at most `u32::MAX` elements and every sequence 2^30 tokens here, so that no cast below loses anything
-    /// that is used.
+    /// The casts to u32 lose nothing that is used: every tensor has at most `u32::MAX` elements, and every sequence at
+    /// most 2^30 tokens.
     fn new(c: &'a Config, gate: Option<usize>, beta: Option<usize>) -> Self {
         let s = &c.qkv;
         let tiles = tiles(c);
@@ -207,17 +214,17 @@ impl<'a> Builder<'a> {
     }
 
     fn state(&self) -> Operand {
-        if self.c.carry { Operand::Slot(self.c.slots().len() - 1) } else { Operand::Workspace(1) }
+        if self.c.mode.carry { Operand::Slot(self.c.slots().len() - 1) } else { Operand::Workspace(1) }
     }
 
-    /// As [`TENSORS`] and what follows it want: fragments that decay, with the bindings in front of g.
+    /// Specialises a kernel: selects the fragments of the decay, and binds g after `bound` other bindings.
     fn spec(
         &self,
         decode: bool,
         bound: u32,
         mut consts: Vec<(&'static str, u32)>,
         overrides: &[(&'static str, u32)],
-    ) -> Spec {
+    ) -> Variant {
         let gated = if decode { GATED_DECODE } else { GATED };
         let plain = if decode { PLAIN.decode_decay } else { PLAIN.decay };
         let fragments = vec![COUNT_OFF, IDENTITY, if self.gate.is_some() { gated } else { plain }];
@@ -226,13 +233,13 @@ impl<'a> Builder<'a> {
             consts.push(("GATE", bound + 1));
         }
         let overrides = [("NORMALIZE", 0)].iter().chain(overrides).copied().collect();
-        Spec { elem: self.c.qkv.dtype, fragments, consts, overrides }
+        Variant { elem: self.c.qkv.dtype, fragments, consts, overrides }
     }
 
     fn step(
         &self,
         kernel: &'static Kernel,
-        spec: Spec,
+        spec: Variant,
         params: Params,
         own: &[Operand],
         groups: u64,
@@ -242,18 +249,18 @@ impl<'a> Builder<'a> {
         let mut operands = vec![Operand::Slot(1), Operand::Slot(2)];
         operands.extend(own);
         operands.extend(self.beta.iter().chain(&self.gate));
-        Step { kernel, spec, params, operands, first: 0, groups, cost }
+        Step { kernel, spec, params, operands, first: 0, groups, cost, strided: vec![] }
     }
 
-    /// Dispatches one after another along the sequence, and the carried state to its place.
+    /// The dispatches along the sequence, then one that copies the carried state to its slot.
     fn walk(&self, caps: &Caps) -> Vec<Step> {
         let (c, keys) = (self.c, self.c.qkv.keys);
         let tokens = tokens(c, caps);
         let count = keys.div_ceil(tokens);
         let mut steps: Vec<_> = (0..count).map(|i| self.piece(i, count, tokens)).collect();
-        if c.carry {
+        if c.mode.carry {
             let overrides = vec![("NORMALIZE", 0), ("TRANSPOSED", 0), ("CARRY", 1), ("MODE", 2), ("DECAY", 0)];
-            let spec = Spec { elem: DType::F32, fragments: vec![COUNT_OFF], consts: vec![], overrides };
+            let spec = Variant { elem: DType::F32, fragments: vec![COUNT_OFF], consts: vec![], overrides };
             let cost = Cost { bytes_read: self.states(), bytes_written: self.states(), ..Cost::default() };
             steps.push(Step {
                 kernel: &SCAN,
@@ -263,12 +270,14 @@ impl<'a> Builder<'a> {
                 first: 0,
                 groups: self.kv * self.state_len().div_ceil(64),
                 cost,
+                strided: vec![],
             });
         }
         steps
     }
 
-    /// Tokens of piece `i` of `count`. The last leaves its state in the first of two pages, the one before in the second.
+    /// The dispatch for piece `i` of `count`. States between dispatches alternate between two pages of the workspace,
+    /// and the last dispatch writes to the first page.
     fn piece(&self, i: usize, count: usize, tokens: usize) -> Step {
         let (c, t, s) = (self.c, &self.tiles, &self.c.qkv);
         let page = |behind: usize| (behind % 2) as u32 * self.kv as u32;
@@ -280,12 +289,12 @@ impl<'a> Builder<'a> {
             write_page: page(count - 1 - i),
             ..self.params
         };
-        let init = match (i, c.carry) {
+        let init = match (i, c.mode.carry) {
             (0, false) => 0,
             (0, true) => 2,
             _ => 1,
         };
-        let store = c.carry || i + 1 < count;
+        let store = c.mode.carry || i + 1 < count;
         let (cols, heads) = (t.col_splits as f64, t.head_splits as f64);
         let len = (end - first) as f64;
         let key_tokens = self.kv as f64 * len;
@@ -313,7 +322,7 @@ impl<'a> Builder<'a> {
     fn decode(&self) -> Step {
         let c = self.c;
         let mut cost = c.cost();
-        // The state is read by the key, then by the first query head, and again by each of the others.
+        // The state is read once for the key, and once for each query head.
         cost.bytes_read += c.qkv.group() as f64 * self.states();
         let kernel = if self.gate.is_some() { &GATED_DECODE_KERNEL } else { &DECODE };
         let spec = self.spec(true, 6, vec![("MAX_DIM", MAX_DIM as u32)], &[("TRANSPOSED", 0)]);

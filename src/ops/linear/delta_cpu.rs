@@ -1,28 +1,32 @@
-//! The delta rules on the `cpu` backend: chunks of tokens through matrix products, head by head and, where heads are few,
-//! some columns of the state at a time.
+//! The delta rules on the `cpu` backend: chunks of tokens are processed with matrix products, head by head. If there
+//! are few heads, the columns of a state are divided among tasks.
 //!
-//! Inside a chunk what tokens write is a triangular system (the WY form): row t of U is
-//! `beta_t (v_t - S^T k_t - sum_{s < t} (k_t . k_s) u_s)`, with the decay by the tokens between. It is solved by substitution.
-//! Then outputs and the state see U as those of other rules see values.
+//! Within a chunk, the rows that tokens write are the solution U of a triangular system (the WY form): row t of U is
+//! `beta_t (v_t - S^T k_t - sum_{s < t} (k_t . k_s) u_s)`, with the decay by the tokens between. It is solved by
+//! substitution. Outputs and the state then use U in place of the values.
 
+use crate::cpu::threads;
 use std::ops::Range;
 
 use super::Config;
 use super::cpu::{decay, source};
-use crate::ops::Qkv;
-use crate::ops::cpu::decay::{self as decays, Decay, Space};
-use crate::ops::cpu::recurrence::{Head, ROW_CHUNK};
-use crate::ops::cpu::{self, Mat, Onto, Output, Source, product, wide};
+use crate::cores::recurrence::cpu::{Head, ROW_CHUNK};
+use crate::cores::recurrence::cpu_decay::{self as decays, Decay, Space};
+use crate::cpu::matrix::{Mat, Onto, product};
+use crate::cpu::simd::wide;
+use crate::cpu::tiles::{Output, Source};
+use crate::operator::qkv::Qkv;
 use crate::tensor::{HostTensor, TensorMap, Values};
 
-/// Tokens in a chunk: more spend more on the system and on scores above the triangle, fewer on packing for products.
+/// Tokens per chunk. Larger chunks spend more time on the system and on scores above the diagonal, smaller ones more on
+/// packing for products.
 const CHUNK: usize = 32;
 
-/// Where heads make fewer tasks than this, the columns of a state are divided, down to so many.
+/// If there are fewer heads than `TASKS`, the columns of a state are divided among tasks of at least `LEAST_COLUMNS`.
 const TASKS: usize = 8;
 const LEAST_COLUMNS: usize = 32;
 
-/// One run: the tensors and where outputs go.
+/// One run: the configuration, its tensors and the output buffer.
 struct Job<'a> {
     c: &'a Config,
     q: Source<'a>,
@@ -33,7 +37,7 @@ struct Job<'a> {
     o: Output,
 }
 
-/// Runs the operator; tensors as [`crate::ops::Operator::cpu`] says.
+/// Runs the operator. [`crate::operator::Operator::cpu`] describes the tensors.
 pub(super) fn run(config: &Config, tensors: &TensorMap) -> TensorMap {
     let s = &config.qkv;
     let source = |name: &str| source(config, tensors, name, None);
@@ -46,7 +50,7 @@ pub(super) fn run(config: &Config, tensors: &TensorMap) -> TensorMap {
         decay: decay(config, tensors),
         o: Output::new(s.dtype, s.layout, [s.batch, s.heads, s.queries, s.dim_v]),
     };
-    // Of every key head block after block of columns, each `[D, columns]`: tasks share nothing.
+    // The states of all key heads as blocks of columns, `[D, columns]` each, so that tasks share no memory.
     let columns = columns(s);
     let blocks = s.dim_v.div_ceil(columns);
     let mut states = vec![0.0; s.kv_units() * blocks * s.dim_k * columns];
@@ -54,7 +58,7 @@ pub(super) fn run(config: &Config, tensors: &TensorMap) -> TensorMap {
         let first = task % blocks * columns;
         first..(first + columns).min(s.dim_v)
     };
-    let given = tensors.get("state").filter(|_| config.carry).map(HostTensor::values);
+    let given = tensors.get("state").filter(|_| config.mode.carry).map(HostTensor::values);
     if let Some(Values::F32(given)) = given {
         for (task, state) in states.chunks_exact_mut(s.dim_k * columns).enumerate() {
             let rows = given[task / blocks * s.dim_k * s.dim_v..].chunks_exact(s.dim_v);
@@ -65,11 +69,13 @@ pub(super) fn run(config: &Config, tensors: &TensorMap) -> TensorMap {
         }
     }
     let work = (s.keys * s.dim_k * columns * (4 + 2 * s.group())) as u64;
-    cpu::each_mut(&mut states, s.dim_k * columns, work, |task, state| job.walk(task / blocks, block_of(task), state));
+    threads::each_mut(&mut states, s.dim_k * columns, work, |task, state| {
+        job.walk(task / blocks, block_of(task), state)
+    });
 
     let mut outputs = TensorMap::new();
     outputs.insert("o", job.o.finish());
-    if config.carry {
+    if config.mode.carry {
         let mut whole = vec![0.0; s.kv_units() * s.dim_k * s.dim_v];
         for (task, state) in states.chunks_exact(s.dim_k * columns).enumerate() {
             let rows = whole[task / blocks * s.dim_k * s.dim_v..].chunks_exact_mut(s.dim_v);
@@ -83,32 +89,33 @@ pub(super) fn run(config: &Config, tensors: &TensorMap) -> TensorMap {
     outputs
 }
 
-/// Columns of a task.
+/// Number of columns per task.
 fn columns(s: &Qkv) -> usize {
     let blocks = TASKS.div_ceil(s.kv_units());
     s.dim_v.div_ceil(blocks).max(LEAST_COLUMNS).min(s.dim_v)
 }
 
-/// One line for people.
+/// Describes the chunks, for people.
 pub(super) fn variant(config: &Config) -> String {
     format!("chunks of {}, {} columns at a time", chunk(config), columns(&config.qkv))
 }
 
-/// Tokens in a chunk.
+/// Tokens per chunk.
 fn chunk(c: &Config) -> usize {
     let most = if c.gates_each() > 1 { ROW_CHUNK } else { CHUNK };
-    most.min(c.segment.unwrap_or(most)).min(c.qkv.keys)
+    most.min(c.mode.segment.unwrap_or(most)).min(c.qkv.keys)
 }
 
 wide! {
-    /// Solves the system of so many rows: `u` comes as what is to be written without the rows before it, each `width` long,
-    /// and what row t answers to row s is `overlaps[t, s]`.
+    /// Solves the triangular system of `rows` rows of length `width`. At the start, row t of `u` is `v_t - S^T k_t`; at
+    /// the end, it is the row that token t writes. `overlaps[t, s]` is the product of keys t and s, with the decay
+    /// between them.
     fn solve(rows: usize, width: usize, overlaps: &[f32], beta: &[f32], u: &mut [f32]) {
         for t in 0..rows {
             let (before, rest) = u.split_at_mut(t * width);
             let row = &mut rest[..width];
             let factors = &overlaps[t * rows..][..t];
-            // Four rows at a time: the row solved for is loaded and stored for them once.
+            // Four earlier rows at a time, so that the row to solve for is loaded and stored once for all four.
             let (fours, few) = (before.chunks_exact(4 * width), factors.chunks_exact(4));
             let (last, last_factors) = (fours.remainder(), few.remainder());
             for (four, factor) in fours.zip(few) {
@@ -128,17 +135,18 @@ wide! {
 }
 
 impl Job<'_> {
-    /// Tokens of the sequence, chunk by chunk; chunks start anew where segments do.
+    /// The token ranges of the chunks. Chunks start anew at the start of every segment.
     fn chunks(&self) -> impl Iterator<Item = Range<usize>> {
         let (keys, chunk) = (self.c.qkv.keys, chunk(self.c));
-        let segment = self.c.segment.unwrap_or(keys).min(keys);
+        let segment = self.c.mode.segment.unwrap_or(keys).min(keys);
         (0..keys).step_by(segment).flat_map(move |start| {
             let end = (start + segment).min(keys);
             (start..end).step_by(chunk).map(move |first| first..(first + chunk).min(end))
         })
     }
 
-    /// Writes some columns of the outputs of a key head; `state`, `[D, columns]` of it, becomes the last.
+    /// Computes some columns of the outputs of a key head. `state`, `[D, columns]`, holds these columns of the first
+    /// state, and at the end those of the last.
     fn walk(&self, unit: usize, columns: Range<usize>, state: &mut [f32]) {
         let Qkv { kv_heads, dim_k, dim_v, .. } = self.c.qkv;
         let (group, most, width) = (self.c.qkv.group(), chunk(self.c), columns.len());
@@ -151,7 +159,7 @@ impl Job<'_> {
         let sizes = [tile, most * dim_v, tile, most, readers * tile, readers * square, readers * most * width];
         let [k, v, q, beta, reads, scores, answers] = sizes;
         let sizes = [k, v, q, beta, reads, scores, answers, 2 * most * each, each, decayed, each, most];
-        cpu::scratch(sizes, |[k_space, v_space, q_space, betas, reads, scores, answers, rest @ ..]| {
+        threads::scratch(sizes, |[k_space, v_space, q_space, betas, reads, scores, answers, rest @ ..]| {
             let [factors, logs, kept, left, row] = rest;
             for tokens in self.chunks() {
                 let rows = tokens.len();
@@ -162,7 +170,7 @@ impl Job<'_> {
                 let chunk = self.decay.chunk(key_head, tokens.clone(), room);
                 let (square, tile) = (rows * rows, rows * dim_k);
                 for reader in 0..readers {
-                    // The keys read first, then the query heads.
+                    // Reader 0 is the keys, the other readers are the query heads.
                     let x = match reader {
                         0 => k,
                         _ => {
@@ -176,7 +184,8 @@ impl Job<'_> {
                         decays::scores(rows, dim_k, (x, k), chunk.factors, scores, kept);
                     } else {
                         product([rows, dim_k, rows], x, k.t(), Onto::Nothing, scores, rows);
-                        // Cleared, not multiplied by zero, as in the recurrence of the other rules.
+                        // Overwritten, not multiplied by zero, so that later tokens have no effect however large they
+                        // are.
                         scores.chunks_mut(rows).enumerate().for_each(|(i, row)| row[i + 1..].fill(0.0));
                         if each > 0 {
                             decays::between(rows, chunk, scores, row);
@@ -206,7 +215,7 @@ impl Job<'_> {
                     let scores = Mat::rows(&scores[(reader + 1) * square..][..square], rows);
                     product([rows, rows, width], scores, written, Onto::Sum, out, width);
                     let head = key_head.head * group + reader;
-                    // SAFETY: chunks do not overlap, nor do the columns of tasks, and each is walked once.
+                    // SAFETY: chunks do not overlap, nor do the columns of tasks, and each of them is processed once.
                     unsafe {
                         self.o.store_columns(key_head.batch, head, tokens.clone(), columns.clone(), out, row);
                     }

@@ -1,49 +1,51 @@
-//! From a configuration to what the core of the recurrences wants to know. Pure: no wgpu type.
+//! Prepares the recurrence core for a configuration of linear attention: kernels, fragments, tiles and costs. Pure: no
+//! wgpu type.
 //!
-//! `s`, the column splits, is 1 up to E = 64, 2 up to 128, 4 up to 256 (see [`recurrence`](crate::ops::recurrence)).
+//! The number of column splits `s` is 1 up to E = 64, 2 up to 128, 4 up to 256 (see
+//! [`recurrence`](crate::cores::recurrence)).
 
 use super::{Config, FeatureMap, Gate, MAX_DIM, NAME};
+use crate::cores::recurrence::kernels::*;
+use crate::cores::recurrence::{Core, Decay, Params, Tiles};
 use crate::error::Error;
 use crate::gpu::Caps;
 use crate::gpu::program::{Cost, Program};
-use crate::gpu::source::{Bind, Kernel, Source, source};
-use crate::ops::recurrence::kernels::*;
-use crate::ops::recurrence::{Core, Decay, Params, Tiles, Walk};
-use crate::ops::{Operator, qkv};
+use crate::gpu::shader::{Bind, Fragment, Kernel, fragment};
+use crate::operator::qkv;
 
-pub(super) const TENSORS: Source = source!("linear/types.wgsl");
-pub(super) const GATED: Source = source!("linear/gated.wgsl");
-pub(super) const GATED_DECODE: Source = source!("linear/gated_decode.wgsl");
+pub(super) const TENSORS: Fragment = fragment!("linear/types.wgsl");
+pub(super) const GATED: Fragment = fragment!("linear/gated.wgsl");
+pub(super) const GATED_DECODE: Fragment = fragment!("linear/gated_decode.wgsl");
 
-const PROJECTED: Source = source!("linear/projected.wgsl");
-const PROJECTED_DECODE: Source = source!("linear/projected_decode.wgsl");
-const PROJECTED_RELU: Source = source!("linear/projected_relu.wgsl");
-const PROJECTED_RELU_DECODE: Source = source!("linear/projected_relu_decode.wgsl");
+const PROJECTED: Fragment = fragment!("linear/projected.wgsl");
+const PROJECTED_DECODE: Fragment = fragment!("linear/projected_decode.wgsl");
+const PROJECTED_RELU: Fragment = fragment!("linear/projected_relu.wgsl");
+const PROJECTED_RELU_DECODE: Fragment = fragment!("linear/projected_relu_decode.wgsl");
 
 pub(super) const GATE: (&str, Bind) = ("gate", Bind::Read);
 
-const EXPONENTIAL: Source = source!("common/exponential.wgsl");
-const LEVELS: Source = source!("linear/levels.wgsl");
-const SOFTMAX: Source = source!("linear/softmax_features.wgsl");
-const SOFTMAX_DECODE: Source = source!("linear/softmax_decode.wgsl");
-const LOG_NONE: Source = source!("linear/log_none.wgsl");
-const LOG_GATE: Source = source!("linear/log_gate.wgsl");
-const LOG_NONE_DECODE: Source = source!("linear/log_none_decode.wgsl");
-const LOG_GATE_DECODE: Source = source!("linear/log_gate_decode.wgsl");
-const ANGLE: Source = source!("linear/angle.wgsl");
-const TURNED_KEYS: Source = source!("linear/turned_keys.wgsl");
-const TURNED_QUERIES: Source = source!("linear/turned_queries.wgsl");
-const TURNED_DECODE: Source = source!("linear/turned_decode.wgsl");
-const PLACE_NONE: Source = source!("linear/place_none.wgsl");
-const PLACE_SEGMENT: Source = source!("linear/place_segment.wgsl");
-const PLACE_OUTPUT: Source = source!("linear/place_output.wgsl");
+const EXPONENTIAL: Fragment = fragment!("lib/exponential.wgsl");
+const LEVELS: Fragment = fragment!("linear/running_max.wgsl");
+const SOFTMAX: Fragment = fragment!("linear/favor_features.wgsl");
+const SOFTMAX_DECODE: Fragment = fragment!("linear/favor_decode.wgsl");
+const LOG_NONE: Fragment = fragment!("linear/log_none.wgsl");
+const LOG_GATE: Fragment = fragment!("linear/log_gate.wgsl");
+const LOG_NONE_DECODE: Fragment = fragment!("linear/log_none_decode.wgsl");
+const LOG_GATE_DECODE: Fragment = fragment!("linear/log_gate_decode.wgsl");
+const ANGLE: Fragment = fragment!("linear/angle.wgsl");
+const TURNED_KEYS: Fragment = fragment!("linear/cosformer_keys.wgsl");
+const TURNED_QUERIES: Fragment = fragment!("linear/cosformer_queries.wgsl");
+const TURNED_DECODE: Fragment = fragment!("linear/cosformer_decode.wgsl");
+const PLACE_NONE: Fragment = fragment!("linear/position_none.wgsl");
+const PLACE_SEGMENT: Fragment = fragment!("linear/position_segment.wgsl");
+const PLACE_OUTPUT: Fragment = fragment!("linear/position_output.wgsl");
 
 const OMEGA: (&str, Bind) = ("omega", Bind::Read);
 
 /// Bytes of workgroup memory on a portable device.
 const WORKGROUP_BYTES: usize = 16384;
 
-/// The first pass of performer.
+/// The kernel of the first pass of performer.
 const fn performer_segment(bindings: Bindings) -> Kernel {
     let sources = &[
         STRIDES_TYPES,
@@ -58,12 +60,12 @@ const fn performer_segment(bindings: Bindings) -> Kernel {
         STATE_WRITE,
         STORED,
         SEGMENT_CORE,
-        source!("linear/performer_segment.wgsl"),
+        fragment!("linear/performer_segment.wgsl"),
     ];
     kernel("linear_performer_segment", sources, bindings, Some(PROOF))
 }
 
-/// Its second.
+/// The kernel of the second pass of performer.
 const fn performer_output(bindings: Bindings) -> Kernel {
     let sources = &[
         STRIDES_TYPES,
@@ -78,19 +80,19 @@ const fn performer_output(bindings: Bindings) -> Kernel {
         STATE_WRITE,
         VECTORS_QUERIES,
         STATE_READ,
-        source!("linear/softmax_quotient.wgsl"),
+        fragment!("linear/favor_normalize.wgsl"),
         PLAIN.output,
         STORED,
         OUTPUT_CORE,
-        source!("linear/performer_output.wgsl"),
+        fragment!("linear/performer_output.wgsl"),
     ];
     kernel("linear_performer_output", sources, bindings, Some(PROOF))
 }
 
-// Features and decays of all kernels come as fragments.
+// The following kernels get their features and decays as fragments.
 const fn segment(bindings: Bindings) -> Kernel {
     let sources =
-        &[STRIDES_TYPES, TYPES, DECAYS, TENSORS, STATE_WRITE, STORED, SEGMENT_CORE, source!("linear/segment.wgsl")];
+        &[STRIDES_TYPES, TYPES, DECAYS, TENSORS, STATE_WRITE, STORED, SEGMENT_CORE, fragment!("linear/segment.wgsl")];
     kernel("linear_segment", sources, bindings, Some(PROOF))
 }
 
@@ -106,13 +108,13 @@ const fn output(bindings: Bindings) -> Kernel {
         PLAIN.output,
         STORED,
         OUTPUT_CORE,
-        source!("linear/output.wgsl"),
+        fragment!("linear/output.wgsl"),
     ];
     kernel("linear_output", sources, bindings, Some(PROOF))
 }
 
 const fn decode(bindings: Bindings) -> Kernel {
-    let sources = &[STRIDES_TYPES, TYPES, DECAYS, TENSORS, PLAIN.decode, DECODE_CORE, source!("linear/decode.wgsl")];
+    let sources = &[STRIDES_TYPES, TYPES, DECAYS, TENSORS, PLAIN.decode, DECODE_CORE, fragment!("linear/decode.wgsl")];
     kernel("linear_decode", sources, bindings, None)
 }
 
@@ -137,7 +139,7 @@ static GATED_PROJECTED_DECODE: Kernel = decode(&[K, V, Q, UPDATED, O, GATE, OMEG
 
 pub(super) static SCAN: Kernel = kernel(
     "linear_scan",
-    &[STRIDES_TYPES, TYPES, DECAYS, SCAN_CORE, source!("linear/scan.wgsl")],
+    &[STRIDES_TYPES, TYPES, DECAYS, SCAN_CORE, fragment!("linear/scan.wgsl")],
     &[SEGMENTS, UPDATED],
     Some(SCAN_PROOF),
 );
@@ -166,19 +168,20 @@ static PLACED_KERNELS: Kernels = Kernels { segment: &PLACED_SEGMENT, scan: &SCAN
 static GATED_PLACED_KERNELS: Kernels =
     Kernels { segment: &GATED_PLACED_SEGMENT, scan: &SCAN, output: &GATED_OUTPUT, decode: &GATED_DECODE_KERNEL };
 
-/// What makes features: of both passes, more of the first and of the second, and of decoding.
-fn feature_sources(c: &Config) -> [Vec<Source>; 4] {
+/// The fragments that compute features: those of both passes, those of only the first and of only the second pass, and
+/// those of decoding.
+fn feature_sources(c: &Config) -> [Vec<Fragment>; 4] {
     let of_elements = |map| [vec![map, ROWS_KEYS], vec![], vec![ROWS_QUERIES], vec![map, ROWS_DECODE]];
-    match c.feature_map {
-        FeatureMap::Elu1 => of_elements(source!("common/feature_elu1.wgsl")),
-        FeatureMap::Relu => of_elements(source!("common/feature_relu.wgsl")),
-        FeatureMap::Identity => of_elements(source!("common/feature_identity.wgsl")),
-        // Both passes are kernels of their own.
+    match c.feature_map() {
+        FeatureMap::Elu1 => of_elements(fragment!("cores/recurrence/feature_elu1.wgsl")),
+        FeatureMap::Relu => of_elements(fragment!("cores/recurrence/feature_relu.wgsl")),
+        FeatureMap::Identity => of_elements(fragment!("cores/recurrence/feature_identity.wgsl")),
+        // Performer has its own kernels for both passes.
         FeatureMap::Performer => [vec![], vec![], vec![], vec![EXPONENTIAL, LEVELS, PROJECTED_DECODE, SOFTMAX_DECODE]],
         FeatureMap::Cosformer => [
             vec![ANGLE, TURNED_KEYS],
-            vec![if c.carry { PLACE_SEGMENT } else { PLACE_NONE }],
-            vec![TURNED_QUERIES, if c.carry { PLACE_OUTPUT } else { PLACE_NONE }],
+            vec![if c.mode.carry { PLACE_SEGMENT } else { PLACE_NONE }],
+            vec![TURNED_QUERIES, if c.mode.carry { PLACE_OUTPUT } else { PLACE_NONE }],
             vec![ANGLE, TURNED_DECODE],
         ],
         FeatureMap::PerformerRelu => [
@@ -190,10 +193,10 @@ fn feature_sources(c: &Config) -> [Vec<Source>; 4] {
     }
 }
 
-/// Work to make the features of one vector, beside reading it.
+/// Work to compute the features of one vector, without reading the vector.
 fn feature(c: &Config) -> Cost {
     let (d, f) = (c.qkv.dim_k as f64, c.width() as f64);
-    match c.feature_map {
+    match c.feature_map() {
         FeatureMap::Elu1 => Cost { exps: d, ..Cost::default() },
         FeatureMap::Relu | FeatureMap::Identity => Cost::default(),
         FeatureMap::Cosformer => Cost { flops: 2.0 * d, ..Cost::default() },
@@ -202,25 +205,25 @@ fn feature(c: &Config) -> Cost {
     }
 }
 
-/// Bytes of omega that a vector meets, and of all of it.
+/// Bytes of omega that one vector is multiplied with, and bytes of all of omega.
 fn omega_bytes(c: &Config) -> (f64, f64) {
-    let one = if c.feature_map.projects() { (c.features * c.qkv.dim_k * 4) as f64 } else { 0.0 };
+    let one = if c.feature_map().projects() { (c.features * c.qkv.dim_k * 4) as f64 } else { 0.0 };
     (one, one * if c.omega_per_head { c.qkv.kv_heads as f64 } else { 1.0 })
 }
 
-/// Essential work: each input read once, each output written once.
+/// Minimum work: each input is read once and each output is written once.
 pub(super) fn essential(c: &Config) -> Cost {
     let [q, k, v, o] = c.qkv.elements();
     let vectors = (q + k) / c.qkv.dim_k as f64;
     let (width, e) = (c.width() as f64, c.qkv.dim_v as f64);
     let size = c.qkv.dtype.size() as f64;
     let feature = feature(c) * vectors;
-    let state = if c.carry { c.qkv.kv_units() as f64 * state_len(c) as f64 * 4.0 } else { 0.0 };
-    let columns = e + if c.normalize { 1.0 } else { 0.0 };
+    let state = if c.mode.carry { c.qkv.kv_units() as f64 * state_len(c) as f64 * 4.0 } else { 0.0 };
+    let columns = e + if c.normalize() { 1.0 } else { 0.0 };
     let tokens = (c.qkv.kv_units() * c.qkv.keys) as f64;
     let gates = tokens * c.gates_each() as f64;
     let beta = if c.rule.is_delta() { tokens } else { 0.0 };
-    // Under the delta rules keys read the state as well as write it.
+    // Under the delta rules, keys read the state before they write it.
     let meets = vectors + if c.rule.is_delta() { k / c.qkv.dim_k as f64 } else { 0.0 };
     Cost {
         flops: feature.flops + 2.0 * meets * width * columns,
@@ -230,31 +233,33 @@ pub(super) fn essential(c: &Config) -> Cost {
     }
 }
 
-/// Elements of a key head's state.
+/// Elements of the state of one key head.
 fn state_len(c: &Config) -> usize {
-    c.width() * (c.qkv.dim_v + usize::from(c.normalize)) + usize::from(c.feature_map == FeatureMap::Performer)
+    c.width() * (c.qkv.dim_v + usize::from(c.normalize())) + usize::from(c.feature_map() == FeatureMap::Performer)
 }
 
-/// The tiles of a configuration.
+/// Chooses the tiles of a configuration.
 pub fn tiles(c: &Config) -> Tiles {
-    // Cosines and sines are filled up to groups of four.
-    let rows = if c.feature_map == FeatureMap::Cosformer { 8 * c.qkv.dim_k.div_ceil(4) } else { c.width() };
-    let performer = c.feature_map == FeatureMap::Performer;
+    // The cosine and the sine half are each padded to groups of four.
+    let rows = if c.feature_map() == FeatureMap::Cosformer { 8 * c.qkv.dim_k.div_ceil(4) } else { c.width() };
+    let performer = c.feature_map() == FeatureMap::Performer;
     let decays = c.gates_each().max(usize::from(performer));
     let with =
         |token_floats| Tiles::new(rows, c.qkv.dim_v, c.qkv.group(), token_floats, decays, 4 * usize::from(performer));
     let tiles = with(None);
-    match c.feature_map {
+    match c.feature_map() {
         FeatureMap::Elu1 | FeatureMap::Relu | FeatureMap::Identity | FeatureMap::Cosformer => tiles,
-        // A vector lies beside its features.
+        // Workgroup memory also holds the vector itself.
         FeatureMap::PerformerRelu => with(Some(tiles.token_floats + 4 * c.qkv.dim_k.div_ceil(4))),
-        // And the largest exponent, once whole and of eight lanes.
+        // Workgroup memory also holds the vector and its largest exponent: the result, and a partial result of each of
+        // eight lanes.
         FeatureMap::Performer => with(Some(tiles.token_floats + 4 * c.qkv.dim_k.div_ceil(4) + 9)),
     }
 }
 
-/// How a configuration is walked.
-pub fn walk(c: &Config, caps: &Caps) -> Walk {
+/// Chooses how a configuration processes the sequence.
+#[cfg(test)]
+fn walk(c: &Config, caps: &Caps) -> crate::cores::recurrence::Passes {
     core(c).walk(&tiles(c), caps)
 }
 
@@ -271,13 +276,13 @@ fn core(c: &Config) -> Core<'_> {
     let slots = c.slots();
     let at = |name: &str| slots.iter().position(|slot| slot.name == name);
     let (gate, omega) = (at("g"), at("omega"));
-    let performer = c.feature_map == FeatureMap::Performer;
-    let decay = if performer { Decay::Level } else { decay(c) };
+    let performer = c.feature_map() == FeatureMap::Performer;
+    let decay = if performer { Decay::Stabilized } else { decay(c) };
     let [mut fragments, segment_fragments, output_fragments, mut decode_fragments] = feature_sources(c);
-    // What of the carried state is beside its sums, which pass 1 reads.
+    // The part of the carried state that is not a sum. Pass 1 reads it if it is a position.
     let state = c.state_slot();
     let beside = state.parts.iter().find(|part| ["position", "log_scale"].contains(&part.name));
-    let placed = beside.filter(|part| c.carry && part.name == "position").and_then(|_| at("state"));
+    let placed = beside.filter(|part| c.mode.carry && part.name == "position").and_then(|_| at("state"));
     let [decays, decode_decays] = match (performer, gate.is_some()) {
         (false, false) => [vec![PLAIN.decay], vec![PLAIN.decode_decay, PLAIN.decode_quotient]],
         (false, true) => [vec![GATED], vec![GATED_DECODE, PLAIN.decode_quotient]],
@@ -286,7 +291,7 @@ fn core(c: &Config) -> Core<'_> {
     };
     fragments.extend(decays);
     decode_fragments.extend(decode_decays);
-    let consts = if FeatureMap::OF_ELEMENTS.contains(&c.feature_map) {
+    let consts = if FeatureMap::OF_ELEMENTS.contains(&c.feature_map()) {
         vec![]
     } else {
         vec![("GATED", gate.is_some().into()), ("DIM_K4", c.qkv.dim_k.div_ceil(4) as u32)]
@@ -335,13 +340,10 @@ fn core(c: &Config) -> Core<'_> {
         consts,
         decode_consts,
         rows: c.width(),
-        causal: c.causal,
-        normalize: c.normalize,
+        mode: c.mode,
+        normalize: c.normalize(),
         scale: c.effective_scale(),
-        norm_eps: c.norm_eps,
-        segment: c.segment,
-        carry: c.carry,
-        decode: c.decode,
+        norm_eps: c.norm_eps(),
         params: Params {
             g,
             omega: heads_apart as u32,
@@ -366,7 +368,7 @@ fn core(c: &Config) -> Core<'_> {
     }
 }
 
-/// What a GPU has to do.
+/// Builds the dispatches for this device.
 pub(super) fn program(c: &Config, caps: &Caps) -> Result<Program, Error> {
     c.validate()?;
     let tiles = tiles(c);
@@ -376,4 +378,82 @@ pub(super) fn program(c: &Config, caps: &Caps) -> Result<Program, Error> {
         return Err(Error::Limit { op: NAME.into(), what, needed: needed as u64, limit: WORKGROUP_BYTES as u64 });
     }
     core(c).program(&c.state_slot(), &tiles, caps)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cores::recurrence::Passes;
+    use crate::operator::Operator;
+    use crate::operator::qkv::Qkv;
+    use crate::tensor::DType;
+
+    /// Planning is pure, so it can be tested at shapes that no machine here could hold.
+    #[test]
+    fn bytes_and_segments_of_large_shapes() {
+        let caps = Caps::roomy();
+        for (dim, splits) in [(16, 1.0), (64, 1.0), (128, 2.0), (256, 4.0)] {
+            for dtype in [DType::F32, DType::F16] {
+                for group in [1, 4, 64] {
+                    let len = if group == 64 { 1 << 17 } else { 1 << 21 };
+                    let c = Config::new(
+                        Qkv::new().heads(group.max(4)).len(len).dim(dim).dtype(dtype).kv_heads(4 / group.min(4)),
+                    );
+                    let program = c.program(&caps).unwrap();
+                    assert_eq!(program.steps().len(), 3, "two passes and a scan");
+                    let tiles = Tiles::new(dim, dim, c.qkv.group(), None, 0, 0);
+                    let heads = tiles.head_splits as f64;
+                    let (q, k) = (1.0 / (2.0 + 2.0 / c.qkv.group() as f64), 1.0 / (2.0 + 2.0 * c.qkv.group() as f64));
+                    let essential = c.cost().bytes();
+                    // Pass 1 reads k and v; pass 2 reads q, k and v and writes o. q and k are read once per column
+                    // split, k and v once per head split.
+                    let stream = essential * (q * (splits + 1.0) + k * (splits + 1.0) * (1.0 + heads));
+                    let states = program.cost().bytes() - stream;
+                    assert!(
+                        states > 0.0 && states <= 0.1 * essential,
+                        "{dim} {dtype} {group}: {states} of {essential}"
+                    );
+                    if c.qkv.group() == 1 {
+                        let claimed = (3.0 * splits + 3.0) / 4.0 * essential;
+                        assert!((stream - claimed).abs() < 1e-9 * claimed, "{dim} {dtype}: {stream} {claimed}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn one_pass_where_heads_fill_the_machine_and_no_dispatch_takes_too_long() {
+        let caps = Caps { full_groups: 1024, dispatch_flops: 2e12, ..Caps::portable() };
+        let few = Config::new(Qkv::new().heads(16).len(65536).dim(64));
+        let many = Config::new(Qkv::new().batch(64).heads(16).len(65536).dim(64));
+        assert!(matches!(walk(&few, &caps), Passes::ReduceThenScan { .. }));
+        assert_eq!(walk(&many, &caps), Passes::Sequential);
+        assert_eq!(walk(&Config::new(Qkv::new().heads(16).len(65).dim(64)), &caps), Passes::Sequential);
+        let given = Config { mode: many.mode.segment(100), ..many.clone() };
+        assert_eq!(walk(&given, &caps), Passes::ReduceThenScan { keys: 100, queries: 100 });
+        // A slower device splits the same sequence into segments, so that workgroups that fill the device once stay
+        // within the work limit of a dispatch.
+        let slow = Caps { dispatch_flops: 2e11, ..caps };
+        let Passes::ReduceThenScan { keys, .. } = walk(&many, &slow) else { panic!("one pass of 65536 tokens") };
+        let round = 1024.0 * keys as f64 * 2.0 * 2.0 * 64.0 * 65.0;
+        assert!(round <= 2.1e11, "{keys} tokens are {round} operations");
+    }
+
+    #[test]
+    fn tiles_fit_the_portable_budget_at_every_dim() {
+        for dim_k in 1..=MAX_DIM {
+            for dim_v in [1, 7, 64, 65, 130, 256] {
+                for group in [1, 2, 3, 8, 64] {
+                    for decays in [0, 1, dim_k] {
+                        let t = Tiles::new(dim_k, dim_v, group, None, decays, 0);
+                        assert!(t.workgroup_bytes() <= 16384, "{dim_k} {dim_v} {group} {decays}: {t:?}");
+                        assert!(t.row_threads * t.col_threads <= 256);
+                        assert!(t.rows * t.row_threads >= dim_k && 4 * t.col_threads * t.col_splits >= dim_v);
+                        assert!(t.read_heads * t.head_splits >= group);
+                    }
+                }
+            }
+        }
+    }
 }

@@ -1,9 +1,10 @@
-//! The definition of linear attention: features of a row, walked token after token.
+//! The definition of linear attention: the feature maps, and the recurrence over them computed token by token.
 
 use super::{Config, FeatureMap, maps};
-use crate::ops::float::{self, Float};
-use crate::ops::{Definition, Rows, Walk};
+use crate::cores::recurrence::reference::Recurrence;
+use crate::operator::{ReferenceOutputs, Rows};
 use crate::tensor::TensorMap;
+use crate::verify::float::{self, Float};
 
 fn relu<T: Float>(x: T) -> T {
     if x > T::of(0.0) { x } else { T::of(0.0) }
@@ -13,17 +14,16 @@ fn elu1<T: Float>(x: T) -> T {
     if x > T::of(0.0) { x + T::of(1.0) } else { x.exp() }
 }
 
-/// The wanted tokens of `o` and, when carried, `state` and what is beside it after the last, in the layout of the configuration.
-pub(super) fn outputs<T: Float>(config: &Config, tensors: &TensorMap, rows: Rows<'_>) -> Definition {
-    let walk = Walk {
+/// The requested tokens of `o` and, if carried, the state after the last token, in the layout of the configuration.
+pub(super) fn outputs<T: Float>(config: &Config, tensors: &TensorMap, rows: Rows<'_>) -> ReferenceOutputs {
+    let walk = Recurrence {
         qkv: config.qkv,
         width: config.width(),
-        causal: config.causal,
-        carry: config.carry,
+        mode: config.mode,
         scale: config.effective_scale(),
-        norm_eps: config.normalize.then_some(config.norm_eps),
+        norm_eps: config.normalize().then_some(config.norm_eps()),
         gates: config.gates_each(),
-        exponential: (config.feature_map == FeatureMap::Performer).then(|| (config.features as f64).sqrt().recip()),
+        exponential: (config.feature_map() == FeatureMap::Performer).then(|| (config.features as f64).sqrt().recip()),
     };
     let d = config.qkv.dim_k;
     let omega = float::read::<T>(tensors, "omega").unwrap_or_default();
@@ -42,7 +42,7 @@ pub(super) fn outputs<T: Float>(config: &Config, tensors: &TensorMap, rows: Rows
         let angle = maps::angle(position.wrapping_add(t as u64), config.effective_max_len());
         angle.into_iter().flat_map(|factor| x.iter().map(move |&x| relu(x) * T::of(factor))).collect()
     };
-    let mut outputs = walk.outputs(tensors, rows, |g, t, x: &[T]| match config.feature_map {
+    let mut outputs = walk.outputs(tensors, rows, |g, t, x: &[T]| match config.feature_map() {
         FeatureMap::Elu1 => x.iter().copied().map(elu1).collect(),
         FeatureMap::Relu => x.iter().copied().map(relu).collect(),
         FeatureMap::Identity => x.to_vec(),
@@ -50,7 +50,7 @@ pub(super) fn outputs<T: Float>(config: &Config, tensors: &TensorMap, rows: Rows
         FeatureMap::Performer => exponents(g, x),
         FeatureMap::Cosformer => turned(t, x),
     });
-    if config.carry && config.feature_map == FeatureMap::Cosformer {
+    if config.mode.carry && config.feature_map() == FeatureMap::Cosformer {
         outputs.push(("position", vec![maps::position_after(tensors, config.qkv.keys) as f64]));
     }
     outputs

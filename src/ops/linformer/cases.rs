@@ -1,11 +1,11 @@
 //! Named shapes of Linformer.
 
-use crate::ops::Case;
+use crate::catalog::case::Case;
 use crate::tensor::{DType, Layout};
 
 pub(super) fn cases() -> Vec<Case> {
     let mut list = Vec::new();
-    // No flag and no tensor: e is drawn. Ranks and lengths that tiles divide and do not.
+    // No projection is given, so e is drawn. The ranks and lengths include multiples of the tiles and other numbers.
     for (n, rank) in [(1, "1"), (63, "63"), (64, "17"), (65, "64"), (257, "65"), (2000, "130")] {
         let case = Case::new(format!("length_{n}_rank_{rank}"), &[("H", 2), ("N", n), ("D", 24), ("E", 20)]);
         list.push(case.flag("rank", rank));
@@ -13,13 +13,13 @@ pub(super) fn cases() -> Vec<Case> {
     list.push(Case::new("rank_1024", &[("H", 1), ("N", 70), ("M", 1100), ("D", 16)]).flag("rank", "1024"));
     for (d, e) in [(1, 1), (7, 40), (40, 64), (80, 100), (128, 128), (256, 256)] {
         let case = Case::new(format!("dims_{d}_{e}"), &[("H", 1), ("N", 70), ("D", d), ("E", e)]).flag("rank", "33");
-        // Each of the wider tiles compiles for seconds on a software adapter.
+        // The wider tiles take seconds to compile on a software adapter.
         list.push(if e > 40 { case.slow() } else { case });
     }
     let given = [("H", 4), ("N", 100), ("M", 90), ("D", 24), ("E", 20), ("K", 40)];
     list.push(Case::new("given", &given).with("e"));
     list.push(Case::new("given_both", &given).with("e").with("f"));
-    // f alone: e is drawn to its rank.
+    // Only f is given: e is drawn with the same rank.
     list.push(Case::new("given_f", &given).with("f"));
     let own = [("B", 2), ("H", 4), ("G", 2), ("N", 50), ("M", 90), ("D", 24), ("E", 20), ("K", 40), ("1|H", 4)];
     list.push(Case::new("per_head", &own).with("e"));

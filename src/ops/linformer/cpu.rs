@@ -1,19 +1,25 @@
-//! The `cpu` backend: keys and values shortened by matrix products over segments of tokens, then the tiled attention core.
+//! The `cpu` backend: shortens keys and values with matrix products over segments of tokens, then applies the tiled
+//! attention core.
 
 use super::{Config, Pool, Projection, Sharing};
-use crate::ops::attend::Mask;
-use crate::ops::cpu::attend::{self, Attend, Score, Weights};
-use crate::ops::cpu::{self, Mat, Onto, Output, Scan, Source, product};
+use crate::cores::attention::Mask;
+use crate::cores::attention::cpu as attention;
+use crate::cores::attention::cpu::{Attend, Score, Weights};
+use crate::cpu::matrix::{Mat, Onto, product};
+use crate::cpu::scan::Scan;
+use crate::cpu::tiles::{Output, Source};
+use crate::cpu::{simd, threads};
 use crate::tensor::{HostTensor, Layout, TensorMap, Values};
 
-/// Tokens whose projection is summed from zero, whoever computes it: then bits do not depend on the number of threads.
+/// Tokens per segment. The projection of each segment is summed from zero, so that results do not depend on the number
+/// of threads.
 const SEGMENT: usize = 1024;
 
-/// Tokens of a product, and heads that share the turned weights of these: more would leave the cache.
+/// Tokens per product, and heads that share the transposed weights of these tokens. More would exceed the cache.
 const CHUNK: usize = 256;
 const HEADS: usize = 4;
 
-/// Runs the operator; tensors as [`crate::ops::Operator::cpu`] says.
+/// Runs the operator. [`crate::operator::Operator::cpu`] describes the tensors.
 pub(super) fn run(config: &Config, tensors: &TensorMap) -> TensorMap {
     let s = config.qkv;
     let source = |name: &str| {
@@ -46,6 +52,7 @@ pub(super) fn run(config: &Config, tensors: &TensorMap) -> TensorMap {
     Attend {
         shape: short,
         mask: Mask { causal: false, window: None },
+        lengths: None,
         score: Score::Scaled(config.effective_scale()),
         weights: Weights::Softmax,
         q: source("q"),
@@ -56,15 +63,15 @@ pub(super) fn run(config: &Config, tensors: &TensorMap) -> TensorMap {
     [("o".to_owned(), o.finish())].into_iter().collect()
 }
 
-/// One line for people.
+/// Describes the algorithm, for people.
 pub(super) fn variant() -> String {
-    format!("segments of {SEGMENT} tokens, then {}", attend::variant())
+    format!("segments of {SEGMENT} tokens, then {}", attention::variant())
 }
 
-/// For each source `[B, heads, K, dim]`: every head's tokens times its matrix.
+/// Projects the tokens of every head with its matrix. Returns `[B, heads, K, dim]` for each source.
 ///
-/// Products are of tokens turned times weights turned, so that both lie as the product takes them; a turn of weights
-/// serves several heads, and keys and values if these share a matrix.
+/// Both tokens and weights are transposed, because the product reads them in this order. Several heads use the same
+/// transposed weights, and so do keys and values if they share a matrix.
 fn project<const C: usize>(
     config: &Config,
     (matrix, sharing): (&[f32], Sharing),
@@ -75,7 +82,7 @@ fn project<const C: usize>(
     let blocks = heads.div_ceil(block);
     let dims: usize = sources.iter().map(|(_, dim)| dim).sum();
     let widest = sources.iter().map(|(_, dim)| *dim).max().unwrap_or(0);
-    // Of every head of a block, of every source: dim x K.
+    // For every head of a block and every source: dim x K sums.
     let state = block * dims * rank;
     let work = (2 * SEGMENT.min(s.keys) * state) as u64;
     let segments = s.keys.div_ceil(SEGMENT);
@@ -89,7 +96,7 @@ fn project<const C: usize>(
             Sharing::AllHeads => matrix,
         };
         out.fill(0.0);
-        cpu::scratch([CHUNK * rank, CHUNK * widest], |[turned, space]| {
+        threads::scratch([CHUNK * rank, CHUNK * widest], |[turned, space]| {
             for first in (start..end).step_by(CHUNK) {
                 let tokens = first..(first + CHUNK).min(end);
                 for (r, row) in weights.chunks_exact(s.keys).enumerate() {
@@ -111,7 +118,7 @@ fn project<const C: usize>(
         });
     };
     let mut sums = vec![0.0; scan.units * state];
-    scan.sums(&mut sums, sum, cpu::add, |_, _, _| {});
+    scan.sums(&mut sums, sum, simd::add, |_, _, _| {});
     let mut before = 0;
     sources.map(|(_, dim)| {
         let mut rows = vec![0.0; s.batch * heads * rank * dim];
@@ -127,14 +134,14 @@ fn project<const C: usize>(
     })
 }
 
-/// `[B, G, K, dim]`: every row pools its tokens.
+/// Pools the tokens of each row. Returns `[B, G, K, dim]`.
 fn pool(config: &Config, x: &Source<'_>, dim: usize, by: Pool) -> HostTensor {
     let (s, rank) = (config.qkv, config.rank);
     let mut rows = vec![0.0; s.kv_units() * rank * dim];
-    cpu::each_mut(&mut rows, rank * dim, (s.keys * dim) as u64, |unit, rows| {
-        // Some tokens at a time: converted from f16, all of them would leave the cache.
+    threads::each_mut(&mut rows, rank * dim, (s.keys * dim) as u64, |unit, rows| {
+        // Some tokens at a time, because all of them, converted from f16, would exceed the cache.
         const TOKENS: usize = 256;
-        cpu::scratch([TOKENS * dim], |[space]| {
+        threads::scratch([TOKENS * dim], |[space]| {
             for (r, row) in rows.chunks_exact_mut(dim).enumerate() {
                 let tokens = r * s.keys / rank..((r + 1) * s.keys).div_ceil(rank);
                 row.fill(if by == Pool::Max { f32::NEG_INFINITY } else { 0.0 });
@@ -143,13 +150,13 @@ fn pool(config: &Config, x: &Source<'_>, dim: usize, by: Pool) -> HostTensor {
                     let x = x.tile(unit / s.kv_heads, unit % s.kv_heads, some.clone(), space);
                     for i in 0..some.len() {
                         match by {
-                            Pool::Mean => cpu::add(row, x.row(i, dim)),
+                            Pool::Mean => simd::add(row, x.row(i, dim)),
                             Pool::Max => row.iter_mut().zip(x.row(i, dim)).for_each(|(top, x)| *top = top.max(*x)),
                         }
                     }
                 }
                 if by == Pool::Mean {
-                    cpu::scale(row, 1.0 / tokens.len() as f32);
+                    simd::scale(row, 1.0 / tokens.len() as f32);
                 }
             }
         });

@@ -1,28 +1,28 @@
-//! From a configuration to tiles, uniforms, workspace and dispatches. Pure: no wgpu type.
+//! Builds the GPU program of a configuration: tiles, uniforms, workspace and dispatches. Pure: no wgpu type.
 //!
-//! Keys, then values, are shortened: tiles of 64 rows of the rank by up to 64 columns, over a split of the tokens each;
-//! a second dispatch adds the splits up in their order. One dispatch of the tiled attention core follows over K keys.
+//! The keys are shortened first, then the values. A workgroup computes a tile of 64 rows of the rank by up to 64
+//! columns over one split of the tokens. If there are several splits, a second dispatch adds them in order. One
+//! dispatch of the tiled attention core over K keys follows.
 //!
-//! Workspace: projected keys and values, `K (D + E)` floats a projected head, and where tokens are split, `splits K
-//! max(D, E)` floats more. Splits are as many as fill the machine, each long enough that its sums are less than a
-//! quarter of what it reads.
+//! Workspace: the projected keys and values, `K (D + E)` floats per projected head, and if tokens are split, another
+//! `splits K max(D, E)` floats per projected head. There are enough splits to fill the device, but each is so long that
+//! its sums are less than a quarter of what it reads.
 
 use std::ops::Range;
 
 use bytemuck::{Pod, Zeroable};
 
 use super::{Config, NAME, Pool, Projection, Sharing};
+use crate::cores::attention::{self, CORE, KEYS_ALL, KEYS_F32, LOADS, Mask, NO_SQUARES, SCALED, Tiles};
 use crate::error::Error;
 use crate::gpu::Caps;
 use crate::gpu::grid::Grid;
 use crate::gpu::program::{Cost, Operand, Program, Scratch, Step, aligned, check_indices, check_workspace};
-use crate::gpu::source::{Bind, COUNT_OFF, Field, Kernel, Source, Spec, fields, source};
-use crate::ops::Operator;
-use crate::ops::attend::{self, CORE, KEYS_F32, LOADS, Mask, NO_SQUARES, SCALED, Tiles};
-use crate::ops::qkv::{STRIDES_SOURCE, Strides, check_lengths};
+use crate::gpu::shader::{Bind, COUNT_OFF, Field, Fragment, Kernel, Variant, fields, fragment};
+use crate::operator::qkv::{STRIDES_SOURCE, Strides, check_lengths};
 use crate::tensor::{DType, Layout};
 
-/// Twin of `struct Params` in `shaders/linformer/types.wgsl`.
+/// Must match `struct Params` in `shaders/linformer/types.wgsl`.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, Default, Pod, Zeroable)]
 struct Params {
@@ -51,20 +51,20 @@ const FIELDS: &[Field] = fields!(
     end_row, matrix_head, matrix_base, _pad, x
 );
 
-const TYPES: Source = source!("linformer/types.wgsl");
+const TYPES: Fragment = fragment!("linformer/types.wgsl");
 
 static PROJECT: Kernel = Kernel {
     name: "linformer_project",
-    sources: &[STRIDES_SOURCE, TYPES, source!("linformer/project.wgsl")],
+    sources: &[STRIDES_SOURCE, TYPES, fragment!("linformer/project.wgsl")],
     bindings: &[("x", Bind::Read), ("matrix", Bind::Read), ("projected", Bind::Write)],
     params: FIELDS,
     params_size: size_of::<Params>(),
-    bounds_proof: Some(attend::PROOF),
+    bounds_proof: Some(attention::PROOF),
 };
 
 static POOL: Kernel = Kernel {
     name: "linformer_pool",
-    sources: &[STRIDES_SOURCE, TYPES, source!("linformer/pool.wgsl")],
+    sources: &[STRIDES_SOURCE, TYPES, fragment!("linformer/pool.wgsl")],
     bindings: &[("x", Bind::Read), ("projected", Bind::Write)],
     params: FIELDS,
     params_size: size_of::<Params>(),
@@ -73,25 +73,34 @@ static POOL: Kernel = Kernel {
 
 static REDUCE: Kernel = Kernel {
     name: "linformer_reduce",
-    sources: &[STRIDES_SOURCE, TYPES, source!("linformer/reduce.wgsl")],
+    sources: &[STRIDES_SOURCE, TYPES, fragment!("linformer/reduce.wgsl")],
     bindings: &[("partials", Bind::Read), ("projected", Bind::Write)],
     params: FIELDS,
     params_size: size_of::<Params>(),
     bounds_proof: None,
 };
 
-static ATTEND: Kernel = attend::tiled_kernel(
-    "linformer_attend",
-    &[STRIDES_SOURCE, attend::TYPES, LOADS, SCALED, NO_SQUARES, CORE, source!("linformer/attend.wgsl")],
-    attend::PROOF,
+static ATTEND: Kernel = attention::tiled_kernel(
+    "linformer_attention",
+    &[
+        STRIDES_SOURCE,
+        attention::TYPES,
+        LOADS,
+        SCALED,
+        NO_SQUARES,
+        KEYS_ALL,
+        CORE,
+        fragment!("linformer/attention.wgsl"),
+    ],
+    attention::PROOF,
 );
 
-/// Rows of the rank in a tile.
+/// Rows of the rank per tile.
 const ROWS: usize = 64;
-/// Elements of a workgroup that pools or adds up splits.
+/// Elements per workgroup that pools or adds up splits.
 const ELEMENTS: usize = 64;
 
-// Order of the slots in `Config::slots`, then of the workspace.
+// Slots as in `Config::slots`, and workspace buffers in order.
 const Q: Operand = Operand::Slot(0);
 const O: Operand = Operand::Slot(3);
 const MATRIX_E: usize = 4;
@@ -99,10 +108,10 @@ const KEYS: Operand = Operand::Workspace(0);
 const VALUES: Operand = Operand::Workspace(1);
 const PARTIALS: Operand = Operand::Workspace(2);
 
-/// Essential work: each input read once, each output written once.
+/// Minimum work: each input is read once and each output is written once.
 pub(super) fn essential(c: &Config) -> Cost {
     let s = &c.qkv;
-    let second = attend::essential(&c.short(), MASK);
+    let second = attention::essential(&c.short(), MASK);
     let [q, k, v, o] = s.elements();
     let size = s.dtype.size() as f64;
     let matrices: u64 = c.slots()[MATRIX_E..].iter().filter_map(|slot| slot.checked_bytes()).sum();
@@ -124,7 +133,7 @@ pub(super) fn essential(c: &Config) -> Cost {
 
 const MASK: Mask = Mask { causal: false, window: None };
 
-/// What a GPU has to do.
+/// Builds the dispatches for this device.
 pub(super) fn program(c: &Config, caps: &Caps) -> Result<Program, Error> {
     c.validate()?;
     caps.require(NAME, c.qkv.dtype)?;
@@ -138,9 +147,12 @@ pub(super) fn program(c: &Config, caps: &Caps) -> Result<Program, Error> {
     };
     let keys = Half::new(c, caps, 1, s.dim_k, first);
     let values = Half::new(c, caps, 2, s.dim_v, second);
-    let mut steps = keys.steps(KEYS)?;
-    steps.extend(values.steps(VALUES)?);
-    steps.extend(s.cut(NAME, attention(c), &s.slots(), &attend::STRIDES, caps)?);
+    let x = std::mem::offset_of!(Params, x);
+    let mut steps = s.strided(keys.steps(KEYS)?, &[(1, x)]);
+    steps.extend(s.strided(values.steps(VALUES)?, &[(2, x)]));
+    // Only q and o can be strided here: this step reads the projected k and v.
+    let [q, _, _, o] = attention::STRIDES;
+    steps.extend(s.strided(s.cut(NAME, attention(c), &s.slots(), &attention::STRIDES, caps)?, &[q, o]));
 
     let mut workspace = vec![
         Scratch { name: "projected keys", bytes: keys.elements(1) * 4 },
@@ -159,11 +171,11 @@ pub(super) fn program(c: &Config, caps: &Caps) -> Result<Program, Error> {
     Ok(Program::new(NAME, variant, c.slots(), workspace, steps))
 }
 
-fn spec(dtype: DType, extra: &[Source], consts: Vec<(&'static str, u32)>, switch: (&'static str, u32)) -> Spec {
-    Spec { elem: dtype, fragments: [&[COUNT_OFF], extra].concat(), consts, overrides: vec![switch] }
+fn spec(dtype: DType, extra: &[Fragment], consts: Vec<(&'static str, u32)>, switch: (&'static str, u32)) -> Variant {
+    Variant { elem: dtype, fragments: [&[COUNT_OFF], extra].concat(), consts, overrides: vec![switch] }
 }
 
-/// The second half: the tiled attention core over the projected keys and values.
+/// The last dispatch: the tiled attention core over the projected keys and values.
 fn attention(c: &Config) -> Step {
     let short = c.short();
     let tiles = Tiles::new(&short);
@@ -178,18 +190,19 @@ fn attention(c: &Config) -> Step {
         first: 0,
         groups: tiles.groups(&short),
         cost: tiles.cost(&short, MASK, DType::F32.size()),
+        strided: vec![],
     }
 }
 
-/// The shortening of keys or of values.
+/// The dispatches that shorten the keys, or those that shorten the values.
 struct Half<'a> {
     c: &'a Config,
     caps: &'a Caps,
-    /// Slot of k or v, its head dimension, and the slot of the matrix.
+    /// The slot of k or v, its head dimension, and the slot and sharing of the matrix.
     slot: usize,
     dim: usize,
     matrix: Option<(usize, Sharing)>,
-    /// Results: batch times projected heads.
+    /// Number of results: batch times projected heads.
     units: usize,
     col_threads: usize,
     splits: usize,
@@ -206,8 +219,8 @@ impl<'a> Half<'a> {
         };
         let mut half = Self { c, caps, slot, dim, matrix, units, col_threads, splits: 1, split_len: c.qkv.keys };
         let wanted = caps.full_groups.div_ceil(half.groups(0..units, 0..c.rank)) as usize;
-        // Tokens that a split has at least: a tile's own sums are then a quarter of what it reads. A pooling reads each
-        // token once, so its splits are of a window.
+        // Minimum number of tokens per split: the sums of a tile are then at most a quarter of what it reads. Pooling
+        // reads each token once, so its splits divide the window of a row.
         let (tokens, shortest) = match matrix {
             Some(_) => (c.qkv.keys, (8 * dim).max(256)),
             None => (c.qkv.keys / c.rank, 64),
@@ -220,7 +233,7 @@ impl<'a> Half<'a> {
         half
     }
 
-    /// Elements of so many results of every unit.
+    /// Elements of `splits` results of every unit.
     fn elements(&self, splits: usize) -> u64 {
         [self.units, self.c.rank, self.dim].iter().fold(splits as u64, |n, x| n.saturating_mul(*x as u64))
     }
@@ -266,7 +279,7 @@ impl<'a> Half<'a> {
         }
     }
 
-    /// Shortens, and adds splits up.
+    /// The dispatches that shorten, and the one that adds up the splits.
     fn steps(&self, target: Operand) -> Result<Vec<Step>, Error> {
         let mut steps = Vec::new();
         let partial = if self.splits > 1 { PARTIALS } else { target };
@@ -286,13 +299,14 @@ impl<'a> Half<'a> {
                     bytes_written: all as f64 * 4.0,
                     ..Cost::default()
                 },
+                strided: vec![],
             });
         }
         Ok(steps)
     }
 
-    /// Pushes the steps for these units and rows of the rank: one, or where a binding cannot hold what they touch of the
-    /// tokens or of the matrix, those of each half.
+    /// Appends the steps for these units and rows of the rank. If a binding cannot hold the tokens or the part of the
+    /// matrix that they read, units or rows are halved until it can.
     fn shorten(
         &self,
         units: Range<usize>,
@@ -330,7 +344,7 @@ impl<'a> Half<'a> {
         Err(Error::Limit { op: NAME.into(), what: what.into(), needed, limit })
     }
 
-    /// What these units read of k or v: their key heads, under layout bnhd their batch entries.
+    /// The part of k or v that these units read: their key heads, or in layout bnhd their batch entries.
     fn tokens_of(&self, units: &Range<usize>) -> Part {
         let (s, heads) = (&self.c.qkv, self.c.projected_heads());
         let key_head = |unit: usize| unit / (heads / s.kv_heads);
@@ -343,7 +357,7 @@ impl<'a> Half<'a> {
         self.part(first as u64 * one, end as u64 * one, s.dtype)
     }
 
-    /// What these units and rows read of the matrix.
+    /// The part of the matrix that these units and rows read.
     fn matrix_of(&self, units: &Range<usize>, rows: &Range<usize>) -> Option<Part> {
         let (_, sharing) = self.matrix?;
         let heads = self.c.projected_heads();
@@ -382,9 +396,9 @@ impl<'a> Half<'a> {
                 let spec = spec(c.qkv.dtype, &[], vec![("COL_THREADS", self.col_threads as u32)], ("POOL", 0));
                 let row_tiles = params.row_tiles as f64;
                 let cost = Cost {
-                    // With what only fills a tile.
+                    // Rows and columns that only pad a tile are counted.
                     flops: results * 2.0 * tokens * row_tiles * (ROWS * 4 * self.col_threads * self.col_tiles()) as f64,
-                    // Tokens once a tile of rows, the matrix once a tile of columns.
+                    // Tokens are read once per tile of rows, the matrix once per tile of columns.
                     bytes_read: results * tokens * (dim * size * row_tiles + count * self.col_tiles() as f64 * 4.0),
                     bytes_written: written,
                     ..Cost::default()
@@ -392,7 +406,7 @@ impl<'a> Half<'a> {
                 (&PROJECT, spec, cost)
             }
             None => {
-                // Neighbouring windows share a token where M is no multiple of K.
+                // Neighbouring windows share a token if M is not a multiple of K.
                 let window = |r: usize| ((r + 1) * c.qkv.keys).div_ceil(c.rank) - r * c.qkv.keys / c.rank;
                 let tokens: usize = (0..c.rank).map(window).sum();
                 let read = results * tokens as f64 * dim;
@@ -404,11 +418,20 @@ impl<'a> Half<'a> {
         let mut operands = vec![bind(self.slot, x)];
         operands.extend(self.matrix.zip(matrix).map(|((slot, _), part)| bind(slot, part)));
         operands.push(to);
-        Step { kernel, spec, params: bytemuck::bytes_of(&params).to_vec(), operands, first: 0, groups, cost }
+        Step {
+            kernel,
+            spec,
+            params: bytemuck::bytes_of(&params).to_vec(),
+            operands,
+            first: 0,
+            groups,
+            cost,
+            strided: vec![],
+        }
     }
 }
 
-/// Elements of a tensor that a step binds.
+/// A range of elements of a tensor that a step binds.
 #[derive(Debug, Clone, Copy)]
 struct Part {
     first: u64,

@@ -1,13 +1,14 @@
-//! The definition of Linformer as plain loops. No engine type, no cleverness: what every kernel is judged by.
+//! The definition of Linformer as plain loops. It shares no code with the kernels and the `cpu` backend, which are
+//! compared with it.
 
 use super::{Config, Pool, Projection, Sharing};
-use crate::ops::Definition;
-use crate::ops::Rows;
-use crate::ops::float::{self, Float};
+use crate::operator::ReferenceOutputs;
+use crate::operator::Rows;
 use crate::tensor::TensorMap;
+use crate::verify::float::{self, Float};
 
-/// The wanted queries of `o`, in the layout of the configuration.
-pub(super) fn outputs<T: Float>(config: &Config, tensors: &TensorMap, rows: Rows<'_>) -> Definition {
+/// The requested queries of `o`, in the layout of the configuration.
+pub(super) fn outputs<T: Float>(config: &Config, tensors: &TensorMap, rows: Rows<'_>) -> ReferenceOutputs {
     let c = &config.qkv;
     let [q, k, v] = ["q", "k", "v"].map(|name| float::read::<T>(tensors, name).expect("an input is missing"));
     let [e, f] = ["e", "f"].map(|name| float::read::<T>(tensors, name));
@@ -40,7 +41,7 @@ pub(super) fn outputs<T: Float>(config: &Config, tensors: &TensorMap, rows: Rows
     vec![("o", o)]
 }
 
-/// Rows that the tokens `x(j)` of a head are shortened to. `second`: the matrix is f, not e.
+/// The rows that the tokens `x(j)` of a head are shortened to. If `second`, the matrix is f instead of e.
 fn shorten<'a, T: Float + 'a>(
     config: &Config,
     head: usize,

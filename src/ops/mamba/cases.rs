@@ -1,12 +1,12 @@
 //! Named shapes of the selective scan.
 
-use crate::ops::Case;
+use crate::catalog::case::Case;
 use crate::tensor::DType;
 
-/// Lengths that meet and miss every tile.
+/// Lengths that are multiples of the tiles, and lengths next to them.
 const LENGTHS: [usize; 6] = [1, 63, 64, 65, 257, 2000];
 
-/// With whatever is not required.
+/// Adds all optional tensors.
 fn full(case: Case) -> Case {
     case.with("d").with("z").with("dt_bias")
 }
@@ -19,7 +19,7 @@ pub(super) fn cases() -> Vec<Case> {
     for s in [1, 3, 8, 16, 20, 64, 100, 256] {
         let case =
             full(Case::new(format!("states_{s}"), &[("C", 7), ("N", 150), ("S", s)])).flag("segment", "60").carry();
-        // The widest take long on a software adapter.
+        // The widest ones are slow on a software adapter.
         list.push(if s > 64 { case.slow() } else { case });
     }
     let plain = [("C", 70), ("N", 130), ("S", 5)];
@@ -28,7 +28,8 @@ pub(super) fn cases() -> Vec<Case> {
         list.push(Case::new(format!("with_{name}"), &plain).with(name));
     }
     list.push(full(Case::new("full", &plain)).with("a_log").carry());
-    // Steps as they are, some of them negative: a state that grows for long is a test of nothing.
+    // Without softplus, some steps are negative and let the state grow. The sequence is short, so that it does not grow
+    // too much.
     let short = [("C", 6), ("N", 8), ("S", 2)];
     list.push(Case::new("no_softplus", &short).with("d").with("z").flag("dt-softplus", "false").carry());
     let grouped = [("B", 2), ("C", 140), ("G", 2), ("N", 140), ("S", 6)];

@@ -1,22 +1,27 @@
-//! The `cpu` backend: blocks of channels on threads, each from the first token to the last, so that bits depend on no cut. The
-//! channels of a block are the lanes of vector code; tokens come in tiles, turned so that these lie together.
+//! The `cpu` backend: threads process blocks of channels, each from the first token to the last, so that results do not
+//! depend on how the work is split. The channels of a block are the lanes of vector code. Tokens are loaded in tiles
+//! and transposed, so that the channels of a token are contiguous.
 
+use crate::cpu::{simd, threads};
 use std::ops::Range;
 
 use super::Config;
-use crate::ops::cpu::{self, Output, channels, exp_signed, wide};
+use crate::cpu::channels;
+use crate::cpu::simd::{exp_signed, wide};
+use crate::cpu::tiles::Output;
 use crate::tensor::{HostTensor, TensorMap};
 
-/// Channels of a block.
+/// Channels per block.
 const LANES: usize = 16;
 
-/// Elements of b in a tile, about: with c and the channels of a block they stay in a second-level cache.
+/// Approximate number of elements of b in a tile. Together with c and the channels of a block, they stay in a
+/// second-level cache.
 const TILE: usize = 4096;
 
-/// Blocks that share a tile of b and c at most.
+/// Maximum number of blocks that share a tile of b and c.
 const BLOCKS: usize = 4;
 
-/// Runs the operator; tensors as [`crate::ops::Operator::cpu`] says.
+/// Runs the operator. [`crate::operator::Operator::cpu`] describes the tensors.
 pub(super) fn run(config: &Config, tensors: &TensorMap) -> TensorMap {
     let tensor = |name: &str| tensors.get(name).unwrap_or_else(|| panic!("tensor {name} is missing"));
     let (s, states) = (config.shape, config.states);
@@ -37,17 +42,17 @@ pub(super) fn run(config: &Config, tensors: &TensorMap) -> TensorMap {
         a,
         y: Output::rows(s.dtype, s.rows(), s.length),
     };
-    let given = tensors.get("state").filter(|_| config.carry).map(HostTensor::to_f32);
+    let given = tensors.get("state").filter(|_| config.mode.carry).map(HostTensor::to_f32);
     let mut state = given.unwrap_or_else(|| vec![0.0; s.rows() * states]);
     let blocks = job.blocks();
-    // Blocks that one thread takes together share tiles of b and c. What is computed does not depend on it.
+    // Blocks that one thread processes together share tiles of b and c. The results do not depend on their number.
     let each = (blocks / (4 * rayon::current_num_threads())).clamp(1, BLOCKS);
     let mut turned = vec![0.0; blocks.next_multiple_of(each) * LANES * states];
     for (block, h) in turned.chunks_exact_mut(LANES * states).take(blocks).enumerate() {
         job.turn(block, &state, h);
     }
     let work = (s.length * each * LANES * states * 32) as u64;
-    cpu::each_mut(&mut turned, each * LANES * states, work, |task, h| {
+    threads::each_mut(&mut turned, each * LANES * states, work, |task, h| {
         job.walk(task * each..blocks.min((task + 1) * each), h);
     });
     for (block, h) in turned.chunks_exact(LANES * states).take(blocks).enumerate() {
@@ -58,28 +63,28 @@ pub(super) fn run(config: &Config, tensors: &TensorMap) -> TensorMap {
     }
     let mut outputs = TensorMap::new();
     outputs.insert("y", job.y.finish().reshape(s.shape()));
-    if config.carry {
+    if config.mode.carry {
         outputs.insert("state", HostTensor::f32([s.batch, s.channels, states], state));
     }
     outputs
 }
 
-/// One line for people.
+/// Describes the algorithm, for people.
 pub(super) fn variant() -> String {
     format!("{LANES} channels at a time")
 }
 
-/// Some channels of a group.
+/// Some channels of one group.
 struct Block {
-    /// The first of them among those of all batch entries.
+    /// The first channel, counted over all batch entries.
     row: usize,
-    /// How many, at most [`LANES`].
+    /// Number of channels, at most [`LANES`].
     count: usize,
-    /// The group, among those of all batch entries.
+    /// The group, counted over all batch entries.
     group: usize,
 }
 
-/// One run: the tensors and where outputs go.
+/// One run: the configuration, its tensors and the output buffer.
 struct Job<'a> {
     config: &'a Config,
     x: &'a HostTensor,
@@ -108,7 +113,7 @@ impl Job<'_> {
         Block { row: group * channels + first, count: LANES.min(channels - first), group }
     }
 
-    /// What rows of S are for the channels of a block, state by state; zeros for channels that only fill it up.
+    /// Transposes the rows of S for the channels of a block to `[S, LANES]`. Lanes without a channel get zeros.
     fn turn(&self, block: usize, rows: &[f32], turned: &mut [f32]) {
         let Block { row, count, .. } = self.block(block);
         let states = self.config.states;
@@ -118,13 +123,13 @@ impl Job<'_> {
         }
     }
 
-    /// Walks blocks through all tokens; `h` are their states, `[S, LANES]` each.
+    /// Processes all tokens for some blocks. `h` holds their states, `[S, LANES]` each.
     fn walk(&self, blocks: Range<usize>, h: &mut [f32]) {
         let (length, states) = (self.config.shape.length, self.config.states);
         let tokens = (TILE / states).clamp(16, 512).min(length);
         let (tile, along, one) = (tokens * LANES, tokens * states, states * LANES);
         let sizes = [blocks.len() * one, tile, tile, tile, along, along, tokens, tokens, tokens];
-        cpu::scratch(sizes, |[a, dt, u, y, b, c, row, gate, space]| {
+        threads::scratch(sizes, |[a, dt, u, y, b, c, row, gate, space]| {
             for (block, a) in blocks.clone().zip(a.chunks_exact_mut(one)) {
                 self.turn(block, &self.a, a);
             }
@@ -152,7 +157,7 @@ impl Job<'_> {
         });
     }
 
-    /// Steps and steps times inputs of some tokens, `[tokens, LANES]`.
+    /// Computes the steps, and the steps times the inputs, of some tokens, `[tokens, LANES]`.
     fn steps(&self, block: usize, first: usize, [dt, u]: [&mut [f32]; 2], [row, space]: [&mut [f32]; 2]) {
         let Block { row: first_row, count, .. } = self.block(block);
         for lane in 0..count {
@@ -164,12 +169,12 @@ impl Job<'_> {
                 channels::softplus(row);
             }
             spread(&mut dt[lane..], LANES, row);
-            cpu::multiply(row, channels::span(self.x, range, space));
+            simd::multiply(row, channels::span(self.x, range, space));
             spread(&mut u[lane..], LANES, row);
         }
     }
 
-    /// Adds the skip, gates, and stores.
+    /// Adds the skip, applies the gate, and stores the outputs.
     fn finish(&self, block: usize, first: usize, y: &[f32], [row, gate, space]: [&mut [f32]; 3]) {
         let Block { row: first_row, count, .. } = self.block(block);
         for lane in 0..count {
@@ -178,27 +183,27 @@ impl Job<'_> {
             row.iter_mut().zip(y[lane..].iter().step_by(LANES)).for_each(|(to, y)| *to = *y);
             if self.config.d {
                 let d = self.d[(first_row + lane) % self.config.shape.channels];
-                cpu::add_scaled(row, channels::span(self.x, range.clone(), space), d);
+                simd::add_scaled(row, channels::span(self.x, range.clone(), space), d);
             }
             if let Some(z) = self.z {
                 gate.copy_from_slice(channels::span(z, range, space));
                 channels::silu(gate);
-                cpu::multiply(row, gate);
+                simd::multiply(row, gate);
             }
-            // SAFETY: a channel is in one block, and its tokens follow each other.
+            // SAFETY: each channel is in one block, and its tokens are stored in order, once each.
             unsafe { self.y.span(first_row + lane, first, row) };
         }
     }
 }
 
-/// Every `step`th element becomes the next value.
+/// Writes the values to every `step`th element.
 fn spread(to: &mut [f32], step: usize, values: &[f32]) {
     to.iter_mut().step_by(step).zip(values).for_each(|(to, x)| *to = *x);
 }
 
 wide! {
-    /// The recurrence, token after token: `h = e^(dt a) h + u b` and `y = sum c h`, where h and a are `[S, LANES]`, dt, u and y
-    /// `[tokens, LANES]`, b and c `[tokens, S]`.
+    /// The recurrence, token by token: `h = e^(dt a) h + u b` and `y = sum c h`. h and a are `[S, LANES]`; dt, u and y
+    /// are `[tokens, LANES]`; b and c are `[tokens, S]`.
     fn walk(h: &mut [f32], a: &[f32], dt: &[f32], u: &[f32], b: &[f32], c: &[f32], y: &mut [f32]) {
         let states = a.len() / LANES;
         let tokens = dt.chunks_exact(LANES).zip(u.chunks_exact(LANES)).zip(y.chunks_exact_mut(LANES));

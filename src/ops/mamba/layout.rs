@@ -1,28 +1,29 @@
-//! From a configuration to tiles, uniforms, workspace and dispatches. Pure: no wgpu type.
+//! Builds the GPU program of a configuration: tiles, uniforms, workspace and dispatches. Pure: no wgpu type.
 //!
-//! A workgroup holds the states of some channels of a group, up to 16 of a channel in an invocation, and walks a segment of
-//! the tokens. Where channels fill the machine there is one segment and one pass over the tensors, and a state is updated in
-//! place. Else there are two passes: x, dt and b for the states of segments, a scan over these, and all tensors for the output:
-//! 6 tensors of the size of x in place of 4 (where there is z). b and c are read by every tile of channels.
+//! A workgroup holds the states of some channels of a group, with up to 16 states of a channel per invocation, and
+//! processes one segment of the tokens. If the channels fill the device, there is one segment and one pass over the
+//! tensors, and the state is updated in place. Otherwise there are two passes: the first reads x, dt and b to compute
+//! the states of segments, a scan combines these, and the second reads all tensors to compute the output. The two
+//! passes move 6 tensors of the size of x instead of 4 (with z). Every tile of channels reads b and c.
 //!
-//! Workspace of two passes: `S + 1` floats a channel and segment. Segments that the plan chooses are so long that the traffic
-//! of these stays below about a tenth of that of x, dt, z and y, below half of it where most of the machine would be idle.
+//! Workspace of two passes: `S + 1` floats per channel and segment. The plan chooses segments so long that the traffic
+//! of these stays below about a tenth of that of x, dt, z and y; if this would leave most of the device idle, below a
+//! half.
 
 use std::mem::offset_of;
 
 use bytemuck::{Pod, Zeroable};
 
 use super::{Config, NAME};
+use crate::cores::segments::segments;
 use crate::error::Error;
 use crate::gpu::Caps;
 use crate::gpu::grid::Grid;
 use crate::gpu::program::{self, Cost, Operand, Program, Scratch, Share, Step, check_indices, check_workspace};
-use crate::gpu::source::{Bind, COUNT_OFF, Field, Kernel, Source, Spec, fields, source};
-use crate::ops::Operator;
-use crate::ops::walk::segments;
+use crate::gpu::shader::{Bind, COUNT_OFF, Field, Fragment, Kernel, Variant, fields, fragment};
 use crate::tensor::DType;
 
-/// Twin of `struct Params` in `shaders/mamba/types.wgsl`.
+/// Must match `struct Params` in `shaders/mamba/types.wgsl`.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, Default, Pod, Zeroable)]
 struct Params {
@@ -45,17 +46,17 @@ const FIELDS: &[Field] = fields!(
     Params: grid, length, channels, groups, states, tiles, segment, segments, stored, dt_bias, d, base, base_b
 );
 
-const TYPES: Source = source!("mamba/types.wgsl");
-const WALK: Source = source!("mamba/walk.wgsl");
-const EXPONENTIAL: Source = source!("common/exponential.wgsl");
-const ACTIVATIONS: Source = source!("common/activations.wgsl");
+const TYPES: Fragment = fragment!("mamba/types.wgsl");
+const WALK: Fragment = fragment!("mamba/walk.wgsl");
+const EXPONENTIAL: Fragment = fragment!("lib/exponential.wgsl");
+const ACTIVATIONS: Fragment = fragment!("lib/activations.wgsl");
 
 const PROOF: &str =
     "channels, states and tokens are guarded by uniforms, arrays sized by the consts that end the loops";
 
 static SEGMENT: Kernel = Kernel {
     name: "mamba_segment",
-    sources: &[TYPES, EXPONENTIAL, ACTIVATIONS, WALK, source!("mamba/segment.wgsl")],
+    sources: &[TYPES, EXPONENTIAL, ACTIVATIONS, WALK, fragment!("mamba/segment.wgsl")],
     bindings: &[
         ("x", Bind::Read),
         ("dt", Bind::Read),
@@ -71,7 +72,7 @@ static SEGMENT: Kernel = Kernel {
 
 static SCAN: Kernel = Kernel {
     name: "mamba_scan",
-    sources: &[TYPES, EXPONENTIAL, source!("mamba/scan.wgsl")],
+    sources: &[TYPES, EXPONENTIAL, fragment!("mamba/scan.wgsl")],
     bindings: &[("weights", Bind::Read), ("steps", Bind::Read), ("segments", Bind::Write), ("state", Bind::Write)],
     params: FIELDS,
     params_size: size_of::<Params>(),
@@ -80,7 +81,7 @@ static SCAN: Kernel = Kernel {
 
 static OUTPUT: Kernel = Kernel {
     name: "mamba_output",
-    sources: &[TYPES, EXPONENTIAL, ACTIVATIONS, WALK, source!("mamba/output.wgsl")],
+    sources: &[TYPES, EXPONENTIAL, ACTIVATIONS, WALK, fragment!("mamba/output.wgsl")],
     bindings: &[
         ("x", Bind::Read),
         ("dt", Bind::Read),
@@ -96,21 +97,21 @@ static OUTPUT: Kernel = Kernel {
     bounds_proof: Some(PROOF),
 };
 
-/// How one workgroup holds the states of its channels and how many tokens it takes at a time.
+/// How one workgroup stores the states of its channels, and how many tokens it processes at a time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Tiles {
-    /// Channels of a workgroup.
+    /// Channels per workgroup.
     pub channels: usize,
-    /// Invocations that share the states of a channel.
+    /// Invocations that the states of a channel are split over.
     pub lanes: usize,
-    /// States of an invocation, in fours.
+    /// States per invocation, in groups of four.
     pub rows4: usize,
     /// Tokens in workgroup memory at a time.
     pub tile: usize,
 }
 
 impl Tiles {
-    /// Tiles for so many states and so many channels of a group.
+    /// Chooses tiles for `states` states per channel and `channels` channels per group.
     pub fn new(states: usize, channels: usize) -> Self {
         let fours = states.div_ceil(4).next_power_of_two();
         let rows4 = fours.min(4);
@@ -125,12 +126,13 @@ impl Tiles {
         Self { channels: channels.next_power_of_two().clamp(8, most), lanes, rows4, tile }
     }
 
-    /// States that a channel has room for.
+    /// Number of states per channel that there is room for.
     pub fn states(&self) -> usize {
         4 * self.lanes * self.rows4
     }
 
-    /// Bytes of workgroup memory of the kernel that writes outputs.
+    /// Bytes of workgroup memory of the output kernel.
+    #[cfg(test)]
     pub fn workgroup_bytes(&self) -> usize {
         let tokens = self.channels * (self.tile + 1) * (2 + self.lanes);
         4 * (tokens + 2 * self.tile * self.states() + 2 * self.channels)
@@ -146,16 +148,17 @@ impl Tiles {
     }
 }
 
-/// How the sequence is walked.
+/// How the sequence is processed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Walk {
-    /// One workgroup walks its channels from end to end.
-    OnePass,
-    /// Segment states, a scan over them, a second walk; tokens in a segment.
-    TwoPasses(usize),
+pub enum Passes {
+    /// A workgroup processes all tokens of its channels in order.
+    Sequential,
+    /// Reduce-then-scan, with this number of tokens per segment: computes the state of each segment, scans these
+    /// states, then processes each segment from the state it starts with.
+    ReduceThenScan(usize),
 }
 
-// Order of the slots in `Config::slots`.
+// Indices of the slots in `Config::slots`.
 const X: usize = 0;
 const DT: usize = 1;
 const B: usize = 2;
@@ -164,12 +167,12 @@ const WEIGHTS: Operand = Operand::Slot(4);
 const Y: usize = 5;
 const Z: usize = 6;
 
-/// Essential work: each input read once, each output written once.
+/// Minimum work: each input is read once and each output is written once.
 pub(super) fn essential(c: &Config) -> Cost {
     let (elements, size) = (c.shape.elements(), c.shape.dtype.size() as f64);
     let along = (c.shape.batch * c.group_count() * c.states) as f64 * c.shape.length as f64;
     let weights: usize = c.weights_slot().parts.iter().map(|part| part.shape.count()).sum();
-    let state = if c.carry { (c.shape.rows() * c.states) as f64 * 4.0 } else { 0.0 };
+    let state = if c.mode.carry { (c.shape.rows() * c.states) as f64 * 4.0 } else { 0.0 };
     let states = elements * c.states as f64;
     Cost {
         flops: 6.0 * states,
@@ -179,30 +182,31 @@ pub(super) fn essential(c: &Config) -> Cost {
     }
 }
 
-/// Chooses the walk.
-pub fn walk(c: &Config, caps: &Caps) -> Walk {
-    if let Some(segment) = c.segment {
-        return Walk::TwoPasses(segment.min(c.shape.length));
+/// Chooses how to process the sequence.
+pub fn walk(c: &Config, caps: &Caps) -> Passes {
+    if let Some(segment) = c.mode.segment {
+        return Passes::ReduceThenScan(segment.min(c.shape.length));
     }
     let build = Builder::new(c);
     let groups = build.groups(1);
-    if c.decode || 2 * groups > caps.full_groups {
-        return Walk::OnePass;
+    if c.mode.decode || 2 * groups > caps.full_groups {
+        return Passes::Sequential;
     }
-    // The longest with which a machine full of workgroups stays within the work of one dispatch.
+    // The longest segment for which one dispatch that fills the device stays within the work limit of a dispatch.
     let token = build.tiles.channels as f64 * build.tiles.states() as f64 * 22.0;
     let longest = (caps.dispatch_flops / (caps.full_groups as f64 * token)) as usize;
-    // A segment's state is written, read and written by the scan beside its steps and rates, and read; tokens are six values.
+    // The state of a segment is written, read and written by the scan, which also reads its steps and rates, and read
+    // again. A token moves six values.
     let traffic = [24 * c.states, 6 * c.shape.dtype.size()];
     let wanted = caps.full_groups.div_ceil(groups) as usize;
     let segments = segments(c.shape.length, traffic[0], traffic[1], wanted, longest);
     if segments == 1 {
-        return Walk::OnePass;
+        return Passes::Sequential;
     }
-    Walk::TwoPasses(c.shape.length.div_ceil(segments).next_multiple_of(build.tiles.tile))
+    Passes::ReduceThenScan(c.shape.length.div_ceil(segments).next_multiple_of(build.tiles.tile))
 }
 
-/// What a GPU has to do.
+/// Builds the dispatches for this device.
 pub(super) fn program(c: &Config, caps: &Caps) -> Result<Program, Error> {
     c.validate()?;
     caps.require(NAME, c.shape.dtype)?;
@@ -215,9 +219,9 @@ pub(super) fn program(c: &Config, caps: &Caps) -> Result<Program, Error> {
 struct Builder<'a> {
     c: &'a Config,
     tiles: Tiles,
-    /// Batch times groups.
+    /// Number of batch entries times groups.
     units: usize,
-    /// Tiles of channels in a group.
+    /// Number of tiles of channels per group.
     count: usize,
 }
 
@@ -232,7 +236,7 @@ impl<'a> Builder<'a> {
         self.units as u64 * segments as u64 * self.count as u64
     }
 
-    fn build(&self, walk: Walk, caps: &Caps) -> Result<Program, Error> {
+    fn build(&self, walk: Passes, caps: &Caps) -> Result<Program, Error> {
         let c = self.c;
         let tile = format!(
             "{} states of {} channels a workgroup, {} tokens at a time",
@@ -240,15 +244,15 @@ impl<'a> Builder<'a> {
             self.tiles.channels,
             self.tiles.tile
         );
-        // An empty buffer stands in for a state that is not there, behind those of the passes.
-        let none = |index| if c.carry { Operand::Slot(c.slots().len() - 1) } else { Operand::Workspace(index) };
+        // If there is no state, an empty buffer is bound instead. Its index comes after the buffers of the passes.
+        let none = |index| if c.mode.carry { Operand::Slot(c.slots().len() - 1) } else { Operand::Workspace(index) };
         let (mut workspace, steps, variant) = match walk {
-            Walk::OnePass => {
-                let step = self.output(c.shape.length, 1, none(0), c.carry);
-                let variant = if c.decode { "one token".into() } else { format!("one pass, {tile}") };
+            Passes::Sequential => {
+                let step = self.output(c.shape.length, 1, none(0), c.mode.carry);
+                let variant = if c.mode.decode { "one token".into() } else { format!("one pass, {tile}") };
                 (vec![], vec![step], variant)
             }
-            Walk::TwoPasses(segment) => {
+            Passes::ReduceThenScan(segment) => {
                 let segments = c.shape.length.div_ceil(segment);
                 let floats = |each: usize| (c.shape.rows() as u64).saturating_mul(segments as u64 * each as u64) * 4;
                 let workspace = vec![
@@ -263,7 +267,7 @@ impl<'a> Builder<'a> {
                 (workspace, steps, format!("two passes, segments of {segment}, {tile}"))
             }
         };
-        if !c.carry {
+        if !c.mode.carry {
             workspace.push(Scratch { name: "no state", bytes: 16 });
         }
         check_workspace(NAME, &workspace)?;
@@ -274,8 +278,8 @@ impl<'a> Builder<'a> {
         Ok(Program::new(NAME, variant, c.slots(), workspace, pieces))
     }
 
-    /// Cuts a step where one binding cannot hold the tensors along the sequence whole: at groups, or at tiles of channels
-    /// where all are one group.
+    /// Splits a step if a binding cannot hold the tensors along the sequence: by group, or by tile of channels if there
+    /// is only one group.
     fn cut(&self, step: Step, caps: &Caps) -> Result<Vec<Step>, Error> {
         let s = &self.c.shape;
         let (base, base_b) = (offset_of!(Params, base), offset_of!(Params, base_b));
@@ -316,12 +320,13 @@ impl<'a> Builder<'a> {
         }
     }
 
-    fn step(&self, kernel: &'static Kernel, spec: Spec, params: Params, operands: Vec<Operand>, cost: Cost) -> Step {
+    fn step(&self, kernel: &'static Kernel, spec: Variant, params: Params, operands: Vec<Operand>, cost: Cost) -> Step {
         let params = bytemuck::bytes_of(&params).to_vec();
-        Step { kernel, spec, params, operands, first: 0, groups: 0, cost }
+        Step { kernel, spec, params, operands, first: 0, groups: 0, cost, strided: vec![] }
     }
 
-    /// What a walk through all tokens computes, with what only fills a tile, and reads of b.
+    /// Work of one pass over all tokens, including channels and states that only pad a tile, with its reads of x, dt
+    /// and b.
     fn walked(&self, segments: usize, flops: f64) -> Cost {
         let (c, size) = (self.c, self.c.shape.dtype.size() as f64);
         let tokens = c.shape.length as f64 * (self.units * self.count) as f64;
@@ -341,8 +346,8 @@ impl<'a> Builder<'a> {
         vec![("A_LOG", c.a_log.into()), ("SOFTPLUS", c.softplus.into()), ("BIASED", c.dt_bias.into())]
     }
 
-    fn spec(&self, overrides: Vec<(&'static str, u32)>) -> Spec {
-        Spec { elem: self.c.shape.dtype, fragments: vec![COUNT_OFF], consts: self.tiles.consts(), overrides }
+    fn spec(&self, overrides: Vec<(&'static str, u32)>) -> Variant {
+        Variant { elem: self.c.shape.dtype, fragments: vec![COUNT_OFF], consts: self.tiles.consts(), overrides }
     }
 
     fn segment(&self, segment: usize, segments: usize) -> Step {
@@ -365,28 +370,29 @@ impl<'a> Builder<'a> {
         let c = self.c;
         let size = c.shape.channels as u64 * c.states as u64;
         let all = c.shape.batch as f64 * size as f64;
-        let carried = if c.carry { all * 4.0 } else { 0.0 };
+        let carried = if c.mode.carry { all * 4.0 } else { 0.0 };
         let cost = Cost {
             flops: 3.0 * all * segments as f64,
             exps: all * segments as f64,
             bytes_read: all * (1.0 + 2.0 * segments as f64) * 4.0 + carried,
             bytes_written: all * segments as f64 * 4.0 + carried,
         };
-        let spec = Spec {
+        let spec = Variant {
             elem: DType::F32,
             fragments: vec![COUNT_OFF],
             consts: vec![],
-            overrides: vec![("A_LOG", c.a_log.into()), ("CARRY", c.carry.into())],
+            overrides: vec![("A_LOG", c.a_log.into()), ("CARRY", c.mode.carry.into())],
         };
         let operands = vec![WEIGHTS, Operand::Workspace(1), Operand::Workspace(0), state];
         let step = self.step(&SCAN, spec, self.params(0, segments, segments), operands, cost);
         Step { groups: c.shape.batch as u64 * size.div_ceil(64), ..step }
     }
 
-    /// The walk that writes outputs, each segment from one of `states`, or from zeros.
+    /// The pass that computes the outputs. Each segment starts from its state in `states` if `init`, otherwise from
+    /// zeros.
     fn output(&self, segment: usize, segments: usize, states: Operand, init: bool) -> Step {
         let c = self.c;
-        let store = segments == 1 && c.carry && matches!(states, Operand::Slot(_));
+        let store = segments == 1 && c.mode.carry && matches!(states, Operand::Slot(_));
         let (rows, elements, size) = (c.shape.rows() as f64, c.shape.elements(), c.shape.dtype.size() as f64);
         let kept = rows * c.states as f64 * 4.0;
         let along = c.shape.length as f64 * (self.units * self.count * c.states) as f64 * size;
@@ -400,7 +406,7 @@ impl<'a> Builder<'a> {
         }
         let mut overrides = self.overrides();
         overrides.extend([("SKIP", c.d.into()), ("GATED", c.z.into()), ("INIT", init.into()), ("STORE", store.into())]);
-        // What is not there is bound to something small that is not read.
+        // If z is absent, the weights are bound instead and not read.
         let z = if c.z { Operand::Slot(Z) } else { WEIGHTS };
         let operands = vec![
             Operand::Slot(X),
@@ -414,5 +420,49 @@ impl<'a> Builder<'a> {
         ];
         let step = self.step(&OUTPUT, self.spec(overrides), self.params(segment, segments, segments), operands, cost);
         Step { groups: self.groups(segments), ..step }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::operator::Operator;
+    use crate::operator::channels::Channels;
+
+    /// A configuration with d, z and dt_bias.
+    fn full(shape: Channels, states: usize) -> Config {
+        Config { d: true, z: true, dt_bias: true, ..Config::new(shape, states) }
+    }
+
+    #[test]
+    fn tiles_fit_a_portable_workgroup_at_every_number_of_states() {
+        for states in 1..=256 {
+            for channels in [1, 8, 9, 64, 1000] {
+                let tiles = Tiles::new(states, channels);
+                assert!(tiles.states() >= states && tiles.states() < 2 * states.max(4), "{tiles:?}");
+                assert!(tiles.channels * tiles.lanes <= 256 && tiles.workgroup_bytes() <= 16384, "{tiles:?}");
+            }
+        }
+    }
+
+    /// The shape of the roofline: 1024 channels, 16 states, 65536 tokens.
+    #[test]
+    fn a_long_sequence_takes_little_workspace_and_two_passes_move_six_tensors() {
+        let c = full(Channels::new(1, 1024, 65536), 16);
+        let Passes::ReduceThenScan(segment) = walk(&c, &Caps::roomy()) else { panic!("one pass") };
+        let program = c.program(&Caps::roomy()).unwrap();
+        let tensor = c.shape.elements() * 4.0;
+        assert!(program.workspace_bytes() as f64 <= 0.02 * tensor, "{segment}: {}", program.workspace_bytes());
+        // Each of 16 tiles of channels reads b twice and c once.
+        let along = 3.0 * 16.0 * 16.0 * 65536.0 * 4.0;
+        let bytes = program.cost().bytes();
+        assert!(bytes >= 6.0 * tensor + along && bytes <= 1.05 * (6.0 * tensor + along), "{bytes}");
+        let decode = Config { shape: c.shape.length(1), mode: c.mode.carry().decode(), ..c.clone() }
+            .program(&Caps::roomy())
+            .unwrap();
+        assert_eq!((decode.steps().len(), decode.workspace_bytes()), (1, 0));
+        // There are enough channels to fill the device, so there is one pass.
+        let many = Config { shape: Channels::new(64, 1024, 4096), ..c };
+        assert_eq!(walk(&many, &Caps::roomy()), Passes::Sequential);
     }
 }

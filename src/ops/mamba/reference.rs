@@ -1,12 +1,13 @@
-//! The definition of the selective scan as plain loops. No engine type, no cleverness: what every kernel is judged by.
+//! The definition of the selective scan as plain loops. It shares no code with the kernels and the `cpu` backend, which
+//! are compared with it.
 
 use super::Config;
-use crate::ops::float::{self, Float};
-use crate::ops::{Definition, Rows};
+use crate::operator::{ReferenceOutputs, Rows};
 use crate::tensor::TensorMap;
+use crate::verify::float::{self, Float};
 
-/// The wanted tokens of `y` and, when carried, `state` after the last.
-pub(super) fn outputs<T: Float>(config: &Config, tensors: &TensorMap, rows: Rows<'_>) -> Definition {
+/// The requested tokens of `y` and, if carried, `state` after the last token.
+pub(super) fn outputs<T: Float>(config: &Config, tensors: &TensorMap, rows: Rows<'_>) -> ReferenceOutputs {
     let (channels, length, states) = (config.shape.channels, config.shape.length, config.states);
     let given = |name: &str| float::read::<T>(tensors, name);
     let read = |name: &str| given(name).unwrap_or_else(|| panic!("tensor {name} is missing"));
@@ -17,7 +18,7 @@ pub(super) fn outputs<T: Float>(config: &Config, tensors: &TensorMap, rows: Rows
     let dt_bias = config.dt_bias.then(|| read("dt_bias"));
     let zero = T::of(0.0);
     let zeros = || vec![zero; config.shape.rows() * states];
-    let mut state = given("state").filter(|_| config.carry).unwrap_or_else(zeros);
+    let mut state = given("state").filter(|_| config.mode.carry).unwrap_or_else(zeros);
     let wanted = rows.of(length);
     let mut y = Vec::with_capacity(config.shape.rows() * wanted.len());
     for (row, h) in state.chunks_exact_mut(states).enumerate() {
@@ -47,7 +48,7 @@ pub(super) fn outputs<T: Float>(config: &Config, tensors: &TensorMap, rows: Rows
         }
     }
     let mut outputs = vec![("y", y)];
-    if config.carry {
+    if config.mode.carry {
         outputs.push(("state", float::wide(state)));
     }
     outputs

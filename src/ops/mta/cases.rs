@@ -1,17 +1,17 @@
 //! Named shapes of multi-token attention.
 
-use crate::ops::Case;
+use crate::catalog::case::Case;
 use crate::tensor::{DType, Layout};
 
-/// Every stage.
+/// The tensors of all stages.
 const ALL: [&str; 7] = ["kq_pre", "kq_post", "head_pre", "head_post", "norm", "gate_weight", "gate_bias"];
 
-/// A case with these tensors.
+/// Gives these tensors to a case.
 fn with(case: Case, tensors: &[&'static str]) -> Case {
     tensors.iter().fold(case, |case, tensor| case.with(tensor))
 }
 
-/// With kernels of these sizes, before and after the softmax.
+/// Sets the sizes of the convolution kernels before and after the softmax.
 fn sized(mut case: Case, pre: [usize; 2], post: [usize; 2]) -> Case {
     case.axes.extend([("cq", pre[0]), ("ck", pre[1]), ("cq_post", post[0]), ("ck_post", post[1])]);
     case
@@ -39,7 +39,7 @@ pub(super) fn cases() -> Vec<Case> {
     ] {
         list.push(with(Case::new(name, &small), tensors));
     }
-    // Groups smaller than the heads.
+    // Groups with fewer heads than H.
     let pairs = [("H", 6), ("N", 40), ("D", 8), ("E", 5), ("c", 2), ("H/c", 3)];
     list.push(with(Case::new("pairs", &pairs), &["head_post"]));
     list.push(with(Case::new("pairs_all", &pairs), &ALL));
@@ -64,7 +64,8 @@ pub(super) fn cases() -> Vec<Case> {
     list.push(with(open(Case::new("open", &small)), &ALL));
     let cross = [("H", 2), ("N", 21), ("M", 90), ("D", 8), ("E", 12)];
     list.push(with(open(Case::new("open_cross", &cross)), &["kq_pre", "kq_post"]));
-    // Aligned at the end: later queries see more keys; with more queries than keys the first see none.
+    // The last query is aligned with the last key, so later queries see more keys. If there are more queries than keys,
+    // the first queries see none.
     list.push(with(Case::new("cache", &cross), &ALL));
     let more = [("H", 2), ("N", 60), ("M", 20), ("D", 8), ("E", 12)];
     list.push(with(Case::new("more_queries_than_keys", &more), &["kq_pre", "kq_post", "head_pre"]));
@@ -87,7 +88,7 @@ pub(super) fn cases() -> Vec<Case> {
     let decode = [("B", 2), ("H", 4), ("G", 2), ("N", 1), ("M", 150), ("D", 12), ("E", 20)];
     list.push(with(Case::new("decode", &decode), &["kq_pre", "kq_post"]).carry());
     list.push(with(Case::new("decode_all", &decode), &ALL).carry());
-    // Fewer rows before than the kernels reach back to.
+    // There are fewer earlier rows than the convolutions reach back to.
     list.push(
         with(Case::new("decode_short", &[("H", 2), ("N", 1), ("M", 3), ("D", 8)]), &["kq_pre", "kq_post"]).carry(),
     );

@@ -1,22 +1,28 @@
-//! The `cpu` backend: blocks of queries against tiles of the keys they see, of one head or of those that are mixed, with
-//! the rows and columns around a tile that its convolutions reach to. Maxima and sums come with the values where the
-//! softmax is the last stage of the weights, else from a pass of their own.
+//! The `cpu` backend: blocks of queries are compared with tiles of the keys that they see, for one head or for all
+//! heads that are mixed, including the rows and columns around a tile that its convolutions reach. If the softmax is
+//! the last stage of the weights, its maxima and sums are computed together with the output, otherwise in a separate
+//! pass.
 
+use crate::cpu::simd;
 use std::ops::Range;
 
 use super::{Config, Gates, NORM_EPS, Taps};
-use crate::ops::Qkv;
-use crate::ops::cpu::attend::{self, Attend, Score, Weights};
-use crate::ops::cpu::{self, Mat, Onto, Output, Source, each, each_mut, exp_signed, product, scratch, wide};
+use crate::cores::attention::cpu as attention;
+use crate::cores::attention::cpu::{Attend, Score, Weights};
+use crate::cpu::matrix::{Mat, Onto, product};
+use crate::cpu::simd::{exp_signed, wide};
+use crate::cpu::threads::{each, each_mut, scratch};
+use crate::cpu::tiles::{Output, Source};
+use crate::operator::qkv::Qkv;
 use crate::tensor::{DType, HostTensor, Layout, TensorMap};
 
-/// Not above any score, and finite: a query that has seen no key has it as its maximum.
+/// The maximum of a query that has seen no key yet. It is finite, and no finite score is lower.
 const LOWEST: f32 = f32::MIN;
 
-/// Rows that a norm and a gate take at a time.
+/// Rows that the norm and the gate process at a time.
 const FINISHED: usize = 64;
 
-/// Runs the operator; tensors as [`crate::ops::Operator::cpu`] says.
+/// Runs the operator. [`crate::operator::Operator::cpu`] describes the tensors.
 pub(super) fn run(config: &Config, tensors: &TensorMap) -> TensorMap {
     let s = &config.qkv;
     let tensor = |name: &str| tensors.get(name).unwrap_or_else(|| panic!("tensor {name} is missing"));
@@ -26,11 +32,11 @@ pub(super) fn run(config: &Config, tensors: &TensorMap) -> TensorMap {
         Some(tail) => tail.clone(),
         None => HostTensor::zeros(slot.shape(), DType::F32),
     });
-    // Before the norm and the gate nothing is rounded to the storage.
+    // Outputs are rounded to the storage type only after the norm and the gate.
     let o = Output::new(DType::F32, s.layout, [s.batch, s.heads, s.queries, s.dim_v]);
     if config.plain() {
         let score = Score::Scaled(config.effective_scale());
-        Attend { shape: *s, mask: config.mask(), score, weights: Weights::Softmax, q, k, v }.run(&o);
+        Attend { shape: *s, mask: config.mask(), lengths: None, score, weights: Weights::Softmax, q, k, v }.run(&o);
     } else {
         let weight = |name: &str, given: bool| if given { tensor(name).to_f32() } else { Vec::new() };
         let core = Core {
@@ -57,17 +63,17 @@ pub(super) fn run(config: &Config, tensors: &TensorMap) -> TensorMap {
     outputs
 }
 
-/// One line for people.
+/// Describes the algorithm, for people.
 pub(super) fn variant(c: &Config) -> String {
     if c.plain() {
-        return attend::variant();
+        return attention::variant();
     }
     let tiles = Tiles::new(c);
     let Tiles { rows, keys, heads } = tiles;
     format!("tiles of {rows} queries x {heads} heads by {keys} keys, scores computed {:.1} times", tiles.recompute(c))
 }
 
-/// The last T of q_tail and q.
+/// The last T rows of q_tail followed by q, for every head.
 fn last_queries(c: &Config, tail: &[f32], q: &Source<'_>) -> Vec<f32> {
     let Qkv { batch, heads, queries, dim_k, .. } = c.qkv;
     let rows = c.tail();
@@ -82,11 +88,11 @@ fn last_queries(c: &Config, tail: &[f32], q: &Source<'_>) -> Vec<f32> {
     last
 }
 
-/// How rows, keys and heads are cut.
+/// The tile sizes of rows, keys and heads.
 struct Tiles {
     rows: usize,
     keys: usize,
-    /// Heads of a task: those that are mixed with each other.
+    /// Heads per task: those that are mixed with each other.
     heads: usize,
 }
 
@@ -97,17 +103,18 @@ impl Tiles {
         Self { rows: rows.min(c.qkv.queries), keys: keys.min(c.qkv.keys), heads }
     }
 
-    /// How often a score is computed, away from the ends of the sequence.
+    /// How often each score is computed, except near the ends of the sequence.
     fn recompute(&self, c: &Config) -> f64 {
         let area = |(rows, keys): (usize, usize)| ((self.rows + rows) * (self.keys + 2 * keys)) as f64;
         let (pre, post) = (Taps::halo(c.kq_pre), Taps::halo(c.kq_post));
-        // The pass for maxima and sums does without the reach after the softmax.
+        // The pass for maxima and sums does not need the rows and keys that only the convolution after the softmax
+        // reaches.
         let first = if c.post() { area(pre) } else { 0.0 };
         (first + area((pre.0 + post.0, pre.1 + post.1))) / (self.rows * self.keys) as f64
     }
 }
 
-/// Rows of queries, below 0 those of q_tail, and columns of keys, which may be outside the sequence.
+/// A range of rows of queries (those below 0 are in q_tail), or of columns of keys. It may extend beyond the sequence.
 type Span = Range<isize>;
 
 struct Core<'a> {
@@ -123,7 +130,7 @@ struct Core<'a> {
     head_post: Vec<f32>,
 }
 
-/// Memory of a task: rows of q, keys, raw scores of a head, and scores of all heads before they are mixed.
+/// Buffers of a task: rows of q, keys, raw scores of a head, and scores of all heads before they are mixed.
 struct Space<'a> {
     q: &'a mut [f32],
     k: &'a mut [f32],
@@ -135,7 +142,7 @@ fn len(span: &Span) -> usize {
     (span.end - span.start).max(0) as usize
 }
 
-/// Wider by the reach of a kernel.
+/// Extends a tile by the reach of a convolution kernel.
 fn wider(rows: &Span, cols: &Span, (up, side): (usize, usize)) -> (Span, Span) {
     (rows.start - up as isize..rows.end, cols.start - side as isize..cols.end + side as isize)
 }
@@ -145,18 +152,19 @@ impl Core<'_> {
         self.c.qkv.heads / self.tiles.heads
     }
 
-    /// Rows whose maxima and sums are kept: those of q, and those before it that weights are taken from.
+    /// First of the rows whose maxima and sums are stored: the rows of q, and earlier rows whose weights the
+    /// convolution reaches.
     fn first_row(&self) -> isize {
         -(Taps::halo(self.c.kq_post).0.min(self.c.rows_before()) as isize)
     }
 
-    /// Flops of all tasks, roughly.
+    /// Approximate flops of all tasks.
     fn work(&self) -> u64 {
         let s = &self.c.qkv;
         (super::layout::essential(self.c).flops * 1.5) as u64 + (s.batch * s.heads) as u64
     }
 
-    /// Sizes of a [`Space`] for tiles of so many rows and keys.
+    /// Sizes of a [`Space`] for tiles of `rows` rows and `cols` keys.
     fn space(&self, rows: usize, cols: usize) -> [usize; 4] {
         let (up, side) = Taps::halo(self.c.kq_pre);
         let (rows_all, cols_all) = (rows + up, cols + 2 * side);
@@ -164,7 +172,7 @@ impl Core<'_> {
         [rows_all * self.c.qkv.dim_k, cols_all * self.c.qkv.dim_k, rows_all * cols_all, unmixed]
     }
 
-    /// Scores of a head, 0 where a row does not see a key.
+    /// Computes the raw scores of a head, 0 where a row does not see a key.
     fn raw(
         &self,
         [batch, head]: [usize; 2],
@@ -190,7 +198,7 @@ impl Core<'_> {
         }
     }
 
-    /// Rows of a head's queries, scaled; zeros where there are none.
+    /// Copies rows of a head's queries, scaled; zeros where there are none.
     fn queries(&self, batch: usize, head: usize, rows: &Span, to: &mut [f32]) {
         let d = self.c.qkv.dim_k;
         let before = self.c.rows_before() as isize;
@@ -202,7 +210,7 @@ impl Core<'_> {
             let at = (wanted.start - rows.start) as usize * d;
             let tokens = (wanted.start - first) as usize..(wanted.end - first) as usize;
             let to = &mut to[at..][..tokens.len() * d];
-            // Of a tensor that is read where it lies nothing has been put there.
+            // `tile` may return the values in place, without writing to `space`, so they are copied from its result.
             let mut space = vec![0.0; tokens.len() * d];
             let tile = source.tile(batch, head, tokens, &mut space);
             to.chunks_exact_mut(d).enumerate().for_each(|(i, to)| to.copy_from_slice(tile.row(i, d)));
@@ -211,10 +219,11 @@ impl Core<'_> {
             copy(tail, rows.start.max(-before)..rows.end.min(0), -before);
         }
         copy(&self.q, rows.start.max(0)..rows.end, 0);
-        cpu::scale(to, self.c.effective_scale());
+        simd::scale(to, self.c.effective_scale());
     }
 
-    /// Scores of some heads as the softmax takes them, `[head][row][column]`; at keys that a row does not see whatever.
+    /// Computes the scores of some heads before the softmax, `[head][row][column]`. Scores at keys that a row does not
+    /// see are arbitrary.
     fn scores(
         &self,
         batch: usize,
@@ -246,14 +255,15 @@ impl Core<'_> {
         }
     }
 
-    /// What a row sees of some columns.
+    /// The columns in `cols` that a row sees, relative to the first of them.
     fn seen(&self, row: isize, cols: &Span) -> Range<usize> {
         let width = len(cols) as isize;
         let end = (self.c.keys_seen(row) as isize - cols.start).clamp(0, width);
         (-cols.start).clamp(0, end) as usize..end as usize
     }
 
-    /// For every set of heads and block of rows: the maxima of the rows, then one over the sums, `[head][row]` each.
+    /// For every set of heads and block of rows: the maxima of the rows, then the reciprocals of their sums,
+    /// `[head][row]` each.
     fn stats(&self) -> Vec<f32> {
         let (s, t) = (&self.c.qkv, &self.tiles);
         let blocks = self.blocks();
@@ -293,7 +303,7 @@ impl Core<'_> {
             + usize::from(!((self.c.qkv.queries as isize - self.first_row()) as usize).is_multiple_of(self.tiles.rows))
     }
 
-    /// Maximum of a row and one over its sum.
+    /// The maximum of a row and the reciprocal of its sum.
     fn stat(&self, stats: &[f32], unit: usize, head: usize, row: isize) -> (f32, f32) {
         let t = &self.tiles;
         let at = (row - self.first_row()) as usize;
@@ -302,12 +312,12 @@ impl Core<'_> {
         (piece[at], piece[t.heads * t.rows + at])
     }
 
-    /// Writes all of o.
+    /// Computes all of o.
     fn outputs(&self, stats: &[f32], o: &Output) {
         let (s, t) = (&self.c.qkv, &self.tiles);
         let blocks = s.queries.div_ceil(t.rows);
         each(s.batch * self.sets() * blocks, self.work(), |task| {
-            // The last blocks of a causal head have the most to do and come first.
+            // The last blocks of a causal head have the most work, so they are started first.
             let first = (blocks - 1 - task % blocks) * t.rows;
             self.block(stats, task / blocks, first..(first + t.rows).min(s.queries), o);
         });
@@ -348,7 +358,7 @@ impl Core<'_> {
                             scores[seen.end..].fill(0.0);
                             let shrink = weigh(&mut scores[seen], &mut tops[at], &mut sums[at]);
                             if shrink != 1.0 {
-                                cpu::scale(&mut out[at * e..][..e], shrink);
+                                simd::scale(&mut out[at * e..][..e], shrink);
                             }
                         }
                     }
@@ -363,13 +373,13 @@ impl Core<'_> {
             sums.iter_mut().for_each(|sum| *sum = if *sum == 0.0 { 1.0 } else { 1.0 / *sum });
             for (i, head) in heads.clone().enumerate() {
                 let rows = &mut out[i * height * e..][..height * e];
-                // SAFETY: blocks do not overlap, and each is visited once.
+                // SAFETY: blocks do not overlap, and each of them is processed once.
                 unsafe { o.store(batch, head, queries.clone(), rows, &sums[i * height..][..height]) };
             }
         });
     }
 
-    /// Scores to weights, 0 at keys that a row does not see.
+    /// Turns scores into weights, 0 at keys that a row does not see.
     fn normalise(&self, stats: &[f32], unit: usize, (rows, cols): (&Span, &Span), scores: &mut [f32]) {
         let width = len(cols);
         for (head, scores) in scores.chunks_exact_mut(len(rows) * width).enumerate() {
@@ -385,7 +395,7 @@ impl Core<'_> {
         }
     }
 
-    /// The stages after the softmax; 0 at keys that a row does not see.
+    /// Applies the stages after the softmax. The results are 0 at keys that a row does not see.
     fn after<'b>(
         &self,
         heads: Range<usize>,
@@ -421,16 +431,17 @@ impl Core<'_> {
     }
 }
 
-/// The taps of a head.
+/// The convolution kernel of a head.
 fn of_head(theta: &[f32], taps: Taps, head: usize) -> &[f32] {
     let count = taps.queries * taps.keys;
     &theta[head * count..][..count]
 }
 
-/// Columns whose sums are held in registers while the taps go by.
+/// Columns whose sums stay in registers while all taps are added.
 const STRIP: usize = 32;
 
-/// `to[i,j] = sum_{t,b} theta[t,b] raw[i + t, j + b]`: rows of `to` have `width` columns, those of `raw` `ck - 1` more.
+/// `to[i,j] = sum_{t,b} theta[t,b] raw[i + t, j + b]`. Rows of `to` have `width` columns, rows of `raw` have `ck - 1`
+/// more.
 fn convolve(to: &mut [f32], raw: &[f32], theta: &[f32], width: usize, taps: Taps) {
     let raw_width = width + taps.keys - 1;
     for (i, to) in to.chunks_exact_mut(width).enumerate() {
@@ -439,13 +450,13 @@ fn convolve(to: &mut [f32], raw: &[f32], theta: &[f32], width: usize, taps: Taps
 }
 
 wide! {
-    /// One row of [`convolve`]; `raw` starts with the first of its rows.
+    /// Computes one row of `convolve`. `raw` starts with the first row that it reads.
     fn convolve_row(to: &mut [f32], raw: &[f32], theta: &[f32], raw_width: usize, keys: usize) {
         let width = to.len();
         let mut first = 0;
         while first < width {
             if width >= STRIP {
-                // The last strip begins where it fits, so that columns before it are computed again.
+                // The last strip is moved back to fit, so it computes some columns again.
                 let at = first.min(width - STRIP);
                 let mut sums = [0.0; STRIP];
                 for (t, theta) in theta.chunks_exact(keys).enumerate() {
@@ -473,8 +484,8 @@ wide! {
     }
 }
 
-/// Raises the maximum of a row, makes weights of its scores relative to it, and adds them up. Returns by what weights
-/// before have shrunk.
+/// Raises the maximum of a row, turns its scores into weights relative to it, and adds the weights to the sum. Returns
+/// the factor by which earlier weights must be scaled.
 fn weigh(scores: &mut [f32], top: &mut f32, sum: &mut f32) -> f32 {
     if scores.is_empty() {
         return 1.0;
@@ -483,12 +494,12 @@ fn weigh(scores: &mut [f32], top: &mut f32, sum: &mut f32) -> f32 {
     *top = largest(scores, before);
     exponentials(scores, *top, 1.0);
     let shrink = exp_signed(before - *top);
-    *sum = *sum * shrink + cpu::sum(scores);
+    *sum = *sum * shrink + simd::sum(scores);
     shrink
 }
 
 wide! {
-    /// The largest of all and one more. NaN is passed over: it stays in the weights, and shows.
+    /// The largest of all elements and `other`. NaN is skipped here, but makes the weights NaN later.
     fn largest(x: &[f32], other: f32) -> f32 {
         const LANES: usize = 16;
         let mut lanes = [other; LANES];
@@ -512,7 +523,7 @@ wide! {
     }
 }
 
-/// The norm and the gate, where there are any.
+/// Applies the norm and the gate, if the configuration has them.
 fn finish(c: &Config, tensors: &TensorMap, o: HostTensor) -> HostTensor {
     if !c.norm && c.gate.is_none() {
         return o;
@@ -520,7 +531,7 @@ fn finish(c: &Config, tensors: &TensorMap, o: HostTensor) -> HostTensor {
     let read =
         |name: &str, given: bool| tensors.get(name).filter(|_| given).map(HostTensor::to_f32).unwrap_or_default();
     let mut norm = read("norm", c.norm);
-    cpu::scale(&mut norm, c.depth_factor() as f32);
+    simd::scale(&mut norm, c.depth_factor() as f32);
     let weight = read("gate_weight", c.gate.is_some());
     let bias = read("gate_bias", c.gate.is_some_and(|gate| gate.bias));
     let e = c.qkv.dim_v;
@@ -528,15 +539,15 @@ fn finish(c: &Config, tensors: &TensorMap, o: HostTensor) -> HostTensor {
     let (shape, mut values) = (o.shape().clone(), o.to_f32());
     drop(o);
     let work = (2 * FINISHED * e * (gates + 2)) as u64;
-    // The last rows may be fewer than a piece has, and are then one of their own.
+    // The last rows may not fill a piece; they are processed separately.
     let whole = values.len() / (FINISHED * e) * FINISHED * e;
     let (pieces, rest) = values.split_at_mut(whole);
     let piece = |_: usize, rows: &mut [f32]| {
         if c.norm {
             for row in rows.chunks_exact_mut(e) {
-                let root = 1.0 / (cpu::dot(row, row) / e as f32 + NORM_EPS).sqrt();
-                cpu::scale(row, root);
-                cpu::multiply(row, &norm);
+                let root = 1.0 / (simd::dot(row, row) / e as f32 + NORM_EPS).sqrt();
+                simd::scale(row, root);
+                simd::multiply(row, &norm);
             }
         }
         if let Some(gate) = c.gate {
@@ -545,12 +556,12 @@ fn finish(c: &Config, tensors: &TensorMap, o: HostTensor) -> HostTensor {
                 product([count, e, gates], Mat::rows(rows, e), Mat::rows(&weight, e).t(), Onto::Nothing, opened, gates);
                 for (row, opened) in rows.chunks_exact_mut(e).zip(opened.chunks_exact_mut(gates)) {
                     if gate.bias {
-                        cpu::add(opened, &bias);
+                        simd::add(opened, &bias);
                     }
                     sigmoids(opened);
                     match gate.gates {
-                        Gates::Scalar => cpu::scale(row, opened[0]),
-                        Gates::PerChannel => cpu::multiply(row, opened),
+                        Gates::Scalar => simd::scale(row, opened[0]),
+                        Gates::PerChannel => simd::multiply(row, opened),
                     }
                 }
             });

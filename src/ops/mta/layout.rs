@@ -1,29 +1,30 @@
-//! From a configuration to tiles, uniforms, workspace and dispatches. Pure: no wgpu type.
+//! Builds the GPU program of a configuration: tiles, uniforms, workspace and dispatches. Pure: no wgpu type.
 //!
-//! A workgroup has 8 rows and walks the keys they see in tiles of 32, for up to 16 heads that are mixed. Raw scores are
-//! made of a head at a time, for the rows and keys that the convolutions reach to as well, in workgroup memory; what is
-//! mixed of them is held in registers, so that 16 KiB suffice whatever the kernels and the heads. Where the softmax is the
-//! last stage of the weights one pass has a running maximum and sum. Where it is not, a first pass writes the maximum and
-//! the sum of every row, and the second makes the scores again.
+//! A workgroup processes 8 rows, for up to 16 heads that are mixed, and goes through the keys that the rows see in
+//! tiles of 32. Raw scores are computed for one head at a time in workgroup memory, including the rows and keys that
+//! the convolutions reach. The mixed scores are held in registers, so that 16 KiB are enough for any kernel size and
+//! number of heads. If the softmax is the last stage of the weights, one pass with a running maximum and sum is enough.
+//! Otherwise, a first pass writes the maximum and the sum of every row, and a second pass computes the scores again.
 //!
-//! Workspace: with a stage after the softmax 8 bytes a head and row; rows are those of q, and with a carried state
-//! `cq_post - 1` before them. Nothing has the size of queries times keys.
+//! Workspace: with a stage after the softmax, 8 bytes per head and row. The rows are those of q and, with a carried
+//! state, the `cq_post - 1` rows before them. Nothing has the size of queries times keys.
 
 use std::mem::offset_of;
 
 use bytemuck::{Pod, Zeroable};
 
 use super::{Config, Gates, MAX_GATE, NAME, NORM_EPS, Taps};
+use crate::cores::attention;
 use crate::error::Error;
 use crate::gpu::Caps;
 use crate::gpu::grid::Grid;
 use crate::gpu::program::{Cost, Operand, Program, Scratch, Step, check_indices, check_workspace};
-use crate::gpu::source::{Bind, COUNT_OFF, Field, Kernel, Source, Spec, fields, source};
-use crate::ops::qkv::{STRIDES_SOURCE, Strides, check_lengths};
-use crate::ops::{Operator, Qkv, attend};
+use crate::gpu::shader::{Bind, COUNT_OFF, Field, Fragment, Kernel, Variant, fields, fragment};
+use crate::operator::qkv::Qkv;
+use crate::operator::qkv::{STRIDES_SOURCE, Strides, check_lengths};
 use crate::tensor::Layout;
 
-/// Twin of `struct Params` in `shaders/mta/types.wgsl`.
+/// Must match `struct Params` in `shaders/mta/types.wgsl`.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, Default, Pod, Zeroable)]
 struct Params {
@@ -68,26 +69,26 @@ const FIELDS: &[Field] = fields!(
     head_blocks, row_blocks, col_splits, scale, factor, norm_eps, q, k, v, o
 );
 
-const TYPES: Source = source!("mta/types.wgsl");
-const SCORES: Source = source!("mta/scores.wgsl");
+const TYPES: Fragment = fragment!("mta/types.wgsl");
+const SCORES: Fragment = fragment!("mta/scores.wgsl");
 
-/// Why the kernels need no inserted checks.
+/// Why every index of the kernels is within bounds.
 const PROOF: &str = "cells of a tile, and lines of its dimensions, are below what the consts that size the arrays were chosen \
                      for; rows and keys outside the sequence are not read; loops end at consts, uniforms or the keys seen";
 
-const fn kernel(name: &'static str, sources: &'static [Source], bindings: &'static [(&'static str, Bind)]) -> Kernel {
+const fn kernel(name: &'static str, sources: &'static [Fragment], bindings: &'static [(&'static str, Bind)]) -> Kernel {
     Kernel { name, sources, bindings, params: FIELDS, params_size: size_of::<Params>(), bounds_proof: Some(PROOF) }
 }
 
 static ROWS_PASS: Kernel = kernel(
     "mta_rows",
-    &[STRIDES_SOURCE, TYPES, SCORES, source!("mta/rows.wgsl")],
+    &[STRIDES_SOURCE, TYPES, SCORES, fragment!("mta/rows.wgsl")],
     &[("q", Bind::Read), ("k", Bind::Read), ("q_tail", Bind::Read), ("weights", Bind::Read), ("stats", Bind::Write)],
 );
 
 static OUTPUT: Kernel = kernel(
     "mta_output",
-    &[STRIDES_SOURCE, TYPES, SCORES, source!("mta/output.wgsl")],
+    &[STRIDES_SOURCE, TYPES, SCORES, fragment!("mta/output.wgsl")],
     &[
         ("q", Bind::Read),
         ("k", Bind::Read),
@@ -101,27 +102,27 @@ static OUTPUT: Kernel = kernel(
 
 static FINISH: Kernel = kernel(
     "mta_finish",
-    &[STRIDES_SOURCE, TYPES, source!("mta/finish.wgsl")],
+    &[STRIDES_SOURCE, TYPES, fragment!("mta/finish.wgsl")],
     &[("weights", Bind::Read), ("o", Bind::Write)],
 );
 
 static TAIL: Kernel = kernel(
     "mta_tail",
-    &[STRIDES_SOURCE, TYPES, source!("mta/tail.wgsl")],
+    &[STRIDES_SOURCE, TYPES, fragment!("mta/tail.wgsl")],
     &[("q", Bind::Read), ("q_tail", Bind::Write)],
 );
 
-/// Rows and keys of a tile: `ROWS` and `KEYS` in the shader; a cell an invocation.
+/// Rows and keys of a tile (`ROWS` and `KEYS` in the shader). Each invocation processes one cell of it.
 const ROWS: usize = 8;
 const KEYS: usize = 32;
 const INVOCATIONS: usize = ROWS * KEYS;
-/// Heads that a workgroup mixes at most.
+/// Maximum number of heads that a workgroup mixes.
 const HEADS: usize = 16;
 /// Bytes of workgroup memory on every device.
 const MEMORY: usize = 16384;
-/// Columns of the values times heads of a workgroup: what invocations hold of the output.
+/// Maximum columns of the values times heads per workgroup, whose outputs the invocations hold.
 const OUT: usize = 64 * KEYS;
-/// Invocations of a workgroup that finishes rows, or moves queries.
+/// Invocations per workgroup that finishes rows or copies queries.
 const LANES: usize = 64;
 
 const Q: Operand = Operand::Slot(0);
@@ -129,14 +130,14 @@ const K: Operand = Operand::Slot(1);
 const V: Operand = Operand::Slot(2);
 const O: Operand = Operand::Slot(3);
 
-/// Where the uniform has the strides of q, k, v and o, which are slots 0 to 3.
+/// Slots of q, k, v and o (0 to 3), with the byte offsets of their strides in [`Params`].
 const STRIDES: [(usize, usize); 4] =
     [(0, offset_of!(Params, q)), (1, offset_of!(Params, k)), (2, offset_of!(Params, v)), (3, offset_of!(Params, o))];
 
-/// Essential work: what of each input is seen read once, each output written once, and only pairs of a query and a key
-/// it sees.
+/// Minimum work: the parts of the inputs that are seen are read once, each output is written once, and only pairs of a
+/// query and a key that it sees are computed.
 pub(super) fn essential(c: &Config) -> Cost {
-    let base = attend::essential(&c.qkv, c.mask());
+    let base = attention::essential(&c.qkv, c.mask());
     let pairs = (c.qkv.batch * c.qkv.heads) as f64 * c.mask().pairs(&c.qkv);
     let bytes = |slot: Option<crate::tensor::Slot>| slot.and_then(|s| s.checked_bytes()).unwrap_or(0) as f64;
     let (weights, tail) = (bytes(c.weights_slot()), bytes(c.tail_slot()));
@@ -149,7 +150,7 @@ pub(super) fn essential(c: &Config) -> Cost {
     }
 }
 
-/// Flops of all convolutions and mixtures, a pair of a query and a key it sees.
+/// Flops of all convolutions and mixtures, per pair of a query and a key that it sees.
 fn mixing_flops(c: &Config) -> f64 {
     let kernels: usize = [c.kq_pre, c.kq_post].iter().flatten().map(|taps| taps.queries * taps.keys).sum();
     let heads = if c.head_pre { c.qkv.heads } else { 0 } + c.head_post.unwrap_or(0);
@@ -166,7 +167,7 @@ fn finish_cost(c: &Config) -> Cost {
     Cost { flops: norm + gate, exps: rows * gates, ..Cost::default() }
 }
 
-/// What a GPU has to do.
+/// Builds the dispatches for this device.
 pub(super) fn program(c: &Config, caps: &Caps) -> Result<Program, Error> {
     c.validate()?;
     caps.require(NAME, c.qkv.dtype)?;
@@ -187,21 +188,21 @@ pub(super) fn program(c: &Config, caps: &Caps) -> Result<Program, Error> {
     Ok(Program::new(NAME, plan.describe(), slots, workspace, steps))
 }
 
-/// How a pass is cut.
+/// The tile sizes of a pass.
 #[derive(Debug, Clone, Copy)]
 struct Tiles {
-    /// Rows and keys whose scores are made for a tile.
+    /// Rows and keys whose scores are computed for a tile.
     scores: (usize, usize),
-    /// Rows and keys whose raw scores are made.
+    /// Rows and keys whose raw scores are computed for a tile.
     raw: (usize, usize),
-    /// Query heads of a unit, and of a group: those that are mixed, or all of the unit.
+    /// Query heads per unit; and query heads per group, which are those that are mixed, or all of the unit.
     unit_heads: usize,
     group: usize,
-    /// Heads of a workgroup.
+    /// Heads per workgroup.
     heads: usize,
-    /// Columns of the values of a workgroup.
+    /// Columns of the values per workgroup.
     columns: usize,
-    /// Rows of all workgroups.
+    /// Rows of all workgroups together.
     rows: usize,
 }
 
@@ -235,7 +236,8 @@ impl Tiles {
         Self { columns, ..tiles }
     }
 
-    /// Raw tiles that a workgroup makes for a tile of the output: of every head, again for as many heads as it holds.
+    /// Number of raw tiles that a workgroup computes for a tile of the output. If heads are mixed before the softmax,
+    /// every head is computed again for each block of heads.
     fn raw_tiles(&self, c: &Config) -> usize {
         let chunks = if c.head_post.is_some() { self.group.div_ceil(self.heads) } else { 1 };
         match (c.head_pre, c.head_post.is_some()) {
@@ -257,7 +259,8 @@ impl Tiles {
         c.qkv.dim_v.div_ceil(self.columns)
     }
 
-    /// Consts of the prelude. Cells an invocation are rounded up to a few numbers, so that kernels stay few.
+    /// Consts of the prelude. The cells per invocation are rounded up to a few values, so that there are few different
+    /// kernels.
     fn consts(&self, c: &Config) -> Vec<(&'static str, u32)> {
         let each = |(rows, keys): (usize, usize), numbers: &[usize]| {
             let least = (rows * keys).div_ceil(INVOCATIONS);
@@ -285,12 +288,12 @@ impl Tiles {
     }
 }
 
-/// Whether heads see each other's scores or weights: then a unit that workgroups are numbered by is a batch entry.
+/// Whether heads use each other's scores or weights. If so, the unit that workgroups are numbered by is a batch entry.
 fn mixes(c: &Config) -> bool {
     c.head_pre || c.head_post.is_some()
 }
 
-/// Rows before the first query whose maxima and sums are kept.
+/// Number of rows before the first query whose maxima and sums are stored.
 fn rows_before(c: &Config) -> usize {
     Taps::halo(c.kq_post).0.min(c.rows_before())
 }
@@ -303,10 +306,10 @@ struct Layouts<'a> {
 }
 
 impl Layouts<'_> {
-    /// Shapes as steps are cut: at batch entries where heads are mixed.
+    /// The shapes for splitting steps. If heads are mixed, steps are split at batch entries.
     fn units(&self) -> Qkv {
         let layout = if mixes(self.c) { Layout::Bnhd } else { self.c.qkv.layout };
-        Qkv { layout, ..self.c.qkv }
+        self.c.qkv.layout(layout)
     }
 
     fn workspace(&self) -> Vec<Scratch> {
@@ -318,13 +321,13 @@ impl Layouts<'_> {
         list
     }
 
-    /// Where a tensor that may be absent is bound.
+    /// The operand of a tensor that may be absent.
     fn slot(&self, name: &str) -> Operand {
-        // In place of what is absent a kernel binds a few bytes of workspace, of which it reads nothing.
+        // If the tensor is absent, the kernel binds a few bytes of workspace instead and does not read them.
         self.c.slots().iter().position(|slot| slot.name == name).map_or(Operand::Workspace(0), Operand::Slot)
     }
 
-    /// How often a score is made, away from the ends of the sequence.
+    /// How often each score is computed, except near the ends of the sequence.
     fn recompute(&self) -> f64 {
         let c = self.c;
         let made = |tiles: &Tiles| {
@@ -392,11 +395,11 @@ impl Layouts<'_> {
 
     fn step(&self, kernel: &'static Kernel, tiles: &Tiles, operands: Vec<Operand>, groups: usize, cost: Cost) -> Step {
         let params = bytemuck::bytes_of(&self.params(tiles)).to_vec();
-        let spec = Spec { elem: self.c.qkv.dtype, fragments: vec![COUNT_OFF], consts: vec![], overrides: vec![] };
-        Step { kernel, spec, params, operands, first: 0, groups: groups as u64, cost }
+        let spec = Variant { elem: self.c.qkv.dtype, fragments: vec![COUNT_OFF], consts: vec![], overrides: vec![] };
+        Step { kernel, spec, params, operands, first: 0, groups: groups as u64, cost, strided: vec![] }
     }
 
-    /// A step that makes scores.
+    /// Specialises a step that computes scores.
     fn scoring(&self, mut step: Step, tiles: &Tiles) -> Step {
         let c = self.c;
         step.spec.consts = tiles.consts(c);
@@ -416,7 +419,7 @@ impl Layouts<'_> {
         let units = |tiles: &Tiles| s.batch * s.heads / tiles.unit_heads * tiles.head_blocks() * tiles.row_blocks();
         let mut steps = Vec::new();
         if let Some(tiles) = self.rows {
-            // Values have no part in it.
+            // This pass does not read the values.
             let tiles = Tiles { columns: s.dim_v, ..tiles };
             let cost = Cost { bytes_written: self.stats_bytes(), ..self.cost(&tiles, 0.0) };
             let step = self.step(&ROWS_PASS, &tiles, vec![Q, K, tail, weights, stats], units(&tiles), cost);
@@ -456,7 +459,7 @@ impl Layouts<'_> {
         let cost = Cost { bytes_read: reads * bytes, bytes_written: bytes, ..finish_cost(c) };
         let rows = c.qkv.batch * c.qkv.heads * c.qkv.queries;
         let mut step = self.step(&FINISH, &self.output, vec![weights, O], rows, cost);
-        // A row in workgroup memory, of a few sizes.
+        // Workgroup memory for one row, rounded up to a few sizes.
         let room = [64, 256].into_iter().find(|room| c.qkv.dim_v <= *room).unwrap_or(MAX_GATE);
         step.spec.consts = vec![("ROOM", if self.gates() == 2 { room as u32 } else { 1 })];
         step.spec.overrides = vec![
@@ -467,7 +470,7 @@ impl Layouts<'_> {
         Some(step)
     }
 
-    /// `GATES` in the shader.
+    /// Value of the const `GATES` in the shader.
     fn gates(&self) -> u32 {
         self.c.gate.map_or(0, |gate| if gate.gates == Gates::Scalar { 1 } else { 2 })
     }
@@ -476,10 +479,11 @@ impl Layouts<'_> {
         self.workspace().get(1).map_or(0, |stats| stats.bytes) as f64
     }
 
-    /// What a pass reads and computes, with all that only fills a tile; `columns` of the values.
+    /// Reads and computations of a pass, including those that only pad a tile. `columns` is the number of columns of
+    /// the values.
     fn cost(&self, tiles: &Tiles, columns: f64) -> Cost {
         let (c, s) = (self.c, &self.c.qkv);
-        // Tiles of all row blocks of one block of heads and columns.
+        // Number of tiles of all row blocks, for one block of heads and columns.
         let before = tiles.rows as isize - s.queries as isize;
         let last = |block: usize| ((block + 1) * ROWS).min(tiles.rows) as isize - 1 - before;
         let walked: usize = (0..tiles.row_blocks()).map(|block| c.keys_seen(last(block)).div_ceil(KEYS)).sum();

@@ -1,14 +1,14 @@
-//! The definition of multi-token attention as plain loops, one query after another. No engine type, no cleverness: what
-//! every kernel is judged by.
+//! The definition of multi-token attention as plain loops, one query after another. It shares no code with the kernels
+//! and the `cpu` backend, which are compared with it.
 
 use std::collections::BTreeMap;
 
 use super::{Config, Gates, NORM_EPS, Taps};
-use crate::ops::float::{self, Float};
-use crate::ops::{Definition, Rows};
+use crate::operator::{ReferenceOutputs, Rows};
 use crate::tensor::{Strides, TensorMap};
+use crate::verify::float::{self, Float};
 
-/// The inputs of a batch entry.
+/// The configuration and its inputs.
 struct Inputs<'a, T> {
     config: &'a Config,
     q: Vec<T>,
@@ -24,11 +24,11 @@ struct Inputs<'a, T> {
     head_post: Option<Vec<T>>,
 }
 
-/// Rows by their index, of every head.
+/// Rows of every head, by their index.
 type Kept<T> = BTreeMap<isize, Vec<Vec<T>>>;
 
-/// The wanted queries of `o`, in the layout of the configuration, and when carried the last queries.
-pub(super) fn outputs<T: Float>(config: &Config, tensors: &TensorMap, rows: Rows<'_>) -> Definition {
+/// The requested queries of `o`, in the layout of the configuration, and if carried the last queries.
+pub(super) fn outputs<T: Float>(config: &Config, tensors: &TensorMap, rows: Rows<'_>) -> ReferenceOutputs {
     let s = &config.qkv;
     let (d, e) = (s.dim_k, s.dim_v);
     let read = |name: &str| float::read::<T>(tensors, name);
@@ -94,7 +94,7 @@ pub(super) fn outputs<T: Float>(config: &Config, tensors: &TensorMap, rows: Rows
 }
 
 impl<T: Float> Inputs<'_, T> {
-    /// Query i of a head: one of q, or below 0 one of q_tail, which is there if the row sees a key.
+    /// Query i of a head: a row of q, or for i below 0 a row of q_tail. It exists if the row sees a key.
     fn query(&self, b: usize, h: usize, i: isize) -> &[T] {
         let (s, tail) = (&self.config.qkv, self.config.rows_before());
         match usize::try_from(i) {
@@ -106,7 +106,7 @@ impl<T: Float> Inputs<'_, T> {
         }
     }
 
-    /// Scores of row i of every head: 0 at keys that it does not see.
+    /// Scores of row i for every head: 0 at keys that it does not see.
     fn raw(&self, b: usize, i: isize) -> Vec<Vec<T>> {
         let s = &self.config.qkv;
         let scale = T::of(f64::from(self.config.effective_scale()));
@@ -122,7 +122,7 @@ impl<T: Float> Inputs<'_, T> {
         (0..s.heads).map(of_head).collect()
     }
 
-    /// Weights of row i of every head after the softmax.
+    /// Weights of row i for every head, after the softmax.
     fn weights(&self, b: usize, i: isize, raw: &mut Kept<T>) -> Vec<Vec<T>> {
         let c = self.config;
         let reach = Taps::halo(c.kq_pre).0 as isize;
@@ -144,7 +144,7 @@ impl<T: Float> Inputs<'_, T> {
         scores
     }
 
-    /// What the values of every head are weighed by for query i.
+    /// The weights of the values for query i and every head, after all stages.
     fn final_weights(&self, b: usize, i: isize, raw: &mut Kept<T>, weights: &mut Kept<T>) -> Vec<Vec<T>> {
         let c = self.config;
         let reach = Taps::halo(c.kq_post).0 as isize;
@@ -162,7 +162,7 @@ impl<T: Float> Inputs<'_, T> {
         (0..c.qkv.heads / size).flat_map(group).collect()
     }
 
-    /// The last T of q_tail and q.
+    /// The last T rows of q_tail followed by q, for every head.
     fn last_queries(&self) -> Vec<f64> {
         let (s, tail) = (&self.config.qkv, self.config.rows_before() as isize);
         let last = s.queries as isize - tail..s.queries as isize;
@@ -171,7 +171,7 @@ impl<T: Float> Inputs<'_, T> {
     }
 }
 
-/// Row i of every head after the convolution of its kernel; the row itself without one.
+/// Row i of every head after the convolution with its kernel; the row itself if there is no kernel.
 fn convolved<T: Float>(rows: &Kept<T>, i: isize, taps: Option<Taps>, theta: Option<&[T]>) -> Vec<Vec<T>> {
     let (Some(Taps { queries, keys }), Some(theta)) = (taps, theta) else { return rows[&i].clone() };
     let half = (keys / 2) as isize;
@@ -195,7 +195,8 @@ fn convolved<T: Float>(rows: &Kept<T>, i: isize, taps: Option<Taps>, theta: Opti
     (0..rows[&i].len()).map(of_head).collect()
 }
 
-/// Sums over the heads of a group; `factor(from, to)` is by what a head enters another, both counted within the group.
+/// Mixes the heads of a group: `factor(from, to)` is the factor of head `from` in head `to`, both counted within the
+/// group.
 fn mixed<T: Float>(rows: &[Vec<T>], group: std::ops::Range<usize>, factor: impl Fn(usize, usize) -> T) -> Vec<Vec<T>> {
     let heads = &rows[group];
     let cell = |to: usize, j: usize| {

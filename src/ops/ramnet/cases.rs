@@ -1,9 +1,9 @@
 //! Named shapes of RAM-Net.
 
-use crate::ops::Case;
+use crate::catalog::case::Case;
 use crate::tensor::{DType, Layout};
 
-/// A case with so many choices and slots an access.
+/// Sets the numbers of choices per digit and of slots per access.
 fn sized(case: Case, choices: &str, topk: &str) -> Case {
     case.flag("choices", choices).flag("topk", topk)
 }
@@ -26,7 +26,7 @@ pub(super) fn cases() -> Vec<Case> {
         let axes = [("H", 2), ("N", 150), ("U*P", width), ("E", 12)];
         list.push(sized(Case::new(format!("digits_{width}_{choices}_{topk}"), &axes), choices, topk));
     }
-    // As many slots as there may be.
+    // The maximum number of slots.
     for (width, choices, topk, n) in [(512, "256", "64", 12), (65536, "65536", "64", 3)] {
         let axes = [("H", 1), ("N", n), ("U*P", width), ("E", 3)];
         list.push(sized(Case::new(format!("digits_{width}_{choices}_{topk}"), &axes), choices, topk).slow());

@@ -1,23 +1,25 @@
-//! The `cpu` backend: heads on threads, token after token, each memory with one thread. A token costs the same whatever
-//! the length and, as far as caches reach, the number of slots.
+//! The `cpu` backend: threads process heads, token by token, and each memory belongs to one thread. The cost of a token
+//! does not depend on the length nor, as far as caches suffice, on the number of slots.
 
 use super::{Config, Rule};
-use crate::ops::cpu::{self, Output, Source, wide};
-use crate::ops::parts::beam::{self, Beam};
+use crate::cpu::simd::wide;
+use crate::cpu::threads;
+use crate::cpu::tiles::{Output, Source};
+use crate::ops::primitives::beam::{self, Beam};
 use crate::tensor::{HostTensor, Layout, TensorMap, Values};
 
-/// Tokens that are loaded and stored at a time.
+/// Tokens loaded and stored at a time.
 const CHUNK: usize = 64;
 
-/// Tokens whose rows are asked for ahead of the one that is walked: about a hundred lines of cache.
+/// Tokens whose rows are prefetched ahead of the current one: about a hundred cache lines.
 const AHEAD: usize = 2;
 
-/// One line for people.
+/// Describes the algorithm, for people.
 pub(super) fn variant() -> String {
     format!("token after token, {CHUNK} loaded at a time")
 }
 
-/// Runs the operator; tensors as [`crate::ops::Operator::cpu`] says.
+/// Runs the operator. [`crate::operator::Operator::cpu`] describes the tensors.
 pub(super) fn run(config: &Config, tensors: &TensorMap) -> TensorMap {
     let s = config.qkv;
     let tensor = |name: &str| tensors.get(name).unwrap_or_else(|| panic!("tensor {name} is missing"));
@@ -35,9 +37,9 @@ pub(super) fn run(config: &Config, tensors: &TensorMap) -> TensorMap {
     };
 
     let (units, slots, e) = (s.batch * s.heads, config.slots_of_a_head(), s.dim_v);
-    // Each memory: the content of all slots, then their masses.
+    // Each memory holds the contents of all slots, then their masses.
     let size = slots * (e + 1);
-    let mut memories = cpu::zeros(units * size);
+    let mut memories = threads::zeros(units * size);
     for (what, at, len, initial) in [("state", 0, slots * e, 0.0), ("mass", slots * e, slots, config.initial_mass())] {
         let given = tensors.get(what).map(HostTensor::to_f32);
         for (unit, memory) in memories.chunks_exact_mut(size).enumerate() {
@@ -51,18 +53,19 @@ pub(super) fn run(config: &Config, tensors: &TensorMap) -> TensorMap {
 
     let o = Output::new(s.dtype, s.layout, [s.batch, s.heads, s.queries, e]);
     let work = (s.queries * (5 * config.topk * e + 16 * config.topk * s.dim_k)) as u64;
-    cpu::each_mut(&mut memories, size, work, |unit, memory| {
+    threads::each_mut(&mut memories, size, work, |unit, memory| {
         let (batch, head) = (unit / s.heads, unit % s.heads);
         let (content, mass) = memory.split_at_mut(slots * e);
         let cape = config.cape.has(head);
         let mut find = Finder::new(config);
         let (mut writes, mut reads) = (Access::new(config.topk), Access::new(config.topk));
-        cpu::scratch([CHUNK * s.dim_k, CHUNK * s.dim_k, CHUNK * e, CHUNK, CHUNK * e], |[qs, ks, vs, gs, rows]| {
+        threads::scratch([CHUNK * s.dim_k, CHUNK * s.dim_k, CHUNK * e, CHUNK, CHUNK * e], |[qs, ks, vs, gs, rows]| {
             for first in (0..s.queries).step_by(CHUNK) {
                 let tokens = first..(first + CHUNK).min(s.queries);
                 let (qs, ks) = (q.tile(batch, head, tokens.clone(), qs), k.tile(batch, head, tokens.clone(), ks));
                 let (vs, gs) = (v.tile(batch, head, tokens.clone(), vs), gamma.tile(batch, head, tokens.clone(), gs));
-                // Addresses first: then the rows that a token will need can be fetched while those before it are walked.
+                // All addresses are computed first, so that rows of later tokens can be prefetched while earlier tokens
+                // are processed.
                 for i in 0..tokens.len() {
                     let shift = ((position + (first + i) as u64) % slots as u64) as usize;
                     let shift = if cape { shift } else { 0 };
@@ -87,7 +90,7 @@ pub(super) fn run(config: &Config, tensors: &TensorMap) -> TensorMap {
     });
 
     let mut outputs: TensorMap = [("o".to_owned(), o.finish())].into_iter().collect();
-    if config.carry {
+    if config.mode.carry {
         let gather =
             |at: usize, len: usize| memories.chunks_exact(size).flat_map(|m| &m[at..at + len]).copied().collect();
         outputs.insert("state", HostTensor::f32([s.batch, s.heads, slots, e], gather(0, slots * e)));
@@ -99,7 +102,7 @@ pub(super) fn run(config: &Config, tensors: &TensorMap) -> TensorMap {
     outputs
 }
 
-/// Slots of the tokens of a chunk, K each, with their weights or rates.
+/// The slots of the tokens of a chunk, K per token, with their weights or rates.
 struct Access {
     topk: usize,
     slots: Vec<usize>,
@@ -120,7 +123,7 @@ impl Access {
     }
 }
 
-/// Decodes addresses.
+/// Computes the slots that a token addresses.
 struct Finder {
     beam: Beam,
     shares: Vec<f32>,
@@ -134,7 +137,7 @@ impl Finder {
         Self { beam, shares: vec![0.0; config.qkv.dim_k], choices: config.choices, tau: config.tau }
     }
 
-    /// Writes the slots of these logits and their weights.
+    /// Computes the slots addressed by these logits, and their weights.
     fn token(&mut self, logits: &[f32], slots: usize, shift: usize, (at, weights): (&mut [usize], &mut [f32])) {
         self.shares.copy_from_slice(logits);
         beam::shares(&mut self.shares, self.choices, self.tau);
@@ -145,19 +148,19 @@ impl Finder {
     }
 }
 
-/// Asks for a row that will be needed soon.
+/// Prefetches a row.
 fn fetch(row: &[f32]) {
     #[cfg(target_arch = "x86_64")]
     for line in row.chunks(16) {
         use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        // SAFETY: a hint, which reads nothing.
+        // SAFETY: a prefetch is only a hint and reads nothing.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast()) };
     }
     #[cfg(not(target_arch = "x86_64"))]
     let _ = row;
 }
 
-/// Writes the masses, and puts the rates in place of the weights.
+/// Updates the masses, and replaces the weights by the rates.
 fn rates(config: &Config, gamma: f32, mass: &mut [f32], slots: &[usize], weights: &mut [f32]) {
     let (eps, growth) = (config.effective_mass_eps(), gamma.exp());
     for (&slot, weight) in slots.iter().zip(weights) {
@@ -181,7 +184,7 @@ fn rates(config: &Config, gamma: f32, mass: &mut [f32], slots: &[usize], weights
 }
 
 wide! {
-    /// Moves the slots towards the value.
+    /// Moves the slots towards the value, each by its rate.
     fn write(content: &mut [f32], slots: &[usize], rates: &[f32], value: &[f32]) {
         for (&slot, &rate) in slots.iter().zip(rates) {
             if rate != 0.0 {
@@ -195,7 +198,7 @@ wide! {
 }
 
 wide! {
-    /// Sums up the slots, the largest weight first.
+    /// Sums the slots times their weights, the largest weight first.
     fn read(content: &[f32], slots: &[usize], weights: &[f32], row: &mut [f32]) {
         row.fill(0.0);
         for (&slot, &weight) in slots.iter().zip(weights) {

@@ -1,20 +1,21 @@
-//! From a configuration to uniforms, workspace and dispatches. Pure: no wgpu type.
+//! Builds the GPU program of a configuration: uniforms, workspace and dispatches. Pure: no wgpu type.
 //!
-//! Events of a head, K writes and K reads a token, are handled in *tiles* of up to 1024 / K tokens, 2048 events, one
-//! after another: sorted by slot, then walked by as many workgroups as there are *pieces* of 32 events, however many of
-//! these are of one slot: a slot's events are cut into chunks of 32 from its first one on, whose effects compose. A
-//! *block* is as many tiles as share what is in parallel along the sequence: all addresses first, and in the end all
-//! sums of what was read; masses, which need no values, once for all tiles. Blocks follow one another, and so do
-//! *waves* of heads, where one binding cannot hold all.
+//! The events of a head are its writes and reads, K of each per token. They are processed in *tiles* of up to 1024 / K
+//! tokens (2048 events), one tile after another. The events of a tile are sorted by slot, then processed by as many
+//! workgroups as there are *pieces* of 32 events, even if many events belong to one slot: the events of a slot are
+//! split into chunks of 32 from its first one on, and the effects of chunks compose. A *block* consists of several
+//! tiles that share the steps that are parallel along the sequence: computing all addresses at the start, and summing
+//! what was read at the end. The masses need no values, so they are computed once for all tiles of a block. Blocks
+//! follow one another, and so do *waves* of heads if one binding cannot hold all heads.
 //!
-//! Workspace: of a token and head of a block 12 bytes an event (slot, weight, rate), four more for every 32, and `4 K
-//! E` for what is read; and once a head `K (E + 1) / 4` bytes for each token of a tile. 2372 bytes at K = 8, E = 64
-//! where a block is one tile, less in longer ones. A block has up to 32 MiB of what is read, 2048 tokens at H = 8, K =
-//! 8, E = 64, so none of it grows with N. Without a carried state the memory is there too, `4 P^U (E + 1) + 8` bytes a
-//! head.
+//! Workspace: per token and head of a block, 12 bytes per event (slot, weight, rate), four more bytes for every 32
+//! events, and `4 K E` bytes for what is read; per head, another `K (E + 1) / 4` bytes for each token of a tile. At K =
+//! 8 and E = 64 this is 2372 bytes if a block is one tile, and less for longer blocks. A block has up to 32 MiB of what
+//! is read (2048 tokens at H = 8, K = 8, E = 64), so the workspace does not grow with N. Without a carried state, the
+//! workspace also holds the memory, `4 P^U (E + 1) + 8` bytes per head.
 //!
-//! Bytes are stated for tokens whose slots are nobody else's in the tile. A slot that others share is read and written
-//! less often; one with more events than a piece reads its values twice.
+//! Bytes are stated for tokens whose slots no other token of the tile accesses. A slot that several tokens access is
+//! read and written less often; a slot with more events than a piece reads its values twice.
 
 use std::ops::Range;
 
@@ -25,14 +26,13 @@ use crate::error::Error;
 use crate::gpu::Caps;
 use crate::gpu::grid::Grid;
 use crate::gpu::program::{Cost, Operand, Program, Scratch, Step, aligned, check_indices, check_workspace};
-use crate::gpu::source::{Bind, COUNT_OFF, Field, Kernel, Source, Spec, fields, source};
-use crate::ops::Operator;
-use crate::ops::parts::topk::{self, Lanes};
-use crate::ops::parts::{bin, gather};
-use crate::ops::qkv::{STRIDES_SOURCE, Strides, check_lengths};
+use crate::gpu::shader::{Bind, COUNT_OFF, Field, Fragment, Kernel, Variant, fields, fragment};
+use crate::operator::qkv::{STRIDES_SOURCE, Strides, check_lengths};
+use crate::ops::primitives::topk::{self, Lanes};
+use crate::ops::primitives::{gather, stable_sort};
 use crate::tensor::{DType, Layout, Slot};
 
-/// Twin of `struct Params` in `shaders/ramnet/types.wgsl`.
+/// Must match `struct Params` in `shaders/ramnet/types.wgsl`.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, Default, Pod, Zeroable)]
 struct Params {
@@ -66,38 +66,38 @@ const FIELDS: &[Field] = fields!(
     position_at, advance, tau, mass_eps, initial, q, k, v, gamma, o, cape
 );
 
-const TYPES: Source = source!("ramnet/types.wgsl");
-const EVENTS: Source = source!("ramnet/events.wgsl");
-const RULE: Source = source!("ramnet/rule.wgsl");
-const PIECES: Source = source!("ramnet/pieces.wgsl");
+const TYPES: Fragment = fragment!("ramnet/types.wgsl");
+const EVENTS: Fragment = fragment!("ramnet/events.wgsl");
+const RULE: Fragment = fragment!("ramnet/rule.wgsl");
+const PIECES: Fragment = fragment!("ramnet/blocks.wgsl");
 
-/// Why the kernels need no inserted checks.
+/// Why every index of the kernels is within bounds.
 const PROOF: &str = "slots are below P^U, since the beam keeps distinct addresses made of digits, and events below those \
                      of a tile; the buffers of both are written by the steps before; loops end at consts, uniforms, or the \
                      number of pieces";
 
-const fn kernel(name: &'static str, sources: &'static [Source], bindings: &'static [(&'static str, Bind)]) -> Kernel {
+const fn kernel(name: &'static str, sources: &'static [Fragment], bindings: &'static [(&'static str, Bind)]) -> Kernel {
     Kernel { name, sources, bindings, params: FIELDS, params_size: size_of::<Params>(), bounds_proof: Some(PROOF) }
 }
 
 static CLEAR: Kernel =
-    kernel("ramnet_clear", &[STRIDES_SOURCE, TYPES, source!("ramnet/clear.wgsl")], &[("memory", Bind::Write)]);
+    kernel("ramnet_clear", &[STRIDES_SOURCE, TYPES, fragment!("ramnet/clear.wgsl")], &[("memory", Bind::Write)]);
 
 static ADDRESS: Kernel = kernel(
     "ramnet_address",
-    &[STRIDES_SOURCE, TYPES, topk::BEAM, source!("ramnet/address.wgsl")],
+    &[STRIDES_SOURCE, TYPES, topk::BEAM, fragment!("ramnet/address.wgsl")],
     &[("q", Bind::Read), ("k", Bind::Read), ("memory", Bind::Read), ("events", Bind::Write), ("weights", Bind::Write)],
 );
 
 static BIN: Kernel = kernel(
     "ramnet_bin",
-    &[STRIDES_SOURCE, TYPES, EVENTS, bin::TILE, source!("ramnet/bin.wgsl")],
+    &[STRIDES_SOURCE, TYPES, EVENTS, stable_sort::TILE, fragment!("ramnet/bin.wgsl")],
     &[("events", Bind::Write)],
 );
 
 static RATES: Kernel = kernel(
     "ramnet_rates",
-    &[STRIDES_SOURCE, TYPES, EVENTS, RULE, source!("ramnet/rates.wgsl")],
+    &[STRIDES_SOURCE, TYPES, EVENTS, RULE, fragment!("ramnet/rates.wgsl")],
     &[
         ("events", Bind::Read),
         ("weights", Bind::Read),
@@ -117,20 +117,20 @@ const WALKED: &[(&str, Bind)] = &[
 ];
 
 static WALK: Kernel =
-    kernel("ramnet_walk", &[STRIDES_SOURCE, TYPES, EVENTS, PIECES, source!("ramnet/walk.wgsl")], WALKED);
+    kernel("ramnet_apply", &[STRIDES_SOURCE, TYPES, EVENTS, PIECES, fragment!("ramnet/apply.wgsl")], WALKED);
 
 static JOIN: Kernel =
-    kernel("ramnet_join", &[STRIDES_SOURCE, TYPES, EVENTS, PIECES, source!("ramnet/join.wgsl")], WALKED);
+    kernel("ramnet_compose", &[STRIDES_SOURCE, TYPES, EVENTS, PIECES, fragment!("ramnet/compose.wgsl")], WALKED);
 
 static REDUCE: Kernel = kernel(
     "ramnet_reduce",
-    &[STRIDES_SOURCE, TYPES, source!("ramnet/reduce.wgsl")],
+    &[STRIDES_SOURCE, TYPES, fragment!("ramnet/reduce.wgsl")],
     &[("contributions", Bind::Read), ("memory", Bind::Write), ("o", Bind::Write)],
 );
 
 static DECODE: Kernel = kernel(
     "ramnet_decode",
-    &[STRIDES_SOURCE, TYPES, RULE, topk::BEAM, gather::SUM, source!("ramnet/decode.wgsl")],
+    &[STRIDES_SOURCE, TYPES, RULE, topk::BEAM, gather::SUM, fragment!("ramnet/decode.wgsl")],
     &[
         ("q", Bind::Read),
         ("k", Bind::Read),
@@ -141,18 +141,18 @@ static DECODE: Kernel = kernel(
     ],
 );
 
-/// Writes and reads of a tile together, at most: what a workgroup sorts.
+/// Maximum number of events of a tile, which one workgroup sorts.
 const TILE_EVENTS: usize = 2048;
-/// Events of a piece; `PIECE` in the shader.
+/// Events per piece; `PIECE` in the shader.
 const PIECE: usize = 32;
-/// Invocations that walk.
+/// Invocations per workgroup that processes pieces.
 const WALKERS: usize = 64;
-/// Elements of a workgroup that clears or sums up.
+/// Elements per workgroup that clears memory or sums what was read.
 const ELEMENTS: usize = 256;
-/// What a block reads of the memory, at most.
+/// Maximum number of bytes that a block reads from the memory.
 const BLOCK_BYTES: u64 = 32 << 20;
 
-// Order of the slots in `Config::slots`, then of the workspace.
+// Slots as in `Config::slots`, and workspace buffers in order.
 const Q: usize = 0;
 const K: usize = 1;
 const V: usize = 2;
@@ -166,15 +166,16 @@ const CONTRIBUTIONS: Operand = Operand::Workspace(3);
 const CARRIES: Operand = Operand::Workspace(4);
 const MEMORY: Operand = Operand::Workspace(5);
 
-/// Essential work: each input read once, each output written once; of a carried memory, what tokens can touch.
+/// Minimum work: each input is read once and each output is written once; of a carried memory, only the slots that
+/// tokens can access.
 pub(super) fn essential(c: &Config) -> Cost {
     let [q, k, v, o] = c.qkv.elements();
     let (n, e) = (token_heads(c), c.qkv.dim_v as f64);
     let size = c.qkv.dtype.size() as f64;
     let (slots, units) = (c.slots_of_a_head() as f64, c.qkv.kv_units() as f64);
-    let touched = |each: f64| if c.carry { units * slots.min(n / units * each) * (e + 1.0) * 4.0 } else { 0.0 };
+    let touched = |each: f64| if c.mode.carry { units * slots.min(n / units * each) * (e + 1.0) * 4.0 } else { 0.0 };
     let topk = c.topk as f64;
-    // A carried position is a word or two of each head, which only a step that is there anyway touches.
+    // A carried position is not counted: it is one or two words per head, which a step reads that is needed anyway.
     Cost {
         bytes_read: (q + k + v + n) * size + touched(topk),
         bytes_written: o * size + touched(topk),
@@ -186,7 +187,7 @@ fn token_heads(c: &Config) -> f64 {
     (c.qkv.kv_units() * c.qkv.queries) as f64
 }
 
-/// Flops and exponentials of so many tokens and heads: addresses, writes, reads.
+/// Flops and exponentials for `n` pairs of a token and a head: addresses, writes and reads.
 fn arithmetic(c: &Config, n: f64) -> Cost {
     let (topk, e) = (c.topk as f64, c.qkv.dim_v as f64);
     let beam = Lanes::new(c.digits(), c.choices, c.topk);
@@ -197,7 +198,7 @@ fn arithmetic(c: &Config, n: f64) -> Cost {
     }
 }
 
-/// What a GPU has to do.
+/// Builds the dispatches for this device.
 pub(super) fn program(c: &Config, caps: &Caps) -> Result<Program, Error> {
     c.validate()?;
     caps.require(NAME, c.qkv.dtype)?;
@@ -205,7 +206,7 @@ pub(super) fn program(c: &Config, caps: &Caps) -> Result<Program, Error> {
     check_lengths(NAME, &c.qkv)?;
     let tiling = Tiling::new(c, caps)?;
     let mut steps = Vec::new();
-    if c.decode {
+    if c.mode.decode {
         for units in tiling.waves() {
             steps.push(tiling.decode(units));
         }
@@ -222,16 +223,16 @@ pub(super) fn program(c: &Config, caps: &Caps) -> Result<Program, Error> {
     Ok(Program::new(NAME, variant, c.slots(), workspace, steps))
 }
 
-/// How tokens and heads are cut.
+/// How tokens and heads are split.
 struct Tiling<'a> {
     c: &'a Config,
     caps: &'a Caps,
     lanes: Lanes,
     tile_tokens: usize,
     block_tokens: usize,
-    /// Heads of a wave.
+    /// Heads per wave.
     wave: usize,
-    /// Columns of a workgroup that walks.
+    /// Columns per workgroup that processes pieces.
     columns: usize,
 }
 
@@ -242,16 +243,16 @@ impl<'a> Tiling<'a> {
             |what: &str, needed: u64| Error::Limit { op: NAME.into(), what: what.into(), needed, limit: binding };
         let s = &c.qkv;
         let units = s.kv_units() as u64;
-        // Of a token and head, the larger of what is read and of its events.
+        // Bytes per token and head: those of what it reads or those of its events, whichever are more.
         let token = (c.topk * s.dim_v.max(2) * 4) as u64;
-        let longest = c.segment.unwrap_or(s.queries).min(s.queries);
+        let longest = c.mode.segment.unwrap_or(s.queries).min(s.queries);
         let most = (TILE_EVENTS / (2 * c.topk)).min(longest).min((binding / token) as usize);
         if most == 0 {
             return Err(limit("what a token reads (bytes)", token));
         }
         let tile = most as u64 * token;
         let mut wave = units.min(binding / tile);
-        if !c.carry {
+        if !c.mode.carry {
             let memory = c.memory("memory", [1, 1], s.dim_v).checked_bytes().unwrap_or(u64::MAX);
             if memory > binding {
                 return Err(limit("the memory (bytes of one head)", memory));
@@ -273,7 +274,7 @@ impl<'a> Tiling<'a> {
         Ok(tiling)
     }
 
-    /// Shortens the wave until what it touches of each tensor fits a binding.
+    /// Halves the wave until the part of each tensor that it uses fits a binding.
     fn fit(&mut self) -> Result<(), Error> {
         let limit = self.caps.limits.max_storage_buffer_binding_size;
         loop {
@@ -295,13 +296,14 @@ impl<'a> Tiling<'a> {
         }
     }
 
-    /// Heads that are walked together.
+    /// The waves: ranges of heads that are processed together.
     fn waves(&self) -> impl Iterator<Item = Range<usize>> + use<> {
         let (units, wave) = (self.c.qkv.kv_units(), self.wave);
         (0..units).step_by(wave).map(move |first| first..(first + wave).min(units))
     }
 
-    /// First element and count of what these heads touch of a tensor: under bnhd of their batch entries.
+    /// First element and number of elements that these heads use of a tensor. In layout bnhd these are whole batch
+    /// entries.
     fn part(&self, tensor: &Slot, units: &Range<usize>) -> (u64, u64) {
         let s = &self.c.qkv;
         let one = tensor.checked_count().unwrap_or(u64::MAX) / s.kv_units() as u64;
@@ -330,18 +332,18 @@ impl<'a> Tiling<'a> {
             Scratch { name: "what is read", bytes: tokens * (c.topk * c.qkv.dim_v) as u64 * 4 },
             Scratch { name: "carries between pieces", bytes: carries },
         ];
-        if !c.carry {
+        if !c.mode.carry {
             let memory = c.memory("memory", [1, self.wave], c.qkv.dim_v);
             list.push(Scratch { name: "memory", bytes: memory.checked_bytes().unwrap_or(u64::MAX) });
         }
         list
     }
 
-    /// What all steps of a wave have in common.
+    /// The parameters that all steps of a wave share.
     fn params(&self, units: &Range<usize>) -> Params {
         let c = self.c;
         let s = &c.qkv;
-        let memory = if c.carry { c.state_slot() } else { c.memory("memory", [1, units.len()], s.dim_v) };
+        let memory = if c.mode.carry { c.state_slot() } else { c.memory("memory", [1, units.len()], s.dim_v) };
         let base = |slot: usize| self.part(&c.slots()[slot], units).0 as u32;
         let [mut q, mut k, mut v, mut o] = s.strides();
         let at = s.layout.strides(s.heads, s.queries, 1);
@@ -357,7 +359,7 @@ impl<'a> Tiling<'a> {
             heads: s.heads as u32,
             units: units.len() as u32,
             first_unit: units.start as u32,
-            memory_first: if c.carry { 0 } else { units.start as u32 },
+            memory_first: if c.mode.carry { 0 } else { units.start as u32 },
             tile_tokens: self.tile_tokens as u32,
             dim_v: s.dim_v as u32,
             mass_at: memory.parts[1].offset as u32,
@@ -376,7 +378,7 @@ impl<'a> Tiling<'a> {
     }
 
     fn memory(&self) -> Operand {
-        if self.c.carry { STATE } else { MEMORY }
+        if self.c.mode.carry { STATE } else { MEMORY }
     }
 
     fn bind(&self, slot: usize, units: &Range<usize>) -> Operand {
@@ -405,26 +407,26 @@ impl<'a> Tiling<'a> {
         groups: usize,
         cost: Cost,
     ) -> Step {
-        // Steps that touch no tensor of the caller are the same for any storage.
+        // Steps that bind no tensor of the caller do not depend on its storage type.
         let stored = operands.iter().any(|operand| matches!(operand, Operand::Part { .. }));
         let elem = if stored { self.c.qkv.dtype } else { DType::F32 };
-        let spec = Spec { elem, fragments: vec![COUNT_OFF], consts, overrides: vec![] };
+        let spec = Variant { elem, fragments: vec![COUNT_OFF], consts, overrides: vec![] };
         let params = bytemuck::bytes_of(params).to_vec();
-        Step { kernel, spec, params, operands, first: 0, groups: groups as u64, cost }
+        Step { kernel, spec, params, operands, first: 0, groups: groups as u64, cost, strided: vec![] }
     }
 
-    /// All blocks of these heads.
+    /// Appends the steps of all blocks of these heads.
     fn wave(&self, units: Range<usize>, steps: &mut Vec<Step>) {
         let c = self.c;
         let s = &c.qkv;
         let base = self.params(&units);
-        if !c.carry {
+        if !c.mode.carry {
             let elements = base.position_at as usize + 2 * units.len();
             let cost = Cost { bytes_written: elements as f64 * 4.0, ..Cost::default() };
             let groups = elements.div_ceil(ELEMENTS);
             steps.push(self.step(&CLEAR, &base, self.consts(), vec![MEMORY], groups, cost));
         }
-        let segment = c.segment.unwrap_or(s.queries);
+        let segment = c.mode.segment.unwrap_or(s.queries);
         for start in (0..s.queries).step_by(segment) {
             let end = start.saturating_add(segment).min(s.queries);
             for first in (start..end).step_by(self.block_tokens) {
@@ -434,7 +436,7 @@ impl<'a> Tiling<'a> {
                     first_token: first as u32,
                     tokens: tokens as u32,
                     tiles: tokens.div_ceil(self.tile_tokens) as u32,
-                    advance: if last && c.carry { s.queries as u32 } else { 0 },
+                    advance: if last && c.mode.carry { s.queries as u32 } else { 0 },
                     ..base
                 };
                 self.block(&units, params, steps);
@@ -487,7 +489,7 @@ impl<'a> Tiling<'a> {
             units.len(),
             Cost {
                 exps: n * topk,
-                // Keys, weights, masses, and a gamma a write.
+                // Keys, weights and masses, and one gamma per write.
                 bytes_read: 3.0 * events * 4.0 + n * topk * size,
                 bytes_written: 2.0 * events * 4.0 + (units.len() * pieces * 4) as f64,
                 ..Cost::default()
@@ -506,7 +508,7 @@ impl<'a> Tiling<'a> {
             let columns = c.qkv.dim_v.div_ceil(self.columns);
             let groups = units.len() * columns * pieces.div_ceil(per);
             let consts = [self.consts(), vec![("COLUMNS", self.columns as u32), ("PER", per as u32)]].concat();
-            // Every piece reaches into the next, and has a neighbour on either side.
+            // Every piece also looks at the next piece and at one key on either side.
             let end = 2 * c.topk * count;
             let keys = |piece: usize| ((piece + 2) * PIECE + 1).min(end) - (piece * PIECE).saturating_sub(1);
             let reached = |piece: usize| ((piece + 2) * PIECE).min(end) - piece * PIECE;
@@ -521,13 +523,13 @@ impl<'a> Tiling<'a> {
                 groups,
                 Cost {
                     flops: n * walked,
-                    // Keys, rates and a start of each piece; contents, and a value a write.
+                    // Keys, rates and one start per piece; contents, and one value per write.
                     bytes_read: looked * 4.0 + e * (events * 4.0 + n * topk * size),
                     bytes_written: e * events * 4.0,
                     ..Cost::default()
                 },
             ));
-            // A start of each piece: no run is longer.
+            // One start per piece, assuming that no run is longer than a piece.
             let looked = (units.len() * columns * pieces) as f64;
             let cost = Cost { bytes_read: looked * 4.0, ..Cost::default() };
             steps.push(self.step(&JOIN, &params, consts, operands, groups, cost));
@@ -544,7 +546,7 @@ impl<'a> Tiling<'a> {
         ));
     }
 
-    /// Numbers that a workgroup sorts: a power of two.
+    /// Number of elements that a workgroup sorts: a power of two.
     fn sort(&self) -> usize {
         (2 * self.c.topk * self.tile_tokens).next_power_of_two().max(256)
     }

@@ -1,13 +1,14 @@
-//! The definition of RAM-Net as plain loops over tokens. No engine type, no cleverness: what every kernel is judged by.
+//! The definition of RAM-Net as plain loops, token by token. It shares no code with the kernels and the `cpu` backend,
+//! which are compared with it.
 
 use super::{Config, Rule};
-use crate::ops::float::{self, Float};
-use crate::ops::parts::reference::{products, top};
-use crate::ops::{Definition, Rows};
+use crate::operator::{ReferenceOutputs, Rows};
+use crate::ops::primitives::reference::{products, top};
 use crate::tensor::{HostTensor, TensorMap, Values};
+use crate::verify::float::{self, Float};
 
-/// The wanted tokens of `o` and, when carried, `state`, `mass` and `position` after the last.
-pub(super) fn outputs<T: Float>(config: &Config, tensors: &TensorMap, rows: Rows<'_>) -> Definition {
+/// The requested tokens of `o` and, if carried, `state`, `mass` and `position` after the last token.
+pub(super) fn outputs<T: Float>(config: &Config, tensors: &TensorMap, rows: Rows<'_>) -> ReferenceOutputs {
     let s = &config.qkv;
     let read = |name: &str| float::read::<T>(tensors, name).unwrap_or_else(|| panic!("tensor {name} is missing"));
     let (q, k, v, gamma) = (read("q"), read("k"), read("v"), read("gamma"));
@@ -43,7 +44,7 @@ pub(super) fn outputs<T: Float>(config: &Config, tensors: &TensorMap, rows: Rows
             let value = &v[b * v_at.batch + h * v_at.head + t * v_at.token..][..e];
             let gamma = gamma[b * g_at.batch + h * g_at.head + t * g_at.token];
             for (address, w) in access(config, &raw_k[row.clone()], &k[row.clone()]) {
-                // One that underflows is no write.
+                // A weight that underflows causes no write.
                 if w == T::of(0.0) {
                     continue;
                 }
@@ -68,7 +69,7 @@ pub(super) fn outputs<T: Float>(config: &Config, tensors: &TensorMap, rows: Rows
     }
 
     let mut outputs = vec![("o", o)];
-    if config.carry {
+    if config.mode.carry {
         outputs.push(("state", float::wide(state)));
         outputs.push(("mass", float::wide(mass)));
         outputs.push(("position", vec![(position + s.queries as u64) as f64]));
@@ -76,15 +77,15 @@ pub(super) fn outputs<T: Float>(config: &Config, tensors: &TensorMap, rows: Rows
     outputs
 }
 
-/// The K addresses of a row of logits, before CAPE, with their weights, the best first. The addresses are those of f32,
-/// whatever the precision of the weights.
+/// The K addresses of a row of logits before CAPE, with their weights, the largest first. The addresses are computed in
+/// f32, whatever the precision of the weights.
 fn access<T: Float>(config: &Config, raw: &[f32], row: &[T]) -> Vec<(usize, T)> {
     let best = top(raw, config.choices, config.topk);
     let weights = products(row, config.choices, config.tau, &best);
     best.into_iter().map(|(address, _)| address).zip(weights).collect()
 }
 
-/// Share of its mass that a slot keeps.
+/// The share of its mass that a slot keeps at a write.
 fn retention<T: Float>(rule: Rule, w: T, gamma: T) -> T {
     let (zero, one) = (T::of(0.0), T::of(1.0));
     match gamma.wide() {

@@ -1,12 +1,12 @@
 //! Named shapes of SLAY.
 
-use crate::ops::Case;
+use crate::catalog::case::Case;
 use crate::tensor::{DType, Layout};
 
-/// Lengths that meet and miss every tile.
+/// Lengths that are multiples of the tiles, and lengths next to them.
 const LENGTHS: [usize; 6] = [1, 63, 64, 65, 257, 2000];
 
-/// A case with so many nodes, anchors and features.
+/// Sets the numbers of nodes, anchors and features of a case.
 fn sized(case: Case, [nodes, anchors, features]: [&str; 3]) -> Case {
     case.flag("nodes", nodes).flag("anchors", anchors).flag("features", features)
 }
@@ -24,7 +24,7 @@ pub(super) fn cases() -> Vec<Case> {
         (2048, ["2", "32", "32"]),
     ] {
         let case = sized(Case::new(format!("width_{m}"), &[("H", 1), ("N", 130), ("D", 24), ("E", 20)]), sizes);
-        // The widest take long on a software adapter.
+        // The widest ones are slow on a software adapter.
         list.push(if m > 1000 { case.slow() } else { case });
     }
     for (d, e) in [(1, 1), (3, 5), (64, 64), (300, 17)] {
@@ -40,7 +40,7 @@ pub(super) fn cases() -> Vec<Case> {
             .flag("features", features);
         list.push(if d > 24 { case.slow() } else { case });
     }
-    // Denominators of signed features are kept from zero.
+    // Signed features need a large `norm-eps`, so that denominators are not close to zero.
     for (poly, norm_eps) in [("maclaurin", "100"), ("tensorsketch", "100"), ("laplace", "1e-6"), ("hadamard", "1e-6")] {
         let axes = [("H", 4), ("G", 2), ("N", 65), ("D", 10), ("E", 12)];
         list.push(Case::new(poly, &axes).flag("poly", poly).flag("norm-eps", norm_eps).carry());

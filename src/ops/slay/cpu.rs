@@ -1,24 +1,28 @@
-//! The `cpu` backend: the recurrence of [`crate::ops::cpu::recurrence`], whose scores are products of the two maps' own
-//! scores, `Psi(q) . Psi(k) = (A(q) . A(k)) (E(q) . E(k))`. Features themselves are written down only where they meet the
-//! state, some rows of it at a time.
+//! The `cpu` backend: the recurrence of [`crate::cores::recurrence::cpu`]. Scores are computed as products of the
+//! scores of the two maps, `Psi(q) . Psi(k) = (A(q) . A(k)) (E(q) . E(k))`. The features themselves are computed only
+//! to multiply them with the state, for some of its rows at a time.
 
+use crate::cpu::simd;
 use std::ops::Range;
 
 use super::{Config, Poly, poly, quadrature};
-use crate::ops::cpu::decay::Decay;
-use crate::ops::cpu::recurrence::{self, Features, Head, Recurrence, State, Tensors};
-use crate::ops::cpu::{self, Mat, Onto, Source, product, wide};
+use crate::cores::recurrence::cpu as recurrence;
+use crate::cores::recurrence::cpu::{Features, Head, Recurrence, State, Tensors};
+use crate::cores::recurrence::cpu_decay::Decay;
+use crate::cpu::matrix::{Mat, Onto, product};
+use crate::cpu::simd::wide;
+use crate::cpu::tiles::Source;
 use crate::tensor::{HostTensor, TensorMap};
 
-/// Features of a token that are written down at a time, about: with the rows of the state that they meet they stay in a
-/// second-level cache.
+/// Approximate number of features of a token that are computed at a time. Together with their rows of the state, they
+/// stay in a second-level cache.
 const BLOCK: usize = 512;
 
-/// Runs the operator; tensors as [`crate::ops::Operator::cpu`] says.
+/// Runs the operator. [`crate::operator::Operator::cpu`] describes the tensors.
 pub(super) fn run(config: &Config, tensors: &TensorMap) -> TensorMap {
     let source = |name: &str| Source::new(tensor(tensors, name), config.qkv.layout, None);
     let nodes = quadrature::factors(config).into_iter().map(|node| node.map(|x| x as f32)).collect();
-    let weight = config.poly.weight().map_or_else(Vec::new, |spec| tensor(tensors, spec.name).to_f32());
+    let weight = config.poly.weight().map_or_else(Vec::new, |name| tensor(tensors, name).to_f32());
     let whitening = match config.poly {
         Poly::Nystrom => poly::whitening(&weight, config.qkv.dim_k),
         _ => Vec::new(),
@@ -28,9 +32,7 @@ pub(super) fn run(config: &Config, tensors: &TensorMap) -> TensorMap {
     let run = Recurrence {
         qkv: config.qkv,
         features,
-        causal: config.causal,
-        carry: config.carry,
-        segment: config.segment,
+        mode: config.mode,
         scale: 1.0,
         norm_eps: Some(config.norm_eps),
         share: 1,
@@ -44,33 +46,33 @@ fn tensor<'a>(tensors: &'a TensorMap, name: &str) -> &'a HostTensor {
     tensors.get(name).unwrap_or_else(|| panic!("tensor {name} is missing"))
 }
 
-/// Omega of all nodes, key head by key head.
+/// Omega of all nodes, grouped by key head.
 fn omega(config: &Config, tensors: &TensorMap) -> Vec<f32> {
     let omega = tensor(tensors, "omega").to_f32();
     let (groups, len) = (config.qkv.kv_heads, config.features * config.qkv.dim_k);
     (0..groups).flat_map(|g| omega.chunks_exact(len).skip(g).step_by(groups).flatten()).copied().collect()
 }
 
-/// One line for people.
+/// Describes the chunks and segments, for people.
 pub(super) fn variant(config: &Config) -> String {
-    recurrence::variant::<Fused<'_>>(config.segment)
+    recurrence::variant::<Fused<'_>>(config.mode.segment)
 }
 
-/// The two maps. A row of a tile is A, then E in the order (r, f).
+/// The two maps. A row of a tile is A, followed by E in the order (r, f).
 struct Fused<'a> {
     config: &'a Config,
-    /// What the map for the square takes: `[P, D]`, `[2, P, D]` or nothing.
+    /// The tensor of the map for the square: `[P, D]` or `[2, P, D]`; empty for a map without one.
     weight: Vec<f32>,
-    /// `[P, P]` under Nystrom.
+    /// `[P, P]` for `nystrom`, otherwise empty.
     whitening: Vec<f32>,
     /// `[G, R F, D]`.
     omega: Vec<f32>,
-    /// As [`quadrature::factors`].
+    /// See [`quadrature::factors`].
     nodes: Vec<[f32; 3]>,
 }
 
 impl Fused<'_> {
-    /// The map for the square of one vector, of which `along` are the products with what the map takes.
+    /// Computes the map for the square of one unit vector. `along` are its products with the rows of the map's tensor.
     fn square(&self, square: &mut [f32], unit: &[f32], along: &[f32]) {
         let p = square.len();
         let factor = 1.0 / (p as f32).sqrt();
@@ -84,18 +86,18 @@ impl Fused<'_> {
         }
     }
 
-    /// P and R F.
+    /// The widths of A and E: P and R F.
     fn widths(&self) -> [usize; 2] {
         [self.config.poly_width(), self.config.nodes * self.config.features]
     }
 
-    /// Pairs of a node and a feature of A whose features are written down at a time.
+    /// Number of pairs of a node and an entry of A whose features are computed at a time.
     fn pairs(&self) -> usize {
         let all = self.config.nodes * self.config.poly_width();
         (BLOCK / self.config.features).clamp(1, all)
     }
 
-    /// Calls `f` with rows of the state, block by block, and the features of all tokens in these rows.
+    /// Calls `f` for each block of rows of the state, with the features of all tokens for these rows.
     fn blocks(&self, rows: usize, tile: Mat<'_>, space: &mut [f32], mut f: impl FnMut(Range<usize>, &[f32])) {
         let ([p, rf], features) = (self.widths(), self.config.features);
         let all = self.config.nodes * p;
@@ -112,7 +114,7 @@ impl Fused<'_> {
 }
 
 impl Features for Fused<'_> {
-    /// A score costs little here, a state much: chunks larger than those of `linear`.
+    /// Scores cost little here and products with the state much, so chunks are larger than those of `linear`.
     const CHUNK: usize = 64;
 
     fn width(&self) -> usize {
@@ -144,7 +146,7 @@ impl Features for Fused<'_> {
         let given = from.tile(head.batch, head.head, tokens, given);
         for (i, unit) in units.chunks_exact_mut(d).enumerate() {
             let row = given.row(i, d);
-            let norm = cpu::dot(row, row).sqrt().max(1e-12);
+            let norm = simd::dot(row, row).sqrt().max(1e-12);
             unit.iter_mut().zip(row).for_each(|(u, x)| *u = x / norm);
         }
         let omega = Mat::rows(&self.omega[head.kv_head * rf * d..][..rf * d], d);
@@ -171,7 +173,7 @@ impl Features for Fused<'_> {
         let [p, rf] = self.widths();
         product([rows, p, rows], q, k.t(), Onto::Nothing, scores, rows);
         product([rows, rf, rows], q.skip_cols(p), k.skip_cols(p).t(), Onto::Nothing, space, rows);
-        cpu::multiply(&mut scores[..rows * rows], &space[..rows * rows]);
+        simd::multiply(&mut scores[..rows * rows], &space[..rows * rows]);
     }
 
     fn read(
@@ -190,7 +192,7 @@ impl Features for Fused<'_> {
             let psi_rows = Mat::rows(psi, at.len());
             product([rows, at.len(), e], psi_rows, Mat::rows(&matrix[at.start * e..at.end * e], e), onto, out, e);
             for (weight, psi) in weights.iter_mut().zip(psi.chunks_exact(at.len())) {
-                *weight += cpu::dot(psi, &norm[at.clone()]);
+                *weight += simd::dot(psi, &norm[at.clone()]);
             }
         });
     }
@@ -200,7 +202,7 @@ impl Features for Fused<'_> {
         self.blocks(rows, k, space, |at, psi| {
             let matrix = &mut matrix[at.start * e..at.end * e];
             product([at.len(), rows, e], Mat::rows(psi, at.len()).t(), v, Onto::Sum, matrix, e);
-            psi.chunks_exact(at.len()).for_each(|psi| cpu::add(&mut norm[at.clone()], psi));
+            psi.chunks_exact(at.len()).for_each(|psi| simd::add(&mut norm[at.clone()], psi));
         });
     }
 }
@@ -215,7 +217,7 @@ wide! {
 }
 
 wide! {
-    /// `out = matrix x^2`, with the squares of the elements.
+    /// `out = matrix x^2`, where x^2 are the squares of the elements of x.
     fn whitened(out: &mut [f32], x: &[f32], matrix: &[f32]) {
         for (out, row) in out.iter_mut().zip(matrix.chunks_exact(x.len())) {
             *out = row.iter().zip(x).map(|(w, x)| w * x * x).sum();
@@ -224,7 +226,7 @@ wide! {
 }
 
 wide! {
-    /// The circular convolution.
+    /// `out` is the circular convolution of x and y.
     fn convolution(out: &mut [f32], x: &[f32], y: &[f32]) {
         out.fill(0.0);
         for (i, x) in x.iter().enumerate() {
@@ -236,7 +238,7 @@ wide! {
 }
 
 wide! {
-    /// Products of two components, i <= j, those of different ones by the root of two.
+    /// Products of two components, i <= j. Those with i < j are multiplied by the square root of two.
     fn pairs(row: &mut [f32], unit: &[f32]) {
         let mut rest = row;
         for (i, u) in unit.iter().enumerate() {
@@ -253,7 +255,7 @@ wide! {
     /// `factor e^(root x - s)` of every element.
     fn exponential(x: &mut [f32], factor: f32, root: f32, s: f32) {
         for x in x {
-            *x = factor * cpu::exp_signed(root * *x - s);
+            *x = factor * simd::exp_signed(root * *x - s);
         }
     }
 }
@@ -262,16 +264,17 @@ wide! {
     /// `factor x^2 e^(root x - s)` of every element.
     fn squared_exponential(x: &mut [f32], factor: f32, root: f32, s: f32) {
         for x in x {
-            *x = factor * *x * *x * cpu::exp_signed(root * *x - s);
+            *x = factor * *x * *x * simd::exp_signed(root * *x - s);
         }
     }
 }
 
-/// Features handled at a time where features of one are multiplied by one of the other.
+/// Number of features of E that `expand` multiplies by an entry of A at a time.
 const STRIP: usize = 8;
 
 wide! {
-    /// Features of one token: from the pair of number `first` on, in the order (r, p), `features` each.
+    /// Computes the features of one token, from pair `first` on. Pairs are in the order (r, p), with `features`
+    /// features each.
     fn expand(row: &mut [f32], square: &[f32], exponentials: &[f32], first: usize, features: usize) {
         for (i, row) in row.chunks_exact_mut(features).enumerate() {
             let (r, p) = ((first + i) / square.len(), (first + i) % square.len());

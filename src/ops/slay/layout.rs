@@ -1,27 +1,27 @@
-//! From a configuration to what the core of the recurrences wants to know. Pure: no wgpu type.
+//! Prepares the recurrence core for a configuration of SLAY: kernels, fragments, tiles and costs. Pure: no wgpu type.
 //!
-//! A workgroup keeps A and E of a tile's vectors and multiplies them where a feature is wanted: none is stored. Its rows of
-//! the state are some entries of A times all of E. Up to 4096 rows one workgroup holds them all, and columns are shared: `s`,
-//! the column splits, is `E / 64` rounded up to m = 256 and `E m / 16384` beyond. A wider state is walked in parts of its
-//! rows, a dispatch each, with the sums of rows in the workspace between them.
+//! A workgroup stores A and E of the vectors of a tile, and multiplies them when a feature is needed. Features are not
+//! stored. The workgroup's rows of the state belong to some entries of A, times all of E. Up to 4096 rows, one
+//! workgroup holds all of them, and the columns are split over workgroups: the number of column splits `s` is `E / 64`
+//! rounded up to m = 256 and `E m / 16384` beyond. A wider state is processed in parts of its rows, one dispatch each,
+//! with partial outputs in the workspace between them.
 
 use super::{Config, NAME, Poly, quadrature};
+use crate::cores::recurrence::kernels::*;
+use crate::cores::recurrence::{Core, Decay, MOST_ROWS, Params, Tiles};
 use crate::error::Error;
 use crate::gpu::Caps;
 use crate::gpu::program::{Cost, Program};
-use crate::gpu::source::{Bind, Kernel, Source, source};
-use crate::ops::Operator;
-use crate::ops::recurrence::kernels::*;
-use crate::ops::recurrence::{Core, Decay, MOST_ROWS, Params, Tiles};
+use crate::gpu::shader::{Bind, Fragment, Kernel, fragment};
 
-const FEATURES: Source = source!("slay/features.wgsl");
-const TENSORS: Source = source!("slay/types.wgsl");
-const KEYS: Source = source!("slay/keys.wgsl");
-const ANCHOR: Source = source!("slay/poly_anchor.wgsl");
-const EXACT: Source = source!("slay/poly_exact.wgsl");
-const MACLAURIN: Source = source!("slay/poly_maclaurin.wgsl");
-const TENSORSKETCH: Source = source!("slay/poly_tensorsketch.wgsl");
-const ONE: Source = source!("slay/poly_one.wgsl");
+const FEATURES: Fragment = fragment!("slay/features.wgsl");
+const TENSORS: Fragment = fragment!("slay/types.wgsl");
+const KEYS: Fragment = fragment!("slay/keys.wgsl");
+const ANCHOR: Fragment = fragment!("slay/poly_anchor.wgsl");
+const EXACT: Fragment = fragment!("slay/poly_exact.wgsl");
+const MACLAURIN: Fragment = fragment!("slay/poly_maclaurin.wgsl");
+const TENSORSKETCH: Fragment = fragment!("slay/poly_tensorsketch.wgsl");
+const ONE: Fragment = fragment!("slay/poly_one.wgsl");
 
 static SEGMENT: Kernel = kernel(
     "slay_segment",
@@ -37,7 +37,7 @@ static SEGMENT: Kernel = kernel(
         PLAIN.decay,
         STORED,
         SEGMENT_CORE,
-        source!("slay/segment.wgsl"),
+        fragment!("slay/segment.wgsl"),
     ],
     &[K, V, WEIGHTS, SEGMENTS],
     Some(PROOF),
@@ -45,7 +45,7 @@ static SEGMENT: Kernel = kernel(
 
 static SCAN: Kernel = kernel(
     "slay_scan",
-    &[STRIDES_TYPES, TYPES, DECAYS, SCAN_CORE, source!("slay/scan.wgsl")],
+    &[STRIDES_TYPES, TYPES, DECAYS, SCAN_CORE, fragment!("slay/scan.wgsl")],
     &[SEGMENTS, UPDATED],
     Some(SCAN_PROOF),
 );
@@ -68,7 +68,7 @@ static OUTPUT: Kernel = kernel(
         PLAIN.output,
         STORED,
         OUTPUT_CORE,
-        source!("slay/output.wgsl"),
+        fragment!("slay/output.wgsl"),
     ],
     &[K, V, WEIGHTS, Q, STATE, O, SEGMENTS, ("partials", Bind::Write)],
     Some(PROOF),
@@ -86,7 +86,7 @@ static DECODE: Kernel = kernel(
         PLAIN.decode_quotient,
         PLAIN.decode,
         DECODE_CORE,
-        source!("slay/decode.wgsl"),
+        fragment!("slay/decode.wgsl"),
     ],
     &[K, V, WEIGHTS, Q, UPDATED, O],
     None,
@@ -94,21 +94,21 @@ static DECODE: Kernel = kernel(
 
 static KERNELS: Kernels = Kernels { segment: &SEGMENT, scan: &SCAN, output: &OUTPUT, decode: &DECODE };
 
-/// Bytes of weights that a workgroup keeps: more would leave no room for tokens.
+/// Maximum number of bytes of weights that a workgroup caches. More would leave no room for tokens.
 const CACHE_BYTES: usize = 6144;
 
-/// How the features of a configuration are laid out.
+/// How a workgroup stores the features of a configuration.
 struct Features {
-    /// Groups of four of D, and of R F.
+    /// Groups of four elements of D, and of R F.
     dim_k4: usize,
     e4: usize,
-    /// Entries of A that a workgroup holds.
+    /// Entries of A per workgroup.
     pal: usize,
-    /// Rows of weights that they take.
+    /// Rows of weights that these entries need.
     taken: usize,
-    /// Whether E has the square of its own projections.
+    /// Whether E is multiplied by the squares of its own projections (`hadamard`).
     squared: bool,
-    /// vec4s of weights that it keeps; 0: it reads them anew for each vector.
+    /// vec4s of weights that a workgroup caches; 0 if it reads them again for each vector.
     cache: usize,
 }
 
@@ -131,7 +131,7 @@ impl Features {
         Ok(Self { dim_k4, e4, pal, taken, squared, cache: if fits { cache } else { 0 } })
     }
 
-    /// Floats of one vector in workgroup memory: the vector, A and E.
+    /// Floats of workgroup memory per vector: the vector, A and E.
     fn floats(&self) -> usize {
         4 * self.dim_k4 + self.pal + 4 * self.e4
     }
@@ -149,13 +149,13 @@ impl Features {
     }
 }
 
-/// Essential work: each input read once, each output written once.
+/// Minimum work: each input is read once and each output is written once.
 pub(super) fn essential(c: &Config) -> Cost {
     let [q, k, v, o] = c.qkv.elements();
     let vectors = (q + k) / c.qkv.dim_k as f64;
     let (m, e) = (c.width() as f64, c.qkv.dim_v as f64);
     let size = c.qkv.dtype.size() as f64;
-    let state = if c.carry { c.qkv.kv_units() as f64 * m * (e + 1.0) * 4.0 } else { 0.0 };
+    let state = if c.mode.carry { c.qkv.kv_units() as f64 * m * (e + 1.0) * 4.0 } else { 0.0 };
     let feature = feature(c, taken(c, c.anchors)) * vectors;
     Cost {
         flops: feature.flops + 2.0 * vectors * m * (e + 1.0),
@@ -165,29 +165,29 @@ pub(super) fn essential(c: &Config) -> Cost {
     }
 }
 
-/// Bytes of anchors and omega.
+/// Bytes of all weights.
 fn weights(c: &Config) -> f64 {
     let elements: usize = c.weights_slot().parts.iter().map(|part| part.shape.count()).sum();
     elements as f64 * 4.0
 }
 
-/// Rows of weights that so many entries of A take: those of a convolution take all of them.
+/// Rows of weights that `entries` entries of A need. The entries of a convolution need all rows.
 fn taken(c: &Config, entries: usize) -> usize {
     c.poly.weight_rows(if c.poly == Poly::TensorSketch { c.anchors } else { entries })
 }
 
-/// Rows of weights that entry after entry of A meets, where these are so many.
+/// Rows of weights that are read to compute `entries` entries of A one after another.
 fn met(c: &Config, entries: usize) -> usize {
     taken(c, entries) * if c.poly == Poly::TensorSketch { entries } else { 1 }
 }
 
-/// Work to make A and E of one vector.
+/// Work to compute A and E of one vector, which is projected on `projected` rows of weights for A.
 fn feature(c: &Config, projected: usize) -> Cost {
     let random = c.nodes * c.features;
     Cost { flops: 2.0 * ((projected + random) * c.qkv.dim_k) as f64, exps: random as f64, ..Cost::default() }
 }
 
-/// What a GPU has to do.
+/// Builds the dispatches for this device.
 pub(super) fn program(c: &Config, caps: &Caps) -> Result<Program, Error> {
     c.validate()?;
     let fragment = match c.poly {
@@ -220,7 +220,7 @@ pub(super) fn program(c: &Config, caps: &Caps) -> Result<Program, Error> {
     let bytes = |rows: usize| ((rows + c.nodes * c.features) * c.qkv.dim_k * 4) as f64;
     let weight_bytes =
         if features.cache > 0 { (bytes(features.taken), 0.0) } else { (0.0, bytes(met(c, features.pal))) };
-    // Each vector projects on all of them; the essential work has them once.
+    // Each vector is projected on all weights, which the minimum work counts only once.
     let vectors = (c.qkv.batch * (c.qkv.heads + c.qkv.kv_heads)) as f64;
     let decode_more = bytes(met(c, c.poly_width())) * vectors - weights(c);
     let consts = features.consts();
@@ -253,13 +253,10 @@ pub(super) fn program(c: &Config, caps: &Caps) -> Result<Program, Error> {
         consts,
         decode_consts,
         rows: c.width(),
-        causal: c.causal,
+        mode: c.mode,
         normalize: true,
         scale: 1.0,
         norm_eps: c.norm_eps,
-        segment: c.segment,
-        carry: c.carry,
-        decode: c.decode,
         params,
         row_splits: c.poly_width().div_ceil(features.pal),
         split_step: features.pal,

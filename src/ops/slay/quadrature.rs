@@ -1,8 +1,8 @@
-//! Gauss-Laguerre quadrature: what turns the integral of the kernel into a sum over nodes. Pure, in f64.
+//! Gauss-Laguerre quadrature, which turns the integral of the kernel into a sum over nodes. Pure, in f64.
 
 use super::{Config, MAX_NODES, Poly};
 
-/// Laguerre polynomials of degree `degree` and one more at `x`.
+/// Values of the Laguerre polynomials of degree `degree` and `degree + 1` at `x`.
 fn laguerre(degree: usize, x: f64) -> (f64, f64) {
     let (mut low, mut high) = (1.0, 1.0 - x);
     for k in 1..=degree {
@@ -12,20 +12,22 @@ fn laguerre(degree: usize, x: f64) -> (f64, f64) {
     (low, high)
 }
 
-/// The rule of so many nodes for `int_0^inf e^-t f(t) dt`: pairs of a node t and its weight alpha, nodes ascending.
+/// The rule with `nodes` nodes for `int_0^inf e^-t f(t) dt`: pairs of a node t and its weight alpha, in ascending order
+/// of t.
 ///
 /// # Panics
-/// Unless there are 1 to [`MAX_NODES`] nodes.
+/// Unless `nodes` is 1 to [`MAX_NODES`].
 pub fn gauss_laguerre(nodes: usize) -> Vec<(f64, f64)> {
     assert!((1..=MAX_NODES).contains(&nodes), "1 to {MAX_NODES} nodes, not {nodes}");
     let mut roots = Vec::new();
     for degree in 1..=nodes {
-        // Between two roots of one degree lies one of the degree below, and all of them are below 4 degree + 3.
+        // The roots of the degree below separate the roots of this degree, which are all above 0 and below 4 degree +
+        // 3.
         let ends = [&[0.0], &roots[..], &[4.0 * degree as f64 + 3.0]].concat();
         roots = ends.windows(2).map(|ends| root(degree, ends[0], ends[1])).collect();
     }
-    // The usual 1 / (t L'(t)^2) takes a difference of neighbours; this takes one value, at most 1e24 for the last of
-    // MAX_NODES nodes, so that its square is far from the end of the range.
+    // The usual formula 1 / (t L'(t)^2) needs a difference of neighbouring polynomials. This one needs a single value,
+    // at most 1e24 for the last of MAX_NODES nodes, so that its square is far from overflow.
     let weight = |t: f64| {
         let value = (nodes + 1) as f64 * laguerre(nodes, t).1;
         t / (value * value)
@@ -33,7 +35,7 @@ pub fn gauss_laguerre(nodes: usize) -> Vec<(f64, f64)> {
     roots.into_iter().map(|t| (t, weight(t))).collect()
 }
 
-/// The root between two points, halved until no number lies between them.
+/// The root between two points, by bisection until no number lies between them.
 fn root(degree: usize, mut low: f64, mut high: f64) -> f64 {
     let value = |x| laguerre(degree, x).0;
     let positive = value(low) > 0.0;
@@ -46,19 +48,19 @@ fn root(degree: usize, mut low: f64, mut high: f64) -> f64 {
     }
 }
 
-/// Nodes of the kernel's integral, pairs `(s_r, w_r) = (t_r / C, alpha_r / C)` with C = 2 + epsilon.
+/// Nodes and weights of the kernel's integral: pairs `(s_r, w_r) = (t_r / C, alpha_r / C)` with C = 2 + epsilon.
 ///
 /// # Panics
-/// As [`gauss_laguerre`].
+/// Unless `nodes` is 1 to [`MAX_NODES`].
 pub fn nodes(epsilon: f64, nodes: usize) -> Vec<(f64, f64)> {
     let c = 2.0 + epsilon;
     gauss_laguerre(nodes).into_iter().map(|(t, alpha)| (t / c, alpha / c)).collect()
 }
 
-/// What the exponential map takes of every node: `sqrt(w_r / F)`, `sqrt(2 s_r)` and `s_r`.
+/// The factors of the exponential map for every node: `sqrt(w_r / F)`, `sqrt(2 s_r)` and `s_r`.
 ///
-/// Without the square, `x^2 / (C - 2 x)` becomes `(C^2 / 4) / (C - 2 x)`, to which it is equal up to a linear term; squares
-/// of the map's own projections bring one more `1 / sqrt(F)`.
+/// `laplace` replaces `x^2 / (C - 2 x)` by `(C^2 / 4) / (C - 2 x)`, which differs from it by a linear term. `hadamard`
+/// multiplies by the squares of the map's own projections, which adds one more `1 / sqrt(F)`.
 pub(super) fn factors(config: &Config) -> Vec<[f64; 3]> {
     let c = 2.0 + f64::from(config.epsilon);
     let features = config.features as f64;
@@ -125,7 +127,7 @@ mod tests {
         }
     }
 
-    /// What few nodes make of the kernel: flat where it peaks.
+    /// The kernel as approximated by few nodes, which is too flat at the peak.
     #[test]
     fn the_kernel_by_quadrature() {
         let counts = [1, 2, 3, 4, 8];
@@ -140,7 +142,7 @@ mod tests {
         ] {
             for (count, want) in counts.into_iter().zip(want) {
                 let got: f64 = nodes(1e-3, count).iter().map(|(s, w)| w * x * x * (2.0 * s * x).exp()).sum();
-                // The largest are known to four digits behind the point.
+                // The largest values are known to four decimal places.
                 let near = if want > 10.0 { 1e-4 } else { 1e-5 };
                 assert!((got - want).abs() < near, "{count} nodes at {x}: {got}, expected {want}");
             }

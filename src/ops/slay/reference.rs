@@ -1,18 +1,19 @@
-//! The definition of SLAY: the features of the module's formula, walked token after token.
+//! The definition of SLAY: the features of the module's formula, and the recurrence over them computed token by token.
 
 use super::{Config, Poly, poly, quadrature};
-use crate::ops::float::{self, Float};
-use crate::ops::{Definition, Rows, Walk};
+use crate::cores::recurrence::reference::Recurrence;
+use crate::operator::{ReferenceOutputs, Rows};
 use crate::tensor::TensorMap;
+use crate::verify::float::{self, Float};
 
-/// The wanted tokens of `o` and, when carried, `state` and `norm` after the last, in the layout of the configuration.
-pub(super) fn outputs<T: Float>(config: &Config, tensors: &TensorMap, rows: Rows<'_>) -> Definition {
+/// The requested tokens of `o` and, if carried, `state` and `norm` after the last token, in the layout of the
+/// configuration.
+pub(super) fn outputs<T: Float>(config: &Config, tensors: &TensorMap, rows: Rows<'_>) -> ReferenceOutputs {
     let features = Features::<T>::new(config, tensors);
-    let walk = Walk {
+    let walk = Recurrence {
         qkv: config.qkv,
         width: config.width(),
-        causal: config.causal,
-        carry: config.carry,
+        mode: config.mode,
         scale: 1.0,
         norm_eps: Some(config.norm_eps),
         gates: 0,
@@ -21,23 +22,23 @@ pub(super) fn outputs<T: Float>(config: &Config, tensors: &TensorMap, rows: Rows
     walk.outputs(tensors, rows, |g, _, x: &[T]| features.of(g, x))
 }
 
-/// Parameters of the maps.
+/// The parameters of the two maps.
 struct Features<'a, T> {
     config: &'a Config,
-    /// What the map for the square takes, `[P, D]` or `[2, P, D]`; empty for those that take nothing.
+    /// The tensor of the map for the square, `[P, D]` or `[2, P, D]`; empty for a map without one.
     weight: Vec<T>,
-    /// `[P, P]` under Nystrom.
+    /// `[P, P]` for `nystrom`, otherwise empty.
     whitening: Vec<T>,
     /// `[R, G, F, D]`.
     omega: Vec<T>,
-    /// As [`quadrature::factors`].
+    /// See [`quadrature::factors`].
     nodes: Vec<[T; 3]>,
 }
 
 impl<'a, T: Float> Features<'a, T> {
     fn new(config: &'a Config, tensors: &TensorMap) -> Self {
         let read = |name: &str| float::read(tensors, name).unwrap_or_else(|| panic!("tensor {name} is missing"));
-        let weight = config.poly.weight().map_or_else(Vec::new, |spec| read(spec.name));
+        let weight = config.poly.weight().map_or_else(Vec::new, read);
         let whitening = match (config.poly, tensors.get("anchors")) {
             (Poly::Nystrom, Some(anchors)) => poly::whitening(&anchors.to_f32(), config.qkv.dim_k),
             _ => Vec::new(),
@@ -47,7 +48,7 @@ impl<'a, T: Float> Features<'a, T> {
         Self { config, weight, whitening, omega: read("omega"), nodes }
     }
 
-    /// Of a row of q or k, in the order (r, p, f).
+    /// The features of a row of q or k, in the order (r, p, f).
     fn of(&self, g: usize, x: &[T]) -> Vec<T> {
         let (d, f) = (self.config.qkv.dim_k, self.config.features);
         let norm = float::dot(x, x).sqrt();
@@ -71,7 +72,7 @@ impl<'a, T: Float> Features<'a, T> {
         features
     }
 
-    /// The map for the square.
+    /// Computes the map for the square of a unit vector.
     fn square(&self, u: &[T]) -> Vec<T> {
         let (d, p) = (u.len(), self.config.anchors);
         let factor = T::of(1.0 / (p as f64).sqrt());
@@ -95,7 +96,7 @@ impl<'a, T: Float> Features<'a, T> {
                 };
                 (0..p).map(entry).collect()
             }
-            // A vector of zeros has no direction, and no features.
+            // A zero vector has no direction and no features.
             Poly::Laplace | Poly::Hadamard => {
                 vec![if u.iter().all(|&x| x == T::of(0.0)) { T::of(0.0) } else { T::of(1.0) }]
             }

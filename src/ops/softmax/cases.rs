@@ -1,6 +1,6 @@
 //! Named shapes of softmax attention.
 
-use crate::ops::Case;
+use crate::catalog::case::Case;
 use crate::tensor::{DType, Layout};
 
 pub(super) fn cases() -> Vec<Case> {
@@ -11,13 +11,14 @@ pub(super) fn cases() -> Vec<Case> {
     for (d, e) in [(1, 1), (3, 5), (7, 40), (40, 64), (64, 33), (80, 100), (100, 72), (128, 128), (256, 256), (70, 300)]
     {
         let case = Case::new(format!("dims_{d}_{e}"), &[("H", 1), ("N", 70), ("D", d), ("E", e)]);
-        // Each of the wider tiles compiles for seconds on a software adapter.
+        // The wider tiles take seconds to compile on a software adapter.
         list.push(if e > 40 { case.slow() } else { case });
     }
     let open = |case: Case| case.flag("causal", "false");
     list.push(open(Case::new("open", &[("H", 2), ("N", 130), ("D", 24), ("E", 20)])));
     list.push(open(Case::new("open_cross", &[("H", 1), ("N", 37), ("M", 300), ("D", 24), ("E", 20)])));
-    // Aligned at the end: later queries see more keys; with more queries than keys the first see none and give zeros.
+    // The last query is aligned with the last key, so later queries see more keys. If there are more queries than keys,
+    // the first queries see none and give zeros.
     list.push(Case::new("cache", &[("H", 1), ("N", 70), ("M", 200), ("D", 24), ("E", 20)]));
     list.push(Case::new("more_queries_than_keys", &[("H", 1), ("N", 150), ("M", 40), ("D", 24), ("E", 20)]));
     for (name, window) in [("window_1", "1"), ("window_50", "50"), ("window_all", "5000")] {
@@ -32,7 +33,7 @@ pub(super) fn cases() -> Vec<Case> {
     list.push(Case::new("one_key_head", &[("H", 71), ("G", 1), ("N", 5), ("M", 40), ("D", 8)]));
     list.push(Case::new("scale", &[("H", 1), ("N", 40), ("D", 8)]).flag("scale", "0.7"));
     list.push(Case::new("scale_negative", &[("H", 1), ("N", 40), ("D", 8)]).flag("scale", "-2"));
-    // A few queries against a long cache: split over the keys.
+    // Few queries and a long cache: the split-K form.
     let decode = [("B", 2), ("H", 6), ("G", 2), ("N", 1), ("M", 700), ("D", 24), ("E", 20)];
     list.push(Case::new("decode", &decode));
     list.push(Case::new("decode_bnhd", &decode).layout(Layout::Bnhd));

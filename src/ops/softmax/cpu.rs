@@ -1,10 +1,12 @@
-//! The `cpu` backend: the tiled core over q, k and v as they are.
+//! The `cpu` backend: the tiled attention core, applied directly to q, k and v.
 
 use super::Config;
-use crate::ops::cpu::attend::{self, Score, Weights};
+use crate::cores::attention::cpu as attention;
+use crate::cores::attention::cpu::{Score, Weights};
 use crate::tensor::TensorMap;
 
-/// Runs the operator; tensors as [`crate::ops::Operator::cpu`] says.
+/// Runs the operator. [`crate::operator::Operator::cpu`] describes the tensors.
 pub(super) fn run(config: &Config, tensors: &TensorMap) -> TensorMap {
-    attend::run(config.qkv, config.mask(), Score::Scaled(config.effective_scale()), Weights::Softmax, tensors)
+    let score = Score::Scaled(config.effective_scale());
+    attention::run(config.qkv, config.mask(), config.lengths, score, Weights::Softmax, tensors)
 }

@@ -1,9 +1,9 @@
 //! Named shapes of Mamba-2's recurrence.
 
-use crate::ops::Case;
+use crate::catalog::case::Case;
 use crate::tensor::DType;
 
-/// Lengths that meet and miss every tile.
+/// Lengths that are multiples of the tiles, and lengths next to them.
 const LENGTHS: [usize; 6] = [1, 63, 64, 65, 257, 2000];
 
 pub(super) fn cases() -> Vec<Case> {
@@ -13,7 +13,7 @@ pub(super) fn cases() -> Vec<Case> {
     }
     for (p, s) in [(1, 1), (5, 3), (16, 16), (64, 128), (70, 33), (64, 256)] {
         let case = Case::new(format!("dims_{p}_{s}"), &[("H", 1), ("N", 65), ("P", p), ("S", s)]).with("a");
-        // The widest compile for seconds on a software adapter.
+        // The widest ones take seconds to compile on a software adapter.
         list.push(if s > 100 { case.slow() } else { case });
     }
     let grouped = [("B", 2), ("H", 6), ("G", 2), ("N", 130), ("P", 12), ("S", 20)];
@@ -26,7 +26,7 @@ pub(super) fn cases() -> Vec<Case> {
     list.push(Case::new("skip", &grouped).with("a").with("d").carry());
     list.push(Case::new("gate", &grouped).with("a_log").with("z"));
     list.push(Case::new("bias", &grouped).with("a").with("dt_bias").flag("segment", "32"));
-    // Steps that are negative let the state grow.
+    // Negative steps let the state grow, so the sequence is short.
     let few = [("H", 4), ("G", 2), ("N", 12), ("P", 12), ("S", 20)];
     list.push(Case::new("plain_steps", &few).with("a").flag("dt-softplus", "false"));
     list.push(Case::new("wide", &[("H", 2), ("N", 100), ("P", 100), ("S", 40)]).with("a").with("z").carry());

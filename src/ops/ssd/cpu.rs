@@ -1,15 +1,18 @@
-//! The `cpu` backend: the recurrence of [`crate::ops::cpu::recurrence`], keys b, values x, queries c, each token's keys
-//! multiplied by its step, and a finish that adds d x and gates by z.
+//! The `cpu` backend: the recurrence of [`crate::cores::recurrence::cpu`] with keys b, values x and queries c. The keys
+//! of each token are multiplied by its step. The epilogue adds d x and multiplies by the gate of z.
 
+use crate::cpu::simd;
 use std::ops::Range;
 
 use super::Config;
-use crate::ops::cpu::decay::{Decay, Steps};
-use crate::ops::cpu::recurrence::{self, Components, Head, Recurrence, Tensors};
-use crate::ops::cpu::{self, Source, channels};
+use crate::cores::recurrence::cpu as recurrence;
+use crate::cores::recurrence::cpu::{Components, Head, Recurrence, Tensors};
+use crate::cores::recurrence::cpu_decay::{Decay, Steps};
+use crate::cpu::channels;
+use crate::cpu::tiles::Source;
 use crate::tensor::{Layout, TensorMap};
 
-/// Runs the operator; tensors as [`crate::ops::Operator::cpu`] says.
+/// Runs the operator. [`crate::operator::Operator::cpu`] describes the tensors.
 pub(super) fn run(config: &Config, tensors: &TensorMap) -> TensorMap {
     let get = |name: &str| tensors.get(name).unwrap_or_else(|| panic!("tensor {name} is missing"));
     let source = |name: &str| Source::new(get(name), Layout::Bnhd, None);
@@ -20,9 +23,7 @@ pub(super) fn run(config: &Config, tensors: &TensorMap) -> TensorMap {
     let run = Recurrence {
         qkv: config.qkv(),
         features: Components { width: config.states, dim_v: config.dim },
-        causal: true,
-        carry: config.carry,
-        segment: config.segment,
+        mode: config.mode,
         scale: 1.0,
         norm_eps: None,
         share: config.heads / config.groups,
@@ -35,7 +36,7 @@ pub(super) fn run(config: &Config, tensors: &TensorMap) -> TensorMap {
         if config.d {
             let x = x.tile(head.batch, head.head, tokens.clone(), &mut space);
             for (i, row) in rows.chunks_exact_mut(dim).enumerate() {
-                cpu::add_scaled(row, x.row(i, dim), d[head.head]);
+                simd::add_scaled(row, x.row(i, dim), d[head.head]);
             }
         }
         if let Some(z) = &z {
@@ -43,14 +44,14 @@ pub(super) fn run(config: &Config, tensors: &TensorMap) -> TensorMap {
             let z = z.tile(head.batch, head.head, tokens, &mut space);
             gates.chunks_exact_mut(dim).enumerate().for_each(|(i, gate)| gate.copy_from_slice(z.row(i, dim)));
             channels::silu(&mut gates);
-            cpu::multiply(rows, &gates);
+            simd::multiply(rows, &gates);
         }
     };
     let own = Tensors { q: source("c"), k: source("b"), v: source("x"), decay: Decay::Steps(steps) };
     run.run(own, tensors, "y", (config.d || config.z).then_some(&finish))
 }
 
-/// One line for people.
+/// Describes the chunks and segments, for people.
 pub(super) fn variant(config: &Config) -> String {
-    recurrence::variant::<Components>(config.segment)
+    recurrence::variant::<Components>(config.mode.segment)
 }

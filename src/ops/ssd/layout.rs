@@ -1,27 +1,27 @@
-//! From a configuration to what the core of the recurrences wants to know. Pure: no wgpu type.
+//! Prepares the recurrence core for a configuration of ssd: kernels, fragments, tiles and costs. Pure: no wgpu type.
 //!
-//! Keys are b, values x, queries c; a step multiplies the values and makes the decay. `s`, the column splits, is 1 up to
-//! P = 64 with S = 64 and `P S / 4096` beyond.
+//! Keys are b, values are x and queries are c. The step of a token multiplies its values and determines its decay. The
+//! number of column splits `s` is 1 up to P = 64 with S = 64 and `P S / 4096` beyond.
 
 use super::{Config, NAME};
+use crate::cores::recurrence::kernels::*;
+use crate::cores::recurrence::{Core, Decay, Params, Tiles};
 use crate::error::Error;
 use crate::gpu::Caps;
 use crate::gpu::program::{Cost, Program};
-use crate::gpu::source::{Bind, Kernel, Source, source};
-use crate::ops::recurrence::kernels::*;
-use crate::ops::recurrence::{Core, Decay, Params, Tiles};
-use crate::ops::{Operator, qkv};
+use crate::gpu::shader::{Bind, Fragment, Kernel, fragment};
+use crate::operator::qkv;
 use crate::tensor::Layout;
 
-const IDENTITY: Source = source!("common/feature_identity.wgsl");
-const EXPONENTIAL: Source = source!("common/exponential.wgsl");
-const ACTIVATIONS: Source = source!("common/activations.wgsl");
-const TENSORS: Source = source!("ssd/types.wgsl");
-const STEPS: Source = source!("ssd/steps.wgsl");
-const DECAY: Source = source!("ssd/decay.wgsl");
-const FINISH: Source = source!("ssd/finish.wgsl");
-const GATE: Source = source!("ssd/gate.wgsl");
-const NO_GATE: Source = source!("ssd/no_gate.wgsl");
+const IDENTITY: Fragment = fragment!("cores/recurrence/feature_identity.wgsl");
+const EXPONENTIAL: Fragment = fragment!("lib/exponential.wgsl");
+const ACTIVATIONS: Fragment = fragment!("lib/activations.wgsl");
+const TENSORS: Fragment = fragment!("ssd/types.wgsl");
+const STEPS: Fragment = fragment!("ssd/steps.wgsl");
+const DECAY: Fragment = fragment!("ssd/decay.wgsl");
+const FINISH: Fragment = fragment!("ssd/finish.wgsl");
+const GATE: Fragment = fragment!("ssd/gate.wgsl");
+const NO_GATE: Fragment = fragment!("ssd/no_gate.wgsl");
 
 const fn output(bindings: Bindings) -> Kernel {
     let sources = &[
@@ -41,7 +41,7 @@ const fn output(bindings: Bindings) -> Kernel {
         PLAIN.quotient,
         STORED,
         OUTPUT_CORE,
-        source!("ssd/output.wgsl"),
+        fragment!("ssd/output.wgsl"),
     ];
     kernel("ssd_output", sources, bindings, Some(PROOF))
 }
@@ -59,7 +59,7 @@ const fn decode(bindings: Bindings) -> Kernel {
         FINISH,
         PLAIN.decode_quotient,
         DECODE_CORE,
-        source!("ssd/decode.wgsl"),
+        fragment!("ssd/decode.wgsl"),
     ];
     kernel("ssd_decode", sources, bindings, None)
 }
@@ -82,14 +82,14 @@ static SEGMENT: Kernel = kernel(
         DECAY,
         STORED,
         SEGMENT_CORE,
-        source!("ssd/segment.wgsl"),
+        fragment!("ssd/segment.wgsl"),
     ],
     &[K, V, SEGMENTS, DT, WEIGHTS],
     Some(PROOF),
 );
 static SCAN: Kernel = kernel(
     "ssd_scan",
-    &[STRIDES_TYPES, TYPES, DECAYS, SCAN_CORE, source!("ssd/scan.wgsl")],
+    &[STRIDES_TYPES, TYPES, DECAYS, SCAN_CORE, fragment!("ssd/scan.wgsl")],
     &[SEGMENTS, UPDATED],
     Some(SCAN_PROOF),
 );
@@ -101,17 +101,17 @@ static GATED_DECODE: Kernel = decode(&[K, V, Q, UPDATED, O, DT, WEIGHTS, Z]);
 static KERNELS: Kernels = Kernels { segment: &SEGMENT, scan: &SCAN, output: &OUTPUT, decode: &DECODE };
 static GATED: Kernels = Kernels { segment: &SEGMENT, scan: &SCAN, output: &GATED_OUTPUT, decode: &GATED_DECODE };
 
-/// Elements of x, of dt and of b.
+/// Numbers of elements of x, dt and b.
 fn elements(c: &Config) -> [f64; 3] {
     let tokens = c.batch as f64 * c.length as f64;
     [tokens * (c.heads * c.dim) as f64, tokens * c.heads as f64, tokens * (c.groups * c.states) as f64]
 }
 
-/// Essential work: each input read once, each output written once.
+/// Minimum work: each input is read once and each output is written once.
 pub(super) fn essential(c: &Config) -> Cost {
     let [x, dt, b] = elements(c);
     let (size, gated) = (c.dtype.size() as f64, f64::from(u8::from(c.z)));
-    let state = if c.carry { (c.batch * c.heads * c.dim * c.states * 4) as f64 } else { 0.0 };
+    let state = if c.mode.carry { (c.batch * c.heads * c.dim * c.states * 4) as f64 } else { 0.0 };
     let weights: usize = c.weights_slot().parts.iter().map(|part| part.shape.count() * 4).sum();
     Cost {
         flops: 4.0 * x * c.states as f64,
@@ -121,7 +121,7 @@ pub(super) fn essential(c: &Config) -> Cost {
     }
 }
 
-/// What a GPU has to do.
+/// Builds the dispatches for this device.
 pub(super) fn program(c: &Config, caps: &Caps) -> Result<Program, Error> {
     c.validate()?;
     let (qkv, slots) = (c.qkv(), c.slots());
@@ -137,7 +137,8 @@ pub(super) fn program(c: &Config, caps: &Caps) -> Result<Program, Error> {
     let [skip, gated] = [c.d, c.z].map(|there| f64::from(u8::from(there)));
     let finish_cost =
         Cost { exps: c.dim as f64 * gated, bytes_read: c.dim as f64 * (4.0 * skip + size * gated), ..Cost::default() };
-    // Decoding, each head reads b and c of its group and its own weights; d once a column, x a second time.
+    // When decoding, each head reads b and c of its group and its own weights. It reads d once per column, and x a
+    // second time.
     let heads = (c.batch * c.heads) as f64;
     let shared = 2.0 * (heads - (c.batch * c.groups) as f64) * c.states as f64 * size;
     let own = heads * (4.0 * (1.0 + bias) + skip * c.dim as f64 * (4.0 + size));
@@ -167,13 +168,10 @@ pub(super) fn program(c: &Config, caps: &Caps) -> Result<Program, Error> {
         consts: vec![],
         decode_consts: vec![("MAX_DIM", super::MAX_STATES as u32)],
         rows: c.states,
-        causal: true,
+        mode: c.mode,
         normalize: false,
         scale: 1.0,
         norm_eps: 0.0,
-        segment: c.segment,
-        carry: c.carry,
-        decode: c.decode,
         params,
         row_splits: 1,
         split_step: 0,

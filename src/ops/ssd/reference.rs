@@ -1,13 +1,13 @@
-//! The definition of the state-space duality's recurrence as plain loops. No engine type, no cleverness: what every kernel is
-//! judged by.
+//! The definition of the recurrence as plain loops, token by token. It shares no code with the kernels and the `cpu`
+//! backend, which are compared with it.
 
 use super::Config;
-use crate::ops::float::{self, Float};
-use crate::ops::{Definition, Rows};
+use crate::operator::{ReferenceOutputs, Rows};
 use crate::tensor::TensorMap;
+use crate::verify::float::{self, Float};
 
-/// The wanted tokens of `y` and, when carried, `state` after the last.
-pub(super) fn outputs<T: Float>(config: &Config, tensors: &TensorMap, rows: Rows<'_>) -> Definition {
+/// The requested tokens of `y` and, if carried, `state` after the last token.
+pub(super) fn outputs<T: Float>(config: &Config, tensors: &TensorMap, rows: Rows<'_>) -> ReferenceOutputs {
     let Config { batch, heads, groups, length, dim, states, .. } = *config;
     let given = |name: &str| float::read::<T>(tensors, name);
     let read = |name: &str| given(name).unwrap_or_else(|| panic!("tensor {name} is missing"));
@@ -17,7 +17,7 @@ pub(super) fn outputs<T: Float>(config: &Config, tensors: &TensorMap, rows: Rows
     let z = config.z.then(|| read("z"));
     let dt_bias = config.dt_bias.then(|| read("dt_bias"));
     let zeros = || vec![T::of(0.0); batch * heads * dim * states];
-    let mut state = given("state").filter(|_| config.carry).unwrap_or_else(zeros);
+    let mut state = given("state").filter(|_| config.mode.carry).unwrap_or_else(zeros);
     let wanted = rows.of(length);
     let mut y = vec![0.0; batch * wanted.len() * heads * dim];
     for (unit, matrix) in state.chunks_exact_mut(dim * states).enumerate() {
@@ -51,7 +51,7 @@ pub(super) fn outputs<T: Float>(config: &Config, tensors: &TensorMap, rows: Rows
         }
     }
     let mut outputs = vec![("y", y)];
-    if config.carry {
+    if config.mode.carry {
         outputs.push(("state", float::wide(state)));
     }
     outputs

@@ -1,10 +1,10 @@
 //! Named shapes of attention with the Yat kernel.
 
-use crate::ops::Case;
+use crate::catalog::case::Case;
 use crate::tensor::{DType, Layout};
 
-/// Random vectors of few dimensions are often near each other, where scores come close to `1 / epsilon` and the formula
-/// itself errs most: the narrow ones are here because the kernels must not.
+/// Random vectors of few dimensions are often near each other. Their scores are close to `1 / epsilon`, where the
+/// formula itself has its largest error. The cases with small D check that the kernels have no such error.
 pub(super) fn cases() -> Vec<Case> {
     let mut list = Vec::new();
     for n in [1, 63, 64, 65, 257, 2000] {
@@ -22,13 +22,14 @@ pub(super) fn cases() -> Vec<Case> {
         list.extend(all_four(Case::new(format!("dims_{d}_{e}"), &[("H", 1), ("N", 70), ("D", d), ("E", e)])));
     }
     for (d, e) in [(40, 64), (80, 100), (128, 128), (70, 300)] {
-        // Each of the wider tiles compiles for seconds on a software adapter.
+        // The wider tiles take seconds to compile on a software adapter.
         list.push(Case::new(format!("dims_{d}_{e}"), &[("H", 1), ("N", 70), ("D", d), ("E", e)]).slow());
     }
     let open = |case: Case| case.flag("causal", "false");
     list.extend(all_four(Case::new("causal", &[("H", 2), ("N", 130), ("D", 24), ("E", 20)])));
     list.extend(all_four(open(Case::new("open_cross", &[("H", 1), ("N", 37), ("M", 300), ("D", 24), ("E", 20)]))));
-    // Aligned at the end: later queries see more keys; with more queries than keys the first see none and give zeros.
+    // The last query is aligned with the last key, so later queries see more keys. If there are more queries than keys,
+    // the first queries see none and give zeros.
     list.push(Case::new("cache", &[("H", 1), ("N", 70), ("M", 200), ("D", 24), ("E", 20)]));
     list.extend(all_four(Case::new(
         "more_queries_than_keys",
@@ -44,7 +45,7 @@ pub(super) fn cases() -> Vec<Case> {
     list.push(Case::new("epsilon_small", settings).flag("epsilon", "1e-6"));
     list.push(Case::new("norm_eps", settings).flag("norm-eps", "3"));
     list.push(Case::new("norm_eps_0", &[("H", 1), ("N", 40), ("M", 30), ("D", 8)]).flag("norm-eps", "0"));
-    // A few queries against a long cache: split over the keys.
+    // Few queries and a long cache: the split-K form.
     let decode = [("B", 2), ("H", 6), ("G", 2), ("N", 1), ("M", 700), ("D", 24), ("E", 20)];
     list.extend(all_four(Case::new("decode", &decode)));
     list.push(Case::new("decode_bnhd", &decode).layout(Layout::Bnhd));

@@ -1,24 +1,27 @@
-//! The `cpu` backend: the tiled core over q, k and v as they are, with the kernel as its score.
+//! The `cpu` backend: the tiled attention core, applied directly to q, k and v, with the Yat kernel as its score.
 
 use super::{Config, Kernel, Norm};
-use crate::ops::cpu::attend::{self, Map, Score, Weights};
-use crate::ops::cpu::wide;
+use crate::cores::attention::cpu as attention;
+use crate::cores::attention::cpu::{Map, Score, Weights};
+use crate::cpu::simd;
 use crate::tensor::TensorMap;
+use simd::wide;
 
-/// Runs the operator; tensors as [`crate::ops::Operator::cpu`] says.
+/// Runs the operator. [`crate::operator::Operator::cpu`] describes the tensors.
 pub(super) fn run(config: &Config, tensors: &TensorMap) -> TensorMap {
     let weights = match config.norm {
         Norm::Kernel => Weights::Plain(config.norm_eps),
         Norm::Softmax => Weights::Softmax,
     };
-    attend::run(config.qkv, config.mask(), Score::Map(config), weights, tensors)
+    attention::run(config.qkv, config.mask(), config.lengths, Score::Map(config), weights, tensors)
 }
 
-/// Below this share of both squares the difference that is left of them is mostly rounding.
+/// If the squared distance is below this share of the sum of both squares, its difference form is mostly rounding
+/// error.
 const NEAR: f32 = 1.0 / 32.0;
 
-/// In place of the score of vectors near each other, until it is taken from the vectors themselves. Scores are not
-/// negative.
+/// Placeholder for the score of vectors that are near each other, until it is computed from the vectors themselves. No
+/// score is negative.
 const PENDING: f32 = -1.0;
 
 impl Map for Config {
@@ -50,13 +53,13 @@ impl Map for Config {
     }
 }
 
-/// What a vector is divided by to have unit length.
+/// The length that a vector is divided by to get unit length: at least 1e-12.
 #[inline(always)]
 fn length(square: f32) -> f32 {
     square.sqrt().max(1e-12)
 }
 
-/// The kernel times `factor`; [`PENDING`], and whether there was one, of vectors near each other.
+/// The kernel times `factor`. For vectors near each other it returns [`PENDING`] and sets `near`.
 #[inline(always)]
 fn score(inner: f32, both: f32, epsilon: f32, factor: f32, near: &mut bool) -> f32 {
     let apart = both - 2.0 * inner;

@@ -1,82 +1,60 @@
-//! Attention with the Yat kernel, exact: queries and keys weigh more that are both aligned and near each other.
+//! Exact attention with the Yat kernel. A query gives more weight to keys that are both aligned with it and near it.
 //!
-//! For every batch and head, with key head `h / (H / G)` read by query head `h`:
+//! For every batch entry and query head `h`, which reads key head `h / (H / G)`:
 //!
 //! ```text
-//! s_ij = x^2 / (2 + epsilon - 2 x)                       spherical: x = q_i . k_j, each over its length
+//! s_ij = x^2 / (2 + epsilon - 2 x)                       spherical: x = q_i . k_j / (|q_i| |k_j|)
 //! s_ij = (q_i . k_j)^2 / (|q_i - k_j|^2 + epsilon)       euclidean
 //!
 //! o_i = sum_j s_ij v_j / (sum_j s_ij + norm_eps)         norm kernel
 //! o_i = sum_j softmax_j(s_ij) v_j                        norm softmax
 //! ```
 //!
-//! over the keys j that query i sees: all; when causal those with `j <= i + M - N` (aligned at the end, as in a cache). A
-//! query that sees no key gives zeros, and so does one without a weight. Lengths are at least 1e-12, so that a zero vector
-//! scores 0. The largest score is `1 / epsilon` on the sphere, of a key in the query's direction.
+//! The sums run over the keys j that query i sees: all keys; if causal, those with `j <= i + M - N` (the last query is
+//! aligned with the last key, as with a cache). A query that sees no key, or has no weight, gives zeros. Lengths are at
+//! least 1e-12, so that a zero vector has score 0. The largest spherical score is `1 / epsilon`, for a key in the
+//! direction of the query.
 //!
 //! Source: "SLAY: Geometry-aware spherical linearized attention with Yat-kernel" (arXiv 2602.04915), equations 1 to 5,
-//! and its code, azettaai/slay. Both norms, because the two disagree: the paper divides by the sum of the kernel, of
-//! which its linear form is an approximation, and so does the code's spherical baseline; the code's `Yat (Exact)`
-//! baseline takes the softmax of the euclidean kernel.
+//! and its code, azettaai/slay. There are two norms because the paper and the code disagree: the paper divides by the
+//! sum of the kernel, which its linear form approximates, and so does the code's spherical baseline; the code's
+//! `Yat (Exact)` baseline takes the softmax of the euclidean kernel.
 //!
-//! The denominator is what a rounded product leaves of two squares, little where vectors are near each other. Below a
-//! thirty-second of the squares it is taken from the vectors themselves instead, which are then read again: results are
-//! closer than those of the formula, which is what the error is judged by.
+//! The squared distance in the denominator is computed as the sum of two squares minus twice a product. If the vectors
+//! are near each other, this difference is mostly rounding error. Below 1/32 of the sum of squares, the distance is
+//! therefore computed from the vectors themselves, which are read again. The results are then more exact than the
+//! formula in f32, from whose error the tolerance is derived.
 //!
-//! Cost: `2 (D + E)` flops a query and key it sees, as softmax without its exponentials (norm softmax has them); no
-//! workspace but for few queries, both forms being those of softmax (see `attend`).
+//! q, k, v and o may be strided tensors ([`Tensor::strided`](crate::tensor::Tensor::strided)).
+//!
+//! Cost: `2 (D + E)` flops per pair of a query and a key that it sees. Exponentials are needed only for norm softmax.
+//! There is no workspace except for few queries: the tiled and the split-K form are those of softmax.
 
+#[cfg(feature = "catalog")]
 mod cases;
 #[cfg(feature = "cpu")]
 mod cpu;
-pub mod layout;
+mod layout;
 mod reference;
+#[cfg(feature = "catalog")]
+mod row;
 
-use super::attend::{self, Mask};
-use super::{Causality, Cost, Definition, Flag, FlagKind, Flags, Op, Operator, Precision, Qkv, Request, Rows, qkv};
+use crate::cores::attention::{self, Mask};
 use crate::error::Error;
-use crate::gpu::program::Program;
-use crate::gpu::{Caps, Plan, Recording, Workspace};
-#[cfg(feature = "cpu")]
-use crate::ops::execute::check_inputs;
-use crate::tensor::{Slot, Tensor, TensorMap};
+use crate::gpu::program::Cost;
+use crate::operator::qkv::Qkv;
+use crate::operator::{Algorithm, Configured, tensors};
+use crate::tensor::Slot;
+
+#[cfg(feature = "catalog")]
+pub use row::OP;
 
 const NAME: &str = "yat";
 
-/// This operator's row.
-pub const OP: Op = Op {
-    name: NAME,
-    summary: "exact attention with the Yat kernel, tiled: what slay approximates",
-    inputs: &qkv::INPUTS,
-    outputs: &[qkv::OUTPUT],
-    state: &[],
-    axes: &qkv::AXES,
-    flags: &[
-        Flag {
-            name: "kernel",
-            kind: FlagKind::Choice(&["spherical", "euclidean"]),
-            help: "of unit vectors, or of q and k as they are (spherical)",
-        },
-        Flag {
-            name: "norm",
-            kind: FlagKind::Choice(&["kernel", "softmax"]),
-            help: "divide by the sum of the kernel, or take its softmax (kernel)",
-        },
-        Flag { name: "epsilon", kind: FlagKind::Number, help: "added to the kernel's denominator (1e-3)" },
-        Flag { name: "norm-eps", kind: FlagKind::Number, help: "added to the sum of the kernel (1e-6)" },
-    ],
-    causal: Causality::Both,
-    recurrent: false,
-    complexity: "N M (D + E)",
-    usage,
-    configure,
-    cases: cases::cases,
-};
-
-/// What a query and a key are to each other.
+/// The kernel: the score of a query and a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Kernel {
-    /// `x^2 / (2 + epsilon - 2 x)` with x the product of both over their lengths.
+    /// `x^2 / (2 + epsilon - 2 x)`, where x is the product of both after division by their lengths.
     Spherical,
     /// `(q . k)^2 / (|q - k|^2 + epsilon)`.
     Euclidean,
@@ -85,39 +63,51 @@ pub enum Kernel {
 /// How scores become weights.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Norm {
-    /// Each over their sum and [`Config::norm_eps`].
+    /// Each score is divided by their sum plus [`Config::norm_eps`].
     Kernel,
-    /// Their softmax.
+    /// The softmax of the scores.
     Softmax,
 }
 
 /// Shape and settings. [`Config::new`] has the defaults; fields are public.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
-    /// Shapes of q, k, v and o, their storage and axis order. Any D and E.
+    /// Shapes of q, k, v and o, their storage type and axis order. Any D and E.
     pub qkv: Qkv,
     /// Whether query i sees only keys up to i + M - N.
     pub causal: bool,
+    /// Whether a tensor `lengths` `[B]` says how many of the M keys each batch entry has. The others are not read, and causal
+    /// queries are aligned at that length in the place of M. A length above M counts as M. A run takes the lengths that are in
+    /// the buffer then, so that one plan and one recording serve a cache that grows.
+    pub lengths: bool,
     /// The kernel.
     pub kernel: Kernel,
     /// How its values become weights.
     pub norm: Norm,
-    /// Added to the kernel's denominator; above 0.
+    /// Added to the kernel's denominator; must be above 0.
     pub epsilon: f32,
-    /// Added to the sum of the kernel; 0 or more. [`Norm::Softmax`] takes none.
+    /// Added to the sum of the kernel; 0 or more. [`Norm::Softmax`] does not use it.
     pub norm_eps: f32,
 }
 
 impl Config {
-    /// Causal, spherical, over the sum of the kernel.
+    /// Causal, with the spherical kernel, divided by the sum of the kernel.
     pub fn new(qkv: Qkv) -> Self {
-        Self { qkv, causal: true, kernel: Kernel::Spherical, norm: Norm::Kernel, epsilon: 1e-3, norm_eps: 1e-6 }
+        Self {
+            qkv,
+            causal: true,
+            lengths: false,
+            kernel: Kernel::Spherical,
+            norm: Norm::Kernel,
+            epsilon: 1e-3,
+            norm_eps: 1e-6,
+        }
     }
 
-    /// Checks what the fields alone can get wrong.
+    /// Checks the settings on their own.
     ///
     /// # Errors
-    /// One sentence naming the tensor or setting.
+    /// One sentence that names the tensor or setting.
     pub fn validate(&self) -> Result<(), Error> {
         self.qkv.validate(NAME)?;
         if !(self.epsilon.is_finite() && self.epsilon > 0.0) {
@@ -132,38 +122,17 @@ impl Config {
     fn mask(&self) -> Mask {
         Mask { causal: self.causal, window: None }
     }
-}
 
-impl Operator for Config {
-    fn slots(&self) -> Vec<Slot> {
-        self.qkv.slots()
-    }
-
-    fn program(&self, caps: &Caps) -> Result<Program, Error> {
-        layout::program(self, caps)
-    }
-
-    #[cfg(feature = "cpu")]
-    fn cpu(&self, tensors: &TensorMap) -> Result<TensorMap, Error> {
-        self.validate()?;
-        check_inputs(NAME, &self.slots(), tensors)?;
-        Ok(cpu::run(self, tensors))
-    }
-
-    #[cfg(feature = "cpu")]
-    fn cpu_variant(&self) -> String {
-        super::cpu::attend::variant()
-    }
-
-    fn reference(&self, tensors: &TensorMap, precision: Precision, rows: Rows<'_>) -> Definition {
-        match precision {
-            Precision::F32 => reference::outputs::<f32>(self, tensors, rows),
-            Precision::F64 => reference::outputs::<f64>(self, tensors, rows),
-        }
+    /// Every tensor with its exact shape and storage type.
+    pub fn slots(&self) -> Vec<Slot> {
+        let mut slots = self.qkv.slots();
+        slots.extend(self.lengths.then(|| attention::lengths_slot(&self.qkv)));
+        slots
     }
 
     fn cost(&self) -> Cost {
-        let cost = attend::essential(&self.qkv, self.mask());
+        let mut cost = attention::essential(&self.qkv, self.mask());
+        cost.bytes_read += if self.lengths { self.qkv.batch as f64 * 4.0 } else { 0.0 };
         match self.norm {
             Norm::Kernel => Cost { exps: 0.0, ..cost },
             Norm::Softmax => cost,
@@ -171,75 +140,35 @@ impl Operator for Config {
     }
 }
 
-/// Tensors on the GPU, with the shapes of the module's formula.
-#[derive(Debug, Clone, Copy)]
-pub struct Tensors<'a> {
-    /// `[B, H, N, D]`.
-    pub q: &'a Tensor,
-    /// `[B, G, M, D]`.
-    pub k: &'a Tensor,
-    /// `[B, G, M, E]`.
-    pub v: &'a Tensor,
-    /// `[B, H, N, E]`, written.
-    pub o: &'a Tensor,
-}
+impl Configured for Config {
+    type Tensors<'a> = Tensors<'a>;
 
-/// Binds the tensors of a [`plan`](super::plan) made from a [`Config`].
-///
-/// # Errors
-/// As [`Plan::bind`].
-pub fn bind(plan: &Plan, tensors: Tensors<'_>, workspace: &Workspace) -> Result<Recording, Error> {
-    plan.bind(&[("q", tensors.q), ("k", tensors.k), ("v", tensors.v), ("o", tensors.o)], workspace)
-}
-
-fn kernel(flags: &Flags) -> Result<Kernel, Error> {
-    match flags.word("kernel") {
-        None | Some("spherical") => Ok(Kernel::Spherical),
-        Some("euclidean") => Ok(Kernel::Euclidean),
-        Some(word) => Err(Error::Usage(format!("{NAME}: --kernel: expected spherical or euclidean, found `{word}`"))),
-    }
-}
-
-fn norm(flags: &Flags) -> Result<Norm, Error> {
-    match flags.word("norm") {
-        None | Some("kernel") => Ok(Norm::Kernel),
-        Some("softmax") => Ok(Norm::Softmax),
-        Some(word) => Err(Error::Usage(format!("{NAME}: --norm: expected kernel or softmax, found `{word}`"))),
-    }
-}
-
-fn usage(flags: &Flags) -> Result<(), Error> {
-    kernel(flags)?;
-    let norm = norm(flags)?;
-    if flags.number(NAME, "epsilon")?.is_some_and(|epsilon| epsilon <= 0.0) {
-        let found = flags.word("epsilon").unwrap_or_default();
-        return Err(Error::Usage(format!("{NAME}: --epsilon: expected a number above 0, found `{found}`")));
-    }
-    if flags.number(NAME, "norm-eps")?.is_some_and(|eps| eps < 0.0) {
-        return Err(Error::Usage(format!("{NAME}: --norm-eps: expected 0 or more, found a negative number")));
-    }
-    if norm == Norm::Softmax && flags.word("norm-eps").is_some() {
-        let why = "needs the sum of the kernel, which --norm softmax does not divide by";
-        return Err(Error::Usage(format!("{NAME}: --norm-eps {why}")));
-    }
-    Ok(())
-}
-
-fn configure(request: &Request<'_>) -> Result<Box<dyn Operator>, Error> {
-    let flags = request.flags;
-    usage(flags)?;
-    let mut config = Config {
-        causal: flags.switch("causal").unwrap_or(true),
-        kernel: kernel(flags)?,
-        norm: norm(flags)?,
-        ..Config::new(Qkv::of(&OP, request)?)
+    const ALGORITHM: Algorithm<Self> = Algorithm {
+        name: NAME,
+        validate: Self::validate,
+        slots: Self::slots,
+        cost: Self::cost,
+        program: layout::program,
+        reference: [reference::outputs::<f32>, reference::outputs::<f64>],
+        #[cfg(feature = "cpu")]
+        cpu: crate::operator::CpuBackend { run: cpu::run, variant: |_| crate::cores::attention::cpu::variant() },
     };
-    if let Some(epsilon) = flags.number(NAME, "epsilon")? {
-        config.epsilon = epsilon;
+}
+
+tensors! {
+    /// Tensors on the GPU, with the shapes of the module's formula.
+    required {
+        /// `[B, H, N, D]`.
+        q,
+        /// `[B, G, M, D]`.
+        k,
+        /// `[B, G, M, E]`.
+        v,
+        /// `[B, H, N, E]`, written.
+        o,
     }
-    if let Some(eps) = flags.number(NAME, "norm-eps")? {
-        config.norm_eps = eps;
+    optional {
+        /// `[B]`, u32; given if and only if [`Config::lengths`].
+        lengths,
     }
-    config.validate()?;
-    Ok(Box::new(config))
 }

@@ -1,14 +1,15 @@
-//! The definition of attention with the Yat kernel as plain loops, one query after another. No engine type, no cleverness:
-//! what every kernel is judged by.
+//! The definition of attention with the Yat kernel as plain loops, one query after another. It shares no code with the
+//! kernels and the `cpu` backend, which are compared with it.
 
 use super::{Config, Kernel, Norm};
-use crate::ops::Definition;
-use crate::ops::Rows;
-use crate::ops::float::{self, Float};
+use crate::cores::attention::key_counts;
+use crate::operator::ReferenceOutputs;
+use crate::operator::Rows;
 use crate::tensor::TensorMap;
+use crate::verify::float::{self, Float};
 
-/// The wanted queries of `o`, in the layout of the configuration.
-pub(super) fn outputs<T: Float>(config: &Config, tensors: &TensorMap, rows: Rows<'_>) -> Definition {
+/// The requested queries of `o`, in the layout of the configuration.
+pub(super) fn outputs<T: Float>(config: &Config, tensors: &TensorMap, rows: Rows<'_>) -> ReferenceOutputs {
     let c = &config.qkv;
     let [mut q, mut k, v] = ["q", "k", "v"].map(|name| float::read::<T>(tensors, name).expect("an input is missing"));
     let (d, e) = (c.dim_k, c.dim_v);
@@ -22,13 +23,15 @@ pub(super) fn outputs<T: Float>(config: &Config, tensors: &TensorMap, rows: Rows
     let o_at = c.layout.strides(c.heads, queries.len(), e);
     let [epsilon, norm_eps] = [config.epsilon, config.norm_eps].map(|x| T::of(f64::from(x)));
     let mut o = vec![0.0; c.batch * c.heads * queries.len() * e];
+    let counts = config.lengths.then(|| key_counts(c, tensors));
     for b in 0..c.batch {
+        let keys = counts.as_ref().map_or(c.keys, |counts| counts[b]);
         for h in 0..c.heads {
             let g = h / c.group();
             for (at, &i) in queries.iter().enumerate() {
                 let row = &q[b * q_at.batch + h * q_at.head + i * q_at.token..][..d];
-                // Query i sees key j if j <= i + M - N.
-                let end = if config.causal { (i + 1 + c.keys).saturating_sub(c.queries) } else { c.keys };
+                // Query i sees key j if j <= i + M - N (of M keys that there are).
+                let end = if config.causal { (i + 1 + keys).saturating_sub(c.queries) } else { keys };
                 let scores: Vec<T> = (0..end)
                     .map(|j| {
                         let key = &k[b * k_at.batch + g * k_at.head + j * k_at.token..][..d];
@@ -41,7 +44,7 @@ pub(super) fn outputs<T: Float>(config: &Config, tensors: &TensorMap, rows: Rows
                 let (weights, divisor) = match config.norm {
                     Norm::Kernel => {
                         let sum = scores.iter().fold(T::of(0.0), |sum, &s| sum + s) + norm_eps;
-                        // Without a weight, and with nothing added to their sum, there is nothing to divide.
+                        // If the sum of weights is zero, the divisor is 1 and the output is zero.
                         (scores, if sum == T::of(0.0) { T::of(1.0) } else { sum })
                     }
                     Norm::Softmax => (float::softmax(scores), T::of(1.0)),
@@ -65,7 +68,7 @@ fn to_unit_length<T: Float>(x: &mut [T]) {
     x.iter_mut().for_each(|x| *x = *x / length);
 }
 
-/// `x^2 / (2 + epsilon - 2 x)` of unit vectors' product x.
+/// `x^2 / (2 + epsilon - 2 x)`, where x is the product of two unit vectors.
 fn spherical<T: Float>(q: &[T], k: &[T], epsilon: T) -> T {
     let (x, two) = (float::dot(q, k), T::of(2.0));
     x * x / (two + epsilon - two * x)

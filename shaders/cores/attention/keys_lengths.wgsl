@@ -1,0 +1,12 @@
+// A batch entry has as many keys as a buffer says, which the caller may change between runs. Keys behind them are not read.
+@group(0) @binding(5) var<storage, read> lengths: array<u32>; // B
+
+fn key_count(batch: u32) -> u32 {
+    count_load(1u);
+    return min(lengths[batch], params.keys);
+}
+
+// Where the first of the workgroups that share the keys starts: at the first key that any query sees.
+fn split_start(keys: u32) -> u32 {
+    return keys_start(0u, keys);
+}

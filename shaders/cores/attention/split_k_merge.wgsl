@@ -1,0 +1,34 @@
+// Split-K, pass 2: merges the splits of a row, in order.
+// Grid: column blocks of 64, rows (batch, query head, query). Reads partials; writes o.
+@group(0) @binding(1) var<storage, read> partials: array<f32>; // [B H N][splits][E + 2]
+@group(0) @binding(2) var<storage, read_write> o: array<Elem>; // B H N E
+
+const COLUMNS: u32 = 64u;
+
+// Merges one block of columns of one row: the entry point calls this.
+fn split_k_merge(index: u32, invocation: u32) {
+    let e = index % params.col_splits * COLUMNS + invocation;
+    let row = index / params.col_splits;
+    if (e >= params.dim_v) {
+        return;
+    }
+    let stride = params.dim_v + 2u;
+    let home = row * params.splits * stride;
+    var top = LOWEST;
+    var sum = 0.0;
+    var out = 0.0;
+    for (var s = 0u; s < params.splits; s++) {
+        let at = home + s * stride;
+        count_load(3u);
+        let largest = max(top, partials[at + params.dim_v]);
+        let before = exp(top - largest);
+        let own = exp(partials[at + params.dim_v] - largest);
+        sum = sum * before + partials[at + params.dim_v + 1u] * own;
+        out = out * before + partials[at + e] * own;
+        top = largest;
+    }
+    let head = row / params.queries;
+    let at = head_start(params.o, head / params.heads, head % params.heads) + row % params.queries * params.o.token;
+    count_store(1u);
+    o[at + e] = Elem(out / divisor_of(sum));
+}

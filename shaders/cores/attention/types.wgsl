@@ -1,0 +1,63 @@
+// Parameters of one recording of tiled attention. Same layout as `Params` in src/ops/attend.rs; a test compares them.
+struct Params {
+    grid: Grid,
+    queries: u32,     // N
+    keys: u32,        // M
+    heads: u32,       // H
+    kv_heads: u32,    // G
+    dim_k: u32,       // D
+    dim_v: u32,       // E
+    window: u32,      // causal: maximum number of keys per query, ending at its own position; 0: no limit
+    row_queries: u32, // queries per head and workgroup
+    block_heads: u32, // query heads per workgroup
+    head_splits: u32, // workgroups that share the query heads of one KV head
+    row_blocks: u32,  // workgroups along the queries
+    col_splits: u32,  // workgroups that share the value columns
+    splits: u32,      // workgroups that share the keys (split-K only)
+    first_key: u32,   // first key of the first split
+    score: f32,       // argument of the score function: the scale of a dot product, or the epsilon of the Yat kernel
+    norm_eps: f32,    // added to the sum of weights
+    q: Strides,
+    k: Strides,
+    v: Strides,
+    o: Strides,
+}
+
+@group(0) @binding(0) var<uniform> params: Params;
+
+override CAUSAL: u32 = 1u; // whether query i sees keys up to i + keys - N only
+override EXPONENTIAL: u32 = 1u; // whether weights are exponentials of scores, or the scores themselves
+
+// At most any score. A row that has seen no key has this as its running maximum.
+const LOWEST: f32 = -3.4028234e38;
+
+// One past the last of so many keys that query n sees.
+fn keys_end(n: u32, keys: u32) -> u32 {
+    if (CAUSAL == 0u) {
+        return keys;
+    }
+    return u32(max(i32(n) + 1 + i32(keys) - i32(params.queries), 0));
+}
+
+// The first of so many keys that query n sees.
+fn keys_start(n: u32, keys: u32) -> u32 {
+    let end = keys_end(n, keys);
+    if (CAUSAL == 0u || params.window == 0u || end <= params.window) {
+        return 0u;
+    }
+    return end - params.window;
+}
+
+// Weight of a score. Exponentials are relative to the running maximum.
+fn weight_of(score: f32, largest: f32) -> f32 {
+    if (EXPONENTIAL == 0u) {
+        return score;
+    }
+    return exp(score - largest);
+}
+
+// Divisor of the weighted sums. If the total weight is 0 (a row that sees no key), the sums are 0 and stay 0.
+fn divisor_of(sum: f32) -> f32 {
+    let divisor = sum + params.norm_eps;
+    return select(divisor, 1.0, divisor == 0.0);
+}

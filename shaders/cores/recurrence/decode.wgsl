@@ -1,0 +1,88 @@
+// Recurrence, decode (one token): updates the state and reads it in one dispatch. One workgroup per KV head has 64 columns
+// times 4 row lanes. Each lane processes rows d = lane, lane + 4, ... of its column, so the state is read once, in address
+// order.
+//
+// The operator defines: prepare_key and prepare_query, which fill workgroup memory and contain their own barriers;
+// key_feature(d) and query_feature(d), the features of row d; decay_row(d), the decay factor of row d (decay.wgsl), applied
+// before the write, and prepare_decay for it; value_of(b, g, e), the value to write; normalize_one(sum, weight), which
+// normalises the scaled sums of a query; epilogue_one(b, h, e, o), the epilogue of an output.
+const COLUMNS: u32 = 64u;
+const LANES: u32 = 4u;
+
+var<workgroup> wg_sum: array<f32, COLUMNS * LANES>;
+
+// Sum over all invocations, returned to all of them. The order of the reduction tree is fixed.
+fn sum_all(invocation: u32, value: f32) -> f32 {
+    workgroupBarrier();
+    wg_sum[invocation] = value;
+    workgroupBarrier();
+    for (var half = COLUMNS * LANES / 2u; half > 0u; half /= 2u) {
+        if (invocation < half) {
+            wg_sum[invocation] += wg_sum[invocation + half];
+        }
+        workgroupBarrier();
+    }
+    return wg_sum[0];
+}
+
+fn decode(kv: u32, invocation: u32) {
+    let b = kv / params.kv_heads;
+    let g = kv % params.kv_heads;
+    let per_kv = params.heads / params.kv_heads;
+    let size = params.rows * params.dim_v;
+    let norm = params.norm_offset + kv * params.rows;
+    prepare_decay(b, g, invocation);
+    prepare_key(b, g, invocation);
+    let lane = invocation / COLUMNS;
+    for (var r = 0u; r < per_kv; r++) {
+        let h = g * per_kv + r;
+        prepare_query(b, g, h, invocation);
+        var all_weight = 0.0;
+        if (NORMALIZE == 1u) {
+            var weight = 0.0;
+            for (var d = invocation; d < params.rows; d += COLUMNS * LANES) {
+                count_load(1u);
+                var z = state[norm + d];
+                // The first query head writes; the same invocation reads back its own writes for the other heads.
+                if (r == 0u) {
+                    z = left_of(vec4<f32>(decay_row(d)), vec4<f32>(z)).x + key_feature(d);
+                    count_store(1u);
+                    state[norm + d] = z;
+                }
+                weight += query_feature(d) * z;
+            }
+            all_weight = params.scale * sum_all(invocation, weight);
+        }
+        workgroupBarrier();
+        for (var first = 0u; first < params.dim_v; first += COLUMNS) {
+            let e = first + invocation % COLUMNS;
+            var sum = 0.0;
+            if (e < params.dim_v) {
+                var value = 0.0;
+                if (r == 0u) {
+                    value = value_of(b, g, e);
+                }
+                for (var d = lane; d < params.rows; d += LANES) {
+                    let at = kv * size + initial_state_at(d, e);
+                    count_load(1u);
+                    var s = state[at];
+                    if (r == 0u) {
+                        s = left_of(vec4<f32>(decay_row(d)), vec4<f32>(s)).x + key_feature(d) * value;
+                        count_store(1u);
+                        state[at] = s;
+                    }
+                    sum += query_feature(d) * s;
+                }
+            }
+            wg_sum[invocation] = sum;
+            workgroupBarrier();
+            if (lane == 0u && e < params.dim_v) {
+                let all = wg_sum[invocation] + wg_sum[invocation + COLUMNS]
+                    + wg_sum[invocation + 2u * COLUMNS] + wg_sum[invocation + 3u * COLUMNS];
+                count_store(1u);
+                o[head_start(params.o, b, h) + e] = Elem(epilogue_one(b, h, e, normalize_one(params.scale * all, all_weight)));
+            }
+            workgroupBarrier();
+        }
+    }
+}

@@ -1,0 +1,8 @@
+// Divides the scaled sums of a row by their weight, if normalised. Returns 0 if the weight is 0.
+fn normalize(row: u32, sum: vec4<f32>, weight: f32) -> vec4<f32> {
+    if (NORMALIZE == 0u) {
+        return sum;
+    }
+    let divisor = weight + params.norm_eps;
+    return select(sum / divisor, vec4<f32>(0.0), divisor == 0.0);
+}

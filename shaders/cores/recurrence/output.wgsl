@@ -1,0 +1,131 @@
+// Recurrence, pass 2 (or the only pass): processes the tokens of a segment, starting from its initial state, and reads the
+// state for the queries. Grid: column splits, head splits, segments, KV heads. Reads q, k, v, state; writes o, and segments
+// at the end.
+//
+// The operator defines, in addition to what state_write.wgsl and state_read.wgsl need: combine_row_splits(row, split, e, sum, weight),
+// which returns whether these sums of a row (batch, query head, token) are complete, and otherwise stores them; initial_state(at),
+// an element of the initial state; normalize(row, sum, weight), which normalises the scaled sums of a row of the tile;
+// epilogue(p, n, t, i, o), the epilogue for four columns of the output of token n, which is token t of the tile.
+override CAUSAL: u32 = 1u; // 1: each token writes the state before it is read; 0: all queries read the state of segment 0
+override INIT: u32 = 0u;   // initial state: 0 zero, 1 from segments, 2 from state
+override STORE: u32 = 0u;  // 1: store the final state in segments
+
+fn stored(at: u32, exists: bool) -> f32 {
+    if (!exists) {
+        return 0.0;
+    }
+    count_load(1u);
+    if (INIT == 2u) {
+        return initial_state(at);
+    }
+    return segments[at];
+}
+
+fn load_state(p: Place, invocation: u32) {
+    let row_thread = invocation / COL_THREADS;
+    let col_thread = invocation % COL_THREADS;
+    clear_state();
+    if (INIT == 0u) {
+        return;
+    }
+    let size = params.rows * params.dim_v;
+    // Non-causal: every query segment reads the state of the first segment, which holds the sum over all of them.
+    let home = select(p.kv * params.stored_segments, p.kv * params.stored_segments + p.segment, CAUSAL == 1u);
+    let base = select(home * params.segment_stride, p.kv * size, INIT == 2u);
+    let norm = select(base + size, params.norm_offset + p.kv * params.rows, INIT == 2u);
+    let e = (p.split * COL_THREADS + col_thread) * 4u;
+    for (var i = 0u; i < ROWS; i++) {
+        let d = state_row(row_thread * ROWS + i);
+        let row = base + d * params.dim_v + e;
+        let within = d < params.rows;
+        state_rows[i] = vec4<f32>(
+            stored(row, within && e < params.dim_v),
+            stored(row + 1u, within && e + 1u < params.dim_v),
+            stored(row + 2u, within && e + 2u < params.dim_v),
+            stored(row + 3u, within && e + 3u < params.dim_v),
+        );
+    }
+    if (NORMALIZE == 1u) {
+        // Every column needs the feature sums of its rows. They are loaded once and shared through wg_partial.
+        for (var i = 0u; i < ROWS4; i++) {
+            if (col_thread == 0u) {
+                var sums = vec4<f32>(0.0);
+                for (var c = 0u; c < 4u; c++) {
+                    let d = state_row(row_thread * ROWS + 4u * i + c);
+                    sums[c] = stored(norm + d, d < params.rows);
+                }
+                wg_partial[row_thread] = sums;
+            }
+            workgroupBarrier();
+            norm_rows[i] = wg_partial[row_thread];
+            workgroupBarrier();
+        }
+    }
+}
+
+fn store_output(at: u32, value: f32, exists: bool) {
+    if (exists) {
+        count_store(1u);
+        o[at] = Elem(value);
+    }
+}
+
+fn store_outputs(p: Place, first: u32, end: u32, invocation: u32) {
+    let per_kv = params.heads / params.kv_heads;
+    let b = p.kv / params.kv_heads;
+    let g = p.kv % params.kv_heads;
+    for (var i = invocation; i < READ_HEADS * TILE * COL_THREADS; i += INVOCATIONS) {
+        let row = i / COL_THREADS;
+        let col_thread = i % COL_THREADS;
+        let r = p.head_split * READ_HEADS + row / TILE;
+        let n = first + row % TILE;
+        if (n < end && r < per_kv) {
+            var sum = sum_partials(row, col_thread);
+            var weight = 0.0;
+            if (NORMALIZE == 1u) {
+                weight = sum_weights(row);
+            }
+            let e = (p.split * COL_THREADS + col_thread) * 4u;
+            if (!combine_row_splits((p.kv * per_kv + r) * params.queries + n, p.split, e, &sum, &weight)) {
+                continue;
+            }
+            sum = normalize(row, params.scale * sum, params.scale * weight);
+            sum = epilogue(p, n, row % TILE, col_thread, sum);
+            let at = head_start(params.o, b, g * per_kv + r) + n * params.o.token;
+            store_output(at + e, sum.x, e < params.dim_v);
+            store_output(at + e + 1u, sum.y, e + 1u < params.dim_v);
+            store_output(at + e + 2u, sum.z, e + 2u < params.dim_v);
+            store_output(at + e + 3u, sum.w, e + 3u < params.dim_v);
+        }
+    }
+}
+
+fn output(index: u32, invocation: u32) {
+    let p = place(index);
+    let row_thread = invocation / COL_THREADS;
+    let col_thread = invocation % COL_THREADS;
+    let end = min((p.segment + 1u) * params.segment, params.queries);
+    load_state(p, invocation);
+    for (var n = p.segment * params.segment; n < end; n += TILE) {
+        load_queries(p, n, end, invocation);
+        if (CAUSAL == 1u) {
+            load_keys(p, n, end, invocation);
+            load_decay(p, n, end, invocation);
+        }
+        finish_tile(p, CAUSAL == 1u, true, invocation);
+        workgroupBarrier();
+        for (var t = 0u; t < TILE; t++) {
+            if (CAUSAL == 1u) {
+                rank_one_update(t, row_thread, col_thread);
+            }
+            for (var r = 0u; r < READ_HEADS; r++) {
+                query_state(r, t, row_thread, col_thread);
+            }
+        }
+        workgroupBarrier();
+        store_outputs(p, n, end, invocation);
+    }
+    if (STORE == 1u && p.head_split == 0u) {
+        store_segment(p, row_thread, col_thread);
+    }
+}

@@ -1,0 +1,49 @@
+// Core of the recurrences, second half: reads the state of state_write.wgsl with the features of the queries.
+//
+// Each invocation holds only ROWS of the rows. A read therefore leaves one partial sum per row thread in workgroup memory;
+// after a barrier they are added in a fixed order. One workgroup reads a KV head's state for READ_HEADS query heads.
+//
+// Prelude constants: READ_HEADS and those of state_write.wgsl. The operator defines query_features(row, i), the features of
+// row r * TILE + t, and load_queries.
+
+// Partial sums, [READ_HEADS][TILE][ROW_THREADS][COL_THREADS], and partial weights, [READ_HEADS][TILE][ROW_THREADS].
+var<workgroup> wg_partial: array<vec4<f32>, READ_HEADS * TILE * INVOCATIONS>;
+var<workgroup> wg_weight: array<f32, READ_HEADS * TILE * ROW_THREADS>;
+
+// Partial sums of S^T phi(q_t) and z . phi(q_t) for token t of query head r.
+fn query_state(r: u32, t: u32, row_thread: u32, col_thread: u32) {
+    let row = r * TILE + t;
+    var sum = vec4<f32>(0.0);
+    var weight = 0.0;
+    for (var i = 0u; i < ROWS4; i++) {
+        let q = query_features(row, row_thread * ROWS4 + i);
+        sum += q.x * state_rows[4u * i];
+        sum += q.y * state_rows[4u * i + 1u];
+        sum += q.z * state_rows[4u * i + 2u];
+        sum += q.w * state_rows[4u * i + 3u];
+        if (NORMALIZE == 1u) {
+            weight += dot(q, norm_rows[i]);
+        }
+    }
+    wg_partial[(row * ROW_THREADS + row_thread) * COL_THREADS + col_thread] = sum;
+    if (NORMALIZE == 1u && col_thread == 0u) {
+        wg_weight[row * ROW_THREADS + row_thread] = weight;
+    }
+}
+
+// Total of one row r * TILE + t. Call after a barrier.
+fn sum_partials(row: u32, col_thread: u32) -> vec4<f32> {
+    var sum = wg_partial[row * INVOCATIONS + col_thread];
+    for (var y = 1u; y < ROW_THREADS; y++) {
+        sum += wg_partial[row * INVOCATIONS + y * COL_THREADS + col_thread];
+    }
+    return sum;
+}
+
+fn sum_weights(row: u32) -> f32 {
+    var sum = wg_weight[row * ROW_THREADS];
+    for (var y = 1u; y < ROW_THREADS; y++) {
+        sum += wg_weight[row * ROW_THREADS + y];
+    }
+    return sum;
+}

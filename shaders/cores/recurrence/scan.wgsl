@@ -1,0 +1,107 @@
+// Recurrence, between the passes: a left-to-right scan over the segment states, one invocation per state element.
+// Grid: state elements in blocks of 64, KV heads. Reads and writes segments, [B G][segments][segment_stride], and state,
+// packed as B G rows E, then B G rows.
+
+override CARRY: u32 = 0u; // 1: there is a carried `state`; 0: the binding is not used
+override MODE: u32 = 0u;  // 0: each segment gets the sum of all earlier ones; 1: the first segment gets the sum of all; 2: the
+                          // last state is copied to `state`; 3: `state` is copied to the first segment
+override DECAY: u32 = 0u; // decay of the earlier state across a segment: 0 none, 1 one factor, 2 one factor per row
+override POSITION: u32 = 0u; // 1: `state` holds a position per KV head, to be advanced by all tokens
+
+override LEVEL: u32 = 0u; // 1: states are relative to e^level, with one level per KV head. In a segment the log decay follows
+                          // the state, then its level, then the level of its initial state. MODE 4: the carried level goes to
+                          // the first segment, in a dispatch of its own, before each element reads it
+
+fn scan(index: u32, invocation: u32) {
+    let blocks = (params.state_len + 63u) / 64u;
+    let element = select(index % blocks * 64u, 0u, MODE == 4u) + invocation;
+    let kv = select(index / blocks, index, MODE == 4u);
+    if (element >= params.state_len) {
+        return;
+    }
+    // First segment: its log decay, its level, the level of its initial state.
+    let passed = kv * params.segments * params.segment_stride + params.state_len;
+    if (MODE == 4u) {
+        if (element == 0u) {
+            count_load(1u);
+            count_store(1u);
+            segments[passed + 2u] = state[params.beside + kv];
+        }
+        return;
+    }
+    var level = NOTHING;
+    if (LEVEL == 1u && CARRY == 1u && MODE != 2u) {
+        count_load(1u);
+        level = segments[passed + 2u];
+    }
+    let size = params.rows * params.dim_v;
+    let is_norm = element >= size;
+    let matrix = kv * size + initial_state_at(element / params.dim_v, element % params.dim_v);
+    let home = select(matrix, params.norm_offset + kv * params.rows + element - size, is_norm);
+    var sum = 0.0;
+    if (CARRY == 1u && MODE != 2u) {
+        count_load(1u);
+        sum = state[home];
+    }
+    let first = kv * params.segments * params.segment_stride + element;
+    if (MODE == 3u) {
+        count_store(1u);
+        segments[first] = sum;
+        return;
+    }
+    let row = select(0u, select(element / params.dim_v, element - size, is_norm), DECAY == 2u);
+    for (var s = 0u; s < params.segments; s++) {
+        let at = first + s * params.segment_stride;
+        count_load(1u);
+        var own = segments[at];
+        if (MODE == 0u) {
+            count_store(1u);
+            segments[at] = sum;
+        }
+        let of_segment = passed + s * params.segment_stride;
+        if (LEVEL == 1u && MODE == 2u) {
+            if (element == 0u) {
+                count_load(1u);
+                level = segments[of_segment + 1u];
+            }
+        } else if (LEVEL == 1u) {
+            if (MODE == 0u && element == 0u && (CARRY == 0u || s > 0u)) {
+                count_store(1u);
+                segments[of_segment + 2u] = level;
+            }
+            count_load(2u);
+            let log = segments[of_segment];
+            let top = segments[of_segment + 1u];
+            let next = risen(level, log, top);
+            sum = left_of(vec4<f32>(level_decay((level - next) + log)), vec4<f32>(sum)).x;
+            own = left_of(vec4<f32>(level_decay(top - next)), vec4<f32>(own)).x;
+            level = next;
+        } else if (DECAY != 0u && MODE != 2u) {
+            count_load(1u);
+            sum = left_of(vec4<f32>(decay_of(segments[at - element + params.state_len + row])), vec4<f32>(sum)).x;
+        }
+        sum += own;
+    }
+    if (MODE == 1u) {
+        count_store(1u);
+        segments[first] = sum;
+        if (LEVEL == 1u && element == 0u) {
+            count_store(1u);
+            segments[passed + 2u] = level;
+        }
+    }
+    if (CARRY == 1u) {
+        count_store(1u);
+        state[home] = sum;
+        if (LEVEL == 1u && element == 0u) {
+            count_store(1u);
+            state[params.beside + kv] = level;
+        }
+        if (POSITION == 1u && element == 0u) {
+            let at = params.beside + 2u * kv;
+            let low = bitcast<u32>(state[at]) + params.queries;
+            state[at + 1u] = bitcast<f32>(bitcast<u32>(state[at + 1u]) + u32(low < params.queries));
+            state[at] = bitcast<f32>(low);
+        }
+    }
+}

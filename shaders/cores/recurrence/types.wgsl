@@ -1,0 +1,78 @@
+// Parameters of one recording of a recurrence. Same layout as `Params` in src/ops/recurrence.rs; a test compares them.
+struct Params {
+    grid: Grid,
+    queries: u32,        // N
+    keys: u32,           // M
+    heads: u32,          // H
+    kv_heads: u32,       // G
+    dim_k: u32,          // D
+    dim_v: u32,          // E
+    rows: u32,           // rows of the state, the width of the features
+    segment: u32,        // tokens per segment in this step
+    segments: u32,       // segments in this step
+    col_splits: u32,     // workgroups that share the columns of a state
+    head_splits: u32,    // workgroups that share the query heads of one KV head
+    segment_stride: u32, // elements from one segment to the next: state_len, then the log decay (and levels) it passes on
+    norm_offset: u32,    // first element of `norm` in the packed state
+    scale: f32,
+    norm_eps: f32,
+    stored_segments: u32, // segments in the workspace
+    nodes: u32,           // slay: R; then P or D (D + 1) / 2, F, and the start of omega in the weights
+    poly: u32,
+    features: u32,
+    omega: u32,
+    first_poly: u32,      // slay: first entry of the polynomial map in this dispatch
+    poly_scale: f32,
+    state_len: u32,       // elements per state: rows E, plus rows if normalised
+    share: u32,           // KV heads of the state per head of q and k: 1, or H / G for ssd
+    q: Strides,
+    k: Strides,
+    v: Strides,
+    o: Strides,
+    g: Strides,           // strides of the decay's tensor
+    beta: Strides,        // strides of beta (linear, delta rules)
+    first: u32,           // delta rules: tokens of this dispatch, from first up to end (exclusive)
+    end: u32,
+    read_page: u32,       // delta rules: pages of stored states to start from and to write to
+    write_page: u32,
+    skip: u32,            // ssd: start of d and of dt_bias in the weights
+    bias: u32,
+    beside: u32,          // linear: first element in the carried state of the positions or levels, which follow the sums
+    max_len: u32,         // cosformer: horizon in tokens, the distance at which weights reach zero
+    node: array<vec4<f32>, 32>, // slay: sqrt(2 s_r), s_r, sqrt(w_r / F); performer, first entry only: D^-1/4, D^-1/2, F^-1/2
+}
+
+@group(0) @binding(0) var<uniform> params: Params;
+
+override NORMALIZE: u32 = 1u;  // 1: also keep the sums of features
+override TRANSPOSED: u32 = 0u; // 1: the carried state is stored column by column
+
+// Offset of row d, column e within one matrix of the carried state.
+fn initial_state_at(d: u32, e: u32) -> u32 {
+    return select(d * params.dim_v + e, e * params.rows + d, TRANSPOSED == 1u);
+}
+
+// A decoded workgroup index. The column split varies fastest, so that neighbouring workgroups read the same tokens.
+struct Place {
+    split: u32,      // column split
+    head_split: u32,
+    segment: u32,
+    kv: u32,         // batch * G + KV head
+}
+
+// The head of q and k that a KV head of the state reads.
+fn key_head(g: u32) -> u32 {
+    return g / params.share;
+}
+
+fn place(index: u32) -> Place {
+    var p: Place;
+    var rest = index;
+    p.split = rest % params.col_splits;
+    rest = rest / params.col_splits;
+    p.head_split = rest % params.head_splits;
+    rest = rest / params.head_splits;
+    p.segment = rest % params.segments;
+    p.kv = rest / params.segments;
+    return p;
+}

@@ -1,0 +1,81 @@
+// performer, decode: as softmax_features.wgsl, for one token. The operator defines log_of(b, g), the log decay.
+var<workgroup> wg_level: f32;
+var<workgroup> wg_decay: f32;
+var<workgroup> wg_log: f32; // level plus the largest log feature of the query
+
+fn prepare_decay(b: u32, g: u32, invocation: u32) {}
+
+fn decay_row(d: u32) -> f32 {
+    return wg_decay;
+}
+
+// Log feature for a given projection.
+fn log_feature(product: f32) -> f32 {
+    var square = 0.0;
+    for (var d = 0u; d < params.dim_k; d++) {
+        square += wg_x[d] * wg_x[d];
+    }
+    return params.node[0].x * product - 0.5 * params.node[0].y * square;
+}
+
+// Maximum over all invocations, returned to all of them.
+fn top_all(invocation: u32, value: f32) -> f32 {
+    workgroupBarrier();
+    wg_sum[invocation] = value;
+    workgroupBarrier();
+    for (var half = COLUMNS * LANES / 2u; half > 0u; half /= 2u) {
+        if (invocation < half) {
+            wg_sum[invocation] = max(wg_sum[invocation], wg_sum[invocation + half]);
+        }
+        workgroupBarrier();
+    }
+    return wg_sum[0];
+}
+
+fn map_key(b: u32, g: u32, invocation: u32) {
+    var top = NOTHING;
+    for (var row = invocation; row < params.rows; row += COLUMNS * LANES) {
+        wg_key[row] = log_feature(wg_key[row]);
+        top = max(top, wg_key[row]);
+    }
+    top = top_all(invocation, top);
+    if (invocation == 0u) {
+        let at = params.beside + b * params.kv_heads + g;
+        count_load(1u);
+        let before = state[at];
+        let log = log_of(b, g);
+        wg_level = risen(before, log, top);
+        wg_decay = level_decay((before - wg_level) + log);
+        count_store(1u);
+        state[at] = wg_level;
+    }
+    workgroupBarrier();
+    for (var row = invocation; row < params.rows; row += COLUMNS * LANES) {
+        wg_key[row] = params.node[0].z * exp_down(vec4<f32>(wg_key[row] - wg_level)).x;
+    }
+}
+
+fn map_query(invocation: u32) {
+    var top = NOTHING;
+    for (var row = invocation; row < params.rows; row += COLUMNS * LANES) {
+        wg_query[row] = log_feature(wg_query[row]);
+        top = max(top, wg_query[row]);
+    }
+    top = top_all(invocation, top);
+    for (var row = invocation; row < params.rows; row += COLUMNS * LANES) {
+        wg_query[row] = params.node[0].z * exp_down(vec4<f32>(wg_query[row] - top)).x;
+    }
+    if (invocation == 0u) {
+        wg_log = wg_level + top;
+    }
+}
+
+fn normalize_one(sum: f32, weight: f32) -> f32 {
+    if (NORMALIZE == 0u) {
+        // In two steps, because the whole factor may overflow.
+        let half = exp_of(0.5 * wg_log);
+        return sum * half * half;
+    }
+    let divisor = weight + params.norm_eps * exp_of(-wg_log);
+    return lifted_quotient(vec4<f32>(sum), divisor).x;
+}

@@ -1,0 +1,39 @@
+// Weighted sums of rows of a table.
+// Grid: blocks of 64 columns, rows. Reads indices, weights, values; writes o.
+@group(0) @binding(1) var<storage, read> indices: array<u32>;      // R K
+@group(0) @binding(2) var<storage, read> weights: array<f32>;      // R K
+@group(0) @binding(3) var<storage, read> values: array<Elem>;      // M E
+@group(0) @binding(4) var<storage, read_write> o: array<Elem>;     // R E
+
+fn gather_weight(at: u32, i: u32) -> f32 {
+    count_load(1u);
+    return weights[at * params.count + i];
+}
+
+fn gather_element(at: u32, i: u32, e: u32) -> f32 {
+    count_load(1u);
+    let row = indices[at * params.count + i];
+    // An index past the end of the table counts as a row of zeros.
+    if (row >= params.table) {
+        return 0.0;
+    }
+    count_load(1u);
+    return f32(values[row * params.dim + e]);
+}
+
+@compute @workgroup_size(64)
+fn primitives_gather(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) invocation: u32,
+) {
+    let index = group_index(params.grid, group, groups);
+    let columns = (params.dim + 63u) / 64u;
+    let row = index / columns;
+    let e = index % columns * 64u + invocation;
+    if (index >= params.grid.end || e >= params.dim) {
+        return;
+    }
+    count_store(1u);
+    o[row * params.dim + e] = Elem(gather_sum(row, params.count, e));
+}

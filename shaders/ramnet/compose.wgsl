@@ -1,0 +1,47 @@
+// Applies the later chunks of each run, starting from the composition of the chunks before.
+// Grid: blocks of columns, groups of pieces, units. Reads events, rates, v, carries; writes memory, contributions.
+@compute @workgroup_size(COLUMNS * PER)
+fn ramnet_compose(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) invocation: u32,
+) {
+    let index = group_index(params.grid, group, groups);
+    if (index >= params.grid.end) {
+        return;
+    }
+    let p = place_of(index, invocation);
+    load_starts(p, invocation);
+    workgroupBarrier();
+    for (var i = invocation; i < PER * SPAN; i += COLUMNS * PER) {
+        if (came_in(p, i / SPAN)) {
+            load_key(p, i / SPAN, i % SPAN);
+        }
+    }
+    for (var i = invocation; i < PER * REACH; i += COLUMNS * PER) {
+        if (came_in(p, i / REACH)) {
+            load_rate(p, i / REACH, i % REACH);
+        }
+    }
+    workgroupBarrier();
+    if (p.piece >= p.pieces || p.e >= params.dim_v || !came_in(p, p.local)) {
+        return;
+    }
+    let chunk = chunk_of_run(p);
+    if (chunk == REACH) {
+        return;
+    }
+    let origin = wg_starts[p.local] / PIECE;
+    count_load(1u);
+    var content = carries[carry_at(p, origin) + p.e];
+    for (var i = 1u; i < (p.piece * PIECE + chunk - wg_starts[p.local]) / PIECE; i++) {
+        count_load(2u);
+        let at = carry_at(p, origin + i);
+        content = carries[at + params.dim_v] * content + carries[at + p.e];
+    }
+    let behind = walk_chunk(p, chunk, content, true);
+    if (!goes_on(p, chunk)) {
+        count_store(1u);
+        memory[content_at(p, slot_of(p, chunk))] = behind.x;
+    }
+}

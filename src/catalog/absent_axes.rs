@@ -1,0 +1,170 @@
+//! Leading axes that a user may omit: `[N, D]` or `[H, N, D]` stands for `[B, H, N, D]`. Works on shapes only. Pure.
+//!
+//! The rank of the first sequence tensor that an operator requires decides which axes are absent: none, batch, or batch
+//! and heads. All other sequence tensors must lack the same axes, and the outputs lack them too. State and weights
+//! always have full rank.
+
+use crate::catalog::spec::{Op, Role, TensorSpec};
+use crate::error::Error;
+use crate::tensor::{Layout, Shape};
+
+/// The axes that the sequence tensors of a run lack. Each counts as length 1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct AbsentAxes {
+    lead: Option<&'static str>,
+    batch: bool,
+    heads: bool,
+}
+
+impl AbsentAxes {
+    /// Determines the absent axes from the rank of the first required sequence tensor. If that tensor is not given, no
+    /// axis is absent.
+    ///
+    /// # Errors
+    /// [`Error::Tensor`] if its rank is not allowed.
+    pub fn of<'a>(op: &Op, layout: Layout, shape: impl Fn(&str) -> Option<&'a Shape>) -> Result<Self, Error> {
+        let Some(spec) = op.inputs.iter().find(|spec| spec.role == Role::Sequence && !spec.optional) else {
+            return Ok(Self::default());
+        };
+        let Some(given) = shape(spec.name) else { return Ok(Self::default()) };
+        let forms = [(true, true), (true, false), (false, false)].map(|(batch, heads)| Self {
+            lead: Some(spec.name),
+            batch,
+            heads,
+        });
+        let allowed: Vec<_> = forms.iter().filter(|form| form.possible(spec)).collect();
+        if let Some(form) = allowed.iter().find(|form| form.present(spec, layout).len() == given.rank()) {
+            return Ok(**form);
+        }
+        let shapes: Vec<_> =
+            allowed.iter().map(|form| format!("[{}]", form.present(spec, layout).join(", "))).collect();
+        let expected = shapes.join(" or ");
+        Err(Error::tensor(op.name, spec.name, expected, format!("rank {} {given}", given.rank())))
+    }
+
+    /// Inserts the absent axes into a shape, with length 1. Shapes of tensors that are not along the sequence stay
+    /// unchanged.
+    ///
+    /// # Errors
+    /// [`Error::Tensor`] if the tensor lacks other axes than the first sequence tensor, or has an axis of length 0.
+    pub fn complete(&self, op: &Op, spec: &TensorSpec, layout: Layout, given: &Shape) -> Result<Shape, Error> {
+        if given.dims().contains(&0) {
+            return Err(Error::tensor(op.name, spec.name, "axes of length 1 or more", given.to_string()));
+        }
+        if spec.role != Role::Sequence {
+            return Ok(given.clone());
+        }
+        let present = self.present(spec, layout);
+        // An optional tensor may have several forms, for example a decay per head or per channel. The operator checks
+        // those.
+        if !spec.optional && !spec.any_rank && given.rank() != present.len() {
+            let like = match self.lead.filter(|lead| *lead != spec.name) {
+                Some(lead) => format!(", with the axes that `{lead}` has"),
+                None => String::new(),
+            };
+            let expected = format!("rank {} [{}]{like}", present.len(), present.join(", "));
+            return Err(Error::tensor(op.name, spec.name, expected, format!("rank {} {given}", given.rank())));
+        }
+        let mut dims = given.dims().to_vec();
+        for at in self.positions(spec, layout) {
+            if at <= dims.len() {
+                dims.insert(at, 1);
+            }
+        }
+        Ok(dims.into())
+    }
+
+    /// Removes the absent axes from a shape. Outputs are written with the resulting shape.
+    pub fn strip(&self, spec: &TensorSpec, layout: Layout, full: &Shape) -> Shape {
+        let mut dims = full.dims().to_vec();
+        if spec.role == Role::Sequence {
+            for at in self.positions(spec, layout).into_iter().rev() {
+                if dims.get(at) == Some(&1) {
+                    dims.remove(at);
+                }
+            }
+        }
+        dims.into()
+    }
+
+    /// Whether the tensor has every axis that would be absent, and at least two axes remain.
+    fn possible(&self, spec: &TensorSpec) -> bool {
+        let letters = spec.letters(Layout::Bhnd);
+        let absent = self.positions(spec, Layout::Bhnd).len();
+        absent == usize::from(self.batch) + usize::from(self.heads) && (absent == 0 || letters.len() - absent >= 2)
+    }
+
+    fn present(&self, spec: &TensorSpec, layout: Layout) -> Vec<&'static str> {
+        spec.letters(layout).into_iter().filter(|letter| !self.lacks(letter)).collect()
+    }
+
+    fn positions(&self, spec: &TensorSpec, layout: Layout) -> Vec<usize> {
+        let letters = spec.letters(layout);
+        (0..letters.len()).filter(|&i| letters.get(i).is_some_and(|letter| self.lacks(letter))).collect()
+    }
+
+    fn lacks(&self, letter: &str) -> bool {
+        match letter {
+            "B" => self.batch,
+            "H" | "G" => self.heads,
+            _ => false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::linear::OP;
+
+    const Q: TensorSpec = TensorSpec::sequence("q", "B H N D");
+    const K: TensorSpec = TensorSpec::sequence("k", "B G M D");
+    const G: TensorSpec = TensorSpec { optional: true, ..TensorSpec::sequence("g", "B G N") };
+
+    fn absent(layout: Layout, q: &[usize]) -> Result<AbsentAxes, Error> {
+        let shape = Shape::from(q);
+        AbsentAxes::of(&OP, layout, |name| (name == "q").then_some(&shape))
+    }
+
+    #[test]
+    fn ranks_two_three_and_four_are_completed_and_come_back() -> Result<(), Error> {
+        for (layout, q, k, full_k, g, full_g) in [
+            (Layout::Bhnd, &[5, 4][..], &[7, 4][..], &[1, 1, 7, 4][..], &[7][..], &[1, 1, 7][..]),
+            (Layout::Bhnd, &[2, 5, 4], &[2, 7, 4], &[1, 2, 7, 4], &[2, 7], &[1, 2, 7]),
+            (Layout::Bhnd, &[3, 2, 5, 4], &[3, 2, 7, 4], &[3, 2, 7, 4], &[3, 2, 7], &[3, 2, 7]),
+            (Layout::Bnhd, &[5, 4], &[7, 4], &[1, 7, 1, 4], &[7], &[1, 7, 1]),
+            (Layout::Bnhd, &[5, 2, 4], &[7, 2, 4], &[1, 7, 2, 4], &[7, 2], &[1, 7, 2]),
+        ] {
+            let absent = absent(layout, q)?;
+            let full = absent.complete(&OP, &K, layout, &k.into())?;
+            assert_eq!(full, full_k.into());
+            assert_eq!(absent.strip(&K, layout, &full), k.into());
+            assert_eq!(absent.complete(&OP, &G, layout, &g.into())?, full_g.into());
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn a_decay_of_the_rank_of_q_keeps_its_channels() -> Result<(), Error> {
+        let absent = absent(Layout::Bhnd, &[2, 5, 4])?;
+        assert_eq!(absent.complete(&OP, &G, Layout::Bhnd, &[2, 5, 4].into())?, [1, 2, 5, 4].into());
+        Ok(())
+    }
+
+    #[test]
+    fn other_ranks_are_refused_with_what_was_found() {
+        let refused = absent(Layout::Bhnd, &[4]).map_err(|e| e.to_string());
+        let sentence = "linear: tensor `q`: expected [N, D] or [H, N, D] or [B, H, N, D], found rank 1 [4]";
+        assert_eq!(refused, Err(sentence.into()));
+        assert!(absent(Layout::Bnhd, &[1, 2, 3, 4, 5]).is_err());
+        let mixed = absent(Layout::Bhnd, &[5, 4])
+            .and_then(|a| a.complete(&OP, &K, Layout::Bhnd, &[2, 5, 4].into()))
+            .map_err(|e| e.to_string());
+        let sentence = "linear: tensor `k`: expected rank 2 [M, D], with the axes that `q` has, found rank 3 [2, 5, 4]";
+        assert_eq!(mixed, Err(sentence.into()));
+        let empty = absent(Layout::Bhnd, &[5, 4])
+            .and_then(|a| a.complete(&OP, &Q, Layout::Bhnd, &[0, 4].into()))
+            .map_err(|e| e.to_string());
+        assert_eq!(empty, Err("linear: tensor `q`: expected axes of length 1 or more, found [0, 4]".into()));
+    }
+}

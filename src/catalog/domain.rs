@@ -1,0 +1,59 @@
+//! The values that a tensor may contain, and the checks for them.
+
+use crate::catalog::spec::{Op, TensorSpec};
+use crate::error::Error;
+use crate::tensor::HostTensor;
+
+/// The values that a tensor may contain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Domain {
+    /// Finite values.
+    Finite,
+    /// Finite values and both infinities.
+    Extended,
+    /// Values below 0. Others are refused.
+    Negative,
+    /// Logarithms of a decay: 0 or less, including minus infinity. Values above 0 make a state grow and cause a
+    /// warning.
+    LogDecay,
+}
+
+impl Domain {
+    /// Whether a value that is not finite is allowed.
+    fn takes(self, value: f32) -> bool {
+        match self {
+            Self::Extended => value.is_infinite(),
+            Self::LogDecay => value == f32::NEG_INFINITY,
+            Self::Finite | Self::Negative => false,
+        }
+    }
+}
+
+/// Number of values that are not finite and not allowed.
+pub fn meaningless(spec: &TensorSpec, tensor: &HostTensor) -> usize {
+    match (spec.domain, tensor.non_finite()) {
+        (_, 0) => 0,
+        (domain, _) => tensor.to_f32().iter().filter(|value| !value.is_finite() && !domain.takes(**value)).count(),
+    }
+}
+
+/// Refuses values of 0 or more for [`Domain::Negative`]. Returns the text of a warning for log decays above 0. NaN is
+/// ignored here, because [`meaningless`] counts it.
+///
+/// # Errors
+/// [`Error::Tensor`] with the number of refused values, the first of them and its index.
+pub fn check(op: &Op, spec: &TensorSpec, tensor: &HostTensor) -> Result<Option<String>, Error> {
+    let values = match spec.domain {
+        Domain::Finite | Domain::Extended => return Ok(None),
+        Domain::Negative | Domain::LogDecay => tensor.to_f32(),
+    };
+    let wrong = |value: f32| if spec.domain == Domain::Negative { value >= 0.0 } else { value > 0.0 };
+    let Some(first) = values.iter().position(|value| wrong(*value)) else { return Ok(None) };
+    let count = values.iter().filter(|value| wrong(**value)).count();
+    let found = format!("{count} of {} that are not, the first {} at {first}", values.len(), values[first]);
+    if spec.domain == Domain::Negative {
+        return Err(Error::tensor(op.name, spec.name, "values below 0", found));
+    }
+    let text = format!("expected log decays of 0 or less, found {found}: with these the state grows");
+    Ok(Some(format!("{}: tensor `{}`: {text}", op.name, spec.name)))
+}

@@ -1,0 +1,12 @@
+//! Descriptions of the operators for the command line, the tests and the benches: table rows, flags, cases and random
+//! inputs.
+
+pub mod absent_axes;
+pub mod case;
+pub mod channels;
+pub mod domain;
+pub mod flags;
+pub mod qkv;
+pub mod random;
+pub mod request;
+pub mod spec;

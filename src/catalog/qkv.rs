@@ -1,0 +1,56 @@
+//! Axes and tensors shared by the rows of operators that work on [`Qkv`].
+
+use super::request::Request;
+use super::spec::{AxisDefault, Op, TensorSpec};
+use crate::error::Error;
+use crate::operator::qkv::Qkv;
+use crate::tensor::Layout;
+
+/// Inputs, in the order of [`Qkv::slots`].
+pub const INPUTS: [TensorSpec; 3] =
+    [TensorSpec::sequence("q", "B H N D"), TensorSpec::sequence("k", "B G M D"), TensorSpec::sequence("v", "B G M E")];
+
+/// The output.
+pub const OUTPUT: TensorSpec = TensorSpec::sequence("o", "B H N E");
+
+/// Axes, with their default lengths in a random input.
+pub const AXES: [(&str, AxisDefault); 7] = [
+    ("B", AxisDefault::Length(1)),
+    ("H", AxisDefault::Length(8)),
+    ("G", AxisDefault::Same("H")),
+    ("N", AxisDefault::Length(1024)),
+    ("M", AxisDefault::Same("N")),
+    ("D", AxisDefault::Length(64)),
+    ("E", AxisDefault::Same("D")),
+];
+
+/// Creates the [`Qkv`] from the shapes of q, k and v, which must agree with each other.
+///
+/// # Errors
+/// One sentence that names the tensor.
+pub fn of(op: &Op, request: &Request<'_>) -> Result<Qkv, Error> {
+    let axes = |spec: &TensorSpec| -> Result<[usize; 4], Error> {
+        let d = request.required(op.name, spec)?.dims();
+        Ok(match request.layout {
+            Layout::Bhnd => [d[0], d[1], d[2], d[3]],
+            Layout::Bnhd => [d[0], d[2], d[1], d[3]],
+        })
+    };
+    let [q, k, v] = INPUTS;
+    let [batch, heads, queries, dim_k] = axes(&q)?;
+    let [batch_k, kv_heads, keys, dim_k2] = axes(&k)?;
+    let [batch_v, heads_v, keys_v, dim_v] = axes(&v)?;
+    for (tensor, what, expected, of, found) in [
+        ("k", "batch B", batch, "q", batch_k),
+        ("v", "batch B", batch, "q", batch_v),
+        ("k", "key dim D", dim_k, "q", dim_k2),
+        ("v", "heads G", kv_heads, "k", heads_v),
+        ("v", "length M", keys, "k", keys_v),
+    ] {
+        if expected != found {
+            return Err(Error::tensor(op.name, tensor, format!("{what} = {expected} as in {of}"), found.to_string()));
+        }
+    }
+    let sizes = Qkv::new().batch(batch).heads(heads).kv_heads(kv_heads).len(queries).keys(keys).dim(dim_k).dim_v(dim_v);
+    Ok(sizes.dtype(request.dtype).layout(request.layout))
+}

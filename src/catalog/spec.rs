@@ -1,0 +1,290 @@
+//! The types of the table of operators: a row declares an operator's tensors with their axes, its flags, defaults and
+//! cases.
+
+use super::case::Case;
+use super::domain::Domain;
+use super::flags::{Flag, FlagKind, Flags};
+use super::request::Request;
+use crate::error::Error;
+use crate::gpu::{Caps, Kernel, Variant};
+use crate::operator::Operator;
+use crate::tensor::{DType, Layout, Shape};
+
+/// How an operator uses a tensor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// A tensor along the sequence. Its storage type follows `--dtype`, and leading axes may be absent.
+    Sequence,
+    /// A weight. It may have any storage type.
+    Weight,
+    /// State in f32 and full rank, read from `--state-in` and written to `--state-out`.
+    State,
+    /// State that holds the earlier tokens of the sequence tensor of the same name. They are prepended to the tokens
+    /// given; the next run receives both.
+    Cache,
+}
+
+/// A tensor that an operator reads or writes.
+#[derive(Debug, Clone, Copy)]
+pub struct TensorSpec {
+    /// Name in files.
+    pub name: &'static str,
+    /// Axis letters under layout bhnd, outermost first: `B H N D`.
+    pub axes: &'static str,
+    /// How the operator uses it.
+    pub role: Role,
+    /// Whether a run may omit it.
+    pub optional: bool,
+    /// The distribution of its values in a random input.
+    pub draw: Draw,
+    /// Whether its axes follow `--layout`, which puts the heads before or after the length.
+    pub follows_layout: bool,
+    /// A second form with one more axis at the end: its name for `--with`, and the letter of the axis.
+    pub optional_axis: Option<(&'static str, &'static str)>,
+    /// Name of another tensor that may be given instead of this one.
+    pub alternative: Option<&'static str>,
+    /// Whether it may have other ranks than `axes` has. The operator checks these.
+    pub any_rank: bool,
+    /// The values it may contain.
+    pub domain: Domain,
+}
+
+/// Distribution of the values of a random tensor.
+#[derive(Debug, Clone, Copy)]
+pub enum Draw {
+    /// Standard normal.
+    Normal,
+    /// Absolute value of a standard normal, for sums of weights.
+    Positive,
+    /// Standard normal values that a function then transforms in place, given the shape of the tensor.
+    Shaped(fn(&Shape, &mut [f32])),
+    /// A distribution that depends on flags. The function must return one of the other variants.
+    ByFlags(fn(&Flags) -> Draw),
+}
+
+impl TensorSpec {
+    /// A required tensor along the sequence, with axes in the order of `--layout`.
+    pub const fn sequence(name: &'static str, axes: &'static str) -> Self {
+        Self {
+            name,
+            axes,
+            role: Role::Sequence,
+            optional: false,
+            draw: Draw::Normal,
+            follows_layout: true,
+            optional_axis: None,
+            alternative: None,
+            any_rank: false,
+            domain: Domain::Finite,
+        }
+    }
+
+    /// A required tensor along the sequence, with axes always in the given order.
+    pub const fn stream(name: &'static str, axes: &'static str) -> Self {
+        Self { follows_layout: false, ..Self::sequence(name, axes) }
+    }
+
+    /// An optional weight. If it is not given but the operator needs it, it is drawn from the seed.
+    ///
+    /// An axis written `1|H` has length 1 or the length of H.
+    pub const fn weight(name: &'static str, axes: &'static str) -> Self {
+        Self { role: Role::Weight, optional: true, ..Self::stream(name, axes) }
+    }
+
+    /// A state tensor, carried from run to run.
+    pub const fn state(name: &'static str, axes: &'static str) -> Self {
+        Self { role: Role::State, optional: true, ..Self::stream(name, axes) }
+    }
+
+    /// Earlier tokens of the sequence tensor of the same name, carried from run to run.
+    pub const fn cache(name: &'static str, axes: &'static str) -> Self {
+        Self { role: Role::Cache, ..Self::state(name, axes) }
+    }
+
+    /// Makes the tensor optional.
+    pub const fn optional(self) -> Self {
+        Self { optional: true, ..self }
+    }
+
+    /// Allows a second form with one more axis at the end. `name` is its name for `--with`.
+    pub const fn or_axis(self, name: &'static str, letter: &'static str) -> Self {
+        Self { optional_axis: Some((name, letter)), ..self }
+    }
+
+    /// The names for `--with`: of the tensor, and of its second form if it has one.
+    pub fn names(&self) -> impl Iterator<Item = &'static str> {
+        std::iter::once(self.name).chain(self.optional_axis.map(|(name, _)| name))
+    }
+
+    /// Describes its forms in the order of `layout`, for people: `[B, G, N] or [B, G, N, D]`.
+    pub fn forms(&self, layout: Layout) -> String {
+        let letters = self.letters(layout).join(", ");
+        match self.optional_axis {
+            Some((_, letter)) => format!("[{letters}] or [{letters}, {letter}]"),
+            None => format!("[{letters}]"),
+        }
+    }
+
+    /// Sets the values it may contain.
+    pub const fn of(self, domain: Domain) -> Self {
+        Self { domain, ..self }
+    }
+
+    /// Allows the tensor `other` to be given instead of this one.
+    pub const fn or(self, other: &'static str) -> Self {
+        Self { optional: false, alternative: Some(other), ..self }
+    }
+
+    /// Sets the distribution of its values in a random input.
+    pub const fn drawn(mut self, draw: Draw) -> Self {
+        self.draw = draw;
+        self
+    }
+
+    /// Axis letters in the order of `layout`. Layout bnhd has the length before the heads.
+    pub fn letters(&self, layout: Layout) -> Vec<&'static str> {
+        let mut letters: Vec<_> = self.axes.split(' ').collect();
+        if self.follows_layout && layout == Layout::Bnhd && letters.len() >= 3 {
+            letters.swap(1, 2);
+        }
+        letters
+    }
+}
+
+/// Default length of an axis in a random input (`subquad sample`).
+#[derive(Debug, Clone, Copy)]
+pub enum AxisDefault {
+    /// A fixed length.
+    Length(usize),
+    /// The length of another axis.
+    Same(&'static str),
+}
+
+/// One operator: a row of the table.
+pub struct Op {
+    /// Name: one snake_case word.
+    pub name: &'static str,
+    /// One line for `--help`.
+    pub summary: &'static str,
+    /// Tensors read. The first required sequence tensor decides which leading axes are absent.
+    pub inputs: &'static [TensorSpec],
+    /// Tensors written.
+    pub outputs: &'static [TensorSpec],
+    /// State tensors, read from `--state-in` and written to `--state-out`; empty if the operator carries no state.
+    pub state: &'static [TensorSpec],
+    /// Axis letters of all tensors, with the default length of each in a random input.
+    pub axes: &'static [(&'static str, AxisDefault)],
+    /// Flags of this operator, in addition to those that every operator has.
+    pub flags: &'static [Flag],
+    /// Whether the operator has a causal form, a non-causal form, or both.
+    pub causal: Causality,
+    /// Whether the operator processes the sequence with a state (`--segment`, `--decode`, state files).
+    pub recurrent: bool,
+    /// Cost as a function of the length, for people: `O(N D E)`.
+    pub complexity: &'static str,
+    /// Creates the operator from flags and shapes.
+    pub configure: fn(&Request<'_>) -> Result<Box<dyn Operator>, Error>,
+    /// Named shapes for tests, `check` and benches.
+    pub cases: fn() -> Vec<Case>,
+}
+
+/// The masks that an operator supports.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Causality {
+    /// Causal unless `--no-causal` is given.
+    Both,
+    /// Only causal.
+    Always,
+    /// Only non-causal; `--causal` is a usage error.
+    Never,
+}
+
+impl Op {
+    /// Creates the operator from flags and shapes. If a setting is wrong that a flag set, the error names the flag.
+    ///
+    /// # Errors
+    /// The errors of the operator.
+    pub fn configure(&self, request: &Request<'_>) -> Result<Box<dyn Operator>, Error> {
+        self.check_words(request.flags)?;
+        (self.configure)(request).map_err(|error| match error {
+            Error::Setting { op, setting, problem } => {
+                Error::Setting { op, setting: request.flags.spelled(&setting).unwrap_or(setting), problem }
+            }
+            other => other,
+        })
+    }
+
+    /// Refuses a word that is none of those a flag takes.
+    fn check_words(&self, flags: &Flags) -> Result<(), Error> {
+        for flag in self.flags {
+            if let (FlagKind::Choice(words), Some(word)) = (flag.kind, flags.word(flag.name))
+                && !words.contains(&word)
+            {
+                let (last, others) = words.split_last().unwrap_or((&"nothing", &[]));
+                let list =
+                    if others.is_empty() { (*last).to_owned() } else { format!("{} or {last}", others.join(", ")) };
+                return Err(Error::Usage(format!("{}: --{}: expected {list}, found `{word}`", self.name, flag.name)));
+            }
+        }
+        Ok(())
+    }
+
+    /// Finds errors that depend on the flags alone. Configures the operator at the default axis lengths and at twice
+    /// those. A setting that gives the same error at both sizes is wrong whatever the shapes are.
+    ///
+    /// # Errors
+    /// [`Error::Usage`].
+    pub fn usage(&self, flags: &Flags) -> Result<(), Error> {
+        let decode = flags.switch("decode") == Some(true);
+        let refused = |factor: usize| {
+            let axes = self.axes.iter().filter_map(|(letter, default)| match default {
+                AxisDefault::Length(_) if decode && *letter == "N" => Some((*letter, 1)),
+                AxisDefault::Length(length) => Some((*letter, length * factor)),
+                AxisDefault::Same(_) => None,
+            });
+            let mut case = Case::new("flags", &axes.collect::<Vec<_>>());
+            case.flags = flags.clone();
+            case.carry = decode;
+            case.complete(self);
+            case.configure(self).err()
+        };
+        match (refused(1), refused(2)) {
+            (Some(error @ Error::Usage(_)), _) => Err(error),
+            (Some(error @ Error::Setting { .. }), Some(other)) if error == other => {
+                Err(Error::Usage(error.to_string()))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The kind of value that the flag of this name takes, whether it is the operator's own flag or a common one;
+    /// `None` if the operator has no such flag.
+    pub fn flag(&self, name: &str) -> Option<FlagKind> {
+        let own = self.flags.iter().find(|flag| flag.name == name).map(|flag| flag.kind);
+        own.or(match name {
+            "causal" => Some(FlagKind::Switch),
+            "decode" if self.recurrent => Some(FlagKind::Switch),
+            "segment" if self.recurrent => Some(FlagKind::Count),
+            _ => None,
+        })
+    }
+
+    /// Every kernel in every specialisation that the cases use, in both storage types. Shader validation checks this
+    /// list.
+    pub fn kernels(&self) -> Vec<(&'static Kernel, Variant)> {
+        let caps = Caps { f16: true, ..Caps::portable() };
+        let mut list: Vec<(&'static Kernel, Variant)> = Vec::new();
+        for case in (self.cases)() {
+            for dtype in [DType::F32, DType::F16] {
+                let Ok(operator) = case.clone().dtype(dtype).configure(self) else { continue };
+                let Ok(program) = operator.program(&caps) else { continue };
+                for step in program.steps() {
+                    if !list.iter().any(|(kernel, spec)| kernel.name == step.kernel.name && *spec == step.spec) {
+                        list.push((step.kernel, step.spec.clone()));
+                    }
+                }
+            }
+        }
+        list
+    }
+}

@@ -1,0 +1,5 @@
+//! Algorithms that several operators share: tiled attention, recurrences with a state, and the choice of segments.
+
+pub(crate) mod attention;
+pub(crate) mod recurrence;
+pub(crate) mod segments;

@@ -1,0 +1,386 @@
+//! Builds the dispatches of a recurrence for the chosen walk, with the cost of each.
+
+use super::{Core, Decay, GATE_STRIDES, O_STRIDES, Params, Passes, STRIDES, Tiles};
+use crate::error::Error;
+use crate::gpu::Caps;
+use crate::gpu::program::{Cost, Operand, Program, Scratch, Step, check_workspace};
+use crate::gpu::shader::{COUNT_OFF, Kernel, Variant};
+use crate::tensor::DType;
+
+// The first slots, and the first workspace buffer.
+const Q: Operand = Operand::Slot(0);
+const K: Operand = Operand::Slot(1);
+const V: Operand = Operand::Slot(2);
+const O: Operand = Operand::Slot(3);
+const SEGMENTS: Operand = Operand::Workspace(0);
+
+pub(super) struct Dispatches<'a> {
+    c: &'a Core<'a>,
+    tiles: Tiles,
+    walk: Passes,
+    kv: u64,
+    params: Params,
+}
+
+impl<'a> Dispatches<'a> {
+    /// The casts to u32 lose nothing that is used: every tensor has at most `u32::MAX` elements, and every sequence at
+    /// most 2^30 tokens.
+    pub(super) fn new(c: &'a Core<'a>, tiles: Tiles, walk: Passes) -> Self {
+        let s = c.qkv;
+        let [q, k, v, o] = c.strides;
+        let kv = s.kv_units() as u64;
+        let state = kv as usize * c.rows * s.dim_v;
+        let params = Params {
+            queries: s.queries as u32,
+            keys: s.keys as u32,
+            heads: s.heads as u32,
+            kv_heads: s.kv_heads as u32,
+            dim_k: s.dim_k as u32,
+            dim_v: s.dim_v as u32,
+            rows: c.rows as u32,
+            col_splits: tiles.col_splits as u32,
+            head_splits: tiles.head_splits as u32,
+            segment_stride: (c.state_len() + c.passed_len()) as u32,
+            state_len: c.state_len() as u32,
+            share: c.share as u32,
+            norm_offset: state.next_multiple_of(4) as u32,
+            scale: c.scale,
+            norm_eps: c.norm_eps,
+            q,
+            k,
+            v,
+            o,
+            ..c.params
+        };
+        Self { c, tiles, walk, kv, params }
+    }
+
+    pub(super) fn build(self, caps: &Caps) -> Result<Program, Error> {
+        let (c, s) = (self.c, self.c.qkv);
+        let (key_segments, steps) = match self.walk {
+            Passes::Decode => (0, vec![self.decode()]),
+            Passes::Sequential => {
+                let whole = s.keys.next_multiple_of(self.tiles.tile);
+                let init = match (c.mode.carry, c.transposed) {
+                    (false, _) => 0,
+                    (true, true) => 1,
+                    (true, false) => 2,
+                };
+                let mut steps = if init == 1 { vec![self.scan(1, 3)] } else { vec![] };
+                steps.extend(self.parts(|part| self.output(part, whole, 1, init, c.mode.carry)));
+                if c.mode.carry {
+                    steps.push(self.scan(1, 2));
+                }
+                (1, steps)
+            }
+            Passes::ReduceThenScan { keys, queries } => {
+                let segments = s.keys.div_ceil(keys);
+                let mut steps = self.parts(|part| self.segment(part, keys, segments));
+                if c.mode.carry && c.decay == Decay::Stabilized {
+                    steps.push(self.scan(segments, 4));
+                }
+                steps.push(self.scan(segments, if c.mode.causal { 0 } else { 1 }));
+                steps.extend(self.parts(|part| self.output(part, queries, segments, 1, false)));
+                (segments, steps)
+            }
+        };
+        let mut pieces = Vec::new();
+        let mut strides = STRIDES.to_vec();
+        strides.extend(c.gate.map(|gate| (gate, GATE_STRIDES)));
+        strides.extend(c.beside_o.map(|slot| (slot, O_STRIDES)));
+        for step in steps {
+            pieces.extend(s.cut(c.op, step, &c.slots, &strides, caps)?);
+        }
+        // Where o has a companion of its shape, the uniform has one set of strides for both.
+        let own = if c.beside_o.is_some() { &STRIDES[..3] } else { &STRIDES[..] };
+        let pieces = s.strided(pieces, own);
+        let mut workspace = Vec::new();
+        if key_segments > 0 {
+            let keep = matches!(self.walk, Passes::ReduceThenScan { .. }) || c.mode.carry;
+            let count = if keep { self.kv * key_segments as u64 } else { 0 };
+            let elements = count.saturating_mul(u64::from(self.params.segment_stride));
+            workspace.push(Scratch { name: "segment states", bytes: elements.saturating_mul(4).max(16) });
+            workspace.push(Scratch { name: "no state", bytes: 16 });
+            if c.weights.is_some() {
+                let sums = if c.row_splits > 1 { self.rows() as u64 * (s.dim_v as u64 + 1) * 4 } else { 0 };
+                workspace.push(Scratch { name: "partial outputs", bytes: sums.max(16) });
+            } else if c.mode.carry {
+                workspace.pop();
+            }
+        }
+        check_workspace(c.op, &workspace)?;
+        let t = self.tiles;
+        let rows =
+            if c.row_splits > 1 { format!("{} of {}", t.rows * t.row_threads, c.rows) } else { c.rows.to_string() };
+        let tile = format!("tiles of {} tokens, {rows} x {} of the state a workgroup", t.tile, 4 * t.col_threads);
+        let variant = match self.walk {
+            Passes::Decode => "one token".into(),
+            Passes::Sequential => format!("one pass, {tile}"),
+            Passes::ReduceThenScan { keys, .. } => format!("two passes, segments of {keys}, {tile}"),
+        };
+        Ok(Program::new(c.op, variant, c.slots.clone(), workspace, pieces))
+    }
+
+    /// One step for each part that the rows of the state are split into.
+    fn parts(&self, step: impl Fn(usize) -> Step) -> Vec<Step> {
+        (0..self.c.row_splits).map(step).collect()
+    }
+
+    fn state(&self) -> Operand {
+        if self.c.mode.carry { Operand::Slot(self.c.slots.len() - 1) } else { Operand::Workspace(1) }
+    }
+
+    /// Number of rows (batch, query head, token) of the output.
+    fn rows(&self) -> usize {
+        self.c.qkv.batch * self.c.qkv.heads * self.c.qkv.queries
+    }
+
+    /// `bound` is the number of bindings before the operator's extra slots. `keep_logs` says whether the kernel stores
+    /// the state of a segment.
+    fn spec(
+        &self,
+        bound: usize,
+        keep_logs: bool,
+        mut consts: Vec<(&'static str, u32)>,
+        overrides: Vec<(&'static str, u32)>,
+    ) -> Variant {
+        let mut fragments = vec![COUNT_OFF];
+        fragments.extend(self.c.fragments.iter().copied());
+        consts.extend([("DECAY", self.c.decay.number()), ("KEEP_LOGS", keep_logs.into())]);
+        if !self.c.more.is_empty() {
+            consts.push((self.c.more_const, bound as u32 + 1));
+        }
+        Variant { elem: self.c.qkv.dtype, fragments, consts, overrides }
+    }
+
+    fn step(
+        &self,
+        kernel: &'static Kernel,
+        spec: Variant,
+        params: Params,
+        operands: &[Operand],
+        groups: u64,
+        cost: Cost,
+    ) -> Step {
+        let params = bytemuck::bytes_of(&params).to_vec();
+        Step { kernel, spec, params, operands: operands.to_vec(), first: 0, groups, cost, strided: vec![] }
+    }
+
+    /// Operands of a kernel: keys, values, weights if there are any, the kernel's own operands, then the extra slots
+    /// `more`. Returns them with the number of operands before the extra slots.
+    fn inputs(&self, own: &[Operand], more: &[usize]) -> (Vec<Operand>, usize) {
+        let mut operands = vec![K, V];
+        operands.extend(self.c.weights.map(Operand::Slot));
+        operands.extend(own);
+        let bound = operands.len();
+        operands.extend(more.iter().map(|slot| Operand::Slot(*slot)));
+        (operands, bound)
+    }
+
+    fn normalize(&self) -> (&'static str, u32) {
+        ("NORMALIZE", self.c.normalize.into())
+    }
+
+    /// Flops to update or read the state for one token of one head, for one part of the rows.
+    fn touch(&self) -> f64 {
+        2.0 * self.c.state_len() as f64 / self.c.row_splits as f64
+    }
+
+    fn state_bytes(&self) -> f64 {
+        self.kv as f64 * self.c.state_len() as f64 * 4.0
+    }
+
+    /// Work to compute the decay of all tokens of the key heads.
+    fn decays(&self) -> Cost {
+        self.c.decay_cost * (self.kv as f64 * self.c.qkv.keys as f64)
+    }
+
+    /// Number of tokens of all key heads, bytes of all keys, and bytes of all values.
+    fn key_bytes(&self) -> (f64, f64, f64) {
+        let tokens = self.kv as f64 * self.c.qkv.keys as f64;
+        let size = self.c.qkv.dtype.size() as f64;
+        (tokens, tokens * size * self.c.qkv.dim_k as f64, tokens * size * self.c.qkv.dim_v as f64)
+    }
+
+    /// Number of tokens of all key heads if every segment of length `length` is padded to whole tiles. Features are
+    /// computed for all of them.
+    fn padded(&self, tokens: usize, length: usize) -> f64 {
+        let tile = self.tiles.tile;
+        let (whole, rest) = (tokens / length, tokens % length);
+        (whole * length.next_multiple_of(tile) + rest.next_multiple_of(tile)) as f64 * self.kv as f64
+    }
+
+    /// Work to compute the features of `vectors` vectors in `groups` workgroups.
+    fn features(&self, vectors: f64, groups: f64) -> Cost {
+        let (once, each) = self.c.weight_bytes;
+        let mut cost = self.c.feature * vectors;
+        cost.bytes_read += once * groups + each * vectors;
+        cost
+    }
+
+    fn part_params(&self, part: usize) -> Params {
+        Params { first_poly: (part * self.c.split_step) as u32, ..self.params }
+    }
+
+    fn segment(&self, part: usize, length: usize, segments: usize) -> Step {
+        let params = Params {
+            segment: length as u32,
+            segments: segments as u32,
+            stored_segments: segments as u32,
+            head_splits: 1,
+            ..self.part_params(part)
+        };
+        let groups = self.kv * segments as u64 * self.tiles.col_splits as u64;
+        let (tokens, k, v) = self.key_bytes();
+        let splits = self.tiles.col_splits as f64;
+        let cost = Cost {
+            flops: tokens * self.touch(),
+            exps: 0.0,
+            bytes_read: k * splits + v,
+            bytes_written: (self.state_bytes() / self.c.row_splits as f64
+                + (self.kv as usize * self.c.passed_by_segment() * 4) as f64)
+                * segments as f64,
+        } + self.decays() * splits
+            + self.features(self.padded(self.c.qkv.keys, length) * splits, groups as f64);
+        let mut consts = self.tiles.consts();
+        if self.c.weights.is_some() || !self.c.consts.is_empty() {
+            consts.push(("READ_HEADS", 0));
+        }
+        consts.extend(&self.c.consts);
+        let (operands, bound) = self.inputs(&[SEGMENTS], &self.c.more);
+        let mut overrides = vec![self.normalize()];
+        overrides.extend(&self.c.overrides);
+        let mut spec = self.spec(bound, true, consts, overrides);
+        spec.fragments.extend(&self.c.segment_fragments);
+        self.step(self.c.kernels.segment, spec, params, &operands, groups, cost)
+    }
+
+    fn scan(&self, segments: usize, mode: u32) -> Step {
+        let stride = self.c.state_len();
+        let params = Params { segments: segments as u32, stored_segments: segments as u32, ..self.params };
+        let groups = self.kv * if mode == 4 { 1 } else { (stride as u64).div_ceil(64) };
+        let all = self.state_bytes() * segments as f64;
+        let carried = if self.c.mode.carry { self.state_bytes() } else { 0.0 };
+        let decays = mode < 2 && self.c.decay != Decay::None;
+        // Levels: every element reads those of all segments, and the carried one first. One element per key head writes
+        // the levels that segments start from.
+        let levels = self.kv as f64 * self.c.level_bytes();
+        let relative = if levels > 0.0 && mode < 2 { all } else { 0.0 };
+        let first = if levels > 0.0 && mode < 2 { carried } else { 0.0 };
+        let starts = match mode {
+            0 => levels * (segments - usize::from(self.c.mode.carry)) as f64,
+            1 => levels,
+            _ => 0.0,
+        };
+        let last = if self.c.mode.carry { levels } else { 0.0 };
+        let cost = Cost {
+            flops: self.kv as f64 * segments as f64 * stride as f64,
+            exps: if decays { all / 4.0 } else { 0.0 } + relative / 4.0,
+            bytes_read: match mode {
+                2 => all + levels,
+                3 => carried,
+                4 => levels,
+                _ => all * if decays { 2.0 } else { 1.0 } + carried + relative + first,
+            },
+            bytes_written: match mode {
+                0 => all + carried + starts + last,
+                2 => carried + last,
+                4 => levels,
+                _ => self.state_bytes() + if mode == 1 { carried + starts + last } else { 0.0 },
+            },
+        };
+        let overrides = vec![
+            self.normalize(),
+            ("TRANSPOSED", self.c.transposed.into()),
+            ("CARRY", self.c.mode.carry.into()),
+            ("MODE", mode),
+            ("DECAY", self.c.decay.number()),
+            ("POSITION", self.c.position.into()),
+            ("LEVEL", (self.c.decay == Decay::Stabilized).into()),
+        ];
+        let spec = Variant { elem: DType::F32, fragments: vec![COUNT_OFF], consts: vec![], overrides };
+        self.step(self.c.kernels.scan, spec, params, &[SEGMENTS, self.state()], groups, cost)
+    }
+
+    fn output(&self, part: usize, length: usize, stored: usize, init: u32, store: bool) -> Step {
+        let (c, t, s) = (self.c, self.tiles, self.c.qkv);
+        let segments = s.queries.div_ceil(length);
+        let params = Params {
+            segment: length as u32,
+            segments: segments as u32,
+            stored_segments: stored as u32,
+            ..self.part_params(part)
+        };
+        let groups = self.kv * segments as u64 * (t.col_splits * t.head_splits) as u64;
+        let rows = self.rows() as f64;
+        let size = s.dtype.size() as f64;
+        let (tokens, k, v) = self.key_bytes();
+        let (col_splits, head_splits) = (t.col_splits as f64, t.head_splits as f64);
+        let share = 1.0 / c.row_splits as f64;
+        // Every column split reads the sums of features.
+        let norm = if c.normalize { self.kv as f64 * c.rows as f64 * 4.0 * (col_splits - 1.0) } else { 0.0 };
+        let level = self.kv as f64 * c.level_bytes();
+        let start = (self.state_bytes() + norm + level * col_splits) * segments as f64 * head_splits * share;
+        // If rows are split into parts, the sums so far are stored between parts: E columns and one weight per row. The
+        // last part reads the weight once per four columns.
+        let (first, last) = (part == 0, part + 1 == c.row_splits);
+        let sums = |columns: f64| rows * (s.dim_v as f64 + columns) * 4.0;
+        let waiting = match (first, last) {
+            (true, true) => (0.0, 0.0),
+            (true, false) => (0.0, sums(1.0)),
+            (false, false) => (sums(1.0), sums(1.0)),
+            (false, true) => (sums((s.dim_v as f64 / 4.0).ceil()), 0.0),
+        };
+        let queries = self.padded(s.queries, length) * (t.read_heads * t.head_splits) as f64 * col_splits;
+        let mut cost = Cost {
+            flops: rows * self.touch(),
+            exps: 0.0,
+            bytes_read: rows * s.dim_k as f64 * size * col_splits + if init == 0 { 0.0 } else { start } + waiting.0,
+            bytes_written: if last { rows * s.dim_v as f64 * size } else { 0.0 }
+                + if store { self.state_bytes() * share + level } else { 0.0 }
+                + waiting.1,
+        } + c.finish_cost * rows
+            + self.features(queries, groups as f64);
+        if c.mode.causal {
+            cost =
+                cost + Cost {
+                    flops: tokens * self.touch() * head_splits,
+                    exps: 0.0,
+                    bytes_read: (k * col_splits + v) * head_splits,
+                    bytes_written: 0.0,
+                } + self.decays() * (col_splits * head_splits)
+                    + self.features(self.padded(s.keys, length) * col_splits * head_splits, 0.0);
+        }
+        let mut consts = t.consts();
+        consts.push(("READ_HEADS", t.read_heads as u32));
+        consts.extend(&c.consts);
+        let mut overrides =
+            vec![self.normalize(), ("CAUSAL", c.mode.causal.into()), ("INIT", init), ("STORE", store.into())];
+        let mut own = if c.transposed { vec![Q, O, SEGMENTS] } else { vec![Q, self.state(), O, SEGMENTS] };
+        if c.weights.is_some() {
+            overrides.extend([("FIRST", first.into()), ("LAST", last.into())]);
+            own.push(Operand::Workspace(2));
+        }
+        overrides.extend(c.overrides.iter().chain(&c.output_overrides));
+        let (operands, bound) = self.inputs(&own, &c.more_output);
+        let mut spec = self.spec(bound, false, consts, overrides);
+        spec.fragments.extend(&c.output_fragments);
+        self.step(c.kernels.output, spec, params, &operands, groups, cost)
+    }
+
+    fn decode(&self) -> Step {
+        let c = self.c;
+        let (operands, bound) = self.inputs(&[Q, self.state(), O], &c.more_output);
+        let mut overrides = vec![self.normalize(), ("TRANSPOSED", c.transposed.into())];
+        overrides.extend(c.overrides.iter().chain(&c.output_overrides));
+        let mut spec = self.spec(bound, false, c.decode_consts.clone(), overrides);
+        spec.fragments.truncate(1);
+        spec.fragments.extend(&c.decode_fragments);
+        let mut cost = c.essential;
+        // Query heads after the first read the state again. Each value is read by four lanes instead of one.
+        cost.bytes_read += (c.qkv.group() - 1) as f64 * self.state_bytes();
+        cost.bytes_read += 3.0 * self.key_bytes().2;
+        cost.bytes_read += c.decode_more;
+        self.step(c.kernels.decode, spec, self.params, &operands, self.kv, cost)
+    }
+}

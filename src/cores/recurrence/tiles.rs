@@ -1,0 +1,173 @@
+//! Chooses how a workgroup stores its part of a state, and how the sequence is split into segments.
+
+use super::Core;
+use crate::cores::segments;
+use crate::gpu::Caps;
+
+/// Bytes of workgroup memory on a portable device.
+const WORKGROUP_BYTES: usize = 16384;
+
+/// How one workgroup stores its part of a state, and how many tokens it processes at a time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Tiles {
+    /// Rows of the state per invocation; a multiple of 4.
+    pub rows: usize,
+    /// Invocations along the rows: `rows * row_threads` is the number of rows of the state, rounded up.
+    pub row_threads: usize,
+    /// Invocations along the columns, four columns each.
+    pub col_threads: usize,
+    /// Tokens in workgroup memory at a time.
+    pub tile: usize,
+    /// Query heads per workgroup.
+    pub read_heads: usize,
+    /// Workgroups that the columns are split over.
+    pub col_splits: usize,
+    /// Workgroups that the query heads of a key head are split over.
+    pub head_splits: usize,
+    /// Floats of workgroup memory for the features of one token.
+    pub token_floats: usize,
+    /// Floats of workgroup memory for the decay of one token.
+    pub decay_floats: usize,
+    /// Floats of workgroup memory in addition to those for tokens.
+    pub fixed_floats: usize,
+}
+
+/// Allowed numbers of invocations along an axis. Sizes are rounded up to these, so that there are few different
+/// pipelines.
+const LADDER: [usize; 16] = [1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256];
+
+fn rung(needed: usize) -> usize {
+    LADDER.into_iter().find(|&n| n >= needed).unwrap_or(256)
+}
+
+/// Maximum number of invocations per workgroup.
+const INVOCATIONS: usize = 256;
+
+/// Maximum number of rows that one workgroup can hold.
+pub(crate) const MOST_ROWS: usize = INVOCATIONS * 16;
+
+impl Tiles {
+    /// Chooses tiles for `rows` rows, `dim_v` columns and `group` query heads per key head. The features of a token use
+    /// `token_floats` floats of workgroup memory (`None`: one per row), and `fixed_floats` floats are used once.
+    /// `decays` is the number of decay factors per token: 0, 1 for all rows, or more for one per row.
+    pub fn new(
+        rows: usize,
+        dim_v: usize,
+        group: usize,
+        token_floats: Option<usize>,
+        decays: usize,
+        fixed_floats: usize,
+    ) -> Self {
+        // More rows in registers mean fewer partial sums; fewer rows mean more invocations for small heads.
+        let each = match rows {
+            ..32 => 4,
+            32..64 => 8,
+            _ => 16,
+        };
+        let row_threads = rung(rows.div_ceil(each));
+        let most_cols = (INVOCATIONS / row_threads).min(16);
+        let col_splits = dim_v.div_ceil(4 * most_cols);
+        let col_threads = rung(dim_v.div_ceil(col_splits).div_ceil(4)).min(most_cols);
+        let mut tiles = Self {
+            rows: each,
+            row_threads,
+            col_threads,
+            tile: 1,
+            read_heads: group,
+            col_splits,
+            head_splits: 1,
+            token_floats: token_floats.unwrap_or(each * row_threads),
+            // Stored as vec4s, for all rows that the workgroup has room for.
+            decay_floats: if decays > 1 { each * row_threads } else { 4 * decays },
+            fixed_floats,
+        };
+        while tiles.read_heads > 1 && tiles.with_tile(2).workgroup_bytes() > WORKGROUP_BYTES {
+            tiles.read_heads = tiles.read_heads.div_ceil(2);
+        }
+        tiles.head_splits = group.div_ceil(tiles.read_heads);
+        let fits = |tile: &usize| tiles.with_tile(*tile).workgroup_bytes() <= WORKGROUP_BYTES;
+        tiles.tile = [32, 16, 8, 4, 2].into_iter().find(fits).unwrap_or(1);
+        tiles
+    }
+
+    fn with_tile(self, tile: usize) -> Self {
+        Self { tile, ..self }
+    }
+
+    /// Bytes of workgroup memory of the output kernel.
+    pub fn workgroup_bytes(&self) -> usize {
+        let cols = 4 * self.col_threads;
+        let weights = (self.read_heads * self.tile * self.row_threads).next_multiple_of(4);
+        let keys = self.tile * (self.token_floats + self.decay_floats + cols);
+        let queries = self.read_heads * self.tile * (self.token_floats + self.row_threads * cols);
+        4 * (self.fixed_floats + keys + queries + weights)
+    }
+
+    pub(crate) fn consts(&self) -> Vec<(&'static str, u32)> {
+        vec![
+            ("TILE", self.tile as u32),
+            ("ROWS", self.rows as u32),
+            ("ROW_THREADS", self.row_threads as u32),
+            ("COL_THREADS", self.col_threads as u32),
+        ]
+    }
+}
+
+/// How the sequence is processed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Passes {
+    /// One token in one dispatch.
+    Decode,
+    /// A workgroup processes all tokens of a head in order.
+    Sequential,
+    /// Reduce-then-scan: computes the state of each segment, scans these states, then processes each segment from the
+    /// state it starts with.
+    ReduceThenScan {
+        /// Tokens in a segment of keys.
+        keys: usize,
+        /// Tokens in a segment of queries; the same when causal.
+        queries: usize,
+    },
+}
+
+impl Core<'_> {
+    /// Bytes of memory traffic per segment state, and per token. A segment state is written once, read and written by
+    /// the scan, and read by every head split. Its sums of features are also read by every column split.
+    fn traffic(&self, tiles: &Tiles) -> [usize; 2] {
+        let sums = if self.normalize { (tiles.col_splits - 1) * tiles.head_splits * self.rows } else { 0 };
+        let state = 4 * ((3 + tiles.head_splits) * self.state_len() + sums + 2 * self.passed_len());
+        [state, (self.qkv.dim_k + self.qkv.dim_v) * (1 + self.qkv.group()) * self.qkv.dtype.size()]
+    }
+
+    /// The longest segment for which one dispatch that fills the device stays within the work limit of a dispatch.
+    fn longest_segment(&self, tiles: &Tiles, caps: &Caps) -> usize {
+        let share = (tiles.col_splits * self.row_splits) as f64;
+        let token = 2.0 * self.state_len() as f64 / share * (1 + tiles.read_heads) as f64;
+        (caps.dispatch_flops / (caps.full_groups as f64 * token)) as usize
+    }
+
+    /// Chooses how to process the sequence.
+    pub(crate) fn walk(&self, tiles: &Tiles, caps: &Caps) -> Passes {
+        let s = self.qkv;
+        if self.mode.decode {
+            return Passes::Decode;
+        }
+        if let Some(segment) = self.mode.segment {
+            return Passes::ReduceThenScan { keys: segment.min(s.keys), queries: segment.min(s.queries) };
+        }
+        let [state, token] = self.traffic(tiles);
+        let longest = self.longest_segment(tiles, caps);
+        let groups = (s.batch * s.kv_heads * tiles.col_splits * tiles.head_splits) as u64;
+        let fills = 2 * groups > caps.full_groups;
+        let wanted = if fills { 1 } else { caps.full_groups.div_ceil(groups) as usize };
+        let split = |tokens: usize| {
+            let segments = segments::segments(tokens, state, token, wanted, longest);
+            tokens.div_ceil(segments).next_multiple_of(tiles.tile)
+        };
+        let segment = split(s.keys);
+        if !self.mode.causal {
+            return Passes::ReduceThenScan { keys: segment, queries: split(s.queries) };
+        }
+        if segment >= s.keys { Passes::Sequential } else { Passes::ReduceThenScan { keys: segment, queries: segment } }
+    }
+}

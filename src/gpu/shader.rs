@@ -1,0 +1,177 @@
+//! Shader text: files, fragments, and the prelude that Rust writes before them. Pure: needs no device.
+//!
+//! A WGSL file contains no `enable` line and no macro. Specialisations differ in (1) the fragment files that are
+//! joined, (2) `const` lines in the prelude, for values that size arrays, and (3) pipeline overrides, for values that
+//! select code paths.
+
+use std::fmt::Write as _;
+
+use crate::tensor::DType;
+
+/// An embedded WGSL file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Fragment {
+    /// Path below `shaders/`.
+    pub path: &'static str,
+    /// Its text.
+    pub text: &'static str,
+}
+
+impl std::hash::Hash for Fragment {
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        self.path.hash(state);
+    }
+}
+
+/// How a kernel uses a storage binding.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Bind {
+    /// `var<storage, read>`.
+    Read,
+    /// `var<storage, read_write>`.
+    Write,
+}
+
+/// A field of a uniform struct: name, byte offset.
+pub type Field = (&'static str, usize);
+
+/// A kernel: one entry point, the files it is made of, and its signature.
+///
+/// Binding 0 of group 0 is always the uniform `params`; storage bindings follow in the order of `bindings`. The
+/// declaration is compared with what naga finds in the WGSL whenever a pipeline is made.
+#[derive(Debug)]
+pub struct Kernel {
+    /// Entry point, pipeline label, timer row: `linear_output`.
+    pub name: &'static str,
+    /// Files, in order; the entry point's file last. Fragments of the [`Variant`] come before them.
+    pub sources: &'static [Fragment],
+    /// Storage bindings 1, 2, ...: name and access.
+    pub bindings: &'static [(&'static str, Bind)],
+    /// Fields of the Rust twin of `Params`, for the test that compares both.
+    pub params: &'static [Field],
+    /// Bytes of `Params`.
+    pub params_size: usize,
+    /// States why every index is within bounds, if buffers have the sizes that a plan requires, and why every loop
+    /// ends. A kernel with this proof is compiled without the checks that wgpu would insert. `None`: always checked.
+    pub bounds_proof: Option<&'static str>,
+}
+
+/// How a kernel is specialised. Also the key of the pipeline cache.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Variant {
+    /// Storage type: `alias Elem`.
+    pub elem: DType,
+    /// Chosen fragments, placed before the kernel's own files.
+    pub fragments: Vec<Fragment>,
+    /// `const NAME: u32 = value;` lines of the prelude.
+    pub consts: Vec<(&'static str, u32)>,
+    /// Pipeline overrides.
+    pub overrides: Vec<(&'static str, u32)>,
+}
+
+impl Variant {
+    /// A readable, unique name: `linear_output.f16.feature_elu1.ROWS=16.CAUSAL=1`.
+    pub fn label(&self, kernel: &Kernel) -> String {
+        let mut label = format!("{}.{}", kernel.name, self.elem);
+        for fragment in &self.fragments {
+            let stem = fragment.path.rsplit('/').next().unwrap_or(fragment.path);
+            let _ = write!(label, ".{}", stem.trim_end_matches(".wgsl"));
+        }
+        for (name, value) in self.consts.iter().chain(&self.overrides) {
+            let _ = write!(label, ".{name}={value}");
+        }
+        label
+    }
+
+    /// Overrides in the form wgpu and naga take.
+    pub fn constants(&self) -> Vec<(&str, f64)> {
+        self.overrides.iter().map(|&(name, value)| (name, f64::from(value))).collect()
+    }
+}
+
+/// The final text of a kernel, and the files its lines come from.
+#[derive(Debug, Clone)]
+pub struct Assembled {
+    /// Complete WGSL.
+    pub text: String,
+    /// First line (from 1) of every file within `text`.
+    pub files: Vec<(usize, &'static str)>,
+}
+
+impl Assembled {
+    /// `linear/output.wgsl:12` for a line of the whole text.
+    pub fn locate(&self, line: usize) -> String {
+        match self.files.iter().rev().find(|(first, _)| *first <= line) {
+            Some((first, path)) => format!("{path}:{}", line - first + 1),
+            None => format!("prelude:{line}"),
+        }
+    }
+}
+
+/// The [`Fragment`] at a path below `shaders/`.
+macro_rules! fragment {
+    ($path:literal) => {
+        $crate::gpu::shader::Fragment {
+            path: $path,
+            text: include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/shaders/", $path)),
+        }
+    };
+}
+pub(crate) use fragment;
+
+/// The [`Field`] table of a uniform struct: every field by name, in order.
+macro_rules! fields {
+    ($params:ty: $($field:ident),+ $(,)?) => {
+        &[$((stringify!($field), std::mem::offset_of!($params, $field))),+]
+    };
+}
+pub(crate) use fields;
+
+const ELEM_F32: Fragment = fragment!("lib/elem_f32.wgsl");
+const ELEM_F16: Fragment = fragment!("lib/elem_f16.wgsl");
+const GRID: Fragment = fragment!("lib/grid.wgsl");
+/// The counters of loads and stores, switched off. A test replaces this fragment to switch them on.
+pub(crate) const COUNT_OFF: Fragment = fragment!("lib/count_off.wgsl");
+
+/// Joins prelude, fragments and files.
+pub fn assemble(kernel: &Kernel, spec: &Variant) -> Assembled {
+    let mut text = String::new();
+    // The only directive that the kernels need. naga and browsers both require it.
+    if spec.elem == DType::F16 {
+        text.push_str("enable f16;\n");
+    }
+    for (name, value) in &spec.consts {
+        let _ = writeln!(text, "const {name}: u32 = {value}u;");
+    }
+    let elem = if spec.elem == DType::F16 { ELEM_F16 } else { ELEM_F32 };
+    let mut files = Vec::new();
+    for source in [elem, GRID].iter().chain(&spec.fragments).chain(kernel.sources) {
+        files.push((text.lines().count() + 1, source.path));
+        text.push_str(source.text);
+        if !text.ends_with('\n') {
+            text.push('\n');
+        }
+    }
+    Assembled { text, files }
+}
+
+/// The complete text of a kernel, to read or to compile elsewhere: overrides have their values, and a comment at the
+/// top lists the bindings.
+pub fn print(kernel: &Kernel, spec: &Variant) -> String {
+    let mut text = format!("// {}\n// Group 0: 0 params, uniform, {} bytes", spec.label(kernel), kernel.params_size);
+    for (i, (name, bind)) in kernel.bindings.iter().enumerate() {
+        let access = if *bind == Bind::Read { "read" } else { "read_write" };
+        let _ = write!(text, "; {} {name}, storage, {access}", i + 1);
+    }
+    text.push_str(".\n");
+    for line in assemble(kernel, spec).text.lines() {
+        let settled = spec.overrides.iter().find_map(|(name, value)| {
+            let declared = format!("override {name}: u32 = ");
+            let rest = line.strip_prefix(&declared)?;
+            Some(format!("{declared}{value}u{}", &rest[rest.find(';')?..]))
+        });
+        text.push_str(settled.as_deref().unwrap_or(line));
+        text.push('\n');
+    }
+    text
+}

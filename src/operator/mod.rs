@@ -1,0 +1,293 @@
+//! The interface between an operator and the rest of the crate: its tensors, its GPU program, its `cpu` backend and its
+//! reference.
+//!
+//! The module of an operator provides a type for its settings, `Config`, and one constant, [`Configured::ALGORITHM`].
+//! The code here builds everything else from these two: validation, plans, runs and the [`Operator`] trait object.
+
+pub mod channels;
+pub mod mode;
+mod plan;
+pub mod qkv;
+
+use std::fmt::Debug;
+
+use crate::error::Error;
+use crate::gpu::Caps;
+use crate::gpu::program::{Cost, Program};
+use crate::tensor::{Access, HostTensor, Slot, Tensor, TensorMap, Values};
+
+pub(crate) use plan::named;
+pub use plan::{Plan, compile};
+
+/// Precision of the reference.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Precision {
+    /// Single precision. It shows the rounding error of the definition itself in f32.
+    F32,
+    /// Double precision. Results are compared with it.
+    F64,
+}
+
+/// Outputs of the reference by name. The values are f64 even if they were computed in f32.
+pub type ReferenceOutputs = Vec<(&'static str, Vec<f64>)>;
+
+/// Computes the reference outputs of a configuration for the given rows.
+pub type ReferenceFn<C> = fn(&C, &TensorMap, Rows<'_>) -> ReferenceOutputs;
+
+/// The functions that define an operator, as data. See [`Configured`].
+#[derive(Debug)]
+pub struct Algorithm<C> {
+    /// Name: one snake_case word.
+    pub name: &'static str,
+    /// Checks the settings on their own. Every entry point of the library calls this function.
+    pub validate: fn(&C) -> Result<(), Error>,
+    /// Lists every tensor with its exact shape and storage type.
+    pub slots: fn(&C) -> Vec<Slot>,
+    /// Minimum work of one run: each input is read once and each output is written once.
+    pub cost: fn(&C) -> Cost,
+    /// Builds the dispatches for a GPU with these capabilities.
+    pub program: fn(&C, &Caps) -> Result<Program, Error>,
+    /// The definition, computed step by step, in f32 and in f64 (indexed by [`Precision`]).
+    pub reference: [ReferenceFn<C>; 2],
+    /// The `cpu` backend.
+    #[cfg(feature = "cpu")]
+    pub cpu: CpuBackend<C>,
+}
+
+/// The `cpu` backend of an operator: f32 on all threads of the current rayon pool.
+#[cfg(feature = "cpu")]
+#[derive(Debug)]
+pub struct CpuBackend<C> {
+    /// Computes the outputs, and the state if one is carried. The inputs have been checked.
+    pub run: fn(&C, &TensorMap) -> TensorMap,
+    /// Describes the chosen algorithm for people.
+    pub variant: fn(&C) -> String,
+}
+
+/// The settings and shape of an operator. Each operator's `Config` implements it.
+pub trait Configured: Debug + Clone + Send + Sync + Sized + 'static {
+    /// The tensors that a plan of this operator binds.
+    type Tensors<'a>: Into<Bound<'a>>;
+
+    /// The functions that define the operator.
+    const ALGORITHM: Algorithm<Self>;
+}
+
+/// Tensors, each with the name of its slot.
+pub type Bound<'a> = Vec<(&'static str, &'a Tensor)>;
+
+/// An operator with its settings and shape, usable on any backend without knowing its type. Every [`Configured`] type
+/// implements it.
+pub trait Operator: Debug + Send + Sync {
+    /// Name of the operator.
+    fn name(&self) -> &'static str;
+
+    /// Checks the settings on their own.
+    ///
+    /// # Errors
+    /// One sentence that names the tensor or setting.
+    fn validate(&self) -> Result<(), Error>;
+
+    /// Lists every tensor with its exact shape and storage type. Tensors with [`Access::Update`] are the state.
+    fn slots(&self) -> Vec<Slot>;
+
+    /// Minimum work of one run: each input is read once and each output is written once.
+    fn cost(&self) -> Cost;
+
+    /// Builds the dispatches for a GPU with these capabilities.
+    ///
+    /// # Errors
+    /// Settings that contradict each other, or a limit of the device that is exceeded.
+    fn program(&self, caps: &Caps) -> Result<Program, Error>;
+
+    /// Computes the definition step by step from the same inputs. Outputs and state have the same names as those of
+    /// [`Operator::cpu`]. Outputs along the sequence contain only the requested rows, packed together.
+    ///
+    /// # Panics
+    /// If an input is missing or has another shape: call [`check_inputs`] first.
+    fn reference(&self, tensors: &TensorMap, precision: Precision, rows: Rows<'_>) -> ReferenceOutputs;
+
+    /// Runs the `cpu` backend. `tensors` holds every input by name; a state that is not given starts from its initial
+    /// value. Returns the outputs, and the state if one is carried.
+    ///
+    /// # Errors
+    /// Settings that contradict each other, or inputs that do not match the slots.
+    #[cfg(feature = "cpu")]
+    fn cpu(&self, tensors: &TensorMap) -> Result<TensorMap, Error>;
+
+    /// Describes the algorithm that the `cpu` backend uses, for people.
+    #[cfg(feature = "cpu")]
+    fn cpu_variant(&self) -> String;
+}
+
+impl<C: Configured> Operator for C {
+    fn name(&self) -> &'static str {
+        C::ALGORITHM.name
+    }
+
+    fn validate(&self) -> Result<(), Error> {
+        (C::ALGORITHM.validate)(self)
+    }
+
+    fn slots(&self) -> Vec<Slot> {
+        (C::ALGORITHM.slots)(self)
+    }
+
+    fn cost(&self) -> Cost {
+        (C::ALGORITHM.cost)(self)
+    }
+
+    fn program(&self, caps: &Caps) -> Result<Program, Error> {
+        self.validate()?;
+        (C::ALGORITHM.program)(self, caps)
+    }
+
+    fn reference(&self, tensors: &TensorMap, precision: Precision, rows: Rows<'_>) -> ReferenceOutputs {
+        (C::ALGORITHM.reference[precision as usize])(self, tensors, rows)
+    }
+
+    #[cfg(feature = "cpu")]
+    fn cpu(&self, tensors: &TensorMap) -> Result<TensorMap, Error> {
+        self.validate()?;
+        check_inputs(C::ALGORITHM.name, &self.slots(), tensors)?;
+        Ok((C::ALGORITHM.cpu.run)(self, tensors))
+    }
+
+    #[cfg(feature = "cpu")]
+    fn cpu_variant(&self) -> String {
+        (C::ALGORITHM.cpu.variant)(self)
+    }
+}
+
+/// Declares the struct of tensors that a plan binds. Each field has the name of its slot. `required` lists the tensors
+/// of every configuration, `optional` those of only some.
+macro_rules! tensors {
+    (
+        $(#[$meta:meta])*
+        required { $($(#[$required_meta:meta])* $required:ident),+ $(,)? }
+        optional { $($(#[$optional_meta:meta])* $optional:ident),* $(,)? }
+    ) => {
+        $(#[$meta])*
+        #[derive(Debug, Clone, Copy)]
+        pub struct Tensors<'a> {
+            $($(#[$required_meta])* pub $required: &'a $crate::tensor::Tensor,)+
+            $($(#[$optional_meta])* pub $optional: Option<&'a $crate::tensor::Tensor>,)*
+        }
+
+        impl Config {
+            /// Checks settings and sizes on a device, and builds the pipelines.
+            ///
+            /// # Errors
+            /// What the operator refuses, in one sentence; [`Error::Limit`]($crate::error::Error::Limit) with both numbers if
+            /// something does not fit the device.
+            pub fn plan(&self, ctx: &$crate::gpu::Context) -> Result<$crate::operator::Plan<Self>, $crate::error::Error> {
+                $crate::operator::Plan::new(ctx, self.clone())
+            }
+        }
+
+        impl<'a> Tensors<'a> {
+            /// Sets the tensors that every configuration needs. The optional ones are public fields, initially `None`.
+            pub fn new($($required: &'a $crate::tensor::Tensor),+) -> Self {
+                Self { $($required,)+ $($optional: None,)* }
+            }
+        }
+
+        impl<'a> From<Tensors<'a>> for $crate::operator::Bound<'a> {
+            fn from(tensors: Tensors<'a>) -> Self {
+                let required = [$((stringify!($required), tensors.$required)),+];
+                let optional: [(&'static str, Option<&'a $crate::tensor::Tensor>); _] =
+                    [$((stringify!($optional), tensors.$optional)),*];
+                let given = optional.into_iter().filter_map(|(name, tensor)| Some((name, tensor?)));
+                required.into_iter().chain(given).collect()
+            }
+        }
+    };
+}
+pub(crate) use tensors;
+
+/// A configuration whose small weights share one buffer, the slot `weights`.
+pub trait Weighted: Configured {
+    /// The weights by name.
+    type Weights<'a>: Into<Slices<'a>>;
+}
+
+/// Host slices, each with the name of its tensor.
+pub type Slices<'a> = Vec<(&'static str, &'a [f32])>;
+
+/// Declares the weights that share the slot `weights`. The settings decide which of them a configuration has.
+macro_rules! weights {
+    ($($(#[$field_meta:meta])* $field:ident),+ $(,)?) => {
+        /// Weights on the host, by name.
+        #[derive(Debug, Clone, Copy, Default)]
+        pub struct Weights<'a> {
+            $($(#[$field_meta])* pub $field: Option<&'a [f32]>,)+
+        }
+
+        impl<'a> From<Weights<'a>> for $crate::operator::Slices<'a> {
+            fn from(weights: Weights<'a>) -> Self {
+                let all = [$((stringify!($field), weights.$field)),+];
+                all.into_iter().filter_map(|(name, values)| Some((name, values?))).collect()
+            }
+        }
+
+        impl $crate::operator::Weighted for Config {
+            type Weights<'a> = Weights<'a>;
+        }
+    };
+}
+pub(crate) use weights;
+
+/// The positions along the length N for which a reference computes outputs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rows<'a> {
+    /// Every position.
+    All,
+    /// The given positions, in ascending order.
+    At(&'a [usize]),
+}
+
+impl Rows<'_> {
+    /// The selected positions of a sequence of length `len`.
+    pub fn of(&self, len: usize) -> Vec<usize> {
+        match self {
+            Rows::All => (0..len).collect(),
+            Rows::At(positions) => positions.to_vec(),
+        }
+    }
+}
+
+/// Checks that `tensors` holds every input of the slots with its shape and storage type, and that counts are not
+/// negative. State may be absent.
+///
+/// # Errors
+/// [`Error::Missing`] or [`Error::Tensor`].
+pub fn check_inputs(op: &'static str, slots: &[Slot], tensors: &TensorMap) -> Result<(), Error> {
+    for slot in slots.iter().filter(|slot| slot.access != Access::Write) {
+        for part in &slot.parts {
+            let expected = format!("{} {}", part.dtype, part.shape);
+            match tensors.get(part.name) {
+                Some(tensor) if *tensor.shape() == part.shape && tensor.dtype() == part.dtype => {
+                    check_counts(op, part.name, tensor)?;
+                }
+                Some(tensor) => {
+                    let found = format!("{} {}", tensor.dtype(), tensor.shape());
+                    return Err(Error::tensor(op, part.name, expected, found));
+                }
+                None if slot.access == Access::Update => {}
+                None => return Err(Error::Missing { op, tensor: part.name.into(), expected, given: tensors.names() }),
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Refuses negative counts (`position`).
+fn check_counts(op: &'static str, name: &str, tensor: &HostTensor) -> Result<(), Error> {
+    match tensor.values() {
+        Values::I64(counts) => match counts.iter().find(|count| **count < 0) {
+            Some(count) => Err(Error::tensor(op, name, "a whole number of 0 or more", count.to_string())),
+            None => Ok(()),
+        },
+        _ => Ok(()),
+    }
+}

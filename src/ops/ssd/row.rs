@@ -1,0 +1,93 @@
+//! The row of `ssd` in the table of operators: tensors, flags, and how a request becomes a configuration.
+
+use super::{Config, NAME, cases};
+use crate::catalog::domain::Domain;
+use crate::catalog::flags::{Flag, FlagKind};
+use crate::catalog::request::Request;
+use crate::catalog::spec::{AxisDefault, Causality, Draw, Op, TensorSpec};
+use crate::error::Error;
+use crate::operator::Operator;
+use crate::tensor::Shape;
+
+const X: TensorSpec = TensorSpec::stream("x", "B N H P");
+const DT: TensorSpec = TensorSpec::stream("dt", "B N H");
+const A: TensorSpec = TensorSpec::weight("a", "H").or("a_log").of(Domain::Negative).drawn(Draw::Shaped(rates));
+const A_LOG: TensorSpec = TensorSpec::weight("a_log", "H").drawn(Draw::Shaped(log_rates));
+const B: TensorSpec = TensorSpec::stream("b", "B N G S");
+const C: TensorSpec = TensorSpec::stream("c", "B N G S");
+const D: TensorSpec = TensorSpec::weight("d", "H");
+const Z: TensorSpec = TensorSpec::stream("z", "B N H P").optional();
+const DT_BIAS: TensorSpec = TensorSpec::weight("dt_bias", "H").drawn(Draw::Shaped(short_steps));
+
+/// This operator's row.
+pub const OP: Op = Op {
+    name: NAME,
+    summary: "Mamba-2's state space recurrence (SSD), from dt to the gated output",
+    inputs: &[X, DT, A, A_LOG, B, C, D, Z, DT_BIAS],
+    outputs: &[TensorSpec::stream("y", "B N H P")],
+    state: &[TensorSpec::state("state", "B H P S")],
+    axes: &[
+        ("B", AxisDefault::Length(1)),
+        ("N", AxisDefault::Length(1024)),
+        ("H", AxisDefault::Length(16)),
+        ("P", AxisDefault::Length(64)),
+        ("G", AxisDefault::Length(1)),
+        ("S", AxisDefault::Length(128)),
+    ],
+    flags: &[Flag { name: "dt-softplus", kind: FlagKind::Switch, help: "Apply softplus to dt [default: on]" }],
+    causal: Causality::Always,
+    recurrent: true,
+    complexity: "N P S",
+    configure,
+    cases: cases::cases,
+};
+
+/// Draws rates below -1, the range that models start with.
+fn rates(_: &Shape, values: &mut [f32]) {
+    values.iter_mut().for_each(|a| *a = -1.0 - a.abs());
+}
+
+/// Draws logarithms of such rates without their sign.
+fn log_rates(_: &Shape, values: &mut [f32]) {
+    values.iter_mut().for_each(|a| *a = a.abs().ln_1p());
+}
+
+/// Draws biases for which softplus gives steps around 0.01, the range that models start with.
+fn short_steps(_: &Shape, values: &mut [f32]) {
+    values.iter_mut().for_each(|bias| *bias = (0.01 * bias.exp()).exp_m1().ln());
+}
+
+fn configure(request: &Request<'_>) -> Result<Box<dyn Operator>, Error> {
+    let flags = request.flags;
+    let x = request.required(NAME, &X)?.dims();
+    let b = request.required(NAME, &B)?.dims();
+    let config = Config {
+        batch: x[0],
+        groups: b[2],
+        dtype: request.dtype,
+        a_log: request.shape("a_log").is_some(),
+        d: request.shape("d").is_some(),
+        z: request.shape("z").is_some(),
+        dt_bias: request.shape("dt_bias").is_some(),
+        softplus: flags.switch("dt-softplus").unwrap_or(true),
+        mode: request.mode(NAME)?,
+        ..Config::new(x[1], x[2], x[3], b[3])
+    };
+    if let (Some(a), Some(_)) = (request.shape("a"), request.shape("a_log")) {
+        return Err(Error::tensor(NAME, "a", "none beside `a_log`", a.to_string()));
+    }
+    // All other tensors must have the shapes that follow from those of x and b.
+    for spec in OP.inputs {
+        let instead = spec.alternative.is_some_and(|other| request.shape(other).is_some());
+        let shape =
+            if spec.optional || instead { request.optional(NAME, spec)? } else { Some(request.required(NAME, spec)?) };
+        let Some(shape) = shape else { continue };
+        let wanted = config.slots().into_iter().flat_map(|slot| slot.parts).find(|part| part.name == spec.name);
+        if let Some(wanted) = wanted.filter(|wanted| wanted.shape != *shape) {
+            let expected = format!("{} with x and b as they are", wanted.shape);
+            return Err(Error::tensor(NAME, spec.name, expected, shape.to_string()));
+        }
+    }
+    config.validate()?;
+    Ok(Box::new(config))
+}

@@ -1,0 +1,92 @@
+//! Slots: the tensors that an operator binds, with the exact contents of each buffer.
+
+use super::{DType, Shape};
+
+/// How an operator uses a tensor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Access {
+    /// Only read.
+    Read,
+    /// Completely overwritten; the previous contents do not matter.
+    Write,
+    /// Read, then updated in place (state).
+    Update,
+}
+
+/// One binding of an operator at a shape, with the exact contents of the buffer.
+///
+/// A slot with one part is a plain tensor. A slot with several parts is a pack (see [`crate::gpu::pack`]): small
+/// tensors that share one binding, because a portable device allows only eight per kernel.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Slot {
+    /// Name of the binding: `q`, `o`, `state`.
+    pub name: &'static str,
+    /// How it is used.
+    pub access: Access,
+    /// Storage type of the buffer.
+    pub dtype: DType,
+    /// The tensors in it, in order.
+    pub parts: Vec<Part>,
+}
+
+/// A named tensor inside a [`Slot`].
+#[derive(Debug, Clone, PartialEq)]
+pub struct Part {
+    /// Name in files: `q`, `state`, `norm`.
+    pub name: &'static str,
+    /// Axis lengths.
+    pub shape: Shape,
+    /// First element within the slot.
+    pub offset: usize,
+    /// Storage type in files: the storage type of the slot, or I64 for a count. A count occupies two 4-byte elements of
+    /// the slot, with the low word first.
+    pub dtype: DType,
+    /// Initial value of its elements if it is not given.
+    pub initial: f32,
+    /// Number of consecutive copies in the slot. If every workgroup reads and advances a count, each workgroup has its
+    /// own copy.
+    pub copies: usize,
+}
+
+impl Part {
+    /// A part with the storage type of the slot, zero initial values and one copy.
+    pub fn new(name: &'static str, shape: impl Into<Shape>, dtype: DType) -> Self {
+        Self { name, shape: shape.into(), offset: 0, dtype, initial: 0.0, copies: 1 }
+    }
+
+    /// Number of elements that it occupies in a slot of this storage type, including all copies; `None` if it exceeds
+    /// u64.
+    pub fn elements(&self, slot: DType) -> Option<u64> {
+        let each = if self.dtype == slot { 1 } else { self.dtype.size().div_ceil(slot.size()) };
+        self.shape.checked_count()?.checked_mul((each * self.copies) as u64)
+    }
+}
+
+impl Slot {
+    /// A plain tensor.
+    pub fn plain(name: &'static str, access: Access, dtype: DType, shape: impl Into<Shape>) -> Self {
+        Self { name, access, dtype, parts: vec![Part::new(name, shape, dtype)] }
+    }
+
+    /// Shape of the tensor to bind: that of the only part, or `[length]` of a pack.
+    pub fn shape(&self) -> Shape {
+        match self.parts.as_slice() {
+            [only] => only.shape.clone(),
+            _ => [self.checked_count().and_then(|n| usize::try_from(n).ok()).unwrap_or(usize::MAX)].into(),
+        }
+    }
+
+    /// Elements of the whole slot; `None` if they exceed u64.
+    pub fn checked_count(&self) -> Option<u64> {
+        let mut end = 0u64;
+        for part in &self.parts {
+            end = end.max((part.offset as u64).checked_add(part.elements(self.dtype)?)?);
+        }
+        Some(end)
+    }
+
+    /// Bytes of the whole slot; `None` if they exceed u64.
+    pub fn checked_bytes(&self) -> Option<u64> {
+        self.checked_count()?.checked_mul(self.dtype.size() as u64)
+    }
+}

@@ -1,0 +1,97 @@
+//! Arithmetic for the definitions of the operators, in f32 (to measure the rounding error of a definition) or in f64
+//! (to compute the exact result).
+
+use std::ops::{Add, AddAssign, Div, Mul, Sub};
+
+use crate::tensor::TensorMap;
+
+/// A float type: f32 or f64.
+pub trait Float:
+    Copy + PartialOrd + Add<Output = Self> + Sub<Output = Self> + Mul<Output = Self> + Div<Output = Self> + AddAssign
+{
+    /// Rounds a number to this precision.
+    fn of(x: f64) -> Self;
+    /// `e^x`.
+    fn exp(self) -> Self;
+    /// `ln(1 + x)`.
+    fn ln_1p(self) -> Self;
+    /// Square root.
+    fn sqrt(self) -> Self;
+    /// Converts to f64.
+    fn wide(self) -> f64;
+}
+
+impl Float for f32 {
+    fn of(x: f64) -> Self {
+        x as f32
+    }
+    fn exp(self) -> Self {
+        f32::exp(self)
+    }
+    fn ln_1p(self) -> Self {
+        f32::ln_1p(self)
+    }
+    fn sqrt(self) -> Self {
+        f32::sqrt(self)
+    }
+    fn wide(self) -> f64 {
+        f64::from(self)
+    }
+}
+
+impl Float for f64 {
+    fn of(x: f64) -> Self {
+        x
+    }
+    fn exp(self) -> Self {
+        f64::exp(self)
+    }
+    fn ln_1p(self) -> Self {
+        f64::ln_1p(self)
+    }
+    fn sqrt(self) -> Self {
+        f64::sqrt(self)
+    }
+    fn wide(self) -> f64 {
+        self
+    }
+}
+
+/// Reads the values of a tensor; `None` if it is missing.
+pub fn read<T: Float>(tensors: &TensorMap, name: &str) -> Option<Vec<T>> {
+    Some(tensors.get(name)?.to_f64().into_iter().map(T::of).collect())
+}
+
+/// Converts the values to f64.
+pub fn wide<T: Float>(values: Vec<T>) -> Vec<f64> {
+    values.into_iter().map(Float::wide).collect()
+}
+
+/// Inner product, summed from left to right.
+pub fn dot<T: Float>(x: &[T], y: &[T]) -> T {
+    x.iter().zip(y).fold(T::of(0.0), |sum, (&x, &y)| sum + x * y)
+}
+
+/// `ln(1 + e^x)`. Above 20 it returns x, because the two differ by less than the precision of f32.
+pub fn softplus<T: Float>(x: T) -> T {
+    if x > T::of(20.0) { x } else { x.exp().ln_1p() }
+}
+
+/// `x / (1 + e^-x)`.
+pub fn silu<T: Float>(x: T) -> T {
+    x / (T::of(1.0) + (T::of(0.0) - x).exp())
+}
+
+/// `exp(x_i) / sum_j exp(x_j)`, with the maximum subtracted first so that it does not overflow. Returns an empty vector
+/// for no scores.
+pub fn softmax<T: Float>(mut scores: Vec<T>) -> Vec<T> {
+    let top = scores.iter().copied().fold(None, |top, x| if top.is_some_and(|t| t >= x) { top } else { Some(x) });
+    let Some(top) = top else { return scores };
+    let mut sum = T::of(0.0);
+    for x in &mut scores {
+        *x = (*x - top).exp();
+        sum += *x;
+    }
+    scores.iter_mut().for_each(|x| *x = *x / sum);
+    scores
+}
