@@ -40,6 +40,8 @@ fn every_operator_has_its_five_places() {
         }
         assert!(root().join("shaders").join(name).join("types.wgsl").exists(), "shaders/{name}/types.wgsl");
         assert!(root().join("tests/ops").join(format!("{name}.rs")).exists(), "tests/ops/{name}.rs");
+        let listed = read("tests/ops/main.rs").contains(&format!("{name}::tests()"));
+        assert!(listed, "tests/ops/main.rs does not list the tests of {name}");
         assert!(std::ptr::eq(find(name).unwrap(), op), "two rows named {name}");
         assert!(op.kernels().iter().all(|(k, _)| k.name.starts_with(&format!("{name}_"))), "{name}: kernel names");
     }

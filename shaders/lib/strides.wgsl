@@ -1,4 +1,4 @@
-// Strides of a sequence tensor, in elements. Same layout as `Strides` in src/ops/qkv.rs.
+// Strides of a sequence tensor, in elements. Same layout as `Strides` in src/operator/qkv.rs.
 struct Strides {
     batch: u32,
     head: u32,

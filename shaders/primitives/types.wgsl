@@ -1,4 +1,4 @@
-// Parameters of one recording of a part. Same layout as `Params` in src/ops/parts/mod.rs; a test compares them.
+// Parameters of one recording of a part. Same layout as `Params` in src/ops/primitives/mod.rs; a test compares them.
 struct Params {
     grid: Grid,
     rows: u32,  // R

@@ -1,4 +1,4 @@
-// Parameters of one recording of tiled attention. Same layout as `Params` in src/ops/attend.rs; a test compares them.
+// Parameters of one recording of tiled attention. Same layout as `Params` in src/cores/attention/mod.rs; a test compares them.
 struct Params {
     grid: Grid,
     queries: u32,     // N

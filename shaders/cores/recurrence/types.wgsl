@@ -1,4 +1,4 @@
-// Parameters of one recording of a recurrence. Same layout as `Params` in src/ops/recurrence.rs; a test compares them.
+// Parameters of one recording of a recurrence. Same layout as `Params` in src/cores/recurrence/mod.rs; a test compares them.
 struct Params {
     grid: Grid,
     queries: u32,        // N

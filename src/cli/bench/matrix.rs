@@ -165,7 +165,8 @@ impl Matrix {
         let mut kinds = self.ops.iter().filter_map(|op| op.flag(name)).peekable();
         if kinds.peek().is_none() {
             let owners: Vec<_> = OPS.iter().filter(|op| op.flag(name).is_some()).map(|op| op.name).collect();
-            let hint = if owners.is_empty() { String::new() } else { format!("; {} has it", owners.join(", ")) };
+            let hint =
+                if owners.is_empty() { String::new() } else { format!("; it is a flag of {}", owners.join(" and ")) };
             let text = format!("--flag {pair}: none of these operators has a flag `{name}`{hint}");
             return Err(Error::Usage(format!("bench: {text}")));
         }
@@ -365,7 +366,7 @@ mod tests {
         for (arguments, sentence) in [
             (
                 "linear --flag window=3",
-                "bench: --flag window=3: none of these operators has a flag `window`; softmax has it",
+                "bench: --flag window=3: none of these operators has a flag `window`; it is a flag of softmax",
             ),
             ("linear --flag causal", "bench: --flag: expected NAME=VALUE, found `causal`"),
             ("linear --flag causal=no", "bench: --flag: expected true or false, found `causal=no`"),

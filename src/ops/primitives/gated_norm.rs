@@ -11,21 +11,18 @@
 //! 2602.11958's companion site; spec/ramnet.md 1.6. Record it after the operator whose `o` is its `x`:
 //!
 //! ```no_run
-//! use subquad::gpu::{Context, Plan, Workspace};
-//! use subquad::ops::{self, primitives::gated_norm, ramnet};
-//! use subquad::tensor::Tensor;
+//! use subquad::ops::{primitives::gated_norm, ramnet};
+//! use subquad::{Plan, Tensor};
 //!
 //! /// `inner` is scratch of the shape of `y`.
 //! fn block(
-//!     ctx: &Context,
-//!     [memory, norm]: [&Plan; 2], // of ramnet::Config::new(1, 8, 4096, 5, 64) and gate::Config::new(1, 8, 4096, 64)
+//!     memory: &Plan<ramnet::Config>,
+//!     norm: &Plan<gated_norm::Config>,
 //!     [q, k, v, gamma, gate, inner, y]: [&Tensor; 7],
-//!     workspace: &Workspace,
 //!     encoder: &mut wgpu::CommandEncoder,
 //! ) -> Result<(), subquad::Error> {
-//!     let tensors = ramnet::Tensors { q, k, v, gamma, o: inner, state: None };
-//!     ramnet::bind(memory, tensors, workspace)?.encode(encoder);
-//!     gate::bind(norm, gate::Tensors { x: inner, gate: Some(gate), scale: None, y }, workspace)?.encode(encoder);
+//!     memory.bind(ramnet::Tensors::new(q, k, v, gamma, inner))?.encode(encoder);
+//!     norm.bind(gated_norm::Tensors { gate: Some(gate), ..gated_norm::Tensors::new(inner, y) })?.encode(encoder);
 //!     Ok(())
 //! }
 //! ```
