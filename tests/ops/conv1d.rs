@@ -106,7 +106,7 @@ fn refused_before_anything_runs() {
         (Config { width: 9, ..base.clone() }, "conv1d: tensor `weight`: expected a width W of 1 to 8, found 9"),
         (Config { shape: base.shape.length(0), ..base.clone() }, "conv1d: `N`: expected 1 or more, found 0"),
         (
-            Config { mode: base.mode.decode(), ..base.clone() },
+            Config { mode: Mode { decode: true, ..base.mode }, ..base.clone() },
             "conv1d: `decode` needs the causal form with a carried state",
         ),
         (
@@ -133,7 +133,7 @@ fn tensors_that_do_not_fit_shapes_or_flags_are_refused_by_name() {
         let flags = Flags::from_pairs(typed);
         let (layout, dtype) = (Layout::Bhnd, DType::F32);
         let request = Request { flags: &flags, shapes: &shapes, layout, dtype, carry: false };
-        (OP.configure)(&request).err().unwrap().to_string()
+        OP.configure(&request).err().unwrap().to_string()
     };
     let x: (&str, &[usize]) = ("x", &[1, 4, 8]);
     for (given, typed, sentence) in [

@@ -53,7 +53,7 @@ fn configure(op: &Op, file: &TensorFile) -> (Box<dyn Operator>, TensorMap) {
     let carry = file.tensors.iter().any(|(name, _)| name.ends_with("_out"));
     let flags = flags(op, &file.metadata["flags"]);
     let request = Request { flags: &flags, shapes: &shapes, layout, dtype: DType::F32, carry };
-    ((op.configure)(&request).unwrap(), given)
+    (op.configure(&request).unwrap(), given)
 }
 
 fn outputs_are_those_of_independent_implementations() {

@@ -351,7 +351,7 @@ fn tensors_that_do_not_fit_the_rule_are_refused_by_name() {
             [("q", 4), ("k", 2), ("v", 2)].map(|(name, heads)| (name.to_owned(), shape(&[1, heads, 9, 8]))).into();
         shapes.extend(more.iter().map(|(name, dims)| ((*name).to_owned(), shape(dims))));
         let request = Request { flags: &flags, shapes: &shapes, layout: Layout::Bhnd, dtype: DType::F32, carry: false };
-        (op().configure)(&request).map(|_| ()).unwrap_err().to_string()
+        op().configure(&request).map(|_| ()).unwrap_err().to_string()
     };
     let [beta, g] = ["beta", "g"].map(|name| (name, &[1, 2, 9][..]));
     for (rule, more, sentence) in [

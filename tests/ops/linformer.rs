@@ -110,7 +110,7 @@ fn refusal(flags: &[(&str, &str)], extra: &[(&str, [usize; 3])]) -> String {
     shapes.extend(extra.iter().map(|(name, dims)| shape(name, dims)));
     let flags = Flags::from_pairs(flags);
     let request = Request { flags: &flags, shapes: &shapes, layout: Layout::Bhnd, dtype: DType::F32, carry: false };
-    (op().configure)(&request).err().map_or_else(|| "accepted".into(), |e| e.to_string())
+    op().configure(&request).err().map_or_else(|| "accepted".into(), |e| e.to_string())
 }
 
 fn projections_that_do_not_fit_are_refused_by_name() {

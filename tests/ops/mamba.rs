@@ -330,7 +330,7 @@ fn refused_before_anything_runs() {
         ),
         (Config { mode: base.mode.segment(0), ..base.clone() }, "mamba: `segment`: expected 1 or more, found 0"),
         (
-            Config { mode: base.mode.decode(), ..base.clone() },
+            Config { mode: Mode { decode: true, ..base.mode }, ..base.clone() },
             "mamba: `decode` needs the causal form with a carried state",
         ),
         (
@@ -361,7 +361,7 @@ fn tensors_that_do_not_fit_shapes_or_flags_are_refused_by_name() {
         let flags = Flags::from_pairs(typed);
         let (layout, dtype) = (Layout::Bhnd, DType::F32);
         let request = Request { flags: &flags, shapes: &shapes, layout, dtype, carry: false };
-        (OP.configure)(&request).err().map_or_else(String::new, |error| error.to_string())
+        OP.configure(&request).err().map_or_else(String::new, |error| error.to_string())
     };
     assert_eq!(refuse(&[], &[]), "");
     assert_eq!(refuse(&[("b", &[2, 3, 4, 8]), ("c", &[2, 3, 4, 8]), ("d", &[6])], &[]), "");

@@ -478,7 +478,7 @@ fn tensors_that_do_not_fit_shapes_or_flags_are_refused_by_name() {
             good.iter().map(|(name, d)| ((*name).to_owned(), dims(name, d).into())).collect();
         let (layout, dtype) = (Layout::Bhnd, DType::F32);
         let request = Request { flags: &flags, shapes: &shapes, layout, dtype, carry: false };
-        (OP.configure)(&request).err().unwrap().to_string()
+        OP.configure(&request).err().unwrap().to_string()
     };
     for (changed, typed, sentence) in [
         (

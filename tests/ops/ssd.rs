@@ -193,7 +193,7 @@ fn refused_before_anything_runs() {
             "ssd: tensor `x`: expected N = 1 to decode, found N = 8",
         ),
         (
-            Config { mode: Mode::new().decode(), ..Config::new(1, 4, 6, 5) },
+            Config { mode: Mode { decode: true, ..Mode::new() }, ..Config::new(1, 4, 6, 5) },
             "ssd: `decode` needs the causal form with a carried state",
         ),
         (Config { dtype: DType::U32, ..base.clone() }, "ssd: tensor `x`: expected f32 or f16, found u32"),
@@ -212,7 +212,7 @@ fn tensors_that_do_not_fit_are_refused_by_name() {
             given.map(|(name, dims)| ((*name).to_owned(), Shape::from(*dims))).filter(|(_, s)| s.rank() > 0).collect();
         let (flags, layout, dtype) = (Flags::new(), Layout::Bhnd, DType::F32);
         let request = Request { flags: &flags, shapes: &shapes, layout, dtype, carry: false };
-        (OP.configure)(&request).err().unwrap().to_string()
+        OP.configure(&request).err().unwrap().to_string()
     };
     for (changed, sentence) in [
         (("dt", &[2, 8, 3][..]), "ssd: tensor `dt`: expected [2, 8, 4] with x and b as they are, found [2, 8, 3]"),
