@@ -136,7 +136,7 @@ fn projections_that_do_not_fit_are_refused_by_name() {
             &[("e", [1, 301, 300])],
             "linformer: tensor `e`: expected rank K of at most M = 300, found [1, 301, 300]",
         ),
-        (&[("rank", "301")], &[], "linformer: `rank`: expected 1 to M = 300, found 301"),
+        (&[("rank", "301")], &[], "linformer: --rank: expected 1 to M = 300, found 301"),
         (
             &[("pool", "mean")],
             &[("e", [1, 20, 300])],

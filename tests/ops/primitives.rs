@@ -279,12 +279,12 @@ fn refused_before_anything_runs() {
             "topk: `tau`: expected a finite number over 0, found 0",
         ),
         (Box::new(gather::Config::new(0, 1, 1, 1)), "gather: `rows`: expected 1 or more, found 0"),
-        (Box::new(stable_sort::Config::new(1, 0, 1)), "bin: `len`: expected 1 to 1073741824, found 0"),
-        (Box::new(stable_sort::Config::new(1, 1, 1 << 21)), "bin: `bins`: expected 1 to 2097150, found 2097152"),
-        (Box::new(gated_norm::Config::new(1, 0, 1, 1)), "gate: `H`: expected 1 or more, found 0"),
+        (Box::new(stable_sort::Config::new(1, 0, 1)), "stable_sort: `len`: expected 1 to 1073741824, found 0"),
+        (Box::new(stable_sort::Config::new(1, 1, 1 << 21)), "stable_sort: `bins`: expected 1 to 2097150, found 2097152"),
+        (Box::new(gated_norm::Config::new(1, 0, 1, 1)), "gated_norm: `H`: expected 1 or more, found 0"),
         (
             Box::new(gated_norm::Config { eps: -1.0, ..gated_norm::Config::new(1, 1, 1, 1) }),
-            "gate: `eps`: expected a finite number of 0 or more, found -1",
+            "gated_norm: `eps`: expected a finite number of 0 or more, found -1",
         ),
     ];
     for (part, sentence) in cases {

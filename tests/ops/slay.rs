@@ -540,8 +540,8 @@ fn tensors_that_do_not_fit_shapes_or_flags_are_refused_by_name() {
             &[("poly", "exact"), ("anchors", "4")],
             "slay: --anchors: expected none with --poly exact, which has no anchors",
         ),
-        (&[], &[("epsilon", "0")], "slay: --epsilon: expected a number over 0, found 0 or less"),
-        (&[], &[("norm-eps", "-1")], "slay: --norm-eps: expected 0 or more, found a negative number"),
+        (&[], &[("epsilon", "0")], "slay: --epsilon: expected a finite number over 0, found 0"),
+        (&[], &[("norm-eps", "-1")], "slay: --norm-eps: expected a finite number of 0 or more, found -1"),
         (
             &[],
             &[("decode", "true"), ("segment", "4")],
