@@ -280,7 +280,10 @@ fn refused_before_anything_runs() {
         ),
         (Box::new(gather::Config::new(0, 1, 1, 1)), "gather: `rows`: expected 1 or more, found 0"),
         (Box::new(stable_sort::Config::new(1, 0, 1)), "stable_sort: `len`: expected 1 to 1073741824, found 0"),
-        (Box::new(stable_sort::Config::new(1, 1, 1 << 21)), "stable_sort: `bins`: expected 1 to 2097150, found 2097152"),
+        (
+            Box::new(stable_sort::Config::new(1, 1, 1 << 21)),
+            "stable_sort: `bins`: expected 1 to 2097150, found 2097152",
+        ),
         (Box::new(gated_norm::Config::new(1, 0, 1, 1)), "gated_norm: `H`: expected 1 or more, found 0"),
         (
             Box::new(gated_norm::Config { eps: -1.0, ..gated_norm::Config::new(1, 1, 1, 1) }),
