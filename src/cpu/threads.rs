@@ -21,7 +21,7 @@ pub(crate) fn zeros(count: usize) -> Vec<f32> {
 }
 
 /// Asks for large pages if the system provides them on request. Every page causes a fault when it is first written.
-/// With small pages, these faults take a fifth of the time of a long sequence, and most of the time for a large memory
+/// If pages are small, these faults take a fifth of the time of a long sequence, and most of the time for a large memory
 /// that is seldom written.
 fn on_large_pages<T>(values: &Vec<T>) {
     #[cfg(target_os = "linux")]

@@ -159,7 +159,7 @@ fn plans_move_the_bytes_they_state() {
     let Some(ctx) = context() else { return };
     let base = Config::new(Qkv::new().heads(4).len(50).dim(12).dim_v(20));
     let [head, channel] = [linear::Gate::Head, linear::Gate::Channel].map(linear::Rule::Gated);
-    let map = |map| Config { features: 20, max_len: Some(60), ..base.clone().map(map) };
+    let map = |map| Config { features: 20, max_len: Some(60), normalize: Some(true), ..base.clone().map(map) };
     let wide = Config { qkv: base.qkv.dim_v(70).kv_heads(2), ..map(FeatureMap::Performer) };
     let one = base.qkv.queries(1).keys(1).kv_heads(2);
     let mut list: Vec<(&str, Box<dyn Operator>)> = vec![

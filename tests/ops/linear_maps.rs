@@ -27,7 +27,7 @@ fn op() -> &'static Op {
 
 /// With this map, of few features.
 fn config(map: FeatureMap, qkv: Qkv) -> Config {
-    Config { features: 12, max_len: Some(300), ..Config::new(qkv).map(map) }
+    Config { features: 12, max_len: Some(300), normalize: Some(true), ..Config::new(qkv).map(map) }
 }
 
 /// The maps, and those that take log decays under rule gated too.
