@@ -65,12 +65,10 @@ fn in_pieces(
     all: &TensorMap,
     cuts: &[usize],
 ) -> TensorMap {
-    let config = |len| Config { qkv: whole.qkv.queries(len).keys(len), mode: whole.mode.carry(), ..whole.clone() };
     let run = |len, piece: &TensorMap| {
-        run(
-            &Config { mode: Mode { decode: len == 1 && whole.mode.segment.is_none(), ..Mode::new() }, ..config(len) },
-            piece,
-        )
+        let decode = len == 1 && whole.mode.segment.is_none();
+        let mode = Mode { decode, ..whole.mode.carry() };
+        run(&Config { qkv: whole.qkv.queries(len).keys(len), mode, ..whole.clone() }, piece)
     };
     support::in_pieces(&run, all, cuts)
 }
