@@ -105,8 +105,8 @@ fn uniforms_are_the_same_in_rust_and_wgsl() {
         let (_, params) = module.types.iter().find(|(_, t)| t.name.as_deref() == Some("Params")).unwrap();
         let naga::TypeInner::Struct { members, span } = &params.inner else { panic!("Params is no struct") };
         let fields: Vec<_> = members.iter().map(|m| (m.name.as_deref().unwrap(), m.offset as usize)).collect();
-        assert_eq!(fields, kernel.params, "{}", kernel.name);
-        assert_eq!(*span as usize, kernel.params_size, "{}", kernel.name);
+        assert_eq!(fields, kernel.params.fields, "{}", kernel.name);
+        assert_eq!(*span as usize, kernel.params.size, "{}", kernel.name);
     }
 }
 

@@ -15,7 +15,7 @@ fn query_feature(d: u32) -> f32 {
 // One element per invocation: D is at most the number of invocations.
 fn prepare_key(b: u32, g: u32, invocation: u32) {
     if (invocation == 0u) {
-        let at = params.beside + 2u * (b * params.kv_heads + g);
+        let at = params.extra_state + 2u * (b * params.kv_heads + g);
         let low = bitcast<u32>(state[at]);
         let high = bitcast<u32>(state[at + 1u]);
         wg_angle = angle_of(within_turn(low, high), 0u);

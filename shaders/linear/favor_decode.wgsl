@@ -1,7 +1,7 @@
 // performer, decode: as softmax_features.wgsl, for one token. The operator defines log_of(b, g), the log decay.
-var<workgroup> wg_level: f32;
+var<workgroup> wg_running_max: f32;
 var<workgroup> wg_decay: f32;
-var<workgroup> wg_log: f32; // level plus the largest log feature of the query
+var<workgroup> wg_log: f32; // running maximum plus the largest log feature of the query
 
 fn prepare_decay(b: u32, g: u32, invocation: u32) {}
 
@@ -40,18 +40,18 @@ fn map_key(b: u32, g: u32, invocation: u32) {
     }
     top = top_all(invocation, top);
     if (invocation == 0u) {
-        let at = params.beside + b * params.kv_heads + g;
+        let at = params.extra_state + b * params.kv_heads + g;
         count_load(1u);
         let before = state[at];
         let log = log_of(b, g);
-        wg_level = risen(before, log, top);
-        wg_decay = level_decay((before - wg_level) + log);
+        wg_running_max = risen(before, log, top);
+        wg_decay = running_max_decay((before - wg_running_max) + log);
         count_store(1u);
-        state[at] = wg_level;
+        state[at] = wg_running_max;
     }
     workgroupBarrier();
     for (var row = invocation; row < params.rows; row += COLUMNS * LANES) {
-        wg_key[row] = params.node[0].z * exp_down(vec4<f32>(wg_key[row] - wg_level)).x;
+        wg_key[row] = params.node[0].z * exp_down(vec4<f32>(wg_key[row] - wg_running_max)).x;
     }
 }
 
@@ -66,7 +66,7 @@ fn map_query(invocation: u32) {
         wg_query[row] = params.node[0].z * exp_down(vec4<f32>(wg_query[row] - top)).x;
     }
     if (invocation == 0u) {
-        wg_log = wg_level + top;
+        wg_log = wg_running_max + top;
     }
 }
 

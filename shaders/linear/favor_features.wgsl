@@ -1,19 +1,19 @@
 // performer: features F^-1/2 e^(omega x - |x|^2 / 2) of the tile just loaded, where x is the loaded vector over D^(1/4).
 //
 // These features underflow f32: for a vector of norm 30 they are about e^-400. We therefore store a query's features relative
-// to its largest one, and the state relative to e^level, where the level is the running maximum of the log features of the
+// to its largest one, and the state relative to e^running_max, where that maximum is of the log features of the
 // keys so far and decays with the state. A running maximum keeps earlier outputs independent of later tokens. Each token
-// multiplies the stored state by e^(old level + g - new level), so the recurrence is a gated one.
+// multiplies the stored state by e^(old running maximum + g - new running maximum), so the recurrence is a gated one.
 //
 // Prelude constants: those of projected.wgsl. The operator defines log_of(p, n), the log decay g of a token.
 const LANES: u32 = 8u;
 
 var<workgroup> wg_tops: array<f32, VECTORS * LANES>;
-// Exponents are relative to these: the level after a key, the largest log feature of a query.
+// Exponents are relative to these: the running maximum after a key, the largest log feature of a query.
 var<workgroup> wg_shift: array<f32, VECTORS>;
 var<workgroup> wg_log: array<f32, TILE>;
 var<workgroup> wg_decay: array<f32, TILE>;
-var<workgroup> wg_level: f32;
+var<workgroup> wg_running_max: f32;
 var<workgroup> wg_tokens: u32; // tokens in the tile that are not padding
 
 fn load_decay(p: Place, first: u32, end: u32, invocation: u32) {
@@ -84,11 +84,11 @@ fn finish_tile(p: Place, keys: bool, queries: bool, invocation: u32) {
         for (var t = 0u; t < TILE; t++) {
             if (keys) {
                 let top = select(NOTHING, wg_shift[t], t < wg_tokens);
-                let level = risen(wg_level, wg_log[t], top);
-                wg_decay[t] = (wg_level - level) + wg_log[t];
-                wg_level = level;
+                let running_max = risen(wg_running_max, wg_log[t], top);
+                wg_decay[t] = (wg_running_max - running_max) + wg_log[t];
+                wg_running_max = running_max;
             }
-            wg_shift[t] = wg_level;
+            wg_shift[t] = wg_running_max;
         }
     }
     workgroupBarrier();
@@ -100,12 +100,13 @@ fn finish_tile(p: Place, keys: bool, queries: bool, invocation: u32) {
     }
     if (keys) {
         for (var i = invocation; i < TILE; i += INVOCATIONS) {
-            wg_decay[i] = level_decay(wg_decay[i]);
+            wg_decay[i] = running_max_decay(wg_decay[i]);
         }
     }
 }
 
-// Offset of the level after a segment's tokens: it follows the log decay, and is followed by the level before them.
-fn level_at(kv: u32, segment: u32) -> u32 {
+// Offset of the running maximum after a segment's tokens: it follows the log decay, and is followed by the running
+// maximum before them.
+fn running_max_at(kv: u32, segment: u32) -> u32 {
     return (kv * params.stored_segments + segment) * params.segment_stride + params.state_len + 1u;
 }

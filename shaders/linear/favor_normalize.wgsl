@@ -1,5 +1,5 @@
-// performer: normalises the scaled sums of a row. Sum and weight both lack the factor e^(level + largest log feature of the
-// query). norm_eps is divided by that factor; sums that are not normalised are multiplied by it.
+// performer: normalises the scaled sums of a row. Sum and weight both lack the factor e^(running maximum + largest log
+// feature of the query). norm_eps is divided by that factor; sums that are not normalised are multiplied by it.
 fn normalize(row: u32, sum: vec4<f32>, weight: f32) -> vec4<f32> {
     let log = wg_shift[row % TILE] + wg_shift[TILE + row];
     if (NORMALIZE == 0u) {

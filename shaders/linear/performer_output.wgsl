@@ -1,6 +1,6 @@
-// performer, pass 2 (or the only pass): processes the tokens of a segment from its initial state and level, and reads the
-// state for the queries.
-// Grid: column splits, head splits, segments, KV heads. Reads q, k, v, state, omega, gate; writes o, and segments at the end.
+// performer, pass 2 (or the only pass): processes the tokens of a segment from its initial state and running maximum,
+// and reads the state for the queries. Grid: column splits, head splits, segments, KV heads. Reads q, k, v, state,
+// omega, gate; writes o, and segments at the end.
 @group(0) @binding(3) var<storage, read> q: array<Elem>;             // B H N D
 @group(0) @binding(4) var<storage, read> state: array<f32>;          // packed: B G F E, B G F, then B G
 @group(0) @binding(5) var<storage, read_write> o: array<Elem>;       // B H N E
@@ -18,16 +18,16 @@ fn linear_performer_output(
     }
     let p = place(index);
     if (invocation == 0u) {
-        wg_level = NOTHING;
+        wg_running_max = NOTHING;
         if (INIT == 1u) {
             count_load(1u);
-            wg_level = segments[level_at(p.kv, select(0u, p.segment, CAUSAL == 1u)) + 1u];
+            wg_running_max = segments[running_max_at(p.kv, select(0u, p.segment, CAUSAL == 1u)) + 1u];
         } else if (INIT == 2u) {
             count_load(1u);
-            wg_level = state[params.beside + p.kv];
+            wg_running_max = state[params.extra_state + p.kv];
         }
     }
     output(index, invocation);
     let last = STORE == 1u && p.split == 0u && p.head_split == 0u && invocation == 0u;
-    put_segment(level_at(p.kv, p.segment), wg_level, last);
+    put_segment(running_max_at(p.kv, p.segment), wg_running_max, last);
 }

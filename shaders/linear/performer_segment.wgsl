@@ -1,4 +1,4 @@
-// performer, pass 1: the state and level after the tokens of one segment, starting from an empty state.
+// performer, pass 1: the state and running maximum after the tokens of one segment, starting from an empty state.
 // Grid: column splits, segments, KV heads. Reads k, v, omega, gate; writes segments.
 @group(0) @binding(3) var<storage, read_write> segments: array<f32>; // [B G][segments][segment_stride]
 
@@ -13,9 +13,9 @@ fn linear_performer_segment(
         return;
     }
     if (invocation == 0u) {
-        wg_level = NOTHING;
+        wg_running_max = NOTHING;
     }
     segment(index, invocation);
     let p = place(index);
-    put_segment(level_at(p.kv, p.segment), wg_level, p.split == 0u && invocation == 0u);
+    put_segment(running_max_at(p.kv, p.segment), wg_running_max, p.split == 0u && invocation == 0u);
 }

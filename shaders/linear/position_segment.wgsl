@@ -3,6 +3,6 @@
 @group(0) @binding(GATE + GATED) var<storage, read> state: array<f32>; // packed: B G D' E, B G D', B G positions of two words
 
 fn first_place(kv: u32) -> u32 {
-    let at = params.beside + 2u * kv;
+    let at = params.extra_state + 2u * kv;
     return within_turn(bitcast<u32>(state[at]), bitcast<u32>(state[at + 1u]));
 }

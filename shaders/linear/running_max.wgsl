@@ -1,4 +1,4 @@
-// Exponentials relative to a level (needs exponential.wgsl), and quotients of very small numbers.
+// Exponentials relative to a running maximum (needs exponential.wgsl), and quotients of very small numbers.
 
 // e^x for x at most slightly above 0. Returns 0 below the normal numbers.
 fn exp_down(x: vec4<f32>) -> vec4<f32> {

@@ -49,36 +49,42 @@ impl Case {
     }
 
     /// Adds a flag.
+    #[must_use]
     pub fn flag(mut self, name: &str, value: &str) -> Self {
         self.flags.set(name, value);
         self
     }
 
     /// Sets the layout.
+    #[must_use]
     pub fn layout(mut self, layout: Layout) -> Self {
         self.layout = layout;
         self
     }
 
     /// Sets the storage type.
+    #[must_use]
     pub fn dtype(mut self, dtype: DType) -> Self {
         self.dtype = dtype;
         self
     }
 
     /// Adds a tensor that is not required.
+    #[must_use]
     pub fn with(mut self, name: &'static str) -> Self {
         self.with.push(name);
         self
     }
 
     /// Makes a random state an input and the new state an output.
+    #[must_use]
     pub fn carry(mut self) -> Self {
         self.carry = true;
         self
     }
 
     /// Moves the case from the quick set to the full set.
+    #[must_use]
     pub fn slow(mut self) -> Self {
         self.quick = false;
         self

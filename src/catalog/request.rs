@@ -7,6 +7,7 @@ use crate::operator::mode::Mode;
 use crate::tensor::{DType, Layout, Shape};
 
 /// The input of [`Op::configure`](super::spec::Op::configure).
+#[derive(Debug)]
 pub struct Request<'a> {
     /// Flags as given.
     pub flags: &'a Flags,

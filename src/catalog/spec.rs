@@ -1,6 +1,8 @@
 //! The types of the table of operators: a row declares an operator's tensors with their axes, its flags, defaults and
 //! cases.
 
+use std::fmt;
+
 use super::case::Case;
 use super::domain::Domain;
 use super::flags::{Flag, FlagKind, Flags};
@@ -102,11 +104,13 @@ impl TensorSpec {
     }
 
     /// Makes the tensor optional.
+    #[must_use]
     pub const fn optional(self) -> Self {
         Self { optional: true, ..self }
     }
 
     /// Allows a second form with one more axis at the end. `name` is its name for `--with`.
+    #[must_use]
     pub const fn or_axis(self, name: &'static str, letter: &'static str) -> Self {
         Self { optional_axis: Some((name, letter)), ..self }
     }
@@ -126,16 +130,19 @@ impl TensorSpec {
     }
 
     /// Sets the values it may contain.
+    #[must_use]
     pub const fn of(self, domain: Domain) -> Self {
         Self { domain, ..self }
     }
 
     /// Allows the tensor `other` to be given instead of this one.
+    #[must_use]
     pub const fn or(self, other: &'static str) -> Self {
         Self { optional: false, alternative: Some(other), ..self }
     }
 
     /// Sets the distribution of its values in a random input.
+    #[must_use]
     pub const fn drawn(mut self, draw: Draw) -> Self {
         self.draw = draw;
         self
@@ -180,6 +187,8 @@ pub struct Op {
     pub causal: Causality,
     /// Whether the operator processes the sequence with a state (`--segment`, `--decode`, state files).
     pub recurrent: bool,
+    /// Whether the definition of some rows costs only their share of that of all, so that it can be computed in parts.
+    pub rows_apart: bool,
     /// Cost as a function of the length, for people: `O(N D E)`.
     pub complexity: &'static str,
     /// Creates the operator from flags and shapes.
@@ -197,6 +206,12 @@ pub enum Causality {
     Always,
     /// Only non-causal; `--causal` is a usage error.
     Never,
+}
+
+impl fmt::Debug for Op {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Op").field("name", &self.name).finish_non_exhaustive()
+    }
 }
 
 impl Op {

@@ -9,7 +9,7 @@ use crate::error::Error;
 use crate::gpu::context::{self, AdapterRequest, Candidate};
 
 /// `subquad adapters`.
-pub fn command() -> Command {
+pub(super) fn command() -> Command {
     Command::new("adapters")
         .about("List the adapters of this machine, their limits and tiers, and why any was refused")
         .after_help(
@@ -22,7 +22,7 @@ pub fn command() -> Command {
 }
 
 /// Lists the adapters of this machine.
-pub fn adapters(matches: &ArgMatches) -> Result<Outcome, Error> {
+pub(super) fn adapters(matches: &ArgMatches) -> Result<Outcome, Error> {
     let candidates = context::candidates(&every());
     if args::is_on(matches, "json") {
         report::json(&json!({

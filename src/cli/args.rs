@@ -15,7 +15,7 @@ use crate::ops::OPS;
 use crate::tensor::Layout;
 
 /// Values of `--backend`.
-pub const BACKENDS: [&str; 6] = ["auto", "vulkan", "metal", "dx12", "gl", "cpu"];
+pub(super) const BACKENDS: [&str; 6] = ["auto", "vulkan", "metal", "dx12", "gl", "cpu"];
 
 const CODES: &str = "Exit codes:
   0  done
@@ -25,7 +25,7 @@ const CODES: &str = "Exit codes:
   4  no adapter of the kind asked for";
 
 /// The whole command.
-pub fn command() -> Command {
+pub(super) fn command() -> Command {
     Command::new("subquad")
         .version(env!("CARGO_PKG_VERSION"))
         .about("Sub-quadratic sequence mixing (linear attention and related operators) on any GPU, or on the CPU")
@@ -57,23 +57,23 @@ fn per_operator(name: &'static str, about: &'static str, one: fn(&'static Op) ->
 }
 
 /// The operator that was named, with its arguments. The grammar has accepted the name already.
-pub fn operator(matches: &ArgMatches) -> Result<(&'static Op, &ArgMatches), Error> {
+pub(super) fn operator(matches: &ArgMatches) -> Result<(&'static Op, &ArgMatches), Error> {
     let found = matches.subcommand().and_then(|(name, matches)| Some((crate::ops::find(name)?, matches)));
     found.ok_or_else(|| Error::Usage("no operator given".into()))
 }
 
 /// An operator by position, for commands that have none of its flags.
-pub fn op() -> Arg {
+pub(super) fn op() -> Arg {
     Arg::new("op").value_name("OP").value_parser(PossibleValuesParser::new(OPS.iter().map(|op| op.name)))
 }
 
 /// Several operators by position, for commands that use all of them if none is named.
-pub fn ops(help: &'static str) -> Arg {
+pub(super) fn ops(help: &'static str) -> Arg {
     op().action(ArgAction::Append).help(help)
 }
 
 /// The operators that were named, in the order of [`OPS`].
-pub fn ops_of(matches: &ArgMatches) -> Vec<&'static Op> {
+pub(super) fn ops_of(matches: &ArgMatches) -> Vec<&'static Op> {
     let named: Vec<_> = matches.get_many::<String>("op").into_iter().flatten().collect();
     OPS.iter().filter(|op| named.is_empty() || named.iter().any(|name| *name == op.name)).collect()
 }
@@ -143,7 +143,7 @@ fn run(op: &'static Op) -> Command {
 }
 
 /// Adds the options of an operator to a command.
-pub fn own(mut command: Command, op: &'static Op) -> Command {
+pub(super) fn own(mut command: Command, op: &'static Op) -> Command {
     for flag in op.flags {
         let arg = match flag.kind {
             FlagKind::Choice(words) => {
@@ -164,22 +164,22 @@ pub fn own(mut command: Command, op: &'static Op) -> Command {
 }
 
 /// An option with a value, named as its id.
-pub fn value(name: &'static str) -> Arg {
+pub(super) fn value(name: &'static str) -> Arg {
     Arg::new(name).long(name).action(ArgAction::Set)
 }
 
 /// An option without a value.
-pub fn on(name: &'static str, help: &'static str) -> Arg {
+pub(super) fn on(name: &'static str, help: &'static str) -> Arg {
     Arg::new(name).long(name).action(ArgAction::SetTrue).help(help)
 }
 
 /// An option with a file.
-pub fn path(name: &'static str) -> Arg {
+pub(super) fn path(name: &'static str) -> Arg {
     value(name).value_name("FILE").value_parser(value_parser!(PathBuf))
 }
 
 /// A required file by position.
-pub fn file(name: &'static str) -> Arg {
+pub(super) fn file(name: &'static str) -> Arg {
     Arg::new(name).value_name(name).value_parser(value_parser!(PathBuf)).required(true)
 }
 
@@ -192,12 +192,12 @@ fn switch(name: &'static str) -> [Arg; 2] {
 }
 
 /// The opposite of a switch.
-pub fn negative(name: &str) -> String {
+pub(super) fn negative(name: &str) -> String {
     format!("no-{name}")
 }
 
 /// `--layout`.
-pub fn layout() -> Arg {
+pub(super) fn layout() -> Arg {
     value("layout")
         .value_name("LAYOUT")
         .value_parser(["bhnd", "bnhd"])
@@ -206,7 +206,7 @@ pub fn layout() -> Arg {
 }
 
 /// `--backend`.
-pub fn backend() -> Arg {
+pub(super) fn backend() -> Arg {
     value("backend")
         .value_name("BACKEND")
         .value_parser(BACKENDS)
@@ -214,14 +214,14 @@ pub fn backend() -> Arg {
 }
 
 /// `--adapter`.
-pub fn adapter() -> Arg {
+pub(super) fn adapter() -> Arg {
     value("adapter")
         .value_name("INDEX|NAME")
         .help("Adapter by its index in `subquad adapters` or a part of its name [default: WGPU_ADAPTER_NAME]")
 }
 
 /// `--adapter`, for commands that accept several.
-pub fn adapters() -> Arg {
+pub(super) fn adapters() -> Arg {
     adapter()
         .value_name("INDEX|NAME|cpu|all")
         .action(ArgAction::Append)
@@ -229,37 +229,37 @@ pub fn adapters() -> Arg {
 }
 
 /// `--seed`.
-pub fn seed(help: &'static str) -> Arg {
+pub(super) fn seed(help: &'static str) -> Arg {
     value("seed").value_name("N").allow_negative_numbers(true).default_value("0").help(help)
 }
 
 /// `--json`.
-pub fn json() -> Arg {
+pub(super) fn json() -> Arg {
     on("json", "Print one JSON object on standard output")
 }
 
 /// The path given by that option; none if this command does not have the option.
-pub fn path_of<'a>(matches: &'a ArgMatches, name: &str) -> Option<&'a Path> {
+pub(super) fn path_of<'a>(matches: &'a ArgMatches, name: &str) -> Option<&'a Path> {
     matches.try_get_one::<PathBuf>(name).ok().flatten().map(PathBuf::as_path)
 }
 
 /// The path of a required option.
-pub fn required<'a>(matches: &'a ArgMatches, name: &str) -> Result<&'a Path, Error> {
+pub(super) fn required<'a>(matches: &'a ArgMatches, name: &str) -> Result<&'a Path, Error> {
     path_of(matches, name).ok_or_else(|| Error::Usage(format!("{name} is missing")))
 }
 
 /// The word given by that option; none if this command does not have the option.
-pub fn word_of<'a>(matches: &'a ArgMatches, name: &str) -> Option<&'a str> {
+pub(super) fn word_of<'a>(matches: &'a ArgMatches, name: &str) -> Option<&'a str> {
     matches.try_get_one::<String>(name).ok().flatten().map(String::as_str)
 }
 
 /// Whether that option is given.
-pub fn is_on(matches: &ArgMatches, name: &str) -> bool {
+pub(super) fn is_on(matches: &ArgMatches, name: &str) -> bool {
     matches.try_get_one::<bool>(name).ok().flatten().copied().unwrap_or(false)
 }
 
 /// The value of `--layout`.
-pub fn layout_of(matches: &ArgMatches) -> Layout {
+pub(super) fn layout_of(matches: &ArgMatches) -> Layout {
     if word_of(matches, "layout") == Some("bnhd") { Layout::Bnhd } else { Layout::Bhnd }
 }
 
@@ -267,7 +267,7 @@ pub fn layout_of(matches: &ArgMatches) -> Layout {
 ///
 /// # Errors
 /// [`Error::Usage`] if it is not a whole number.
-pub fn seed_of(of: &str, matches: &ArgMatches) -> Result<u64, Error> {
+pub(super) fn seed_of(of: &str, matches: &ArgMatches) -> Result<u64, Error> {
     let Some(word) = word_of(matches, "seed") else { return Ok(0) };
     let refuse = |_| Error::Usage(format!("{of}: --seed: expected a whole number from 0 to 2^64 - 1, found `{word}`"));
     word.parse().map_err(refuse)

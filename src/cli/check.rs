@@ -15,7 +15,7 @@ use crate::tensor::DType;
 use crate::verify::tolerance::{Comparison, Reference};
 
 /// `subquad check`.
-pub fn command() -> Command {
+pub(super) fn command() -> Command {
     Command::new("check")
         .about("Run every case of the operators and compare with the CPU reference")
         .after_help(
@@ -67,7 +67,7 @@ struct Voice {
 }
 
 /// Runs every case of the operators and compares with the CPU reference.
-pub fn check(matches: &ArgMatches) -> Result<Outcome, Error> {
+pub(super) fn check(matches: &ArgMatches) -> Result<Outcome, Error> {
     let ui = Ui::new(args::is_on(matches, "quiet"));
     let json = args::is_on(matches, "json");
     let quiet = args::is_on(matches, "quiet");

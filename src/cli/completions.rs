@@ -6,14 +6,14 @@ use clap_complete::Shell;
 use super::{Outcome, args, report};
 use crate::error::Error;
 
-pub fn command() -> Command {
+pub(super) fn command() -> Command {
     Command::new("completions")
         .about("Print a completion script for a shell")
         .after_help("Example: subquad completions bash > ~/.local/share/bash-completion/completions/subquad")
         .arg(Arg::new("shell").value_name("SHELL").required(true).value_parser(value_parser!(Shell)))
 }
 
-pub fn completions(matches: &ArgMatches) -> Result<Outcome, Error> {
+pub(super) fn completions(matches: &ArgMatches) -> Result<Outcome, Error> {
     let Some(shell) = matches.get_one::<Shell>("shell") else {
         return Err(Error::Usage("completions: no shell given".into()));
     };

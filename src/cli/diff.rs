@@ -14,7 +14,7 @@ use crate::verify::tolerance;
 const TOLERANCE: &str = "2e-5";
 
 /// `subquad diff`.
-pub fn command() -> Command {
+pub(super) fn command() -> Command {
     Command::new("diff")
         .about("Compare two tensor files, tensor by tensor")
         .after_help(
@@ -59,7 +59,7 @@ struct Compared {
 }
 
 /// Compares two tensor files.
-pub fn diff(matches: &ArgMatches) -> Result<Outcome, Error> {
+pub(super) fn diff(matches: &ArgMatches) -> Result<Outcome, Error> {
     let word = args::word_of(matches, "tolerance").unwrap_or(TOLERANCE);
     let tolerance = match word.parse::<f64>() {
         Ok(x) if x.is_finite() && x >= 0.0 => x,

@@ -16,7 +16,7 @@ use crate::operator::Operator;
 use crate::tensor::{Access, DType, HostTensor, Layout, Shape, Slot, TensorMap};
 
 /// Tensors of the input files, full rank, as stored.
-pub struct Inputs {
+pub(super) struct Inputs {
     op: &'static Op,
     /// The tensors that the operator knows by name.
     tensors: TensorMap,
@@ -35,7 +35,7 @@ pub struct Inputs {
 
 /// How the shape of a tensor in a file was read.
 #[derive(Debug, Clone, PartialEq)]
-pub struct ReadAs {
+pub(super) struct ReadAs {
     pub name: &'static str,
     pub dtype: DType,
     /// The shape in the file.
@@ -63,7 +63,7 @@ impl ReadAs {
     }
 
     /// `f32 [1, 2, 1024, 64] as H=2 N=1024 D=64`. A batch of 1 goes without saying.
-    pub fn text(&self) -> String {
+    pub(super) fn text(&self) -> String {
         let shown = self.axes.iter().filter(|axis| **axis != ("B", 1));
         let axes: Vec<_> = shown.map(|(letter, length)| format!("{letter}={length}")).collect();
         let axes = if axes.is_empty() { String::new() } else { format!(" as {}", axes.join(" ")) };
@@ -82,7 +82,7 @@ struct State {
 impl Inputs {
     /// Reads the tensors that the operator knows by name. The others are not read: they may be large, or of a dtype that
     /// cannot be read.
-    pub fn read(op: &'static Op, options: &Options, ui: &mut Ui) -> Result<Self, Error> {
+    pub(super) fn read(op: &'static Op, options: &Options, ui: &mut Ui) -> Result<Self, Error> {
         let of = |specs: &[TensorSpec], name: &str| specs.iter().any(|spec| spec.name == name);
         let mut input = io::read_only(&options.input, &|name| of(op.inputs, name))?;
         note_layout(&input.metadata, options, ui);
@@ -141,17 +141,17 @@ impl Inputs {
     }
 
     /// Prints the names of the tensors in the input that the operator does not read.
-    pub fn note_unused(&self, ui: &Ui) {
+    pub(super) fn note_unused(&self, ui: &Ui) {
         if let Some(names) = &self.unused {
             ui.note(&format!("not used: {names} (tensors of the input that {} does not read)", self.op.name));
         }
     }
 
     /// The operator for these shapes and this storage.
-    pub fn configure(&self, options: &Options, dtype: DType) -> Result<Box<dyn Operator>, Error> {
+    pub(super) fn configure(&self, options: &Options, dtype: DType) -> Result<Box<dyn Operator>, Error> {
         let layout = options.layout;
         let request = Request { flags: &options.flags, shapes: &self.shapes, layout, dtype, carry: options.carry() };
-        (self.op.configure)(&request).map_err(|error| match error {
+        self.op.configure(&request).map_err(|error| match error {
             Error::Missing { op, tensor, expected, .. } => {
                 Error::Missing { op, tensor, expected, given: self.names.clone() }
             }
@@ -163,7 +163,12 @@ impl Inputs {
     ///
     /// # Errors
     /// [`Error::NoAdapter`] if f16 was asked for where it is missing.
-    pub fn storage(&self, asked: Option<DType>, f16: bool, place: &str) -> Result<(DType, Option<String>), Error> {
+    pub(super) fn storage(
+        &self,
+        asked: Option<DType>,
+        f16: bool,
+        place: &str,
+    ) -> Result<(DType, Option<String>), Error> {
         if asked == Some(DType::F16) && !f16 {
             return Err(Error::NoAdapter(format!(
                 "{}: --dtype f16 needs an adapter with f16 (SHADER_F16), and {place} lacks it; the cpu backend has it",
@@ -194,7 +199,12 @@ impl Inputs {
     }
 
     /// Every tensor that the operator reads, in the dtype that it needs.
-    pub fn into_tensors(self, operator: &dyn Operator, options: &Options, ui: &mut Ui) -> Result<TensorMap, Error> {
+    pub(super) fn into_tensors(
+        self,
+        operator: &dyn Operator,
+        options: &Options,
+        ui: &mut Ui,
+    ) -> Result<TensorMap, Error> {
         let Self { op, mut tensors, state, .. } = self;
         let slots = operator.slots();
         let mut converted = TensorMap::new();
@@ -240,13 +250,13 @@ fn names(entries: &[io::Entry]) -> impl Iterator<Item = &str> {
 }
 
 /// The parts of the slots with this access.
-pub fn parts(slots: &[Slot], access: Access) -> impl Iterator<Item = (&Slot, &crate::tensor::Part)> {
+pub(super) fn parts(slots: &[Slot], access: Access) -> impl Iterator<Item = (&Slot, &crate::tensor::Part)> {
     let slots = slots.iter().filter(move |slot| slot.access == access);
     slots.flat_map(|slot| slot.parts.iter().map(move |part| (slot, part)))
 }
 
 /// The output of that name, if the operator has one.
-pub fn output<'a>(op: &'a Op, name: &str) -> Option<&'a TensorSpec> {
+pub(super) fn output<'a>(op: &'a Op, name: &str) -> Option<&'a TensorSpec> {
     op.outputs.iter().find(|spec| spec.name == name)
 }
 

@@ -10,7 +10,7 @@ use crate::io;
 use crate::io::Listing;
 
 /// `subquad inspect`.
-pub fn command() -> Command {
+pub(super) fn command() -> Command {
     Command::new("inspect")
         .about("List name, dtype, shape, bytes and metadata of a tensor file, without reading its data")
         .arg(
@@ -21,7 +21,7 @@ pub fn command() -> Command {
 }
 
 /// Lists the contents of a file.
-pub fn inspect(matches: &ArgMatches) -> Result<Outcome, Error> {
+pub(super) fn inspect(matches: &ArgMatches) -> Result<Outcome, Error> {
     let path = args::required(matches, "FILE")?;
     let listing = io::inspect(path)?;
     if args::is_on(matches, "json") {

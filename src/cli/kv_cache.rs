@@ -6,7 +6,7 @@ use crate::error::Error;
 use crate::tensor::{DType, HostTensor, Layout, TensorMap};
 
 /// The cache of that name, if the operator has one.
-pub fn of<'a>(op: &'a Op, name: &str) -> Option<&'a TensorSpec> {
+pub(super) fn of<'a>(op: &'a Op, name: &str) -> Option<&'a TensorSpec> {
     op.state.iter().find(|spec| spec.role == Role::Cache && spec.name == name)
 }
 
@@ -24,7 +24,13 @@ fn axes(tensor: &HostTensor, layout: Layout) -> [usize; 4] {
 ///
 /// # Errors
 /// [`Error::Tensor`].
-pub fn check(op: &Op, spec: &TensorSpec, tensor: &HostTensor, lead: &HostTensor, layout: Layout) -> Result<(), Error> {
+pub(super) fn check(
+    op: &Op,
+    spec: &TensorSpec,
+    tensor: &HostTensor,
+    lead: &HostTensor,
+    layout: Layout,
+) -> Result<(), Error> {
     let [wanted, found] = [lead, tensor].map(|tensor| axes(tensor, layout)[2]);
     if wanted == found {
         return Ok(());
@@ -38,7 +44,7 @@ pub fn check(op: &Op, spec: &TensorSpec, tensor: &HostTensor, lead: &HostTensor,
 ///
 /// # Errors
 /// [`Error::Tensor`] if its batch, heads or dim differ from those of `tensor`.
-pub fn extend(
+pub(super) fn extend(
     op: &Op,
     spec: &TensorSpec,
     cache: &HostTensor,
@@ -63,7 +69,7 @@ pub fn extend(
 }
 
 /// All caches of the operator in the form of a state file, f32 `[B, G, M, D]`, taken from its inputs.
-pub fn kept(op: &Op, inputs: &TensorMap, layout: Layout) -> TensorMap {
+pub(super) fn kept(op: &Op, inputs: &TensorMap, layout: Layout) -> TensorMap {
     let one = |spec: &TensorSpec| {
         let tensor = inputs.get(spec.name).filter(|_| spec.role == Role::Cache)?;
         let [batch, heads, len, dim] = axes(tensor, layout);

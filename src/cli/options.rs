@@ -16,7 +16,7 @@ use crate::tensor::{DType, Layout};
 
 /// The options of `subquad run OP`.
 #[derive(Debug)]
-pub struct Options {
+pub(super) struct Options {
     /// Flags that the operator reads: its own, `causal`, `segment`, `decode`.
     pub flags: Flags,
     pub input: PathBuf,
@@ -38,7 +38,7 @@ pub struct Options {
 
 impl Options {
     /// Reads the arguments of `run OP`.
-    pub fn parse(op: &Op, matches: &ArgMatches) -> Result<Self, Error> {
+    pub(super) fn parse(op: &Op, matches: &ArgMatches) -> Result<Self, Error> {
         let path = |name| args::path_of(matches, name).map(Path::to_path_buf);
         let options = Self {
             flags: flags(op, matches),
@@ -67,7 +67,7 @@ impl Options {
     }
 
     /// Whether a state file is read or written.
-    pub fn carry(&self) -> bool {
+    pub(super) fn carry(&self) -> bool {
         self.state_in.is_some() || self.state_out.is_some()
     }
 
@@ -135,7 +135,7 @@ impl Options {
 }
 
 /// Whether a path is standard input or output.
-pub fn is_dash(path: &Path) -> bool {
+pub(super) fn is_dash(path: &Path) -> bool {
     path.as_os_str() == "-"
 }
 
@@ -144,7 +144,7 @@ fn named<'a, const K: usize>(paths: [(&'static str, Option<&'a PathBuf>); K]) ->
 }
 
 /// The operator's own flags.
-pub fn own_flags(op: &Op, matches: &ArgMatches) -> Flags {
+pub(super) fn own_flags(op: &Op, matches: &ArgMatches) -> Flags {
     let mut flags = Flags::new();
     for flag in op.flags {
         match flag.kind {
@@ -182,7 +182,7 @@ fn set_switch(flags: &mut Flags, matches: &ArgMatches, name: &str) {
 }
 
 /// Flags as one would type them, without files and adapters, for metadata.
-pub fn as_typed(op: &Op, flags: &Flags) -> String {
+pub(super) fn as_typed(op: &Op, flags: &Flags) -> String {
     let is_switch = |name: &str| {
         matches!(name, "causal" | "decode")
             || op.flags.iter().any(|flag| flag.name == name && matches!(flag.kind, FlagKind::Switch))

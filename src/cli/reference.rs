@@ -18,7 +18,7 @@ const PIECES: usize = 100;
 const THREADS: usize = 8;
 
 /// Compares all outputs and all parts of the state with the reference.
-pub fn verify(
+pub(super) fn verify(
     op: &Op,
     operator: &dyn Operator,
     inputs: &TensorMap,
@@ -71,7 +71,7 @@ pub fn verify(
 /// each other and cost enough. One piece, or none, otherwise.
 fn pieces(op: &Op, operator: &dyn Operator, outputs: &TensorMap, layout: Layout) -> Vec<Vec<usize>> {
     // A recurrence computes all earlier rows for the last one, and linformer its projections for each.
-    if !op.complexity.starts_with("N M ") {
+    if !op.rows_apart {
         return Vec::new();
     }
     let length = op.outputs.iter().find_map(|spec| {

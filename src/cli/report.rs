@@ -23,10 +23,10 @@ const REDRAW: Duration = Duration::from_millis(100);
 const WIDTH: u16 = 100;
 
 /// Version of the JSON objects that `--json` prints; raised when a field changes its meaning.
-pub const SCHEMA: u32 = 1;
+pub(super) const SCHEMA: u32 = 1;
 
 /// A line on stderr.
-pub fn stderr(line: &str) {
+pub(super) fn stderr(line: &str) {
     let _ = writeln!(std::io::stderr().lock(), "{line}");
 }
 
@@ -34,7 +34,7 @@ pub fn stderr(line: &str) {
 static CLOSED: AtomicBool = AtomicBool::new(false);
 
 /// Text on stdout. A reader that went away (`| head`) is no error; [`closed`] tells.
-pub fn stdout(text: &str) -> Result<(), Error> {
+pub(super) fn stdout(text: &str) -> Result<(), Error> {
     let mut out = std::io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         Err(error) if error.kind() == ErrorKind::BrokenPipe => {
@@ -47,7 +47,7 @@ pub fn stdout(text: &str) -> Result<(), Error> {
 }
 
 /// Whether nobody reads stdout any more, as far as the last write told: long work can end.
-pub fn closed() -> bool {
+pub(super) fn closed() -> bool {
     CLOSED.load(Ordering::Relaxed)
 }
 
@@ -55,7 +55,7 @@ pub fn closed() -> bool {
 ///
 /// # Errors
 /// [`Error::Usage`].
-pub fn check_not_terminal(of: &str, flag: &str) -> Result<(), Error> {
+pub(super) fn check_not_terminal(of: &str, flag: &str) -> Result<(), Error> {
     if !std::io::stdout().is_terminal() {
         return Ok(());
     }
@@ -64,48 +64,48 @@ pub fn check_not_terminal(of: &str, flag: &str) -> Result<(), Error> {
 }
 
 /// One JSON object on stdout, on one line.
-pub fn json(value: &Value) -> Result<(), Error> {
+pub(super) fn json(value: &Value) -> Result<(), Error> {
     stdout(&format!("{value}\n"))
 }
 
 /// Notes, warnings and progress of one command.
 #[derive(Debug, Default)]
-pub struct Ui {
+pub(super) struct Ui {
     quiet: bool,
     warnings: Vec<String>,
 }
 
 impl Ui {
     /// Prints nothing on stderr if `quiet`.
-    pub fn new(quiet: bool) -> Self {
+    pub(super) fn new(quiet: bool) -> Self {
         Self { quiet, warnings: Vec::new() }
     }
 
     /// Prints a line on stderr that a user may want to know.
-    pub fn note(&self, text: &str) {
+    pub(super) fn note(&self, text: &str) {
         self.note_with(|| text.to_owned());
     }
 
     /// Like [`Ui::note`], for a text that takes time to find out.
-    pub fn note_with(&self, text: impl FnOnce() -> String) {
+    pub(super) fn note_with(&self, text: impl FnOnce() -> String) {
         if !self.quiet {
             stderr(&text());
         }
     }
 
     /// Prints a warning on stderr. It is part of the JSON report too.
-    pub fn warn(&mut self, text: String) {
+    pub(super) fn warn(&mut self, text: String) {
         self.note(&format!("warning: {text}"));
         self.warnings.push(text);
     }
 
     /// Warnings so far.
-    pub fn warnings(&self) -> &[String] {
+    pub(super) fn warnings(&self) -> &[String] {
         &self.warnings
     }
 
     /// Shows how far long work is: as a bar on a terminal, otherwise as a line every ten seconds.
-    pub fn progress(&self, what: &str) -> Progress {
+    pub(super) fn progress(&self, what: &str) -> Progress {
         let way = match (self.quiet, std::io::stderr().is_terminal()) {
             (true, _) => Way::Silent,
             (false, true) => Way::Bar(None),
@@ -117,14 +117,19 @@ impl Ui {
 
     /// Runs `work` on a thread of its own and shows how far it is until it ends. `share` says how much is done, `None` if
     /// that is not known.
-    pub fn watched<T: Send>(&self, what: &str, share: &dyn Fn() -> Option<f64>, work: impl FnOnce() -> T + Send) -> T {
+    pub(super) fn watched<T: Send>(
+        &self,
+        what: &str,
+        share: &dyn Fn() -> Option<f64>,
+        work: impl FnOnce() -> T + Send,
+    ) -> T {
         let mut progress = self.progress(what);
         wait(work, &mut || progress.show(share()))
     }
 }
 
 /// Runs `work` on a thread of its own and calls `turn` ten times a second until it ends.
-pub fn wait<T: Send>(work: impl FnOnce() -> T + Send, turn: &mut dyn FnMut()) -> T {
+pub(super) fn wait<T: Send>(work: impl FnOnce() -> T + Send, turn: &mut dyn FnMut()) -> T {
     std::thread::scope(|scope| {
         // The sender is dropped when the work ends, even by a panic.
         let (sender, receiver) = mpsc::channel::<()>();
@@ -140,7 +145,7 @@ pub fn wait<T: Send>(work: impl FnOnce() -> T + Send, turn: &mut dyn FnMut()) ->
 }
 
 /// See [`Ui::progress`]. A bar is cleared when this is dropped.
-pub struct Progress {
+pub(super) struct Progress {
     what: String,
     way: Way,
     started: Instant,
@@ -158,7 +163,7 @@ enum Way {
 
 impl Progress {
     /// Says what is being done.
-    pub fn say(&mut self, what: &str) {
+    pub(super) fn say(&mut self, what: &str) {
         self.what = what.to_owned();
         if let Way::Bar(Some((bar, _))) = &self.way {
             bar.set_message(self.what.clone());
@@ -166,12 +171,12 @@ impl Progress {
     }
 
     /// Moves to this share of the work.
-    pub fn set(&mut self, share: f64) {
+    pub(super) fn set(&mut self, share: f64) {
         self.show(Some(share));
     }
 
     /// Shows this share of the work, or only the time taken so far if the share is not known.
-    pub fn show(&mut self, share: Option<f64>) {
+    pub(super) fn show(&mut self, share: Option<f64>) {
         let elapsed = self.started.elapsed();
         match &mut self.way {
             Way::Silent => {}
@@ -203,7 +208,7 @@ impl Progress {
     }
 
     /// Text on stdout, above the bar.
-    pub fn print(&self, text: &str) -> Result<(), Error> {
+    pub(super) fn print(&self, text: &str) -> Result<(), Error> {
         match &self.way {
             Way::Bar(Some((bar, _))) => bar.suspend(|| stdout(text)),
             _ => stdout(text),
@@ -252,7 +257,7 @@ fn minutes(time: Duration) -> String {
 
 /// Columns aligned by spaces, without borders, in at most [`WIDTH`] columns: longer cells are wrapped. Columns in `right`
 /// are aligned right.
-pub fn table(header: &[&str], rows: &[Vec<String>], right: &[usize]) -> String {
+pub(super) fn table(header: &[&str], rows: &[Vec<String>], right: &[usize]) -> String {
     use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
     /// Spaces between columns. Those after the last are trimmed.
     const GAP: u16 = 2;
@@ -272,7 +277,7 @@ pub fn table(header: &[&str], rows: &[Vec<String>], right: &[usize]) -> String {
 }
 
 /// A duration as people read it: `1.23 ms`.
-pub fn duration(wall: Duration) -> String {
+pub(super) fn duration(wall: Duration) -> String {
     let seconds = wall.as_secs_f64();
     if wall < Duration::from_micros(1) {
         format!("{} ns", wall.as_nanos())
@@ -286,7 +291,7 @@ pub fn duration(wall: Duration) -> String {
 }
 
 /// Bytes as people read them: `3.2 MiB`.
-pub fn bytes(count: u64) -> String {
+pub(super) fn bytes(count: u64) -> String {
     let mut value = count as f64;
     let mut unit = "B";
     for larger in ["KiB", "MiB", "GiB", "TiB"] {
@@ -300,12 +305,12 @@ pub fn bytes(count: u64) -> String {
 }
 
 /// Text from a file, without the control characters that a terminal would obey.
-pub fn visible(text: &str) -> String {
+pub(super) fn visible(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }).collect()
 }
 
 /// Names of tensors in a sentence, as files spell them. A checkpoint has hundreds: only the first few are listed.
-pub fn names<'a>(all: impl IntoIterator<Item = &'a str>) -> String {
+pub(super) fn names<'a>(all: impl IntoIterator<Item = &'a str>) -> String {
     const NAMES: usize = 16;
     const LETTERS: usize = 60;
     let mut all = all.into_iter();
@@ -326,12 +331,12 @@ pub fn names<'a>(all: impl IntoIterator<Item = &'a str>) -> String {
 }
 
 /// A number in JSON. JSON has none for NaN and infinity: they become null, and [`why_null`] is the reason.
-pub fn number(x: f64) -> Value {
+pub(super) fn number(x: f64) -> Value {
     if x.is_finite() { Value::from(x) } else { Value::Null }
 }
 
 /// What a number that [`number`] made null was.
-pub fn why_null(x: f64) -> Option<&'static str> {
+pub(super) fn why_null(x: f64) -> Option<&'static str> {
     if x.is_nan() {
         Some("not a number")
     } else if x.is_infinite() {

@@ -20,12 +20,13 @@ use crate::io;
 use crate::tensor::{Access, DType, TensorMap};
 
 /// Runs one operator on the tensors in a file.
-pub fn run(op: &'static Op, matches: &ArgMatches) -> Result<Outcome, Error> {
+pub(super) fn run(op: &'static Op, matches: &ArgMatches) -> Result<Outcome, Error> {
     let options = Options::parse(op, matches)?;
     let mut ui = Ui::new(options.quiet);
     let found = Inputs::read(op, &options, &mut ui)?;
-    // Shapes are checked before an adapter is opened. The storage type is known only after that.
-    found.configure(&options, options.dtype.unwrap_or(DType::F32))?;
+    // Shapes are checked before an adapter is opened. Only after that is it known whether f16 is stored.
+    let assumed = options.dtype.unwrap_or(DType::F32);
+    let mut operator = found.configure(&options, assumed)?;
     found.note_unused(&ui);
 
     let target = Target::open(&options.target, false, &ui)?;
@@ -33,7 +34,9 @@ pub fn run(op: &'static Op, matches: &ArgMatches) -> Result<Outcome, Error> {
     if let Some(line) = changed {
         ui.note(&line);
     }
-    let operator = found.configure(&options, dtype)?;
+    if dtype != assumed {
+        operator = found.configure(&options, dtype)?;
+    }
     let (absent, read) = (found.absent, found.read.clone());
     let mut inputs = found.into_tensors(&*operator, &options, &mut ui)?;
     let drawn = random::parameters(op, &options.flags, &*operator, &inputs, options.seed)?;

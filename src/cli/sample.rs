@@ -16,7 +16,7 @@ use crate::io;
 use crate::tensor::DType;
 
 /// `subquad sample OP`.
-pub fn command(op: &'static Op) -> Command {
+pub(super) fn command(op: &'static Op) -> Command {
     let lengths: Vec<_> = op
         .axes
         .iter()
@@ -61,7 +61,7 @@ fn with(op: &Op) -> Option<Arg> {
 }
 
 /// Writes a valid random input file.
-pub fn sample(op: &'static Op, matches: &ArgMatches) -> Result<Outcome, Error> {
+pub(super) fn sample(op: &'static Op, matches: &ArgMatches) -> Result<Outcome, Error> {
     let path = args::required(matches, "output")?;
     let axes = axes(op, args::word_of(matches, "shape").unwrap_or(""))?;
     let dtype = if args::word_of(matches, "dtype") == Some("f16") { DType::F16 } else { DType::F32 };

@@ -15,7 +15,7 @@ use crate::tensor::{DType, TensorMap};
 use crate::verify::tolerance::Comparison;
 
 /// The contents of a summary.
-pub struct Summary<'a> {
+pub(super) struct Summary<'a> {
     pub op: &'a Op,
     pub options: &'a Options,
     pub target: &'a Target,
@@ -34,7 +34,7 @@ pub struct Summary<'a> {
 }
 
 /// Tensors, and the file they went to.
-pub struct Written<'a> {
+pub(super) struct Written<'a> {
     pub path: Option<&'a Path>,
     pub tensors: &'a TensorMap,
 }
@@ -45,7 +45,7 @@ impl Summary<'_> {
     }
 
     /// Lines of a key and a value.
-    pub fn text(&self) -> String {
+    pub(super) fn text(&self) -> String {
         let mut text = String::new();
         let mut line = |key: &str, value: String| {
             let _ = writeln!(text, "{key:<10} {value}");
@@ -84,7 +84,7 @@ impl Summary<'_> {
     }
 
     /// One object. `report::SCHEMA` is its version.
-    pub fn json(&self) -> Value {
+    pub(super) fn json(&self) -> Value {
         let mut flags = Map::new();
         for (name, value) in self.options.flags.iter() {
             flags.insert(name.to_owned(), Value::from(value));
@@ -160,7 +160,7 @@ fn reason(verdict: &Comparison) -> Option<String> {
 }
 
 /// The error and its bound in words, for people.
-pub fn judgement(verdict: &Comparison) -> String {
+pub(super) fn judgement(verdict: &Comparison) -> String {
     let word = if verdict.ok { "ok" } else { "FAILED" };
     format!("relative RMS error {:.2e}, bound {:.2e}: {word}", verdict.error, verdict.bound)
 }

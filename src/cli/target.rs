@@ -18,7 +18,7 @@ use crate::verify::run::{self, Run};
 
 /// The values of `--backend` and `--adapter`.
 #[derive(Debug, Clone, Default)]
-pub struct TargetArgs {
+pub(super) struct TargetArgs {
     backend: Option<String>,
     adapter: Option<String>,
 }
@@ -42,7 +42,7 @@ impl TargetArgs {
     ///
     /// # Errors
     /// [`Error::Usage`] if they contradict each other.
-    pub fn of(matches: &ArgMatches) -> Result<Self, Error> {
+    pub(super) fn of(matches: &ArgMatches) -> Result<Self, Error> {
         Self::new(args::word_of(matches, "backend"), args::word_of(matches, "adapter"))
     }
 
@@ -50,7 +50,7 @@ impl TargetArgs {
     ///
     /// # Errors
     /// [`Error::Usage`] if they contradict each other.
-    pub fn new(backend: Option<&str>, adapter: Option<&str>) -> Result<Self, Error> {
+    pub(super) fn new(backend: Option<&str>, adapter: Option<&str>) -> Result<Self, Error> {
         if backend == Some("cpu") && adapter.is_some() {
             return Err(Error::Usage("--adapter cannot be used with --backend cpu".into()));
         }
@@ -62,7 +62,7 @@ impl TargetArgs {
     }
 
     /// Whether `--backend` was given.
-    pub fn backend(&self) -> Option<&str> {
+    pub(super) fn backend(&self) -> Option<&str> {
         self.backend.as_deref()
     }
 
@@ -151,7 +151,7 @@ fn no_hardware(found: &[Found]) -> String {
 }
 
 /// Something that runs operators.
-pub enum Target {
+pub(super) enum Target {
     /// The `cpu` backend.
     Cpu,
     /// An adapter, opened.
@@ -159,7 +159,7 @@ pub enum Target {
 }
 
 /// A device, and the adapter it was opened on.
-pub struct Opened {
+pub(super) struct Opened {
     context: Context,
     candidate: Candidate,
     shader_checks: bool,
@@ -170,7 +170,7 @@ impl Target {
     ///
     /// # Errors
     /// [`Error::NoAdapter`] if something was asked for that is not there.
-    pub fn open(args: &TargetArgs, shader_checks: bool, ui: &Ui) -> Result<Self, Error> {
+    pub(super) fn open(args: &TargetArgs, shader_checks: bool, ui: &Ui) -> Result<Self, Error> {
         let (request, asked) = match args.resolve(&Variables::read())? {
             Choice::Cpu => return Ok(Self::Cpu),
             Choice::Gpu { request, asked } => (request, asked),
@@ -205,7 +205,7 @@ impl Target {
     }
 
     /// Opens a new device on the same adapter, after a device is lost. The adapter is looked up again.
-    pub fn reopen(&mut self) -> Result<(), Error> {
+    pub(super) fn reopen(&mut self) -> Result<(), Error> {
         let Self::Gpu(opened) = self else { return Ok(()) };
         let select = Some(Select::Index(opened.candidate.index));
         let backends = opened.candidate.info.backend.into();
@@ -217,7 +217,7 @@ impl Target {
     }
 
     /// The targets that `--backend` and `--adapter`, which can be repeated or `all`, ask for.
-    pub fn several(matches: &ArgMatches, shader_checks: bool, ui: &Ui) -> Result<Several, Error> {
+    pub(super) fn several(matches: &ArgMatches, shader_checks: bool, ui: &Ui) -> Result<Several, Error> {
         let mut several = Several { open: Vec::new(), failed: Vec::new() };
         let backend = args::word_of(matches, "backend");
         let adapters: Vec<_> = matches.get_many::<String>("adapter").into_iter().flatten().collect();
@@ -252,7 +252,7 @@ impl Target {
     }
 
     /// `cpu`, `vulkan`, `metal`, `dx12` or `gl`.
-    pub fn backend(&self) -> &'static str {
+    pub(super) fn backend(&self) -> &'static str {
         match self {
             Self::Cpu => "cpu",
             Self::Gpu(opened) => opened.candidate.info.backend.to_str(),
@@ -260,7 +260,7 @@ impl Target {
     }
 
     /// Name of the adapter; none for the `cpu` backend.
-    pub fn adapter(&self) -> Option<&str> {
+    pub(super) fn adapter(&self) -> Option<&str> {
         match self {
             Self::Cpu => None,
             Self::Gpu(opened) => Some(&opened.candidate.info.name),
@@ -268,7 +268,7 @@ impl Target {
     }
 
     /// Threads of the `cpu` backend.
-    pub fn threads(&self) -> Option<usize> {
+    pub(super) fn threads(&self) -> Option<usize> {
         match self {
             Self::Cpu => Some(rayon::current_num_threads()),
             Self::Gpu(_) => None,
@@ -276,7 +276,7 @@ impl Target {
     }
 
     /// Name and version of the adapter's driver; none for the `cpu` backend.
-    pub fn driver(&self) -> Option<String> {
+    pub(super) fn driver(&self) -> Option<String> {
         match self {
             Self::Cpu => None,
             Self::Gpu(opened) => Some(opened.candidate.driver()),
@@ -284,12 +284,12 @@ impl Target {
     }
 
     /// Whether it is a software adapter, which runs on the CPU.
-    pub fn software(&self) -> bool {
+    pub(super) fn software(&self) -> bool {
         matches!(self, Self::Gpu(opened) if opened.candidate.software)
     }
 
     /// The target in the terms of the measuring code.
-    pub fn place(&self) -> Place<'_> {
+    pub(super) fn place(&self) -> Place<'_> {
         match self {
             Self::Cpu => Place::Cpu,
             Self::Gpu(opened) => Place::Gpu(&opened.context),
@@ -297,7 +297,7 @@ impl Target {
     }
 
     /// Whether tensors can be stored as f16.
-    pub fn f16(&self) -> bool {
+    pub(super) fn f16(&self) -> bool {
         match self {
             Self::Cpu => true,
             Self::Gpu(opened) => opened.context.caps().f16,
@@ -305,7 +305,7 @@ impl Target {
     }
 
     /// Runs an operator and shows how far it is.
-    pub fn execute_shown(
+    pub(super) fn execute_shown(
         &self,
         name: &str,
         operator: &dyn Operator,
@@ -327,7 +327,7 @@ impl Target {
     }
 
     /// Runs an operator. With `poison`, a GPU's outputs and workspace are filled with NaN first.
-    pub fn execute(
+    pub(super) fn execute(
         &self,
         operator: &dyn Operator,
         inputs: &TensorMap,
@@ -344,7 +344,7 @@ impl Target {
 #[cfg(test)]
 impl Target {
     /// Any adapter, software too; `None`, with a printed line, where there is none and that is allowed.
-    pub fn any() -> Option<Self> {
+    pub(super) fn any() -> Option<Self> {
         let request = AdapterRequest { software: true, ..AdapterRequest::default() };
         match context::best(context::candidates(&request), &request).and_then(|best| Self::of(best, false)) {
             Ok(target) => Some(target),
@@ -358,7 +358,7 @@ impl Target {
 }
 
 /// Several targets.
-pub struct Several {
+pub(super) struct Several {
     pub open: Vec<Target>,
     /// Adapters that did not open, and why.
     pub failed: Vec<String>,

@@ -10,7 +10,7 @@ use crate::error::Error;
 use crate::ops::OPS;
 
 /// An error of the grammar, with a tip where there is one for it.
-pub enum Explained {
+pub(super) enum Explained {
     /// To be printed by clap, which knows the usage line.
     Grammar(Box<clap::Error>),
     /// A sentence of our own.
@@ -18,7 +18,7 @@ pub enum Explained {
 }
 
 /// Adds a tip to an error of the grammar. `arguments` are those of the process, its name first.
-pub fn explain(mut error: clap::Error, arguments: &[OsString]) -> Explained {
+pub(super) fn explain(mut error: clap::Error, arguments: &[OsString]) -> Explained {
     let words: Vec<_> = arguments.iter().skip(1).map(|word| word.to_string_lossy().into_owned()).collect();
     let command = words.first().map_or("", String::as_str);
     match error.kind() {

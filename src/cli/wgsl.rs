@@ -11,7 +11,7 @@ use crate::gpu::shader;
 use crate::io;
 
 /// `subquad wgsl`.
-pub fn command() -> Command {
+pub(super) fn command() -> Command {
     Command::new("wgsl")
         .about("Print the final WGSL of an operator's kernels, complete")
         .after_help(
@@ -43,7 +43,7 @@ pub fn command() -> Command {
 }
 
 /// Prints or writes the kernels.
-pub fn wgsl(matches: &ArgMatches) -> Result<Outcome, Error> {
+pub(super) fn wgsl(matches: &ArgMatches) -> Result<Outcome, Error> {
     let wanted = args::word_of(matches, "kernel").unwrap_or("");
     let mut kernels: Vec<_> = args::ops_of(matches).into_iter().flat_map(Op::kernels).collect();
     if !args::is_on(matches, "all") && wanted.is_empty() {

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// What a run shares with the thread that waits for it.
 #[derive(Debug, Default)]
-pub struct Watch {
+pub(crate) struct Watch {
     /// Flops of the loops begun so far.
     begun: AtomicU64,
     /// Flops of the tasks that are done.
@@ -27,7 +27,7 @@ thread_local! {
 #[cfg(feature = "cli")]
 impl Watch {
     /// Runs `f` watched; `None` if it was stopped before its end.
-    pub fn run<T>(self: &Arc<Self>, f: impl FnOnce() -> T) -> Option<T> {
+    pub(crate) fn run<T>(self: &Arc<Self>, f: impl FnOnce() -> T) -> Option<T> {
         let outer = CURRENT.replace(Some(self.clone()));
         let result = catch_unwind(AssertUnwindSafe(f));
         CURRENT.set(outer);
@@ -39,12 +39,12 @@ impl Watch {
     }
 
     /// Asks the run to end at its next task.
-    pub fn stop(&self) {
+    pub(crate) fn stop(&self) {
         self.stop.store(true, Ordering::Relaxed);
     }
 
     /// The share of the work that is done, where all of it is about `flops`. A loop's own count of flops can exceed that.
-    pub fn share(&self, flops: f64) -> f64 {
+    pub(crate) fn share(&self, flops: f64) -> f64 {
         let [begun, done] = [&self.begun, &self.done].map(|count| count.load(Ordering::Relaxed) as f64);
         done / flops.max(begun).max(1.0)
     }

@@ -9,6 +9,7 @@ use crate::tensor::Origin;
 
 /// The adapter to select.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Select {
     /// Its index in the list of [`candidates`].
     Index(usize),

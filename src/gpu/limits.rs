@@ -20,6 +20,7 @@ pub struct Needs {
 }
 
 /// A kernel as naga sees it: overrides resolved, validated.
+#[derive(Debug)]
 pub struct Resolved {
     /// The WGSL text it was parsed from.
     pub source: Assembled,
@@ -105,8 +106,8 @@ pub fn needs(kernel: &Kernel, resolved: &Resolved) -> Result<Needs, Error> {
                     naga::AddressSpace::Storage { .. } => Some(Bind::Read),
                     _ => None,
                 };
-                if bind.is_none() && size as usize != kernel.params_size {
-                    let message = format!("Params is {size} bytes in WGSL, {} in Rust", kernel.params_size);
+                if bind.is_none() && size as usize != kernel.params.size {
+                    let message = format!("Params is {size} bytes in WGSL, {} in Rust", kernel.params.size);
                     return Err(defect(kernel, message));
                 }
                 found.push((binding.binding, global.name.as_deref().unwrap_or("?"), bind));

@@ -372,7 +372,7 @@ fn describe(slot: &Slot) -> String {
 pub fn operands_fit(program: &Program) -> bool {
     program.steps.iter().all(|step| {
         step.operands.len() == step.kernel.bindings.len()
-            && step.params.len() == step.kernel.params_size
+            && step.params.len() == step.kernel.params.size
             && step.params.len() as u64 <= UNIFORM_STRIDE
             && step.operands.iter().zip(step.kernel.bindings).all(|(operand, (_, bind))| match operand {
                 Operand::Slot(i) | Operand::Part { slot: i, .. } => {

@@ -106,6 +106,21 @@ pub struct Step {
     pub strided: Vec<Strided>,
 }
 
+impl Step {
+    /// One dispatch of so many workgroups, without strided operands.
+    pub(crate) fn new(
+        kernel: &'static Kernel,
+        spec: Variant,
+        params: &impl bytemuck::NoUninit,
+        operands: Vec<Operand>,
+        groups: u64,
+        cost: Cost,
+    ) -> Self {
+        let params = bytemuck::bytes_of(params).to_vec();
+        Self { kernel, spec, params, operands, first: 0, groups, cost, strided: Vec::new() }
+    }
+}
+
 /// An operand whose strides are in the uniform, as `struct Strides` of `shaders/lib/strides.wgsl`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Strided {
@@ -252,6 +267,7 @@ pub fn check_workspace(op: &'static str, workspace: &[Scratch]) -> Result<(), Er
 /// may run without inserted checks; a program that was changed from outside ([`Program::edited`]) loses this
 /// permission.
 #[derive(Debug, Clone)]
+#[must_use]
 pub struct Program {
     pub(crate) op: &'static str,
     pub(crate) variant: String,

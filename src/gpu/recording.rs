@@ -21,6 +21,7 @@ pub(super) struct Recorded {
 /// A plan bound to tensors. It can be encoded any number of times and keeps its buffers alive. Encoding cannot fail and
 /// uses neither the queue nor the device.
 #[derive(Debug)]
+#[must_use = "a recording does nothing until it is encoded"]
 pub struct Recording {
     op: &'static str,
     steps: Vec<Recorded>,

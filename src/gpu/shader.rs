@@ -32,8 +32,14 @@ pub enum Bind {
     Write,
 }
 
-/// A field of a uniform struct: name, byte offset.
-pub type Field = (&'static str, usize);
+/// What Rust says of a uniform struct, to compare with the WGSL.
+#[derive(Debug, Clone, Copy)]
+pub struct Uniform {
+    /// Name and byte offset of each field.
+    pub fields: &'static [(&'static str, usize)],
+    /// Its bytes.
+    pub size: usize,
+}
 
 /// A kernel: one entry point, the files it is made of, and its signature.
 ///
@@ -47,10 +53,8 @@ pub struct Kernel {
     pub sources: &'static [Fragment],
     /// Storage bindings 1, 2, ...: name and access.
     pub bindings: &'static [(&'static str, Bind)],
-    /// Fields of the Rust twin of `Params`, for the test that compares both.
-    pub params: &'static [Field],
-    /// Bytes of `Params`.
-    pub params_size: usize,
+    /// Its `Params`.
+    pub params: Uniform,
     /// States why every index is within bounds, if buffers have the sizes that a plan requires, and why every loop
     /// ends. A kernel with this proof is compiled without the checks that wgpu would insert. `None`: always checked.
     pub bounds_proof: Option<&'static str>,
@@ -70,6 +74,17 @@ pub struct Variant {
 }
 
 impl Variant {
+    /// Without chosen fragments, and without counters of loads and stores.
+    pub(crate) fn new(elem: DType, consts: Vec<(&'static str, u32)>, overrides: Vec<(&'static str, u32)>) -> Self {
+        Self { elem, fragments: vec![COUNT_OFF], consts, overrides }
+    }
+
+    /// The same with these fragments too.
+    pub(crate) fn with(mut self, fragments: &[Fragment]) -> Self {
+        self.fragments.extend(fragments);
+        self
+    }
+
     /// A readable, unique name: `linear_output.f16.feature_elu1.ROWS=16.CAUSAL=1`.
     pub fn label(&self, kernel: &Kernel) -> String {
         let mut label = format!("{}.{}", kernel.name, self.elem);
@@ -119,19 +134,34 @@ macro_rules! fragment {
 }
 pub(crate) use fragment;
 
-/// The [`Field`] table of a uniform struct: every field by name, in order.
-macro_rules! fields {
-    ($params:ty: $($field:ident),+ $(,)?) => {
-        &[$((stringify!($field), std::mem::offset_of!($params, $field))),+]
+/// Declares the uniform struct of kernels, with the layout that WGSL gives it, and describes it in `UNIFORM`.
+macro_rules! params {
+    (
+        $(#[$doc:meta])*
+        $vis:vis struct $name:ident { $($(#[$field_doc:meta])* $field_vis:vis $field:ident: $type:ty),+ $(,)? }
+    ) => {
+        $(#[$doc])*
+        #[repr(C)]
+        #[derive(Debug, Clone, Copy, Default, bytemuck::Pod, bytemuck::Zeroable)]
+        $vis struct $name {
+            $($(#[$field_doc])* $field_vis $field: $type),+
+        }
+
+        impl $name {
+            $vis const UNIFORM: $crate::gpu::shader::Uniform = $crate::gpu::shader::Uniform {
+                fields: &[$((stringify!($field), std::mem::offset_of!($name, $field))),+],
+                size: size_of::<$name>(),
+            };
+        }
     };
 }
-pub(crate) use fields;
+pub(crate) use params;
 
 const ELEM_F32: Fragment = fragment!("lib/elem_f32.wgsl");
 const ELEM_F16: Fragment = fragment!("lib/elem_f16.wgsl");
 const GRID: Fragment = fragment!("lib/grid.wgsl");
 /// The counters of loads and stores, switched off. A test replaces this fragment to switch them on.
-pub(crate) const COUNT_OFF: Fragment = fragment!("lib/count_off.wgsl");
+const COUNT_OFF: Fragment = fragment!("lib/count_off.wgsl");
 
 /// Joins prelude, fragments and files.
 pub fn assemble(kernel: &Kernel, spec: &Variant) -> Assembled {
@@ -158,7 +188,7 @@ pub fn assemble(kernel: &Kernel, spec: &Variant) -> Assembled {
 /// The complete text of a kernel, to read or to compile elsewhere: overrides have their values, and a comment at the
 /// top lists the bindings.
 pub fn print(kernel: &Kernel, spec: &Variant) -> String {
-    let mut text = format!("// {}\n// Group 0: 0 params, uniform, {} bytes", spec.label(kernel), kernel.params_size);
+    let mut text = format!("// {}\n// Group 0: 0 params, uniform, {} bytes", spec.label(kernel), kernel.params.size);
     for (i, (name, bind)) in kernel.bindings.iter().enumerate() {
         let access = if *bind == Bind::Read { "read" } else { "read_write" };
         let _ = write!(text, "; {} {name}, storage, {access}", i + 1);

@@ -31,6 +31,7 @@ impl Spread {
     }
 
     /// All times multiplied by a factor.
+    #[must_use]
     pub fn scaled(self, factor: f64) -> Self {
         let Self { min, p10, median, p90, count } = self;
         Self { min: min * factor, p10: p10 * factor, median: median * factor, p90: p90 * factor, count }

@@ -242,6 +242,7 @@ pub struct HostSide {
 }
 
 /// A case with its inputs and its reference outputs.
+#[derive(Debug)]
 pub struct Subject {
     /// The row.
     pub op: &'static Op,

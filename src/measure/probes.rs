@@ -1,32 +1,28 @@
 //! Small programs that measure the limits of a device: copy bandwidth, multiply-add rate, exp2 rate, cost of a
 //! dispatch. Pure; `measure::roofline` runs and times them.
 
-use bytemuck::{Pod, Zeroable};
-
 use crate::gpu::caps::Caps;
 use crate::gpu::grid::Grid;
 use crate::gpu::program::{Cost, Operand, Program, Step};
-use crate::gpu::shader::{Bind, Field, Fragment, Kernel, Variant, fields, fragment};
+use crate::gpu::shader::{Bind, Fragment, Kernel, Variant, fragment, params};
 use crate::tensor::{Access, DType, Slot};
 
-/// Twin of `struct Params` in `shaders/probes/types.wgsl`.
-#[repr(C)]
-#[derive(Debug, Clone, Copy, Default, Pod, Zeroable)]
-struct Params {
-    grid: Grid,
-    count: u32,
-    rounds: u32,
-    _pad: [u32; 2],
+params! {
+    /// Twin of `struct Params` in `shaders/probes/types.wgsl`.
+    struct Params {
+        grid: Grid,
+        count: u32,
+        rounds: u32,
+        _pad: [u32; 2],
+    }
 }
-
-const FIELDS: &[Field] = fields!(Params: grid, count, rounds, _pad);
 const TYPES: Fragment = fragment!("probes/types.wgsl");
 const SUMS: &[(&str, Bind)] = &[("sums", Bind::Write)];
 const NAME: &str = "probes";
 
 const fn kernel(name: &'static str, sources: &'static [Fragment], bindings: &'static [(&'static str, Bind)]) -> Kernel {
     let bounds_proof = Some("the only index is below the number of vec4s by a guard or by the number of workgroups");
-    Kernel { name, sources, bindings, params: FIELDS, params_size: size_of::<Params>(), bounds_proof }
+    Kernel { name, sources, bindings, params: Params::UNIFORM, bounds_proof }
 }
 
 static COPY: Kernel =
@@ -53,9 +49,8 @@ fn spec() -> Variant {
 }
 
 fn program(kernel: &'static Kernel, slots: Vec<Slot>, params: Params, groups: u64, cost: Cost) -> Program {
-    let params = bytemuck::bytes_of(&params).to_vec();
     let operands = (0..slots.len()).map(Operand::Slot).collect();
-    let step = Step { kernel, spec: spec(), params, operands, first: 0, groups, cost, strided: vec![] };
+    let step = Step::new(kernel, spec(), &params, operands, groups, cost);
     Program::new(NAME, kernel.name.into(), slots, vec![], vec![step])
 }
 

@@ -26,11 +26,13 @@ impl Channels {
     }
 
     /// Sets the length N.
+    #[must_use]
     pub const fn length(self, length: usize) -> Self {
         Self { length, ..self }
     }
 
     /// Sets the storage type.
+    #[must_use]
     pub const fn dtype(self, dtype: DType) -> Self {
         Self { dtype, ..self }
     }

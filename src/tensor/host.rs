@@ -102,6 +102,7 @@ impl HostTensor {
     }
 
     /// Converts to the storage type `dtype`. f32 to f16 rounds to nearest even.
+    #[must_use]
     pub fn cast(&self, dtype: DType) -> Self {
         if dtype == self.dtype() {
             return self.clone();
@@ -122,6 +123,7 @@ impl HostTensor {
     }
 
     /// The same values with another shape. Panics if the counts differ.
+    #[must_use]
     pub fn reshape(self, shape: impl Into<Shape>) -> Self {
         Self::new(shape, self.values)
     }

@@ -4,6 +4,7 @@ use std::fmt;
 
 /// Storage type of a tensor. Arithmetic and state are always f32.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[non_exhaustive]
 pub enum DType {
     /// IEEE single precision.
     F32,

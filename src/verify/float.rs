@@ -12,10 +12,13 @@ pub trait Float:
     /// Rounds a number to this precision.
     fn of(x: f64) -> Self;
     /// `e^x`.
+    #[must_use]
     fn exp(self) -> Self;
     /// `ln(1 + x)`.
+    #[must_use]
     fn ln_1p(self) -> Self;
     /// Square root.
+    #[must_use]
     fn sqrt(self) -> Self;
     /// Converts to f64.
     fn wide(self) -> f64;

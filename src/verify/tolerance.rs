@@ -35,6 +35,7 @@ pub struct Comparison {
 
 /// Outputs of the definition for some inputs: in f64, and in f32 to measure its own rounding error.
 #[cfg(feature = "cpu")]
+#[derive(Debug)]
 pub struct Reference {
     exact: ReferenceOutputs,
     single: ReferenceOutputs,

@@ -134,7 +134,7 @@ fn a_memory_goes_on_from_its_file_and_one_of_another_size_is_refused() {
     let sentence = "ramnet: tensor `state`: expected f32 [1, 2, 8, 3] in the state file, found f32 [1, 2, 16, 3]";
     refuse("--choices 8 --topk 3", sentence);
     refuse("--choices 3 --topk 3", "ramnet: tensor `q`: expected a last axis U*P that is a multiple of P = 3, found 8");
-    refuse("--topk 17", "ramnet: `topk`: expected 1 to the 16 slots, found 17");
+    refuse("--topk 17", "ramnet: --topk: expected 1 to the 16 slots, found 17");
     let cape = run.replace("--cape 1", "--cape x");
     place.refuse(&cape, 2, "ramnet: --cape: expected none, all or heads as 0,3,5, found `x`");
     // A position before the first token, and one that is no whole number.

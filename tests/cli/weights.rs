@@ -79,7 +79,7 @@ fn projections_that_do_not_fit_leave_nothing_behind() {
             1,
             "linformer: tensor `e`: expected none with --pool max, which takes its place, found [1, 10, 40]",
         ),
-        (&[], "--rank 41", 1, "linformer: `rank`: expected 1 to M = 40, found 41"),
+        (&[], "--rank 41", 1, "linformer: --rank: expected 1 to M = 40, found 41"),
         (&[], "", 1, "linformer: `rank`: expected 1 to M = 40, found 256 (the default; see --rank)"),
         (&[], "--rank 0", 2, "linformer: --rank: expected a whole number from 1 to 2^64 - 1, found `0`"),
         (&[], "--causal", 2, "linformer: --causal: this operator has no causal form"),

@@ -35,7 +35,7 @@ fn a_workspace_that_was_not_reserved_is_named_with_the_call() {
                     before it is bound";
     assert_eq!(text, expected);
     plan.reserve(&mut workspace).unwrap();
-    plan.bind_in(tensors, &workspace).unwrap();
+    let _recording = plan.bind_in(tensors, &workspace).unwrap();
 }
 
 /// Devices of two instances have the same number in wgpu, and so have their buffers: what was made here knows its context.
@@ -63,7 +63,7 @@ fn what_another_context_made_is_refused() {
     assert_eq!(text, expected);
     // A clone is the same context.
     let clone = Plan::new(&ctx.clone(), plan.config().clone()).unwrap();
-    clone.bind_in(softmax::Tensors::new(&q, &k, &v, &o), &workspace).unwrap();
+    let _recording = clone.bind_in(softmax::Tensors::new(&q, &k, &v, &o), &workspace).unwrap();
 }
 
 /// Buffers of the caller, of which wgpu knows the device: the tensor is named in one line.

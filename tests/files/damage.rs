@@ -7,14 +7,14 @@ use zip::{CompressionMethod, ZipWriter};
 
 use super::*;
 
-pub fn safetensors(header: &str, data: usize) -> Vec<u8> {
+pub(crate) fn safetensors(header: &str, data: usize) -> Vec<u8> {
     let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
     bytes.extend(header.as_bytes());
     bytes.resize(bytes.len() + data, 1);
     bytes
 }
 
-pub fn npy(dictionary: &str, data: usize) -> Vec<u8> {
+pub(crate) fn npy(dictionary: &str, data: usize) -> Vec<u8> {
     let mut bytes = b"\x93NUMPY\x01\x00".to_vec();
     bytes.extend((dictionary.len() as u16).to_le_bytes());
     bytes.extend(dictionary.as_bytes());
@@ -22,7 +22,7 @@ pub fn npy(dictionary: &str, data: usize) -> Vec<u8> {
     bytes
 }
 
-pub fn zip(method: CompressionMethod, entries: &[(&str, Vec<u8>)]) -> Vec<u8> {
+pub(crate) fn zip(method: CompressionMethod, entries: &[(&str, Vec<u8>)]) -> Vec<u8> {
     let mut zip = ZipWriter::new(Cursor::new(Vec::new()));
     for (name, bytes) in entries {
         zip.start_file(*name, SimpleFileOptions::default().compression_method(method)).unwrap();
@@ -32,7 +32,7 @@ pub fn zip(method: CompressionMethod, entries: &[(&str, Vec<u8>)]) -> Vec<u8> {
 }
 
 /// A small file of each format: name, bytes.
-pub fn small() -> Vec<(&'static str, Vec<u8>)> {
+pub(crate) fn small() -> Vec<(&'static str, Vec<u8>)> {
     let tensors = map([("q", floats([2, 3])), ("h", halves([3])), ("position", ints([1], 0))]);
     let dir = tempfile::tempdir().unwrap();
     let written = |name: &str| {

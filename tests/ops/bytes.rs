@@ -1,19 +1,16 @@
 //! Counted loads and stores: what a program states to move is what its kernels move.
 //!
-//! `bytes::OP::CASE` counts those cases that together bring every kernel with every set of fragments and both values of
-//! every switch, and all other cases of the kernels that are compiled for these.
+//! `bytes::OP::CASE` counts the cases that cover all kernels ([`covering`]): quick ones in f32, since counters count words.
+//! Kernels that count are compiled for that alone.
 
 use std::cmp::Ordering;
-use std::collections::HashSet;
 
 use libtest_mimic::{Completion, Failed, Trial};
 use subquad::catalog::case::Case;
 use subquad::catalog::random;
 use subquad::catalog::spec::Op;
 use subquad::gpu::program::Operand;
-use subquad::gpu::{
-    Bind, Caps, Context, Cost, Fragment, Kernel, Plan, Program, Schedule, Variant, Workspace, readback,
-};
+use subquad::gpu::{Bind, Context, Cost, Fragment, Kernel, Plan, Program, Schedule, Workspace, readback};
 use subquad::operator::Operator;
 use subquad::operator::channels::Channels;
 use subquad::operator::mode::Mode;
@@ -23,9 +20,10 @@ use subquad::ops::primitives::{gated_norm, topk};
 use subquad::ops::{OPS, conv1d, mamba, ramnet, slay, ssd};
 use subquad::tensor::{Access, DType, HostTensor, Slot, Tensor, TensorMap};
 
+use crate::cover::covering;
 use crate::support::{context, prepare, test};
 
-pub fn tests() -> Vec<Trial> {
+pub(crate) fn tests() -> Vec<Trial> {
     let mut trials = vec![
         test(plans_move_the_bytes_they_state),
         test(a_memory_moves_what_is_stated_where_no_slot_is_shared_and_less_where_all_are),
@@ -34,43 +32,10 @@ pub fn tests() -> Vec<Trial> {
         let of = |case: Case| {
             Trial::ignorable_test(format!("bytes::{}::{case}", op.name), move || a_case_moves_what_it_states(op, &case))
         };
-        trials.extend(counted(op).into_iter().map(of));
+        let quick = |case: &Case| case.quick && case.dtype == DType::F32;
+        trials.extend(covering(op, quick).into_iter().map(of));
     }
     trials
-}
-
-/// What a step brings: its kernel with these fragments, and for each constant and override whether it is 0, 1 or more.
-/// Switches are 0 or 1; tile sizes differ in what they are, not in what is counted.
-fn brought(kernel: &Kernel, spec: &Variant) -> impl Iterator<Item = String> {
-    let mut family = kernel.name.to_owned();
-    spec.fragments.iter().for_each(|fragment| family = format!("{family} {}", fragment.path));
-    let of = move |(name, value): &(&str, u32)| format!("{family} {name}={}", value.min(&2));
-    let values: Vec<_> = spec.consts.iter().chain(&spec.overrides).map(of).collect();
-    values.into_iter()
-}
-
-/// The cases whose bytes are counted: quick ones in f32, since counters count words. Kernels that count are compiled for
-/// that alone, so a case is left out if it neither brings something new nor has kernels only that are compiled already.
-fn counted(op: &Op) -> Vec<Case> {
-    let caps = Caps::portable();
-    let (mut seen, mut compiled) = (HashSet::new(), HashSet::new());
-    let (mut chosen, mut rest) = (Vec::new(), Vec::new());
-    for case in (op.cases)().into_iter().filter(|case| case.quick && case.dtype == DType::F32) {
-        let program = case.configure(op).unwrap().program(&caps).unwrap();
-        let steps = || program.steps().iter().map(|step| (step.kernel, &step.spec));
-        let specs: Vec<String> = steps().map(|(kernel, spec)| spec.label(kernel)).collect();
-        let before = seen.len();
-        seen.extend(steps().flat_map(|(kernel, spec)| brought(kernel, spec)));
-        if seen.len() > before {
-            compiled.extend(specs);
-            chosen.push(case);
-        } else {
-            rest.push((case, specs));
-        }
-    }
-    let same = |(case, specs): (Case, Vec<String>)| specs.iter().all(|spec| compiled.contains(spec)).then_some(case);
-    chosen.extend(rest.into_iter().filter_map(same));
-    chosen
 }
 
 /// How what is moved compares with what is stated, where that depends on the values: no statement can know them.
@@ -99,7 +64,7 @@ fn a_case_moves_what_it_states(op: &Op, case: &Case) -> Result<Completion, Faile
     Ok(Completion::Completed)
 }
 
-pub fn tensors(ctx: &Context, plan: &Plan) -> Vec<Tensor> {
+pub(crate) fn tensors(ctx: &Context, plan: &Plan) -> Vec<Tensor> {
     tensors_of(ctx, plan, &TensorMap::new())
 }
 

@@ -9,12 +9,13 @@ use subquad::catalog::spec::Op;
 use subquad::gpu::{Caps, plan};
 use subquad::operator::{Operator, Precision, ReferenceOutputs, Rows};
 use subquad::ops::OPS;
-use subquad::tensor::{DType, HostTensor, TensorMap};
+use subquad::tensor::{HostTensor, TensorMap};
 use subquad::verify::{rows, tolerance};
 
+use crate::cover::{lacks, runs_here};
 use crate::support::{self, context, on_gpu, prepare, test};
 
-pub fn tests() -> Vec<Trial> {
+pub(crate) fn tests() -> Vec<Trial> {
     let mut trials = vec![test(no_two_cases_of_an_operator_have_the_same_name)];
     for op in OPS {
         for case in support::cases(op) {
@@ -64,8 +65,11 @@ impl Subject {
 
     fn on_the_gpu(&self) -> Result<Completion, Failed> {
         let Some(ctx) = context() else { return Ok(Completion::ignored_with("no adapter")) };
-        if self.case.dtype == DType::F16 && !ctx.caps().f16 {
-            return Ok(Completion::ignored_with(format!("{} has no f16", ctx.info().name)));
+        if let Some(reason) = lacks(self.case.dtype) {
+            return Ok(Completion::ignored_with(reason));
+        }
+        if !runs_here(self.op, &self.case) {
+            return Ok(Completion::ignored_with("a software adapter, and kernels as in other cases: SUBQUAD_ALL=1"));
         }
         let Made { operator, inputs, .. } = self.made();
         self.assert_matches(&on_gpu(ctx, operator.as_ref(), inputs).outputs);

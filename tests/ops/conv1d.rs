@@ -1,6 +1,7 @@
 //! The causal convolution: what is particular to it.
 
 use libtest_mimic::Trial;
+use subquad::catalog::case::Case;
 use subquad::catalog::flags::Flags;
 use subquad::catalog::random;
 use subquad::catalog::request::Request;
@@ -11,7 +12,8 @@ use subquad::operator::{Operator, Precision, Rows};
 use subquad::ops::conv1d::{Activation, Config, OP};
 use subquad::tensor::{Access, DType, HostTensor, Layout, Shape, TensorMap};
 
-use crate::support::{assert_same_bits, backends, backends_for, channels_in_pieces, last, roomy, test};
+use crate::pieces::assert_same_bits_in_pieces;
+use crate::support::{backends, backends_for, roomy, test};
 
 /// Random tensors that a configuration reads, the state not among them.
 fn inputs(c: &Config) -> TensorMap {
@@ -40,24 +42,10 @@ fn one_input_gives_the_weights_backwards() {
 /// At any cut, with a segment or without: an output is a sum of the same numbers.
 fn pieces_equal_the_whole_bit_for_bit() {
     for (width, dtype) in [(1, DType::F32), (2, DType::F32), (4, DType::F32), (8, DType::F32), (5, DType::F16)] {
-        let shape = Channels::new(2, 3, 1300).dtype(dtype);
-        let whole = Config { bias: true, mode: Mode::new().carry(), ..Config::new(shape, width) };
-        let all = inputs(&whole);
+        let axes = [("B", 2), ("C", 3), ("N", 1300), ("W", width)];
+        let case = Case::new("any cut", &axes).with("bias").dtype(dtype).carry();
         for (backend, run) in backends_for(dtype) {
-            let piece = |len: usize, tensors: &TensorMap| {
-                run(
-                    &Config {
-                        shape: shape.length(len),
-                        mode: Mode { decode: len == 1, ..whole.mode },
-                        ..whole.clone()
-                    },
-                    tensors,
-                )
-            };
-            let got = channels_in_pieces(&piece, &all, &["x"], &[0, 1, 2, 5, 21, 22, 290, 1299, 1300]);
-            for (name, tensor) in run(&whole, &all).iter() {
-                assert_same_bits(&format!("{backend}, width {width}: {name}"), tensor, got.get(name).unwrap());
-            }
+            assert_same_bits_in_pieces(&OP, &case, &[0, 1, 2, 5, 21, 22, 290, 1299, 1300], backend, &run);
         }
     }
 }
@@ -70,20 +58,6 @@ fn the_state_is_the_last_inputs_oldest_first() {
     for (backend, run) in backends() {
         let state = run(&c, &all).remove("state").unwrap().to_f32();
         assert_eq!(state, [3.0, 4.0, 5.0, 6.0, 30.0, 40.0, 50.0, 60.0], "{backend}");
-    }
-}
-
-fn an_output_does_not_depend_on_later_tokens() {
-    let c = Config::new(Channels::new(1, 3, 300), 4);
-    let before = inputs(&c);
-    let mut x = before.get("x").unwrap().to_f32();
-    x.chunks_exact_mut(300).for_each(|row| row[150..].iter_mut().for_each(|x| *x = 100.0 - 3.0 * *x));
-    let mut after = before.clone();
-    after.insert("x", HostTensor::f32([1, 3, 300], x));
-    for (backend, run) in backends() {
-        let [a, b] = [&before, &after].map(|all| run(&c, all).remove("y").unwrap());
-        assert_same_bits(backend, &last(&a, 0..150), &last(&b, 0..150));
-        assert_ne!(last(&a, 150..151).bytes(), last(&b, 150..151).bytes(), "{backend}");
     }
 }
 
@@ -171,12 +145,11 @@ fn one_token_is_one_dispatch_and_nothing_takes_workspace() {
     assert!(program.cost().bytes() < 1.01 * long.cost().bytes(), "{:?}", program.cost());
 }
 
-pub fn tests() -> Vec<Trial> {
+pub(crate) fn tests() -> Vec<Trial> {
     vec![
         test(one_input_gives_the_weights_backwards),
         test(pieces_equal_the_whole_bit_for_bit),
         test(the_state_is_the_last_inputs_oldest_first),
-        test(an_output_does_not_depend_on_later_tokens),
         test(the_activation_of_large_sums_is_finite),
         test(refused_before_anything_runs),
         test(tensors_that_do_not_fit_shapes_or_flags_are_refused_by_name),

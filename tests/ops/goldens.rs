@@ -1,8 +1,9 @@
 //! Outputs of independent implementations (tools/goldens says which), by every operator on every backend.
 
-use libtest_mimic::Trial;
-use std::path::Path;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 
+use libtest_mimic::Trial;
 use subquad::catalog::flags::{FlagKind, Flags};
 use subquad::catalog::request::Request;
 use subquad::catalog::spec::Op;
@@ -56,40 +57,57 @@ fn configure(op: &Op, file: &TensorFile) -> (Box<dyn Operator>, TensorMap) {
     (op.configure(&request).unwrap(), given)
 }
 
-fn outputs_are_those_of_independent_implementations() {
+/// The files; `None` in an unpacked package, which leaves them out. A checkout must have them.
+fn files() -> Option<Vec<PathBuf>> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let folder = root.join("tests/goldens");
-    // `cargo package` writes Cargo.toml.orig and leaves the goldens out. A checkout must have them.
+    // `cargo package` writes Cargo.toml.orig.
     if root.join("Cargo.toml.orig").exists() && !folder.exists() {
-        println!("not compared: the package has no tests/goldens");
-        return;
+        return None;
     }
     let mut paths: Vec<_> = std::fs::read_dir(folder).unwrap().map(|e| e.unwrap().path()).collect();
     paths.sort();
-    let mut seen = std::collections::BTreeMap::new();
-    for path in paths {
-        let name = path.file_stem().unwrap().to_string_lossy().into_owned();
-        let op = find(name.split('_').next().unwrap()).unwrap_or_else(|| panic!("{name} is of no operator"));
-        *seen.entry(op.name).or_insert(0) += 1;
-        let file = io::read(&path).unwrap();
-        let (operator, given) = configure(op, &file);
-        // Refused on a GPU for this one reason, and no other.
-        let on_cpu =
-            operator.program(&Caps::portable()).is_err_and(|e| e.to_string().contains("runs on the cpu backend"));
-        for (backend, run) in backends().into_iter().filter(|(backend, _)| !on_cpu || *backend == "cpu") {
-            let got = run(operator.as_ref(), &given);
-            // Below goes over what was given back: nothing that the file expects may be missing from that.
-            let written = |name: &str| op.outputs.iter().any(|spec| spec.name == name);
-            let expected = file.tensors.iter().filter(|(n, _)| written(n) || n.ends_with("_out")).count();
-            assert_eq!(got.len(), expected, "{name} on {backend}: outputs are {}", got.names());
-            for (ours, tensor) in got.iter() {
-                let theirs = if written(ours) { ours.to_owned() } else { format!("{ours}_out") };
-                let want = file.tensors.get(&theirs).unwrap_or_else(|| panic!("{name}: no {theirs}"));
-                let error = tolerance::relative_rms(&tensor.to_f64(), &want.to_f64());
-                let source = &file.metadata["source"];
-                assert!(error < 2e-6, "{name} on {backend}: `{ours}` differs by {error:.2e} from {source}");
-            }
+    Some(paths)
+}
+
+fn name(path: &Path) -> String {
+    path.file_stem().unwrap().to_string_lossy().into_owned()
+}
+
+/// The operator that a file is named after.
+fn op_of(name: &str) -> &'static Op {
+    find(name.split('_').next().unwrap()).unwrap_or_else(|| panic!("{name} is of no operator"))
+}
+
+/// Outputs are those of an independent implementation.
+fn one(path: &Path) {
+    let name = name(path);
+    let op = op_of(&name);
+    let file = io::read(path).unwrap();
+    let (operator, given) = configure(op, &file);
+    // Refused on a GPU for this one reason, and no other.
+    let on_cpu = operator.program(&Caps::portable()).is_err_and(|e| e.to_string().contains("runs on the cpu backend"));
+    for (backend, run) in backends().into_iter().filter(|(backend, _)| !on_cpu || *backend == "cpu") {
+        let got = run(operator.as_ref(), &given);
+        // Below goes over what was given back: nothing that the file expects may be missing from that.
+        let written = |name: &str| op.outputs.iter().any(|spec| spec.name == name);
+        let expected = file.tensors.iter().filter(|(n, _)| written(n) || n.ends_with("_out")).count();
+        assert_eq!(got.len(), expected, "{backend}: outputs are {}", got.names());
+        for (ours, tensor) in got.iter() {
+            let theirs = if written(ours) { ours.to_owned() } else { format!("{ours}_out") };
+            let want = file.tensors.get(&theirs).unwrap_or_else(|| panic!("no {theirs}"));
+            let error = tolerance::relative_rms(&tensor.to_f64(), &want.to_f64());
+            let source = &file.metadata["source"];
+            assert!(error < 2e-6, "{backend}: `{ours}` differs by {error:.2e} from {source}");
         }
+    }
+}
+
+fn every_operator_has_its_goldens() {
+    let Some(files) = files() else { return };
+    let mut seen = BTreeMap::new();
+    for path in files {
+        *seen.entry(op_of(&name(&path)).name).or_insert(0) += 1;
     }
     let least = [
         ("conv1d", 6),
@@ -108,6 +126,14 @@ fn outputs_are_those_of_independent_implementations() {
     }
 }
 
-pub fn tests() -> Vec<Trial> {
-    vec![test(outputs_are_those_of_independent_implementations)]
+pub(crate) fn tests() -> Vec<Trial> {
+    let mut trials = vec![test(every_operator_has_its_goldens)];
+    let trial = |path: PathBuf| {
+        Trial::test(format!("goldens::{}", name(&path)), move || {
+            one(&path);
+            Ok(())
+        })
+    };
+    trials.extend(files().unwrap_or_default().into_iter().map(trial));
+    trials
 }

@@ -100,7 +100,7 @@ fn probes_do_what_they_are_timed_for() {
     }
 }
 
-pub fn tests() -> Vec<Trial> {
+pub(crate) fn tests() -> Vec<Trial> {
     vec![
         test(a_timer_sees_every_dispatch),
         test(long_steps_are_cut_and_give_the_same),

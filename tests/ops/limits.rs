@@ -152,7 +152,7 @@ fn a_projection_over_one_binding_is_cut_at_rows_and_heads() {
     assert_eq!(error, sentence);
 }
 
-pub fn tests() -> Vec<Trial> {
+pub(crate) fn tests() -> Vec<Trial> {
     vec![
         test(tensors_over_one_binding_are_cut_where_the_layout_allows),
         test(a_tensor_over_the_largest_buffer_is_refused_with_both_numbers),

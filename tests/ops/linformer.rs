@@ -208,7 +208,7 @@ fn work_and_workspace_grow_with_the_length_alone() {
     assert_eq!(wide.workspace().len(), 2, "no partial sums where tiles alone fill the machine");
 }
 
-pub fn tests() -> Vec<Trial> {
+pub(crate) fn tests() -> Vec<Trial> {
     vec![
         test(sharing_is_only_a_way_to_say_less),
         test(a_projection_that_keeps_every_token_is_softmax),

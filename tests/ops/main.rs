@@ -6,11 +6,13 @@
 //! listed in `tests` of its module.
 //!
 //! The adapter is the one that WGPU_ADAPTER_NAME and WGPU_BACKEND name, otherwise any, including software adapters. A missing
-//! adapter fails the run unless SUBQUAD_ALLOW_NO_ADAPTER=1. SUBQUAD_QUICK=1 selects the quick cases.
+//! adapter fails the run unless SUBQUAD_ALLOW_NO_ADAPTER=1. SUBQUAD_QUICK=1 selects the quick cases; a software adapter runs
+//! fewer of them (`cover`).
 
 mod bytes;
 mod cases;
 mod conv1d;
+mod cover;
 mod goldens;
 mod gpu;
 mod limits;
@@ -18,6 +20,7 @@ mod linear;
 mod linear_delta;
 mod linear_maps;
 mod linformer;
+mod look_ahead;
 mod mamba;
 mod mta;
 mod pieces;
@@ -40,6 +43,7 @@ fn main() -> ExitCode {
         bytes::tests(),
         table::tests(),
         pieces::tests(),
+        look_ahead::tests(),
         goldens::tests(),
         gpu::tests(),
         limits::tests(),

@@ -19,16 +19,12 @@ use subquad::ops::mamba::{self, Config, OP};
 use subquad::tensor::{DType, HostTensor, Layout, Shape, TensorMap};
 use subquad::verify::tolerance::{self, Reference};
 
-use crate::support::{
-    Runner, assert_matches, assert_same_bits, backends, backends_for, channels_in_pieces, context, last, test,
-};
+use crate::pieces::assert_same_bits_in_pieces;
+use crate::support::{Runner, assert_matches, assert_same_bits, backends, context, last, test};
 
 fn op() -> &'static Op {
     &OP
 }
-
-/// Tensors whose last axis is the length.
-const ALONG: [&str; 5] = ["x", "dt", "b", "c", "z"];
 
 /// With d, z and dt_bias.
 fn full(shape: Channels, states: usize) -> Config {
@@ -58,77 +54,16 @@ fn seeded(c: &Config, seed: u64) -> TensorMap {
     all
 }
 
-/// Shapes that no tile divides, one and several lanes a channel.
-fn several() -> [Config; 3] {
-    [
-        full(Channels::new(2, 20, 130), 16),
-        Config { groups: Some(3), a_log: true, ..full(Channels::new(1, 9, 130), 3) },
-        Config { softplus: true, ..Config::new(Channels::new(1, 5, 130), 40) },
-    ]
-}
-
-/// As [`channels_in_pieces`], with a configuration made for the length.
-fn pieces(run: &Runner, whole: &Config, all: &TensorMap, cuts: &[usize]) -> TensorMap {
-    let one = |len: usize, tensors: &TensorMap| {
-        let shape = whole.shape.length(len);
-        run(
-            &Config {
-                shape,
-                mode: Mode { decode: len == 1 && whole.mode.segment.is_none(), ..whole.mode.carry() },
-                ..whole.clone()
-            },
-            tensors,
-        )
-    };
-    channels_in_pieces(&one, all, &ALONG, cuts)
-}
-
-fn pieces_equal_the_whole_bit_for_bit_when_cuts_fall_on_segments() {
-    for c in several() {
-        for dtype in [DType::F32, DType::F16] {
-            let whole = Config { shape: c.shape.dtype(dtype), mode: c.mode.segment(24).carry(), ..c.clone() };
-            let all = inputs(&whole);
-            for (backend, run) in backends_for(dtype) {
-                let want = run(&whole, &all);
-                let got = pieces(&run, &whole, &all, &[0, 48, 72, 130]);
-                for (name, tensor) in want.iter() {
-                    assert_same_bits(&format!("{backend}: {name}"), tensor, got.get(name).unwrap());
-                }
-            }
-        }
-    }
-}
-
 /// The cpu backend walks every channel from end to end.
 fn pieces_equal_the_whole_bit_for_bit_on_the_cpu_at_any_cut() {
-    for c in several() {
-        let whole = Config { mode: c.mode.carry(), ..c };
-        let all = inputs(&whole);
-        let run: Runner = Box::new(|c: &dyn Operator, t: &TensorMap| c.cpu(t).unwrap());
-        let (want, got) = (run(&whole, &all), pieces(&run, &whole, &all, &[0, 1, 2, 50, 67, 130]));
-        for (name, tensor) in want.iter() {
-            assert_same_bits(name, tensor, got.get(name).unwrap());
-        }
-    }
-}
-
-fn an_output_does_not_depend_on_later_tokens() {
-    for c in several() {
-        for c in [c.clone(), Config { mode: c.mode.segment(16), ..c }] {
-            let before = inputs(&c);
-            let mut after = before.clone();
-            for name in ALONG.into_iter().filter(|name| before.get(name).is_some()) {
-                let tensor = before.get(name).unwrap();
-                let (mut values, shape) = (tensor.to_f32(), tensor.shape().clone());
-                values.chunks_exact_mut(130).for_each(|row| row[77..].iter_mut().for_each(|x| *x = 4.0 - 3.0 * *x));
-                after.insert(name, HostTensor::f32(shape, values));
-            }
-            for (backend, run) in backends() {
-                let [a, b] = [&before, &after].map(|all| run(&c, all).remove("y").unwrap());
-                assert_same_bits(backend, &last(&a, 0..77), &last(&b, 0..77));
-                assert_ne!(last(&a, 77..78).bytes(), last(&b, 77..78).bytes(), "{backend}: token 77 is not read");
-            }
-        }
+    let case = |axes: [(&'static str, usize); 3]| Case::new("any cut", &axes).carry();
+    let run: Runner = Box::new(|c: &dyn Operator, t: &TensorMap| c.cpu(t).unwrap());
+    for case in [
+        case([("C", 20), ("N", 130), ("S", 16)]).with("d").with("z").with("dt_bias"),
+        case([("C", 9), ("N", 130), ("S", 3)]).with("a_log"),
+        case([("C", 5), ("N", 130), ("S", 40)]),
+    ] {
+        assert_same_bits_in_pieces(op(), &case, &[0, 1, 2, 50, 67, 130], "cpu", &run);
     }
 }
 
@@ -403,11 +338,9 @@ fn tensors_that_do_not_fit_shapes_or_flags_are_refused_by_name() {
     }
 }
 
-pub fn tests() -> Vec<Trial> {
+pub(crate) fn tests() -> Vec<Trial> {
     vec![
-        test(pieces_equal_the_whole_bit_for_bit_when_cuts_fall_on_segments),
         test(pieces_equal_the_whole_bit_for_bit_on_the_cpu_at_any_cut),
-        test(an_output_does_not_depend_on_later_tokens),
         test(a_state_that_decays_to_nothing_within_a_step_is_that_of_the_step),
         test(steps_far_from_zero_are_right_on_both_sides),
         test(a_length_of_43884_is_right_to_the_end),

@@ -296,7 +296,7 @@ fn refused_before_anything_runs() {
     }
 }
 
-pub fn tests() -> Vec<Trial> {
+pub(crate) fn tests() -> Vec<Trial> {
     vec![
         test(the_beam_is_all_sums_sorted_ties_by_address),
         test(the_beam_orders_what_is_not_finite),

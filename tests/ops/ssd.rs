@@ -1,7 +1,6 @@
 //! Mamba-2's recurrence: what is particular to it.
 
 use libtest_mimic::Trial;
-use std::ops::Range;
 
 use subquad::catalog::case::Case;
 use subquad::catalog::flags::Flags;
@@ -16,14 +15,11 @@ use subquad::ops::ssd::{Config, OP};
 use subquad::tensor::{DType, HostTensor, Layout, Shape, TensorMap};
 use subquad::verify::tolerance;
 
-use crate::support::{Runner, assert_matches, assert_same_bits, backends, backends_for, test};
+use crate::support::{assert_matches, backends, test};
 
 fn op() -> &'static Op {
     &OP
 }
-
-/// Tensors whose second axis is the length.
-const ALONG: [&str; 5] = ["x", "dt", "b", "c", "z"];
 
 /// What a configuration reads, drawn as `sample` does, the state too where it is carried.
 fn inputs(c: &Config) -> TensorMap {
@@ -34,94 +30,6 @@ fn inputs(c: &Config) -> TensorMap {
     let given = [("d", c.d), ("z", c.z), ("dt_bias", c.dt_bias)];
     case.with.extend(given.into_iter().filter(|(_, given)| *given).map(|(name, _)| name));
     random::inputs(op(), &case).unwrap()
-}
-
-/// Shapes that no tile divides.
-fn several() -> [Config; 3] {
-    let all = |c| Config { d: true, z: true, dt_bias: true, ..c };
-    [
-        all(Config { batch: 2, groups: 2, ..Config::new(130, 4, 10, 20) }),
-        all(Config { a_log: true, ..Config::new(130, 3, 70, 17) }),
-        Config::new(130, 2, 5, 40),
-    ]
-}
-
-/// Tokens of a tensor whose second axis is the length.
-fn tokens(t: &HostTensor, range: Range<usize>) -> HostTensor {
-    let mut dims = t.shape().dims().to_vec();
-    let row: usize = dims[2..].iter().product();
-    let values = t.to_f32();
-    let cut = values.chunks_exact(dims[1] * row).flat_map(|entry| &entry[range.start * row..range.end * row]).copied();
-    let cut = cut.collect();
-    dims[1] = range.len();
-    HostTensor::f32(dims, cut).cast(t.dtype())
-}
-
-/// Runs `whole` in pieces that carry the state, and puts the outputs together; one token is decoded.
-fn pieces(run: &Runner, whole: &Config, all: &TensorMap, cuts: &[usize]) -> TensorMap {
-    let (mut state, mut outputs) = (TensorMap::new(), Vec::new());
-    for pair in cuts.windows(2) {
-        let length = pair[1] - pair[0];
-        let mut piece: TensorMap = (all.iter())
-            .map(|(name, t)| {
-                (name.to_owned(), if ALONG.contains(&name) { tokens(t, pair[0]..pair[1]) } else { t.clone() })
-            })
-            .collect();
-        state.into_iter().for_each(|(name, t)| piece.insert(name, t));
-        let decode = length == 1 && whole.mode.segment.is_none();
-        state = run(&Config { length, mode: Mode { decode, ..whole.mode.carry() }, ..whole.clone() }, &piece);
-        outputs.push(state.remove("y").unwrap());
-    }
-    let row = whole.heads * whole.dim;
-    let entry = |i: usize| {
-        let piece = move |t: &HostTensor| {
-            let len = t.shape().dims()[1] * row;
-            t.to_f32()[i * len..][..len].to_vec()
-        };
-        outputs.iter().flat_map(piece)
-    };
-    let values = (0..whole.batch).flat_map(entry).collect();
-    state.insert("y", HostTensor::f32([whole.batch, *cuts.last().unwrap(), whole.heads, whole.dim], values));
-    state
-}
-
-fn pieces_equal_the_whole_bit_for_bit_when_cuts_fall_on_segments() {
-    for c in several() {
-        let whole = Config { mode: c.mode.segment(24).carry(), ..c };
-        let all = inputs(&whole);
-        for (backend, run) in backends() {
-            let want = run(&whole, &all);
-            let got = pieces(&run, &whole, &all, &[0, 48, 72, 130]);
-            for (name, tensor) in want.iter() {
-                assert_same_bits(&format!("{backend}: {name}"), tensor, got.get(name).unwrap());
-            }
-        }
-    }
-}
-
-fn an_output_does_not_depend_on_later_tokens() {
-    for c in several() {
-        for dtype in [DType::F32, DType::F16] {
-            let c =
-                Config { dtype, mode: Mode { segment: (dtype == DType::F16).then_some(16), ..c.mode }, ..c.clone() };
-            let before = inputs(&c);
-            let mut after = before.clone();
-            for name in ALONG.into_iter().filter(|name| before.get(name).is_some()) {
-                let tensor = before.get(name).unwrap();
-                let (mut values, shape) = (tensor.to_f32(), tensor.shape().clone());
-                let row: usize = shape.dims()[2..].iter().product();
-                values
-                    .chunks_exact_mut(130 * row)
-                    .for_each(|x| x[77 * row..].iter_mut().for_each(|x| *x = 4.0 - 3.0 * *x));
-                after.insert(name, HostTensor::f32(shape, values).cast(dtype));
-            }
-            for (backend, run) in backends_for(dtype) {
-                let [a, b] = [&before, &after].map(|all| run(&c, all).remove("y").unwrap());
-                assert_same_bits(&format!("{backend}: earlier"), &tokens(&a, 0..77), &tokens(&b, 0..77));
-                assert!(tokens(&a, 77..78).to_f32() != tokens(&b, 77..78).to_f32(), "{backend}: its own");
-            }
-        }
-    }
 }
 
 /// What it is by its definition: the gated rule over other names.
@@ -165,18 +73,6 @@ fn large_and_tiny_steps() {
             assert_matches(&format!("{backend}, a bias of {bias}"), op(), &c, &all, &got);
         }
     }
-}
-
-/// A length that others have failed at, in two chunks of tokens against one.
-fn a_long_sequence_of_no_round_length() {
-    let c = Config { dt_bias: true, d: true, ..Config::new(43_884, 1, 4, 4) };
-    let all = inputs(&c);
-    let whole = c.cpu(&all).unwrap();
-    assert_matches("cpu", op(), &c, &all, &whole);
-    let run: Runner = Box::new(|c: &dyn Operator, t: &TensorMap| c.cpu(t).unwrap());
-    let two = pieces(&run, &c, &all, &[0, 21_942, 43_884]).remove("y").unwrap();
-    let error = tolerance::relative_rms(&two.to_f64(), &whole.get("y").unwrap().to_f64());
-    assert!(error < 1e-6, "{error:.2e}");
 }
 
 fn refused_before_anything_runs() {
@@ -253,13 +149,10 @@ fn two_tokens_by_hand() {
     }
 }
 
-pub fn tests() -> Vec<Trial> {
+pub(crate) fn tests() -> Vec<Trial> {
     vec![
-        test(pieces_equal_the_whole_bit_for_bit_when_cuts_fall_on_segments),
-        test(an_output_does_not_depend_on_later_tokens),
         test(it_is_gated_linear_attention_with_steps_in_values_and_decays),
         test(large_and_tiny_steps),
-        test(a_long_sequence_of_no_round_length),
         test(refused_before_anything_runs),
         test(tensors_that_do_not_fit_are_refused_by_name),
         test(two_tokens_by_hand),

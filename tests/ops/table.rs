@@ -6,9 +6,10 @@ use subquad::catalog::spec::Op;
 use subquad::ops::OPS;
 use subquad::tensor::{DType, HostTensor, Layout, TensorMap};
 
+use crate::cover::runs_here;
 use crate::support::{assert_same_bits, backends, cases, context, on_gpu, prepare, test_each, unchecked_context};
 
-pub fn tests() -> Vec<Trial> {
+pub(crate) fn tests() -> Vec<Trial> {
     let mut trials = Vec::new();
     trials.extend(test_each(OPS, the_same_run_gives_the_same_bits));
     trials.extend(test_each(OPS, layouts_hold_the_same_numbers));
@@ -70,7 +71,7 @@ fn layouts_hold_the_same_numbers(op: &Op) {
 fn shader_checks_do_not_change_a_bit(op: &Op) {
     let (Some(checked), Some(unchecked)) = (context(), unchecked_context()) else { return };
     // Narrow ones: a software adapter compiles wide ones for seconds, and here twice.
-    let narrow = |c: &Case| c.quick && c.axis(op, "D").is_none_or(|d| d <= 24);
+    let narrow = |c: &Case| c.quick && c.axis(op, "D").is_none_or(|d| d <= 24) && runs_here(op, c);
     for case in cases(op).into_iter().filter(narrow).step_by(8) {
         if case.dtype == DType::F16 && !checked.caps().f16 {
             continue;

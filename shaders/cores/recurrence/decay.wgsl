@@ -16,16 +16,17 @@ fn left_of(kept: vec4<f32>, x: vec4<f32>) -> vec4<f32> {
     return kept * x + select(vec4<f32>(0.0), x, kept <= vec4<f32>(0.0));
 }
 
-// The level of an empty state, below all others. A state that is stored relative to e^level has this logarithm: the
-// running maximum of what was written to it.
+// The running maximum of an empty state, below all others. A state that is stored relative to e^running_max has this
+// logarithm: the running maximum of what was written to it.
 const NOTHING: f32 = -1e30;
 
-// New level of a state that decays by the log decay g before something with level `top` is written.
-fn risen(level: f32, g: f32, top: f32) -> f32 {
-    return max(max(level + g, NOTHING), top);
+// New running maximum of a state that decays by the log decay g before something whose log features have the maximum
+// `top` is written.
+fn risen(running_max: f32, g: f32, top: f32) -> f32 {
+    return max(max(running_max + g, NOTHING), top);
 }
 
-// Decay factor (as decay_of stores it) for a change of level. `log` is at most 0, except for rounding errors.
-fn level_decay(log: f32) -> f32 {
+// Decay factor (as decay_of stores it) for a change of running maximum. `log` is at most 0, except for rounding errors.
+fn running_max_decay(log: f32) -> f32 {
     return select(decay_of(log), 1.0 + log, log > 0.0);
 }

@@ -2,10 +2,11 @@
 // state for the queries. Grid: column splits, head splits, segments, KV heads. Reads q, k, v, state; writes o, and segments
 // at the end.
 //
-// The operator defines, in addition to what state_write.wgsl and state_read.wgsl need: combine_row_splits(row, split, e, sum, weight),
-// which returns whether these sums of a row (batch, query head, token) are complete, and otherwise stores them; initial_state(at),
-// an element of the initial state; normalize(row, sum, weight), which normalises the scaled sums of a row of the tile;
-// epilogue(p, n, t, i, o), the epilogue for four columns of the output of token n, which is token t of the tile.
+// The operator defines, in addition to what rank_one_update.wgsl and query_state.wgsl need: combine_row_splits(row,
+// split, e, sum, weight), which returns whether these sums of a row (batch, query head, token) are complete, and
+// otherwise stores them; initial_state(at), an element of the initial state; normalize(row, sum, weight), which
+// normalises the scaled sums of a row of the tile; epilogue(p, n, t, i, o), the epilogue for four columns of the output
+// of token n, which is token t of the tile.
 override CAUSAL: u32 = 1u; // 1: each token writes the state before it is read; 0: all queries read the state of segment 0
 override INIT: u32 = 0u;   // initial state: 0 zero, 1 from segments, 2 from state
 override STORE: u32 = 0u;  // 1: store the final state in segments

@@ -1,9 +1,9 @@
-// Core of the recurrences, second half: reads the state of state_write.wgsl with the features of the queries.
+// Core of the recurrences, second half: reads the state of rank_one_update.wgsl with the features of the queries.
 //
 // Each invocation holds only ROWS of the rows. A read therefore leaves one partial sum per row thread in workgroup memory;
 // after a barrier they are added in a fixed order. One workgroup reads a KV head's state for READ_HEADS query heads.
 //
-// Prelude constants: READ_HEADS and those of state_write.wgsl. The operator defines query_features(row, i), the features of
+// Prelude constants: READ_HEADS and those of rank_one_update.wgsl. The operator defines query_features(row, i), the features of
 // row r * TILE + t, and load_queries.
 
 // Partial sums, [READ_HEADS][TILE][ROW_THREADS][COL_THREADS], and partial weights, [READ_HEADS][TILE][ROW_THREADS].

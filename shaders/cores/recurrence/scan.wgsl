@@ -8,9 +8,10 @@ override MODE: u32 = 0u;  // 0: each segment gets the sum of all earlier ones; 1
 override DECAY: u32 = 0u; // decay of the earlier state across a segment: 0 none, 1 one factor, 2 one factor per row
 override POSITION: u32 = 0u; // 1: `state` holds a position per KV head, to be advanced by all tokens
 
-override LEVEL: u32 = 0u; // 1: states are relative to e^level, with one level per KV head. In a segment the log decay follows
-                          // the state, then its level, then the level of its initial state. MODE 4: the carried level goes to
-                          // the first segment, in a dispatch of its own, before each element reads it
+// 1: states are relative to e^running_max, with one running maximum per KV head. In a segment the log decay follows the state,
+// then its running maximum, then that of its initial state. MODE 4: the carried running maximum goes to the first segment, in a
+// dispatch of its own, before each element reads it.
+override RUNNING_MAX: u32 = 0u;
 
 fn scan(index: u32, invocation: u32) {
     let blocks = (params.state_len + 63u) / 64u;
@@ -19,20 +20,20 @@ fn scan(index: u32, invocation: u32) {
     if (element >= params.state_len) {
         return;
     }
-    // First segment: its log decay, its level, the level of its initial state.
+    // First segment: its log decay, its running maximum, the running maximum of its initial state.
     let passed = kv * params.segments * params.segment_stride + params.state_len;
     if (MODE == 4u) {
         if (element == 0u) {
             count_load(1u);
             count_store(1u);
-            segments[passed + 2u] = state[params.beside + kv];
+            segments[passed + 2u] = state[params.extra_state + kv];
         }
         return;
     }
-    var level = NOTHING;
-    if (LEVEL == 1u && CARRY == 1u && MODE != 2u) {
+    var running_max = NOTHING;
+    if (RUNNING_MAX == 1u && CARRY == 1u && MODE != 2u) {
         count_load(1u);
-        level = segments[passed + 2u];
+        running_max = segments[passed + 2u];
     }
     let size = params.rows * params.dim_v;
     let is_norm = element >= size;
@@ -59,23 +60,23 @@ fn scan(index: u32, invocation: u32) {
             segments[at] = sum;
         }
         let of_segment = passed + s * params.segment_stride;
-        if (LEVEL == 1u && MODE == 2u) {
+        if (RUNNING_MAX == 1u && MODE == 2u) {
             if (element == 0u) {
                 count_load(1u);
-                level = segments[of_segment + 1u];
+                running_max = segments[of_segment + 1u];
             }
-        } else if (LEVEL == 1u) {
+        } else if (RUNNING_MAX == 1u) {
             if (MODE == 0u && element == 0u && (CARRY == 0u || s > 0u)) {
                 count_store(1u);
-                segments[of_segment + 2u] = level;
+                segments[of_segment + 2u] = running_max;
             }
             count_load(2u);
             let log = segments[of_segment];
             let top = segments[of_segment + 1u];
-            let next = risen(level, log, top);
-            sum = left_of(vec4<f32>(level_decay((level - next) + log)), vec4<f32>(sum)).x;
-            own = left_of(vec4<f32>(level_decay(top - next)), vec4<f32>(own)).x;
-            level = next;
+            let next = risen(running_max, log, top);
+            sum = left_of(vec4<f32>(running_max_decay((running_max - next) + log)), vec4<f32>(sum)).x;
+            own = left_of(vec4<f32>(running_max_decay(top - next)), vec4<f32>(own)).x;
+            running_max = next;
         } else if (DECAY != 0u && MODE != 2u) {
             count_load(1u);
             sum = left_of(vec4<f32>(decay_of(segments[at - element + params.state_len + row])), vec4<f32>(sum)).x;
@@ -85,20 +86,20 @@ fn scan(index: u32, invocation: u32) {
     if (MODE == 1u) {
         count_store(1u);
         segments[first] = sum;
-        if (LEVEL == 1u && element == 0u) {
+        if (RUNNING_MAX == 1u && element == 0u) {
             count_store(1u);
-            segments[passed + 2u] = level;
+            segments[passed + 2u] = running_max;
         }
     }
     if (CARRY == 1u) {
         count_store(1u);
         state[home] = sum;
-        if (LEVEL == 1u && element == 0u) {
+        if (RUNNING_MAX == 1u && element == 0u) {
             count_store(1u);
-            state[params.beside + kv] = level;
+            state[params.extra_state + kv] = running_max;
         }
         if (POSITION == 1u && element == 0u) {
-            let at = params.beside + 2u * kv;
+            let at = params.extra_state + 2u * kv;
             let low = bitcast<u32>(state[at]) + params.queries;
             state[at + 1u] = bitcast<f32>(bitcast<u32>(state[at + 1u]) + u32(low < params.queries));
             state[at] = bitcast<f32>(low);

@@ -12,7 +12,7 @@ struct Params {
     segments: u32,       // segments in this step
     col_splits: u32,     // workgroups that share the columns of a state
     head_splits: u32,    // workgroups that share the query heads of one KV head
-    segment_stride: u32, // elements from one segment to the next: state_len, then the log decay (and levels) it passes on
+    segment_stride: u32, // elements from one segment to the next: state_len, then the log decay (and running maxima) it passes on
     norm_offset: u32,    // first element of `norm` in the packed state
     scale: f32,
     norm_eps: f32,
@@ -37,7 +37,7 @@ struct Params {
     write_page: u32,
     skip: u32,            // ssd: start of d and of dt_bias in the weights
     bias: u32,
-    beside: u32,          // linear: first element in the carried state of the positions or levels, which follow the sums
+    extra_state: u32, // linear: first element in the carried state of the positions or running maxima, which follow the sums
     max_len: u32,         // cosformer: horizon in tokens, the distance at which weights reach zero
     node: array<vec4<f32>, 32>, // slay: sqrt(2 s_r), s_r, sqrt(w_r / F); performer, first entry only: D^-1/4, D^-1/2, F^-1/2
 }

@@ -14,11 +14,11 @@ use crate::gpu::Spread;
 type Key = [String; 7];
 
 /// Times of an earlier run.
-pub struct Old(HashMap<Key, Spread>);
+pub(super) struct Old(HashMap<Key, Spread>);
 
 /// A time compared with an earlier one.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Change {
+pub(super) struct Change {
     /// Seconds in the earlier run.
     pub old: f64,
     /// New time divided by old time: 0.5 is twice as fast.
@@ -34,7 +34,7 @@ impl Change {
     }
 
     /// `slower` or `faster`; empty if the ranges overlap.
-    pub fn mark(&self) -> &'static str {
+    pub(super) fn mark(&self) -> &'static str {
         match (self.outside, self.ratio > 1.0) {
             (false, _) => "",
             (true, true) => "slower",
@@ -43,7 +43,7 @@ impl Change {
     }
 
     /// The fields that a comparison adds to a record.
-    pub fn fields(change: Option<Self>) -> Map<String, Value> {
+    pub(super) fn fields(change: Option<Self>) -> Map<String, Value> {
         let number = |f: fn(&Self) -> f64| change.as_ref().map_or(Value::Null, |c| report::number(round(f(c))));
         let pairs = [
             ("old_time_us", number(|c| c.old * 1e6)),
@@ -59,7 +59,7 @@ impl Old {
     ///
     /// # Errors
     /// [`Error::File`] if it is not such a file.
-    pub fn read(path: &Path) -> Result<Self, Error> {
+    pub(super) fn read(path: &Path) -> Result<Self, Error> {
         let refuse = |message: String| Error::file(path, message);
         let bytes = std::fs::read(path).map_err(|error| refuse(error.to_string()))?;
         let value: Value = serde_json::from_slice(&bytes).map_err(|error| {
@@ -92,7 +92,7 @@ impl Old {
     }
 
     /// The change of this row, if the earlier run measured it on an adapter of the same name.
-    pub fn change(&self, site: &Site, row: &Row) -> Option<Change> {
+    pub(super) fn change(&self, site: &Site, row: &Row) -> Option<Change> {
         let place = json!({"adapter": site.adapter, "backend": site.backend});
         let old = self.0.get(&key(&place, &Value::Object(row.fields())))?;
         Some(Change::of(old, &row.time()?))

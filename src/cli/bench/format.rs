@@ -14,7 +14,7 @@ use crate::verify::tolerance::Comparison;
 
 /// What `--format` takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Format {
+pub(super) enum Format {
     Table,
     Markdown,
     Csv,
@@ -23,7 +23,7 @@ pub enum Format {
 }
 
 /// Names of the formats.
-pub const FORMATS: [(&str, Format); 5] = [
+pub(super) const FORMATS: [(&str, Format); 5] = [
     ("table", Format::Table),
     ("md", Format::Markdown),
     ("csv", Format::Csv),
@@ -32,7 +32,7 @@ pub const FORMATS: [(&str, Format); 5] = [
 ];
 
 /// A run, or the part of it that is done, and what is needed to print it.
-pub struct Report<'a> {
+pub(super) struct Report<'a> {
     pub occasion: &'a Occasion,
     pub sites: &'a [Site],
     pub old: Option<&'a Old>,
@@ -44,7 +44,7 @@ pub struct Report<'a> {
 
 impl Report<'_> {
     /// The whole report as text.
-    pub fn text(&self, format: Format) -> String {
+    pub(super) fn text(&self, format: Format) -> String {
         match format {
             Format::Table | Format::Markdown => self.pages(format),
             Format::Json => format!("{}\n", self.json()),
@@ -58,7 +58,7 @@ impl Report<'_> {
     }
 
     /// One row with all its fields, for the formats that have a line per row.
-    pub fn line(&self, site: &Site, row: &Row, format: Format) -> String {
+    pub(super) fn line(&self, site: &Site, row: &Row, format: Format) -> String {
         let record = self.record(site, row);
         match format {
             Format::JsonLines => format!("{}\n", Value::Object(record)),
@@ -67,7 +67,7 @@ impl Report<'_> {
     }
 
     /// The header line of CSV.
-    pub fn csv_header(&self) -> String {
+    pub(super) fn csv_header(&self) -> String {
         let first = self.sites.iter().find_map(|site| Some(self.record(site, site.rows.first()?)));
         first.map_or_else(String::new, |record| csv(record.keys().cloned()))
     }
@@ -341,7 +341,7 @@ fn growth_table(site: &Site) -> Page {
 }
 
 /// The axes except the length, and the storage type: `H=8 D=64 f32`. Axes that repeat another are left out.
-pub fn shape(row: &Row) -> String {
+pub(super) fn shape(row: &Row) -> String {
     let others = growth::others(row);
     let of = |letter: &str| others.iter().find(|(known, _)| *known == letter).map(|(_, n)| *n);
     let plain = |letter: &str, n: usize| match letter {
@@ -359,7 +359,7 @@ fn seconds(time: f64) -> String {
 }
 
 /// Three digits.
-pub fn digits(x: f64) -> String {
+pub(super) fn digits(x: f64) -> String {
     match x.abs() {
         x if !x.is_finite() => "-".into(),
         0.0 => "0".into(),

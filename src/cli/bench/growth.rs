@@ -8,13 +8,13 @@ use crate::catalog::spec::Causality;
 use crate::ops::BASELINE;
 
 /// One form of an operator at all measured lengths, shortest first.
-pub struct Line<'a> {
+pub(super) struct Line<'a> {
     pub rows: Vec<&'a Row>,
 }
 
 /// `t = c N^exponent`, fitted to the logarithms by least squares.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Fit {
+pub(super) struct Fit {
     pub exponent: f64,
     /// RMS residual of the logarithms, as a share of the time: 0.05 is 5 %. `None` for two lengths, which any power fits.
     pub residual: Option<f64>,
@@ -22,7 +22,7 @@ pub struct Fit {
 
 /// The length from which an operator is faster than softmax.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Crossover {
+pub(super) enum Crossover {
     /// The operator is softmax itself, or has no heads and is no alternative to it.
     Itself,
     /// Softmax was not measured in the same form at a common length, or was in several forms.
@@ -36,7 +36,7 @@ pub enum Crossover {
 }
 
 /// The lines of a site, ordered by operator.
-pub fn lines(site: &Site) -> Vec<Line<'_>> {
+pub(super) fn lines(site: &Site) -> Vec<Line<'_>> {
     let mut lines: Vec<Line<'_>> = Vec::new();
     for row in sorted(site) {
         match lines.last_mut() {
@@ -48,7 +48,7 @@ pub fn lines(site: &Site) -> Vec<Line<'_>> {
 }
 
 /// Rows ordered by operator, form, storage type, shape and length, for people. They are measured in the order of length.
-pub fn sorted(site: &Site) -> Vec<&Row> {
+pub(super) fn sorted(site: &Site) -> Vec<&Row> {
     let place = |row: &Row| crate::ops::OPS.iter().position(|op| op.name == row.job.op.name);
     let mut rows: Vec<_> = site.rows.iter().collect();
     rows.sort_by_cached_key(|row| {
@@ -59,7 +59,7 @@ pub fn sorted(site: &Site) -> Vec<&Row> {
 }
 
 /// All axes except the length.
-pub fn others(row: &Row) -> Vec<(&'static str, usize)> {
+pub(super) fn others(row: &Row) -> Vec<(&'static str, usize)> {
     let length = row.job.length();
     // An M equal to N says nothing new.
     row.job.shape.iter().copied().filter(|(letter, n)| *letter != "N" && !(*letter == "M" && *n == length)).collect()
@@ -74,27 +74,27 @@ fn same_line(a: &Row, b: &Row) -> bool {
 
 impl Line<'_> {
     /// The first row. It has everything that the rows have in common.
-    pub fn first(&self) -> Option<&Row> {
+    pub(super) fn first(&self) -> Option<&Row> {
         self.rows.first().copied()
     }
 
     /// Operator and flags: `linear --no-normalize`.
-    pub fn name(&self) -> String {
+    pub(super) fn name(&self) -> String {
         self.first().map_or_else(String::new, |row| row.job.name())
     }
 
     /// Length and seconds of each row.
-    pub fn times(&self) -> Vec<(usize, f64)> {
+    pub(super) fn times(&self) -> Vec<(usize, f64)> {
         self.rows.iter().filter_map(|row| Some((row.job.length(), row.time()?.median))).collect()
     }
 
     /// The fit, for two lengths or more.
-    pub fn fit(&self) -> Option<Fit> {
+    pub(super) fn fit(&self) -> Option<Fit> {
         fit(&self.times())
     }
 
     /// Compared with softmax in the same form among `lines`.
-    pub fn crossover(&self, lines: &[Line<'_>]) -> Crossover {
+    pub(super) fn crossover(&self, lines: &[Line<'_>]) -> Crossover {
         let Some(own) = self.first() else { return Crossover::NotMeasured };
         let heads = own.job.op.axes.iter().any(|(letter, _)| *letter == "H");
         if own.job.op.name == BASELINE || !heads {
@@ -151,7 +151,7 @@ fn crossover(own: &[(usize, f64)], other: &[(usize, f64)]) -> Crossover {
 
 impl Crossover {
     /// For people.
-    pub fn text(self) -> String {
+    pub(super) fn text(self) -> String {
         match self {
             Crossover::Itself => "-".into(),
             Crossover::NotMeasured => format!("{BASELINE} not measured"),
@@ -169,7 +169,7 @@ fn two_digits(length: f64) -> u64 {
 }
 
 /// The numbers of a line as a record.
-pub fn record(line: &Line<'_>, lines: &[Line<'_>]) -> Map<String, Value> {
+pub(super) fn record(line: &Line<'_>, lines: &[Line<'_>]) -> Map<String, Value> {
     let fit = line.fit();
     let crossover = line.crossover(lines);
     let first = line.first();

@@ -21,7 +21,7 @@ const ON_CPU: [usize; 3] = [1024, 4096, 16384];
 const MOST: usize = 4096;
 
 /// The options of the command line, for all operators.
-pub struct Matrix {
+pub(super) struct Matrix {
     ops: Vec<&'static Op>,
     /// Letter and lengths of each axis that has an option of its own; empty: the default.
     lists: Vec<(&'static str, Vec<usize>)>,
@@ -36,7 +36,7 @@ pub struct Matrix {
 
 /// An operator at a shape.
 #[derive(Clone)]
-pub struct Job {
+pub(super) struct Job {
     pub op: &'static Op,
     pub case: Case,
     /// Every axis of its tensors with its length, in the order of the operator's table.
@@ -45,7 +45,7 @@ pub struct Job {
 
 impl Job {
     /// `softmax --no-causal`.
-    pub fn name(&self) -> String {
+    pub(super) fn name(&self) -> String {
         format!("{} {}", self.op.name, options::as_typed(self.op, &self.case.flags)).trim_end().to_owned()
     }
 
@@ -72,13 +72,13 @@ impl Job {
     }
 
     /// Length in tokens.
-    pub fn length(&self) -> usize {
+    pub(super) fn length(&self) -> usize {
         self.case.axis(self.op, "N").unwrap_or(1)
     }
 }
 
 /// Options for axes: name, letter, help.
-pub const OPTIONS: [(&str, &str, &str); 4] = [
+pub(super) const OPTIONS: [(&str, &str, &str); 4] = [
     ("length", "N", "Length in tokens [default: 1024-65536*4; software adapters: 256,1024; cpu: 1024-16384*4]"),
     ("heads", "H", "Number of query heads [default: 8]"),
     ("dim", "D", "Key dim and value dim [default: 64]"),
@@ -90,7 +90,7 @@ impl Matrix {
     ///
     /// # Errors
     /// [`Error::Usage`] for options that none of the operators can use.
-    pub fn of(matches: &ArgMatches) -> Result<Self, Error> {
+    pub(super) fn of(matches: &ArgMatches) -> Result<Self, Error> {
         let mut lists = Vec::new();
         for (option, letter, _) in OPTIONS {
             let list = args::word_of(matches, option).map(|text| list(option, text)).transpose()?;
@@ -205,7 +205,7 @@ impl Matrix {
     ///
     /// # Errors
     /// [`Error::Usage`] if there are too many.
-    pub fn jobs(&self, place: &Place<'_>) -> Result<Vec<Job>, Error> {
+    pub(super) fn jobs(&self, place: &Place<'_>) -> Result<Vec<Job>, Error> {
         let defaults: &[usize] = match place {
             Place::Cpu => &ON_CPU,
             Place::Gpu(ctx) if ctx.caps().software => &ON_SOFTWARE,

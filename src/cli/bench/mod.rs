@@ -30,7 +30,7 @@ use record::{Occasion, Site};
 use runner::Event;
 
 /// `subquad bench`.
-pub fn command() -> Command {
+pub(super) fn command() -> Command {
     let append = |arg: Arg| arg.action(ArgAction::Append);
     let mut command = Command::new("bench")
         .about("Time operators, on one, several or all adapters")
@@ -127,7 +127,7 @@ struct Sinks {
 }
 
 /// Measures operators.
-pub fn bench(matches: &ArgMatches) -> Result<Outcome, Error> {
+pub(super) fn bench(matches: &ArgMatches) -> Result<Outcome, Error> {
     without_driver_caches();
     // Before any other thread starts, so that all inherit the mask.
     signals::install();

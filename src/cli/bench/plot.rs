@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 /// One measured shape of a series. Values that a log scale cannot show (NaN, zero, negative, infinite) are left out.
-pub struct Point {
+pub(super) struct Point {
     pub length: f64,
     /// Seconds per run.
     pub seconds: f64,
@@ -16,13 +16,13 @@ pub struct Point {
 }
 
 /// One line: one form of an operator, by ascending length. Equal labels have the same look for every adapter.
-pub struct Series {
+pub(super) struct Series {
     pub label: String,
     pub points: Vec<Point>,
 }
 
 /// The data of one adapter.
-pub struct Picture {
+pub(super) struct Picture {
     pub title: String,
     /// Small text below the title: driver, date, commit.
     pub note: String,
@@ -94,7 +94,7 @@ struct Axis {
 }
 
 /// All pictures, one below another.
-pub fn svg(pictures: &[Picture]) -> String {
+pub(super) fn svg(pictures: &[Picture]) -> String {
     let mut labels: Vec<&str> = Vec::new();
     for series in pictures.iter().flat_map(|picture| &picture.series) {
         if !labels.contains(&series.label.as_str()) {

@@ -12,10 +12,10 @@ use crate::measure::Measured;
 use crate::measure::roofline::{Bound, Roofline};
 
 /// The commit of this build, followed by `+` if the tree had changes; none outside a checkout.
-pub const COMMIT: Option<&str> = option_env!("SUBQUAD_COMMIT");
+pub(super) const COMMIT: Option<&str> = option_env!("SUBQUAD_COMMIT");
 
 /// Date, host and command line of a run.
-pub struct Occasion {
+pub(super) struct Occasion {
     /// UTC: `2026-11-24T15:04:05Z`.
     pub date: String,
     /// Processor model and number of cores.
@@ -26,7 +26,7 @@ pub struct Occasion {
 
 impl Occasion {
     /// The present one.
-    pub fn now() -> Self {
+    pub(super) fn now() -> Self {
         let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         let words = std::env::args().skip(1).map(|word| {
             let plain = !word.is_empty() && word.chars().all(|c| c.is_ascii_graphic() && !"'\"$`\\*".contains(c));
@@ -37,7 +37,7 @@ impl Occasion {
     }
 
     /// The date without the time.
-    pub fn day(&self) -> &str {
+    pub(super) fn day(&self) -> &str {
         self.date.split('T').next().unwrap_or_default()
     }
 }
@@ -69,7 +69,7 @@ fn host() -> String {
 }
 
 /// An adapter or the `cpu` backend, with its results.
-pub struct Site {
+pub(super) struct Site {
     /// Name of the adapter, or `cpu`.
     pub adapter: String,
     /// `vulkan`, `metal`, `dx12`, `gl` or `cpu`.
@@ -86,7 +86,7 @@ pub struct Site {
 
 impl Site {
     /// For people: `llvmpipe (LLVM 19.1.7, 256 bits), vulkan, software`.
-    pub fn title(&self) -> String {
+    pub(super) fn title(&self) -> String {
         let software = if self.software { ", software" } else { "" };
         match self.backend {
             "cpu" => format!("cpu, {}", self.driver),
@@ -95,7 +95,7 @@ impl Site {
     }
 
     /// Name of a folder for its records.
-    pub fn folder(&self) -> String {
+    pub(super) fn folder(&self) -> String {
         // Software drivers add the version of their compiler to the name.
         let name = self.adapter.split(" (").next().unwrap_or_default();
         let name = if self.backend == "cpu" { name.to_owned() } else { format!("{name} {}", self.backend) };
@@ -105,13 +105,13 @@ impl Site {
 }
 
 /// A shape of an operator and its result.
-pub struct Row {
+pub(super) struct Row {
     pub job: Job,
     pub outcome: Outcome,
 }
 
 /// The result of a shape.
-pub enum Outcome {
+pub(super) enum Outcome {
     /// Measured, or found wrong.
     Ran(Box<Ran>),
     /// The operator or the device refuses the shape, or it was given up.
@@ -121,7 +121,7 @@ pub enum Outcome {
 }
 
 /// The measurements of a shape.
-pub struct Ran {
+pub(super) struct Ran {
     pub measured: Measured,
     /// Essential work.
     pub cost: Cost,
@@ -135,14 +135,14 @@ pub struct Ran {
 
 impl Ran {
     /// Seconds per run; none if the result is wrong.
-    pub fn time(&self) -> Option<Spread> {
+    pub(super) fn time(&self) -> Option<Spread> {
         self.measured.kernel.map(|kernel| kernel.time)
     }
 }
 
 impl Row {
     /// `ok`, `wrong`, `refused` or `failed`.
-    pub fn status(&self) -> &'static str {
+    pub(super) fn status(&self) -> &'static str {
         match &self.outcome {
             Outcome::Ran(ran) if ran.measured.kernel.is_some() => "ok",
             Outcome::Ran(_) => "wrong",
@@ -152,7 +152,7 @@ impl Row {
     }
 
     /// The measurements, if it ran.
-    pub fn ran(&self) -> Option<&Ran> {
+    pub(super) fn ran(&self) -> Option<&Ran> {
         match &self.outcome {
             Outcome::Ran(ran) => Some(ran),
             Outcome::Refused(_) | Outcome::Failed(_) => None,
@@ -160,17 +160,17 @@ impl Row {
     }
 
     /// Seconds per run, if it ran and the result is right.
-    pub fn time(&self) -> Option<Spread> {
+    pub(super) fn time(&self) -> Option<Spread> {
         self.ran().and_then(Ran::time)
     }
 
     /// All axes: `B=1,H=8`.
-    pub fn shape(&self) -> String {
+    pub(super) fn shape(&self) -> String {
         self.job.shape.iter().map(|(letter, length)| format!("{letter}={length}")).collect::<Vec<_>>().join(",")
     }
 
     /// All fields of the record. Fields without a value are null, so that all rows have the same fields.
-    pub fn fields(&self) -> Map<String, Value> {
+    pub(super) fn fields(&self) -> Map<String, Value> {
         let ran = self.ran();
         let measured = ran.map(|ran| &ran.measured);
         let kernel = measured.and_then(|measured| measured.kernel);
@@ -233,7 +233,7 @@ impl Row {
 }
 
 /// Rounds to six significant digits, more than any clock here resolves.
-pub fn round(x: f64) -> f64 {
+pub(super) fn round(x: f64) -> f64 {
     if x == 0.0 || !x.is_finite() {
         return x;
     }
@@ -242,7 +242,7 @@ pub fn round(x: f64) -> f64 {
 }
 
 /// The first fields of every record.
-pub fn occasion(occasion: &Occasion) -> Map<String, Value> {
+pub(super) fn occasion(occasion: &Occasion) -> Map<String, Value> {
     let pairs = [
         ("schema", json!(report::SCHEMA)),
         ("version", json!(env!("CARGO_PKG_VERSION"))),
@@ -255,7 +255,7 @@ pub fn occasion(occasion: &Occasion) -> Map<String, Value> {
 }
 
 /// The fields of an adapter.
-pub fn site(site: &Site) -> Map<String, Value> {
+pub(super) fn site(site: &Site) -> Map<String, Value> {
     let pairs = [
         ("adapter", json!(site.adapter)),
         ("backend", json!(site.backend)),
@@ -266,7 +266,7 @@ pub fn site(site: &Site) -> Map<String, Value> {
 }
 
 /// The fields of the ceilings; null if they are not known.
-pub fn ceilings(ceilings: Option<&Roofline>) -> Map<String, Value> {
+pub(super) fn ceilings(ceilings: Option<&Roofline>) -> Map<String, Value> {
     let number = |f: &dyn Fn(&Roofline) -> Option<f64>| {
         ceilings.and_then(|ceilings| f(ceilings).map(|x| report::number(round(x)))).unwrap_or(Value::Null)
     };

@@ -28,12 +28,12 @@ const GIVE_UP: f64 = 10.0;
 const LEAST_SECONDS: f64 = 20.0;
 
 /// Seconds after which a shape that is still running is given up.
-pub fn patience(max_seconds: f64) -> f64 {
+pub(super) fn patience(max_seconds: f64) -> f64 {
     (GIVE_UP * max_seconds).max(LEAST_SECONDS)
 }
 
 /// What happens, as it happens.
-pub enum Event<'a> {
+pub(super) enum Event<'a> {
     /// The ceilings of a target are about to be measured.
     Roofline(&'a Target),
     /// A job is about to be measured on a target, after so many others.
@@ -55,7 +55,7 @@ struct Task {
 ///
 /// # Errors
 /// Too many jobs, and any error that `watch` returns.
-pub fn run(
+pub(super) fn run(
     targets: &mut [Target],
     matrix: &Matrix,
     effort: &Budget<'_>,

@@ -17,24 +17,24 @@ static SIGNAL: AtomicU8 = AtomicU8::new(0);
 static SINCE: Mutex<Option<Instant>> = Mutex::new(None);
 
 /// Set once a run is to end.
-pub fn stop() -> &'static AtomicBool {
+pub(super) fn stop() -> &'static AtomicBool {
     &STOP
 }
 
 /// Number of the signal that ended the run.
-pub fn received() -> Option<u8> {
+pub(super) fn received() -> Option<u8> {
     Some(SIGNAL.load(Ordering::Relaxed)).filter(|signal| *signal != 0)
 }
 
 /// The exit code, if a signal came and the run in hand has not ended in time.
-pub fn overdue() -> Option<u8> {
+pub(super) fn overdue() -> Option<u8> {
     let since = SINCE.lock().unwrap_or_else(PoisonError::into_inner);
     let late = since.is_some_and(|since| since.elapsed() > GRACE);
     received().filter(|_| late).map(|signal| Outcome::Interrupted(signal).code())
 }
 
 /// Ends the process while other threads are at work. Exit handlers are skipped: a driver's would free what they use.
-pub fn exit(code: u8) -> ! {
+pub(super) fn exit(code: u8) -> ! {
     #[cfg(unix)]
     {
         unsafe extern "C" {
@@ -60,7 +60,7 @@ fn on_signal(signal: u8) {
 ///
 /// Threads started later inherit the mask, so that only the thread here receives these signals.
 #[cfg(unix)]
-pub fn install() {
+pub(super) fn install() {
     use nix::sys::signal::{SigSet, Signal};
     let signals: SigSet = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP].into_iter().collect();
     if signals.thread_block().is_err() {

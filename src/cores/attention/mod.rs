@@ -23,13 +23,11 @@ pub(crate) mod cpu;
 
 use std::mem::offset_of;
 
-use bytemuck::{Pod, Zeroable};
-
 use crate::error::Error;
 use crate::gpu::Caps;
 use crate::gpu::grid::Grid;
 use crate::gpu::program::{Cost, Operand, Program, Scratch, Step, check_indices};
-use crate::gpu::shader::{Bind, COUNT_OFF, Field, Fragment, Kernel, Variant, fields, fragment};
+use crate::gpu::shader::{Bind, Fragment, Kernel, Variant, fragment, params};
 use crate::operator::qkv::Qkv;
 use crate::operator::qkv::{Strides, check_lengths};
 use crate::tensor::{Access, DType, HostTensor, Slot, TensorMap, Values};
@@ -42,37 +40,32 @@ const SPLIT_KEYS: usize = 128;
 /// Columns per workgroup in the dispatch that combines the splits.
 const MERGE_COLUMNS: usize = 64;
 
-/// Must match `struct Params` in `shaders/cores/attention/types.wgsl`.
-#[repr(C)]
-#[derive(Debug, Clone, Copy, Default, Pod, Zeroable)]
-pub(crate) struct Params {
-    grid: Grid,
-    queries: u32,
-    keys: u32,
-    heads: u32,
-    kv_heads: u32,
-    dim_k: u32,
-    dim_v: u32,
-    window: u32,
-    row_queries: u32,
-    block_heads: u32,
-    head_splits: u32,
-    row_blocks: u32,
-    col_splits: u32,
-    splits: u32,
-    first_key: u32,
-    score: f32,
-    norm_eps: f32,
-    q: Strides,
-    pub(crate) k: Strides,
-    pub(crate) v: Strides,
-    o: Strides,
+params! {
+    /// Must match `struct Params` in `shaders/cores/attention/types.wgsl`.
+    pub(crate) struct Params {
+        grid: Grid,
+        queries: u32,
+        keys: u32,
+        heads: u32,
+        kv_heads: u32,
+        dim_k: u32,
+        dim_v: u32,
+        window: u32,
+        row_queries: u32,
+        block_heads: u32,
+        head_splits: u32,
+        row_blocks: u32,
+        col_splits: u32,
+        splits: u32,
+        first_key: u32,
+        score: f32,
+        norm_eps: f32,
+        q: Strides,
+        pub(crate) k: Strides,
+        pub(crate) v: Strides,
+        o: Strides,
+    }
 }
-
-const FIELDS: &[Field] = fields!(
-    Params: grid, queries, keys, heads, kv_heads, dim_k, dim_v, window, row_queries, block_heads, head_splits, row_blocks,
-    col_splits, splits, first_key, score, norm_eps, q, k, v, o
-);
 
 /// Slots of q, k, v and o (0 to 3), with the byte offsets of their strides in [`Params`].
 pub(crate) const STRIDES: [(usize, usize); 4] =
@@ -112,7 +105,7 @@ const fn kernel(
     bindings: &'static [(&'static str, Bind)],
     bounds_proof: Option<&'static str>,
 ) -> Kernel {
-    Kernel { name, sources, bindings, params: FIELDS, params_size: size_of::<Params>(), bounds_proof }
+    Kernel { name, sources, bindings, params: Params::UNIFORM, bounds_proof }
 }
 
 /// A kernel that is the core. Its sources hold [`KEYS_ALL`], or a specialisation brings [`KEYS_LENGTHS`].
@@ -409,14 +402,10 @@ impl Attention<'_> {
     }
 
     fn step(&self, kernel: &'static Kernel, consts: Vec<(&'static str, u32)>, params: Params, cost: Cost) -> Step {
-        let spec = Variant {
-            elem: self.qkv.dtype,
-            fragments: vec![COUNT_OFF, KEYS_STORED],
-            consts,
-            overrides: vec![("CAUSAL", self.mask.causal.into())],
-        };
-        let params = bytemuck::bytes_of(&Params { norm_eps: self.norm_eps, ..params }).to_vec();
-        Step { kernel, spec, params, operands: vec![Q, K, V, O], first: 0, groups: 0, cost, strided: vec![] }
+        let overrides = vec![("CAUSAL", self.mask.causal.into())];
+        let spec = Variant::new(self.qkv.dtype, consts, overrides).with(&[KEYS_STORED]);
+        let params = Params { norm_eps: self.norm_eps, ..params };
+        Step::new(kernel, spec, &params, vec![Q, K, V, O], 0, cost)
     }
 
     /// A step of a kernel that makes weights, in workgroups of so many, whose cost is stated for exponentials.

@@ -59,7 +59,7 @@ pub(crate) trait Features: Sync {
     fn score_flops(&self) -> usize;
 
     /// Whether features are relative: those of a token are divided by its factor `e^top`, and the state is divided by
-    /// `e^level`.
+    /// `e^running_max`.
     fn relative(&self) -> bool {
         false
     }
@@ -278,7 +278,7 @@ impl<F: Features> Job<'_, F> {
         self.matrix_len() + if self.run.norm_eps.is_some() { self.features().width() } else { 0 }
     }
 
-    /// Floats of one state: the matrix and the norm, then the log decays of the tokens of a sum, then the level if
+    /// Floats of one state: the matrix and the norm, then the log decays of the tokens of a sum, then the running maximum if
     /// there is one.
     fn state_len(&self) -> usize {
         self.sums_len() + self.decay_width() + usize::from(self.features().relative())
@@ -288,10 +288,17 @@ impl<F: Features> Job<'_, F> {
         if self.features().relative() { 1 } else { self.tensors.decay.width(self.features().width()) }
     }
 
-    /// The decay of some tokens. If the state has a level, `level` becomes the one after these tokens.
-    fn decay<'b>(&self, head: Head, tokens: Range<usize>, k: Mat<'_>, level: &mut f32, room: Space<'b>) -> Chunk<'b> {
+    /// The decay of some tokens. If the state has a running maximum, `running_max` becomes the one after these tokens.
+    fn decay<'b>(
+        &self,
+        head: Head,
+        tokens: Range<usize>,
+        k: Mat<'_>,
+        running_max: &mut f32,
+        room: Space<'b>,
+    ) -> Chunk<'b> {
         if self.features().relative() {
-            self.tensors.decay.relative(head, tokens, |i| self.features().top(k, i), level, room)
+            self.tensors.decay.relative(head, tokens, |i| self.features().top(k, i), running_max, room)
         } else {
             self.tensors.decay.chunk(head, tokens, room)
         }
@@ -314,10 +321,10 @@ impl<F: Features> Job<'_, F> {
         if let [log, own] = *logs
             && self.features().relative()
         {
-            let level = decay::risen(after[1], log, own);
-            self.leave(state, &[(after[1] - level) + log]);
-            simd::add_scaled(state, sums, simd::exp_signed(own - level));
-            after[1] = level;
+            let running_max = decay::risen(after[1], log, own);
+            self.leave(state, &[(after[1] - running_max) + log]);
+            simd::add_scaled(state, sums, simd::exp_signed(own - running_max));
+            after[1] = running_max;
         } else {
             self.leave(state, logs);
             simd::add(state, sums);
@@ -397,13 +404,13 @@ impl<F: Features> Job<'_, F> {
         ]
     }
 
-    /// Adds a chunk to the sums so far. `level` is the level after the chunk.
+    /// Adds a chunk to the sums so far. `running_max` is the running maximum after the chunk.
     fn absorb(
         &self,
         rows: usize,
         (k, v): (Mat<'_>, Mat<'_>),
         chunk: Chunk<'_>,
-        level: f32,
+        running_max: f32,
         total: &mut [f32],
         [kept, left, space]: [&mut [f32]; 3],
     ) {
@@ -413,8 +420,8 @@ impl<F: Features> Job<'_, F> {
             let width = self.features().width();
             decay::kept(rows, k, width, chunk, kept, left);
             if self.features().relative() {
-                self.leave(sums, &[(all[1] - level) + chunk.logs[0]]);
-                all[1] = level;
+                self.leave(sums, &[(all[1] - running_max) + chunk.logs[0]]);
+                all[1] = running_max;
             } else {
                 self.leave(sums, chunk.logs);
             }
@@ -427,8 +434,8 @@ impl<F: Features> Job<'_, F> {
     /// Sets a sum to that of no tokens.
     fn clear(&self, total: &mut [f32]) {
         total.fill(0.0);
-        if let (true, Some(level)) = (self.features().relative(), total.last_mut()) {
-            *level = decay::NOTHING;
+        if let (true, Some(running_max)) = (self.features().relative(), total.last_mut()) {
+            *running_max = decay::NOTHING;
         }
     }
 
@@ -444,9 +451,9 @@ impl<F: Features> Job<'_, F> {
                 let k = self.features().tile(&self.tensors.k, self.shared(head), tokens.clone(), k_space);
                 let v = self.tensors.v.tile(head.batch, head.head, tokens.clone(), v_space);
                 let room = Space { factors: &mut *factors, logs: &mut *logs, scales: &mut *scales };
-                let mut level = total[total.len() - 1];
-                let chunk = self.decay(head, tokens.clone(), k, &mut level, room);
-                self.absorb(tokens.len(), (k, v), chunk, level, total, [&mut *kept, &mut *left, &mut *space]);
+                let mut running_max = total[total.len() - 1];
+                let chunk = self.decay(head, tokens.clone(), k, &mut running_max, room);
+                self.absorb(tokens.len(), (k, v), chunk, running_max, total, [&mut *kept, &mut *left, &mut *space]);
             }
         });
     }
@@ -478,8 +485,8 @@ impl<F: Features> Job<'_, F> {
                     let k = features.tile(&self.tensors.k, self.shared(key_head), tokens.clone(), k_space);
                     let v = self.tensors.v.tile(key_head.batch, key_head.head, tokens.clone(), v_space);
                     let room = Space { factors: &mut *factors, logs: &mut *logs, scales: &mut *scales };
-                    let mut level = before[n - 1];
-                    let chunk = self.decay(key_head, tokens.clone(), k, &mut level, room);
+                    let mut running_max = before[n - 1];
+                    let chunk = self.decay(key_head, tokens.clone(), k, &mut running_max, room);
                     for head in key_head.head * group..(key_head.head + 1) * group {
                         let head = Head { head, ..key_head };
                         let q = features.tile(&self.tensors.q, self.shared(head), tokens.clone(), q_space);
@@ -510,17 +517,19 @@ impl<F: Features> Job<'_, F> {
                                 *weight += simd::sum(row);
                             }
                         }
-                        self.finish(head, tokens.clone(), out, weights, |i| chunk.levels[i] + features.top(q, i));
+                        self.finish(head, tokens.clone(), out, weights, |i| {
+                            chunk.running_maxes[i] + features.top(q, i)
+                        });
                     }
                     let own = [&mut *kept, &mut *left, &mut *space];
                     if features.relative() {
-                        // The sum of a segment has its own level.
-                        let mut level = total[n - 1];
+                        // The sum of a segment has its own running maximum.
+                        let mut running_max = total[n - 1];
                         let room = Space { factors: &mut *factors, logs: &mut *logs, scales: &mut *scales };
-                        let chunk = self.decay(key_head, tokens.clone(), k, &mut level, room);
-                        self.absorb(rows, (k, v), chunk, level, total, own);
+                        let chunk = self.decay(key_head, tokens.clone(), k, &mut running_max, room);
+                        self.absorb(rows, (k, v), chunk, running_max, total, own);
                     } else {
-                        self.absorb(rows, (k, v), chunk, level, total, own);
+                        self.absorb(rows, (k, v), chunk, running_max, total, own);
                     }
                 }
                 self.fold(state, total);
@@ -540,10 +549,10 @@ impl<F: Features> Job<'_, F> {
             for first in tokens.clone().step_by(rows) {
                 let chunk = first..(first + rows).min(tokens.end);
                 let q = self.features().tile(&self.tensors.q, self.shared(head), chunk.clone(), q_space);
-                let level = state[state.len() - 1];
+                let running_max = state[state.len() - 1];
                 let state = state[..self.sums_len()].split_at(self.matrix_len());
                 self.features().read(chunk.len(), q, state, out, factors, space);
-                self.finish(head, chunk, out, factors, |i| level + self.features().top(q, i));
+                self.finish(head, chunk, out, factors, |i| running_max + self.features().top(q, i));
             }
         });
     }

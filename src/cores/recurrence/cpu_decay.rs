@@ -44,7 +44,7 @@ pub(crate) struct Space<'b> {
     pub(crate) factors: &'b mut [f32],
     /// `[width]`: the sums of the log decays.
     pub(crate) logs: &'b mut [f32],
-    /// `[2, tokens]`: the scales of the keys, then the levels.
+    /// `[2, tokens]`: the scales of the keys, then the running maxima.
     pub(crate) scales: &'b mut [f32],
 }
 
@@ -57,17 +57,17 @@ pub(crate) struct Chunk<'b> {
     pub(crate) logs: &'b [f32],
     /// Factor for the keys of each token; empty if there is none.
     pub(crate) scales: &'b [f32],
-    /// The level after each token; empty if the state has no level.
-    pub(crate) levels: &'b [f32],
+    /// The running maximum after each token; empty if the state has no running maximum.
+    pub(crate) running_maxes: &'b [f32],
 }
 
-/// The level of an empty state. It is below all others.
+/// The running maximum of an empty state. It is below all others.
 pub(crate) const NOTHING: f32 = -1e30;
 
-/// The new level of a state: the old level plus its log decay, or the level `top` of what is written, if that is
-/// higher.
-pub(crate) fn risen(level: f32, log: f32, top: f32) -> f32 {
-    (level + log).max(NOTHING).max(top)
+/// The new running maximum of a state: the old running maximum plus its log decay, or the maximum `top` of what is
+/// written, if that is higher.
+pub(crate) fn risen(running_max: f32, log: f32, top: f32) -> f32 {
+    (running_max + log).max(NOTHING).max(top)
 }
 
 impl Decay<'_> {
@@ -88,7 +88,7 @@ impl Decay<'_> {
         let factors = &mut factors[..rows * width];
         all.fill(0.0);
         match self {
-            Self::None => return Chunk { factors, logs: all, scales: &[], levels: &[] },
+            Self::None => return Chunk { factors, logs: all, scales: &[], running_maxes: &[] },
             Self::Head(source) | Self::Row(source) => {
                 let logs = source.tile(head.batch, head.head, tokens, from);
                 for (i, row) in factors.chunks_exact_mut(width).enumerate() {
@@ -107,28 +107,28 @@ impl Decay<'_> {
                     kept_of(std::slice::from_mut(factor), &[*scale * a]);
                     all[0] += *scale * a;
                 }
-                return Chunk { factors, logs: all, scales: &scales[..rows], levels: &[] };
+                return Chunk { factors, logs: all, scales: &scales[..rows], running_maxes: &[] };
             }
         }
-        Chunk { factors, logs: all, scales: &[], levels: &[] }
+        Chunk { factors, logs: all, scales: &[], running_maxes: &[] }
     }
 
-    /// The decay of some tokens of a head whose state is stored relative to `level`;
-    /// `shaders/linear/favor_features.wgsl` explains this. `level` becomes the one after these tokens. `top(i)` is the
+    /// The decay of some tokens of a head whose state is stored relative to `running_max`;
+    /// `shaders/linear/favor_features.wgsl` explains this. `running_max` becomes the one after these tokens. `top(i)` is the
     /// exponent that the features of the i-th token are relative to. There must be no log decays, or one per key head.
-    /// The sum in `logs` contains only the log decays of the tokens, not the rise of the level.
+    /// The sum in `logs` contains only the log decays of the tokens, not the rise of the running maximum.
     pub(crate) fn relative<'b>(
         &self,
         head: Head,
         tokens: Range<usize>,
         top: impl Fn(usize) -> f32,
-        level: &mut f32,
+        running_max: &mut f32,
         space: Space<'b>,
     ) -> Chunk<'b> {
         let Space { factors, logs: all, scales } = space;
         let rows = tokens.len();
         let (factors, from) = factors.split_at_mut(factors.len() / 2);
-        let (scales, levels) = scales.split_at_mut(scales.len() / 2);
+        let (scales, running_maxes) = scales.split_at_mut(scales.len() / 2);
         let logs = match self {
             Self::Head(source) => Some(source.tile(head.batch, head.head, tokens, from)),
             _ => None,
@@ -136,13 +136,13 @@ impl Decay<'_> {
         all.fill(0.0);
         for i in 0..rows {
             let log = logs.map_or(0.0, |logs| logs.row(i, 1)[0]);
-            let next = risen(*level, log, top(i));
-            kept_of(&mut factors[i..=i], &[(*level - next) + log]);
+            let next = risen(*running_max, log, top(i));
+            kept_of(&mut factors[i..=i], &[(*running_max - next) + log]);
             scales[i] = simd::exp_signed(top(i) - next);
-            (levels[i], *level) = (next, next);
+            (running_maxes[i], *running_max) = (next, next);
             all[0] += log;
         }
-        Chunk { factors: &factors[..rows], logs: all, scales: &scales[..rows], levels: &levels[..rows] }
+        Chunk { factors: &factors[..rows], logs: all, scales: &scales[..rows], running_maxes: &running_maxes[..rows] }
     }
 }
 

@@ -4,7 +4,7 @@ use super::{Core, Decay, GATE_STRIDES, O_STRIDES, Params, Passes, STRIDES, Tiles
 use crate::error::Error;
 use crate::gpu::Caps;
 use crate::gpu::program::{Cost, Operand, Program, Scratch, Step, check_workspace};
-use crate::gpu::shader::{COUNT_OFF, Kernel, Variant};
+use crate::gpu::shader::{Kernel, Variant};
 use crate::tensor::DType;
 
 // The first slots, and the first workspace buffer.
@@ -144,13 +144,11 @@ impl<'a> Dispatches<'a> {
         mut consts: Vec<(&'static str, u32)>,
         overrides: Vec<(&'static str, u32)>,
     ) -> Variant {
-        let mut fragments = vec![COUNT_OFF];
-        fragments.extend(self.c.fragments.iter().copied());
         consts.extend([("DECAY", self.c.decay.number()), ("KEEP_LOGS", keep_logs.into())]);
         if !self.c.more.is_empty() {
             consts.push((self.c.more_const, bound as u32 + 1));
         }
-        Variant { elem: self.c.qkv.dtype, fragments, consts, overrides }
+        Variant::new(self.c.qkv.dtype, consts, overrides).with(&self.c.fragments)
     }
 
     fn step(
@@ -162,8 +160,7 @@ impl<'a> Dispatches<'a> {
         groups: u64,
         cost: Cost,
     ) -> Step {
-        let params = bytemuck::bytes_of(&params).to_vec();
-        Step { kernel, spec, params, operands: operands.to_vec(), first: 0, groups, cost, strided: vec![] }
+        Step::new(kernel, spec, &params, operands.to_vec(), groups, cost)
     }
 
     /// Operands of a kernel: keys, values, weights if there are any, the kernel's own operands, then the extra slots
@@ -263,29 +260,29 @@ impl<'a> Dispatches<'a> {
         let carried = if self.c.mode.carry { self.state_bytes() } else { 0.0 };
         let decays = mode < 2 && self.c.decay != Decay::None;
         // Levels: every element reads those of all segments, and the carried one first. One element per key head writes
-        // the levels that segments start from.
-        let levels = self.kv as f64 * self.c.level_bytes();
-        let relative = if levels > 0.0 && mode < 2 { all } else { 0.0 };
-        let first = if levels > 0.0 && mode < 2 { carried } else { 0.0 };
+        // the running maxima that segments start from.
+        let running_maxes = self.kv as f64 * self.c.running_max_bytes();
+        let relative = if running_maxes > 0.0 && mode < 2 { all } else { 0.0 };
+        let first = if running_maxes > 0.0 && mode < 2 { carried } else { 0.0 };
         let starts = match mode {
-            0 => levels * (segments - usize::from(self.c.mode.carry)) as f64,
-            1 => levels,
+            0 => running_maxes * (segments - usize::from(self.c.mode.carry)) as f64,
+            1 => running_maxes,
             _ => 0.0,
         };
-        let last = if self.c.mode.carry { levels } else { 0.0 };
+        let last = if self.c.mode.carry { running_maxes } else { 0.0 };
         let cost = Cost {
             flops: self.kv as f64 * segments as f64 * stride as f64,
             exps: if decays { all / 4.0 } else { 0.0 } + relative / 4.0,
             bytes_read: match mode {
-                2 => all + levels,
+                2 => all + running_maxes,
                 3 => carried,
-                4 => levels,
+                4 => running_maxes,
                 _ => all * if decays { 2.0 } else { 1.0 } + carried + relative + first,
             },
             bytes_written: match mode {
                 0 => all + carried + starts + last,
                 2 => carried + last,
-                4 => levels,
+                4 => running_maxes,
                 _ => self.state_bytes() + if mode == 1 { carried + starts + last } else { 0.0 },
             },
         };
@@ -296,9 +293,9 @@ impl<'a> Dispatches<'a> {
             ("MODE", mode),
             ("DECAY", self.c.decay.number()),
             ("POSITION", self.c.position.into()),
-            ("LEVEL", (self.c.decay == Decay::Stabilized).into()),
+            ("RUNNING_MAX", (self.c.decay == Decay::Stabilized).into()),
         ];
-        let spec = Variant { elem: DType::F32, fragments: vec![COUNT_OFF], consts: vec![], overrides };
+        let spec = Variant::new(DType::F32, vec![], overrides);
         self.step(self.c.kernels.scan, spec, params, &[SEGMENTS, self.state()], groups, cost)
     }
 
@@ -319,8 +316,8 @@ impl<'a> Dispatches<'a> {
         let share = 1.0 / c.row_splits as f64;
         // Every column split reads the sums of features.
         let norm = if c.normalize { self.kv as f64 * c.rows as f64 * 4.0 * (col_splits - 1.0) } else { 0.0 };
-        let level = self.kv as f64 * c.level_bytes();
-        let start = (self.state_bytes() + norm + level * col_splits) * segments as f64 * head_splits * share;
+        let running_max = self.kv as f64 * c.running_max_bytes();
+        let start = (self.state_bytes() + norm + running_max * col_splits) * segments as f64 * head_splits * share;
         // If rows are split into parts, the sums so far are stored between parts: E columns and one weight per row. The
         // last part reads the weight once per four columns.
         let (first, last) = (part == 0, part + 1 == c.row_splits);
@@ -337,7 +334,7 @@ impl<'a> Dispatches<'a> {
             exps: 0.0,
             bytes_read: rows * s.dim_k as f64 * size * col_splits + if init == 0 { 0.0 } else { start } + waiting.0,
             bytes_written: if last { rows * s.dim_v as f64 * size } else { 0.0 }
-                + if store { self.state_bytes() * share + level } else { 0.0 }
+                + if store { self.state_bytes() * share + running_max } else { 0.0 }
                 + waiting.1,
         } + c.finish_cost * rows
             + self.features(queries, groups as f64);

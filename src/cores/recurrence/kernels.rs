@@ -1,6 +1,6 @@
 //! WGSL fragments, bindings and bounds proofs for the kernels of the recurrences.
 
-use super::{FIELDS, Params};
+use super::Params;
 use crate::gpu::shader::{Bind, Fragment, Kernel, fragment};
 
 pub(crate) const TYPES: Fragment = fragment!("cores/recurrence/types.wgsl");
@@ -83,5 +83,5 @@ pub(crate) const fn kernel(
     bindings: Bindings,
     bounds_proof: Option<&'static str>,
 ) -> Kernel {
-    Kernel { name, sources, bindings, params: FIELDS, params_size: size_of::<Params>(), bounds_proof }
+    Kernel { name, sources, bindings, params: Params::UNIFORM, bounds_proof }
 }

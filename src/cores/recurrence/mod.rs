@@ -22,13 +22,11 @@ mod tiles;
 
 use std::mem::offset_of;
 
-use bytemuck::{Pod, Zeroable};
-
 use crate::error::Error;
 use crate::gpu::Caps;
 use crate::gpu::grid::Grid;
 use crate::gpu::program::{Cost, Program, check_indices};
-use crate::gpu::shader::{Field, Fragment, fields};
+use crate::gpu::shader::{Fragment, params};
 use crate::operator::mode::Mode;
 use crate::operator::qkv::Qkv;
 use crate::operator::qkv::{Strides, check_lengths};
@@ -36,61 +34,55 @@ use crate::tensor::Slot;
 use kernels::Kernels;
 
 pub(crate) use tiles::MOST_ROWS;
-pub use tiles::{Passes, Tiles};
+pub(crate) use tiles::{Passes, Tiles};
 
-/// Must match `struct Params` in `shaders/cores/recurrence/types.wgsl`.
-#[repr(C)]
-#[derive(Debug, Clone, Copy, Default, Pod, Zeroable)]
-pub(crate) struct Params {
-    pub(crate) grid: Grid,
-    pub(crate) queries: u32,
-    pub(crate) keys: u32,
-    pub(crate) heads: u32,
-    pub(crate) kv_heads: u32,
-    pub(crate) dim_k: u32,
-    pub(crate) dim_v: u32,
-    pub(crate) rows: u32,
-    pub(crate) segment: u32,
-    pub(crate) segments: u32,
-    pub(crate) col_splits: u32,
-    pub(crate) head_splits: u32,
-    pub(crate) segment_stride: u32,
-    pub(crate) norm_offset: u32,
-    pub(crate) scale: f32,
-    pub(crate) norm_eps: f32,
-    pub(crate) stored_segments: u32,
-    pub(crate) nodes: u32,
-    pub(crate) poly: u32,
-    pub(crate) features: u32,
-    pub(crate) omega: u32,
-    pub(crate) first_poly: u32,
-    pub(crate) poly_scale: f32,
-    pub(crate) state_len: u32,
-    pub(crate) share: u32,
-    pub(crate) q: Strides,
-    pub(crate) k: Strides,
-    pub(crate) v: Strides,
-    pub(crate) o: Strides,
-    pub(crate) g: Strides,
-    pub(crate) beta: Strides,
-    pub(crate) first: u32,
-    pub(crate) end: u32,
-    pub(crate) read_page: u32,
-    pub(crate) write_page: u32,
-    pub(crate) skip: u32,
-    pub(crate) bias: u32,
-    pub(crate) beside: u32,
-    pub(crate) max_len: u32,
-    pub(crate) node: [[f32; 4]; 32],
+params! {
+    /// Must match `struct Params` in `shaders/cores/recurrence/types.wgsl`.
+    pub(crate) struct Params {
+        pub(crate) grid: Grid,
+        pub(crate) queries: u32,
+        pub(crate) keys: u32,
+        pub(crate) heads: u32,
+        pub(crate) kv_heads: u32,
+        pub(crate) dim_k: u32,
+        pub(crate) dim_v: u32,
+        pub(crate) rows: u32,
+        pub(crate) segment: u32,
+        pub(crate) segments: u32,
+        pub(crate) col_splits: u32,
+        pub(crate) head_splits: u32,
+        pub(crate) segment_stride: u32,
+        pub(crate) norm_offset: u32,
+        pub(crate) scale: f32,
+        pub(crate) norm_eps: f32,
+        pub(crate) stored_segments: u32,
+        pub(crate) nodes: u32,
+        pub(crate) poly: u32,
+        pub(crate) features: u32,
+        pub(crate) omega: u32,
+        pub(crate) first_poly: u32,
+        pub(crate) poly_scale: f32,
+        pub(crate) state_len: u32,
+        pub(crate) share: u32,
+        pub(crate) q: Strides,
+        pub(crate) k: Strides,
+        pub(crate) v: Strides,
+        pub(crate) o: Strides,
+        pub(crate) g: Strides,
+        pub(crate) beta: Strides,
+        pub(crate) first: u32,
+        pub(crate) end: u32,
+        pub(crate) read_page: u32,
+        pub(crate) write_page: u32,
+        pub(crate) skip: u32,
+        pub(crate) bias: u32,
+        pub(crate) extra_state: u32,
+        pub(crate) max_len: u32,
+        pub(crate) node: [[f32; 4]; 32],
+    }
 }
 
 /// Fields of [`Params`], for its kernels.
-pub(crate) const FIELDS: &[Field] = fields!(
-    Params: grid, queries, keys, heads, kv_heads, dim_k, dim_v, rows, segment, segments, col_splits, head_splits,
-    segment_stride, norm_offset, scale, norm_eps, stored_segments, nodes, poly, features, omega, first_poly, poly_scale,
-    state_len, share, q, k, v, o, g, beta, first, end, read_page, write_page, skip, bias, beside, max_len, node
-);
-
 /// Slots of q, k, v and o (0 to 3), with the byte offsets of their strides in [`Params`].
 pub(crate) const STRIDES: [(usize, usize); 4] =
     [(0, offset_of!(Params, q)), (1, offset_of!(Params, k)), (2, offset_of!(Params, v)), (3, offset_of!(Params, o))];
@@ -108,8 +100,8 @@ pub(crate) enum Decay {
     Head,
     /// One factor per row.
     Row,
-    /// One factor for all rows of a state that is stored relative to a level. A carried state stores the level after
-    /// its sums.
+    /// One factor for all rows of a state that is stored relative to a running maximum. A carried state stores the
+    /// running maximum after its sums.
     Stabilized,
 }
 
@@ -200,7 +192,8 @@ impl Core<'_> {
             Decay::None => 0,
             Decay::Head => 1,
             Decay::Row => self.rows,
-            // The logarithm, the level of the segment, and the level that it starts from, which the scan writes.
+            // The logarithm, the running maximum of the segment, and the running maximum that it starts from, which the
+            // scan writes.
             Decay::Stabilized => 3,
         }
     }
@@ -210,8 +203,8 @@ impl Core<'_> {
         self.passed_len().saturating_sub(usize::from(self.decay == Decay::Stabilized))
     }
 
-    /// Bytes of the level of one key head.
-    pub(crate) fn level_bytes(&self) -> f64 {
+    /// Bytes of the running maximum of one key head.
+    pub(crate) fn running_max_bytes(&self) -> f64 {
         if self.decay == Decay::Stabilized { 4.0 } else { 0.0 }
     }
 

@@ -6,7 +6,7 @@ use crate::operator::{ReferenceOutputs, Rows};
 use crate::tensor::TensorMap;
 use crate::verify::float::{self, Float};
 
-/// The level of an empty state. It is below all others.
+/// The running maximum of an empty state. It is below all others.
 pub(crate) const NOTHING: f64 = -1e30;
 
 fn largest<T: Float>(x: T, y: T) -> T {
@@ -62,7 +62,7 @@ impl Recurrence {
         let beta = float::read::<T>(tensors, "beta");
         let mut state = read("state", states * m * e);
         let mut norm = read("norm", states * m);
-        let mut levels = float::read(tensors, "log_scale").unwrap_or_else(|| vec![T::of(NOTHING); states]);
+        let mut running_maxes = float::read(tensors, "log_scale").unwrap_or_else(|| vec![T::of(NOTHING); states]);
         let factor = self.exponential.map(T::of);
         let wanted = rows.of(s.queries);
         let mut o = vec![0.0f64; s.batch * s.heads * wanted.len() * e];
@@ -80,19 +80,19 @@ impl Recurrence {
             for g in 0..s.kv_heads {
                 let matrix = &mut state[(b * s.kv_heads + g) * m * e..][..m * e];
                 let z = &mut norm[(b * s.kv_heads + g) * m..][..m];
-                let level = &mut levels[b * s.kv_heads + g];
-                let write = |matrix: &mut [T], z: &mut [T], level: &mut T, t: usize| {
+                let running_max = &mut running_maxes[b * s.kv_heads + g];
+                let write = |matrix: &mut [T], z: &mut [T], running_max: &mut T, t: usize| {
                     let k_row = &k[b * k_strides.batch + g * k_strides.head + t * k_strides.token..][..d];
                     let v_row = &v[b * v_strides.batch + g * v_strides.head + t * v_strides.token..][..e];
                     let gates = &gate[b * g_strides.batch + g * g_strides.head + t * g_strides.token..][..self.gates];
                     let mut phi = features(g, t, k_row);
                     if let Some(factor) = factor {
                         let log = gates.first().copied().unwrap_or(T::of(0.0));
-                        let after = largest(largest(*level + log, T::of(NOTHING)), top(&phi));
-                        let left = (*level + log - after).exp();
+                        let after = largest(largest(*running_max + log, T::of(NOTHING)), top(&phi));
+                        let left = (*running_max + log - after).exp();
                         matrix.iter_mut().chain(&mut *z).for_each(|x| *x = *x * left);
                         phi.iter_mut().for_each(|x| *x = factor * (*x - after).exp());
-                        *level = after;
+                        *running_max = after;
                     }
                     for i in 0..m {
                         if factor.is_none()
@@ -118,7 +118,7 @@ impl Recurrence {
                         }
                     }
                 };
-                let read = |matrix: &[T], z: &[T], level: T, t: usize, at: usize, o: &mut [f64]| {
+                let read = |matrix: &[T], z: &[T], running_max: T, t: usize, at: usize, o: &mut [f64]| {
                     for h in g * s.group()..(g + 1) * s.group() {
                         let q_row = &q[b * q_strides.batch + h * q_strides.head + t * q_strides.token..][..d];
                         let o_row = &mut o[b * o_strides.batch + h * o_strides.head + at * o_strides.token..][..e];
@@ -127,7 +127,7 @@ impl Recurrence {
                         if let Some(factor) = factor {
                             let top = top(&phi);
                             phi.iter_mut().for_each(|x| *x = factor * (*x - top).exp());
-                            log = level + top;
+                            log = running_max + top;
                         }
                         let weight = float::dot(&phi, z);
                         for j in 0..e {
@@ -149,17 +149,17 @@ impl Recurrence {
                 if self.mode.causal {
                     let mut next = wanted.iter().copied().enumerate().peekable();
                     for t in 0..s.keys {
-                        write(matrix, z, level, t);
+                        write(matrix, z, running_max, t);
                         if let Some((at, _)) = next.next_if(|&(_, wanted)| wanted == t) {
-                            read(matrix, z, *level, t, at, &mut o);
+                            read(matrix, z, *running_max, t, at, &mut o);
                         }
                     }
                 } else {
                     for t in 0..s.keys {
-                        write(matrix, z, level, t);
+                        write(matrix, z, running_max, t);
                     }
                     for (at, &t) in wanted.iter().enumerate() {
-                        read(matrix, z, *level, t, at, &mut o);
+                        read(matrix, z, *running_max, t, at, &mut o);
                     }
                 }
             }
@@ -172,7 +172,7 @@ impl Recurrence {
                 outputs.push(("norm", float::wide(norm)));
             }
             if factor.is_some() {
-                outputs.push(("log_scale", float::wide(levels)));
+                outputs.push(("log_scale", float::wide(running_maxes)));
             }
         }
         outputs

@@ -115,7 +115,7 @@ impl Tiles {
 
 /// How the sequence is processed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Passes {
+pub(crate) enum Passes {
     /// One token in one dispatch.
     Decode,
     /// A workgroup processes all tokens of a head in order.

@@ -6,30 +6,26 @@
 
 use std::mem::offset_of;
 
-use bytemuck::{Pod, Zeroable};
-
 use super::{Activation, Config, NAME};
 use crate::error::Error;
 use crate::gpu::Caps;
 use crate::gpu::grid::Grid;
 use crate::gpu::program::{Cost, Operand, Program, Scratch, Step, check_indices};
-use crate::gpu::shader::{Bind, COUNT_OFF, Field, Fragment, Kernel, Variant, fields, fragment};
+use crate::gpu::shader::{Bind, Fragment, Kernel, Variant, fragment, params};
 
-/// Must match `struct Params` in `shaders/conv1d/types.wgsl`.
-#[repr(C)]
-#[derive(Debug, Clone, Copy, Default, Pod, Zeroable)]
-struct Params {
-    grid: Grid,
-    rows: u32,
-    channels: u32,
-    length: u32,
-    tiles: u32,
-    bias: u32,
-    base: u32,
-    _pad: [u32; 2],
+params! {
+    /// Must match `struct Params` in `shaders/conv1d/types.wgsl`.
+    struct Params {
+        grid: Grid,
+        rows: u32,
+        channels: u32,
+        length: u32,
+        tiles: u32,
+        bias: u32,
+        base: u32,
+        _pad: [u32; 2],
+    }
 }
-
-const FIELDS: &[Field] = fields!(Params: grid, rows, channels, length, tiles, bias, base, _pad);
 
 const TYPES: Fragment = fragment!("conv1d/types.wgsl");
 const EXPONENTIAL: Fragment = fragment!("lib/exponential.wgsl");
@@ -39,8 +35,7 @@ static OUTPUT: Kernel = Kernel {
     name: "conv1d_output",
     sources: &[TYPES, EXPONENTIAL, ACTIVATIONS, fragment!("conv1d/output.wgsl")],
     bindings: &[("x", Bind::Read), ("weights", Bind::Read), ("state", Bind::Write), ("y", Bind::Write)],
-    params: FIELDS,
-    params_size: size_of::<Params>(),
+    params: Params::UNIFORM,
     bounds_proof: Some("rows and tokens are guarded by uniforms, arrays sized by the consts that end the loops"),
 };
 
@@ -48,8 +43,7 @@ static STATE: Kernel = Kernel {
     name: "conv1d_state",
     sources: &[TYPES, fragment!("conv1d/state.wgsl")],
     bindings: &[("x", Bind::Read), ("state", Bind::Write)],
-    params: FIELDS,
-    params_size: size_of::<Params>(),
+    params: Params::UNIFORM,
     bounds_proof: Some("no array, no loop; a workgroup has an invocation for each element of a row's state"),
 };
 
@@ -132,51 +126,24 @@ fn output(c: &Config) -> Step {
     let again = all * (tiles - 1) as f64 * (c.width - 1) as f64;
     let taps = all * tiles as f64 * (c.width + usize::from(c.bias)) as f64;
     let (size, window) = (c.shape.dtype.size() as f64, if keep { window(c) * 4.0 } else { 0.0 });
-    let essential = essential(c);
-    Step {
-        kernel: &OUTPUT,
-        spec: Variant {
-            elem: c.shape.dtype,
-            fragments: vec![COUNT_OFF],
-            consts: vec![("WIDTH", c.width as u32), ("TILE", tokens as u32), ("ROWS", rows as u32)],
-            overrides: vec![
-                ("BIASED", c.bias.into()),
-                ("SILU", (c.activation == Activation::Silu).into()),
-                ("CARRY", keep.into()),
-                ("STORE", store.into()),
-            ],
-        },
-        params: bytemuck::bytes_of(&params(c)).to_vec(),
-        operands: vec![Operand::Slot(X), WEIGHTS, state, Operand::Slot(Y)],
-        first: 0,
-        groups: c.shape.rows().div_ceil(rows) as u64 * tiles as u64,
-        cost: Cost {
-            bytes_read: (c.shape.elements() + again) * size + taps * 4.0 + window,
-            bytes_written: c.shape.elements() * size + if store { window } else { 0.0 },
-            ..essential
-        },
-        strided: vec![],
-    }
+    let consts = vec![("WIDTH", c.width as u32), ("TILE", tokens as u32), ("ROWS", rows as u32)];
+    let silu = c.activation == Activation::Silu;
+    let overrides =
+        vec![("BIASED", c.bias.into()), ("SILU", silu.into()), ("CARRY", keep.into()), ("STORE", store.into())];
+    let operands = vec![Operand::Slot(X), WEIGHTS, state, Operand::Slot(Y)];
+    let groups = c.shape.rows().div_ceil(rows) as u64 * tiles as u64;
+    let cost = Cost {
+        bytes_read: (c.shape.elements() + again) * size + taps * 4.0 + window,
+        bytes_written: c.shape.elements() * size + if store { window } else { 0.0 },
+        ..essential(c)
+    };
+    Step::new(&OUTPUT, Variant::new(c.shape.dtype, consts, overrides), &params(c), operands, groups, cost)
 }
 
 fn state(c: &Config) -> Step {
-    Step {
-        kernel: &STATE,
-        spec: Variant {
-            elem: c.shape.dtype,
-            fragments: vec![COUNT_OFF],
-            consts: vec![("WIDTH", c.width as u32)],
-            overrides: vec![],
-        },
-        params: bytemuck::bytes_of(&params(c)).to_vec(),
-        operands: vec![Operand::Slot(X), Operand::Slot(Y + 1)],
-        first: 0,
-        groups: c.shape.rows() as u64,
-        cost: Cost {
-            bytes_read: window(c) * c.shape.dtype.size() as f64,
-            bytes_written: window(c) * 4.0,
-            ..Cost::default()
-        },
-        strided: vec![],
-    }
+    let spec = Variant::new(c.shape.dtype, vec![("WIDTH", c.width as u32)], vec![]);
+    let operands = vec![Operand::Slot(X), Operand::Slot(Y + 1)];
+    let bytes_read = window(c) * c.shape.dtype.size() as f64;
+    let cost = Cost { bytes_read, bytes_written: window(c) * 4.0, ..Cost::default() };
+    Step::new(&STATE, spec, &params(c), operands, c.shape.rows() as u64, cost)
 }

@@ -41,6 +41,7 @@ pub const MAX_WIDTH: usize = 8;
 
 /// The function applied to the sum.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Activation {
     /// The identity.
     None,

@@ -31,6 +31,7 @@ pub const OP: Op = Op {
     }],
     causal: Causality::Always,
     recurrent: true,
+    rows_apart: false,
     complexity: "N C W",
     configure,
     cases: cases::cases,

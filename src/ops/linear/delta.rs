@@ -27,7 +27,7 @@ use crate::cores::recurrence::{GATE_STRIDES, Params, STRIDES, Tiles};
 use crate::error::Error;
 use crate::gpu::Caps;
 use crate::gpu::program::{Cost, Operand, Program, Scratch, Step, check_indices, check_workspace};
-use crate::gpu::shader::{Bind, COUNT_OFF, Fragment, Kernel, Variant, fragment};
+use crate::gpu::shader::{Bind, Fragment, Kernel, Variant, fragment};
 use crate::operator::{Operator, qkv};
 use crate::tensor::DType;
 
@@ -121,8 +121,8 @@ pub(super) fn program(c: &Config, caps: &Caps) -> Result<Program, Error> {
     qkv::check_lengths(NAME, &c.qkv)?;
     let gate = slots.iter().position(|slot| slot.name == "g");
     let beta = slots.iter().position(|slot| slot.name == "beta");
-    let builder = Builder::new(c, gate, beta);
-    let steps = if c.mode.decode { vec![builder.decode()] } else { builder.walk(caps) };
+    let dispatches = Dispatches::new(c, gate, beta);
+    let steps = if c.mode.decode { vec![dispatches.decode()] } else { dispatches.walk(caps) };
     let mut strides = STRIDES.to_vec();
     strides.extend(gate.map(|slot| (slot, GATE_STRIDES)));
     strides.extend(beta.map(|slot| (slot, BETA_STRIDES)));
@@ -133,14 +133,14 @@ pub(super) fn program(c: &Config, caps: &Caps) -> Result<Program, Error> {
         } else {
             u64::from(c.mode.carry)
         };
-        let bytes = (pages * builder.kv * 4).saturating_mul(builder.state_len());
+        let bytes = (pages * dispatches.kv * 4).saturating_mul(dispatches.state_len());
         workspace.push(Scratch { name: "segment states", bytes: bytes.max(16) });
         if !c.mode.carry {
             workspace.push(Scratch { name: "no state", bytes: 16 });
         }
     }
     check_workspace(NAME, &workspace)?;
-    let t = builder.tiles;
+    let t = dispatches.tiles;
     let variant = match steps.iter().filter(|step| step.kernel.name == WALK.name).count() {
         0 => "one token".into(),
         count => format!(
@@ -158,7 +158,7 @@ pub(super) fn program(c: &Config, caps: &Caps) -> Result<Program, Error> {
     Ok(Program::new(NAME, variant, slots, workspace, pieces))
 }
 
-struct Builder<'a> {
+struct Dispatches<'a> {
     c: &'a Config,
     tiles: Tiles,
     kv: u64,
@@ -167,7 +167,7 @@ struct Builder<'a> {
     beta: Option<Operand>,
 }
 
-impl<'a> Builder<'a> {
+impl<'a> Dispatches<'a> {
     /// The casts to u32 lose nothing that is used: every tensor has at most `u32::MAX` elements, and every sequence at
     /// most 2^30 tokens.
     fn new(c: &'a Config, gate: Option<usize>, beta: Option<usize>) -> Self {
@@ -227,13 +227,13 @@ impl<'a> Builder<'a> {
     ) -> Variant {
         let gated = if decode { GATED_DECODE } else { GATED };
         let plain = if decode { PLAIN.decode_decay } else { PLAIN.decay };
-        let fragments = vec![COUNT_OFF, IDENTITY, if self.gate.is_some() { gated } else { plain }];
+        let fragments = [IDENTITY, if self.gate.is_some() { gated } else { plain }];
         consts.extend([("DECAY", decay(self.c).number()), ("KEEP_LOGS", 0)]);
         if self.gate.is_some() {
             consts.push(("GATE", bound + 1));
         }
         let overrides = [("NORMALIZE", 0)].iter().chain(overrides).copied().collect();
-        Variant { elem: self.c.qkv.dtype, fragments, consts, overrides }
+        Variant::new(self.c.qkv.dtype, consts, overrides).with(&fragments)
     }
 
     fn step(
@@ -245,11 +245,10 @@ impl<'a> Builder<'a> {
         groups: u64,
         cost: Cost,
     ) -> Step {
-        let params = bytemuck::bytes_of(&params).to_vec();
         let mut operands = vec![Operand::Slot(1), Operand::Slot(2)];
         operands.extend(own);
         operands.extend(self.beta.iter().chain(&self.gate));
-        Step { kernel, spec, params, operands, first: 0, groups, cost, strided: vec![] }
+        Step::new(kernel, spec, &params, operands, groups, cost)
     }
 
     /// The dispatches along the sequence, then one that copies the carried state to its slot.
@@ -260,18 +259,11 @@ impl<'a> Builder<'a> {
         let mut steps: Vec<_> = (0..count).map(|i| self.piece(i, count, tokens)).collect();
         if c.mode.carry {
             let overrides = vec![("NORMALIZE", 0), ("TRANSPOSED", 0), ("CARRY", 1), ("MODE", 2), ("DECAY", 0)];
-            let spec = Variant { elem: DType::F32, fragments: vec![COUNT_OFF], consts: vec![], overrides };
+            let spec = Variant::new(DType::F32, vec![], overrides);
             let cost = Cost { bytes_read: self.states(), bytes_written: self.states(), ..Cost::default() };
-            steps.push(Step {
-                kernel: &SCAN,
-                spec,
-                params: bytemuck::bytes_of(&self.params).to_vec(),
-                operands: vec![Operand::Workspace(0), self.state()],
-                first: 0,
-                groups: self.kv * self.state_len().div_ceil(64),
-                cost,
-                strided: vec![],
-            });
+            let operands = vec![Operand::Workspace(0), self.state()];
+            let groups = self.kv * self.state_len().div_ceil(64);
+            steps.push(Step::new(&SCAN, spec, &self.params, operands, groups, cost));
         }
         steps
     }

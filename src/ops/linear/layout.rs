@@ -239,7 +239,7 @@ fn state_len(c: &Config) -> usize {
 }
 
 /// Chooses the tiles of a configuration.
-pub fn tiles(c: &Config) -> Tiles {
+pub(super) fn tiles(c: &Config) -> Tiles {
     // The cosine and the sine half are each padded to groups of four.
     let rows = if c.feature_map() == FeatureMap::Cosformer { 8 * c.qkv.dim_k.div_ceil(4) } else { c.width() };
     let performer = c.feature_map() == FeatureMap::Performer;
@@ -281,8 +281,8 @@ fn core(c: &Config) -> Core<'_> {
     let [mut fragments, segment_fragments, output_fragments, mut decode_fragments] = feature_sources(c);
     // The part of the carried state that is not a sum. Pass 1 reads it if it is a position.
     let state = c.state_slot();
-    let beside = state.parts.iter().find(|part| ["position", "log_scale"].contains(&part.name));
-    let placed = beside.filter(|part| c.mode.carry && part.name == "position").and_then(|_| at("state"));
+    let extra_state = state.parts.iter().find(|part| ["position", "log_scale"].contains(&part.name));
+    let placed = extra_state.filter(|part| c.mode.carry && part.name == "position").and_then(|_| at("state"));
     let [decays, decode_decays] = match (performer, gate.is_some()) {
         (false, false) => [vec![PLAIN.decay], vec![PLAIN.decode_decay, PLAIN.decode_quotient]],
         (false, true) => [vec![GATED], vec![GATED_DECODE, PLAIN.decode_quotient]],
@@ -347,7 +347,7 @@ fn core(c: &Config) -> Core<'_> {
         params: Params {
             g,
             omega: heads_apart as u32,
-            beside: beside.map_or(0, |part| part.offset as u32),
+            extra_state: extra_state.map_or(0, |part| part.offset as u32),
             max_len: c.effective_max_len() as u32,
             node,
             ..Params::default()

@@ -10,7 +10,7 @@
 //! ```
 //!
 //! The weights of cosformer are those of relu times `cos(th_i - th_j)`. The weights of performer are, in the mean over
-//! omega, those of softmax, `exp(q . k / sqrt D)`. Performer's state is stored relative to a level, `log_scale`: the
+//! omega, those of softmax, `exp(q . k / sqrt D)`. Performer's state is stored relative to a running maximum, `log_scale`: the
 //! largest exponent of a key so far, which decays with the state. The true state is `state * exp(log_scale)`.
 //!
 //! Sources: for elu1 see the module [`linear`](super). cosformer is Qin et al., "cosFormer: Rethinking Softmax in
@@ -23,7 +23,7 @@ use crate::error::Error;
 use crate::tensor::{Access, DType, HostTensor, Part, Shape, Slot, TensorMap, Values};
 
 /// Default number of random features, if neither a flag nor a tensor gives it.
-pub const DEFAULT_FEATURES: usize = 256;
+pub(super) const DEFAULT_FEATURES: usize = 256;
 
 /// The initial `log_scale`, of an empty state. It is below all others.
 const NOTHING: f32 = crate::cores::recurrence::reference::NOTHING as f32;
@@ -33,6 +33,7 @@ const MOST_TOKENS: usize = 1 << 29;
 
 /// A map applied to q and k before they are used with the state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum FeatureMap {
     /// `elu(x) + 1` of every element: `x + 1` above zero, `exp(x)` below.
     Elu1,

@@ -41,6 +41,7 @@
 mod cases;
 #[cfg(feature = "cpu")]
 mod cpu;
+#[doc(hidden)]
 pub mod delta;
 #[cfg(feature = "cpu")]
 mod delta_cpu;
@@ -70,6 +71,7 @@ pub const MAX_DIM: usize = 256;
 
 /// Update rule of the state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Rule {
     /// Writes are added to the state.
     Linear,

@@ -73,6 +73,7 @@ pub const OP: Op = Op {
     ],
     causal: Causality::Both,
     recurrent: true,
+    rows_apart: false,
     complexity: "N D' E",
     configure,
     cases: cases::cases,

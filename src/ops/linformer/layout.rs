@@ -10,46 +10,39 @@
 
 use std::ops::Range;
 
-use bytemuck::{Pod, Zeroable};
-
 use super::{Config, NAME, Pool, Projection, Sharing};
 use crate::cores::attention::{self, CORE, KEYS_ALL, KEYS_F32, LOADS, Mask, NO_SQUARES, SCALED, Tiles};
 use crate::error::Error;
 use crate::gpu::Caps;
 use crate::gpu::grid::Grid;
 use crate::gpu::program::{Cost, Operand, Program, Scratch, Step, aligned, check_indices, check_workspace};
-use crate::gpu::shader::{Bind, COUNT_OFF, Field, Fragment, Kernel, Variant, fields, fragment};
+use crate::gpu::shader::{Bind, Fragment, Kernel, Variant, fragment, params};
 use crate::operator::qkv::{STRIDES_SOURCE, Strides, check_lengths};
 use crate::tensor::{DType, Layout};
 
-/// Must match `struct Params` in `shaders/linformer/types.wgsl`.
-#[repr(C)]
-#[derive(Debug, Clone, Copy, Default, Pod, Zeroable)]
-struct Params {
-    grid: Grid,
-    keys: u32,
-    rank: u32,
-    kv_heads: u32,
-    heads: u32,
-    dim: u32,
-    splits: u32,
-    split_len: u32,
-    units: u32,
-    first_unit: u32,
-    first_row: u32,
-    row_tiles: u32,
-    col_tiles: u32,
-    end_row: u32,
-    matrix_head: u32,
-    matrix_base: u32,
-    _pad: u32,
-    x: Strides,
+params! {
+    /// Must match `struct Params` in `shaders/linformer/types.wgsl`.
+    struct Params {
+        grid: Grid,
+        keys: u32,
+        rank: u32,
+        kv_heads: u32,
+        heads: u32,
+        dim: u32,
+        splits: u32,
+        split_len: u32,
+        units: u32,
+        first_unit: u32,
+        first_row: u32,
+        row_tiles: u32,
+        col_tiles: u32,
+        end_row: u32,
+        matrix_head: u32,
+        matrix_base: u32,
+        _pad: u32,
+        x: Strides,
+    }
 }
-
-const FIELDS: &[Field] = fields!(
-    Params: grid, keys, rank, kv_heads, heads, dim, splits, split_len, units, first_unit, first_row, row_tiles, col_tiles,
-    end_row, matrix_head, matrix_base, _pad, x
-);
 
 const TYPES: Fragment = fragment!("linformer/types.wgsl");
 
@@ -57,8 +50,7 @@ static PROJECT: Kernel = Kernel {
     name: "linformer_project",
     sources: &[STRIDES_SOURCE, TYPES, fragment!("linformer/project.wgsl")],
     bindings: &[("x", Bind::Read), ("matrix", Bind::Read), ("projected", Bind::Write)],
-    params: FIELDS,
-    params_size: size_of::<Params>(),
+    params: Params::UNIFORM,
     bounds_proof: Some(attention::PROOF),
 };
 
@@ -66,8 +58,7 @@ static POOL: Kernel = Kernel {
     name: "linformer_pool",
     sources: &[STRIDES_SOURCE, TYPES, fragment!("linformer/pool.wgsl")],
     bindings: &[("x", Bind::Read), ("projected", Bind::Write)],
-    params: FIELDS,
-    params_size: size_of::<Params>(),
+    params: Params::UNIFORM,
     bounds_proof: None,
 };
 
@@ -75,8 +66,7 @@ static REDUCE: Kernel = Kernel {
     name: "linformer_reduce",
     sources: &[STRIDES_SOURCE, TYPES, fragment!("linformer/reduce.wgsl")],
     bindings: &[("partials", Bind::Read), ("projected", Bind::Write)],
-    params: FIELDS,
-    params_size: size_of::<Params>(),
+    params: Params::UNIFORM,
     bounds_proof: None,
 };
 
@@ -172,7 +162,7 @@ pub(super) fn program(c: &Config, caps: &Caps) -> Result<Program, Error> {
 }
 
 fn spec(dtype: DType, extra: &[Fragment], consts: Vec<(&'static str, u32)>, switch: (&'static str, u32)) -> Variant {
-    Variant { elem: dtype, fragments: [&[COUNT_OFF], extra].concat(), consts, overrides: vec![switch] }
+    Variant::new(dtype, consts, vec![switch]).with(extra)
 }
 
 /// The last dispatch: the tiled attention core over the projected keys and values.
@@ -182,16 +172,9 @@ fn attention(c: &Config) -> Step {
     let mut params = tiles.params(&short, MASK, c.effective_scale());
     let [_, k, v, _] = short.layout(Layout::Bhnd).strides();
     (params.k, params.v) = (k, v);
-    Step {
-        kernel: &ATTEND,
-        spec: spec(c.qkv.dtype, &[KEYS_F32], tiles.consts(), ("CAUSAL", 0)),
-        params: bytemuck::bytes_of(&params).to_vec(),
-        operands: vec![Q, KEYS, VALUES, O],
-        first: 0,
-        groups: tiles.groups(&short),
-        cost: tiles.cost(&short, MASK, DType::F32.size()),
-        strided: vec![],
-    }
+    let spec = spec(c.qkv.dtype, &[KEYS_F32], tiles.consts(), ("CAUSAL", 0));
+    let cost = tiles.cost(&short, MASK, DType::F32.size());
+    Step::new(&ATTEND, spec, &params, vec![Q, KEYS, VALUES, O], tiles.groups(&short), cost)
 }
 
 /// The dispatches that shorten the keys, or those that shorten the values.
@@ -286,21 +269,16 @@ impl<'a> Half<'a> {
         self.shorten(0..self.units, 0..self.c.rank, partial, &mut steps)?;
         if self.splits > 1 {
             let all = self.elements(1);
-            steps.push(Step {
-                kernel: &REDUCE,
-                spec: spec(DType::F32, &[], vec![], ("POOL", self.pool())),
-                params: bytemuck::bytes_of(&self.params()).to_vec(),
-                operands: vec![PARTIALS, target],
-                first: 0,
-                groups: all.div_ceil(ELEMENTS as u64),
-                cost: Cost {
-                    flops: all as f64 * self.splits as f64,
-                    bytes_read: all as f64 * self.splits as f64 * 4.0,
-                    bytes_written: all as f64 * 4.0,
-                    ..Cost::default()
-                },
-                strided: vec![],
-            });
+            let partials = all as f64 * self.splits as f64;
+            let cost = Cost {
+                flops: partials,
+                bytes_read: partials * 4.0,
+                bytes_written: all as f64 * 4.0,
+                ..Cost::default()
+            };
+            let spec = spec(DType::F32, &[], vec![], ("POOL", self.pool()));
+            let groups = all.div_ceil(ELEMENTS as u64);
+            steps.push(Step::new(&REDUCE, spec, &self.params(), vec![PARTIALS, target], groups, cost));
         }
         Ok(steps)
     }
@@ -418,16 +396,7 @@ impl<'a> Half<'a> {
         let mut operands = vec![bind(self.slot, x)];
         operands.extend(self.matrix.zip(matrix).map(|((slot, _), part)| bind(slot, part)));
         operands.push(to);
-        Step {
-            kernel,
-            spec,
-            params: bytemuck::bytes_of(&params).to_vec(),
-            operands,
-            first: 0,
-            groups,
-            cost,
-            strided: vec![],
-        }
+        Step::new(kernel, spec, &params, operands, groups, cost)
     }
 }
 

@@ -70,6 +70,7 @@ pub enum Pool {
 
 /// How keys and values are shortened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Projection {
     /// By projection matrices.
     Matrices {

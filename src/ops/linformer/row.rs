@@ -44,6 +44,7 @@ pub const OP: Op = Op {
     ],
     causal: Causality::Never,
     recurrent: false,
+    rows_apart: false,
     complexity: "(N + M) K (D + E)",
     configure,
     cases: cases::cases,

@@ -12,39 +12,33 @@
 
 use std::mem::offset_of;
 
-use bytemuck::{Pod, Zeroable};
-
 use super::{Config, NAME};
 use crate::cores::segments::segments;
 use crate::error::Error;
 use crate::gpu::Caps;
 use crate::gpu::grid::Grid;
 use crate::gpu::program::{self, Cost, Operand, Program, Scratch, Share, Step, check_indices, check_workspace};
-use crate::gpu::shader::{Bind, COUNT_OFF, Field, Fragment, Kernel, Variant, fields, fragment};
+use crate::gpu::shader::{Bind, Fragment, Kernel, Variant, fragment, params};
 use crate::tensor::DType;
 
-/// Must match `struct Params` in `shaders/mamba/types.wgsl`.
-#[repr(C)]
-#[derive(Debug, Clone, Copy, Default, Pod, Zeroable)]
-struct Params {
-    grid: Grid,
-    length: u32,
-    channels: u32,
-    groups: u32,
-    states: u32,
-    tiles: u32,
-    segment: u32,
-    segments: u32,
-    stored: u32,
-    dt_bias: u32,
-    d: u32,
-    base: u32,
-    base_b: u32,
+params! {
+    /// Must match `struct Params` in `shaders/mamba/types.wgsl`.
+    struct Params {
+        grid: Grid,
+        length: u32,
+        channels: u32,
+        groups: u32,
+        states: u32,
+        tiles: u32,
+        segment: u32,
+        segments: u32,
+        stored: u32,
+        dt_bias: u32,
+        d: u32,
+        base: u32,
+        base_b: u32,
+    }
 }
-
-const FIELDS: &[Field] = fields!(
-    Params: grid, length, channels, groups, states, tiles, segment, segments, stored, dt_bias, d, base, base_b
-);
 
 const TYPES: Fragment = fragment!("mamba/types.wgsl");
 const WALK: Fragment = fragment!("mamba/walk.wgsl");
@@ -65,8 +59,7 @@ static SEGMENT: Kernel = Kernel {
         ("segments", Bind::Write),
         ("steps", Bind::Write),
     ],
-    params: FIELDS,
-    params_size: size_of::<Params>(),
+    params: Params::UNIFORM,
     bounds_proof: Some(PROOF),
 };
 
@@ -74,8 +67,7 @@ static SCAN: Kernel = Kernel {
     name: "mamba_scan",
     sources: &[TYPES, EXPONENTIAL, fragment!("mamba/scan.wgsl")],
     bindings: &[("weights", Bind::Read), ("steps", Bind::Read), ("segments", Bind::Write), ("state", Bind::Write)],
-    params: FIELDS,
-    params_size: size_of::<Params>(),
+    params: Params::UNIFORM,
     bounds_proof: Some("no array; one element of a state an invocation, guarded by its size; loops end at uniforms"),
 };
 
@@ -92,14 +84,13 @@ static OUTPUT: Kernel = Kernel {
         ("states", Bind::Write),
         ("y", Bind::Write),
     ],
-    params: FIELDS,
-    params_size: size_of::<Params>(),
+    params: Params::UNIFORM,
     bounds_proof: Some(PROOF),
 };
 
 /// How one workgroup stores the states of its channels, and how many tokens it processes at a time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Tiles {
+pub(super) struct Tiles {
     /// Channels per workgroup.
     pub channels: usize,
     /// Invocations that the states of a channel are split over.
@@ -112,7 +103,7 @@ pub struct Tiles {
 
 impl Tiles {
     /// Chooses tiles for `states` states per channel and `channels` channels per group.
-    pub fn new(states: usize, channels: usize) -> Self {
+    pub(super) fn new(states: usize, channels: usize) -> Self {
         let fours = states.div_ceil(4).next_power_of_two();
         let rows4 = fours.min(4);
         let lanes = fours / rows4;
@@ -127,13 +118,13 @@ impl Tiles {
     }
 
     /// Number of states per channel that there is room for.
-    pub fn states(&self) -> usize {
+    pub(super) fn states(&self) -> usize {
         4 * self.lanes * self.rows4
     }
 
     /// Bytes of workgroup memory of the output kernel.
     #[cfg(test)]
-    pub fn workgroup_bytes(&self) -> usize {
+    pub(super) fn workgroup_bytes(&self) -> usize {
         let tokens = self.channels * (self.tile + 1) * (2 + self.lanes);
         4 * (tokens + 2 * self.tile * self.states() + 2 * self.channels)
     }
@@ -150,7 +141,7 @@ impl Tiles {
 
 /// How the sequence is processed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Passes {
+pub(super) enum Passes {
     /// A workgroup processes all tokens of its channels in order.
     Sequential,
     /// Reduce-then-scan, with this number of tokens per segment: computes the state of each segment, scans these
@@ -183,17 +174,17 @@ pub(super) fn essential(c: &Config) -> Cost {
 }
 
 /// Chooses how to process the sequence.
-pub fn walk(c: &Config, caps: &Caps) -> Passes {
+pub(super) fn passes(c: &Config, caps: &Caps) -> Passes {
     if let Some(segment) = c.mode.segment {
         return Passes::ReduceThenScan(segment.min(c.shape.length));
     }
-    let build = Builder::new(c);
-    let groups = build.groups(1);
+    let dispatches = Dispatches::new(c);
+    let groups = dispatches.groups(1);
     if c.mode.decode || 2 * groups > caps.full_groups {
         return Passes::Sequential;
     }
     // The longest segment for which one dispatch that fills the device stays within the work limit of a dispatch.
-    let token = build.tiles.channels as f64 * build.tiles.states() as f64 * 22.0;
+    let token = dispatches.tiles.channels as f64 * dispatches.tiles.states() as f64 * 22.0;
     let longest = (caps.dispatch_flops / (caps.full_groups as f64 * token)) as usize;
     // The state of a segment is written, read and written by the scan, which also reads its steps and rates, and read
     // again. A token moves six values.
@@ -203,7 +194,7 @@ pub fn walk(c: &Config, caps: &Caps) -> Passes {
     if segments == 1 {
         return Passes::Sequential;
     }
-    Passes::ReduceThenScan(c.shape.length.div_ceil(segments).next_multiple_of(build.tiles.tile))
+    Passes::ReduceThenScan(c.shape.length.div_ceil(segments).next_multiple_of(dispatches.tiles.tile))
 }
 
 /// Builds the dispatches for this device.
@@ -213,10 +204,10 @@ pub(super) fn program(c: &Config, caps: &Caps) -> Result<Program, Error> {
     check_indices(NAME, &c.slots())?;
     check_indices(NAME, &[c.state_slot()])?;
     c.shape.check_length(NAME)?;
-    Builder::new(c).build(walk(c, caps), caps)
+    Dispatches::new(c).build(passes(c, caps), caps)
 }
 
-struct Builder<'a> {
+struct Dispatches<'a> {
     c: &'a Config,
     tiles: Tiles,
     /// Number of batch entries times groups.
@@ -225,7 +216,7 @@ struct Builder<'a> {
     count: usize,
 }
 
-impl<'a> Builder<'a> {
+impl<'a> Dispatches<'a> {
     fn new(c: &'a Config) -> Self {
         let channels = c.shape.channels / c.group_count();
         let tiles = Tiles::new(c.states, channels);
@@ -236,7 +227,7 @@ impl<'a> Builder<'a> {
         self.units as u64 * segments as u64 * self.count as u64
     }
 
-    fn build(&self, walk: Passes, caps: &Caps) -> Result<Program, Error> {
+    fn build(&self, passes: Passes, caps: &Caps) -> Result<Program, Error> {
         let c = self.c;
         let tile = format!(
             "{} states of {} channels a workgroup, {} tokens at a time",
@@ -246,7 +237,7 @@ impl<'a> Builder<'a> {
         );
         // If there is no state, an empty buffer is bound instead. Its index comes after the buffers of the passes.
         let none = |index| if c.mode.carry { Operand::Slot(c.slots().len() - 1) } else { Operand::Workspace(index) };
-        let (mut workspace, steps, variant) = match walk {
+        let (mut workspace, steps, variant) = match passes {
             Passes::Sequential => {
                 let step = self.output(c.shape.length, 1, none(0), c.mode.carry);
                 let variant = if c.mode.decode { "one token".into() } else { format!("one pass, {tile}") };
@@ -321,8 +312,7 @@ impl<'a> Builder<'a> {
     }
 
     fn step(&self, kernel: &'static Kernel, spec: Variant, params: Params, operands: Vec<Operand>, cost: Cost) -> Step {
-        let params = bytemuck::bytes_of(&params).to_vec();
-        Step { kernel, spec, params, operands, first: 0, groups: 0, cost, strided: vec![] }
+        Step::new(kernel, spec, &params, operands, 0, cost)
     }
 
     /// Work of one pass over all tokens, including channels and states that only pad a tile, with its reads of x, dt
@@ -347,7 +337,7 @@ impl<'a> Builder<'a> {
     }
 
     fn spec(&self, overrides: Vec<(&'static str, u32)>) -> Variant {
-        Variant { elem: self.c.shape.dtype, fragments: vec![COUNT_OFF], consts: self.tiles.consts(), overrides }
+        Variant::new(self.c.shape.dtype, self.tiles.consts(), overrides)
     }
 
     fn segment(&self, segment: usize, segments: usize) -> Step {
@@ -377,12 +367,8 @@ impl<'a> Builder<'a> {
             bytes_read: all * (1.0 + 2.0 * segments as f64) * 4.0 + carried,
             bytes_written: all * segments as f64 * 4.0 + carried,
         };
-        let spec = Variant {
-            elem: DType::F32,
-            fragments: vec![COUNT_OFF],
-            consts: vec![],
-            overrides: vec![("A_LOG", c.a_log.into()), ("CARRY", c.mode.carry.into())],
-        };
+        let overrides = vec![("A_LOG", c.a_log.into()), ("CARRY", c.mode.carry.into())];
+        let spec = Variant::new(DType::F32, vec![], overrides);
         let operands = vec![WEIGHTS, Operand::Workspace(1), Operand::Workspace(0), state];
         let step = self.step(&SCAN, spec, self.params(0, segments, segments), operands, cost);
         Step { groups: c.shape.batch as u64 * size.div_ceil(64), ..step }
@@ -449,7 +435,7 @@ mod tests {
     #[test]
     fn a_long_sequence_takes_little_workspace_and_two_passes_move_six_tensors() {
         let c = full(Channels::new(1, 1024, 65536), 16);
-        let Passes::ReduceThenScan(segment) = walk(&c, &Caps::roomy()) else { panic!("one pass") };
+        let Passes::ReduceThenScan(segment) = passes(&c, &Caps::roomy()) else { panic!("one pass") };
         let program = c.program(&Caps::roomy()).unwrap();
         let tensor = c.shape.elements() * 4.0;
         assert!(program.workspace_bytes() as f64 <= 0.02 * tensor, "{segment}: {}", program.workspace_bytes());
@@ -463,6 +449,6 @@ mod tests {
         assert_eq!((decode.steps().len(), decode.workspace_bytes()), (1, 0));
         // There are enough channels to fill the device, so there is one pass.
         let many = Config { shape: Channels::new(64, 1024, 4096), ..c };
-        assert_eq!(walk(&many, &Caps::roomy()), Passes::Sequential);
+        assert_eq!(passes(&many, &Caps::roomy()), Passes::Sequential);
     }
 }

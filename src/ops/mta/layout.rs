@@ -11,63 +11,55 @@
 
 use std::mem::offset_of;
 
-use bytemuck::{Pod, Zeroable};
-
 use super::{Config, Gates, MAX_GATE, NAME, NORM_EPS, Taps};
 use crate::cores::attention;
 use crate::error::Error;
 use crate::gpu::Caps;
 use crate::gpu::grid::Grid;
 use crate::gpu::program::{Cost, Operand, Program, Scratch, Step, check_indices, check_workspace};
-use crate::gpu::shader::{Bind, COUNT_OFF, Field, Fragment, Kernel, Variant, fields, fragment};
+use crate::gpu::shader::{Bind, Fragment, Kernel, Variant, fragment, params};
 use crate::operator::qkv::Qkv;
 use crate::operator::qkv::{STRIDES_SOURCE, Strides, check_lengths};
 use crate::tensor::Layout;
 
-/// Must match `struct Params` in `shaders/mta/types.wgsl`.
-#[repr(C)]
-#[derive(Debug, Clone, Copy, Default, Pod, Zeroable)]
-struct Params {
-    grid: Grid,
-    queries: u32,
-    keys: u32,
-    heads: u32,
-    kv_heads: u32,
-    dim_k: u32,
-    dim_v: u32,
-    tail: u32,
-    rows_before: u32,
-    pre_queries: u32,
-    pre_keys: u32,
-    post_queries: u32,
-    post_keys: u32,
-    kq_pre: u32,
-    kq_post: u32,
-    head_pre: u32,
-    head_post: u32,
-    norm: u32,
-    gate_weight: u32,
-    gate_bias: u32,
-    batch_units: u32,
-    unit_heads: u32,
-    group: u32,
-    head_blocks: u32,
-    row_blocks: u32,
-    col_splits: u32,
-    scale: f32,
-    factor: f32,
-    norm_eps: f32,
-    q: Strides,
-    k: Strides,
-    v: Strides,
-    o: Strides,
+params! {
+    /// Must match `struct Params` in `shaders/mta/types.wgsl`.
+    struct Params {
+        grid: Grid,
+        queries: u32,
+        keys: u32,
+        heads: u32,
+        kv_heads: u32,
+        dim_k: u32,
+        dim_v: u32,
+        tail: u32,
+        rows_before: u32,
+        pre_queries: u32,
+        pre_keys: u32,
+        post_queries: u32,
+        post_keys: u32,
+        kq_pre: u32,
+        kq_post: u32,
+        head_pre: u32,
+        head_post: u32,
+        norm: u32,
+        gate_weight: u32,
+        gate_bias: u32,
+        batch_units: u32,
+        unit_heads: u32,
+        group: u32,
+        head_blocks: u32,
+        row_blocks: u32,
+        col_splits: u32,
+        scale: f32,
+        factor: f32,
+        norm_eps: f32,
+        q: Strides,
+        k: Strides,
+        v: Strides,
+        o: Strides,
+    }
 }
-
-const FIELDS: &[Field] = fields!(
-    Params: grid, queries, keys, heads, kv_heads, dim_k, dim_v, tail, rows_before, pre_queries, pre_keys, post_queries,
-    post_keys, kq_pre, kq_post, head_pre, head_post, norm, gate_weight, gate_bias, batch_units, unit_heads, group,
-    head_blocks, row_blocks, col_splits, scale, factor, norm_eps, q, k, v, o
-);
 
 const TYPES: Fragment = fragment!("mta/types.wgsl");
 const SCORES: Fragment = fragment!("mta/scores.wgsl");
@@ -77,7 +69,7 @@ const PROOF: &str = "cells of a tile, and lines of its dimensions, are below wha
                      for; rows and keys outside the sequence are not read; loops end at consts, uniforms or the keys seen";
 
 const fn kernel(name: &'static str, sources: &'static [Fragment], bindings: &'static [(&'static str, Bind)]) -> Kernel {
-    Kernel { name, sources, bindings, params: FIELDS, params_size: size_of::<Params>(), bounds_proof: Some(PROOF) }
+    Kernel { name, sources, bindings, params: Params::UNIFORM, bounds_proof: Some(PROOF) }
 }
 
 static ROWS_PASS: Kernel = kernel(
@@ -394,9 +386,8 @@ impl Layouts<'_> {
     }
 
     fn step(&self, kernel: &'static Kernel, tiles: &Tiles, operands: Vec<Operand>, groups: usize, cost: Cost) -> Step {
-        let params = bytemuck::bytes_of(&self.params(tiles)).to_vec();
-        let spec = Variant { elem: self.c.qkv.dtype, fragments: vec![COUNT_OFF], consts: vec![], overrides: vec![] };
-        Step { kernel, spec, params, operands, first: 0, groups: groups as u64, cost, strided: vec![] }
+        let spec = Variant::new(self.c.qkv.dtype, vec![], vec![]);
+        Step::new(kernel, spec, &self.params(tiles), operands, groups as u64, cost)
     }
 
     /// Specialises a step that computes scores.

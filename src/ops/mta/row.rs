@@ -65,6 +65,7 @@ pub const OP: Op = Op {
     ],
     causal: Causality::Both,
     recurrent: false,
+    rows_apart: true,
     complexity: "N M (D + E + cq ck + H)",
     configure,
     cases: cases::cases,

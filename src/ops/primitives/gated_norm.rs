@@ -32,8 +32,8 @@ use super::{Params, TYPES, kernel};
 use crate::cpu::simd;
 use crate::error::Error;
 use crate::gpu::Caps;
-use crate::gpu::program::{Cost, Operand, Program, Scratch, check_indices, check_memory};
-use crate::gpu::shader::{Bind, Kernel, fragment};
+use crate::gpu::program::{Cost, Operand, Program, Scratch, Step, check_indices, check_memory};
+use crate::gpu::shader::{Bind, Kernel, Variant, fragment};
 use crate::operator::{Algorithm, Configured, ReferenceOutputs, Rows, tensors};
 #[cfg(feature = "cpu")]
 use crate::tensor::HostTensor;
@@ -195,9 +195,9 @@ impl Config {
         let scales = if self.scale == Scale::None { 0.0 } else { elements * 4.0 };
         let streams = if self.gated { 3.0 } else { 2.0 }; // x twice
         let bytes_read = elements * streams * self.dtype.size() as f64 + scales;
-        let spec = super::spec(self.dtype, vec![], vec![("SCALE", kind), ("GATED", self.gated.into())]);
+        let spec = Variant::new(self.dtype, vec![], vec![("SCALE", kind), ("GATED", self.gated.into())]);
         let groups = self.rows().div_ceil(ROWS);
-        let step = super::step(&GATE, spec, &params, operands, groups, Cost { bytes_read, ..self.cost() });
+        let step = Step::new(&GATE, spec, &params, operands, groups as u64, Cost { bytes_read, ..self.cost() });
         Ok(Program::new(NAME, format!("{ROWS} rows a workgroup"), slots, workspace, vec![step]))
     }
 

@@ -13,8 +13,8 @@ use super::{Params, TYPES, kernel};
 use crate::cpu::simd;
 use crate::error::Error;
 use crate::gpu::Caps;
-use crate::gpu::program::{Cost, Operand, Program, check_indices, check_memory};
-use crate::gpu::shader::{Bind, Fragment, Kernel, fragment};
+use crate::gpu::program::{Cost, Operand, Program, Step, check_indices, check_memory};
+use crate::gpu::shader::{Bind, Fragment, Kernel, Variant, fragment};
 use crate::operator::{Algorithm, Configured, ReferenceOutputs, Rows, tensors};
 #[cfg(feature = "cpu")]
 use crate::tensor::HostTensor;
@@ -115,7 +115,7 @@ impl Config {
         let cost = Cost { bytes_read: sums * (8.0 + self.dtype.size() as f64), ..self.cost() };
         let operands = (0..4).map(Operand::Slot).collect();
         let groups = self.rows * self.dim.div_ceil(COLUMNS);
-        let step = super::step(&GATHER, super::spec(self.dtype, vec![], vec![]), &params, operands, groups, cost);
+        let step = Step::new(&GATHER, Variant::new(self.dtype, vec![], vec![]), &params, operands, groups as u64, cost);
         Ok(Program::new(NAME, format!("blocks of {COLUMNS} columns"), self.slots(), vec![], vec![step]))
     }
 

@@ -12,32 +12,27 @@ pub(crate) mod reference;
 pub mod stable_sort;
 pub mod topk;
 
-use bytemuck::{Pod, Zeroable};
-
 use crate::gpu::grid::Grid;
-use crate::gpu::program::{Cost, Operand, Step};
-use crate::gpu::shader::{Bind, COUNT_OFF, Field, Fragment, Kernel, Variant, fields, fragment};
-use crate::tensor::DType;
+use crate::gpu::shader::{Bind, Fragment, Kernel, Variant, fragment, params};
 
-/// Must match `struct Params` in `shaders/primitives/types.wgsl`.
-#[repr(C)]
-#[derive(Debug, Clone, Copy, Default, Pod, Zeroable)]
-struct Params {
-    grid: Grid,
-    rows: u32,
-    count: u32,
-    dim: u32,
-    table: u32,
-    heads: u32,
-    inner: u32,
-    run: u32,
-    tau: f32,
-    eps: f32,
-    _pad: u32,
-    _pads: [u32; 2],
+params! {
+    /// Must match `struct Params` in `shaders/primitives/types.wgsl`.
+    struct Params {
+        grid: Grid,
+        rows: u32,
+        count: u32,
+        dim: u32,
+        table: u32,
+        heads: u32,
+        inner: u32,
+        run: u32,
+        tau: f32,
+        eps: f32,
+        _pad: u32,
+        _pads: [u32; 2],
+    }
 }
 
-const FIELDS: &[Field] = fields!(Params: grid, rows, count, dim, table, heads, inner, run, tau, eps, _pad, _pads);
 const TYPES: Fragment = fragment!("primitives/types.wgsl");
 
 /// Why every index of the kernels is within bounds. Indices that a caller gives are compared with sizes before use.
@@ -45,23 +40,7 @@ const PROOF: &str = "indices are below sizes in the uniform by guards; what a te
                      index; loops end at consts, uniforms, or halve a range";
 
 const fn kernel(name: &'static str, sources: &'static [Fragment], bindings: &'static [(&'static str, Bind)]) -> Kernel {
-    Kernel { name, sources, bindings, params: FIELDS, params_size: size_of::<Params>(), bounds_proof: Some(PROOF) }
-}
-
-fn spec(elem: DType, consts: Vec<(&'static str, u32)>, overrides: Vec<(&'static str, u32)>) -> Variant {
-    Variant { elem, fragments: vec![COUNT_OFF], consts, overrides }
-}
-
-fn step(
-    kernel: &'static Kernel,
-    spec: Variant,
-    params: &Params,
-    operands: Vec<Operand>,
-    groups: usize,
-    cost: Cost,
-) -> Step {
-    let params = bytemuck::bytes_of(params).to_vec();
-    Step { kernel, spec, params, operands, first: 0, groups: groups as u64, cost, strided: vec![] }
+    Kernel { name, sources, bindings, params: Params::UNIFORM, bounds_proof: Some(PROOF) }
 }
 
 /// Every kernel of the building blocks in some specialisations, in both storage types. Shader validation checks this
@@ -69,6 +48,7 @@ fn step(
 pub fn kernels() -> Vec<(&'static Kernel, Variant)> {
     use crate::gpu::Caps;
     use crate::operator::Operator;
+    use crate::tensor::DType;
     let caps = Caps { f16: true, ..Caps::portable() };
     let mut list: Vec<(&'static Kernel, Variant)> = Vec::new();
     for dtype in [DType::F32, DType::F16] {

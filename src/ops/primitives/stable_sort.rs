@@ -13,8 +13,8 @@
 use super::{Params, TYPES, kernel};
 use crate::error::Error;
 use crate::gpu::Caps;
-use crate::gpu::program::{Cost, Operand, Program, Scratch, check_indices, check_memory};
-use crate::gpu::shader::{Bind, Fragment, Kernel, fragment};
+use crate::gpu::program::{Cost, Operand, Program, Scratch, Step, check_indices, check_memory};
+use crate::gpu::shader::{Bind, Fragment, Kernel, Variant, fragment};
 use crate::operator::{Algorithm, Configured, ReferenceOutputs, Rows, tensors};
 #[cfg(feature = "cpu")]
 use crate::tensor::HostTensor;
@@ -129,11 +129,12 @@ impl Config {
         let merges = self.merges();
         // The buffers alternate so that the last merge writes the result.
         let side = |merge: u32| if (merges - merge).is_multiple_of(2) { ORDER } else { OTHER };
-        let spec = || super::spec(DType::F32, vec![], vec![]);
+        let spec = || Variant::new(DType::F32, vec![], vec![]);
         let tiles = self.lists * self.len.div_ceil(SORT);
         let sorts = vec![("SORT", SORT as u32)];
-        let sort = super::spec(DType::F32, sorts, vec![]);
-        let mut steps = vec![super::step(&TILES, sort, &params, vec![KEYS, side(0)], tiles, bytes(numbers, numbers))];
+        let sort = Variant::new(DType::F32, sorts, vec![]);
+        let mut steps =
+            vec![Step::new(&TILES, sort, &params, vec![KEYS, side(0)], tiles as u64, bytes(numbers, numbers))];
         for merge in 0..merges {
             let params = Params { run: (SORT as u32) << merge, ..params };
             let operands = vec![KEYS, side(merge), side(merge + 1)];
@@ -141,13 +142,13 @@ impl Config {
             // At most its own key, and the keys of a binary search.
             let looks = f64::from(12 + merge);
             let cost = bytes(numbers * (2.0 * (1.0 + looks) + 1.0), numbers);
-            steps.push(super::step(&MERGE, spec(), &params, operands, groups, cost));
+            steps.push(Step::new(&MERGE, spec(), &params, operands, groups as u64, cost));
         }
         let bins = (self.lists * (self.bins + 1)) as f64;
         let groups = self.lists * (self.bins + 1).div_ceil(INVOCATIONS);
         let looks = f64::from(self.len.next_power_of_two().trailing_zeros() + 1);
         let cost = bytes(bins * 2.0 * looks, bins);
-        steps.push(super::step(&OFFSETS, spec(), &params, vec![KEYS, ORDER, STARTS], groups, cost));
+        steps.push(Step::new(&OFFSETS, spec(), &params, vec![KEYS, ORDER, STARTS], groups as u64, cost));
         let scratch = Scratch { name: "runs", bytes: (self.lists * self.len * 4) as u64 };
         let workspace = if merges > 0 { vec![scratch] } else { vec![] };
         let variant = format!("tiles of {SORT}, {merges} merges");

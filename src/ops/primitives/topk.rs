@@ -12,11 +12,11 @@
 //! 1907.05242) are the case U = 2 with P sub-keys each: the logits are their scores, and digit 1 is the half that
 //! counts in steps of P.
 
-use super::{FIELDS, PROOF, Params, TYPES, reference};
+use super::{PROOF, Params, TYPES, reference};
 use crate::error::Error;
 use crate::gpu::Caps;
-use crate::gpu::program::{Cost, Operand, Program, check_indices, check_memory};
-use crate::gpu::shader::{Bind, Fragment, Kernel, fragment};
+use crate::gpu::program::{Cost, Operand, Program, Step, check_indices, check_memory};
+use crate::gpu::shader::{Bind, Fragment, Kernel, Variant, fragment};
 use crate::operator::{Algorithm, Configured, ReferenceOutputs, Rows, tensors};
 use crate::tensor::{Access, DType, Slot, TensorMap};
 #[cfg(feature = "cpu")]
@@ -63,8 +63,7 @@ static TOPK: Kernel = Kernel {
     name: "primitives_topk",
     sources: &[TYPES, BEAM, fragment!("primitives/topk.wgsl")],
     bindings: &[("logits", Bind::Read), ("indices", Bind::Write), ("weights", Bind::Write)],
-    params: FIELDS,
-    params_size: size_of::<Params>(),
+    params: Params::UNIFORM,
     bounds_proof: Some(PROOF),
 };
 
@@ -139,7 +138,7 @@ impl Config {
         let lanes = Lanes::new(self.digits, self.choices, self.topk);
         let params = Params { rows: self.rows as u32, tau: self.tau, ..Params::default() };
         let overrides = vec![("SURVIVORS", (self.weights == Weights::Softmax).into())];
-        let spec = super::spec(self.dtype, lanes.consts(lanes.vectors()), overrides);
+        let spec = Variant::new(self.dtype, lanes.consts(lanes.vectors()), overrides);
         let operands = (0..3).map(Operand::Slot).collect();
         let mut loads = lanes.loads();
         if self.weights == Weights::Softmax && !lanes.cached() {
@@ -148,7 +147,7 @@ impl Config {
         let bytes_read = (self.rows * loads * self.dtype.size()) as f64;
         let cost = Cost { flops: self.rows as f64 * lanes.work(), bytes_read, ..self.cost() };
         let groups = self.rows.div_ceil(lanes.vectors());
-        let step = super::step(&TOPK, spec, &params, operands, groups, cost);
+        let step = Step::new(&TOPK, spec, &params, operands, groups as u64, cost);
         let variant = format!("{} lanes a row", lanes.lanes);
         Ok(Program::new(NAME, variant, self.slots(), vec![], vec![step]))
     }

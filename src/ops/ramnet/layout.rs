@@ -19,52 +19,45 @@
 
 use std::ops::Range;
 
-use bytemuck::{Pod, Zeroable};
-
 use super::{Cape, Config, NAME, Rule};
 use crate::error::Error;
 use crate::gpu::Caps;
 use crate::gpu::grid::Grid;
 use crate::gpu::program::{Cost, Operand, Program, Scratch, Step, aligned, check_indices, check_workspace};
-use crate::gpu::shader::{Bind, COUNT_OFF, Field, Fragment, Kernel, Variant, fields, fragment};
+use crate::gpu::shader::{Bind, Fragment, Kernel, Variant, fragment, params};
 use crate::operator::qkv::{STRIDES_SOURCE, Strides, check_lengths};
 use crate::ops::primitives::topk::{self, Lanes};
 use crate::ops::primitives::{gather, stable_sort};
 use crate::tensor::{DType, Layout, Slot};
 
-/// Must match `struct Params` in `shaders/ramnet/types.wgsl`.
-#[repr(C)]
-#[derive(Debug, Clone, Copy, Default, Pod, Zeroable)]
-struct Params {
-    grid: Grid,
-    heads: u32,
-    units: u32,
-    first_unit: u32,
-    memory_first: u32,
-    first_token: u32,
-    tokens: u32,
-    tile: u32,
-    tiles: u32,
-    tile_tokens: u32,
-    dim_v: u32,
-    mass_at: u32,
-    position_at: u32,
-    advance: u32,
-    tau: f32,
-    mass_eps: f32,
-    initial: f32,
-    q: Strides,
-    k: Strides,
-    v: Strides,
-    gamma: Strides,
-    o: Strides,
-    cape: [[u32; 4]; 8],
+params! {
+    /// Must match `struct Params` in `shaders/ramnet/types.wgsl`.
+    struct Params {
+        grid: Grid,
+        heads: u32,
+        units: u32,
+        first_unit: u32,
+        memory_first: u32,
+        first_token: u32,
+        tokens: u32,
+        tile: u32,
+        tiles: u32,
+        tile_tokens: u32,
+        dim_v: u32,
+        mass_at: u32,
+        position_at: u32,
+        advance: u32,
+        tau: f32,
+        mass_eps: f32,
+        initial: f32,
+        q: Strides,
+        k: Strides,
+        v: Strides,
+        gamma: Strides,
+        o: Strides,
+        cape: [[u32; 4]; 8],
+    }
 }
-
-const FIELDS: &[Field] = fields!(
-    Params: grid, heads, units, first_unit, memory_first, first_token, tokens, tile, tiles, tile_tokens, dim_v, mass_at,
-    position_at, advance, tau, mass_eps, initial, q, k, v, gamma, o, cape
-);
 
 const TYPES: Fragment = fragment!("ramnet/types.wgsl");
 const EVENTS: Fragment = fragment!("ramnet/events.wgsl");
@@ -77,7 +70,7 @@ const PROOF: &str = "slots are below P^U, since the beam keeps distinct addresse
                      number of pieces";
 
 const fn kernel(name: &'static str, sources: &'static [Fragment], bindings: &'static [(&'static str, Bind)]) -> Kernel {
-    Kernel { name, sources, bindings, params: FIELDS, params_size: size_of::<Params>(), bounds_proof: Some(PROOF) }
+    Kernel { name, sources, bindings, params: Params::UNIFORM, bounds_proof: Some(PROOF) }
 }
 
 static CLEAR: Kernel =
@@ -410,9 +403,7 @@ impl<'a> Tiling<'a> {
         // Steps that bind no tensor of the caller do not depend on its storage type.
         let stored = operands.iter().any(|operand| matches!(operand, Operand::Part { .. }));
         let elem = if stored { self.c.qkv.dtype } else { DType::F32 };
-        let spec = Variant { elem, fragments: vec![COUNT_OFF], consts, overrides: vec![] };
-        let params = bytemuck::bytes_of(params).to_vec();
-        Step { kernel, spec, params, operands, first: 0, groups: groups as u64, cost, strided: vec![] }
+        Step::new(kernel, Variant::new(elem, consts, vec![]), params, operands, groups as u64, cost)
     }
 
     /// Appends the steps of all blocks of these heads.

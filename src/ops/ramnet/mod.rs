@@ -63,6 +63,7 @@ pub const DEFAULT_TOPK: usize = 8;
 
 /// The share of its mass that a slot keeps at a write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Rule {
     /// Gated sparse update (second version of the paper): `(1 - w) / (1 - w + e^gamma w)`.
     Gsu,
@@ -72,6 +73,7 @@ pub enum Rule {
 
 /// The heads that have CAPE, the cyclic positional embedding of addresses.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Cape {
     /// No head.
     None,

@@ -62,6 +62,7 @@ pub const OP: Op = Op {
     ],
     causal: Causality::Always,
     recurrent: true,
+    rows_apart: false,
     complexity: "N K (U P + E)",
     configure,
     cases: cases::cases,

@@ -29,6 +29,7 @@ mod cases;
 mod cpu;
 mod layout;
 mod poly;
+#[doc(hidden)]
 pub mod quadrature;
 mod reference;
 #[cfg(feature = "catalog")]

@@ -19,6 +19,7 @@
 
 /// The map for the square of the kernel. The table at the top of `src/ops/slay/poly.rs` has the formulas.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Poly {
     /// Squares of inner products with anchors: the paper's default.
     Anchor,

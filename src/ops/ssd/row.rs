@@ -37,6 +37,7 @@ pub const OP: Op = Op {
     flags: &[Flag { name: "dt-softplus", kind: FlagKind::Switch, help: "Apply softplus to dt [default: on]" }],
     causal: Causality::Always,
     recurrent: true,
+    rows_apart: false,
     complexity: "N P S",
     configure,
     cases: cases::cases,

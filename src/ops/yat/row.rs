@@ -40,6 +40,7 @@ pub const OP: Op = Op {
     ],
     causal: Causality::Both,
     recurrent: false,
+    rows_apart: true,
     complexity: "N M (D + E)",
     configure,
     cases: cases::cases,

@@ -1,0 +1,85 @@
+//! Causal operators do not look ahead: `look_ahead::OP::CASE`. Later tokens change no bit of an output, and its own token
+//! changes it.
+//!
+//! Every quick case with a causal mask and several tokens is one, so that no kernel is compiled for this alone.
+
+use libtest_mimic::{Completion, Failed, Trial};
+use subquad::catalog::case::Case;
+use subquad::catalog::random;
+use subquad::catalog::spec::{Causality, Draw, Op};
+use subquad::ops::OPS;
+use subquad::tensor::{HostTensor, TensorMap};
+
+use crate::cover::{backends_of, lacks};
+use crate::pieces::join;
+use crate::support::{assert_same_bits, cases, cut, length_axis, prepare, test};
+
+pub(crate) fn tests() -> Vec<Trial> {
+    let mut trials = vec![test(every_causal_operator_has_cases)];
+    for op in OPS {
+        let of = |case: Case| Trial::ignorable_test(format!("look_ahead::{}::{case}", op.name), move || one(op, &case));
+        trials.extend(cases(op).into_iter().filter(|case| looks_back(op, case)).map(of));
+    }
+    trials
+}
+
+/// Whether a case is a quick one with a causal mask, as many keys as queries, and several tokens.
+fn looks_back(op: &Op, case: &Case) -> bool {
+    let causal = match op.causal {
+        Causality::Always => true,
+        Causality::Both => case.flags.switch("causal") != Some(false),
+        Causality::Never => false,
+    };
+    let (n, m) = (case.axis(op, "N").unwrap(), case.axis(op, "M"));
+    causal && case.quick && n >= 2 && m.is_none_or(|m| m == n)
+}
+
+fn every_causal_operator_has_cases() {
+    for op in OPS.iter().filter(|op| op.causal != Causality::Never) {
+        assert!((op.cases)().iter().any(|case| looks_back(op, case)), "{}", op.name);
+    }
+}
+
+/// The inputs with tokens of another seed from `at` on, large ones where any number may be drawn.
+fn changed(op: &Op, case: &Case, inputs: &TensorMap, at: usize) -> TensorMap {
+    let other = random::inputs(op, &Case { seed: case.seed + 1, ..case.clone() }).unwrap();
+    let mut all = inputs.clone();
+    for spec in op.inputs {
+        let Some(tensor) = inputs.get(spec.name) else { continue };
+        let Some(axis) = length_axis(op.inputs, case, spec.name) else { continue };
+        let draw = if let Draw::ByFlags(draw) = spec.draw { draw(&case.flags) } else { spec.draw };
+        // The state of a delta rule grows with powers of its keys' squares: larger ones would overflow.
+        let delta = case.flags.word("rule").is_some_and(|rule| rule.contains("delta"));
+        let factor = if matches!(draw, Draw::Normal) && !delta { 30.0 } else { 1.0 };
+        let large = other.get(spec.name).unwrap().to_f32().into_iter().map(|x| factor * x).collect();
+        let large = HostTensor::f32(tensor.shape().clone(), large).cast(tensor.dtype());
+        let n = tensor.shape().dims()[axis];
+        all.insert(spec.name, join(&[cut(tensor, axis, 0, at), cut(&large, axis, at, n)], axis));
+    }
+    all
+}
+
+fn one(op: &Op, case: &Case) -> Result<Completion, Failed> {
+    let n = case.axis(op, "N").unwrap();
+    let (operator, inputs) = prepare(op, case);
+    for (backend, run) in backends_of(op, case) {
+        let before = run(operator.as_ref(), &inputs);
+        for at in [n / 2, n - 1] {
+            let after = run(operator.as_ref(), &changed(op, case, &inputs, at));
+            for spec in op.outputs {
+                let axis = length_axis(op.outputs, case, spec.name).unwrap();
+                let part = |outputs: &TensorMap, from, to| cut(outputs.get(spec.name).unwrap(), axis, from, to);
+                let what = format!("{backend}, token {at} changed: {}", spec.name);
+                assert_same_bits(&what, &part(&before, 0, at), &part(&after, 0, at));
+                let own = [&before, &after].map(|outputs| part(outputs, at, at + 1));
+                // A query may read a slot of a memory that nothing was written to, before and after.
+                let empty = own[0].to_f32().iter().all(|x| *x == 0.0);
+                assert!(empty || own[0].bytes() != own[1].bytes(), "{what} does not depend on it");
+            }
+        }
+    }
+    Ok(match lacks(case.dtype) {
+        Some(reason) => Completion::ignored_with(format!("in part: {reason}")),
+        None => Completion::Completed,
+    })
+}
