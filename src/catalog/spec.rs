@@ -187,7 +187,7 @@ pub struct Op {
     pub causal: Causality,
     /// Whether the operator processes the sequence with a state (`--segment`, `--decode`, state files).
     pub recurrent: bool,
-    /// Whether the definition of some rows costs only their share of that of all, so that it can be computed in parts.
+    /// Whether the reference computes some rows at their share of the cost of all rows, so that it can run in parts.
     pub rows_apart: bool,
     /// Cost as a function of the length, for people: `O(N D E)`.
     pub complexity: &'static str,

@@ -15,8 +15,8 @@ use subquad::tensor::DType;
 
 use crate::support::{Runner, backends_for, context};
 
-/// What a step covers: its kernel with these fragments and this storage type, and for each constant and override whether it
-/// is 0, 1 or more. Switches are 0 or 1, and tile sizes differ only in the number of times that the same lines run.
+/// Names what a step covers: its kernel with these fragments and this storage type, and for each constant and override
+/// whether it is 0, 1 or more. Switches are 0 or 1, and tile sizes change only how often the same lines run.
 fn covered(kernel: &Kernel, spec: &Variant) -> impl Iterator<Item = String> {
     let mut family = format!("{} {}", kernel.name, spec.elem);
     spec.fragments.iter().for_each(|fragment| family = format!("{family} {}", fragment.path));
@@ -25,7 +25,8 @@ fn covered(kernel: &Kernel, spec: &Variant) -> impl Iterator<Item = String> {
     values.into_iter()
 }
 
-/// Those of an operator's cases that cover what all that pass the filter do, and the others of the same kernels.
+/// The operator's cases that a filter lets through, reduced to as many as together cover what all of them cover, and then
+/// every other one whose kernels are compiled for these.
 pub(crate) fn covering(op: &Op, filter: impl Fn(&Case) -> bool) -> Vec<Case> {
     struct Candidate {
         case: Case,
@@ -44,7 +45,7 @@ pub(crate) fn covering(op: &Op, filter: impl Fn(&Case) -> bool) -> Vec<Case> {
     };
     let mut rest: Vec<_> = (op.cases)().into_iter().filter(filter).map(candidate).collect();
     let (mut seen, mut compiled, mut chosen) = (HashSet::new(), HashSet::new(), Vec::new());
-    // Each time the one that covers most more, so that few are enough.
+    // Always take the case that adds most, so that few are enough.
     while let Some(most) = (0..rest.len()).max_by_key(|&at| rest[at].covers.difference(&seen).count()) {
         if rest[most].covers.is_subset(&seen) {
             break;
@@ -75,7 +76,7 @@ pub(crate) fn backends_of(op: &Op, case: &Case) -> Vec<(&'static str, Runner)> {
     backends_for(case.dtype).filter(|(backend, _)| here || *backend == "cpu").collect()
 }
 
-/// Why a trial of this storage type is ignored, in whole or in part: the adapter lacks it.
+/// The reason to ignore a trial, in whole or in part, because the adapter lacks this storage type.
 pub(crate) fn lacks(dtype: DType) -> Option<String> {
     let ctx = context()?;
     (dtype == DType::F16 && !ctx.caps().f16).then(|| format!("{} has no f16", ctx.info().name))

@@ -103,8 +103,9 @@ fn one(op: &Op, case: &Case) -> Result<Completion, Failed> {
             cuts.dedup();
             cuts
         }
-        // The long pieces are of nearly the same length: kernels of the one serve the other, and mostly the whole.
-        None => vec![0, 1, n / 2, n - 1, n],
+        // Single tokens at both ends, and two long pieces of nearly the same length: the kernels of one serve the other, and
+        // mostly the whole sequence too.
+        None => vec![0, 1, n / 2, n - 2, n - 1, n],
     };
     let (whole, inputs) = prepare(op, case);
     for (backend, run) in backends_of(op, case) {

@@ -201,7 +201,7 @@ pub(crate) fn last(t: &HostTensor, range: Range<usize>) -> HostTensor {
     HostTensor::f32(dims, cut).cast(t.dtype())
 }
 
-/// Where a tensor of the row has the length, if it has one.
+/// The axis of a tensor that runs along the sequence; `None` if it has none.
 pub(crate) fn length_axis(specs: &[TensorSpec], case: &Case, name: &str) -> Option<usize> {
     let spec = specs.iter().find(|spec| spec.name == name && spec.role == Role::Sequence)?;
     spec.letters(case.layout).iter().position(|letter| ["N", "M"].contains(letter))
