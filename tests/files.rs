@@ -4,6 +4,8 @@
 
 #[path = "files/damage.rs"]
 mod damage;
+#[path = "files/kinds.rs"]
+mod kinds;
 #[path = "files/mutation.rs"]
 mod mutation;
 #[path = "files/writing.rs"]

@@ -7,7 +7,7 @@ use bytemuck::Pod;
 use half::{bf16, f16};
 
 use super::{Told, unread};
-use crate::tensor::Values;
+use crate::tensor::{DType, Values};
 
 /// Element types that can be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,8 +21,25 @@ pub(super) enum Elem {
     U32,
 }
 
-/// Names of the readable types, for error messages.
-pub(super) const READABLE: &str = "f32, f16, bf16, f64, i64, i32 or u32";
+impl Elem {
+    /// The type that the elements have once they are read.
+    pub(super) const fn dtype(self) -> DType {
+        match self {
+            Elem::F32 | Elem::Bf16 | Elem::F64 => DType::F32,
+            Elem::F16 => DType::F16,
+            Elem::I64 | Elem::I32 | Elem::U32 => DType::I64,
+        }
+    }
+}
+
+/// The refusal of a type, as a file spells it, that is none of those.
+pub(super) fn unreadable(dtype: &str) -> String {
+    let hint = match dtype.trim_start_matches(['<', '>', '|', '=']) {
+        "V2" => " (bfloat16 is saved by numpy as these raw bytes: save it as f4, or as safetensors)",
+        _ => "",
+    };
+    format!("expected dtype f32, f16, bf16, f64, i64, i32 or u32, found {dtype}{hint}")
+}
 
 /// Elements in a file: how many, of what type, in which byte order.
 #[derive(Debug, Clone, Copy)]

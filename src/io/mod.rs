@@ -5,19 +5,22 @@
 //! that [`DType`](crate::tensor::DType) does not have are converted exactly or with one rounding: bf16 and f64 become
 //! f32, i32 and u32 become i64. Writing is atomic: an output is complete or absent.
 //!
-//! [`read`] loads a file, [`read_only`] loads some of its tensors, [`inspect`] reads only its headers, [`write()`]
-//! stores tensors, [`write_check`] checks in advance whether writing would work, and [`same_file`] whether two paths
+//! [`open`] reads the headers of a file, and its data on demand; [`read`] loads a file, [`read_only`] some of its tensors,
+//! [`inspect`] only its headers. [`write()`] stores tensors, [`write_check`] checks in advance whether writing would work, and [`same_file`] whether two paths
 //! are one file.
 
 mod atomic;
 mod decode;
 mod directory;
+mod metadata;
 mod npy;
 mod npz;
+mod opened;
 mod safetensors;
 mod source;
 #[cfg(test)]
 mod tests;
+mod text;
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -25,7 +28,10 @@ use std::path::{Path, PathBuf};
 
 use crate::error::Error;
 use crate::tensor::TensorMap;
-use source::Source;
+use text::{one_line, quoted, shown};
+
+pub use opened::{Opened, open};
+pub(crate) use text::hidden;
 
 /// Selects the tensors to load, by name.
 type Wanted<'a> = &'a dyn Fn(&str) -> bool;
@@ -38,10 +44,6 @@ const MAX_RANK: usize = 64;
 /// Largest number of tensors loaded from one file. A [`TensorMap`] is searched linearly, so a header with millions of
 /// empty tensors would otherwise take hours.
 const MAX_TENSORS: usize = 16_384;
-/// Largest size of metadata, as in the safetensors format.
-const MAX_HEADER: u64 = 100_000_000;
-/// Name of the file or zip entry that holds the metadata of `.npy` arrays.
-const METADATA: &str = "metadata.json";
 
 /// Contents of a file.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -76,6 +78,15 @@ pub struct Entry {
     pub shape: Vec<u64>,
     /// Bytes of its data, uncompressed.
     pub bytes: u64,
+    /// The type of its elements, if it can be read.
+    elem: Option<decode::Elem>,
+}
+
+impl Entry {
+    /// Refuses a tensor whose elements cannot be read.
+    fn elem(&self) -> Told<decode::Elem> {
+        self.elem.ok_or_else(|| within(&self.name, &decode::unreadable(&self.dtype)))
+    }
 }
 
 /// Reads every tensor of a file.
@@ -97,11 +108,7 @@ pub fn read(path: &Path) -> Result<TensorFile, Error> {
 /// # Errors
 /// The errors of [`read`], except that a tensor that was not requested may have any dtype.
 pub fn read_only(path: &Path, wanted: &dyn Fn(&str) -> bool) -> Result<TensorFile, Error> {
-    located(input_name(path), || match source::open(path)? {
-        Source::Directory => directory::read(path, wanted),
-        Source::Npz(reader, len) => npz::read(reader, len, wanted),
-        Source::Safetensors(bytes) => safetensors::read(bytes, wanted).map_err(|e| source::guessed(path, e)),
-    })
+    open(path)?.load(wanted)
 }
 
 /// Lists the tensors of a file of any dtype from its headers alone.
@@ -109,11 +116,7 @@ pub fn read_only(path: &Path, wanted: &dyn Fn(&str) -> bool) -> Result<TensorFil
 /// # Errors
 /// [`Error::File`] if the file is missing, of another format, or not as long as its headers say.
 pub fn inspect(path: &Path) -> Result<Listing, Error> {
-    located(input_name(path), || match source::open(path)? {
-        Source::Directory => directory::inspect(path),
-        Source::Npz(reader, len) => npz::inspect(reader, len),
-        Source::Safetensors(bytes) => safetensors::inspect(bytes).map_err(|e| source::guessed(path, e)),
-    })
+    open(path)?.into_listing()
 }
 
 /// Writes tensors and metadata. The path selects the format: `.safetensors`, `.npz`, or a directory of `.npy` files (an
@@ -202,7 +205,7 @@ impl Target {
             return Ok(Target::Npz);
         }
         // A usage error: the path alone shows it, whatever is on the disk.
-        Err(Error::Usage(one_line(format!(
+        Err(Error::Usage(one_line(&format!(
             "{}: expected an output named *.safetensors or *.npz, a directory (for .npy files) or `-`, found the \
              extension .{}",
             path.display(),
@@ -225,40 +228,12 @@ fn output_name(path: &Path) -> &Path {
 
 /// Adds the path to an error.
 fn located<T>(path: &Path, work: impl FnOnce() -> Told<T>) -> Result<T, Error> {
-    work().map_err(|message| Error::file(PathBuf::from(path), one_line(message)))
+    work().map_err(|message| Error::file(PathBuf::from(path), one_line(&message)))
 }
 
-/// Messages quote names and parser errors from untrusted files. This keeps them on one line and readable.
-fn one_line(message: String) -> String {
-    const MOST: usize = 600;
-    let mut out = String::new();
-    for (i, c) in message.chars().enumerate() {
-        if i == MOST {
-            out.push('…');
-            break;
-        }
-        if c.is_control() {
-            out.extend(c.escape_default());
-        } else {
-            out.push(c);
-        }
-    }
-    out
-}
-
-/// A tensor's name for a message, shortened if it is long.
-fn quoted(name: &str) -> String {
-    const MOST: usize = 80;
-    match name.char_indices().nth(MOST) {
-        Some((at, _)) => format!("`{}…`", &name[..at]),
-        None => format!("`{name}`"),
-    }
-}
-
-/// Axis lengths for a message.
-fn shown<T: std::fmt::Display>(shape: &[T]) -> String {
-    let axes: Vec<String> = shape.iter().take(MAX_RANK).map(T::to_string).collect();
-    format!("[{}{}]", axes.join(", "), if shape.len() > MAX_RANK { ", …" } else { "" })
+/// Adds the tensor to an error.
+fn within(name: &str, message: &str) -> String {
+    format!("tensor {}: {message}", quoted(name))
 }
 
 /// Number of elements of a shape. Refused if it exceeds u64 or if the rank is too large.
@@ -297,31 +272,6 @@ fn few_enough(tensors: usize) -> Told<()> {
         return Err(format!("expected at most {MAX_TENSORS} tensors, found {tensors}"));
     }
     Ok(())
-}
-
-/// Converts metadata to the JSON object that accompanies `.npy` arrays.
-fn metadata_json(metadata: &BTreeMap<String, String>) -> Told<Vec<u8>> {
-    let mut text = serde_json::to_vec_pretty(metadata).map_err(|e| format!("metadata cannot be written: {e}"))?;
-    text.push(b'\n');
-    if text.len() as u64 > MAX_HEADER {
-        return Err(format!("metadata: expected at most {MAX_HEADER} bytes, found {}", text.len()));
-    }
-    Ok(text)
-}
-
-/// Parses that JSON object. A `metadata.json` from another program may hold other values than text; they are kept as
-/// JSON.
-fn parse_metadata(text: &[u8]) -> Told<BTreeMap<String, String>> {
-    if text.len() as u64 > MAX_HEADER {
-        return Err(format!("{METADATA}: expected at most {MAX_HEADER} bytes, found more"));
-    }
-    let parsed: serde_json::Map<String, serde_json::Value> =
-        serde_json::from_slice(text).map_err(|e| format!("{METADATA}: expected a JSON object, found {e}"))?;
-    let plain = |value| match value {
-        serde_json::Value::String(text) => text,
-        other => other.to_string(),
-    };
-    Ok(parsed.into_iter().map(|(key, value)| (key, plain(value))).collect())
 }
 
 fn unread(e: std::io::Error) -> String {

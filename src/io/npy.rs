@@ -6,7 +6,7 @@
 
 use std::io::{Read, Write};
 
-use super::decode::{Data, Elem, READABLE, row_major};
+use super::decode::{Data, Elem, row_major, unreadable};
 use super::{Entry, Told, dims, elements, shown, unread, unwritten};
 use crate::tensor::{DType, HostTensor};
 
@@ -73,21 +73,16 @@ impl Header {
 
     /// The header as a row of a listing.
     pub(super) fn entry(self, name: String) -> Entry {
-        Entry { name, dtype: self.dtype, shape: self.shape, bytes: self.bytes }
+        Entry { name, elem: self.elem.map(|(elem, _)| elem), dtype: self.dtype, shape: self.shape, bytes: self.bytes }
     }
 
-    /// Refuses element types that cannot be read.
-    pub(super) fn elem(&self) -> Told<(Elem, bool)> {
-        let hint = match self.dtype.trim_start_matches(['<', '>', '|']) {
-            "V2" => " (bfloat16 is saved by numpy as these raw bytes: save it as f4, or as safetensors)",
-            _ => "",
-        };
-        self.elem.ok_or_else(|| format!("expected dtype {READABLE}, found {}{hint}", self.dtype))
-    }
-
-    /// Reads the elements, which follow the header. `present`: as in [`Data::present`].
-    pub(super) fn data(&self, r: &mut dyn Read, present: bool) -> Told<HostTensor> {
-        let (elem, big_endian) = self.elem()?;
+    /// Reads the elements, which follow the header. `present`: as in [`Data::present`]. `entry` is the header as it was
+    /// when the file was opened.
+    pub(super) fn data(&self, r: &mut dyn Read, present: bool, entry: &Entry) -> Told<HostTensor> {
+        if (&self.dtype, &self.shape) != (&entry.dtype, &entry.shape) {
+            return Err("expected a file that nobody changes while it is read, found another header".into());
+        }
+        let (elem, big_endian) = self.elem.ok_or_else(|| unreadable(&self.dtype))?;
         let shape = dims(&self.shape)?;
         let count = usize::try_from(self.count).map_err(|_| format!("{} elements pass memory", self.count))?;
         let mut values = Data { elem, big_endian, count, present }.read(r)?;
@@ -135,10 +130,15 @@ fn bytes(r: &mut dyn Read, n: u64) -> Told<Vec<u8>> {
     Ok(out)
 }
 
-/// Element type and byte order (true: big-endian), if the type can be read.
+/// Element type and byte order (true: big-endian), if the type can be read. A type without an order, or with `=`, is in
+/// the order of the machine.
 fn elem(dtype: &str) -> Option<(Elem, bool)> {
-    let big = dtype.starts_with('>');
-    let elem = match dtype.strip_prefix(if big { '>' } else { '<' })? {
+    let big = match dtype.as_bytes().first()? {
+        b'>' => true,
+        b'<' => false,
+        _ => cfg!(target_endian = "big"),
+    };
+    let elem = match dtype.strip_prefix(['<', '>', '=']).unwrap_or(dtype) {
         "f4" => Elem::F32,
         "f2" => Elem::F16,
         "f8" => Elem::F64,

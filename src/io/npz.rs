@@ -10,49 +10,37 @@ use zip::result::ZipError;
 use zip::write::SimpleFileOptions;
 use zip::{CompressionMethod, ZipArchive, ZipWriter};
 
-use super::source::ReadSeek;
-use super::{Entry, Listing, MAX_HEADER, METADATA, TensorFile, Told, Wanted, all_different, few_enough, npy, quoted};
-use super::{metadata_json, parse_metadata, unread, unwritten};
-use crate::tensor::TensorMap;
+use super::source::{self, ReadSeek};
+use super::{Entry, Listing, Told, all_different, metadata, npy, unread, unwritten, within};
+use crate::tensor::{HostTensor, TensorMap};
 
-/// An opened archive with its tensors and metadata entry.
-struct Archive {
+/// An opened archive.
+pub(super) struct Archive {
     zip: ZipArchive<Box<dyn ReadSeek>>,
-    /// Names of tensors and indices of their entries.
-    arrays: Vec<(String, usize)>,
-    metadata: Option<usize>,
+    /// The zip entry of each tensor.
+    indices: Vec<usize>,
     /// Bytes of the file.
     len: u64,
 }
 
-pub(super) fn read(reader: Box<dyn ReadSeek>, len: u64, wanted: Wanted<'_>) -> Told<TensorFile> {
-    let mut archive = Archive::open(reader, len)?;
-    let arrays = std::mem::take(&mut archive.arrays);
-    let (arrays, rest): (Vec<_>, Vec<_>) = arrays.into_iter().partition(|(name, _)| wanted(name));
-    few_enough(arrays.len())?;
-    let metadata = archive.metadata()?;
-    // Check all dtypes first, so that a bad one is refused before gigabytes are read.
-    archive.each(&arrays, |header, _, _| header.elem())?;
-    let others = archive.entries(&rest)?;
-    let tensors = archive.each(&arrays, |header, entry, stored| {
-        // An uncompressed entry was checked to lie within the file.
-        let tensor = header.data(entry, stored)?;
-        // The reader compares the checksum at the end of the entry.
-        match entry.read(&mut [0]).map_err(unread)? {
-            0 => Ok(tensor),
-            _ => Err("expected the end of the data, found more of it".into()),
+/// The headers of all arrays, and the archive to read their data from.
+pub(super) fn open(reader: Box<dyn ReadSeek>, len: u64) -> Told<(Listing, Archive)> {
+    let (mut archive, names, about) = Archive::open(reader, len)?;
+    let metadata = about.map_or_else(|| Ok(BTreeMap::new()), |index| archive.metadata(index))?;
+    let mut entries = Vec::with_capacity(names.len());
+    let mut letters = 0;
+    for (at, name) in names.into_iter().enumerate() {
+        let header = archive.array(at, |header, _, _| Ok(header)).map_err(|e| within(&name, &e))?;
+        let entry = header.entry(name);
+        // A type is text of any length, and an entry of a few bytes can inflate to much of it.
+        letters += entry.dtype.len() as u64;
+        if letters > metadata::MAX_BYTES {
+            let most = metadata::MAX_BYTES;
+            return Err(format!("expected names of dtypes of at most {most} bytes in all, found more"));
         }
-    })?;
-    let tensors: TensorMap = tensors.into_iter().map(|(name, _, tensor)| (name, tensor)).collect();
-    Ok(TensorFile { tensors, others, metadata })
-}
-
-pub(super) fn inspect(reader: Box<dyn ReadSeek>, len: u64) -> Told<Listing> {
-    let mut archive = Archive::open(reader, len)?;
-    let metadata = archive.metadata()?;
-    let arrays = std::mem::take(&mut archive.arrays);
-    let entries = archive.entries(&arrays)?;
-    Ok(Listing { format: "npz", metadata, entries })
+        entries.push(entry);
+    }
+    Ok((Listing { format: "npz", metadata, entries }, archive))
 }
 
 /// Writes uncompressed entries, as `numpy.savez` does: random-looking data does not compress.
@@ -121,18 +109,19 @@ fn fill<W: Write + Seek>(zip: &mut ZipWriter<W>, tensors: &TensorMap, metadata: 
     };
     for (name, tensor) in tensors.iter() {
         zip.start_file(format!("{name}.npy"), options(tensor.bytes().len())).map_err(unzipped)?;
-        npy::write(zip, tensor).map_err(|e| format!("tensor {}: {e}", quoted(name)))?;
+        npy::write(zip, tensor).map_err(|e| within(name, &e))?;
     }
     if !metadata.is_empty() {
-        let text = metadata_json(metadata)?;
-        zip.start_file(METADATA, options(text.len())).map_err(unzipped)?;
+        let text = metadata::json(metadata)?;
+        zip.start_file(metadata::FILE, options(text.len())).map_err(unzipped)?;
         zip.write_all(&text).map_err(unwritten)?;
     }
     Ok(())
 }
 
 impl Archive {
-    fn open(reader: Box<dyn ReadSeek>, len: u64) -> Told<Self> {
+    /// The archive, the names of its tensors, and the zip entry of its metadata.
+    fn open(reader: Box<dyn ReadSeek>, len: u64) -> Told<(Self, Vec<String>, Option<usize>)> {
         let damaged = |e| format!("expected a whole zip archive, found {}", told(e));
         let mut zip = ZipArchive::new(reader).map_err(damaged)?;
         if zip.has_duplicate_names() {
@@ -142,62 +131,59 @@ impl Archive {
         if zip.has_overlapping_files().map_err(damaged)? {
             return Err("expected entries that lie side by side in the zip archive, found overlapping ones".into());
         }
-        let (mut arrays, mut metadata) = (Vec::new(), None);
+        let (mut names, mut indices, mut about, mut pickle) = (Vec::new(), Vec::new(), None, false);
         for index in 0..zip.len() {
             let Some(name) = zip.name_for_index(index) else { continue };
             let name = name.map_err(damaged)?;
-            if name == METADATA {
-                metadata = Some(index);
+            if name == metadata::FILE {
+                about = Some(index);
             } else if let Some(name) = name.strip_suffix(".npy") {
-                arrays.push((name.to_owned(), index));
+                names.push(name.to_owned());
+                indices.push(index);
+            } else {
+                pickle |= name == "data.pkl" || name.ends_with("/data.pkl");
             }
         }
-        if arrays.is_empty() && metadata.is_none() && !zip.is_empty() {
+        if names.is_empty() && pickle {
+            return Err(source::PICKLE.into());
+        }
+        if names.is_empty() && about.is_none() && !zip.is_empty() {
             return Err("expected a zip archive of .npy arrays, found none among its entries".into());
         }
-        all_different(arrays.iter().map(|(name, _)| name.as_str()))?;
-        Ok(Self { zip, arrays, metadata, len })
+        all_different(names.iter().map(String::as_str))?;
+        Ok((Self { zip, indices, len }, names, about))
     }
 
-    fn metadata(&mut self) -> Told<BTreeMap<String, String>> {
-        let Some(index) = self.metadata else { return Ok(BTreeMap::new()) };
-        let mut text = Vec::new();
-        let mut entry = self.zip.by_index(index).map_err(|e| format!("{METADATA}: {}", told(e)))?;
-        (&mut entry).take(MAX_HEADER + 1).read_to_end(&mut text).map_err(|e| format!("{METADATA}: {}", unread(e)))?;
-        parse_metadata(&text)
+    fn metadata(&mut self, index: usize) -> Told<BTreeMap<String, String>> {
+        let mut entry = self.zip.by_index(index).map_err(|e| format!("{}: {}", metadata::FILE, told(e)))?;
+        metadata::read(&mut entry)
     }
 
-    /// Reads the headers of all arrays.
-    fn entries(&mut self, arrays: &[(String, usize)]) -> Told<Vec<Entry>> {
-        let headers = self.each(arrays, |_, _, _| Ok(()))?;
-        Ok(headers.into_iter().map(|(name, header, ())| header.entry(name)).collect())
+    /// Reads one array.
+    pub(super) fn tensor(&mut self, at: usize, expected: &Entry) -> Told<HostTensor> {
+        self.array(at, |header, entry, stored| {
+            // An uncompressed entry was checked to lie within the file.
+            let tensor = header.data(entry, stored, expected)?;
+            // The reader compares the checksum at the end of the entry.
+            match entry.read(&mut [0]).map_err(unread)? {
+                0 => Ok(tensor),
+                _ => Err("expected the end of the data, found more of it".into()),
+            }
+        })
     }
 
-    /// Reads the header of each array and passes it on with the entry's remaining data and whether the entry is
+    /// Reads the header of an array and passes it on with the entry's remaining data and whether the entry is
     /// uncompressed.
-    fn each<T>(
-        &mut self,
-        arrays: &[(String, usize)],
-        mut work: impl FnMut(&npy::Header, &mut dyn Read, bool) -> Told<T>,
-    ) -> Told<Vec<(String, npy::Header, T)>> {
-        let mut out = Vec::with_capacity(arrays.len());
-        for (name, index) in arrays {
-            let mut one = || {
-                let mut entry = self.zip.by_index(*index).map_err(told)?;
-                let (size, packed) = (entry.size(), entry.compressed_size());
-                let stored = entry.compression() == CompressionMethod::Stored;
-                let end = entry.data_start().and_then(|start| start.checked_add(packed));
-                if end.is_none_or(|end| end > self.len) || (stored && size != packed) {
-                    return Err(format!("truncated: expected {packed} bytes in the zip archive, found fewer"));
-                }
-                let header = npy::Header::read(&mut entry, size)?;
-                let result = work(&header, &mut entry, stored)?;
-                Ok((header, result))
-            };
-            let (header, result) = one().map_err(|e| format!("tensor {}: {e}", quoted(name)))?;
-            out.push((name.clone(), header, result));
+    fn array<T>(&mut self, at: usize, work: impl FnOnce(npy::Header, &mut dyn Read, bool) -> Told<T>) -> Told<T> {
+        let index = *self.indices.get(at).ok_or("expected an array of the zip archive, found none")?;
+        let mut entry = self.zip.by_index(index).map_err(told)?;
+        let (size, packed) = (entry.size(), entry.compressed_size());
+        let stored = entry.compression() == CompressionMethod::Stored;
+        let end = entry.data_start().and_then(|start| start.checked_add(packed));
+        if end.is_none_or(|end| end > self.len) || (stored && size != packed) {
+            return Err(format!("truncated: expected {packed} bytes in the zip archive, found fewer"));
         }
-        Ok(out)
+        work(npy::Header::read(&mut entry, size)?, &mut entry, stored)
     }
 }
 

@@ -11,12 +11,14 @@ use std::io::{Read, Write};
 use safetensors::tensor::{Dtype, TensorInfo};
 use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, Visitor};
 
-use super::decode::{Data, Elem, READABLE};
+use super::decode::{Data, Elem};
+use super::metadata::Strings;
 use super::source::Bytes;
-use super::{Entry, Listing, MAX_HEADER, TensorFile, Told, Wanted, all_different, elements, few_enough, quoted};
-use super::{shown, unread, unwritten};
+use super::{Entry, Listing, Told, all_different, dims, elements, quoted, shown, unread, unwritten, within};
 use crate::tensor::{DType, HostTensor, TensorMap};
 
+/// Largest header that the format allows, in bytes.
+const MAX_HEADER: u64 = 100_000_000;
 /// Reserved key of the header.
 const METADATA_KEY: &str = "__metadata__";
 
@@ -28,51 +30,11 @@ struct Header {
     data: u64,
 }
 
-pub(super) fn read(mut source: Bytes<'_>, wanted: Wanted<'_>) -> Told<TensorFile> {
+/// The header, and the stream at the start of the data.
+pub(super) fn open(mut source: Bytes<'_>) -> Told<(Listing, Bytes<'_>)> {
     let header = Header::read(&mut source)?;
-    // Check all dtypes first, so that a bad one is refused before gigabytes are read.
-    let mut datas = Vec::with_capacity(header.tensors.len());
-    for (name, info) in &header.tensors {
-        if !wanted(name) {
-            datas.push(None);
-            continue;
-        }
-        let refuse = || format!("tensor {}: expected dtype {READABLE}, found {}", quoted(name), info.dtype);
-        let elem = elem(info.dtype).ok_or_else(refuse)?;
-        // The offsets were already compared with the shape.
-        let count = (info.data_offsets.1 - info.data_offsets.0) / (info.dtype.bitsize() / 8);
-        datas.push(Some(Data { elem, big_endian: false, count, present: source.len().is_some() }));
-    }
-    few_enough(datas.iter().flatten().count())?;
-    let (mut tensors, mut others) = (Vec::new(), Vec::new());
-    for ((name, info), data) in header.tensors.into_iter().zip(datas) {
-        let Some(data) = data else {
-            let entry = entry(name, info);
-            let found = source.skip(entry.bytes)?;
-            if found < entry.bytes {
-                let (name, expected) = (quoted(&entry.name), entry.bytes);
-                return Err(format!("tensor {name}: truncated: expected {expected} bytes of data, found {found}"));
-            }
-            others.push(entry);
-            continue;
-        };
-        let values = data.read(&mut source).map_err(|e| format!("tensor {}: {e}", quoted(&name)))?;
-        tensors.push((name, HostTensor::new(info.shape, values)));
-    }
-    end_of_stream(&mut source)?;
-    Ok(TensorFile { tensors: tensors.into_iter().collect(), others, metadata: header.metadata })
-}
-
-pub(super) fn inspect(mut source: Bytes<'_>) -> Told<Listing> {
-    let header = Header::read(&mut source)?;
-    // A pipe must be read to its end to check that it is complete.
-    let found = source.skip(header.data)?;
-    if found < header.data {
-        return Err(truncated(header.data, found));
-    }
-    end_of_stream(&mut source)?;
     let entries = header.tensors.into_iter().map(|(name, info)| entry(name, info)).collect();
-    Ok(Listing { format: "safetensors", metadata: header.metadata, entries })
+    Ok((Listing { format: "safetensors", metadata: header.metadata, entries }, source))
 }
 
 fn entry(name: String, info: TensorInfo) -> Entry {
@@ -81,7 +43,28 @@ fn entry(name: String, info: TensorInfo) -> Entry {
         dtype: info.dtype.to_string(),
         bytes: (info.data_offsets.1 - info.data_offsets.0) as u64,
         shape: info.shape.into_iter().map(|d| d as u64).collect(),
+        elem: elem(info.dtype),
     }
+}
+
+/// Reads the tensor that the stream stands at, or skips it.
+pub(super) fn tensor(source: &mut Bytes<'_>, entry: &Entry, wanted: bool) -> Told<Option<HostTensor>> {
+    if wanted {
+        let shape = dims(&entry.shape)?;
+        // The header was compared with the length of the data, so this product is in range.
+        let data = Data {
+            elem: entry.elem()?,
+            big_endian: false,
+            count: shape.iter().product(),
+            present: source.len().is_some(),
+        };
+        return Ok(Some(HostTensor::new(shape, data.read(source)?)));
+    }
+    let found = source.skip(entry.bytes)?;
+    if found < entry.bytes {
+        return Err(format!("truncated: expected {} bytes of data, found {found}", entry.bytes));
+    }
+    Ok(None)
 }
 
 pub(super) fn write(out: &mut dyn Write, tensors: &TensorMap, metadata: &BTreeMap<String, String>) -> Told<()> {
@@ -142,7 +125,7 @@ fn truncated(expected: u64, found: u64) -> String {
 
 /// Refuses data after the last tensor. For a pipe this is the first chance to check; a file's length was checked
 /// earlier.
-fn end_of_stream(source: &mut Bytes<'_>) -> Told<()> {
+pub(super) fn end(source: &mut Bytes<'_>) -> Told<()> {
     let extra = match source {
         Bytes::File(..) => 0,
         Bytes::Pipe(reader) => std::io::copy(reader, &mut std::io::sink()).map_err(unread)?,
@@ -169,8 +152,12 @@ impl Header {
         if let Some(rest) = rest.filter(|&rest| rest < claimed) {
             return Err(short(rest));
         }
-        // The buffer grows with the data that arrives; the claimed length is not trusted.
+        // A file is known to hold the header. Otherwise the buffer grows with the data that arrives; the claimed length is
+        // not trusted.
         let mut text = Vec::new();
+        if rest.is_some() {
+            text.try_reserve_exact(claimed as usize).map_err(|_| "expected a header that fits in memory".to_owned())?;
+        }
         source.take(claimed).read_to_end(&mut text).map_err(unread)?;
         if (text.len() as u64) < claimed {
             return Err(short(text.len() as u64));
@@ -191,7 +178,7 @@ impl Header {
 /// The header in its written form.
 #[derive(Default)]
 struct Raw {
-    metadata: Option<Text>,
+    metadata: Option<Strings>,
     tensors: Vec<(String, TensorInfo)>,
 }
 
@@ -209,7 +196,7 @@ impl Raw {
                 Err(format!("tensor {}: expected {expected}, found data_offsets [{from}, {to}]", quoted(name)))
             };
             let shape: Vec<u64> = info.shape.iter().map(|&d| d as u64).collect();
-            let count = elements(&shape).map_err(|e| format!("tensor {}: {e}", quoted(name)))?;
+            let count = elements(&shape).map_err(|e| within(name, &e))?;
             let (from, to) = (info.data_offsets.0 as u64, info.data_offsets.1 as u64);
             if from != end {
                 let place = before.map_or("the start".into(), |name| format!("the end of tensor {}", quoted(name)));
@@ -253,34 +240,6 @@ impl<'de> Deserialize<'de> for Raw {
                     }
                 }
                 Ok(raw)
-            }
-        }
-        deserializer.deserialize_map(Fields)
-    }
-}
-
-/// A map of strings in which each key may occur once.
-#[derive(Default)]
-struct Text(BTreeMap<String, String>);
-
-impl<'de> Deserialize<'de> for Text {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Fields;
-        impl<'de> Visitor<'de> for Fields {
-            type Value = Text;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object of strings")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Text, A::Error> {
-                let mut text = BTreeMap::new();
-                while let Some((key, value)) = map.next_entry::<String, String>()? {
-                    if let Some(key) = text.insert(key.clone(), value).map(|_| key) {
-                        return Err(A::Error::custom(format_args!("several metadata {}", quoted(&key))));
-                    }
-                }
-                Ok(Text(text))
             }
         }
         deserializer.deserialize_map(Fields)

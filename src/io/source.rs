@@ -64,6 +64,10 @@ impl Read for Bytes<'_> {
 const SINGLE_NPY: &str = "expected tensors with names, found a single .npy array, which has none: put it into a \
                           directory as NAME.npy and give the directory";
 
+/// The refusal of a pickle, old or in a zip archive.
+pub(super) const PICKLE: &str = "expected tensors, found a PyTorch pickle: load it with torch.load and save its tensors with \
+                                 safetensors.torch.save_file";
+
 pub(super) fn open(path: &Path) -> Told<Source> {
     if is_dash(path) {
         return stream(std::io::stdin().lock());
@@ -87,7 +91,11 @@ pub(super) fn open(path: &Path) -> Told<Source> {
     let named_npz = has_extension(path, "npz");
     let named_safetensors = has_extension(path, "safetensors");
     let reader = BufReader::new(file);
-    if named_npz || (!named_safetensors && is_zip(&start)) {
+    let zip = is_zip(&start);
+    if !zip {
+        refuse_known(&start)?;
+    }
+    if named_npz || (!named_safetensors && zip) {
         return Ok(Source::Npz(Box::new(reader), len));
     }
     refuse_others(&start, named_safetensors)?;
@@ -102,13 +110,15 @@ fn stream(mut reader: impl Read + 'static) -> Told<Source> {
         let len = start.len() as u64;
         return Ok(Source::Npz(Box::new(Cursor::new(start)), len));
     }
+    refuse_known(&start)?;
     refuse_others(&start, true)?;
     Ok(Source::Safetensors(Bytes::Pipe(Box::new(BufReader::new(Cursor::new(start).chain(reader))))))
 }
 
+/// The first bytes, enough to recognise a format by.
 fn first_bytes(reader: &mut impl Read) -> Told<Vec<u8>> {
-    let mut start = Vec::with_capacity(8);
-    reader.take(8).read_to_end(&mut start).map_err(unread)?;
+    let mut start = Vec::with_capacity(64);
+    reader.take(64).read_to_end(&mut start).map_err(unread)?;
     Ok(start)
 }
 
@@ -117,19 +127,48 @@ fn is_zip(start: &[u8]) -> bool {
     start.starts_with(b"PK\x03\x04") || start.starts_with(b"PK\x05\x06")
 }
 
-/// Recognises formats other than safetensors. Otherwise they would be reported as a header of enormous length.
-fn refuse_others(start: &[u8], expected: bool) -> Told<()> {
-    if start.starts_with(b"\x93NUMPY") {
-        return Err(SINGLE_NPY.into());
+/// Whether the bytes can be the start of a safetensors file: the length of a header below 100 MB, whose upper four bytes
+/// are 0, and the start of a JSON object.
+fn is_safetensors(start: &[u8]) -> bool {
+    matches!(start, [_, _, _, _, 0, 0, 0, 0, b'{', ..])
+}
+
+/// Recognises files that people give in place of tensors. Otherwise they would be reported as a header of enormous length.
+fn refuse_known(start: &[u8]) -> Told<()> {
+    // Other formats begin with bytes that a length can begin with too.
+    if is_safetensors(start) {
+        return Ok(());
     }
+    let text = start.strip_prefix(b"\xef\xbb\xbf").unwrap_or(start).trim_ascii_start();
+    let begins = |word: &str| text.get(..word.len()).is_some_and(|text| text.eq_ignore_ascii_case(word.as_bytes()));
+    let refusal = match start {
+        [b'\x93', b'N', b'U', b'M', b'P', b'Y', ..] => SINGLE_NPY,
+        [0x80, 2..=5, ..] => PICKLE,
+        [b'G', b'G', b'U', b'F', ..] => {
+            "expected tensors, found a GGUF file, whose weights are quantised: take the .safetensors files of the model"
+        }
+        [0x89, b'H', b'D', b'F', ..] => {
+            "expected tensors, found an HDF5 file: read its arrays with h5py and save them with numpy.savez"
+        }
+        [0x1f, 0x8b, ..] => "expected tensors, found a gzip file: unpack it first",
+        _ if begins("version https://git-lfs") => {
+            "expected tensors, found a Git LFS pointer: fetch the file itself with `git lfs pull`"
+        }
+        _ if begins("<!doctype html") || begins("<html") => {
+            "expected tensors, found an HTML page: download the file itself, not the page that shows it"
+        }
+        _ => return Ok(()),
+    };
+    Err(refusal.into())
+}
+
+/// Refuses what is safetensors neither by its name (`expected`) nor by its content.
+fn refuse_others(start: &[u8], expected: bool) -> Told<()> {
     if is_zip(start) {
         return Err("expected safetensors as the extension says, found a zip archive (named .npz it is read)".into());
     }
-    if start.starts_with(b"version ") {
-        return Err("expected tensors, found a Git LFS pointer: fetch the file itself with `git lfs pull`".into());
-    }
     // A safetensors header above 100 MB is refused, so the upper four bytes of a valid length are 0.
-    if !expected && start.len() == 8 && start[4..] != [0; 4] {
+    if !expected && start.get(4..8).is_some_and(|upper| upper != [0; 4]) {
         return Err(
             "expected .safetensors, .npz or a directory of .npy files, found neither by name nor by content".into()
         );
