@@ -34,6 +34,16 @@ pub enum Error {
         /// Names of the tensors that were given.
         given: String,
     },
+    /// A tensor that was given, would change the result, and that the operator does not read.
+    #[error("{op}: tensor `{tensor}`: would change the result, and {op} does not read it; {advice}")]
+    Unread {
+        /// Operator.
+        op: &'static str,
+        /// Name of the tensor.
+        tensor: String,
+        /// What to do about it.
+        advice: &'static str,
+    },
     /// A setting that contradicts a tensor or another setting.
     #[error("{op}: {}{problem}", quoted(setting))]
     Setting {

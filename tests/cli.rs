@@ -6,8 +6,14 @@
 mod bench;
 #[path = "cli/channels.rs"]
 mod channels;
+#[path = "cli/checkpoints.rs"]
+mod checkpoints;
 #[path = "cli/commands.rs"]
 mod commands;
+#[path = "cli/harmless.rs"]
+mod harmless;
+#[path = "cli/packed.rs"]
+mod packed;
 #[path = "cli/refused.rs"]
 mod refused;
 #[path = "cli/running.rs"]

@@ -2,18 +2,22 @@
 //!
 //! The rank of the first sequence tensor that an operator requires decides which axes are absent: none, batch, or batch
 //! and heads. All other sequence tensors must lack the same axes, and the outputs lack them too. State and weights
-//! always have full rank.
+//! always have full rank. Under `--heads` the heads are part of the last axis ([`Packed`]), and only the batch can be
+//! absent.
 
+use crate::catalog::packed::Packed;
 use crate::catalog::spec::{Op, Role, TensorSpec};
 use crate::error::Error;
 use crate::tensor::{Layout, Shape};
 
-/// The axes that the sequence tensors of a run lack. Each counts as length 1.
+/// How the shapes of sequence tensors in files differ from full ones: axes that they lack, each of which counts as length 1,
+/// and heads that are packed into the last axis.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct AbsentAxes {
     lead: Option<&'static str>,
     batch: bool,
     heads: bool,
+    packed: Option<Packed>,
 }
 
 impl AbsentAxes {
@@ -22,15 +26,22 @@ impl AbsentAxes {
     ///
     /// # Errors
     /// [`Error::Tensor`] if its rank is not allowed.
-    pub fn of<'a>(op: &Op, layout: Layout, shape: impl Fn(&str) -> Option<&'a Shape>) -> Result<Self, Error> {
+    pub fn of<'a>(
+        op: &Op,
+        layout: Layout,
+        packed: Option<Packed>,
+        shape: impl Fn(&str) -> Option<&'a Shape>,
+    ) -> Result<Self, Error> {
+        let none = Self { packed, ..Self::default() };
         let Some(spec) = op.inputs.iter().find(|spec| spec.role == Role::Sequence && !spec.optional) else {
-            return Ok(Self::default());
+            return Ok(none);
         };
-        let Some(given) = shape(spec.name) else { return Ok(Self::default()) };
+        let Some(given) = shape(spec.name) else { return Ok(none) };
         let forms = [(true, true), (true, false), (false, false)].map(|(batch, heads)| Self {
             lead: Some(spec.name),
             batch,
             heads,
+            packed,
         });
         let allowed: Vec<_> = forms.iter().filter(|form| form.possible(spec)).collect();
         if let Some(form) = allowed.iter().find(|form| form.present(spec, layout).len() == given.rank()) {
@@ -51,7 +62,8 @@ impl AbsentAxes {
         if given.dims().contains(&0) {
             return Err(Error::tensor(op.name, spec.name, "axes of length 1 or more", given.to_string()));
         }
-        if spec.role != Role::Sequence {
+        // Without the first tensor the ranks of the others say nothing. The operator reports it as missing.
+        if spec.role != Role::Sequence || self.lead.is_none() {
             return Ok(given.clone());
         }
         let present = self.present(spec, layout);
@@ -65,6 +77,10 @@ impl AbsentAxes {
             let expected = format!("rank {} [{}]{like}", present.len(), present.join(", "));
             return Err(Error::tensor(op.name, spec.name, expected, format!("rank {} {given}", given.rank())));
         }
+        let given = match self.packed {
+            Some(packed) => &packed.split(op, spec, given)?,
+            None => given,
+        };
         let mut dims = given.dims().to_vec();
         for at in self.positions(spec, layout) {
             if at <= dims.len() {
@@ -84,18 +100,35 @@ impl AbsentAxes {
                 }
             }
         }
-        dims.into()
+        if self.packed.is_some() { Packed::join(spec, &dims.into()) } else { dims.into() }
     }
 
     /// Whether the tensor has every axis that would be absent, and at least two axes remain.
     fn possible(&self, spec: &TensorSpec) -> bool {
+        if self.packed.is_some() && self.heads {
+            return false;
+        }
         let letters = spec.letters(Layout::Bhnd);
         let absent = self.positions(spec, Layout::Bhnd).len();
         absent == usize::from(self.batch) + usize::from(self.heads) && (absent == 0 || letters.len() - absent >= 2)
     }
 
-    fn present(&self, spec: &TensorSpec, layout: Layout) -> Vec<&'static str> {
-        spec.letters(layout).into_iter().filter(|letter| !self.lacks(letter)).collect()
+    /// The axes of a tensor in a file.
+    fn present(&self, spec: &TensorSpec, layout: Layout) -> Vec<String> {
+        let mut letters = match self.packed {
+            Some(_) => Packed::letters(spec),
+            None => spec.letters(layout).into_iter().map(str::to_owned).collect(),
+        };
+        letters.retain(|letter| !self.lacks(letter));
+        letters
+    }
+
+    /// Describes a tensor with all its axes as it can be in a file, for people: `[B, N, H*D]`.
+    pub fn whole(&self, spec: &TensorSpec, layout: Layout) -> String {
+        match self.packed {
+            Some(_) => format!("[{}]", Packed::letters(spec).join(", ")),
+            None => spec.forms(layout),
+        }
     }
 
     fn positions(&self, spec: &TensorSpec, layout: Layout) -> Vec<usize> {
@@ -123,7 +156,7 @@ mod tests {
 
     fn absent(layout: Layout, q: &[usize]) -> Result<AbsentAxes, Error> {
         let shape = Shape::from(q);
-        AbsentAxes::of(&OP, layout, |name| (name == "q").then_some(&shape))
+        AbsentAxes::of(&OP, layout, None, |name| (name == "q").then_some(&shape))
     }
 
     #[test]
@@ -148,6 +181,28 @@ mod tests {
     fn a_decay_of_the_rank_of_q_keeps_its_channels() -> Result<(), Error> {
         let absent = absent(Layout::Bhnd, &[2, 5, 4])?;
         assert_eq!(absent.complete(&OP, &G, Layout::Bhnd, &[2, 5, 4].into())?, [1, 2, 5, 4].into());
+        Ok(())
+    }
+
+    #[test]
+    fn packed_heads_have_ranks_two_and_three() -> Result<(), Error> {
+        let packed = Some(Packed { heads: 2, kv_heads: 1 });
+        let of = |q: &[usize]| {
+            let shape = Shape::from(q);
+            AbsentAxes::of(&OP, Layout::Bnhd, packed, |name| (name == "q").then_some(&shape))
+        };
+        for (q, full, g, full_g) in [
+            (&[5, 8][..], &[1, 5, 2, 4][..], &[5, 1][..], &[1, 5, 1][..]),
+            (&[3, 5, 8], &[3, 5, 2, 4], &[3, 5, 4], &[3, 5, 1, 4]),
+        ] {
+            let axes = of(q)?;
+            assert_eq!(axes.complete(&OP, &Q, Layout::Bnhd, &q.into())?, full.into());
+            assert_eq!(axes.strip(&Q, Layout::Bnhd, &full.into()), q.into());
+            assert_eq!(axes.complete(&OP, &OP.inputs[3], Layout::Bnhd, &g.into())?, full_g.into());
+        }
+        let refused = of(&[3, 5, 2, 4]).map_err(|e| e.to_string());
+        let sentence = "linear: tensor `q`: expected [N, H*D] or [B, N, H*D], found rank 4 [3, 5, 2, 4]";
+        assert_eq!(refused, Err(sentence.into()));
         Ok(())
     }
 

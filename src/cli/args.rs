@@ -5,10 +5,12 @@ use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
 use clap::builder::PossibleValuesParser;
+use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches, ColorChoice, Command, value_parser};
 
-use super::{adapters, bench, check, completions, diff, inspect, sample, wgsl};
+use super::{adapters, bench, check, completions, diff, inspect, names, sample, wgsl};
 use crate::catalog::flags::FlagKind;
+use crate::catalog::packed::Packed;
 use crate::catalog::spec::{Causality, Op, Role, TensorSpec};
 use crate::error::Error;
 use crate::ops::OPS;
@@ -101,6 +103,7 @@ fn run(op: &'static Op) -> Command {
             path("save-params")
                 .help("File to write the parameters drawn from --seed to; not written if none are drawn"),
         )
+        .args(names::args())
         .next_help_heading("Options of this operator");
     command = own(command, op);
 
@@ -114,6 +117,7 @@ fn run(op: &'static Op) -> Command {
         )
         .arg(no_causal.help("Every query sees every key").hide(op.causal == Causality::Always))
         .arg(layout())
+        .args(packed(op))
         .arg(value("dtype").value_name("DTYPE").value_parser(["auto", "f32", "f16"]).default_value("auto").help(
             "Storage type; accumulation is always f32. auto: f16 if the input and the adapter have it, else f32",
         ));
@@ -205,6 +209,16 @@ pub(super) fn layout() -> Arg {
         .help("Axis order of sequence tensors; bnhd has the length before the heads")
 }
 
+/// `--heads` and `--kv-heads`, of operators whose tensors can have the heads in their last axis.
+fn packed(op: &Op) -> Vec<Arg> {
+    let all = [
+        ("H", "heads", "Query heads H in packed tensors: q is [B, N, H*D], k [B, M, G*D], the output [B, N, H*E]"),
+        ("G", "kv-heads", "Key/value heads G in packed tensors [default: that of --heads]"),
+    ];
+    let own = all.into_iter().filter(|(letter, ..)| Packed::possible(op, letter));
+    own.map(|(_, name, help)| value(name).value_name("COUNT").allow_negative_numbers(true).help(help)).collect()
+}
+
 /// `--backend`.
 pub(super) fn backend() -> Arg {
     value("backend")
@@ -258,9 +272,12 @@ pub(super) fn is_on(matches: &ArgMatches, name: &str) -> bool {
     matches.try_get_one::<bool>(name).ok().flatten().copied().unwrap_or(false)
 }
 
-/// The value of `--layout`.
-pub(super) fn layout_of(matches: &ArgMatches) -> Layout {
-    if word_of(matches, "layout") == Some("bnhd") { Layout::Bnhd } else { Layout::Bhnd }
+/// The value of `--layout`, if it is given.
+pub(super) fn layout_of(matches: &ArgMatches) -> Option<Layout> {
+    if matches.value_source("layout") != Some(ValueSource::CommandLine) {
+        return None;
+    }
+    Some(if word_of(matches, "layout") == Some("bnhd") { Layout::Bnhd } else { Layout::Bhnd })
 }
 
 /// The value of `--seed`.

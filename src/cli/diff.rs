@@ -152,7 +152,7 @@ impl Line {
             self.compared.as_ref().map_or_else(|| "-".into(), |compared| format!("{:.2e}", of(compared)))
         };
         vec![
-            report::visible(&self.name),
+            self.name.clone(),
             Self::both(&self.dtypes),
             Self::both(&self.shapes),
             number(|compared| compared.relative_rms),

@@ -3,7 +3,6 @@
 use clap::{ArgMatches, Command};
 use serde_json::json;
 
-use super::report::visible;
 use super::{Outcome, args, report};
 use crate::error::Error;
 use crate::io;
@@ -55,14 +54,14 @@ fn text(listing: &Listing) -> String {
         .map(|entry| {
             let lengths: Vec<_> = entry.shape.iter().map(u64::to_string).collect();
             let shape = format!("[{}]", lengths.join(", "));
-            vec![visible(&entry.name), entry.dtype.clone(), shape, entry.bytes.to_string()]
+            vec![entry.name.clone(), entry.dtype.clone(), shape, entry.bytes.to_string()]
         })
         .collect();
     if !rows.is_empty() {
         text.push_str(&report::table(&["name", "dtype", "shape", "bytes"], &rows, &[3]));
     }
     if !listing.metadata.is_empty() {
-        let rows: Vec<_> = listing.metadata.iter().map(|(key, value)| vec![visible(key), visible(value)]).collect();
+        let rows: Vec<_> = listing.metadata.iter().map(|(key, value)| vec![key.clone(), value.clone()]).collect();
         text.push_str(&report::table(&["metadata", "value"], &rows, &[]));
     }
     text

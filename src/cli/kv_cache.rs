@@ -3,7 +3,7 @@
 
 use crate::catalog::spec::{Op, Role, TensorSpec};
 use crate::error::Error;
-use crate::tensor::{DType, HostTensor, Layout, TensorMap};
+use crate::tensor::{DType, HostTensor, Layout, Shape, TensorMap};
 
 /// The cache of that name, if the operator has one.
 pub(super) fn of<'a>(op: &'a Op, name: &str) -> Option<&'a TensorSpec> {
@@ -11,8 +11,8 @@ pub(super) fn of<'a>(op: &'a Op, name: &str) -> Option<&'a TensorSpec> {
 }
 
 /// B, heads, length and dim of a tensor in that layout.
-fn axes(tensor: &HostTensor, layout: Layout) -> [usize; 4] {
-    match *tensor.shape().dims() {
+fn axes(shape: &Shape, layout: Layout) -> [usize; 4] {
+    match *shape.dims() {
         [b, h, n, d] if layout == Layout::Bhnd => [b, h, n, d],
         [b, n, h, d] => [b, h, n, d],
         _ => [0; 4],
@@ -24,13 +24,7 @@ fn axes(tensor: &HostTensor, layout: Layout) -> [usize; 4] {
 ///
 /// # Errors
 /// [`Error::Tensor`].
-pub(super) fn check(
-    op: &Op,
-    spec: &TensorSpec,
-    tensor: &HostTensor,
-    lead: &HostTensor,
-    layout: Layout,
-) -> Result<(), Error> {
+pub(super) fn check(op: &Op, spec: &TensorSpec, tensor: &Shape, lead: &Shape, layout: Layout) -> Result<(), Error> {
     let [wanted, found] = [lead, tensor].map(|tensor| axes(tensor, layout)[2]);
     if wanted == found {
         return Ok(());
@@ -40,23 +34,31 @@ pub(super) fn check(
     Err(Error::tensor(op.name, spec.name, expected, found.to_string()))
 }
 
-/// The cache, which is `[B, G, M, D]` in either layout, followed by the tokens of `tensor`.
+/// The shape of the cache followed by the tokens of a tensor: what [`extend`] makes.
 ///
 /// # Errors
-/// [`Error::Tensor`] if its batch, heads or dim differ from those of `tensor`.
-pub(super) fn extend(
+/// [`Error::Tensor`] if batch, heads or dim of the cache differ from those of the tensor.
+pub(super) fn extended(
     op: &Op,
     spec: &TensorSpec,
-    cache: &HostTensor,
-    tensor: &HostTensor,
+    (dtype, cache): (DType, &Shape),
+    tensor: &Shape,
     layout: Layout,
-) -> Result<HostTensor, Error> {
+) -> Result<Shape, Error> {
     let [batch, heads, new, dim] = axes(tensor, layout);
     let [b, h, old, d] = axes(cache, Layout::Bhnd);
-    if [batch, heads, dim] != [b, h, d] || cache.dtype() == DType::I64 || old == 0 {
+    if [batch, heads, dim] != [b, h, d] || dtype == DType::I64 || old == 0 {
         let expected = format!("f32 [{batch}, {heads}, M, {dim}] in the state file");
-        return Err(Error::tensor(op.name, spec.name, expected, format!("{} {}", cache.dtype(), cache.shape())));
+        return Err(Error::tensor(op.name, spec.name, expected, format!("{dtype} {cache}")));
     }
+    Ok(layout.shape(batch, heads, old + new, dim))
+}
+
+/// The cache, which is `[B, G, M, D]` in either layout, followed by the tokens of `tensor`. [`extended`] has compared their
+/// shapes.
+pub(super) fn extend(cache: &HostTensor, tensor: &HostTensor, layout: Layout) -> HostTensor {
+    let [batch, heads, new, dim] = axes(tensor.shape(), layout);
+    let old = axes(cache.shape(), Layout::Bhnd)[2];
     let (before, after) = (cache.to_f32(), tensor.to_f32());
     let [from_before, from_after] =
         [(Layout::Bhnd, old), (layout, new)].map(|(layout, n)| (layout.strides(heads, n, dim), n));
@@ -65,14 +67,14 @@ pub(super) fn extend(
         let (source, (at, _), n) = if n < old { (&before, from_before, n) } else { (&after, from_after, n - old) };
         values.extend_from_slice(&source[b * at.batch + h * at.head + n * at.token..][..dim]);
     });
-    Ok(HostTensor::f32(layout.shape(batch, heads, old + new, dim), values).cast(tensor.dtype()))
+    HostTensor::f32(layout.shape(batch, heads, old + new, dim), values).cast(tensor.dtype())
 }
 
 /// All caches of the operator in the form of a state file, f32 `[B, G, M, D]`, taken from its inputs.
 pub(super) fn kept(op: &Op, inputs: &TensorMap, layout: Layout) -> TensorMap {
     let one = |spec: &TensorSpec| {
         let tensor = inputs.get(spec.name).filter(|_| spec.role == Role::Cache)?;
-        let [batch, heads, len, dim] = axes(tensor, layout);
+        let [batch, heads, len, dim] = axes(tensor.shape(), layout);
         let (values, at) = (tensor.to_f32(), layout.strides(heads, len, dim));
         let mut transposed = Vec::with_capacity(values.len());
         each_row(Layout::Bhnd, [batch, heads, len], |b, h, n| {

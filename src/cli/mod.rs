@@ -8,9 +8,11 @@ mod bench;
 mod check;
 mod completions;
 mod diff;
+mod headers;
 mod inputs;
 mod inspect;
 mod kv_cache;
+mod names;
 mod options;
 mod reference;
 mod report;
@@ -72,11 +74,16 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Err(error) => match tips::explain(error, &arguments) {
             Explained::Grammar(error) => {
                 // Help and version go to stdout with code 0, the rest to stderr with code 2. A closed pipe is no failure.
-                let _ = error.print();
+                let text = error.render().to_string();
+                if error.use_stderr() {
+                    report::stderr_lines(&text);
+                } else {
+                    let _ = report::stdout(&text);
+                }
                 return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
             }
             Explained::Sentence(error) => {
-                report::stderr(&format!("error: {error}"));
+                report::error(&error);
                 return ExitCode::from(code(&error));
             }
         },
@@ -85,7 +92,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(outcome) => ExitCode::from(outcome.code()),
         Err(error) if reader_is_gone(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            report::stderr(&format!("error: {error}"));
+            report::error(&error);
             ExitCode::from(code(&error))
         }
     }

@@ -6,9 +6,11 @@ use std::path::{Path, PathBuf};
 use clap::ArgMatches;
 
 use super::args;
+use super::names::Names;
 use super::report;
 use super::target::TargetArgs;
 use crate::catalog::flags::{FlagKind, Flags};
+use crate::catalog::packed::Packed;
 use crate::catalog::spec::{Causality, Op};
 use crate::error::Error;
 use crate::io;
@@ -25,7 +27,13 @@ pub(super) struct Options {
     pub output: Option<PathBuf>,
     pub state_out: Option<PathBuf>,
     pub save_params: Option<PathBuf>,
+    /// Names of the operator's tensors in the files.
+    pub names: Names,
     pub layout: Layout,
+    /// Whether nobody asked for the layout.
+    pub layout_is_assumed: bool,
+    /// Heads in the last axis of sequence tensors.
+    pub packed: Option<Packed>,
     /// Storage type asked for; `None`: auto.
     pub dtype: Option<DType>,
     pub target: TargetArgs,
@@ -40,15 +48,25 @@ impl Options {
     /// Reads the arguments of `run OP`.
     pub(super) fn parse(op: &Op, matches: &ArgMatches) -> Result<Self, Error> {
         let path = |name| args::path_of(matches, name).map(Path::to_path_buf);
+        let flags = flags(op, matches);
+        let packed = packed(op, &flags)?;
+        let layout = args::layout_of(matches);
+        if packed.is_some() && layout.is_some() {
+            let text = "--layout cannot be used with --heads, which says that tensors are [B, N, H*D]";
+            return Err(Error::Usage(format!("{}: {text}", op.name)));
+        }
         let options = Self {
-            flags: flags(op, matches),
+            flags,
             input: args::required(matches, "input")?.to_path_buf(),
             params: path("params"),
             state_in: path("state-in"),
             output: path("output"),
             state_out: path("state-out"),
             save_params: path("save-params"),
-            layout: args::layout_of(matches),
+            names: Names::parse(op, matches)?,
+            layout: if packed.is_some() { Layout::Bnhd } else { layout.unwrap_or_default() },
+            layout_is_assumed: packed.is_none() && layout.is_none(),
+            packed,
             dtype: match args::word_of(matches, "dtype") {
                 Some("f32") => Some(DType::F32),
                 Some("f16") => Some(DType::F16),
@@ -123,7 +141,7 @@ impl Options {
         for (at, (flag, path)) in outputs.iter().enumerate() {
             let before = outputs.iter().take(at);
             if let Some((other, _)) = inputs.iter().chain(before).find(|(_, other)| io::same_file(other, path)) {
-                let text = format!("--{flag} and --{other} cannot be the same file, {}", path.display());
+                let text = format!("--{flag} and --{other} cannot be the same file, {}", report::path(path));
                 return Err(Error::Usage(format!("{name}: {text}")));
             }
         }
@@ -160,11 +178,25 @@ pub(super) fn own_flags(op: &Op, matches: &ArgMatches) -> Flags {
 fn flags(op: &Op, matches: &ArgMatches) -> Flags {
     let mut flags = own_flags(op, matches);
     set_switch(&mut flags, matches, "causal");
-    set_word(&mut flags, matches, "segment");
+    ["segment", "heads", "kv-heads"].into_iter().for_each(|name| set_word(&mut flags, matches, name));
     if args::is_on(matches, "decode") {
         flags.set("decode", "true");
     }
     flags
+}
+
+/// The packed form that `--heads` and `--kv-heads` ask for.
+fn packed(op: &Op, flags: &Flags) -> Result<Option<Packed>, Error> {
+    let [heads, kv_heads] = ["heads", "kv-heads"].map(|name| flags.count(op.name, name));
+    let refuse = |text: String| Err(Error::Usage(format!("{}: {text}", op.name)));
+    match (heads?, kv_heads?) {
+        (None, None) => Ok(None),
+        (None, Some(_)) => refuse("--kv-heads needs --heads".into()),
+        (Some(heads), Some(kv_heads)) if !heads.is_multiple_of(kv_heads) => {
+            refuse(format!("--heads: expected a multiple of --kv-heads {kv_heads}, found {heads}"))
+        }
+        (Some(heads), kv_heads) => Ok(Some(Packed { heads, kv_heads: kv_heads.unwrap_or(heads) })),
+    }
 }
 
 fn set_word(flags: &mut Flags, matches: &ArgMatches, name: &str) {

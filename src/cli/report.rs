@@ -1,6 +1,11 @@
 //! What is printed where: results on stdout, everything else on stderr. A closed pipe causes no panic.
+//!
+//! Text from files and arguments cannot command a terminal: whatever is printed here has no control characters and none
+//! that turn the direction of writing ([`io::hidden`]), except the line breaks that this crate wrote.
 
+use std::borrow::Cow;
 use std::io::{ErrorKind, IsTerminal, Write};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
@@ -9,6 +14,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::Value;
 
 use crate::error::Error;
+use crate::io;
 
 /// Work shorter than this shows no progress bar.
 const PATIENCE: Duration = Duration::from_millis(400);
@@ -25,9 +31,23 @@ const WIDTH: u16 = 100;
 /// Version of the JSON objects that `--json` prints; raised when a field changes its meaning.
 pub(super) const SCHEMA: u32 = 1;
 
-/// A line on stderr.
+/// Letters of a cell that a table shows. The table library takes time of a higher order for longer ones.
+const CELL: usize = 2000;
+
+/// A line on stderr. It stays one line, whatever names it quotes.
 pub(super) fn stderr(line: &str) {
-    let _ = writeln!(std::io::stderr().lock(), "{line}");
+    let _ = writeln!(std::io::stderr().lock(), "{}", visible(line));
+}
+
+/// Lines on stderr.
+pub(super) fn stderr_lines(text: &str) {
+    text.lines().for_each(stderr);
+}
+
+/// An error, as the last line of a command. The message of a compiler keeps its lines.
+pub(super) fn error(error: &Error) {
+    let text = format!("error: {error}");
+    if matches!(error, Error::Kernel { .. }) { stderr_lines(&text) } else { stderr(&text) }
 }
 
 /// Whether the reader of stdout has gone away.
@@ -36,7 +56,7 @@ static CLOSED: AtomicBool = AtomicBool::new(false);
 /// Text on stdout. A reader that went away (`| head`) is no error; [`closed`] tells.
 pub(super) fn stdout(text: &str) -> Result<(), Error> {
     let mut out = std::io::stdout().lock();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+    match out.write_all(replaced(text, |c| io::hidden(c) && c != '\n').as_bytes()).and_then(|()| out.flush()) {
         Err(error) if error.kind() == ErrorKind::BrokenPipe => {
             CLOSED.store(true, Ordering::Relaxed);
             Ok(())
@@ -65,7 +85,21 @@ pub(super) fn check_not_terminal(of: &str, flag: &str) -> Result<(), Error> {
 
 /// One JSON object on stdout, on one line.
 pub(super) fn json(value: &Value) -> Result<(), Error> {
-    stdout(&format!("{value}\n"))
+    stdout(&(json_text(value) + "\n"))
+}
+
+/// A JSON value on one line. Characters that a terminal obeys are escaped, so that it stays complete.
+pub(super) fn json_text(value: &Value) -> String {
+    let mut out = String::new();
+    // They occur in strings alone, and none of them is outside the basic plane.
+    for c in value.to_string().chars() {
+        if io::hidden(c) {
+            out.push_str(&format!("\\u{:04x}", u32::from(c)));
+        } else {
+            out.push(c);
+        }
+    }
+    out
 }
 
 /// Notes, warnings and progress of one command.
@@ -255,8 +289,8 @@ fn minutes(time: Duration) -> String {
     if seconds < 60 { format!("{seconds} s") } else { format!("{} min {} s", seconds / 60, seconds % 60) }
 }
 
-/// Columns aligned by spaces, without borders, in at most [`WIDTH`] columns: longer cells are wrapped. Columns in `right`
-/// are aligned right.
+/// Columns aligned by spaces, without borders, in at most [`WIDTH`] columns: longer cells are wrapped, very long ones cut.
+/// Columns in `right` are aligned right.
 pub(super) fn table(header: &[&str], rows: &[Vec<String>], right: &[usize]) -> String {
     use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
     /// Spaces between columns. Those after the last are trimmed.
@@ -265,7 +299,7 @@ pub(super) fn table(header: &[&str], rows: &[Vec<String>], right: &[usize]) -> S
     table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic).set_width(WIDTH + GAP);
     table.set_header(header.iter().copied());
     for row in rows {
-        table.add_row(row);
+        table.add_row(row.iter().map(|cell| visible(&cut(cell))));
     }
     for (at, column) in table.column_iter_mut().enumerate() {
         column.set_padding((0, GAP));
@@ -304,9 +338,29 @@ pub(super) fn bytes(count: u64) -> String {
     if unit == "B" { format!("{count} B") } else { format!("{value:.1} {unit}") }
 }
 
-/// Text from a file, without the control characters that a terminal would obey.
+/// Text from a file or an argument, on one line and without the characters that a terminal would obey.
 pub(super) fn visible(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }).collect()
+    replaced(text, io::hidden).into_owned()
+}
+
+fn replaced(text: &str, hidden: impl Fn(char) -> bool) -> Cow<'_, str> {
+    if text.contains(&hidden) { Cow::Owned(text.replace(hidden, "\u{fffd}")) } else { Cow::Borrowed(text) }
+}
+
+/// A path in a line or a cell.
+pub(super) fn path(path: &Path) -> String {
+    visible(&path.display().to_string())
+}
+
+/// The start of a long cell, and how much of it is left out.
+fn cut(cell: &str) -> Cow<'_, str> {
+    match cell.char_indices().nth(CELL) {
+        Some((at, _)) => {
+            let (start, rest) = cell.split_at(at);
+            Cow::Owned(format!("{start}… ({} more characters)", rest.chars().count()))
+        }
+        None => Cow::Borrowed(cell),
+    }
 }
 
 /// Names of tensors in a sentence, as files spell them. A checkpoint has hundreds: only the first few are listed.

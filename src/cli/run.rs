@@ -100,7 +100,7 @@ pub(super) fn run(op: &'static Op, matches: &ArgMatches) -> Result<Outcome, Erro
         // A tensor file may occupy standard output.
         let taken = [&options.output, &options.state_out].into_iter().flatten().any(|path| is_dash(path));
         if taken {
-            report::stderr(summary.text().trim_end());
+            report::stderr_lines(&summary.text());
         } else {
             report::stdout(&summary.text())?;
         }

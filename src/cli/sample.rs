@@ -65,7 +65,7 @@ pub(super) fn sample(op: &'static Op, matches: &ArgMatches) -> Result<Outcome, E
     let path = args::required(matches, "output")?;
     let axes = axes(op, args::word_of(matches, "shape").unwrap_or(""))?;
     let dtype = if args::word_of(matches, "dtype") == Some("f16") { DType::F16 } else { DType::F32 };
-    let layout = args::layout_of(matches);
+    let layout = args::layout_of(matches).unwrap_or_default();
     let mut case = Case::new("sample", &axes).layout(layout).dtype(dtype);
     case.seed = args::seed_of(op.name, matches)?;
     let with = matches.try_get_many::<String>("with").ok().flatten().into_iter().flatten();
@@ -108,7 +108,9 @@ pub(super) fn sample(op: &'static Op, matches: &ArgMatches) -> Result<Outcome, E
     if !is_dash(path) && !args::is_on(matches, "quiet") {
         let lines: String = tensors
             .iter()
-            .map(|(name, tensor)| format!("{name:<10} {} {} -> {}\n", tensor.dtype(), tensor.shape(), path.display()))
+            .map(|(name, tensor)| {
+                format!("{name:<10} {} {} -> {}\n", tensor.dtype(), tensor.shape(), report::path(path))
+            })
             .collect();
         report::stdout(&lines)?;
     }

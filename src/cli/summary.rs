@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 
-use super::inputs::ReadAs;
+use super::headers::ReadAs;
 use super::options::Options;
 use super::report;
 use super::target::Target;
@@ -63,7 +63,7 @@ impl Summary<'_> {
         }
         for Written { path, tensors } in &self.written {
             for (name, tensor) in tensors.iter() {
-                let file = path.map_or_else(String::new, |path| format!(" -> {}", path.display()));
+                let file = path.map_or_else(String::new, |path| format!(" -> {}", report::path(path)));
                 line(name, format!("{} {}{file}", tensor.dtype(), tensor.shape()));
                 if let Some(verdict) = self.verdict(name) {
                     line("", judgement(verdict));

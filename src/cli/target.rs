@@ -381,7 +381,7 @@ impl Several {
             match Target::of(candidate, shader_checks) {
                 Ok(target) => self.open.push(target),
                 Err(error) => {
-                    report::stderr(&format!("error: {error}"));
+                    report::error(&error);
                     self.failed.push(error.to_string());
                 }
             }

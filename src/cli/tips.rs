@@ -6,6 +6,8 @@ use std::path::Path;
 use clap::builder::StyledStr;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 
+use super::report::visible;
+use crate::catalog::packed::Packed;
 use crate::error::Error;
 use crate::ops::OPS;
 
@@ -21,6 +23,7 @@ pub(super) enum Explained {
 pub(super) fn explain(mut error: clap::Error, arguments: &[OsString]) -> Explained {
     let words: Vec<_> = arguments.iter().skip(1).map(|word| word.to_string_lossy().into_owned()).collect();
     let command = words.first().map_or("", String::as_str);
+    tame(&mut error);
     match error.kind() {
         ErrorKind::InvalidSubcommand if matches!(command, "run" | "sample") => {
             let name = text(&error, ContextKind::InvalidSubcommand).unwrap_or_default();
@@ -43,6 +46,21 @@ pub(super) fn explain(mut error: clap::Error, arguments: &[OsString]) -> Explain
         _ => {}
     }
     Explained::Grammar(Box::new(error))
+}
+
+/// Replaces what a terminal would obey in the arguments that the error quotes, line breaks too.
+fn tame(error: &mut clap::Error) {
+    let quoted = error.context().filter_map(|(kind, value)| match value {
+        ContextValue::String(text) => Some((kind, ContextValue::String(visible(text)))),
+        ContextValue::Strings(all) => {
+            Some((kind, ContextValue::Strings(all.iter().map(|text| visible(text)).collect())))
+        }
+        _ => None,
+    });
+    let quoted: Vec<_> = quoted.collect();
+    for (kind, value) in quoted {
+        error.insert(kind, value);
+    }
 }
 
 fn text(error: &clap::Error, kind: ContextKind) -> Option<String> {
@@ -116,7 +134,12 @@ fn flag_of_another(flag: &str, command: &str) -> Option<String> {
         .filter(|op| {
             let own = op.flags.iter().any(|own| own.name == flag || own.name == plain);
             let state = matches!(flag, "state-in" | "state-out") && !op.state.is_empty();
-            own || state || (op.recurrent && matches!(flag, "segment" | "decode"))
+            let heads = match flag {
+                "heads" if command == "run" => Packed::possible(op, "H"),
+                "kv-heads" if command == "run" => Packed::possible(op, "G"),
+                _ => false,
+            };
+            own || state || heads || (op.recurrent && matches!(flag, "segment" | "decode"))
         })
         .map(|op| op.name)
         .collect();

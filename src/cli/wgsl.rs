@@ -77,7 +77,7 @@ pub(super) fn wgsl(matches: &ArgMatches) -> Result<Outcome, Error> {
     for (label, text) in &texts {
         let path: PathBuf = folder.join(format!("{label}.wgsl"));
         io::write_text(&path, text)?;
-        lines.push_str(&format!("{}\n", path.display()));
+        lines.push_str(&format!("{}\n", report::path(&path)));
     }
     report::stdout(&lines)?;
     Ok(Outcome::Done)

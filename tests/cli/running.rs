@@ -186,12 +186,12 @@ fn formats_and_streams_hold_the_same_numbers() {
 fn weights_come_from_params_where_the_input_lacks_them() {
     let place = Place::new();
     place.write("in.npz", PLAIN);
-    place.write("q.npz", &[("q", PLAIN[0].1), ("mask", &[6, 6])]);
+    place.write("q.npz", &[("q", PLAIN[0].1), ("heat", &[6, 6])]);
     // A v that the input has too: the input counts.
     place.write("kv.npz", &[PLAIN[1], PLAIN[2], ("q", &[3]), ("other", &[2])]);
     place.done(&format!("{RUN} in.npz -o a.npz"));
     let ran = place.run("run linear --backend cpu --input q.npz --params kv.npz --output b.npz");
-    let note = "not used: mask (tensors of the input that linear does not read)\n";
+    let note = "not used: heat (tensors of the input that linear does not read)\n";
     assert_eq!((ran.code, ran.err.as_str()), (0, note));
     same(&place.tensor("b.npz", "o"), &place.tensor("a.npz", "o"));
 }

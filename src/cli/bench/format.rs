@@ -47,7 +47,7 @@ impl Report<'_> {
     pub(super) fn text(&self, format: Format) -> String {
         match format {
             Format::Table | Format::Markdown => self.pages(format),
-            Format::Json => format!("{}\n", self.json()),
+            Format::Json => report::json_text(&self.json()) + "\n",
             Format::Csv | Format::JsonLines => {
                 let rows = || self.sites.iter().flat_map(|site| site.rows.iter().map(move |row| (site, row)));
                 let head =
@@ -61,7 +61,7 @@ impl Report<'_> {
     pub(super) fn line(&self, site: &Site, row: &Row, format: Format) -> String {
         let record = self.record(site, row);
         match format {
-            Format::JsonLines => format!("{}\n", Value::Object(record)),
+            Format::JsonLines => report::json_text(&Value::Object(record)) + "\n",
             _ => csv(record.values().map(cell)),
         }
     }

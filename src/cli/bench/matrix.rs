@@ -105,7 +105,7 @@ impl Matrix {
             ops: args::ops_of(matches),
             lists,
             dtypes: if dtypes.is_empty() { vec![DType::F32] } else { dtypes },
-            layout: args::layout_of(matches),
+            layout: args::layout_of(matches).unwrap_or_default(),
             axes: Vec::new(),
             flags: Vec::new(),
             with: words("with"),

@@ -165,7 +165,7 @@ pub(super) fn bench(matches: &ArgMatches) -> Result<Outcome, Error> {
                 let report = Report { sites, ..nothing };
                 let finished = sinks.finish(&report, &ui);
                 if let Err(error) = finished {
-                    report::stderr(&format!("error: {error}"));
+                    report::error(&error);
                 }
                 signals::exit(code);
             }
@@ -286,14 +286,14 @@ impl Sinks {
         match &self.output {
             Some(path) => {
                 io::write_text(path, &report.text(self.format))?;
-                ui.note(&format!("results: {}", path.display()));
+                ui.note(&format!("results: {}", report::path(path)));
             }
             None if self.streams() => {}
             None => report::stdout(&report.text(self.format))?,
         }
         if let Some(path) = &self.plot {
             io::write_text(path, &plot::svg(&pictures(report)))?;
-            ui.note(&format!("pictures: {}", path.display()));
+            ui.note(&format!("pictures: {}", report::path(path)));
         }
         if let Some(folder) = &self.record {
             for site in report.sites.iter().filter(|site| !site.rows.is_empty()) {
@@ -302,7 +302,7 @@ impl Sinks {
                 let path = record_path(&folder, report.occasion.day());
                 let one = Report { sites: std::slice::from_ref(site), ..*report };
                 io::write_text(&path, &one.text(Format::Csv))?;
-                ui.note(&format!("record: {}", path.display()));
+                ui.note(&format!("record: {}", report::path(&path)));
             }
         }
         Ok(())
