@@ -17,6 +17,8 @@ use crate::tensor::{Access, DType, Layout, Part, Shape, Slot};
 
 /// Heads from which on it is worth asking whether they are tokens.
 const MANY_HEADS: usize = 16;
+/// Dim from which on it is worth asking whether it is that of several heads.
+const WIDE_DIM: usize = 512;
 
 /// The files of a run, whose data was not read yet.
 pub(super) struct Files {
@@ -218,20 +220,20 @@ impl Headers {
         }
     }
 
-    /// Says how the first tensor was read if it has more heads than tokens and nothing said which axis is which.
+    /// Says how the first tensor was read if that looks odd and nothing said which axis is which.
     fn note_heads(&self, options: &Options, ui: &Ui) {
-        let Some(read) = self.read.first().filter(|_| options.layout_is_assumed) else {
-            return;
-        };
+        let Some(read) = self.read.first().filter(|_| options.layout_is_assumed) else { return };
         let length = |wanted: &str| read.axes.iter().find(|(letter, _)| *letter == wanted).map(|(_, length)| *length);
         let (Some(heads), Some(tokens)) = (length("H"), length("N")) else { return };
+        let (name, rank) = (read.name, read.shape.rank());
         // One token with many heads is a step of decoding, and a short example has few of both.
         if heads > tokens && tokens > 1 && heads >= MANY_HEADS {
-            let order = if read.shape.rank() == 4 { "[B, N, H, D]" } else { "[N, H, D]" };
-            let name = read.name;
-            ui.note(&format!(
-                "{name} is read as H={heads} heads of N={tokens} tokens; if it is {order}, give --layout bnhd"
-            ));
+            let order = if rank == 4 { "[B, N, H, D]" } else { "[N, H, D]" };
+            let read = format!("{name} is read as H={heads} heads of N={tokens} tokens");
+            ui.note(&format!("{read}; if it is {order}, give --layout bnhd"));
+        } else if let Some(dim) = length("D").filter(|dim| rank < 4 && *dim >= WIDE_DIM) {
+            let order = if rank == 3 { "[B, N, H*D]" } else { "[N, H*D]" };
+            ui.note(&format!("{name} is read as H={heads} heads of D={dim}; if it is {order}, give --heads"));
         }
     }
 }

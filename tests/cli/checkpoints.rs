@@ -169,6 +169,26 @@ fn a_wrong_shape_costs_no_memory() {
     assert_ne!(within(&place, 200 << 10, "diff in.npz in.npz").code, 0);
 }
 
+/// Some kilobytes of a zip archive that inflate to sixty megabytes of metadata.
+#[cfg(target_os = "linux")]
+#[test]
+fn metadata_that_inflates_costs_no_memory() {
+    let place = Place::new();
+    let mut archive = ZipWriter::new(std::fs::File::create(place.path("in.npz")).expect("a file"));
+    archive.start_file("metadata.json", SimpleFileOptions::default()).expect("an entry");
+    let part = "\"a\":[1,1,1,1],".repeat(1 << 16);
+    std::io::Write::write_all(&mut archive, b"{").expect("bytes");
+    for _ in 0..64 {
+        std::io::Write::write_all(&mut archive, part.as_bytes()).expect("bytes");
+    }
+    archive.finish().expect("an archive");
+    for arguments in ["inspect in.npz", "run linear --backend cpu -i in.npz"] {
+        let ran = within(&place, 200 << 10, arguments);
+        let sentence = "error: in.npz: metadata.json: expected at most 16777216 bytes, found more\n";
+        assert_eq!((ran.code, ran.err.as_str()), (1, sentence), "{arguments}");
+    }
+}
+
 /// A state file is judged by its header too.
 #[cfg(target_os = "linux")]
 #[test]
@@ -209,7 +229,7 @@ fn inspect_cuts_long_cells() {
 }
 
 #[test]
-fn many_heads_of_few_tokens_are_a_hint_at_the_other_layout() {
+fn odd_heads_are_a_hint_at_another_layout() {
     let place = Place::new();
     let hint = |heads: usize, tokens: usize, of: &str| {
         format!("q is read as H={heads} heads of N={tokens} tokens; if it is {of}, give --layout bnhd\n")
@@ -231,6 +251,11 @@ fn many_heads_of_few_tokens_are_a_hint_at_the_other_layout() {
     ] {
         assert_eq!(err(shape, flags), "", "{shape:?} {flags}");
     }
+    let wide = |heads: usize, of: &str| format!("q is read as H={heads} heads of D=512; if it is {of}, give --heads\n");
+    assert_eq!(err(&[2, 4, 512], ""), wide(2, "[B, N, H*D]"));
+    assert_eq!(err(&[4, 512], ""), wide(1, "[N, H*D]"));
+    assert_eq!(err(&[1, 2, 4, 512], ""), "");
+    assert_eq!(err(&[2, 4, 512], "--heads 8"), "");
     // A file that says its layout is taken at its word.
     place.done("sample softmax -o s.npz --shape H=40,N=4,D=3");
     assert_eq!(place.run("run softmax --backend cpu -i s.npz").err, "");
