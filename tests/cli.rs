@@ -14,6 +14,8 @@ mod commands;
 mod harmless;
 #[path = "cli/packed.rs"]
 mod packed;
+#[path = "cli/processes.rs"]
+mod processes;
 #[path = "cli/refused.rs"]
 mod refused;
 #[path = "cli/running.rs"]
@@ -86,6 +88,10 @@ impl Place {
         assert_eq!(ran.err, format!("error: {sentence}\n"), "{arguments}");
         assert_eq!((ran.code, ran.out.as_str()), (code, ""), "{arguments}");
         assert_eq!(self.names(), before, "{arguments} left files behind");
+    }
+
+    fn remove(&self, files: &[&str]) {
+        files.iter().for_each(|file| std::fs::remove_file(self.path(file)).expect("a file to remove"));
     }
 
     fn names(&self) -> Vec<String> {

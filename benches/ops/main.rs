@@ -36,7 +36,7 @@ fn prepare(op: &Op, case: &Case) -> (Box<dyn Operator>, TensorMap) {
 }
 
 fn check(op: &Op, operator: &dyn Operator, inputs: &TensorMap, outputs: &TensorMap) {
-    for (name, verdict) in Reference::of(operator, inputs, Rows::All).compare(op.name, outputs) {
+    for (name, verdict) in Reference::of(operator, inputs, Rows::All).compare(operator, inputs, Rows::All, outputs) {
         assert!(verdict.ok, "{} is wrong, so it is not timed: {name} {verdict:?}", op.name);
     }
 }

@@ -26,5 +26,6 @@ fn rate(a: f32) -> f32 {
     if (A_LOG == 1u) {
         return -LOG2_E * exponential(clamp(a, -87.0, 88.0));
     }
-    return LOG2_E * a;
+    // Kept finite: infinity times a step of 0 would be NaN.
+    return LOG2_E * max(a, -2e38);
 }

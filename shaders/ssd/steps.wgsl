@@ -22,5 +22,6 @@ fn step_at(b: u32, h: u32, n: u32) -> f32 {
 fn log_of(h: u32, step: f32) -> f32 {
     count_load(1u);
     let a = weights[h];
-    return step * select(a, -exp(a), A_LOG == 1u);
+    // Kept finite: infinity times a step of 0 would be NaN.
+    return step * select(a, -exp(min(a, 88.0)), A_LOG == 1u);
 }

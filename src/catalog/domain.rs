@@ -29,12 +29,28 @@ impl Domain {
     }
 }
 
-/// Number of values that are not finite and not allowed.
-pub fn meaningless(spec: &TensorSpec, tensor: &HostTensor) -> usize {
-    match (spec.domain, tensor.non_finite()) {
-        (_, 0) => 0,
-        (domain, _) => tensor.to_f32().iter().filter(|value| !value.is_finite() && !domain.takes(**value)).count(),
+/// Values that are not finite and not allowed.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Meaningless {
+    /// How many there are, of how many.
+    pub count: usize,
+    /// Number of all values.
+    pub of: usize,
+    /// Place of the first, counted through the tensor.
+    pub at: usize,
+    /// The first.
+    pub value: f32,
+}
+
+/// The values of a tensor that are not finite and not allowed; `None` if there are none.
+pub fn meaningless(domain: Domain, tensor: &HostTensor) -> Option<Meaningless> {
+    if tensor.non_finite() == 0 {
+        return None;
     }
+    let values = tensor.to_f32();
+    let wrong = |value: &&f32| !value.is_finite() && !domain.takes(**value);
+    let at = values.iter().position(|value| wrong(&value))?;
+    Some(Meaningless { count: values.iter().filter(wrong).count(), of: values.len(), at, value: values[at] })
 }
 
 /// Refuses values of 0 or more for [`Domain::Negative`]. Returns the text of a warning for log decays above 0. NaN is

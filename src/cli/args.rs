@@ -96,7 +96,8 @@ fn run(op: &'static Op) -> Command {
     if !op.state.is_empty() {
         command = command
             .arg(path("state-in").help("File with the state to start from, all of its tensors"))
-            .arg(path("state-out").help("File to write the state after the last token to"));
+            .arg(path("state-out").help("File to write the state after the last token to"))
+            .arg(on("state-any", "Take the state even if its file says that other settings or weights made it"));
     }
     command = command
         .arg(
@@ -139,7 +140,7 @@ fn run(op: &'static Op) -> Command {
             "verify",
             "Also run the CPU reference and print the error of each output; exit code 3 if one is too large",
         ))
-        .arg(on("strict", "Refuse inputs that contain NaN or infinity"))
+        .arg(on("strict", "Refuse NaN and infinity, in the inputs and in the outputs"))
         .arg(json())
         .arg(on("quiet", "Print only errors and --json"))
         .disable_help_flag(true)

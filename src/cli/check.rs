@@ -153,6 +153,7 @@ fn one(
     progress: &Progress,
     voice: Voice,
 ) -> Result<(), Error> {
+    let (operator, inputs) = (case.configure(op)?, random::inputs(op, case)?);
     let mut truth = None;
     for (target, tally) in targets.iter().zip(row) {
         if case.dtype == DType::F16 && !target.f16() {
@@ -161,13 +162,10 @@ fn one(
         }
         tally.cases += 1;
         let place = format!("{} {case} on {target}", op.name);
-        let verdicts = (|| {
-            let operator = case.configure(op)?;
-            let inputs = random::inputs(op, case)?;
-            let run = target.execute(&*operator, &inputs, true, &mut |_| {})?;
+        let verdicts = target.execute(&*operator, &inputs, true, &mut |_| {}).map(|run| {
             let truth = truth.get_or_insert_with(|| Reference::of(&*operator, &inputs, Rows::All));
-            Ok::<_, Error>(truth.compare(op.name, &run.outputs))
-        })();
+            truth.compare(&*operator, &inputs, Rows::All, &run.outputs)
+        });
         let failures = tally.failures.len();
         match verdicts {
             Err(error) => {

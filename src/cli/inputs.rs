@@ -1,12 +1,15 @@
 //! The input tensors of a run: read from files once their headers are accepted, completed to full rank, checked, and
 //! converted to the dtypes that the operator needs.
 
+use std::collections::BTreeMap;
+
+use super::finite;
 use super::headers::{Files, Found, Headers, ReadAs};
 use super::kv_cache;
 use super::options::Options;
 use super::report::Ui;
 use crate::catalog::absent_axes::AbsentAxes;
-use crate::catalog::domain;
+use crate::catalog::domain::{self, Domain};
 use crate::catalog::spec::{Op, Role, TensorSpec};
 use crate::error::Error;
 use crate::io::Opened;
@@ -23,6 +26,8 @@ pub(super) struct Inputs {
     tensors: TensorMap,
     /// The same of the state file.
     state: Option<TensorMap>,
+    /// The metadata of the state file.
+    pub made: Option<BTreeMap<String, String>>,
     /// How the shapes of sequence tensors differ from full ones.
     pub absent: AbsentAxes,
     /// How each tensor was read, in the order of the operator's tensors.
@@ -46,6 +51,7 @@ impl Inputs {
         let mut input = load(files.input, &wanted(false))?;
         let mut params = files.params.map_or_else(|| Ok(TensorMap::new()), |file| load(file, &wanted(true)))?;
         let known: Vec<_> = op.state.iter().map(|spec| spec.name).collect();
+        let made = files.state.as_ref().map(|file| file.listing().metadata.clone());
         let mut state = files.state.map(|file| load(file, &known)).transpose()?;
 
         let mut tensors = TensorMap::new();
@@ -65,7 +71,7 @@ impl Inputs {
             }
             tensors.insert(spec.name, tensor);
         }
-        Ok(Self { op, tensors, state, absent: headers.absent, read: headers.read.clone(), headers })
+        Ok(Self { op, tensors, state, made, absent: headers.absent, read: headers.read.clone(), headers })
     }
 
     /// Prints the names of the tensors in the input that the operator does not read.
@@ -176,17 +182,7 @@ fn warn_non_finite(
     ui: &mut Ui,
 ) -> Result<(), Error> {
     let spec = op.inputs.iter().chain(op.state).find(|spec| spec.name == name);
-    let count = spec.map_or_else(|| tensor.non_finite(), |spec| domain::meaningless(spec, tensor));
-    if count == 0 {
-        return Ok(());
-    }
-    let total = tensor.shape().count();
-    if strict {
-        let found = format!("{count} of {total} that are not{when}");
-        return Err(Error::tensor(op.name, name, "finite values (--strict)", found));
-    }
-    ui.warn(format!("{}: tensor `{name}`: {count} of {total} values are not finite{when}", op.name));
-    Ok(())
+    finite::check(op.name, name, (tensor, spec.map_or(Domain::Finite, |spec| spec.domain)), when, strict, ui)
 }
 
 #[cfg(test)]
@@ -201,6 +197,7 @@ mod tests {
             tensors: ["q", "k", "v"].map(|name| (name.to_owned(), HostTensor::zeros([1], dtype))).into_iter().collect(),
             headers: Headers::none(&linear::OP),
             state: None,
+            made: None,
             absent: AbsentAxes::default(),
             read: Vec::new(),
         };

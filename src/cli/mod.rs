@@ -8,16 +8,19 @@ mod bench;
 mod check;
 mod completions;
 mod diff;
+mod finite;
 mod headers;
 mod inputs;
 mod inspect;
 mod kv_cache;
 mod names;
 mod options;
+mod provenance;
 mod reference;
 mod report;
 mod run;
 mod sample;
+mod signals;
 mod summary;
 mod target;
 mod tips;
@@ -88,6 +91,10 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             }
         },
     };
+    if matches.subcommand_name() != Some("bench") {
+        // Before any other thread starts, so that all inherit the mask. `bench` keeps what it has measured.
+        signals::install(signals::end);
+    }
     match dispatch(&matches) {
         Ok(outcome) => ExitCode::from(outcome.code()),
         Err(error) if reader_is_gone(&error) => ExitCode::SUCCESS,

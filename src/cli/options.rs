@@ -26,6 +26,8 @@ pub(super) struct Options {
     pub state_in: Option<PathBuf>,
     pub output: Option<PathBuf>,
     pub state_out: Option<PathBuf>,
+    /// Whether a state is taken whatever made it.
+    pub state_any: bool,
     pub save_params: Option<PathBuf>,
     /// Names of the operator's tensors in the files.
     pub names: Names,
@@ -62,6 +64,7 @@ impl Options {
             state_in: path("state-in"),
             output: path("output"),
             state_out: path("state-out"),
+            state_any: args::is_on(matches, "state-any"),
             save_params: path("save-params"),
             names: Names::parse(op, matches)?,
             layout: if packed.is_some() { Layout::Bnhd } else { layout.unwrap_or_default() },

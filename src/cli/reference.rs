@@ -3,12 +3,14 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
+use rayon::prelude::*;
+
 use super::options::Options;
 use super::report::Ui;
 use crate::catalog::spec::Op;
 use crate::operator::{Operator, Precision, ReferenceOutputs, Rows};
 use crate::tensor::{Layout, TensorMap};
-use crate::verify::tolerance::{self, Comparison, Reference};
+use crate::verify::tolerance::{Comparison, Reference};
 
 /// Flops of one piece of a reference that is computed in pieces: a fraction of a second of plain loops.
 const PIECE: f64 = 5e7;
@@ -27,13 +29,40 @@ pub(super) fn verify(
     ui: &Ui,
 ) -> Vec<(String, Comparison)> {
     let (layout, causal) = (options.layout, options.flags.switch("causal") != Some(false));
-    let what = format!("{}: computing the reference", op.name);
     let pieces = pieces(op, operator, outputs, layout);
-    if pieces.len() < 2 {
-        return ui.watched(&what, &|| None, || Reference::of(operator, inputs, Rows::All)).compare(op.name, outputs);
-    }
-    // Both precisions of every piece, the longest (the last rows, under a causal mask) first.
-    let jobs: Vec<_> = (0..pieces.len()).rev().flat_map(|at| [(at, Precision::F64), (at, Precision::F32)]).collect();
+    let run = |what: &str, inputs: &TensorMap, precisions: &[Precision]| {
+        let what = format!("{}: {what}", op.name);
+        if pieces.len() < 2 {
+            let all = || precisions.par_iter().map(|at| operator.reference(inputs, *at, Rows::All)).collect();
+            return ui.watched(&what, &|| None, all);
+        }
+        let parts =
+            in_pieces(operator, inputs, precisions, &pieces, causal, |share, work| ui.watched(&what, share, work));
+        parts.iter().map(|parts| joined(op, parts, layout, outputs)).collect::<Vec<_>>()
+    };
+    let mut both = run("computing the reference", inputs, &[Precision::F64, Precision::F32]).into_iter();
+    let reference = Reference::new(both.next().unwrap_or_default(), both.next().unwrap_or_default());
+    let again = |inputs: &TensorMap| {
+        let what = "computing the reference again, with inputs changed in their last place";
+        run(what, inputs, &[Precision::F32]).pop().unwrap_or_default()
+    };
+    reference.compare_with(op.name, outputs, &again, inputs)
+}
+
+/// A piece of the reference: its rows and its outputs.
+type Part<'a> = (&'a [usize], ReferenceOutputs);
+
+/// The reference in pieces, on several threads, for each of these precisions. `watch` runs the work and shows its share.
+fn in_pieces<'a>(
+    operator: &dyn Operator,
+    inputs: &TensorMap,
+    precisions: &[Precision],
+    pieces: &'a [Vec<usize>],
+    causal: bool,
+    watch: impl FnOnce(&dyn Fn() -> Option<f64>, &(dyn Fn() + Sync)),
+) -> Vec<Vec<Part<'a>>> {
+    // All precisions of every piece, the longest (the last rows, under a causal mask) first.
+    let jobs: Vec<_> = (0..pieces.len()).rev().flat_map(|at| precisions.iter().map(move |of| (at, *of))).collect();
     // Under a causal mask a row takes as long as it sees keys.
     let weight = |rows: &[usize]| if causal { rows.iter().map(|row| row + 1).sum() } else { rows.len() };
     let (next, done) = (AtomicUsize::new(0), AtomicUsize::new(0));
@@ -45,26 +74,20 @@ pub(super) fn verify(
             done.fetch_add(weight(&pieces[at]), Ordering::Relaxed);
         }
     };
-    let all = 2 * pieces.iter().map(|rows| weight(rows)).sum::<usize>();
-    let share = || Some(done.load(Ordering::Relaxed) as f64 / all as f64);
+    let all = precisions.len() * pieces.iter().map(|rows| weight(rows)).sum::<usize>();
     let threads = std::thread::available_parallelism().map_or(1, usize::from).min(THREADS);
-    ui.watched(&what, &share, || {
+    watch(&|| Some(done.load(Ordering::Relaxed) as f64 / all as f64), &|| {
         std::thread::scope(|scope| (0..threads).for_each(|_| drop(scope.spawn(worker))));
     });
-    let found = found.into_inner().unwrap_or_else(PoisonError::into_inner);
-    let [exact, single] = [Precision::F64, Precision::F32].map(|wanted| {
-        let mut parts: Vec<_> = found.iter().filter(|(_, of, _)| *of == wanted).collect();
-        parts.sort_by_key(|(at, ..)| *at);
-        let parts: Vec<_> = parts.into_iter().map(|(at, _, part)| (&pieces[*at][..], part)).collect();
-        joined(op, &parts, layout, outputs)
-    });
-    let missing = Comparison { error: f64::INFINITY, bound: 0.0, ok: false };
-    let mut verdicts = Vec::new();
-    for ((name, exact), (_, single)) in exact.iter().zip(&single) {
-        let verdict = outputs.get(name).map_or(missing, |tensor| tolerance::compare(op.name, tensor, exact, single));
-        verdicts.push(((*name).to_owned(), verdict));
+    let mut found = found.into_inner().unwrap_or_else(PoisonError::into_inner);
+    found.sort_by_key(|(at, ..)| *at);
+    let mut parts: Vec<Vec<Part<'_>>> = precisions.iter().map(|_| Vec::new()).collect();
+    for (at, precision, part) in found {
+        if let Some(of) = precisions.iter().position(|of| *of == precision) {
+            parts[of].push((&pieces[at], part));
+        }
     }
-    verdicts
+    parts
 }
 
 /// Rows along the length, in pieces that the reference can compute one after another: only where its rows do not depend on
@@ -91,7 +114,7 @@ fn axis(op: &Op, output: &str, layout: Layout) -> Option<usize> {
 }
 
 /// Pieces of a reference put together along the length. What has no length is the same in all of them.
-fn joined(op: &Op, parts: &[(&[usize], &ReferenceOutputs)], layout: Layout, outputs: &TensorMap) -> ReferenceOutputs {
+fn joined(op: &Op, parts: &[Part<'_>], layout: Layout, outputs: &TensorMap) -> ReferenceOutputs {
     let Some((_, first)) = parts.first() else { return ReferenceOutputs::new() };
     let one = |at: usize, name: &'static str, values: &Vec<f64>| {
         let shape = outputs.get(name).map(|tensor| tensor.shape().dims());
@@ -131,9 +154,10 @@ mod tests {
             let outputs = run::cpu(&*operator, &inputs).unwrap().outputs;
             let whole = operator.reference(&inputs, Precision::F64, Rows::All);
             let rows: Vec<Vec<usize>> = [0..10, 10..36, 36..37].into_iter().map(Iterator::collect).collect();
-            let parts: Vec<_> =
-                rows.iter().map(|rows| operator.reference(&inputs, Precision::F64, Rows::At(rows))).collect();
-            let parts: Vec<_> = rows.iter().map(Vec::as_slice).zip(&parts).collect();
+            let parts: Vec<Part<'_>> = rows
+                .iter()
+                .map(|rows| (&rows[..], operator.reference(&inputs, Precision::F64, Rows::At(rows))))
+                .collect();
             assert_eq!(joined(op, &parts, layout, &outputs), whole, "{name}");
         }
     }

@@ -6,13 +6,16 @@ use std::path::{Path, PathBuf};
 use clap::ArgMatches;
 
 use super::Outcome;
+use super::finite;
 use super::inputs::{self, Inputs};
 use super::kv_cache;
 use super::options::{self, Options};
+use super::provenance::{self, Provenance};
 use super::reference;
 use super::report::{self, Ui};
 use super::summary::{Summary, Written};
 use super::target::Target;
+use crate::catalog::domain::Domain;
 use crate::catalog::random;
 use crate::catalog::spec::Op;
 use crate::error::Error;
@@ -37,12 +40,17 @@ pub(super) fn run(op: &'static Op, matches: &ArgMatches) -> Result<Outcome, Erro
     if dtype != assumed {
         operator = found.configure(&options, dtype)?;
     }
-    let (absent, read) = (found.absent, found.read.clone());
+    let (absent, read, state_made) = (found.absent, found.read.clone(), found.made.clone());
     let mut inputs = found.into_tensors(&*operator, &options, &mut ui)?;
     let drawn = random::parameters(op, &options.flags, &*operator, &inputs, options.seed)?;
     for (name, tensor) in drawn.iter() {
         ui.note(&format!("drawn from seed {}: {name} {}", options.seed, tensor.shape()));
         inputs.insert(name, tensor.clone());
+    }
+
+    let made = Provenance::of(&*operator, &inputs);
+    if let (Some(path), Some(metadata)) = (&options.state_in, &state_made) {
+        made.check(path, metadata, options.state_any, &mut ui)?;
     }
 
     let run = target.execute_shown(op.name, &*operator, &inputs, &ui)?;
@@ -63,18 +71,25 @@ pub(super) fn run(op: &'static Op, matches: &ArgMatches) -> Result<Outcome, Erro
             state.insert(name, tensor.reshape(part.shape.clone()).cast(part.dtype));
         }
     }
-    let metadata = metadata(op, &options, &target, dtype);
-    let store = |path: &Option<PathBuf>, tensors: &TensorMap| match path {
-        Some(path) => io::write(path, tensors, &metadata),
-        None => Ok(()),
-    };
-    store(&options.output, &outputs)?;
-    store(&options.state_out, &state)?;
-    if !drawn.is_empty() {
-        store(&options.save_params, &drawn)?;
-    } else if let Some(path) = &options.save_params {
-        ui.note(&format!("{} is not written: {} drew no parameters from the seed", path.display(), op.name));
+    for (name, tensor) in outputs.iter().chain(state.iter()) {
+        let half = tensor.dtype() == DType::F16;
+        let when = if half { " in f16, which ends at 65504 (--dtype f32 has more room)" } else { "" };
+        finite::check(op.name, name, (tensor, Domain::Finite), when, options.strict, &mut ui)?;
     }
+    let metadata = metadata(op, &options, &target, dtype);
+    let mut of_state = metadata.clone();
+    of_state.insert(provenance::KEY.to_owned(), made.text());
+    let mut files = vec![(&options.output, &outputs, &metadata), (&options.state_out, &state, &of_state)];
+    if !drawn.is_empty() {
+        files.push((&options.save_params, &drawn, &metadata));
+    } else if let Some(path) = &options.save_params {
+        ui.note(&format!("{} is not written: {} drew no parameters from the seed", report::path(path), op.name));
+    }
+    let output = |(path, tensors, metadata)| {
+        let path: &Option<PathBuf> = path;
+        Some(io::Output { path: path.as_deref()?, tensors, metadata })
+    };
+    io::write_together(&files.into_iter().filter_map(output).collect::<Vec<_>>())?;
 
     let failed: Vec<_> = verdicts.iter().filter(|(_, verdict)| !verdict.ok).map(|(name, _)| name.as_str()).collect();
     let summary = Summary {

@@ -12,7 +12,7 @@ use super::report;
 use super::target::Target;
 use crate::catalog::spec::Op;
 use crate::tensor::{DType, TensorMap};
-use crate::verify::tolerance::Comparison;
+use crate::verify::tolerance::{Comparison, WrongRow};
 
 /// The contents of a summary.
 pub(super) struct Summary<'a> {
@@ -148,21 +148,36 @@ fn input(read: &ReadAs) -> Value {
 /// Why an output failed, or why its error or tolerance is null; none if it passed with both.
 fn reason(verdict: &Comparison) -> Option<String> {
     let null = |name: &str, x| report::why_null(x).map(|why| format!("the {name} is {why}"));
-    let nulls: Vec<_> = [("error", verdict.error), ("bound", verdict.bound)]
+    let mut reasons: Vec<_> = [("error", verdict.error), ("bound", verdict.bound)]
         .into_iter()
         .filter_map(|(name, x)| null(name, x))
         .collect();
-    match (nulls.is_empty(), verdict.ok) {
-        (false, _) => Some(nulls.join(", ")),
-        (true, false) => Some("the error exceeds the bound".into()),
-        (true, true) => None,
+    if !verdict.bound.is_finite() {
+        reasons.push("the definition itself overflows in f32".into());
     }
+    if reasons.is_empty() && verdict.error > verdict.bound {
+        reasons.push("the error exceeds the bound".into());
+    }
+    reasons.extend(verdict.row.map(|row| row_text(&row)));
+    (!reasons.is_empty()).then(|| reasons.join(", "))
+}
+
+fn row_text(row: &WrongRow) -> String {
+    let WrongRow { at, of, error, bound } = row;
+    format!("row {at} of {of} is off by {error:.2e}, {bound:.2e} allowed")
 }
 
 /// The error and its bound in words, for people.
 pub(super) fn judgement(verdict: &Comparison) -> String {
-    let word = if verdict.ok { "ok" } else { "FAILED" };
-    format!("relative RMS error {:.2e}, bound {:.2e}: {word}", verdict.error, verdict.bound)
+    let Comparison { error, bound, row, ok } = verdict;
+    let mut text = format!("relative RMS error {error:.2e}, bound {bound:.2e}");
+    if let Some(row) = row {
+        text += &format!("; {}", row_text(row));
+    }
+    if !bound.is_finite() {
+        text += "; the definition itself overflows in f32";
+    }
+    text + if *ok { ": ok" } else { ": FAILED" }
 }
 
 #[cfg(test)]
@@ -171,11 +186,15 @@ mod tests {
 
     #[test]
     fn a_failure_and_a_null_have_a_reason() {
-        let reason = |error, bound, ok| reason(&Comparison { error, bound, ok });
+        let reason = |error, bound, ok| reason(&Comparison { error, bound, row: None, ok });
         assert_eq!(reason(1e-7, 1e-6, true), None);
         assert_eq!(reason(1e-5, 1e-6, false).as_deref(), Some("the error exceeds the bound"));
         assert_eq!(reason(f64::INFINITY, 1e-6, false).as_deref(), Some("the error is infinite"));
         let both = reason(f64::NAN, f64::INFINITY, false);
-        assert_eq!(both.as_deref(), Some("the error is not a number, the bound is infinite"));
+        let text = "the error is not a number, the bound is infinite, the definition itself overflows in f32";
+        assert_eq!(both.as_deref(), Some(text));
+        let row = Some(WrongRow { at: 3, of: 8, error: 0.5, bound: 1e-5 });
+        let one = super::reason(&Comparison { error: 1e-7, bound: 1e-6, row, ok: false });
+        assert_eq!(one.as_deref(), Some("row 3 of 8 is off by 5.00e-1, 1.00e-5 allowed"));
     }
 }

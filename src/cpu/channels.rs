@@ -10,6 +10,11 @@ use crate::cpu::simd::{exp, exp_signed};
 use crate::cpu::tiles::{Output, Pointer};
 use crate::tensor::{DType, HostTensor, Layout, Values};
 
+/// The rate of a state space model from its logarithm: `-e^min(x, 88)`, which is finite.
+pub(crate) fn rate(log: f32) -> f32 {
+    -(if log > 88.0 { 88.0 } else { log }).exp()
+}
+
 /// Elements of a tensor as f32: in place, or converted into `space`.
 pub(crate) fn span<'a>(tensor: &'a HostTensor, range: Range<usize>, space: &'a mut [f32]) -> &'a [f32] {
     match tensor.values() {

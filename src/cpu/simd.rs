@@ -73,6 +73,15 @@ pub(crate) fn exp_signed(x: f32) -> f32 {
     if x > HIGHEST { f32::INFINITY } else { y }
 }
 
+wide! {
+    /// Whether all elements are finite.
+    pub(crate) fn finite(x: &[f32]) -> bool {
+        // Without a sign, the bits of floats are in their order, NaN above infinity. There is no early end, so that the loop is
+        // vectorised.
+        x.iter().fold(0, |top: u32, x| top.max(x.to_bits() & 0x7fff_ffff)) < 0x7f80_0000
+    }
+}
+
 /// Number of independent partial sums in reductions. The compiler may not reorder floating-point sums by itself.
 const LANES: usize = 16;
 

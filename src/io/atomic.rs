@@ -4,16 +4,45 @@ use std::fs::{self, File};
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
-use tempfile::Builder;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tempfile::{Builder, NamedTempFile, TempDir, TempPath};
 
 use super::{Told, unwritten};
 
-/// Writes a temporary file next to the destination and renames it.
-pub(super) fn replace(path: &Path, fill: impl FnOnce(&mut BufWriter<&File>) -> Told<()>) -> Told<()> {
+/// How the names of temporary files begin and end.
+const PREFIX: &str = ".subquad-";
+const SUFFIX: &str = ".tmp";
+
+/// A temporary file or directory that was not touched for this time is a killed process's.
+const STALE: Duration = Duration::from_secs(12 * 3600);
+
+/// Temporary names of this process, some of which are gone. A commit holds the lock, so that a signal comes before or after it.
+static TEMPORARIES: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
+
+/// A file or a new directory that is complete, but not yet under its name. If it is dropped, nothing remains of it.
+#[derive(Debug)]
+pub(super) struct Staged {
+    temporary: Temporary,
+    target: PathBuf,
+}
+
+#[derive(Debug)]
+enum Temporary {
+    File(NamedTempFile),
+    Directory(TempDir),
+}
+
+/// Fills a temporary file next to the destination.
+pub(super) fn file(path: &Path, fill: impl FnOnce(&mut BufWriter<&File>) -> Told<()>) -> Told<Staged> {
     // If the path is a symbolic link, its target is replaced and the link stays.
-    let target = fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf());
+    let target = destination(path)?;
     let before = existing(&target)?;
-    let temporary = builder(0o666).tempfile_in(parent(&target)?).map_err(uncreated)?;
+    let folder = parent(&target)?;
+    sweep(&folder);
+    let temporary = builder(0o666).tempfile_in(folder).map_err(uncreated)?;
+    note(temporary.path());
     {
         let mut out = BufWriter::with_capacity(1 << 20, temporary.as_file());
         fill(&mut out)?;
@@ -24,24 +53,122 @@ pub(super) fn replace(path: &Path, fill: impl FnOnce(&mut BufWriter<&File>) -> T
     }
     // A full disk may be reported only here. After a crash the name must not refer to missing data.
     temporary.as_file().sync_all().map_err(unwritten)?;
-    temporary.persist(&target).map_err(|e| unwritten(e.error))?;
-    Ok(())
+    Ok(Staged { temporary: Temporary::File(temporary), target })
 }
 
-/// Fills a temporary directory next to the destination, which must not exist yet, and renames it.
-pub(super) fn new_directory(path: &Path, fill: impl FnOnce(&Path) -> Told<()>) -> Told<()> {
+/// Fills a temporary directory next to the destination, which must not exist yet.
+pub(super) fn new_directory(path: &Path, fill: impl FnOnce(&Path) -> Told<()>) -> Told<Staged> {
     // A trailing slash would make the path its own parent.
-    let path: PathBuf = path.components().collect();
-    absent(&path)?;
-    let temporary = builder(0o777).tempdir_in(parent(&path)?).map_err(uncreated)?;
+    let target: PathBuf = path.components().collect();
+    absent(&target)?;
+    let folder = parent(&target)?;
+    sweep(&folder);
+    let temporary = builder(0o777).tempdir_in(folder).map_err(uncreated)?;
+    note(temporary.path());
     fill(temporary.path())?;
-    fs::rename(temporary.path(), &path).map_err(unwritten)?;
-    // The temporary name is gone after the rename; there is nothing to clean up.
-    let _ = temporary.keep();
+    Ok(Staged { temporary: Temporary::Directory(temporary), target })
+}
+
+/// Gives all of them their names: each is complete by now, so that what can still fail is a rename. If one fails, those before
+/// it are taken back.
+pub(super) fn commit(staged: Vec<Staged>) -> Result<(), (PathBuf, String)> {
+    let mut temporaries = temporaries();
+    let mut done: Vec<Done> = Vec::new();
+    for one in staged {
+        let target = one.target.clone();
+        match one.commit(&mut temporaries) {
+            Ok(renamed) => done.push(renamed),
+            Err(message) => {
+                done.into_iter().rev().for_each(Done::undo);
+                return Err((target, message));
+            }
+        }
+    }
     Ok(())
 }
 
-/// Checks whether [`replace`] could work; for a directory, [`new_directory`], or [`replace`] in an existing one.
+/// A rename that can be undone: the destination, and a second name of what it replaced.
+struct Done {
+    target: PathBuf,
+    before: Option<TempPath>,
+}
+
+impl Done {
+    fn undo(self) {
+        // Both may fail on a disk that fails; the error that led here is reported.
+        let _ = match self.before {
+            Some(before) => before.persist(&self.target).map_err(|e| e.error),
+            None if self.target.is_dir() => fs::remove_dir_all(&self.target),
+            None => fs::remove_file(&self.target),
+        };
+    }
+}
+
+impl Staged {
+    fn commit(self, temporaries: &mut Vec<PathBuf>) -> Told<Done> {
+        let Self { temporary, target } = self;
+        match temporary {
+            Temporary::File(file) => {
+                let before = second_name(&target);
+                temporaries.extend(before.as_ref().map(|name| name.to_path_buf()));
+                file.persist(&target).map_err(|e| unwritten(e.error))?;
+                Ok(Done { target, before })
+            }
+            Temporary::Directory(directory) => {
+                fs::rename(directory.path(), &target).map_err(unwritten)?;
+                // The temporary name is gone after the rename; there is nothing to clean up.
+                let _ = directory.keep();
+                Ok(Done { target, before: None })
+            }
+        }
+    }
+}
+
+/// A second, temporary name of an existing file. None where the file system has no hard links: then a rename cannot be undone.
+fn second_name(target: &Path) -> Option<TempPath> {
+    if !target.exists() {
+        return None;
+    }
+    let name = builder(0o666).tempfile_in(target.parent()?).ok()?.into_temp_path();
+    fs::remove_file(&name).ok()?;
+    fs::hard_link(target, &name).ok()?;
+    Some(name)
+}
+
+/// Notes a temporary name, for [`abandon`].
+fn note(path: &Path) {
+    temporaries().push(path.to_path_buf());
+}
+
+fn temporaries() -> MutexGuard<'static, Vec<PathBuf>> {
+    TEMPORARIES.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Deletes every temporary file of this process, which is about to end; waits for a [`commit`] under way.
+pub(super) fn abandon() {
+    for path in temporaries().drain(..) {
+        // Those that have their name by now are not found.
+        let _ = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+    }
+}
+
+/// Deletes temporary files that a killed process left here.
+fn sweep(folder: &Path) {
+    let Ok(entries) = fs::read_dir(folder) else { return };
+    for entry in entries.flatten() {
+        let name = entry.file_name();
+        if !name.to_str().is_some_and(|name| name.starts_with(PREFIX) && name.ends_with(SUFFIX)) {
+            continue;
+        }
+        let Ok(about) = entry.metadata() else { continue };
+        if about.modified().ok().and_then(|time| time.elapsed().ok()).is_some_and(|age| age > STALE) {
+            let path = entry.path();
+            let _ = if about.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
+        }
+    }
+}
+
+/// Checks whether [`file`] could work; for a directory, [`new_directory`], or [`file`] in an existing one.
 pub(super) fn check(path: &Path, directory: bool) -> Told<()> {
     let path: PathBuf = path.components().collect();
     let inside = if directory && path.is_dir() {
@@ -50,7 +177,7 @@ pub(super) fn check(path: &Path, directory: bool) -> Told<()> {
         absent(&path)?;
         parent(&path)?
     } else {
-        let target = fs::canonicalize(&path).unwrap_or(path);
+        let target = destination(&path)?;
         existing(&target)?;
         parent(&target)?
     };
@@ -62,7 +189,7 @@ pub(super) fn check(path: &Path, directory: bool) -> Told<()> {
 /// default.
 fn builder(mode: u32) -> Builder<'static, 'static> {
     let mut builder = Builder::new();
-    builder.prefix(".subquad-").suffix(".tmp");
+    builder.prefix(PREFIX).suffix(SUFFIX);
     #[cfg(unix)]
     {
         use std::os::unix::fs::PermissionsExt;
@@ -82,6 +209,18 @@ fn absent(path: &Path) -> Told<()> {
         );
     }
     Ok(())
+}
+
+/// The file that a path leads to, through links. A link to nothing is refused: what it would create, and where, its owner
+/// may not know.
+fn destination(path: &Path) -> Told<PathBuf> {
+    match fs::canonicalize(path) {
+        Ok(target) => Ok(target),
+        Err(_) if fs::symlink_metadata(path).is_ok_and(|about| about.is_symlink()) => {
+            Err("cannot be written: expected a file or a new name, found a link that leads nowhere".into())
+        }
+        Err(_) => Ok(path.to_path_buf()),
+    }
 }
 
 /// Metadata of an existing destination. It is refused if it is not a file that may be replaced.

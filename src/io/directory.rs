@@ -5,6 +5,7 @@ use std::fs::{self, File};
 use std::io::{BufReader, Write};
 use std::path::{Path, PathBuf};
 
+use super::atomic::Staged;
 use super::{Entry, Listing, Told, all_different, atomic, metadata, npy, quoted, unread, unwritten, within};
 use crate::tensor::{HostTensor, TensorMap};
 
@@ -26,11 +27,11 @@ pub(super) fn tensor(file: &Path, entry: &Entry) -> Told<HostTensor> {
     header.data(&mut reader, true, entry)
 }
 
-pub(super) fn write(path: &Path, tensors: &TensorMap, metadata: &BTreeMap<String, String>) -> Told<()> {
+pub(super) fn write(path: &Path, tensors: &TensorMap, metadata: &BTreeMap<String, String>) -> Told<Vec<Staged>> {
     check_names(tensors)?;
     let text = metadata::json(metadata)?;
     if !path.is_dir() {
-        return atomic::new_directory(path, |dir| {
+        let whole = atomic::new_directory(path, |dir| {
             for (name, tensor) in tensors.iter() {
                 let mut file = File::create_new(dir.join(format!("{name}.npy"))).map_err(unwritten)?;
                 npy::write(&mut file, tensor).map_err(|e| within(name, &e))?;
@@ -38,14 +39,17 @@ pub(super) fn write(path: &Path, tensors: &TensorMap, metadata: &BTreeMap<String
             }
             let mut file = File::create_new(dir.join(metadata::FILE)).map_err(unwritten)?;
             file.write_all(&text).and_then(|()| file.sync_all()).map_err(unwritten)
-        });
+        })?;
+        return Ok(vec![whole]);
     }
+    let mut staged = Vec::with_capacity(tensors.len() + 1);
     for (name, tensor) in tensors.iter() {
-        atomic::replace(&path.join(format!("{name}.npy")), |out| npy::write(out, tensor))
-            .map_err(|e| within(name, &e))?;
+        let file = atomic::file(&path.join(format!("{name}.npy")), |out| npy::write(out, tensor));
+        staged.push(file.map_err(|e| within(name, &e))?);
     }
     // Written even if it is empty: metadata of an earlier run would describe other tensors.
-    atomic::replace(&path.join(metadata::FILE), |out| out.write_all(&text).map_err(unwritten))
+    staged.push(atomic::file(&path.join(metadata::FILE), |out| out.write_all(&text).map_err(unwritten))?);
+    Ok(staged)
 }
 
 /// Names and files of the arrays in a directory, sorted by name.

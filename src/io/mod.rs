@@ -6,7 +6,8 @@
 //! f32, i32 and u32 become i64. Writing is atomic: an output is complete or absent.
 //!
 //! [`open`] reads the headers of a file, and its data on demand; [`read`] loads a file, [`read_only`] some of its tensors,
-//! [`inspect`] only its headers. [`write()`] stores tensors, [`write_check`] checks in advance whether writing would work, and [`same_file`] whether two paths
+//! [`inspect`] only its headers. [`write()`] stores tensors, [`write_together`] several files as one,
+//! [`write_check`] checks in advance whether writing would work, and [`same_file`] whether two paths
 //! are one file.
 
 mod atomic;
@@ -129,17 +130,54 @@ pub fn inspect(path: &Path) -> Result<Listing, Error> {
 /// # Errors
 /// [`Error::Usage`] if no format has this extension, otherwise [`Error::File`].
 pub fn write(path: &Path, tensors: &TensorMap, metadata: &BTreeMap<String, String>) -> Result<(), Error> {
-    let target = Target::of(path)?;
-    located(output_name(path), || match target {
-        Target::Stdout => {
+    write_together(&[Output { path, tensors, metadata }])
+}
+
+/// Tensors and where they go.
+#[derive(Debug, Clone, Copy)]
+pub struct Output<'a> {
+    /// As [`write()`] reads it.
+    pub path: &'a Path,
+    /// The tensors.
+    pub tensors: &'a TensorMap,
+    /// Free text by key.
+    pub metadata: &'a BTreeMap<String, String>,
+}
+
+/// Writes several outputs as [`write()`] does, all or none: each is complete on the disk before the first gets its name.
+///
+/// # Errors
+/// The errors of [`write()`].
+pub fn write_together(outputs: &[Output<'_>]) -> Result<(), Error> {
+    let mut staged = Vec::new();
+    for Output { path, tensors, metadata } in outputs {
+        match Target::of(path)? {
+            Target::Stdout => {}
+            Target::Safetensors => {
+                let fill = |out: &mut std::io::BufWriter<&std::fs::File>| safetensors::write(out, tensors, metadata);
+                staged.push(located(path, || atomic::file(path, fill))?);
+            }
+            Target::Npz => staged.push(located(path, || atomic::file(path, |out| npz::write(out, tensors, metadata)))?),
+            Target::Directory => staged.extend(located(path, || directory::write(path, tensors, metadata))?),
+        }
+    }
+    for Output { path, tensors, metadata } in outputs.iter().filter(|output| is_dash(output.path)) {
+        located(output_name(path), || {
             let mut out = std::io::BufWriter::with_capacity(1 << 20, std::io::stdout().lock());
             safetensors::write(&mut out, tensors, metadata)?;
             out.flush().map_err(unwritten)
-        }
-        Target::Safetensors => atomic::replace(path, |out| safetensors::write(out, tensors, metadata)),
-        Target::Npz => atomic::replace(path, |out| npz::write(out, tensors, metadata)),
-        Target::Directory => directory::write(path, tensors, metadata),
-    })
+        })?;
+    }
+    committed(staged)
+}
+
+/// Deletes the temporary files of this process. Call it before a signal ends the process.
+pub fn abandon() {
+    atomic::abandon();
+}
+
+fn committed(staged: Vec<atomic::Staged>) -> Result<(), Error> {
+    atomic::commit(staged).map_err(|(path, message)| Error::file(path, one_line(&message)))
 }
 
 /// Writes a text file atomically.
@@ -147,7 +185,8 @@ pub fn write(path: &Path, tensors: &TensorMap, metadata: &BTreeMap<String, Strin
 /// # Errors
 /// [`Error::File`].
 pub fn write_text(path: &Path, text: &str) -> Result<(), Error> {
-    atomic::replace(path, |out| out.write_all(text.as_bytes()).map_err(unwritten)).map_err(|e| Error::file(path, e))
+    let fill = |out: &mut std::io::BufWriter<&std::fs::File>| out.write_all(text.as_bytes()).map_err(unwritten);
+    committed(vec![located(path, || atomic::file(path, fill))?])
 }
 
 /// Checks whether [`write()`] could write this path, so that a bad path is refused before hours of work: the extension

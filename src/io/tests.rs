@@ -29,11 +29,11 @@ fn a_write_that_fails_half_way_leaves_nothing() {
         out.write_all(&vec![1; 3 << 20]).unwrap();
         Err("the disk is full".to_owned())
     };
-    assert!(atomic::replace(&path, |out| fail(out)).is_err());
+    assert!(atomic::file(&path, |out| fail(out)).is_err());
     assert!(left(dir.path()).is_empty());
 
     std::fs::write(&path, b"before").unwrap();
-    assert!(atomic::replace(&path, |out| fail(out)).is_err());
+    assert!(atomic::file(&path, |out| fail(out)).is_err());
     assert_eq!(left(dir.path()), ["a.npz"]);
     assert_eq!(std::fs::read(&path).unwrap(), b"before");
 

@@ -285,11 +285,12 @@ impl Subject {
     /// The worst result: the one closest to its tolerance, or furthest above it.
     fn compare(&self, outputs: &TensorMap) -> Comparison {
         let picked = rows::pick(self.op.outputs, self.case.layout, outputs, &self.positions);
-        let verdicts = self.truth.compare(self.op.name, &picked).into_iter().map(|(_, verdict)| verdict);
+        let (operator, rows) = (&*self.operator, Rows::At(&self.positions));
+        let verdicts =
+            self.truth.compare(operator, &self.inputs, rows, &picked).into_iter().map(|(_, verdict)| verdict);
         let share =
             |verdict: &Comparison| if verdict.ok { verdict.error / verdict.bound.max(1e-300) } else { f64::MAX };
-        let missing = Comparison { error: f64::INFINITY, bound: 0.0, ok: false };
-        verdicts.max_by(|a, b| share(a).total_cmp(&share(b))).unwrap_or(missing)
+        verdicts.max_by(|a, b| share(a).total_cmp(&share(b))).unwrap_or(Comparison::MISSING)
     }
 }
 

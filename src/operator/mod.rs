@@ -34,6 +34,15 @@ pub type ReferenceOutputs = Vec<(&'static str, Vec<f64>)>;
 /// Computes the reference outputs of a configuration for the given rows.
 pub type ReferenceFn<C> = fn(&C, &TensorMap, Rows<'_>) -> ReferenceOutputs;
 
+/// What the numbers of a carried state mean. A run may only go on from a state of the same basis.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct StateBasis {
+    /// Settings, by the names of their flags.
+    pub settings: Vec<(&'static str, String)>,
+    /// Names of the weights that define the features which a state sums.
+    pub weights: &'static [&'static str],
+}
+
 /// The functions that define an operator, as data. See [`Configured`].
 #[derive(Debug)]
 pub struct Algorithm<C> {
@@ -71,6 +80,19 @@ pub trait Configured: Debug + Clone + Send + Sync + Sized + 'static {
 
     /// The functions that define the operator.
     const ALGORITHM: Algorithm<Self>;
+
+    /// What the numbers of its state depend on: by default, on nothing but the operator.
+    fn state_basis(&self) -> StateBasis {
+        StateBasis::default()
+    }
+
+    /// Refuses inputs for which f32 has no result: by default none. Plans on a GPU do not see the values.
+    ///
+    /// # Errors
+    /// [`Error::Tensor`].
+    fn check_values(&self, _tensors: &TensorMap) -> Result<(), Error> {
+        Ok(())
+    }
 }
 
 /// Tensors, each with the name of its slot.
@@ -93,6 +115,19 @@ pub trait Operator: Debug + Send + Sync {
 
     /// Minimum work of one run: each input is read once and each output is written once.
     fn cost(&self) -> Cost;
+
+    /// What the numbers of its state depend on.
+    fn state_basis(&self) -> StateBasis {
+        StateBasis::default()
+    }
+
+    /// Refuses inputs for which f32 has no result, whatever the backend.
+    ///
+    /// # Errors
+    /// [`Error::Tensor`].
+    fn check_values(&self, _tensors: &TensorMap) -> Result<(), Error> {
+        Ok(())
+    }
 
     /// Builds the dispatches for a GPU with these capabilities.
     ///
@@ -137,6 +172,14 @@ impl<C: Configured> Operator for C {
         (C::ALGORITHM.cost)(self)
     }
 
+    fn state_basis(&self) -> StateBasis {
+        Configured::state_basis(self)
+    }
+
+    fn check_values(&self, tensors: &TensorMap) -> Result<(), Error> {
+        Configured::check_values(self, tensors)
+    }
+
     fn program(&self, caps: &Caps) -> Result<Program, Error> {
         self.validate()?;
         (C::ALGORITHM.program)(self, caps)
@@ -150,6 +193,7 @@ impl<C: Configured> Operator for C {
     fn cpu(&self, tensors: &TensorMap) -> Result<TensorMap, Error> {
         self.validate()?;
         check_inputs(C::ALGORITHM.name, &self.slots(), tensors)?;
+        Configured::check_values(self, tensors)?;
         Ok((C::ALGORITHM.cpu.run)(self, tensors))
     }
 

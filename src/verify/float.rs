@@ -80,6 +80,12 @@ pub fn softplus<T: Float>(x: T) -> T {
     if x > T::of(20.0) { x } else { x.exp().ln_1p() }
 }
 
+/// The rate of a state space model whose logarithm without its sign is given: `-e^min(x, 88)`. Beyond 88, where f32 ends, a
+/// state is gone after any step that is not 0, and infinity times 0 would be NaN.
+pub fn rate<T: Float>(log: T) -> T {
+    T::of(0.0) - (if log > T::of(88.0) { T::of(88.0) } else { log }).exp()
+}
+
 /// `x / (1 + e^-x)`.
 pub fn silu<T: Float>(x: T) -> T {
     x / (T::of(1.0) + (T::of(0.0) - x).exp())

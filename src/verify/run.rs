@@ -41,6 +41,7 @@ impl Prepared {
     /// # Errors
     /// The errors of the operator, the plan and the device.
     pub fn new(ctx: &Context, operator: &dyn Operator, inputs: &TensorMap, poison: bool) -> Result<Self, Error> {
+        operator.check_values(inputs)?;
         Self::of(ctx, compile(ctx, operator)?, inputs, poison)
     }
 

@@ -272,22 +272,54 @@ fn values_that_are_not_finite_are_counted_and_with_strict_refused() {
     place.write_map("in.safetensors", &tensors);
 
     let ran = place.run(&format!("{RUN} in.safetensors"));
-    let warning = "warning: linear: tensor `v`: 2 of 36 values are not finite\n";
-    assert_eq!((ran.code, ran.err.as_str()), (0, warning));
+    let warning = "linear: tensor `v`: 2 of 36 values are not finite, the first NaN at [0, 0, 1, 0]";
+    assert_eq!(ran.code, 0, "{ran:?}");
+    assert!(ran.err.starts_with(&format!("warning: {warning}\nwarning: linear: tensor `o`: ")), "{ran:?}");
     let ran = place.run(&format!("{RUN} in.safetensors --quiet"));
     assert_eq!((ran.code, ran.err.as_str(), ran.out.as_str()), (0, "", ""));
     let ran = place.run(&format!("{RUN} in.safetensors --quiet --json"));
-    assert_eq!(json(&ran.out)["warnings"][0], warning["warning: ".len()..].trim_end());
+    assert_eq!(json(&ran.out)["warnings"][0], warning);
 
     std::fs::remove_file(place.path("o.safetensors")).unwrap();
-    let sentence = "linear: tensor `v`: expected finite values (--strict), found 2 of 36 that are not";
+    let sentence = "linear: tensor `v`: expected finite values (--strict), found 2 of 36 that are not, the first NaN at [0, 0, 1, 0]";
     place.refuse(&format!("{RUN} in.safetensors --strict"), 1, sentence);
 
     tensors.insert("v", HostTensor::f32(PLAIN[2].1, vec![1e6; 36]));
     place.write_map("large.safetensors", &tensors);
-    let sentence =
-        "linear: tensor `v`: expected finite values (--strict), found 36 of 36 that are not once stored as f16";
+    let sentence = "linear: tensor `v`: expected finite values (--strict), found 36 of 36 that are not once stored as f16, \
+                    the first inf at [0, 0, 0, 0]";
     place.refuse(&format!("{RUN} large.safetensors --strict --dtype f16"), 1, sentence);
+}
+
+/// Outputs too: they are counted, and with --strict nothing is written.
+#[test]
+fn outputs_that_are_not_finite_are_counted_and_with_strict_refused() {
+    let place = Place::new();
+    let tensors = [("q", 300.0), ("k", 300.0), ("v", 1.0)]
+        .map(|(name, x)| (name.to_owned(), half_of(&HostTensor::f32([3, 2], vec![x; 6]))));
+    place.write_map("in.safetensors", &tensors.into_iter().collect());
+    let flags = "--no-normalize --feature-map identity --scale 1";
+    let ran = place.run(&format!("{RUN} in.safetensors --state-out s.npz {flags}"));
+    let first =
+        "6 of 6 values are not finite in f16, which ends at 65504 (--dtype f32 has more room), the first inf at [0, 0]";
+    assert_eq!((ran.code, ran.err), (0, format!("warning: linear: tensor `o`: {first}\n")));
+    place.done(&format!("{RUN} in.safetensors --strict --dtype f32 {flags}"));
+    place.remove(&["o.safetensors", "s.npz"]);
+    let sentence = "linear: tensor `o`: expected finite values (--strict), found 6 of 6 that are not in f16, which ends at \
+                    65504 (--dtype f32 has more room), the first inf at [0, 0]";
+    place.refuse(&format!("{RUN} in.safetensors --strict --state-out s.npz {flags}"), 1, sentence);
+}
+
+#[test]
+fn elements_whose_features_vanish_are_refused_where_nothing_is_added_to_the_denominator() {
+    let place = Place::new();
+    let tensors =
+        [("q", 0.0), ("k", -100.0), ("v", 1.0)].map(|(name, x)| (name.to_owned(), HostTensor::f32([3, 2], vec![x; 6])));
+    place.write_map("in.safetensors", &tensors.into_iter().collect());
+    let sentence = "linear: tensor `k`: expected numbers of -40 or more with elu1 and norm_eps 0, found -100, whose feature \
+                    vanishes in f32";
+    place.refuse(&format!("{RUN} in.safetensors --norm-eps 0"), 1, sentence);
+    place.done(&format!("{RUN} in.safetensors"));
 }
 
 #[test]

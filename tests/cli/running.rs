@@ -347,7 +347,8 @@ fn a_wrong_output_is_written_and_ends_in_exit_code_3() {
     place.write_map("in.npz", &tensors);
     let run = "run linear --backend cpu -i in.npz -o o.npz --verify --no-normalize --feature-map identity --scale 1";
     let ran = place.run(run);
-    assert_eq!((ran.code, ran.err.as_str()), (3, ""), "{ran:?}");
+    let warning = "warning: linear: tensor `o`: 36 of 36 values are not finite, the first inf at [0, 0]\n";
+    assert_eq!((ran.code, ran.err.as_str()), (3, warning), "{ran:?}");
     assert!(ran.out.ends_with(": FAILED\n"), "{ran:?}");
     assert_eq!(place.tensor("o.npz", "o").shape(), &[9, 4].into());
     let ran = place.run(&format!("{run} --quiet --json"));
@@ -356,7 +357,7 @@ fn a_wrong_output_is_written_and_ends_in_exit_code_3() {
     // JSON has no number for an infinite error.
     let output = &report["outputs"][0];
     assert!(output["error"].is_null() && output["bound"].is_number(), "{output}");
-    assert_eq!(output["reason"], "the error is infinite");
+    assert_eq!(output["reason"], "the error is infinite, row 8 of 9 is off by inf, 8.00e-6 allowed");
     assert_eq!(ran.err, "error: linear: --verify: `o` exceeds its tolerance\n");
     tensors.insert("q", filled("q", &[9, 4]));
     place.write_map("in.npz", &tensors);

@@ -118,7 +118,7 @@ fn a_state_that_lacks_a_part_or_has_another_shape_is_refused_by_name() {
 fn a_memory_goes_on_from_its_file_and_one_of_another_size_is_refused() {
     let place = Place::new();
     place.done("sample ramnet --output in.safetensors --shape H=2,N=20,U*P=8,E=3 --seed 3 --quiet");
-    let run = "run ramnet --backend cpu --input in.safetensors --cape 1";
+    let run = "run ramnet --backend cpu --quiet --input in.safetensors --cape 1";
     place.done(&format!("{run} --topk 3 -o a.npz --state-out s.npz"));
     let position = place.tensor("s.npz", "position");
     assert_eq!(position.values(), &Values::I64(vec![20]));
@@ -198,4 +198,62 @@ fn multi_token_attention_goes_on_from_its_keys_values_and_last_queries() {
     place.write("longer.npz", &[("q", &[3, 4]), ("k", &[5, 4]), ("v", &[5, 4])]);
     let sentence = "mta: tensor `k`: expected length M = 3 as in q with a state file, found 5";
     place.refuse(&format!("{run} longer.npz --state-out x.npz"), 1, sentence);
+}
+
+/// A state of another rule, map, normaliser or seed has the right shape and the wrong meaning.
+#[test]
+fn a_state_that_something_else_made_is_refused_with_both() {
+    let place = Place::new();
+    place.write("in.npz", WHOLE);
+    place.done(&format!("{RUN} in.npz --state-out s.npz"));
+    let go_on = |flags: &str| format!("{RUN} in.npz -o p.npz --state-in s.npz {flags}");
+    place.done(&go_on(""));
+    place.remove(&["p.npz"]);
+    let refused = |own: &str, other: &str| {
+        format!("expected a state made with {own}, found one made with {other} (--state-any takes it nevertheless)")
+    };
+    for (flags, own, other) in [
+        ("--feature-map relu", "feature-map relu", "feature-map elu1"),
+        ("--no-normalize", "normalize false", "normalize true"),
+    ] {
+        place.refuse(&go_on(flags), 1, &format!("s.npz: {}", refused(own, other)));
+    }
+    place.done(&go_on("--feature-map relu --state-any"));
+    let warned = place.run(&go_on("--feature-map relu --state-any").replace("--quiet", ""));
+    assert!(warned.err.contains("warning: s.npz: expected a state made with feature-map relu"), "{warned:?}");
+
+    // Features drawn from another seed, and given ones.
+    let slay = "run slay --backend cpu --quiet --input in.npz -o p.npz";
+    place.done(&format!("{slay} --seed 3 --state-out t.npz --save-params w.npz"));
+    place.done(&format!("{slay} --seed 3 --state-in t.npz"));
+    place.done(&format!("{slay} --params w.npz --state-in t.npz"));
+    let ran = place.run(&format!("{slay} --seed 4 --state-in t.npz"));
+    assert!(ran.code == 1 && ran.err.contains("omega ") && ran.err.contains("anchors "), "{ran:?}");
+    let ran = place.run(&format!("{slay} --seed 3 --epsilon 0.1 --state-in t.npz"));
+    assert!(ran.code == 1 && ran.err.contains("epsilon 0.1, found one made with epsilon 0.001 "), "{ran:?}");
+
+    // That of another operator, whose shape fits.
+    let streams =
+        [("x", &[1, 5, 2, 3][..]), ("dt", &[1, 5, 2]), ("a_log", &[2]), ("b", &[1, 5, 1, 4]), ("c", &[1, 5, 1, 4])];
+    place.write("ssd.npz", &streams);
+    place.done("run ssd --backend cpu --quiet --input ssd.npz --state-out u.npz");
+    place.write("delta.npz", &[("q", &[2, 5, 3]), ("k", &[2, 5, 3]), ("v", &[2, 5, 4]), ("beta", &[2, 5])]);
+    let own = "operator linear, rule delta, feature-map identity, normalize false";
+    let sentence = format!("u.npz: {}", refused(own, "operator ssd, rule none, feature-map none, normalize none"));
+    place.refuse(&format!("{RUN} delta.npz --rule delta --state-in u.npz"), 1, &sentence);
+}
+
+/// Output and state are written as one: neither, if the state cannot be.
+#[test]
+fn output_and_state_are_written_both_or_neither() {
+    let place = Place::new();
+    place.write("in.npz", WHOLE);
+    std::fs::write(place.path("o.npz"), "before").unwrap();
+    // A name that is too long for the file system shows only when the file gets it.
+    let ran = place.run(&format!("{RUN} in.npz -o o.npz --state-out {}.npz", "x".repeat(300)));
+    assert_eq!(ran.code, 1, "{ran:?}");
+    assert_eq!(std::fs::read(place.path("o.npz")).unwrap(), b"before");
+    assert_eq!(place.names(), ["in.npz", "o.npz"]);
+    place.done(&format!("{RUN} in.npz -o o.npz --state-out s.npz"));
+    assert_eq!(place.names(), ["in.npz", "o.npz", "s.npz"]);
 }

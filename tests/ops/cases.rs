@@ -7,13 +7,14 @@ use libtest_mimic::{Completion, Failed, Trial};
 use subquad::catalog::case::Case;
 use subquad::catalog::spec::Op;
 use subquad::gpu::{Caps, plan};
-use subquad::operator::{Operator, Precision, ReferenceOutputs, Rows};
+use subquad::operator::{Operator, Precision, Rows};
 use subquad::ops::OPS;
 use subquad::tensor::{HostTensor, TensorMap};
-use subquad::verify::{rows, tolerance};
+use subquad::verify::rows;
+use subquad::verify::tolerance::Reference;
 
 use crate::cover::{lacks, runs_here};
-use crate::support::{self, context, on_gpu, prepare, test};
+use crate::support::{self, assert_within, context, on_gpu, prepare, test};
 
 pub(crate) fn tests() -> Vec<Trial> {
     let mut trials = vec![test(no_two_cases_of_an_operator_have_the_same_name)];
@@ -37,30 +38,21 @@ struct Subject {
 struct Made {
     operator: Box<dyn Operator>,
     inputs: TensorMap,
-    /// The definition in f64 and in f32.
-    exact: ReferenceOutputs,
-    single: ReferenceOutputs,
+    reference: Reference,
 }
 
 impl Subject {
     fn made(&self) -> &Made {
         self.made.get_or_init(|| {
             let (operator, inputs) = prepare(self.op, &self.case);
-            let run = |precision| operator.reference(&inputs, precision, Rows::All);
-            let (exact, single) = rayon::join(|| run(Precision::F64), || run(Precision::F32));
-            Made { operator, inputs, exact, single }
+            let reference = Reference::of(operator.as_ref(), &inputs, Rows::All);
+            Made { operator, inputs, reference }
         })
     }
 
-    /// Every output within the rule of `tolerance`.
     fn assert_matches(&self, got: &TensorMap) {
-        let Made { exact, single, .. } = self.made();
-        assert_eq!(exact.len(), got.len(), "outputs are {}", got.names());
-        for ((name, exact), (_, single)) in exact.iter().zip(single) {
-            let tensor = got.get(name).unwrap_or_else(|| panic!("no `{name}`: outputs are {}", got.names()));
-            let verdict = tolerance::compare(self.op.name, tensor, exact, single);
-            assert!(verdict.ok, "`{name}` is off by {:.2e}, {:.2e} allowed", verdict.error, verdict.bound);
-        }
+        let Made { operator, inputs, reference } = self.made();
+        assert_within("", reference, operator.as_ref(), inputs, got);
     }
 
     fn on_the_gpu(&self) -> Result<Completion, Failed> {
@@ -86,10 +78,10 @@ impl Subject {
     /// whatever they are, and a case of them would test nothing. The definition of some rows, by which `bench` judges
     /// long sequences, is that of all at these rows.
     fn definition(&self) -> Result<Completion, Failed> {
-        let Made { operator, inputs, exact, single } = self.made();
+        let Made { operator, inputs, reference } = self.made();
         let slots = operator.slots();
         let part = |name: &str| slots.iter().flat_map(|s| &s.parts).find(|p| p.name == name);
-        for (name, values) in single {
+        for (name, values) in reference.exact() {
             assert_eq!(part(name).map(|p| p.shape.count()), Some(values.len()), "{name}");
             assert!(values.iter().all(|x| x.is_finite()), "{name}: not all finite");
         }
@@ -98,8 +90,8 @@ impl Subject {
         }
         let at = rows::sample(self.case.axis(self.op, "N").unwrap_or(1), 5);
         let some = operator.reference(inputs, Precision::F64, Rows::At(&at));
-        assert_eq!(some.len(), exact.len());
-        for ((name, some), (_, all)) in some.into_iter().zip(exact) {
+        assert_eq!(some.len(), reference.exact().len());
+        for ((name, some), (_, all)) in some.into_iter().zip(reference.exact()) {
             let all = all.iter().map(|&x| x as f32).collect();
             let map =
                 [(name.to_owned(), HostTensor::f32(part(name).unwrap().shape.clone(), all))].into_iter().collect();

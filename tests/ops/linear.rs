@@ -4,23 +4,17 @@ use libtest_mimic::Trial;
 use proptest::prelude::*;
 use proptest::test_runner::{RngAlgorithm, TestRng, TestRunner};
 use subquad::catalog::random;
-use subquad::catalog::spec::Op;
 use subquad::gpu::{Caps, Plan, Workspace, readback};
 use subquad::operator;
 use subquad::operator::Bound;
 use subquad::operator::mode::Mode;
 use subquad::operator::qkv::Qkv;
 use subquad::operator::{Operator, Precision, Rows};
-use subquad::ops::find;
 use subquad::ops::linear::{self, Config, FeatureMap, Gate, Rule};
 use subquad::tensor::{DType, HostTensor, Layout, Shape, TensorMap};
-use subquad::verify::tolerance;
+use subquad::verify::tolerance::{self, Reference};
 
 use crate::support::{self, assert_matches, backends, context, on_gpu, test};
-
-fn op() -> &'static Op {
-    find("linear").unwrap()
-}
 
 /// Random ones; log decays as trained models have them.
 fn inputs(c: &Config) -> TensorMap {
@@ -106,11 +100,7 @@ fn any_config_matches(count: u32, run: impl Fn(&Config, &TensorMap) -> TensorMap
             }
         }
         let got = run(&c, &all);
-        let (exact, single) =
-            (c.reference(&all, Precision::F64, Rows::All), c.reference(&all, Precision::F32, Rows::All));
-        prop_assert_eq!(got.len(), exact.len());
-        for ((name, exact), (_, single)) in exact.iter().zip(&single) {
-            let verdict = tolerance::compare("linear", got.get(name).unwrap(), exact, single);
+        for (name, verdict) in Reference::of(&c, &all, Rows::All).compare(&c, &all, Rows::All, &got) {
             prop_assert!(verdict.ok, "`{}`: {:?}", name, verdict);
         }
         Ok(())
@@ -156,7 +146,7 @@ fn a_plan_replays_over_a_dirty_workspace() {
         readback::submit(ctx, encoder).unwrap();
         let mut got = TensorMap::new();
         got.insert("o", readback::read_blocking(ctx, &o).unwrap());
-        assert_matches(&format!("round {round}"), op(), &c, &all, &got);
+        assert_matches(&format!("round {round}"), &c, &all, &got);
     }
 }
 
@@ -174,7 +164,7 @@ fn extreme_decays_are_exact() {
             for log in [-250.0 / 64.0, -1000.0 / 64.0, -1e-4] {
                 insert_gates(&c, &mut all, 5, |_| log);
                 for (backend, run) in backends() {
-                    assert_matches(&format!("{backend}, {gate:?}, {log}"), op(), &c, &all, &run(&c, &all));
+                    assert_matches(&format!("{backend}, {gate:?}, {log}"), &c, &all, &run(&c, &all));
                 }
             }
             // Without decay the rule is that of sums, bit for bit on a GPU.
@@ -201,7 +191,7 @@ fn extreme_decays_are_exact() {
                 (all.get("q").unwrap().to_f64(), all.get("k").unwrap().to_f64(), all.get("v").unwrap().to_f64());
             for (backend, run) in backends() {
                 let got = run(&c, &all);
-                assert_matches(&format!("{backend}, {gate:?}, forgets"), op(), &c, &all, &got);
+                assert_matches(&format!("{backend}, {gate:?}, forgets"), &c, &all, &got);
                 let o = got.get("o").unwrap().to_f64();
                 let row = |x: &[f64]| x[77 * 8..78 * 8].to_vec();
                 let score: f64 = row(&q).iter().zip(row(&k)).map(|(q, k)| q * k).sum::<f64>() / 8f64.sqrt();

@@ -68,7 +68,7 @@ fn trained_shapes_match_the_definition_in_every_form() {
                 let given = random::normal(4, 4, state.iter().product());
                 all.insert("state", HostTensor::f32(state, given));
                 for (backend, run) in backends_for(qkv.dtype) {
-                    assert_matches(&format!("{backend}, {rule:?}, {qkv:?}"), op(), &c, &all, &run(&c, &all));
+                    assert_matches(&format!("{backend}, {rule:?}, {qkv:?}"), &c, &all, &run(&c, &all));
                 }
             }
         }
@@ -111,7 +111,7 @@ fn dispatches_follow_each_other() {
         let mut got = TensorMap::new();
         got.insert("o", readback::read_blocking(ctx, &o).unwrap());
         state.into_iter().for_each(|state| got.insert("state", readback::read_blocking(ctx, state).unwrap()));
-        assert_matches(&format!("pieces of {tokens}"), op(), &c, &all, &got);
+        assert_matches(&format!("pieces of {tokens}"), &c, &all, &got);
     }
 }
 
@@ -128,7 +128,7 @@ fn strengths_of_nothing_one_and_two() {
             for (backend, run) in backends() {
                 let what = format!("{backend}, {rule:?}, beta {strength}");
                 let got = run(&c, &all);
-                assert_matches(&what, op(), &c, &all, &got);
+                assert_matches(&what, &c, &all, &got);
                 if strength == 0.0 && rule == Rule::Delta {
                     assert_eq!(got.get("state").unwrap().to_f32(), given, "{what}: the state is as it was");
                 }
@@ -175,7 +175,7 @@ fn keys_need_no_unit_length() {
         let squares: Vec<f32> = k.chunks_exact(24).map(|k| k.iter().map(|x| x * x).sum()).collect();
         values(&mut all, "beta", |i, beta| (1.9 * beta / squares[i]).min(50.0));
         for (backend, run) in backends() {
-            assert_matches(&format!("{backend}, {rule:?}"), op(), &c, &all, &run(&c, &all));
+            assert_matches(&format!("{backend}, {rule:?}"), &c, &all, &run(&c, &all));
         }
     }
 }
@@ -191,7 +191,7 @@ fn extreme_decays_are_exact() {
         for log in [-250.0 / 64.0, -250.0, -1e-4] {
             values(&mut all, "g", |_, _| log);
             for (backend, run) in backends() {
-                assert_matches(&format!("{backend}, {gate:?}, {log}"), op(), &c, &all, &run(&c, &all));
+                assert_matches(&format!("{backend}, {gate:?}, {log}"), &c, &all, &run(&c, &all));
             }
         }
         // Without decay the rule is delta.
@@ -213,7 +213,7 @@ fn extreme_decays_are_exact() {
         };
         for (backend, run) in backends() {
             let got = run(&c, &all);
-            assert_matches(&format!("{backend}, {gate:?}, forgets"), op(), &c, &all, &got);
+            assert_matches(&format!("{backend}, {gate:?}, forgets"), &c, &all, &got);
             let (o, v) = (got.get("o").unwrap().to_f64(), all.get("v").unwrap().to_f64());
             let beta = all.get("beta").unwrap().to_f64();
             for t in (12..130).step_by(13) {

@@ -48,7 +48,7 @@ fn sharing_is_only_a_way_to_say_less() {
         let both = Config { projection: matrices(Sharing::AllHeads, Some(Sharing::AllHeads)), ..once.clone() };
         assert_same_bits(backend, want.get("o").unwrap(), run(&both, &twice).get("o").unwrap());
         let own = Config { projection: matrices(Sharing::PerHead, None), ..once.clone() };
-        assert_matches(backend, op(), &once, &all, &run(&own, &per_head));
+        assert_matches(backend, &once, &all, &run(&own, &per_head));
     }
 }
 
@@ -86,7 +86,7 @@ fn pooling_by_the_mean_is_the_matrix_of_the_contract() {
     all.insert("e", HostTensor::f32([1, rank, keys], e));
     let matrix = Config::new(pooled.qkv, rank);
     for (backend, run) in backends() {
-        assert_matches(backend, op(), &matrix, &all, &run(&pooled, &all));
+        assert_matches(backend, &matrix, &all, &run(&pooled, &all));
     }
 }
 
@@ -177,7 +177,7 @@ proptest! {
         ][which];
         let c = Config { projection, ..Config::new(qkv, rank.min(keys)) };
         let all = inputs(&c);
-        assert_matches("cpu", op(), &c, &all, &c.cpu(&all).unwrap());
+        assert_matches("cpu", &c, &all, &c.cpu(&all).unwrap());
     }
 }
 

@@ -5,10 +5,11 @@
 
 use libtest_mimic::{Completion, Failed, Trial};
 use subquad::catalog::case::Case;
+use subquad::catalog::domain::Domain;
 use subquad::catalog::random;
-use subquad::catalog::spec::{Causality, Draw, Op};
+use subquad::catalog::spec::{Causality, Draw, Op, Role};
 use subquad::ops::OPS;
-use subquad::tensor::{HostTensor, TensorMap};
+use subquad::tensor::{DType, HostTensor, TensorMap};
 
 use crate::cover::{backends_of, lacks};
 use crate::pieces::join;
@@ -58,6 +59,24 @@ fn others(op: &Op, case: &Case) -> TensorMap {
     all
 }
 
+/// Finite inputs whose products overflow: numbers of 1e20 (the largest that f16 has), decays that let the state grow by e^89.
+fn overflowing(op: &Op, inputs: &TensorMap) -> TensorMap {
+    let one = |(name, tensor): (&str, &HostTensor)| {
+        let spec = op.inputs.iter().find(|spec| spec.name == name);
+        let Some(spec) = spec.filter(|spec| spec.role == Role::Sequence) else {
+            return (name.to_owned(), tensor.clone());
+        };
+        let most = if tensor.dtype() == DType::F16 { 65504.0 } else { 1e20 };
+        let huge = |x: f32| match spec.domain {
+            Domain::LogDecay => 89.0,
+            _ => (1e20 * x).clamp(-most, most),
+        };
+        let values = tensor.to_f32().into_iter().map(huge).collect();
+        (name.to_owned(), HostTensor::f32(tensor.shape().clone(), values).cast(tensor.dtype()))
+    };
+    inputs.iter().map(one).collect()
+}
+
 /// The inputs, with the tokens of others from `at` on.
 fn changed(op: &Op, case: &Case, inputs: &TensorMap, others: &TensorMap, at: usize) -> TensorMap {
     let mut all = inputs.clone();
@@ -73,15 +92,17 @@ fn changed(op: &Op, case: &Case, inputs: &TensorMap, others: &TensorMap, at: usi
 fn one(op: &Op, case: &Case) -> Result<Completion, Failed> {
     let n = case.axis(op, "N").unwrap();
     let (operator, inputs) = prepare(op, case);
-    let changes = [n / 2, n - 1].map(|at| (at, changed(op, case, &inputs, &others(op, case), at)));
+    let (others, overflowing) = (others(op, case), overflowing(op, &inputs));
+    let changes = [(n / 2, &others, "changed"), (n - 1, &others, "changed"), (n / 2, &overflowing, "overflows")]
+        .map(|(at, later, how)| (at, how, changed(op, case, &inputs, later, at)));
     for (backend, run) in backends_of(op, case) {
         let before = run(operator.as_ref(), &inputs);
-        for (at, changed) in &changes {
+        for (at, how, changed) in &changes {
             let (at, after) = (*at, run(operator.as_ref(), changed));
             for spec in op.outputs {
                 let axis = length_axis(op.outputs, case, spec.name).unwrap();
                 let part = |outputs: &TensorMap, from, to| cut(outputs.get(spec.name).unwrap(), axis, from, to);
-                let what = format!("{backend}, token {at} changed: {}", spec.name);
+                let what = format!("{backend}, token {at} {how}: {}", spec.name);
                 assert_same_bits(&what, &part(&before, 0, at), &part(&after, 0, at));
                 let own = [&before, &after].map(|outputs| part(outputs, at, at + 1));
                 // A query may read a slot of a memory that nothing was written to, before and after.

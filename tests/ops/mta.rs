@@ -3,20 +3,15 @@
 use libtest_mimic::Trial;
 use subquad::catalog::flags::Flags;
 use subquad::catalog::random;
-use subquad::catalog::spec::Op;
 use subquad::gpu::Caps;
 use subquad::operator::qkv::Qkv;
 use subquad::operator::{Operator, Precision, Rows};
 use subquad::ops::mta::{Config, Gate, Gates, OP, Taps};
-use subquad::ops::{find, softmax};
+use subquad::ops::softmax;
 use subquad::tensor::{DType, HostTensor, Layout, TensorMap};
 use subquad::verify::tolerance;
 
 use crate::support::{assert_matches, backends, backends_for, inputs, roomy, test, tokens};
-
-fn op() -> &'static Op {
-    find("mta").unwrap()
-}
 
 /// Every stage.
 fn all_stages(qkv: Qkv) -> Config {
@@ -141,7 +136,7 @@ fn pieces_equal_the_whole_at_any_cut() {
                 }
                 tail.into_iter().for_each(|tail| piece.insert("q_tail", tail));
                 let mut got = run(&c, &piece);
-                assert_matches(&format!("{backend}, {pair:?}"), op(), &c, &piece, &got);
+                assert_matches(&format!("{backend}, {pair:?}"), &c, &piece, &got);
                 let cut = tokens(want.get("o").unwrap(), pair[0]..pair[1]).to_f64();
                 let bound = if s.dtype == DType::F16 { 2e-3 } else { 2e-6 };
                 let error = error(&got, &cut);

@@ -8,9 +8,8 @@ use subquad::operator::{Operator, Precision, Rows, compile};
 use subquad::ops::primitives::{gated_norm, gather, stable_sort, topk};
 use subquad::ops::ramnet;
 use subquad::tensor::{DType, HostTensor, Layout, Shape, Tensor, TensorMap, Values};
-use subquad::verify::tolerance::Reference;
 
-use crate::support::{backends, backends_for, context, test};
+use crate::support::{assert_matches, backends, backends_for, context, test};
 
 fn normal(shape: impl Into<Shape>, stream: u64) -> HostTensor {
     let shape = shape.into();
@@ -33,17 +32,6 @@ fn numbers(count: usize, most: u32) -> Vec<u32> {
         (x >> 8) % most
     };
     (0..count).map(|_| next()).collect()
-}
-
-/// Within the rule of `tolerance`; whole numbers exactly.
-fn assert_matches(what: &str, part: &dyn Operator, inputs: &TensorMap, got: &TensorMap) {
-    for (name, verdict) in Reference::of(part, inputs, Rows::All).compare(what, got) {
-        assert!(verdict.ok, "{what}: `{name}` is off by {:.2e}, {:.2e} allowed", verdict.error, verdict.bound);
-        let tensor = got.get(&name).unwrap();
-        if tensor.dtype() == DType::U32 {
-            assert_eq!(verdict.error, 0.0, "{what}: `{name}`");
-        }
-    }
 }
 
 /// Logits in eighths, so that sums are exact and many are equal.

@@ -141,7 +141,7 @@ fn slots_may_be_walked_one_after_another() {
         let error = tolerance::relative_rms(definition, &o);
         assert!(error < 1e-12, "{c:?}: {error:.2e}");
         for (backend, run) in backends() {
-            assert_matches(&format!("{backend}: {c:?}"), &OP, &c, &all, &run(&c, &all));
+            assert_matches(&format!("{backend}: {c:?}"), &c, &all, &run(&c, &all));
         }
     }
 }
@@ -177,7 +177,7 @@ fn cape_makes_addresses_relative_and_turns_past_all_slots() {
         over.insert("position", HostTensor::new([1], Values::I64(vec![0xffff_fff0])));
         let got = run(&Config { mode: c.mode.carry(), ..c.clone() }, &over);
         assert_eq!(got.get("position").unwrap().values(), &Values::I64(vec![0x1_0000_0022]), "{backend}");
-        assert_matches(backend, &OP, &Config { mode: c.mode.carry(), ..c.clone() }, &over, &got);
+        assert_matches(backend, &Config { mode: c.mode.carry(), ..c.clone() }, &over, &got);
     }
 }
 
@@ -187,7 +187,7 @@ fn positions_are_reduced_modulo_any_number_of_slots() {
     let mut all = inputs(&c);
     all.insert("position", HostTensor::new([1], Values::I64(vec![(1 << 45) + 12_345_678_901])));
     for (backend, run) in backends() {
-        assert_matches(backend, &OP, &c, &all, &run(&c, &all));
+        assert_matches(backend, &c, &all, &run(&c, &all));
     }
 }
 
@@ -205,7 +205,7 @@ fn slots_that_all_tokens_share_are_right() {
         all.insert("k", first);
         for (backend, run) in backends() {
             let (a, b) = (run(&c, &all), run(&c, &all));
-            assert_matches(backend, &OP, &c, &all, &a);
+            assert_matches(backend, &c, &all, &a);
             assert_same_bits(backend, a.get("o").unwrap(), b.get("o").unwrap());
         }
     }
@@ -243,7 +243,7 @@ fn gamma_of_infinity_overwrites_and_of_minus_infinity_averages() {
                         let error = tolerance::relative_rms(slot, &want);
                         assert!(error < 1e-6, "{backend}, {rule:?}, {gamma}: {slot:?}, expected {want:?}");
                     }
-                    assert_matches(&format!("{backend}, {rule:?}, {gamma}"), &OP, &c, &all, &got);
+                    assert_matches(&format!("{backend}, {rule:?}, {gamma}"), &c, &all, &got);
                 }
             }
         }
@@ -269,7 +269,7 @@ fn weights_that_underflow_are_no_writes() {
         assert!(state[2..].iter().all(|x| *x == 7.0), "{backend}");
         assert!(mass[1..].iter().all(|x| *x == 0.5), "{backend}");
         assert_eq!(mass[0], 1.0, "{backend}");
-        assert_matches(backend, &OP, &c, &all, &got);
+        assert_matches(backend, &c, &all, &got);
     }
 }
 
@@ -368,7 +368,7 @@ fn any_shape_matches_the_definition_on_the_cpu() {
             }
         }
         let got = c.cpu(&all).unwrap();
-        let verdicts = Reference::of(&c, &all, Rows::All).compare("ramnet", &got);
+        let verdicts = Reference::of(&c, &all, Rows::All).compare(&c, &all, Rows::All, &got);
         prop_assert_eq!(got.len(), verdicts.len());
         for (name, verdict) in verdicts {
             prop_assert!(verdict.ok, "`{}`: {:?}", name, verdict);

@@ -2,20 +2,14 @@
 
 use libtest_mimic::Trial;
 use proptest::prelude::*;
-use subquad::catalog::spec::Op;
 use subquad::gpu::Caps;
 use subquad::operator::qkv::Qkv;
 use subquad::operator::{Operator, Precision, Rows};
-use subquad::ops::find;
 use subquad::ops::softmax::Config;
 use subquad::tensor::{DType, HostTensor, Layout, TensorMap};
 use subquad::verify::tolerance;
 
 use crate::support::{assert_matches, backends, inputs, roomy, test, tokens};
-
-fn op() -> &'static Op {
-    find("softmax").unwrap()
-}
 
 fn queries_that_see_no_key_give_zeros() {
     // 90 queries more than keys: the first 90 see nothing, in whole tiles and in a tile that others share.
@@ -58,7 +52,7 @@ fn scores_of_a_hundred_do_not_overflow() {
         all.insert("k", HostTensor::f32([1, 1, keys, 2], k));
         all.insert("q", HostTensor::f32([1, 1, queries, 2], q));
         for (backend, run) in backends() {
-            assert_matches(backend, op(), &c, &all, &run(&c, &all));
+            assert_matches(backend, &c, &all, &run(&c, &all));
         }
     }
 }
@@ -99,7 +93,7 @@ proptest! {
         let qkv = Qkv::new().batch(batch).heads(kv_heads * group).len(queries).dim(dim_k).dim_v(dim_v).kv_heads(kv_heads).keys(keys).layout(layout);
         let c = Config { causal, window: window.filter(|_| causal), ..Config::new(qkv) };
         let all = inputs(&qkv);
-        assert_matches("cpu", op(), &c, &all, &c.cpu(&all).unwrap());
+        assert_matches("cpu", &c, &all, &c.cpu(&all).unwrap());
     }
 
     fn work_is_that_of_the_pairs_the_mask_lets_through(

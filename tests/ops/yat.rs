@@ -2,20 +2,15 @@
 
 use libtest_mimic::Trial;
 use proptest::prelude::*;
-use subquad::catalog::spec::Op;
 use subquad::gpu::Caps;
 use subquad::operator::qkv::Qkv;
 use subquad::operator::{Operator, Precision, Rows};
+use subquad::ops::softmax;
 use subquad::ops::yat::{Config, Kernel, Norm};
-use subquad::ops::{find, softmax};
 use subquad::tensor::{HostTensor, Layout, TensorMap};
 use subquad::verify::tolerance;
 
 use crate::support::{assert_matches, backends, inputs, roomy, test};
-
-fn op() -> &'static Op {
-    find("yat").unwrap()
-}
 
 /// Both kernels with both norms.
 fn all_four(base: &Config) -> Vec<Config> {
@@ -78,7 +73,7 @@ fn keys_near_the_query_are_told_apart() {
                 let exact = &c.reference(&all, Precision::F64, Rows::All)[0].1;
                 for (backend, run) in backends() {
                     let got = run(&c, &all);
-                    assert_matches(&format!("{backend}, {step}: {c:?}"), op(), &c, &all, &got);
+                    assert_matches(&format!("{backend}, {step}: {c:?}"), &c, &all, &got);
                     let error = tolerance::relative_rms(&got.get("o").unwrap().to_f64(), exact);
                     // Scores of 1 / epsilon in an exponent are another matter.
                     assert!(error < 2e-6 || c.norm == Norm::Softmax, "{backend}, {step}: {error:.2e} of {c:?}");
@@ -99,7 +94,7 @@ fn zero_vectors_give_zeros() {
         for c in all_four(&base).into_iter().flat_map(|c| [Config { norm_eps: 0.0, ..c.clone() }, c]) {
             for (backend, run) in backends() {
                 let got = run(&c, &some);
-                assert_matches(&format!("{backend}: {c:?}"), op(), &c, &some, &got);
+                assert_matches(&format!("{backend}: {c:?}"), &c, &some, &got);
                 if c.norm == Norm::Kernel {
                     let o = got.get("o").unwrap().to_f32();
                     assert!(o[..c.qkv.dim_v].iter().all(|x| *x == 0.0), "{backend}: {c:?}");
@@ -122,7 +117,7 @@ fn lengths_do_not_matter_on_the_sphere() {
                 let scaled = changed(&scaled, "k", |k| k.iter_mut().for_each(|x| *x *= of_k));
                 for (backend, run) in backends() {
                     let what = format!("{backend}, {of_q} and {of_k}: {c:?}");
-                    assert_matches(&what, op(), &c, &all, &run(&c, &scaled));
+                    assert_matches(&what, &c, &all, &run(&c, &scaled));
                 }
             }
         }
@@ -159,7 +154,7 @@ proptest! {
         let qkv = Qkv::new().batch(batch).heads(kv_heads * group).len(queries).dim(dim_k).dim_v(dim_v).kv_heads(kv_heads).keys(keys).layout(layout);
         let c = all_four(&Config { causal, ..Config::new(qkv) }).swap_remove(which);
         let all = inputs(&qkv);
-        assert_matches("cpu", op(), &c, &all, &c.cpu(&all).unwrap());
+        assert_matches("cpu", &c, &all, &c.cpu(&all).unwrap());
     }
 }
 

@@ -4,11 +4,11 @@
 mod compare;
 mod format;
 mod growth;
+mod interrupt;
 mod matrix;
 mod plot;
 mod record;
 mod runner;
-mod signals;
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
@@ -19,7 +19,7 @@ use clap::{Arg, ArgAction, ArgMatches, Command};
 
 use super::report::{self, Ui};
 use super::target::{Several, Target};
-use super::{Outcome, args, options};
+use super::{Outcome, args, options, signals};
 use crate::error::Error;
 use crate::io;
 use crate::measure::Budget;
@@ -130,7 +130,7 @@ struct Sinks {
 pub(super) fn bench(matches: &ArgMatches) -> Result<Outcome, Error> {
     without_driver_caches();
     // Before any other thread starts, so that all inherit the mask.
-    signals::install();
+    signals::install(interrupt::on_signal);
     let occasion = Occasion::now();
     let ui = Ui::new(args::is_on(matches, "quiet"));
     let matrix = Matrix::of(matches)?;
@@ -140,7 +140,7 @@ pub(super) fn bench(matches: &ArgMatches) -> Result<Outcome, Error> {
     let old = args::path_of(matches, "compare").map(Old::read).transpose()?;
     let Several { open: mut targets, failed } = Target::several(matches, false, &ui)?;
 
-    let effort = Budget { repeat, seconds, stop: signals::stop() };
+    let effort = Budget { repeat, seconds, stop: interrupt::stop() };
     let mut progress = ui.progress("bench");
     let nothing = Report { occasion: &occasion, sites: &[], old: old.as_ref(), interrupted: true, failed: &failed };
     let mut lines = 0;
@@ -160,7 +160,7 @@ pub(super) fn bench(matches: &ArgMatches) -> Result<Outcome, Error> {
         }
         Event::Waiting { sites } => {
             progress.set(share);
-            if let Some(code) = signals::overdue() {
+            if let Some(code) = interrupt::overdue() {
                 // The run in progress does not end, and no thread can be ended: the process ends without it.
                 let report = Report { sites, ..nothing };
                 let finished = sinks.finish(&report, &ui);
@@ -181,13 +181,13 @@ pub(super) fn bench(matches: &ArgMatches) -> Result<Outcome, Error> {
             }
             if report::closed() {
                 // Nobody reads the results that are still to come.
-                signals::stop().store(true, Ordering::Relaxed);
+                interrupt::stop().store(true, Ordering::Relaxed);
             }
             Ok(())
         }
     })?;
     drop(progress);
-    let signal = signals::received();
+    let signal = interrupt::received();
     let report = Report { sites: &sites, interrupted: signal.is_some(), ..nothing };
     sinks.finish(&report, &ui)?;
     Ok(outcome(&sites, signal, &failed))

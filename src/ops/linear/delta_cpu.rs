@@ -13,7 +13,7 @@ use super::cpu::{decay, source};
 use crate::cores::recurrence::cpu::{Head, ROW_CHUNK};
 use crate::cores::recurrence::cpu_decay::{self as decays, Decay, Space};
 use crate::cpu::matrix::{Mat, Onto, product};
-use crate::cpu::simd::wide;
+use crate::cpu::simd::{self, wide};
 use crate::cpu::tiles::{Output, Source};
 use crate::operator::qkv::Qkv;
 use crate::tensor::{HostTensor, TensorMap, Values};
@@ -134,6 +134,24 @@ wide! {
     }
 }
 
+/// `out += scores u`, `[rows, width]`, for scores that are zero above the diagonal. Rows of `u` that overflowed have no effect on
+/// rows of `out` before them: zero times infinity would be NaN.
+fn add_lower(rows: usize, width: usize, scores: &[f32], u: &[f32], out: &mut [f32]) {
+    let add = |u: &[f32], out: &mut [f32]| {
+        product([rows, rows, width], Mat::rows(scores, rows), Mat::rows(u, width), Onto::Sum, out, width);
+    };
+    if simd::finite(u) {
+        return add(u, out);
+    }
+    let first = u.chunks_exact(width).position(|row| !simd::finite(row)).unwrap_or(rows);
+    let mut before = u.to_vec();
+    before[first * width..].fill(0.0);
+    add(&before, out);
+    for (i, row) in out.chunks_exact_mut(width).enumerate().skip(first) {
+        (first..=i).for_each(|j| simd::add_scaled(row, &u[j * width..][..width], scores[i * rows + j]));
+    }
+}
+
 impl Job<'_> {
     /// The token ranges of the chunks. Chunks start anew at the start of every segment.
     fn chunks(&self) -> impl Iterator<Item = Range<usize>> {
@@ -212,8 +230,7 @@ impl Job<'_> {
                 let written = Mat::rows(u, width);
                 row[..rows].fill(self.c.effective_scale());
                 for (reader, out) in out.chunks_exact_mut(rows * width).enumerate() {
-                    let scores = Mat::rows(&scores[(reader + 1) * square..][..square], rows);
-                    product([rows, rows, width], scores, written, Onto::Sum, out, width);
+                    add_lower(rows, width, &scores[(reader + 1) * square..][..square], u, out);
                     let head = key_head.head * group + reader;
                     // SAFETY: chunks do not overlap, nor do the columns of tasks, and each of them is processed once.
                     unsafe {

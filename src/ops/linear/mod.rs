@@ -56,8 +56,8 @@ use crate::gpu::program::{Program, check_memory};
 use crate::gpu::{Caps, pack};
 use crate::operator::mode::Mode;
 use crate::operator::qkv::Qkv;
-use crate::operator::{Algorithm, Configured, qkv, tensors};
-use crate::tensor::{Access, DType, Part, Shape, Slot};
+use crate::operator::{Algorithm, Configured, StateBasis, qkv, tensors};
+use crate::tensor::{Access, DType, HostTensor, Part, Shape, Slot, TensorMap};
 
 pub use maps::FeatureMap;
 
@@ -68,6 +68,9 @@ const NAME: &str = "linear";
 
 /// The largest head dimension, of keys and of values.
 pub const MAX_DIM: usize = 256;
+
+/// The lowest element of q and k with elu1 if nothing is added to the denominator.
+const LOWEST_WITHOUT_EPS: f32 = -40.0;
 
 /// Update rule of the state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -137,7 +140,8 @@ pub struct Config {
     pub normalize: Option<bool>,
     /// Factor of the scores; `None` means 1 if normalised, else `1 / sqrt(D)`.
     pub scale: Option<f32>,
-    /// Added to the denominator; `None` means 1e-6, or 0 for performer.
+    /// Added to the denominator; `None` means 1e-6, or 0 for performer. With 0 and elu1, q and k must not have numbers below
+    /// -40, whose features vanish.
     pub norm_eps: Option<f32>,
     /// How it runs along the sequence.
     pub mode: Mode,
@@ -298,6 +302,33 @@ impl Configured for Config {
             variant: |c| if c.rule.is_delta() { delta_cpu::variant(c) } else { cpu::variant(c) },
         },
     };
+
+    fn state_basis(&self) -> StateBasis {
+        let mut settings = vec![
+            ("rule", self.rule.name().to_owned()),
+            ("feature-map", self.feature_map().name().to_owned()),
+            ("normalize", self.normalize().to_string()),
+        ];
+        if self.feature_map() == FeatureMap::Cosformer {
+            settings.push(("max-len", self.effective_max_len().to_string()));
+        }
+        StateBasis { settings, weights: &["omega"] }
+    }
+
+    /// Without a number added to the denominator, elu1's features must not vanish: e^-40 times e^-40 is near the end of f32.
+    fn check_values(&self, tensors: &TensorMap) -> Result<(), Error> {
+        if self.feature_map() != FeatureMap::Elu1 || !self.normalize() || self.norm_eps() > 0.0 {
+            return Ok(());
+        }
+        for name in ["q", "k"] {
+            let values = tensors.get(name).map(HostTensor::to_f32).unwrap_or_default();
+            if let Some(value) = values.iter().find(|value| **value < LOWEST_WITHOUT_EPS) {
+                let expected = format!("numbers of {LOWEST_WITHOUT_EPS} or more with elu1 and norm_eps 0");
+                return Err(Error::tensor(NAME, name, expected, format!("{value}, whose feature vanishes in f32")));
+            }
+        }
+        Ok(())
+    }
 }
 
 tensors! {

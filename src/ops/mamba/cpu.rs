@@ -27,7 +27,7 @@ pub(super) fn run(config: &Config, tensors: &TensorMap) -> TensorMap {
     let (s, states) = (config.shape, config.states);
     let mut a = tensor(if config.a_log { "a_log" } else { "a" }).to_f32();
     if config.a_log {
-        a.iter_mut().for_each(|a| *a = -a.exp());
+        a.iter_mut().for_each(|a| *a = channels::rate(*a));
     }
     let per_channel = |given: bool, name: &str| if given { tensor(name).to_f32() } else { vec![0.0; s.channels] };
     let job = Job {

@@ -25,7 +25,7 @@ pub(super) fn outputs<T: Float>(config: &Config, tensors: &TensorMap, rows: Rows
         let (batch, ch) = (row / channels, row % channels);
         let group = batch * config.group_count() + ch / (channels / config.group_count());
         let a: Vec<T> =
-            a[ch * states..][..states].iter().map(|&a| if config.a_log { zero - a.exp() } else { a }).collect();
+            a[ch * states..][..states].iter().map(|&a| if config.a_log { float::rate(a) } else { a }).collect();
         let mut next = wanted.iter().copied().peekable();
         for t in 0..length {
             let at = row * length + t;

@@ -38,7 +38,7 @@ use crate::gpu::pack;
 use crate::gpu::program::check_memory;
 use crate::operator::mode::Mode;
 use crate::operator::qkv::Qkv;
-use crate::operator::{Algorithm, Configured, tensors};
+use crate::operator::{Algorithm, Configured, StateBasis, tensors};
 use crate::tensor::{Access, DType, Layout, Part, Shape, Slot};
 
 #[cfg(feature = "catalog")]
@@ -245,6 +245,19 @@ impl Configured for Config {
         #[cfg(feature = "cpu")]
         cpu: crate::operator::CpuBackend { run: cpu::run, variant: |_| cpu::variant() },
     };
+
+    fn state_basis(&self) -> StateBasis {
+        let heads = 0..self.qkv.heads;
+        let cape = match &self.cape {
+            Cape::None => "none".to_owned(),
+            Cape::All => "all".to_owned(),
+            // A list that names heads in another order, or all of them, is the same.
+            list => heads.filter(|head| list.has(*head)).map(|head| head.to_string()).collect::<Vec<_>>().join("/"),
+        };
+        let rule = if self.rule == Rule::Gsu { "gsu" } else { "pdma" };
+        let settings = vec![("rule", rule.to_owned()), ("choices", self.choices.to_string()), ("cape", cape)];
+        StateBasis { settings, weights: &[] }
+    }
 }
 
 tensors! {

@@ -40,7 +40,7 @@ use crate::gpu::pack;
 use crate::gpu::program::check_memory;
 use crate::operator::mode::Mode;
 use crate::operator::qkv::Qkv;
-use crate::operator::{Algorithm, Configured, tensors, weights};
+use crate::operator::{Algorithm, Configured, StateBasis, tensors, weights};
 use crate::tensor::{Access, DType, Slot};
 
 use poly::MOST_WHITENED;
@@ -175,6 +175,11 @@ impl Configured for Config {
         #[cfg(feature = "cpu")]
         cpu: crate::operator::CpuBackend { run: cpu::run, variant: cpu::variant },
     };
+
+    fn state_basis(&self) -> StateBasis {
+        let settings = vec![("poly", self.poly.name().to_owned()), ("epsilon", self.epsilon.to_string())];
+        StateBasis { settings, weights: &["anchors", "signs", "sketches", "omega"] }
+    }
 }
 
 tensors! {

@@ -22,7 +22,7 @@ pub(super) fn outputs<T: Float>(config: &Config, tensors: &TensorMap, rows: Rows
     let mut y = vec![0.0; batch * wanted.len() * heads * dim];
     for (unit, matrix) in state.chunks_exact_mut(dim * states).enumerate() {
         let (entry, h) = (unit / heads, unit % heads);
-        let a = if config.a_log { T::of(0.0) - a[h].exp() } else { a[h] };
+        let a = if config.a_log { float::rate(a[h]) } else { a[h] };
         let mut next = wanted.iter().copied().enumerate().peekable();
         for t in 0..length {
             let token = entry * length + t;

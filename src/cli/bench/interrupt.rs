@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::super::{Outcome, report};
+use super::super::{Outcome, report, signals};
 
 /// How long the run in hand may take after a signal.
 const GRACE: Duration = Duration::from_secs(2);
@@ -33,48 +33,12 @@ pub(super) fn overdue() -> Option<u8> {
     received().filter(|_| late).map(|signal| Outcome::Interrupted(signal).code())
 }
 
-/// Ends the process while other threads are at work. Exit handlers are skipped: a driver's would free what they use.
-pub(super) fn exit(code: u8) -> ! {
-    #[cfg(unix)]
-    {
-        unsafe extern "C" {
-            fn _exit(code: std::ffi::c_int) -> !;
-        }
-        // SAFETY: it does not return and touches no memory of this process. Output is written through.
-        unsafe { _exit(code.into()) }
-    }
-    #[cfg(not(unix))]
-    std::process::exit(code.into())
-}
-
-fn on_signal(signal: u8) {
+/// To be called on each signal.
+pub(super) fn on_signal(signal: u8) {
     if STOP.swap(true, Ordering::Relaxed) && received().is_some() {
-        exit(Outcome::Interrupted(signal).code());
+        signals::exit(Outcome::Interrupted(signal).code());
     }
     SIGNAL.store(signal, Ordering::Relaxed);
     *SINCE.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
     report::stderr("interrupted: ending after this timing");
-}
-
-/// Handles signals from now on. If that fails, a signal ends the process, and only unwritten results are lost.
-///
-/// Threads started later inherit the mask, so that only the thread here receives these signals.
-#[cfg(unix)]
-pub(super) fn install() {
-    use nix::sys::signal::{SigSet, Signal};
-    let signals: SigSet = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP].into_iter().collect();
-    if signals.thread_block().is_err() {
-        return;
-    }
-    std::thread::spawn(move || {
-        while let Ok(signal) = signals.wait() {
-            on_signal(u8::try_from(signal as i32).unwrap_or(2));
-        }
-    });
-}
-
-/// Handles Ctrl-C from now on.
-#[cfg(not(unix))]
-pub fn install() {
-    let _ = ctrlc::set_handler(|| on_signal(2));
 }
