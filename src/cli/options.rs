@@ -149,7 +149,7 @@ impl Options {
             }
         }
         for (flag, _) in outputs.iter().filter(|(_, path)| is_dash(path)) {
-            report::check_not_terminal(name, flag)?;
+            report::check_stream(name, flag)?;
         }
         outputs.iter().try_for_each(|(_, path)| io::write_check(path))
     }
