@@ -53,8 +53,8 @@ impl Options {
         let flags = flags(op, matches);
         let packed = packed(op, &flags)?;
         let layout = args::layout_of(matches);
-        if packed.is_some() && layout.is_some() {
-            let text = "--layout cannot be used with --heads, which says that tensors are [B, N, H*D]";
+        if packed.is_some() && layout == Some(Layout::Bhnd) {
+            let text = "--layout bhnd cannot be used with --heads, which says that tensors are [B, N, H*D]";
             return Err(Error::Usage(format!("{}: {text}", op.name)));
         }
         let options = Self {
