@@ -34,7 +34,7 @@ pub(super) fn run(op: &'static Op, matches: &ArgMatches) -> Result<Outcome, Erro
     let mut operator = found.configure(&options, assumed)?;
     found.note_unused(&ui);
 
-    let target = Target::open(&options.target, false, &ui)?;
+    let target = Target::open(&options.target, false, &mut ui)?;
     let (dtype, changed) = found.storage(options.dtype, target.f16(), &target.to_string())?;
     if let Some(line) = changed {
         ui.note(&line);
