@@ -138,8 +138,9 @@ fn kernels_translate_for_vulkan_metal_and_dx12() {
         assert!(text.contains(kernel.name), "{label}: no such function in the HLSL");
 
         if let Some(dir) = &dump {
+            let stem = spec.file_stem(kernel);
             let write = |folder: &str, extension: &str, bytes: &[u8]| {
-                std::fs::write(dir.join(folder).join(format!("{label}.{extension}")), bytes).unwrap();
+                std::fs::write(dir.join(folder).join(format!("{stem}.{extension}")), bytes).unwrap();
             };
             write("spv", "spv", bytemuck::cast_slice(&words));
             write("web", "wgsl", print(kernel, spec).as_bytes());

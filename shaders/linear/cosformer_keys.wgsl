@@ -11,6 +11,10 @@ fn key_features(t: u32, i: u32) -> vec4<f32> {
     return select(wg_k[t * DIM4 + i], vec4<f32>(0.0), i >= 2u * DIM_K4);
 }
 
+fn key_feature_at(t: u32, d: u32) -> f32 {
+    return select(wg_k[t * DIM4 + d / 4u][d % 4u], 0.0, d >= 8u * DIM_K4);
+}
+
 fn state_row(i: u32) -> u32 {
     let d = i % (4u * DIM_K4);
     if (i >= 8u * DIM_K4 || d >= params.dim_k) {
@@ -19,28 +23,17 @@ fn state_row(i: u32) -> u32 {
     return i / (4u * DIM_K4) * params.dim_k + d;
 }
 
-fn load_k(at: u32, d: u32) -> f32 {
-    if (d >= params.dim_k) {
-        return 0.0;
-    }
-    count_load(1u);
-    return max(f32(k[at + d]), 0.0);
-}
-
 // Loads tokens first .. first + TILE of one KV head, with zeros from token `end` on.
 fn load_keys(p: Place, first: u32, end: u32, invocation: u32) {
-    let k_head = head_start(params.k, p.kv / params.kv_heads, p.kv % params.kv_heads);
+    let k_head = head_start(params.k, p.b, p.g);
     let start = first_place(p.kv);
     for (var i = invocation; i < TILE * DIM_K4; i += INVOCATIONS) {
         let n = first + i / DIM_K4;
         let d = (i % DIM_K4) * 4u;
-        var row = vec4<f32>(0.0);
-        var angle = vec2<f32>(0.0);
-        if (n < end) {
-            let at = k_head + n * params.k.token;
-            row = vec4<f32>(load_k(at, d), load_k(at, d + 1u), load_k(at, d + 2u), load_k(at, d + 3u));
-            angle = angle_of(start, n);
-        }
+        count_load(select(0u, four_of(d, params.dim_k), n < end));
+        let given = max(load_k(k_head + min(n, end - 1u) * params.k.token, d), vec4<f32>(0.0));
+        let row = select(vec4<f32>(0.0), given, within(d, params.dim_k) & vec4<bool>(n < end));
+        let angle = angle_of(start, n);
         let to = i / DIM_K4 * DIM4 + i % DIM_K4;
         wg_k[to] = angle.x * row;
         wg_k[to + DIM_K4] = angle.y * row;

@@ -1,8 +1,8 @@
 // Decode (one token): updates the state and reads it in one dispatch.
 // Grid: KV heads. Reads k, v, q; reads and writes state; writes o.
-@group(0) @binding(3) var<storage, read> q: array<Elem>;          // B H 1 D
+@group(0) @binding(3) var<storage, read> q: array<Row>;          // B H 1 D
 @group(0) @binding(4) var<storage, read_write> state: array<f32>; // packed: B G D' E, then B G D'
-@group(0) @binding(5) var<storage, read_write> o: array<Elem>;    // B H 1 E
+@group(0) @binding(5) var<storage, read_write> o: array<Row>;    // B H 1 E
 
 @compute @workgroup_size(COLUMNS * LANES)
 fn linear_decode(

@@ -21,7 +21,7 @@ var<workgroup> wg_beta: array<f32, TILE>;
 var<workgroup> wg_overlap: array<f32, TILE * TILE>;
 
 fn load_beta(p: Place, first: u32, end: u32, invocation: u32) {
-    let head = head_start(params.beta, p.kv / params.kv_heads, p.kv % params.kv_heads);
+    let head = head_start(params.beta, p.b, p.g);
     for (var t = invocation; t < TILE; t += INVOCATIONS) {
         let n = first + t;
         var strength = 0.0;

@@ -16,7 +16,7 @@ fn log_at(at: u32, d: u32) -> f32 {
 }
 
 fn load_decay(p: Place, first: u32, end: u32, invocation: u32) {
-    let head = head_start(params.g, p.kv / params.kv_heads, p.kv % params.kv_heads);
+    let head = head_start(params.g, p.b, p.g);
     for (var i = invocation; i < TILE * GATES; i += INVOCATIONS) {
         let n = first + i / GATES;
         var logs = vec4<f32>(0.0);

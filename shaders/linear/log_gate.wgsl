@@ -3,5 +3,5 @@
 
 fn log_of(p: Place, n: u32) -> f32 {
     count_load(1u);
-    return f32(gate[head_start(params.g, p.kv / params.kv_heads, p.kv % params.kv_heads) + n * params.g.token]);
+    return f32(gate[head_start(params.g, p.b, p.g) + n * params.g.token]);
 }

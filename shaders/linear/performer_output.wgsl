@@ -1,9 +1,9 @@
 // performer, pass 2 (or the only pass): processes the tokens of a segment from its initial state and running maximum,
 // and reads the state for the queries. Grid: column splits, head splits, segments, KV heads. Reads q, k, v, state,
 // omega, gate; writes o, and segments at the end.
-@group(0) @binding(3) var<storage, read> q: array<Elem>;             // B H N D
+@group(0) @binding(3) var<storage, read> q: array<Row>;             // B H N D
 @group(0) @binding(4) var<storage, read> state: array<f32>;          // packed: B G F E, B G F, then B G
-@group(0) @binding(5) var<storage, read_write> o: array<Elem>;       // B H N E
+@group(0) @binding(5) var<storage, read_write> o: array<Row>;       // B H N E
 @group(0) @binding(6) var<storage, read_write> segments: array<f32>; // [B G][segments][segment_stride]
 
 @compute @workgroup_size(ROW_THREADS * COL_THREADS)

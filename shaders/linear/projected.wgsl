@@ -19,6 +19,14 @@ fn query_features(row: u32, i: u32) -> vec4<f32> {
     return key_features(TILE + row, i);
 }
 
+fn key_feature_at(t: u32, d: u32) -> f32 {
+    return wg_phi[t * DIM4 + d / 4u][d % 4u];
+}
+
+fn query_feature_at(row: u32, d: u32) -> f32 {
+    return key_feature_at(TILE + row, d);
+}
+
 fn combine_row_splits(row: u32, split: u32, e: u32, sum: ptr<function, vec4<f32>>, weight: ptr<function, f32>) -> bool {
     return true;
 }

@@ -1,8 +1,8 @@
 // Decode (one token): updates the state and reads it in one dispatch.
 // Grid: KV heads. Reads k, v, weights, q; reads and writes state; writes o.
-@group(0) @binding(4) var<storage, read> q: array<Elem>;          // B H 1 D
+@group(0) @binding(4) var<storage, read> q: array<Row>;          // B H 1 D
 @group(0) @binding(5) var<storage, read_write> state: array<f32>; // packed: B G m E, then B G m
-@group(0) @binding(6) var<storage, read_write> o: array<Elem>;    // B H 1 E
+@group(0) @binding(6) var<storage, read_write> o: array<Row>;    // B H 1 E
 
 // Vector 0 is the key, vector 1 the query. Rows of the state are in the order (r, p, f).
 fn feature_of(vector: u32, d: u32) -> f32 {
@@ -20,27 +20,12 @@ fn query_feature(d: u32) -> f32 {
     return feature_of(1u, d);
 }
 
-fn load_k(at: u32, d: u32) -> f32 {
-    if (d >= params.dim_k) {
-        return 0.0;
-    }
-    count_load(1u);
-    return f32(k[at + d]);
-}
-
-fn load_q(at: u32, d: u32) -> f32 {
-    if (d >= params.dim_k) {
-        return 0.0;
-    }
-    count_load(1u);
-    return f32(q[at + d]);
-}
-
 fn prepare_key(b: u32, g: u32, invocation: u32) {
     let at = head_start(params.k, b, g);
     for (var i = invocation; i < DIM_K4; i += INVOCATIONS) {
         let d = 4u * i;
-        wg_u[i] = vec4<f32>(load_k(at, d), load_k(at, d + 1u), load_k(at, d + 2u), load_k(at, d + 3u));
+        count_load(four_of(d, params.dim_k));
+        wg_u[i] = select(vec4<f32>(0.0), load_k(at, d), within(d, params.dim_k));
     }
     make_features(0u, 1u, g, invocation);
 }
@@ -49,7 +34,8 @@ fn prepare_query(b: u32, g: u32, h: u32, invocation: u32) {
     let at = head_start(params.q, b, h);
     for (var i = invocation; i < DIM_K4; i += INVOCATIONS) {
         let d = 4u * i;
-        wg_u[DIM_K4 + i] = vec4<f32>(load_q(at, d), load_q(at, d + 1u), load_q(at, d + 2u), load_q(at, d + 3u));
+        count_load(four_of(d, params.dim_k));
+        wg_u[DIM_K4 + i] = select(vec4<f32>(0.0), load_q(at, d), within(d, params.dim_k));
     }
     make_features(1u, 1u, g, invocation);
 }

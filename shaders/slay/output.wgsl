@@ -1,9 +1,9 @@
 // Pass 2 (or the only pass): processes the tokens of a segment from its initial state and reads the state for the queries.
 // Grid: column splits, head splits, segments, KV heads. Reads q, k, v, weights, state; writes o, and segments at the end.
 // A state too wide for one workgroup is split by rows, one dispatch per part. partials accumulates the sums of the parts.
-@group(0) @binding(4) var<storage, read> q: array<Elem>;             // B H N D
+@group(0) @binding(4) var<storage, read> q: array<Row>;             // B H N D
 @group(0) @binding(5) var<storage, read> state: array<f32>;          // packed: B G m E, then B G m
-@group(0) @binding(6) var<storage, read_write> o: array<Elem>;       // B H N E
+@group(0) @binding(6) var<storage, read_write> o: array<Row>;       // B H N E
 @group(0) @binding(7) var<storage, read_write> segments: array<f32>; // [B G][segments][segment_stride]
 @group(0) @binding(8) var<storage, read_write> partials: array<f32>; // [B H N][E + 1], used if rows are split
 
@@ -49,6 +49,6 @@ fn slay_output(
     if (index >= params.grid.end) {
         return;
     }
-    cache_weights(place(index).kv % params.kv_heads, invocation);
+    cache_weights(place(index).g, invocation);
     output(index, invocation);
 }

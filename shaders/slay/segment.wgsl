@@ -12,6 +12,6 @@ fn slay_segment(
     if (index >= params.grid.end) {
         return;
     }
-    cache_weights(place(index).kv % params.kv_heads, invocation);
+    cache_weights(place(index).g, invocation);
     segment(index, invocation);
 }

@@ -1,7 +1,7 @@
 // Keys, values, weights, and the rows of a workgroup's state: row i, in groups of four, is A[i / E4] times E[i % E4]
 // (features.wgsl), so that products are not stored.
-@group(0) @binding(1) var<storage, read> k: array<Elem>;      // B G M D
-@group(0) @binding(2) var<storage, read> v: array<Elem>;      // B G M E
+@group(0) @binding(1) var<storage, read> k: array<Row>;      // B G M D
+@group(0) @binding(2) var<storage, read> v: array<Row>;      // B G M E
 @group(0) @binding(3) var<storage, read> weights: array<f32>; // packed: weights of A, P D or 2 P D; then omega R G F D
 
 
@@ -14,6 +14,15 @@ fn key_features(t: u32, i: u32) -> vec4<f32> {
 
 fn query_features(row: u32, i: u32) -> vec4<f32> {
     return key_features(TILE + row, i);
+}
+
+fn key_feature_at(t: u32, d: u32) -> f32 {
+    let p = min(d / (4u * E4), PAL - 1u);
+    return select(wg_a[t * PAL + p], 0.0, d >= PAL * 4u * E4) * wg_e[t * 4u * E4 + d % (4u * E4)];
+}
+
+fn query_feature_at(row: u32, d: u32) -> f32 {
+    return key_feature_at(TILE + row, d);
 }
 
 // The stored state has rows in the order (r, p, f).

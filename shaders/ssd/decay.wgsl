@@ -4,12 +4,12 @@ var<workgroup> wg_log: array<f32, TILE>;
 var<workgroup> wg_decay: array<f32, TILE>;
 
 fn load_decay(p: Place, first: u32, end: u32, invocation: u32) {
-    let h = p.kv % params.kv_heads;
+    let h = p.g;
     for (var i = invocation; i < TILE; i += INVOCATIONS) {
         var step = 0.0;
         var log = 0.0;
         if (first + i < end) {
-            step = step_at(p.kv / params.kv_heads, h, first + i);
+            step = step_at(p.b, h, first + i);
             log = log_of(h, step);
         }
         wg_step[i] = step;

@@ -1,8 +1,8 @@
 // Decode (one token): updates the state and reads it in one dispatch.
 // Grid: heads. Reads b, x, c, dt, weights, z; reads and writes state; writes y.
-@group(0) @binding(3) var<storage, read> q: array<Elem>;          // c, B 1 G S
+@group(0) @binding(3) var<storage, read> q: array<Row>;          // c, B 1 G S
 @group(0) @binding(4) var<storage, read_write> state: array<f32>; // B H P S
-@group(0) @binding(5) var<storage, read_write> o: array<Elem>;    // y, B 1 H P
+@group(0) @binding(5) var<storage, read_write> o: array<Row>;    // y, B 1 H P
 
 var<workgroup> wg_step: f32;
 var<workgroup> wg_decay: f32;

@@ -294,8 +294,10 @@ impl Op {
                 let Ok(operator) = case.clone().dtype(dtype).configure(self) else { continue };
                 let Ok(program) = operator.program(&caps) else { continue };
                 for step in program.steps() {
-                    if !list.iter().any(|(kernel, spec)| kernel.name == step.kernel.name && *spec == step.spec) {
-                        list.push((step.kernel, step.spec.clone()));
+                    for spec in [Some(&step.spec), step.narrow.as_ref()].into_iter().flatten() {
+                        if !list.iter().any(|(kernel, other)| kernel.name == step.kernel.name && other == spec) {
+                            list.push((step.kernel, spec.clone()));
+                        }
                     }
                 }
             }

@@ -8,6 +8,7 @@ use half::f16;
 
 use super::report::{self, Ui};
 use crate::error::Error;
+use crate::gpu::shader;
 use crate::operator::Operator;
 use crate::tensor::{HostTensor, TensorMap};
 
@@ -94,13 +95,7 @@ fn read(text: &str) -> Vec<(String, String)> {
 fn hash(tensor: &HostTensor) -> u64 {
     let lengths = tensor.shape().dims().iter().map(|length| *length as u64);
     let values = tensor.to_f32().into_iter().map(|value| u64::from(f16::from_f32(value).to_bits()));
-    let mut hash = 0xcbf2_9ce4_8422_2325u64;
-    for word in lengths.chain(values) {
-        for byte in word.to_le_bytes() {
-            hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
-        }
-    }
-    hash
+    shader::hash(lengths.chain(values).flat_map(u64::to_le_bytes))
 }
 
 #[cfg(test)]

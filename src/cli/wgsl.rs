@@ -57,7 +57,7 @@ pub(super) fn wgsl(matches: &ArgMatches) -> Result<Outcome, Error> {
         .iter()
         .map(|(kernel, spec)| (spec.label(kernel), kernel, spec))
         .filter(|(label, ..)| label.contains(wanted) && is_new(label))
-        .map(|(label, kernel, spec)| (label, shader::print(kernel, spec)))
+        .map(|(_, kernel, spec)| (spec.file_stem(kernel), shader::print(kernel, spec)))
         .collect();
     if texts.is_empty() {
         let example = kernels.first().map_or("", |(kernel, _)| kernel.name);

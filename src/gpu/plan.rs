@@ -6,7 +6,7 @@ use super::buffer;
 use super::context::Context;
 use super::grid::{self, Dispatch};
 use super::pipeline::{Pipeline, pop};
-use super::program::{Cost, Operand, Program, Scratch, check_indices};
+use super::program::{Cost, Operand, Program, Scratch, Step, check_indices};
 use super::recording::{Recorded, Recording};
 use super::shader::Bind;
 use super::workspace::Workspace;
@@ -137,6 +137,14 @@ impl Plan {
         let uniforms = self.uniforms(&bound)?;
         let mut recorded = Vec::new();
         for (step, (pipeline, dispatches)) in self.program.steps.iter().zip(&self.steps) {
+            let pipeline = &match &step.narrow {
+                Some(spec) if self.has_odd_strides(step, &bound) => {
+                    let caps = self.ctx.caps();
+                    let checked = caps.shader_checks || !self.program.trusted();
+                    self.ctx.kernels().get(device, caps, step.kernel, spec, checked)?
+                }
+                _ => pipeline.clone(),
+            };
             for (part, dispatch) in dispatches.iter().enumerate() {
                 let mut entries = vec![wgpu::BindGroupEntry {
                     binding: 0,
@@ -193,6 +201,22 @@ impl Plan {
         }
         self.ctx.check_lost()?;
         Ok(Recording::new(self.program.op, recorded))
+    }
+
+    /// Whether a strided tensor of this step has a stride, or a start in its binding, that is no multiple of four elements.
+    fn has_odd_strides(&self, step: &Step, bound: &[Bound<'_>]) -> bool {
+        step.strided.iter().any(|strided| {
+            let (Operand::Slot(slot) | Operand::Part { slot, .. }) = step.operands[strided.operand] else {
+                return false;
+            };
+            let Bound { tensor, before } = bound[slot];
+            tensor.strides().is_some_and(|strides| {
+                let lengths = tensor.shape().dims().iter().zip(strides);
+                // The last axis is contiguous, and a stride along an axis of length 1 is not used.
+                let odd = |(length, stride): (&usize, &usize)| *length > 1 && *stride != 1 && !stride.is_multiple_of(4);
+                !before.is_multiple_of(4) || lengths.into_iter().any(odd)
+            })
+        })
     }
 
     /// What the device did not bind: the first tensor that it does not bind alone either, or all it said.

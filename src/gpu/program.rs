@@ -92,6 +92,8 @@ pub struct Step {
     pub kernel: &'static Kernel,
     /// How it is specialised.
     pub spec: Variant,
+    /// The same for strided tensors whose strides or starts are no multiples of four elements, where `spec` needs these.
+    pub narrow: Option<Variant>,
     /// The `Params` uniform as bytes. Its first 16 bytes are [`Grid`](super::grid::Grid), filled by the plan.
     pub params: Vec<u8>,
     /// One operand per storage binding of the kernel, in its order.
@@ -117,7 +119,12 @@ impl Step {
         cost: Cost,
     ) -> Self {
         let params = bytemuck::bytes_of(params).to_vec();
-        Self { kernel, spec, params, operands, first: 0, groups, cost, strided: Vec::new() }
+        Self { kernel, spec, narrow: None, params, operands, first: 0, groups, cost, strided: Vec::new() }
+    }
+
+    /// The same with a variant for odd strides.
+    pub(crate) fn or_narrow(self, narrow: Option<Variant>) -> Self {
+        Self { narrow, ..self }
     }
 }
 

@@ -98,10 +98,26 @@ impl Variant {
         label
     }
 
+    /// The label as the name of a file: a long one is cut, and ends in a hash of the whole.
+    pub fn file_stem(&self, kernel: &Kernel) -> String {
+        const MOST: usize = 150;
+        let label = self.label(kernel);
+        match label.char_indices().nth(MOST) {
+            Some((at, _)) => format!("{}.{:016x}", &label[..at], hash(label.bytes())),
+            None => label,
+        }
+    }
+
     /// Overrides in the form wgpu and naga take.
     pub fn constants(&self) -> Vec<(&str, f64)> {
         self.overrides.iter().map(|&(name, value)| (name, f64::from(value))).collect()
     }
+}
+
+/// FNV-1a, 64 bits: the same on every machine and in every version.
+pub(crate) fn hash(bytes: impl IntoIterator<Item = u8>) -> u64 {
+    let next = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+    bytes.into_iter().fold(0xcbf2_9ce4_8422_2325, next)
 }
 
 /// The final text of a kernel, and the files its lines come from.

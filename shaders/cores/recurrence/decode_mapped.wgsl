@@ -14,14 +14,14 @@ fn query_feature(d: u32) -> f32 {
 fn prepare_key(b: u32, g: u32, invocation: u32) {
     if (invocation < params.dim_k) {
         count_load(1u);
-        wg_key[invocation] = feature(f32(k[head_start(params.k, b, key_head(g)) + invocation]));
+        wg_key[invocation] = feature(vec4<f32>(f32(k[head_start(params.k, b, key_head(g)) + invocation]))).x;
     }
 }
 
 fn prepare_query(b: u32, g: u32, h: u32, invocation: u32) {
     if (invocation < params.dim_k) {
         count_load(1u);
-        wg_query[invocation] = feature(f32(q[head_start(params.q, b, key_head(h)) + invocation]));
+        wg_query[invocation] = feature(vec4<f32>(f32(q[head_start(params.q, b, key_head(h)) + invocation]))).x;
     }
     workgroupBarrier();
 }

@@ -1,4 +1,4 @@
 // Feature map: identity.
-fn feature(x: f32) -> f32 {
+fn feature(x: vec4<f32>) -> vec4<f32> {
     return x;
 }

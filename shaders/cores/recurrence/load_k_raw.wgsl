@@ -2,27 +2,19 @@
 // whole vector.
 //
 // Prelude constant: DIM_K4, groups of four of D. The operator declares wg_u.
-fn load_k(at: u32, d: u32) -> f32 {
-    if (d >= params.dim_k) {
-        return 0.0;
-    }
-    count_load(1u);
-    return f32(k[at + d]);
-}
-
-// Loads tokens first .. first + TILE of one KV head. From token `end` on vectors are zero, and so are their features.
+// Loads tokens first .. first + TILE of one KV head. From `end` on vectors are zero, and so are their features.
 fn load_keys(p: Place, first: u32, end: u32, invocation: u32) {
-    let g = p.kv % params.kv_heads;
-    let k_head = head_start(params.k, p.kv / params.kv_heads, g);
-    for (var i = invocation; i < TILE * DIM_K4; i += INVOCATIONS) {
+    let k_head = head_start(params.k, p.b, p.g);
+    for (var turn = 0u; turn < (TILE * DIM_K4 + INVOCATIONS - 1u) / INVOCATIONS; turn++) {
+        let i = invocation + turn * INVOCATIONS;
+        if ((TILE * DIM_K4) % INVOCATIONS != 0u && i >= TILE * DIM_K4) {
+            break;
+        }
         let n = first + i / DIM_K4;
         let d = i % DIM_K4 * 4u;
-        var row = vec4<f32>(0.0);
-        if (n < end) {
-            let at = k_head + n * params.k.token;
-            row = vec4<f32>(load_k(at, d), load_k(at, d + 1u), load_k(at, d + 2u), load_k(at, d + 3u));
-        }
-        wg_u[i] = row;
+        count_load(select(0u, four_of(d, params.dim_k), n < end));
+        let row = load_k(k_head + min(n, end - 1u) * params.k.token, d);
+        wg_u[i] = select(vec4<f32>(0.0), row, within(d, params.dim_k) & vec4<bool>(n < end));
     }
     load_values(p, first, end, invocation);
 }

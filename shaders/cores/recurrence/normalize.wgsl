@@ -4,5 +4,5 @@ fn normalize(row: u32, sum: vec4<f32>, weight: f32) -> vec4<f32> {
         return sum;
     }
     let divisor = weight + params.norm_eps;
-    return select(sum / divisor, vec4<f32>(0.0), divisor == 0.0);
+    return sum * select(1.0 / divisor, 0.0, divisor == 0.0);
 }

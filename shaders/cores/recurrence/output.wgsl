@@ -47,56 +47,39 @@ fn load_state(p: Place, invocation: u32) {
         );
     }
     if (NORMALIZE == 1u) {
-        // Every column needs the feature sums of its rows. They are loaded once and shared through wg_partial.
-        for (var i = 0u; i < ROWS4; i++) {
-            if (col_thread == 0u) {
-                var sums = vec4<f32>(0.0);
-                for (var c = 0u; c < 4u; c++) {
-                    let d = state_row(row_thread * ROWS + 4u * i + c);
-                    sums[c] = stored(norm + d, d < params.rows);
-                }
-                wg_partial[row_thread] = sums;
-            }
-            workgroupBarrier();
-            norm_rows[i] = wg_partial[row_thread];
-            workgroupBarrier();
+        for (var i = 0u; i < NORM_ROWS; i++) {
+            let row = invocation + i * INVOCATIONS;
+            let d = state_row(row);
+            norm_rows[i] = stored(norm + d, row < 4u * DIM4 && d < params.rows);
         }
     }
 }
 
-fn store_output(at: u32, value: f32, exists: bool) {
-    if (exists) {
-        count_store(1u);
-        o[at] = Elem(value);
-    }
-}
-
 fn store_outputs(p: Place, first: u32, end: u32, invocation: u32) {
-    let per_kv = params.heads / params.kv_heads;
-    let b = p.kv / params.kv_heads;
-    let g = p.kv % params.kv_heads;
-    for (var i = invocation; i < READ_HEADS * TILE * COL_THREADS; i += INVOCATIONS) {
+    for (var turn = 0u; turn < (READ_HEADS * TILE * COL_THREADS + INVOCATIONS - 1u) / INVOCATIONS; turn++) {
+        let i = invocation + turn * INVOCATIONS;
+        if ((READ_HEADS * TILE * COL_THREADS) % INVOCATIONS != 0u && i >= READ_HEADS * TILE * COL_THREADS) {
+            break;
+        }
         let row = i / COL_THREADS;
         let col_thread = i % COL_THREADS;
         let r = p.head_split * READ_HEADS + row / TILE;
         let n = first + row % TILE;
-        if (n < end && r < per_kv) {
+        if (n < end && r < p.group) {
             var sum = sum_partials(row, col_thread);
             var weight = 0.0;
             if (NORMALIZE == 1u) {
                 weight = sum_weights(row);
             }
             let e = (p.split * COL_THREADS + col_thread) * 4u;
-            if (!combine_row_splits((p.kv * per_kv + r) * params.queries + n, p.split, e, &sum, &weight)) {
+            if (!combine_row_splits((p.kv * p.group + r) * params.queries + n, p.split, e, &sum, &weight)) {
                 continue;
             }
             sum = normalize(row, params.scale * sum, params.scale * weight);
             sum = epilogue(p, n, row % TILE, col_thread, sum);
-            let at = head_start(params.o, b, g * per_kv + r) + n * params.o.token;
-            store_output(at + e, sum.x, e < params.dim_v);
-            store_output(at + e + 1u, sum.y, e + 1u < params.dim_v);
-            store_output(at + e + 2u, sum.z, e + 2u < params.dim_v);
-            store_output(at + e + 3u, sum.w, e + 3u < params.dim_v);
+            let at = head_start(params.o, p.b, p.g * p.group + r) + n * params.o.token;
+            count_store(four_of(e, params.dim_v));
+            store_o(at, e, sum);
         }
     }
 }
@@ -124,6 +107,10 @@ fn output(index: u32, invocation: u32) {
             }
         }
         workgroupBarrier();
+        if (NORMALIZE == 1u) {
+            sum_columns_of_weights(invocation);
+            workgroupBarrier();
+        }
         store_outputs(p, n, end, invocation);
     }
     if (STORE == 1u && p.head_split == 0u) {

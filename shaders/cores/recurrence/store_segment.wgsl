@@ -52,11 +52,12 @@ fn store_segment(p: Place, row_thread: u32, col_thread: u32) {
         put_segment(row + 2u, state_rows[i].z, within && e + 2u < params.dim_v);
         put_segment(row + 3u, state_rows[i].w, within && e + 3u < params.dim_v);
     }
-    if (NORMALIZE == 1u && p.split == 0u && col_thread == 0u) {
+    if (NORMALIZE == 1u && p.split == 0u) {
         let norm = base + params.rows * params.dim_v;
-        for (var i = 0u; i < ROWS; i++) {
-            let d = state_row(row_thread * ROWS + i);
-            put_segment(norm + d, norm_rows[i / 4u][i % 4u], d < params.rows);
+        for (var i = 0u; i < NORM_ROWS; i++) {
+            let row = row_thread * COL_THREADS + col_thread + i * INVOCATIONS;
+            let d = state_row(row);
+            put_segment(norm + d, norm_rows[i], row < 4u * DIM4 && d < params.rows);
         }
     }
 }

@@ -58,6 +58,10 @@ struct Place {
     head_split: u32,
     segment: u32,
     kv: u32,         // batch * G + KV head
+    b: u32,          // batch and KV head; divisions by uniforms are too slow to repeat for each tile
+    g: u32,
+    group: u32,      // query heads per KV head
+    key_head: u32,   // head of k
 }
 
 // The head of q and k that a KV head of the state reads.
@@ -74,5 +78,15 @@ fn place(index: u32) -> Place {
     rest = rest / params.head_splits;
     p.segment = rest % params.segments;
     p.kv = rest / params.segments;
+    p.b = p.kv / params.kv_heads;
+    p.g = p.kv % params.kv_heads;
+    p.group = params.heads / params.kv_heads;
+    p.key_head = key_head(p.g);
     return p;
+}
+
+// The head of q that query head r of a KV head reads; of the last one if there are fewer. Heads of the state that share a head
+// of q and k have one query head each.
+fn query_head(p: Place, r: u32) -> u32 {
+    return select(p.g * p.group + min(r, p.group - 1u), p.key_head, params.share > 1u);
 }

@@ -1,5 +1,6 @@
 //! Builds the dispatches of a recurrence for the chosen walk, with the cost of each.
 
+use super::kernels::{NARROW, rows};
 use super::{Core, Decay, GATE_STRIDES, O_STRIDES, Params, Passes, STRIDES, Tiles};
 use crate::error::Error;
 use crate::gpu::Caps;
@@ -199,10 +200,9 @@ impl<'a> Dispatches<'a> {
         (tokens, tokens * size * self.c.qkv.dim_k as f64, tokens * size * self.c.qkv.dim_v as f64)
     }
 
-    /// Number of tokens of all key heads if every segment of length `length` is padded to whole tiles. Features are
+    /// Number of tokens of all key heads if every segment of length `length` is padded to whole tiles of `tile`. Features are
     /// computed for all of them.
-    fn padded(&self, tokens: usize, length: usize) -> f64 {
-        let tile = self.tiles.tile;
+    fn padded(&self, tokens: usize, length: usize, tile: usize) -> f64 {
         let (whole, rest) = (tokens / length, tokens % length);
         (whole * length.next_multiple_of(tile) + rest.next_multiple_of(tile)) as f64 * self.kv as f64
     }
@@ -238,8 +238,8 @@ impl<'a> Dispatches<'a> {
                 + (self.kv as usize * self.c.passed_by_segment() * 4) as f64)
                 * segments as f64,
         } + self.decays() * splits
-            + self.features(self.padded(self.c.qkv.keys, length) * splits, groups as f64);
-        let mut consts = self.tiles.consts();
+            + self.features(self.padded(self.c.qkv.keys, length, self.tiles.segment_tile) * splits, groups as f64);
+        let mut consts = self.tiles.consts(self.tiles.segment_tile);
         if self.c.weights.is_some() || !self.c.consts.is_empty() {
             consts.push(("READ_HEADS", 0));
         }
@@ -249,7 +249,8 @@ impl<'a> Dispatches<'a> {
         overrides.extend(&self.c.overrides);
         let mut spec = self.spec(bound, true, consts, overrides);
         spec.fragments.extend(&self.c.segment_fragments);
-        self.step(self.c.kernels.segment, spec, params, &operands, groups, cost)
+        let (spec, narrow) = rows(self.c.qkv, spec, false);
+        self.step(self.c.kernels.segment, spec, params, &operands, groups, cost).or_narrow(narrow)
     }
 
     fn scan(&self, segments: usize, mode: u32) -> Step {
@@ -309,7 +310,7 @@ impl<'a> Dispatches<'a> {
             ..self.part_params(part)
         };
         let groups = self.kv * segments as u64 * (t.col_splits * t.head_splits) as u64;
-        let rows = self.rows() as f64;
+        let all = self.rows() as f64;
         let size = s.dtype.size() as f64;
         let (tokens, k, v) = self.key_bytes();
         let (col_splits, head_splits) = (t.col_splits as f64, t.head_splits as f64);
@@ -321,22 +322,22 @@ impl<'a> Dispatches<'a> {
         // If rows are split into parts, the sums so far are stored between parts: E columns and one weight per row. The
         // last part reads the weight once per four columns.
         let (first, last) = (part == 0, part + 1 == c.row_splits);
-        let sums = |columns: f64| rows * (s.dim_v as f64 + columns) * 4.0;
+        let sums = |columns: f64| all * (s.dim_v as f64 + columns) * 4.0;
         let waiting = match (first, last) {
             (true, true) => (0.0, 0.0),
             (true, false) => (0.0, sums(1.0)),
             (false, false) => (sums(1.0), sums(1.0)),
             (false, true) => (sums((s.dim_v as f64 / 4.0).ceil()), 0.0),
         };
-        let queries = self.padded(s.queries, length) * (t.read_heads * t.head_splits) as f64 * col_splits;
+        let queries = self.padded(s.queries, length, t.tile) * (t.read_heads * t.head_splits) as f64 * col_splits;
         let mut cost = Cost {
-            flops: rows * self.touch(),
+            flops: all * self.touch(),
             exps: 0.0,
-            bytes_read: rows * s.dim_k as f64 * size * col_splits + if init == 0 { 0.0 } else { start } + waiting.0,
-            bytes_written: if last { rows * s.dim_v as f64 * size } else { 0.0 }
+            bytes_read: all * s.dim_k as f64 * size * col_splits + if init == 0 { 0.0 } else { start } + waiting.0,
+            bytes_written: if last { all * s.dim_v as f64 * size } else { 0.0 }
                 + if store { self.state_bytes() * share + running_max } else { 0.0 }
                 + waiting.1,
-        } + c.finish_cost * rows
+        } + c.finish_cost * all
             + self.features(queries, groups as f64);
         if c.mode.causal {
             cost =
@@ -346,9 +347,9 @@ impl<'a> Dispatches<'a> {
                     bytes_read: (k * col_splits + v) * head_splits,
                     bytes_written: 0.0,
                 } + self.decays() * (col_splits * head_splits)
-                    + self.features(self.padded(s.keys, length) * col_splits * head_splits, 0.0);
+                    + self.features(self.padded(s.keys, length, t.tile) * col_splits * head_splits, 0.0);
         }
-        let mut consts = t.consts();
+        let mut consts = t.consts(t.tile);
         consts.push(("READ_HEADS", t.read_heads as u32));
         consts.extend(&c.consts);
         let mut overrides =
@@ -362,7 +363,8 @@ impl<'a> Dispatches<'a> {
         let (operands, bound) = self.inputs(&own, &c.more_output);
         let mut spec = self.spec(bound, false, consts, overrides);
         spec.fragments.extend(&c.output_fragments);
-        self.step(c.kernels.output, spec, params, &operands, groups, cost)
+        let (spec, narrow) = rows(s, spec, true);
+        self.step(c.kernels.output, spec, params, &operands, groups, cost).or_narrow(narrow)
     }
 
     fn decode(&self) -> Step {
@@ -373,6 +375,7 @@ impl<'a> Dispatches<'a> {
         let mut spec = self.spec(bound, false, c.decode_consts.clone(), overrides);
         spec.fragments.truncate(1);
         spec.fragments.extend(&c.decode_fragments);
+        spec.fragments.extend(NARROW);
         let mut cost = c.essential;
         // Query heads after the first read the state again. Each value is read by four lanes instead of one.
         cost.bytes_read += (c.qkv.group() - 1) as f64 * self.state_bytes();

@@ -1,11 +1,18 @@
 //! WGSL fragments, bindings and bounds proofs for the kernels of the recurrences.
 
 use super::Params;
-use crate::gpu::shader::{Bind, Fragment, Kernel, fragment};
+use crate::gpu::shader::{Bind, Fragment, Kernel, Variant, fragment};
+use crate::operator::qkv::Qkv;
 
 pub(crate) const TYPES: Fragment = fragment!("cores/recurrence/types.wgsl");
 /// Computes decay factors.
 pub(crate) const DECAYS: Fragment = fragment!("cores/recurrence/decay.wgsl");
+pub(crate) const ROWS: Fragment = fragment!("cores/recurrence/rows.wgsl");
+/// Loads of k and v, then loads of q and stores of o: element by element, and four elements at once.
+pub(crate) const NARROW: [Fragment; 2] =
+    [fragment!("cores/recurrence/rows_narrow.wgsl"), fragment!("cores/recurrence/rows_narrow_output.wgsl")];
+const WIDE: [Fragment; 2] =
+    [fragment!("cores/recurrence/rows_wide.wgsl"), fragment!("cores/recurrence/rows_wide_output.wgsl")];
 pub(crate) const STATE_WRITE: Fragment = fragment!("cores/recurrence/rank_one_update.wgsl");
 pub(crate) const STATE_READ: Fragment = fragment!("cores/recurrence/query_state.wgsl");
 pub(crate) const STORED: Fragment = fragment!("cores/recurrence/store_segment.wgsl");
@@ -84,4 +91,11 @@ pub(crate) const fn kernel(
     bounds_proof: Option<&'static str>,
 ) -> Kernel {
     Kernel { name, sources, bindings, params: Params::UNIFORM, bounds_proof }
+}
+
+/// Chooses how a kernel loads rows: four elements at once if D and E are multiples of four. Strided tensors need not be: then
+/// the second variant serves.
+pub(crate) fn rows(s: &Qkv, spec: Variant, output: bool) -> (Variant, Option<Variant>) {
+    let [wide, narrow] = [WIDE, NARROW].map(|fragments| spec.clone().with(&fragments[..if output { 2 } else { 1 }]));
+    if s.dim_k.is_multiple_of(4) && s.dim_v.is_multiple_of(4) { (wide, Some(narrow)) } else { (narrow, None) }
 }

@@ -41,6 +41,7 @@ const fn walk(bindings: Bindings) -> Kernel {
         TYPES,
         DECAYS,
         TENSORS,
+        ROWS,
         STATE_WRITE,
         STATE_READ,
         ROWS_KEYS,
@@ -85,7 +86,7 @@ const MOST_TOKENS: usize = 16;
 /// Chooses the tiles of a configuration.
 pub fn tiles(c: &Config) -> Tiles {
     let fixed = (MOST_TOKENS * MOST_TOKENS + MOST_TOKENS).next_multiple_of(4);
-    let tiles = Tiles::new(c.qkv.dim_k, c.qkv.dim_v, c.qkv.group(), None, c.gates_each(), fixed);
+    let tiles = Tiles::new(c.qkv.dim_k, c.qkv.dim_v, c.qkv.group(), None, c.gates_each(), fixed, false);
     Tiles { tile: tiles.tile.min(MOST_TOKENS), ..tiles }
 }
 
@@ -290,25 +291,26 @@ impl<'a> Dispatches<'a> {
         let (cols, heads) = (t.col_splits as f64, t.head_splits as f64);
         let len = (end - first) as f64;
         let key_tokens = self.kv as f64 * len;
-        let rows = key_tokens * s.group() as f64;
+        let read = key_tokens * s.group() as f64;
         let touch = 2.0 * self.state_len() as f64;
         let (d, e, size) = (s.dim_k as f64, s.dim_v as f64, s.dtype.size() as f64);
         let small = (c.gates_each() + 1) as f64;
         let cost = Cost {
-            flops: rows * touch + key_tokens * (2.0 * touch + cols * overlap_flops(c, t)) * heads,
+            flops: read * touch + key_tokens * (2.0 * touch + cols * overlap_flops(c, t)) * heads,
             exps: key_tokens * c.gates_each() as f64 * cols * heads,
-            bytes_read: rows * d * size * cols
+            bytes_read: read * d * size * cols
                 + key_tokens * ((d + small) * cols + e) * size * heads
                 + if init == 0 { 0.0 } else { self.states() * heads },
-            bytes_written: rows * e * size + if store { self.states() } else { 0.0 },
+            bytes_written: read * e * size + if store { self.states() } else { 0.0 },
         };
-        let mut consts = t.consts();
+        let mut consts = t.consts(t.tile);
         consts.push(("READ_HEADS", t.read_heads as u32));
         let overrides = [("CAUSAL", 1), ("INIT", init), ("STORE", store.into())];
         let kernel = if self.gate.is_some() { &GATED_WALK } else { &WALK };
         let own = [Operand::Slot(0), self.state(), Operand::Slot(3), Operand::Workspace(0)];
         let groups = self.kv * (t.col_splits * t.head_splits) as u64;
-        self.step(kernel, self.spec(false, 7, consts, &overrides), params, &own, groups, cost)
+        let (spec, narrow) = rows(s, self.spec(false, 7, consts, &overrides), true);
+        self.step(kernel, spec, params, &own, groups, cost).or_narrow(narrow)
     }
 
     fn decode(&self) -> Step {
@@ -317,7 +319,7 @@ impl<'a> Dispatches<'a> {
         // The state is read once for the key, and once for each query head.
         cost.bytes_read += c.qkv.group() as f64 * self.states();
         let kernel = if self.gate.is_some() { &GATED_DECODE_KERNEL } else { &DECODE };
-        let spec = self.spec(true, 6, vec![("MAX_DIM", MAX_DIM as u32)], &[("TRANSPOSED", 0)]);
+        let spec = self.spec(true, 6, vec![("MAX_DIM", MAX_DIM as u32)], &[("TRANSPOSED", 0)]).with(&NARROW);
         let own = [Operand::Slot(0), self.state(), Operand::Slot(3)];
         self.step(kernel, spec, self.params, &own, self.kv, cost)
     }

@@ -57,6 +57,7 @@ const fn performer_segment(bindings: Bindings) -> Kernel {
         VECTORS_KEYS,
         PROJECTED,
         SOFTMAX,
+        ROWS,
         STATE_WRITE,
         STORED,
         SEGMENT_CORE,
@@ -77,6 +78,7 @@ const fn performer_output(bindings: Bindings) -> Kernel {
         VECTORS_KEYS,
         PROJECTED,
         SOFTMAX,
+        ROWS,
         STATE_WRITE,
         VECTORS_QUERIES,
         STATE_READ,
@@ -91,8 +93,17 @@ const fn performer_output(bindings: Bindings) -> Kernel {
 
 // The following kernels get their features and decays as fragments.
 const fn segment(bindings: Bindings) -> Kernel {
-    let sources =
-        &[STRIDES_TYPES, TYPES, DECAYS, TENSORS, STATE_WRITE, STORED, SEGMENT_CORE, fragment!("linear/segment.wgsl")];
+    let sources = &[
+        STRIDES_TYPES,
+        TYPES,
+        DECAYS,
+        TENSORS,
+        ROWS,
+        STATE_WRITE,
+        STORED,
+        SEGMENT_CORE,
+        fragment!("linear/segment.wgsl"),
+    ];
     kernel("linear_segment", sources, bindings, Some(PROOF))
 }
 
@@ -102,6 +113,7 @@ const fn output(bindings: Bindings) -> Kernel {
         TYPES,
         DECAYS,
         TENSORS,
+        ROWS,
         STATE_WRITE,
         STATE_READ,
         PLAIN.quotient,
@@ -244,8 +256,10 @@ pub(super) fn tiles(c: &Config) -> Tiles {
     let rows = if c.feature_map() == FeatureMap::Cosformer { 8 * c.qkv.dim_k.div_ceil(4) } else { c.width() };
     let performer = c.feature_map() == FeatureMap::Performer;
     let decays = c.gates_each().max(usize::from(performer));
-    let with =
-        |token_floats| Tiles::new(rows, c.qkv.dim_v, c.qkv.group(), token_floats, decays, 4 * usize::from(performer));
+    let with = |token_floats| {
+        let fixed = 4 * usize::from(performer);
+        Tiles::new(rows, c.qkv.dim_v, c.qkv.group(), token_floats, decays, fixed, c.normalize()).for_several()
+    };
     let tiles = with(None);
     match c.feature_map() {
         FeatureMap::Elu1 | FeatureMap::Relu | FeatureMap::Identity | FeatureMap::Cosformer => tiles,
@@ -401,7 +415,7 @@ mod tests {
                     );
                     let program = c.program(&caps).unwrap();
                     assert_eq!(program.steps().len(), 3, "two passes and a scan");
-                    let tiles = Tiles::new(dim, dim, c.qkv.group(), None, 0, 0);
+                    let tiles = Tiles::new(dim, dim, c.qkv.group(), None, 0, 0, true);
                     let heads = tiles.head_splits as f64;
                     let (q, k) = (1.0 / (2.0 + 2.0 / c.qkv.group() as f64), 1.0 / (2.0 + 2.0 * c.qkv.group() as f64));
                     let essential = c.cost().bytes();
@@ -446,7 +460,7 @@ mod tests {
             for dim_v in [1, 7, 64, 65, 130, 256] {
                 for group in [1, 2, 3, 8, 64] {
                     for decays in [0, 1, dim_k] {
-                        let t = Tiles::new(dim_k, dim_v, group, None, decays, 0);
+                        let t = Tiles::new(dim_k, dim_v, group, None, decays, 0, true);
                         assert!(t.workgroup_bytes() <= 16384, "{dim_k} {dim_v} {group} {decays}: {t:?}");
                         assert!(t.row_threads * t.col_threads <= 256);
                         assert!(t.rows * t.row_threads >= dim_k && 4 * t.col_threads * t.col_splits >= dim_v);

@@ -29,6 +29,7 @@ static SEGMENT: Kernel = kernel(
         STRIDES_TYPES,
         TYPES,
         DECAYS,
+        ROWS,
         STATE_WRITE,
         TENSORS,
         FEATURES,
@@ -56,6 +57,7 @@ static OUTPUT: Kernel = kernel(
         STRIDES_TYPES,
         TYPES,
         DECAYS,
+        ROWS,
         STATE_WRITE,
         STATE_READ,
         TENSORS,
@@ -85,6 +87,7 @@ static DECODE: Kernel = kernel(
         PLAIN.decode_decay,
         PLAIN.decode_quotient,
         PLAIN.decode,
+        ROWS,
         DECODE_CORE,
         fragment!("slay/decode.wgsl"),
     ],
@@ -204,7 +207,7 @@ pub(super) fn program(c: &Config, caps: &Caps) -> Result<Program, Error> {
     let features = Features::of(c)?;
     let rows = features.pal * 4 * features.e4;
     let fixed = 4 * features.cache.max(1);
-    let tiles = Tiles::new(rows, c.qkv.dim_v, c.qkv.group(), Some(features.floats()), 0, fixed);
+    let tiles = Tiles::new(rows, c.qkv.dim_v, c.qkv.group(), Some(features.floats()), 0, fixed, true).for_several();
     let square = c.poly.weight_rows(c.anchors) * c.qkv.dim_k;
     let mut params = Params {
         nodes: c.nodes as u32,

@@ -31,6 +31,7 @@ const fn output(bindings: Bindings) -> Kernel {
         TENSORS,
         EXPONENTIAL,
         ACTIVATIONS,
+        ROWS,
         STATE_WRITE,
         STATE_READ,
         ROWS_KEYS,
@@ -76,6 +77,7 @@ static SEGMENT: Kernel = kernel(
         TENSORS,
         EXPONENTIAL,
         ACTIVATIONS,
+        ROWS,
         STATE_WRITE,
         ROWS_KEYS,
         STEPS,
@@ -182,6 +184,6 @@ pub(super) fn program(c: &Config, caps: &Caps) -> Result<Program, Error> {
         finish_cost,
         essential: essential(c),
     };
-    let tiles = Tiles::new(c.states, c.dim, 1, None, 1, 0);
+    let tiles = Tiles::new(c.states, c.dim, 1, None, 1, 0, false).for_several();
     core.program(&c.state_slot(), &tiles, caps)
 }

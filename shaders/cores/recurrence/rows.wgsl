@@ -1,0 +1,12 @@
+// Four neighbouring elements of a row, from element `first` on. Loads of them have no branches: past the end of a row they repeat
+// some of its elements, and whoever loads takes zero for these where that matters.
+
+// How many of the four a row of length `size` has.
+fn four_of(first: u32, size: u32) -> u32 {
+    return min(max(first, size) - first, 4u);
+}
+
+// Which of them.
+fn within(first: u32, size: u32) -> vec4<bool> {
+    return vec4<u32>(first, first + 1u, first + 2u, first + 3u) < vec4<u32>(size);
+}

@@ -1,0 +1,13 @@
+// The same of q, and stores of o.
+fn load_q(row: u32, d: u32) -> vec4<f32> {
+    let at = four(row, d, params.dim_k);
+    return vec4<f32>(f32(q[at.x]), f32(q[at.y]), f32(q[at.z]), f32(q[at.w]));
+}
+
+fn store_o(row: u32, e: u32, values: vec4<f32>) {
+    for (var c = 0u; c < 4u; c++) {
+        if (e + c < params.dim_v) {
+            o[row + e + c] = Elem(values[c]);
+        }
+    }
+}

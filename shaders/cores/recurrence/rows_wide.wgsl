@@ -1,0 +1,10 @@
+// Rows of k and v, four elements at once (rows.wgsl): D, E, strides and starts are multiples of four.
+alias Row = vec4<Elem>;
+
+fn load_k(row: u32, d: u32) -> vec4<f32> {
+    return vec4<f32>(k[(row + min(d, params.dim_k - 4u)) / 4u]);
+}
+
+fn load_v(row: u32, e: u32) -> vec4<f32> {
+    return vec4<f32>(v[(row + min(e, params.dim_v - 4u)) / 4u]);
+}
