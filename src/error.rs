@@ -66,6 +66,18 @@ pub enum Error {
         /// Amount available.
         limit: u64,
     },
+    /// Work that takes more memory of the host than there is.
+    #[error("{op}: {what} needs {needed} bytes of memory, this machine has {left} left")]
+    Memory {
+        /// Operator.
+        op: String,
+        /// What needs it.
+        what: String,
+        /// Bytes needed.
+        needed: u64,
+        /// Bytes left.
+        left: u64,
+    },
     /// A workspace that was not grown to what a plan needs.
     #[error(
         "{op}: workspace `{workspace}`: expected {needed} bytes, found {found}; call plan.reserve(&mut workspace) before it is bound"

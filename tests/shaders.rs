@@ -11,7 +11,7 @@ use naga::back::{hlsl, msl, spv};
 use rayon::prelude::*;
 use subquad::gpu::limits::{self, Resolved};
 use subquad::gpu::shader::print;
-use subquad::gpu::{Caps, Kernel, Variant};
+use subquad::gpu::{Caps, Kernel, Variant, self_test};
 use subquad::measure::probes;
 use subquad::operator::Operator;
 use subquad::operator::qkv::Qkv;
@@ -31,7 +31,7 @@ fn shaders() -> &'static [Shader] {
     static SHADERS: OnceLock<Vec<Shader>> = OnceLock::new();
     SHADERS.get_or_init(|| {
         let all = OPS.iter().flat_map(|op| op.kernels()).chain(primitives::kernels()).chain(probes::kernels());
-        let list: Vec<_> = all.chain(with_lengths()).collect();
+        let list: Vec<_> = all.chain(self_test::kernels()).chain(with_lengths()).collect();
         assert!(list.len() >= OPS.len(), "operators without kernels");
         let resolve = |(kernel, spec): (&'static Kernel, Variant)| {
             let label = spec.label(kernel);

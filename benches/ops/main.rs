@@ -46,7 +46,7 @@ fn adapter() -> Option<Context> {
         backends: wgpu::Backends::from_env().unwrap_or(wgpu::Backends::all()),
         select: std::env::var("WGPU_ADAPTER_NAME").ok().map(Select::Name),
         software: true,
-        shader_checks: false,
+        ..AdapterRequest::default()
     };
     Context::open(&request).inspect_err(|e| eprintln!("SKIPPED on a GPU: {e}")).ok()
 }

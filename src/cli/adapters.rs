@@ -3,7 +3,7 @@
 use clap::{ArgMatches, Command};
 use serde_json::{Value, json};
 
-use super::target::Target;
+use super::target::{Target, unless_forced};
 use super::{Outcome, args, report};
 use crate::error::Error;
 use crate::gpu::context::{self, AdapterRequest, Candidate};
@@ -14,7 +14,8 @@ pub(super) fn command() -> Command {
         .about("List the adapters of this machine, their limits and tiers, and why any was refused")
         .after_help(
             "The `refused` column explains why `run` does not select that adapter automatically. A software adapter \
-             runs only if it is named: --adapter INDEX|NAME, --backend, WGPU_BACKEND or WGPU_ADAPTER_NAME. The cpu \
+             runs only if it is named: --adapter INDEX|NAME, --backend, WGPU_BACKEND or WGPU_ADAPTER_NAME. It is \
+             tested first: if its driver computes wrong results, it runs only with --force-adapter. The cpu \
              backend is always available. GL is opened for this list and where it is named, so a plain `run` never \
              selects it.",
         )
@@ -23,7 +24,8 @@ pub(super) fn command() -> Command {
 
 /// Lists the adapters of this machine.
 pub(super) fn adapters(matches: &ArgMatches) -> Result<Outcome, Error> {
-    let candidates = context::candidates(&every());
+    let mut candidates = context::candidates(&every());
+    candidates.iter_mut().filter(|one| one.software).for_each(test);
     if args::is_on(matches, "json") {
         report::json(&json!({
             "schema": report::SCHEMA,
@@ -53,9 +55,19 @@ pub(super) fn adapters(matches: &ArgMatches) -> Result<Outcome, Error> {
     Ok(Outcome::Done)
 }
 
-/// Every adapter, GL's too, which other commands open only if it is named. An adapter is refused for the same reasons.
+/// Every adapter, GL's too, which other commands open only if it is named.
 fn every() -> AdapterRequest {
-    AdapterRequest { backends: wgpu::Backends::all(), ..AdapterRequest::default() }
+    AdapterRequest { backends: wgpu::Backends::all(), software: true, ..AdapterRequest::default() }
+}
+
+/// Tests a software adapter. If that finds nothing wrong, it is refused as `run` refuses it without its name.
+fn test(candidate: &mut Candidate) {
+    if candidate.refused.is_none() {
+        candidate.refused = Some(match pollster::block_on(candidate.open_tested(false)) {
+            Err(error) => error.to_string(),
+            Ok(_) => candidate.fault.as_deref().map_or_else(|| context::SLOW.to_owned(), unless_forced),
+        });
+    }
 }
 
 fn yes(is: bool) -> String {
@@ -137,5 +149,6 @@ fn object(candidate: &Candidate) -> Value {
             "max_storage_buffers_per_shader_stage": limits.max_storage_buffers_per_shader_stage,
         },
         "refused": refused(candidate),
+        "fault": candidate.fault,
     })
 }

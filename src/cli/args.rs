@@ -24,7 +24,7 @@ const CODES: &str = "Exit codes:
   1  failed: a bad file or shape, a diff that differs, --strict
   2  usage: the command line is wrong
   3  --verify, check or bench found a wrong result
-  4  no adapter of the kind asked for";
+  4  no adapter of the kind asked for, or one that computes wrong results";
 
 /// The whole command.
 pub(super) fn command() -> Command {
@@ -135,6 +135,7 @@ fn run(op: &'static Op) -> Command {
     command
         .arg(backend())
         .arg(adapter())
+        .arg(force_adapter())
         .arg(seed("Seed for drawing parameters that the files lack"))
         .arg(on(
             "verify",
@@ -241,6 +242,11 @@ pub(super) fn adapters() -> Arg {
         .value_name("INDEX|NAME|cpu|all")
         .action(ArgAction::Append)
         .help("Adapter by index or a part of its name, the cpu backend, or all; can be repeated")
+}
+
+/// `--force-adapter`.
+pub(super) fn force_adapter() -> Arg {
+    on("force-adapter", "Use the adapter even if it is known to compute wrong results, with a warning")
 }
 
 /// `--seed`.

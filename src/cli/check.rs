@@ -25,6 +25,7 @@ pub(super) fn command() -> Command {
         .arg(args::ops("Operators to check (all)"))
         .arg(args::adapters())
         .arg(args::backend())
+        .arg(args::force_adapter())
         .arg(args::on("quick", "Only the quick cases"))
         .arg(
             args::value("case")
@@ -68,7 +69,7 @@ struct Voice {
 
 /// Runs every case of the operators and compares with the CPU reference.
 pub(super) fn check(matches: &ArgMatches) -> Result<Outcome, Error> {
-    let ui = Ui::new(args::is_on(matches, "quiet"));
+    let mut ui = Ui::new(args::is_on(matches, "quiet"));
     let json = args::is_on(matches, "json");
     let quiet = args::is_on(matches, "quiet");
     let quick = args::is_on(matches, "quick");
@@ -77,7 +78,7 @@ pub(super) fn check(matches: &ArgMatches) -> Result<Outcome, Error> {
     let cases = chosen(&ops, &named, quick)?;
     // If cases are named, the report leaves out operators that have none of them.
     let ops: Vec<_> = ops.into_iter().filter(|op| cases.iter().any(|(of, _)| of.name == op.name)).collect();
-    let places = Target::several(matches, true, &ui)?;
+    let places = Target::several(matches, true, &mut ui)?;
     let voice = Voice { failures: !json && !quiet, all: !json && !quiet && args::is_on(matches, "verbose") };
 
     let mut progress = ui.progress("check");

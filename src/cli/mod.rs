@@ -23,6 +23,7 @@ mod sample;
 mod signals;
 mod summary;
 mod target;
+mod threads;
 mod tips;
 mod wgsl;
 
@@ -68,8 +69,12 @@ const fn code(error: &Error) -> u8 {
     }
 }
 
-/// Parses the arguments (the program's name first), runs the command, and returns the exit code.
-pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+/// Parses the arguments (the program's name first), runs the command, and returns the exit code. `closed` says that standard
+/// output was closed before the process started, so that nothing can be written to it.
+pub fn main(arguments: impl IntoIterator<Item = OsString>, closed: bool) -> ExitCode {
+    if closed {
+        report::shut();
+    }
     logging();
     let arguments: Vec<_> = arguments.into_iter().collect();
     let matches = match args::command().try_get_matches_from(&arguments) {
@@ -94,6 +99,9 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     if matches.subcommand_name() != Some("bench") {
         // Before any other thread starts, so that all inherit the mask. `bench` keeps what it has measured.
         signals::install(signals::end);
+    }
+    if let Some(line) = threads::cap() {
+        report::stderr(&line);
     }
     match dispatch(&matches) {
         Ok(outcome) => ExitCode::from(outcome.code()),

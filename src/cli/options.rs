@@ -53,8 +53,8 @@ impl Options {
         let flags = flags(op, matches);
         let packed = packed(op, &flags)?;
         let layout = args::layout_of(matches);
-        if packed.is_some() && layout.is_some() {
-            let text = "--layout cannot be used with --heads, which says that tensors are [B, N, H*D]";
+        if packed.is_some() && layout == Some(Layout::Bhnd) {
+            let text = "--layout bhnd cannot be used with --heads, which says that tensors are [B, N, H*D]";
             return Err(Error::Usage(format!("{}: {text}", op.name)));
         }
         let options = Self {
@@ -149,7 +149,7 @@ impl Options {
             }
         }
         for (flag, _) in outputs.iter().filter(|(_, path)| is_dash(path)) {
-            report::check_not_terminal(name, flag)?;
+            report::check_stream(name, flag)?;
         }
         outputs.iter().try_for_each(|(_, path)| io::write_check(path))
     }

@@ -8,8 +8,11 @@ use rayon::prelude::*;
 use super::options::Options;
 use super::report::Ui;
 use crate::catalog::spec::Op;
+use crate::cpu::memory;
+use crate::error::Error;
 use crate::operator::{Operator, Precision, ReferenceOutputs, Rows};
 use crate::tensor::{Layout, TensorMap};
+use crate::verify::progress::Share;
 use crate::verify::tolerance::{Comparison, Reference};
 
 /// Flops of one piece of a reference that is computed in pieces: a fraction of a second of plain loops.
@@ -18,6 +21,19 @@ const PIECE: f64 = 5e7;
 const PIECES: usize = 100;
 /// Threads at most: each holds the inputs as f64.
 const THREADS: usize = 8;
+
+/// Bytes of an element of a tensor in the reference: in both precisions of the definition, and nudged.
+const BYTES: u64 = 8 + 8 + 4 + 4;
+
+/// Refuses shapes whose reference does not fit into memory.
+pub(super) fn check_memory(op: &Op, operator: &dyn Operator) -> Result<(), Error> {
+    let elements = operator.elements();
+    memory::check_bytes(op.name, "--verify", elements.saturating_mul(BYTES + 8 * threads() as u64))
+}
+
+fn threads() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from).min(THREADS)
+}
 
 /// Compares all outputs and all parts of the state with the reference.
 pub(super) fn verify(
@@ -33,8 +49,10 @@ pub(super) fn verify(
     let run = |what: &str, inputs: &TensorMap, precisions: &[Precision]| {
         let what = format!("{}: {what}", op.name);
         if pieces.len() < 2 {
-            let all = || precisions.par_iter().map(|at| operator.reference(inputs, *at, Rows::All)).collect();
-            return ui.watched(&what, &|| None, all);
+            let shares: Vec<_> = precisions.iter().map(|at| (*at, Share::default())).collect();
+            let one = |(at, share): &(Precision, Share)| share.of(|| operator.reference(inputs, *at, Rows::All));
+            let mean = || Some(shares.iter().map(|(_, share)| share.get()).sum::<f64>() / shares.len() as f64);
+            return ui.watched(&what, &mean, || shares.par_iter().map(one).collect());
         }
         let parts =
             in_pieces(operator, inputs, precisions, &pieces, causal, |share, work| ui.watched(&what, share, work));
@@ -75,9 +93,8 @@ fn in_pieces<'a>(
         }
     };
     let all = precisions.len() * pieces.iter().map(|rows| weight(rows)).sum::<usize>();
-    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(THREADS);
     watch(&|| Some(done.load(Ordering::Relaxed) as f64 / all as f64), &|| {
-        std::thread::scope(|scope| (0..threads).for_each(|_| drop(scope.spawn(worker))));
+        std::thread::scope(|scope| (0..threads()).for_each(|_| drop(scope.spawn(worker))));
     });
     let mut found = found.into_inner().unwrap_or_else(PoisonError::into_inner);
     found.sort_by_key(|(at, ..)| *at);

@@ -53,8 +53,25 @@ pub(super) fn error(error: &Error) {
 /// Whether the reader of stdout has gone away.
 static CLOSED: AtomicBool = AtomicBool::new(false);
 
+/// Whether stdout was closed from the start.
+static SHUT: AtomicBool = AtomicBool::new(false);
+
+/// Notes that stdout was closed before the process started: what is written to it now goes nowhere.
+pub(super) fn shut() {
+    SHUT.store(true, Ordering::Relaxed);
+}
+
+/// Refuses to write to a stdout that is closed.
+fn check_open() -> Result<(), Error> {
+    if SHUT.load(Ordering::Relaxed) {
+        return Err(Error::file("standard output", "cannot be written: it is closed"));
+    }
+    Ok(())
+}
+
 /// Text on stdout. A reader that went away (`| head`) is no error; [`closed`] tells.
 pub(super) fn stdout(text: &str) -> Result<(), Error> {
+    check_open()?;
     let mut out = std::io::stdout().lock();
     match out.write_all(replaced(text, |c| io::hidden(c) && c != '\n').as_bytes()).and_then(|()| out.flush()) {
         Err(error) if error.kind() == ErrorKind::BrokenPipe => {
@@ -71,11 +88,12 @@ pub(super) fn closed() -> bool {
     CLOSED.load(Ordering::Relaxed)
 }
 
-/// Refuses to write a tensor file to a terminal, which would show it as garbage.
+/// Refuses to write a tensor file to a terminal, which would show it as garbage, and to a stdout that is closed.
 ///
 /// # Errors
-/// [`Error::Usage`].
-pub(super) fn check_not_terminal(of: &str, flag: &str) -> Result<(), Error> {
+/// [`Error::Usage`] or [`Error::File`].
+pub(super) fn check_stream(of: &str, flag: &str) -> Result<(), Error> {
+    check_open()?;
     if !std::io::stdout().is_terminal() {
         return Ok(());
     }

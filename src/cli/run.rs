@@ -18,8 +18,10 @@ use super::target::Target;
 use crate::catalog::domain::Domain;
 use crate::catalog::random;
 use crate::catalog::spec::Op;
+use crate::cpu::memory;
 use crate::error::Error;
 use crate::io;
+use crate::operator::Operator;
 use crate::tensor::{Access, DType, TensorMap};
 
 /// Runs one operator on the tensors in a file.
@@ -32,7 +34,7 @@ pub(super) fn run(op: &'static Op, matches: &ArgMatches) -> Result<Outcome, Erro
     let mut operator = found.configure(&options, assumed)?;
     found.note_unused(&ui);
 
-    let target = Target::open(&options.target, false, &ui)?;
+    let target = Target::open(&options.target, false, &mut ui)?;
     let (dtype, changed) = found.storage(options.dtype, target.f16(), &target.to_string())?;
     if let Some(line) = changed {
         ui.note(&line);
@@ -42,7 +44,11 @@ pub(super) fn run(op: &'static Op, matches: &ArgMatches) -> Result<Outcome, Erro
     }
     let (absent, read, state_made) = (found.absent, found.read.clone(), found.made.clone());
     let mut inputs = found.into_tensors(&*operator, &options, &mut ui)?;
-    let drawn = random::parameters(op, &options.flags, &*operator, &inputs, options.seed)?;
+    operator.check_memory()?;
+    if options.verify {
+        reference::check_memory(op, &*operator)?;
+    }
+    let drawn = draw(op, &options, &*operator, &inputs, &ui)?;
     for (name, tensor) in drawn.iter() {
         ui.note(&format!("drawn from seed {}: {name} {}", options.seed, tensor.shape()));
         inputs.insert(name, tensor.clone());
@@ -128,6 +134,20 @@ pub(super) fn run(op: &'static Op, matches: &ArgMatches) -> Result<Outcome, Erro
         report::stderr(&format!("error: {}: --verify: `{names}` exceeds its tolerance", op.name));
     }
     Ok(Outcome::Wrong)
+}
+
+/// Draws the parameters that the files lack.
+fn draw(op: &Op, options: &Options, operator: &dyn Operator, inputs: &TensorMap, ui: &Ui) -> Result<TensorMap, Error> {
+    /// Bytes of an element: as drawn, in the inputs of the run, and packed.
+    const BYTES: u64 = 4 + 4 + 4;
+    let slots = operator.slots();
+    let missing = inputs::parts(&slots, Access::Read).filter(|(_, part)| inputs.get(part.name).is_none());
+    let elements = missing.map(|(_, part)| part.shape.checked_count().unwrap_or(u64::MAX)).fold(0, u64::saturating_add);
+    let what = format!("drawing {}", report::bytes(elements.saturating_mul(4)));
+    memory::check_bytes(op.name, &what, elements.saturating_mul(BYTES))?;
+    ui.watched(&format!("{}: {what}", op.name), &|| None, || {
+        random::parameters(op, &options.flags, operator, inputs, options.seed)
+    })
 }
 
 fn is_dash(path: &Path) -> bool {

@@ -83,7 +83,7 @@ pub(super) fn sample(op: &'static Op, matches: &ArgMatches) -> Result<Outcome, E
     let bytes = size(op, &case)?;
     check_fit(op, &case)?;
     if is_dash(path) {
-        report::check_not_terminal(op.name, "output")?;
+        report::check_stream(op.name, "output")?;
     }
     io::write_check(path)?;
 

@@ -16,11 +16,13 @@ use crate::operator::Operator;
 use crate::tensor::TensorMap;
 use crate::verify::run::{self, Run};
 
-/// The values of `--backend` and `--adapter`.
+/// The values of `--backend`, `--adapter` and `--force-adapter`.
 #[derive(Debug, Clone, Default)]
 pub(super) struct TargetArgs {
     backend: Option<String>,
     adapter: Option<String>,
+    /// Whether an adapter that computes wrong results may be used.
+    force: bool,
 }
 
 /// The values of the environment variables that wgpu programs honour.
@@ -43,22 +45,28 @@ impl TargetArgs {
     /// # Errors
     /// [`Error::Usage`] if they contradict each other.
     pub(super) fn of(matches: &ArgMatches) -> Result<Self, Error> {
-        Self::new(args::word_of(matches, "backend"), args::word_of(matches, "adapter"))
+        Self::new(
+            args::word_of(matches, "backend"),
+            args::word_of(matches, "adapter"),
+            args::is_on(matches, "force-adapter"),
+        )
     }
 
-    /// From the two values.
+    /// From the three values.
     ///
     /// # Errors
     /// [`Error::Usage`] if they contradict each other.
-    pub(super) fn new(backend: Option<&str>, adapter: Option<&str>) -> Result<Self, Error> {
-        if backend == Some("cpu") && adapter.is_some() {
-            return Err(Error::Usage("--adapter cannot be used with --backend cpu".into()));
+    fn new(backend: Option<&str>, adapter: Option<&str>, force: bool) -> Result<Self, Error> {
+        for (flag, given) in [("--adapter", adapter.is_some()), ("--force-adapter", force)] {
+            if given && backend == Some("cpu") {
+                return Err(Error::Usage(format!("{flag} cannot be used with --backend cpu")));
+            }
         }
         if adapter == Some("") {
             return Err(Error::Usage("--adapter needs an index or a part of a name".into()));
         }
         let [backend, adapter] = [backend, adapter].map(|word| word.map(str::to_owned));
-        Ok(Self { backend, adapter })
+        Ok(Self { backend, adapter, force })
     }
 
     /// Whether `--backend` was given.
@@ -68,7 +76,7 @@ impl TargetArgs {
 
     /// A flag takes precedence over a variable: `--backend` over `WGPU_BACKEND`, `--adapter` over `WGPU_ADAPTER_NAME`.
     fn resolve(&self, variables: &Variables) -> Result<Choice, Error> {
-        let mut request = AdapterRequest::default();
+        let mut request = AdapterRequest { force: self.force, ..AdapterRequest::default() };
         let mut asked = Vec::new();
         match self.backend.as_deref() {
             Some("cpu") => return Ok(Choice::Cpu),
@@ -150,6 +158,19 @@ fn no_hardware(found: &[Found]) -> String {
     }
 }
 
+/// The error for an adapter that computes wrong results, with the flag that uses it nevertheless; else the error itself.
+fn with_flag(error: Error, candidates: &[Candidate]) -> Error {
+    match (&error, candidates.iter().find_map(Candidate::wrong)) {
+        (Error::NoAdapter(_), Some(wrong)) => Error::NoAdapter(unless_forced(&wrong)),
+        _ => error,
+    }
+}
+
+/// A reason to refuse an adapter, with the flag that uses it nevertheless.
+pub(super) fn unless_forced(reason: &str) -> String {
+    format!("{reason}; --force-adapter uses it anyway")
+}
+
 /// Something that runs operators.
 pub(super) enum Target {
     /// The `cpu` backend.
@@ -170,15 +191,21 @@ impl Target {
     ///
     /// # Errors
     /// [`Error::NoAdapter`] if something was asked for that is not there.
-    pub(super) fn open(args: &TargetArgs, shader_checks: bool, ui: &Ui) -> Result<Self, Error> {
+    pub(super) fn open(args: &TargetArgs, shader_checks: bool, ui: &mut Ui) -> Result<Self, Error> {
         let (request, asked) = match args.resolve(&Variables::read())? {
             Choice::Cpu => return Ok(Self::Cpu),
             Choice::Gpu { request, asked } => (request, asked),
         };
-        let best = context::best(context::candidates(&request), &request);
-        let opened = best.and_then(|best| Self::of(best, shader_checks));
-        match (opened, asked) {
-            (Ok(target), asked) => {
+        let request = AdapterRequest { shader_checks, ..request };
+        let mut candidates = context::candidates(&request);
+        let opened = pollster::block_on(context::open_best(&mut candidates, &request));
+        match (opened.map_err(|error| with_flag(error, &candidates)), asked) {
+            (Ok((at, context)), asked) => {
+                let candidate = candidates.swap_remove(at);
+                // The next best was taken instead.
+                candidates.iter().for_each(|other| skipped(other, ui));
+                warn(&candidate, ui);
+                let target = Self::Gpu(Box::new(Opened { context, candidate, shader_checks }));
                 let why = asked.unwrap_or_else(|| "the best hardware adapter".into());
                 ui.note(&format!("running on {target} ({why})"));
                 Ok(target)
@@ -198,7 +225,7 @@ impl Target {
         }
     }
 
-    /// Opens one adapter of a list.
+    /// Opens an adapter without testing it.
     fn of(candidate: Candidate, shader_checks: bool) -> Result<Self, Error> {
         let context = pollster::block_on(candidate.open(shader_checks))?;
         Ok(Self::Gpu(Box::new(Opened { context, candidate, shader_checks })))
@@ -217,17 +244,18 @@ impl Target {
     }
 
     /// The targets that `--backend` and `--adapter`, which can be repeated or `all`, ask for.
-    pub(super) fn several(matches: &ArgMatches, shader_checks: bool, ui: &Ui) -> Result<Several, Error> {
+    pub(super) fn several(matches: &ArgMatches, shader_checks: bool, ui: &mut Ui) -> Result<Several, Error> {
         let mut several = Several { open: Vec::new(), failed: Vec::new() };
         let backend = args::word_of(matches, "backend");
+        let force = args::is_on(matches, "force-adapter");
         let adapters: Vec<_> = matches.get_many::<String>("adapter").into_iter().flatten().collect();
         if adapters.is_empty() {
-            several.open.push(Self::open(&TargetArgs::new(backend, None)?, shader_checks, ui)?);
+            several.open.push(Self::open(&TargetArgs::new(backend, None, force)?, shader_checks, ui)?);
         }
         for adapter in adapters {
-            let one = TargetArgs::new(backend, Some(adapter))?;
+            let one = TargetArgs::new(backend, Some(adapter), force)?;
             if adapter == "all" {
-                several.add_all(&one, shader_checks, ui);
+                several.add_all(&one, shader_checks, ui)?;
             } else if adapter == "cpu" && backend.is_none() {
                 several.open.push(Self::Cpu);
             } else {
@@ -357,6 +385,20 @@ impl Target {
     }
 }
 
+/// Warns of an adapter that is used although it computes wrong results.
+fn warn(candidate: &Candidate, ui: &mut Ui) {
+    if let Some(fault) = &candidate.fault {
+        ui.warn(format!("adapter {}: {fault}; used because of --force-adapter", candidate.short_title()));
+    }
+}
+
+/// Says that an adapter is not used because it computes wrong results.
+fn skipped(candidate: &Candidate, ui: &Ui) {
+    if let Some(fault) = &candidate.fault {
+        ui.note(&format!("skipped: adapter {}: {}", candidate.title(), unless_forced(fault)));
+    }
+}
+
 /// Several targets.
 pub(super) struct Several {
     pub open: Vec<Target>,
@@ -366,20 +408,34 @@ pub(super) struct Several {
 
 impl Several {
     /// Adds every adapter of the backend asked for. If none was, adds all adapters and the cpu backend.
-    fn add_all(&mut self, args: &TargetArgs, shader_checks: bool, ui: &Ui) {
+    ///
+    /// # Errors
+    /// [`Error::NoAdapter`] if nothing is left to run on.
+    fn add_all(&mut self, args: &TargetArgs, shader_checks: bool, ui: &mut Ui) -> Result<(), Error> {
         let backends = wgpu::Backends::all();
         let mut request = AdapterRequest { backends, software: true, ..AdapterRequest::default() };
         let named = args.backend().filter(|backend| *backend != "auto");
         if let Some(backend) = named {
             request.backends = wgpu::Backends::from_comma_list(backend);
         }
-        for candidate in context::candidates(&request) {
+        let mut refused = Vec::new();
+        for mut candidate in context::candidates(&request) {
             if let Some(reason) = &candidate.refused {
                 ui.note(&format!("skipped: adapter {}: {reason}", candidate.title()));
+                refused.push(candidate);
                 continue;
             }
-            match Target::of(candidate, shader_checks) {
-                Ok(target) => self.open.push(target),
+            match pollster::block_on(candidate.open_tested(shader_checks)) {
+                Ok(context) => {
+                    if candidate.fault.is_some() && !args.force {
+                        skipped(&candidate, ui);
+                        candidate.refused.clone_from(&candidate.fault);
+                        refused.push(candidate);
+                        continue;
+                    }
+                    warn(&candidate, ui);
+                    self.open.push(Target::Gpu(Box::new(Opened { context, candidate, shader_checks })));
+                }
                 Err(error) => {
                     report::error(&error);
                     self.failed.push(error.to_string());
@@ -389,6 +445,10 @@ impl Several {
         if named.is_none() {
             self.open.push(Target::Cpu);
         }
+        if self.open.is_empty() && self.failed.is_empty() {
+            return Err(with_flag(context::none_found(&refused, &request), &refused));
+        }
+        Ok(())
     }
 }
 
@@ -413,7 +473,7 @@ mod tests {
         let [backend, adapter] = variables.map(|word| given(word).map(str::to_owned));
         let variables = Variables { backend, adapter };
         let [backend, adapter] = flags.map(given);
-        match TargetArgs::new(backend, adapter).and_then(|args| args.resolve(&variables)) {
+        match TargetArgs::new(backend, adapter, false).and_then(|args| args.resolve(&variables)) {
             Err(error) => error.to_string(),
             Ok(Choice::Cpu) => "cpu".into(),
             Ok(Choice::Gpu { request, asked }) => format!(
@@ -446,6 +506,31 @@ mod tests {
         assert_eq!(resolve(["cpu", ""], ["vulkan", "pipe"]), "cpu");
         assert_eq!(resolve(["cpu", "0"], ["", ""]), "--adapter cannot be used with --backend cpu");
         assert!(resolve(["", ""], ["voodoo", ""]).contains("found `voodoo`"));
+    }
+
+    #[test]
+    fn an_adapter_that_computes_wrong_results_is_refused_with_the_flag_that_forces_it() {
+        let request = AdapterRequest { software: true, ..AdapterRequest::default() };
+        let mut candidates = context::candidates(&request);
+        let Some(first) = candidates.first_mut() else {
+            eprintln!("SKIPPED: no adapter");
+            return;
+        };
+        first.fault = Some("its driver (X 1) is wrong".into());
+        let title = first.short_title();
+        for candidate in &mut candidates {
+            candidate.refused = Some("not asked for".into());
+        }
+        let error = context::best(candidates.clone(), &request).unwrap_err();
+        let sentence = format!("adapter {title}: refused: its driver (X 1) is wrong");
+        assert_eq!(error, Error::NoAdapter(sentence.clone()));
+        let forced = with_flag(error, &candidates);
+        assert_eq!(forced, Error::NoAdapter(format!("{sentence}; --force-adapter uses it anyway")));
+        assert_eq!(with_flag(Error::Device("lost".into()), &candidates), Error::Device("lost".into()));
+        let mut ui = Ui::new(true);
+        candidates.iter().for_each(|candidate| warn(candidate, &mut ui));
+        let warning = format!("adapter {title}: its driver (X 1) is wrong; used because of --force-adapter");
+        assert_eq!(ui.warnings(), [warning]);
     }
 
     #[test]

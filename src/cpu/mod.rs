@@ -6,6 +6,7 @@
 
 pub(crate) mod channels;
 pub(crate) mod matrix;
+pub(crate) mod memory;
 pub(crate) mod scan;
 pub(crate) mod simd;
 pub(crate) mod threads;

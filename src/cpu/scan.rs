@@ -1,6 +1,6 @@
 //! The scan over segments of a sequence.
 
-use super::threads::{SMALL, each_mut};
+use super::threads::{SMALL, each_mut, zeros};
 
 /// A recurrence over a sequence in segments of fixed length, for several units (batch x head), each with its own state.
 ///
@@ -55,7 +55,7 @@ impl Scan {
     ) {
         // Waves limit the memory for the states of long sequences, and keep the data of the second pass in the cache.
         let wave = (8 * self.threads(self.sum_work)).div_ceil(self.units).min(self.segments);
-        let mut memory = vec![0.0; self.units * wave * self.state];
+        let mut memory = zeros(self.units * wave * self.state);
         let mut before = vec![0.0; self.state];
         for first in (0..self.segments).step_by(wave) {
             let count = wave.min(self.segments - first);

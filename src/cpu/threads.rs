@@ -4,10 +4,11 @@ use std::cell::Cell;
 
 use rayon::prelude::*;
 
-use super::watch;
+use super::{memory, watch};
 
 /// An empty vector with room for `count` elements, on large pages.
 pub(super) fn reserve<T>(count: usize) -> Vec<T> {
+    memory::claim::<T>(count);
     let values = Vec::<T>::with_capacity(count);
     on_large_pages(&values);
     values
@@ -15,6 +16,7 @@ pub(super) fn reserve<T>(count: usize) -> Vec<T> {
 
 /// A vector of `count` zeros, on large pages.
 pub(crate) fn zeros(count: usize) -> Vec<f32> {
+    memory::claim::<f32>(count);
     let values = vec![0.0; count];
     on_large_pages(&values);
     values
@@ -52,6 +54,7 @@ pub(crate) fn scratch<const K: usize>(lengths: [usize; K], f: impl FnOnce([&mut 
     let mut memory = SCRATCH.take();
     let total = lengths.iter().sum();
     if memory.len() < total {
+        memory::claim::<f32>(total);
         memory.resize(total, 0.0);
     }
     let mut rest = &mut memory[..];

@@ -28,12 +28,14 @@ pub struct AdapterRequest {
     pub software: bool,
     /// Whether shaders keep all of wgpu's checks.
     pub shader_checks: bool,
+    /// Whether an adapter may be used although [`Context::self_test`] found that it computes wrong results.
+    pub force: bool,
 }
 
 impl Default for AdapterRequest {
     fn default() -> Self {
         let backends = wgpu::Backends::all().difference(wgpu::Backends::GL);
-        Self { backends, select: None, software: false, shader_checks: false }
+        Self { backends, select: None, software: false, shader_checks: false, force: false }
     }
 }
 
@@ -79,6 +81,8 @@ pub struct Candidate {
     pub tier: &'static str,
     /// Why the request refuses it; `None` if it can be used.
     pub refused: Option<String>,
+    /// What it computes wrong, if [`Candidate::open_tested`] found something.
+    pub fault: Option<String>,
     adapter: wgpu::Adapter,
 }
 
@@ -97,6 +101,11 @@ impl Candidate {
     pub fn short_title(&self) -> String {
         let name = self.info.name.split(" (").next().unwrap_or(&self.info.name);
         format!("{} {name} ({})", self.index, self.info.backend)
+    }
+
+    /// Why an adapter that computes wrong results is refused: `adapter 0 llvmpipe (vulkan): refused: its driver ..`.
+    pub(crate) fn wrong(&self) -> Option<String> {
+        self.fault.as_ref().map(|fault| format!("adapter {}: refused: {fault}", self.short_title()))
     }
 }
 
@@ -146,9 +155,7 @@ fn candidate(index: usize, adapter: wgpu::Adapter, request: &AdapterRequest) -> 
         match &request.select {
             Some(Select::Index(wanted)) if *wanted != index => Some(format!("adapter {wanted} was asked for")),
             Some(Select::Name(name)) if !is_named(&info, name) => Some(format!("its name does not contain `{name}`")),
-            None if software && !request.software => {
-                Some("it is a software adapter, slower than the cpu backend; name it to use it".to_owned())
-            }
+            None if software && !request.software => Some(SLOW.to_owned()),
             _ => None,
         }
     };
@@ -163,9 +170,13 @@ fn candidate(index: usize, adapter: wgpu::Adapter, request: &AdapterRequest) -> 
         software,
         tier: tier(f16, subgroups.is_some()),
         refused,
+        fault: None,
         adapter,
     }
 }
+
+/// Why a request without software adapters refuses one.
+pub(crate) const SLOW: &str = "it is a software adapter, slower than the cpu backend; name it to use it";
 
 /// The first limit below WebGPU's defaults, which every kernel relies on.
 fn below_portable(limits: &wgpu::Limits) -> Option<String> {
@@ -238,12 +249,12 @@ impl Context {
     }
 
     /// Opens a device of its own: the adapter asked for or, if none is, the best kind there is, with all its limits
-    /// and the features faster tiers use.
+    /// and the features faster tiers use. See [`open_best`].
     ///
     /// # Errors
-    /// [`Error::NoAdapter`] with the reason for each that was refused, [`Error::Device`] if it does not open.
+    /// The errors of [`open_best`].
     pub async fn open_async(request: &AdapterRequest) -> Result<Self, Error> {
-        best(candidates_async(request).await, request)?.open(request.shader_checks).await
+        open_best(&mut candidates_async(request).await, request).await.map(|(_, context)| context)
     }
 
     /// [`Context::open_async`], waited for.
@@ -253,6 +264,17 @@ impl Context {
     #[cfg(not(target_arch = "wasm32"))]
     pub fn open(request: &AdapterRequest) -> Result<Self, Error> {
         pollster::block_on(Self::open_async(request))
+    }
+
+    /// Runs a short program and waits for it. The result is what the device computes wrong, in a clause to show a user;
+    /// `None` if nothing was found. [`Context::open`] does this on software adapters, since drivers of these exist that end
+    /// long loops early and report nothing. It takes milliseconds.
+    ///
+    /// # Errors
+    /// [`Error::Device`] if the device is lost or refuses, [`Error::Kernel`] if it does not compile the program.
+    #[cfg(not(target_arch = "wasm32"))]
+    pub fn self_test(&self) -> Result<Option<String>, Error> {
+        super::self_test::run(self)
     }
 
     /// Fails if a device that was opened here is lost or has failed. A caller's device always passes, since its error
@@ -300,15 +322,45 @@ impl Context {
 /// # Errors
 /// [`Error::NoAdapter`] with what was asked for and what there is.
 pub fn best(mut candidates: Vec<Candidate>, request: &AdapterRequest) -> Result<Candidate, Error> {
-    let usable = candidates.iter().enumerate().filter(|(_, c)| c.refused.is_none());
-    if let Some((at, _)) = usable.min_by_key(|(_, c)| rank(c)) {
-        return Ok(candidates.swap_remove(at));
-    }
-    Err(Error::NoAdapter(none_found(&candidates, request)))
+    best_of(&candidates, request).map(|at| candidates.swap_remove(at))
 }
 
-/// Why none of the candidates can be used, in one sentence.
-fn none_found(candidates: &[Candidate], request: &AdapterRequest) -> String {
+/// The place of [`best`] in the list.
+fn best_of(candidates: &[Candidate], request: &AdapterRequest) -> Result<usize, Error> {
+    let usable = candidates.iter().enumerate().filter(|(_, c)| c.refused.is_none());
+    match usable.min_by_key(|(_, c)| rank(c)) {
+        Some((at, _)) => Ok(at),
+        None => Err(none_found(candidates, request)),
+    }
+}
+
+/// Opens the best of the candidates that the request does not refuse; the result has its place in the list. A software
+/// adapter is tested ([`Candidate::open_tested`]). One that computes wrong results is refused from then on and the next best
+/// is taken, unless the request forces it.
+///
+/// # Errors
+/// [`Error::NoAdapter`] with what was asked for and what there is, or with what the adapter computes wrong;
+/// [`Error::Device`] if it does not open.
+pub async fn open_best(candidates: &mut [Candidate], request: &AdapterRequest) -> Result<(usize, Context), Error> {
+    loop {
+        let at = best_of(candidates, request)?;
+        let candidate = &mut candidates[at];
+        let context = candidate.open_tested(request.shader_checks).await?;
+        if candidate.fault.is_none() || request.force {
+            return Ok((at, context));
+        }
+        candidate.refused.clone_from(&candidate.fault);
+    }
+}
+
+/// Why none of the candidates can be used: [`Error::NoAdapter`].
+pub(crate) fn none_found(candidates: &[Candidate], request: &AdapterRequest) -> Error {
+    let wrong = candidates.iter().find_map(Candidate::wrong);
+    Error::NoAdapter(wrong.unwrap_or_else(|| none_of_the_kind(candidates, request)))
+}
+
+/// Why none of the candidates is what the request asks for, in one sentence.
+fn none_of_the_kind(candidates: &[Candidate], request: &AdapterRequest) -> String {
     let index = |wanted: usize| candidates.iter().find(|c| c.index == wanted);
     if let Some(Select::Index(wanted)) = request.select
         && let Some(candidate) = index(wanted)
@@ -350,6 +402,19 @@ impl Candidate {
     /// [`Error::Device`] if it does not open.
     pub async fn open(&self, shader_checks: bool) -> Result<Context, Error> {
         self.open_with(shader_checks, |_| {}).await
+    }
+
+    /// Like [`Candidate::open`]. A software adapter then runs [`Context::self_test`]; what it computes wrong is its `fault`.
+    ///
+    /// # Errors
+    /// [`Error::Device`] if it does not open, and the errors of [`Context::self_test`].
+    pub async fn open_tested(&mut self, shader_checks: bool) -> Result<Context, Error> {
+        let context = self.open(shader_checks).await?;
+        #[cfg(not(target_arch = "wasm32"))]
+        if self.software {
+            self.fault = context.self_test()?;
+        }
+        Ok(context)
     }
 
     /// Like [`Candidate::open`], with some limits changed. Limits beyond those of the adapter make it fail.

@@ -7,6 +7,7 @@ use wgpu::naga;
 
 use super::shader::{Assembled, Bind, Kernel, Variant, assemble};
 use crate::error::Error;
+use crate::tensor::DType;
 
 /// Resources that a kernel needs.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,7 +50,10 @@ pub fn resolve(kernel: &Kernel, spec: &Variant) -> Result<Resolved, Error> {
         let at = e.location(&source.text).map_or("?".into(), |l| source.locate(l.line_number as usize));
         defect(kernel, format!("{at}: {}", e.message()))
     })?;
-    let mut validator = naga::valid::Validator::new(naga::valid::ValidationFlags::all(), capabilities());
+    let mut allowed = capabilities();
+    // lavapipe compiles unpack2x16float and its like only on devices with f16.
+    allowed.set(naga::valid::Capabilities::SHADER_FLOAT16_IN_FLOAT32, spec.elem == DType::F16);
+    let mut validator = naga::valid::Validator::new(naga::valid::ValidationFlags::all(), allowed);
     let info = validator.validate(&module).map_err(|e| {
         let at = e.location(&source.text).map_or("?".into(), |l| source.locate(l.line_number as usize));
         defect(kernel, format!("{at}: {}", chain(e.as_inner())))

@@ -23,6 +23,9 @@ pub mod program;
 pub mod readback;
 pub mod recording;
 pub mod schedule;
+#[cfg(not(target_arch = "wasm32"))]
+#[doc(hidden)]
+pub mod self_test;
 #[doc(hidden)]
 pub mod shader;
 pub mod timing;

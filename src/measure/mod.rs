@@ -16,6 +16,7 @@ use std::time::Instant;
 use crate::catalog::case::Case;
 use crate::catalog::random;
 use crate::catalog::spec::Op;
+use crate::cpu::memory;
 use crate::error::Error;
 use crate::gpu::{Context, Lap, Schedule, Spread, readback};
 use crate::operator::{Operator, Rows};
@@ -298,27 +299,10 @@ impl Subject {
 /// reads it through f64.
 const BYTES_EACH: u64 = 4 + 4 + (8 + 8) + (8 + 4);
 
-/// Refuses a case that needs more memory than is free, because running out of memory ends the process.
+/// Refuses a case that needs more memory than is free.
 fn check_memory(op: &Op, operator: &dyn Operator) -> Result<(), Error> {
-    let elements =
-        operator.slots().iter().fold(0u64, |sum, slot| sum.saturating_add(slot.checked_count().unwrap_or(u64::MAX)));
-    let needed = elements.saturating_mul(BYTES_EACH);
-    match available_memory() {
-        Some(limit) if needed > limit => Err(Error::setting(
-            op.name,
-            "memory",
-            format!("a shape that takes up to the {} MB this machine has free", limit / 1_000_000),
-            format!("one that takes {} MB to draw, run and judge", needed / 1_000_000),
-        )),
-        _ => Ok(()),
-    }
-}
-
-/// Free memory in bytes; `None` if the system does not report it.
-fn available_memory() -> Option<u64> {
-    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
-    Some(line.split_whitespace().next()?.parse::<u64>().ok()? * 1024)
+    let needed = operator.elements().saturating_mul(BYTES_EACH);
+    memory::check_bytes(op.name, "drawing, running and judging this shape", needed)
 }
 
 /// The results of measuring a case on one device.

@@ -11,6 +11,8 @@ pub mod qkv;
 
 use std::fmt::Debug;
 
+#[cfg(feature = "cpu")]
+use crate::cpu::memory;
 use crate::error::Error;
 use crate::gpu::Caps;
 use crate::gpu::program::{Cost, Program};
@@ -86,6 +88,11 @@ pub trait Configured: Debug + Clone + Send + Sync + Sized + 'static {
         StateBasis::default()
     }
 
+    /// Number of elements of the state that a run holds, whether or not it is carried: by default, none.
+    fn state_elements(&self) -> u64 {
+        0
+    }
+
     /// Refuses inputs for which f32 has no result: by default none. Plans on a GPU do not see the values.
     ///
     /// # Errors
@@ -113,12 +120,26 @@ pub trait Operator: Debug + Send + Sync {
     /// Lists every tensor with its exact shape and storage type. Tensors with [`Access::Update`] are the state.
     fn slots(&self) -> Vec<Slot>;
 
+    /// Number of elements of all tensors; saturates.
+    fn elements(&self) -> u64 {
+        self.slots().iter().map(|slot| slot.checked_count().unwrap_or(u64::MAX)).fold(0, u64::saturating_add)
+    }
+
     /// Minimum work of one run: each input is read once and each output is written once.
     fn cost(&self) -> Cost;
 
     /// What the numbers of its state depend on.
     fn state_basis(&self) -> StateBasis {
         StateBasis::default()
+    }
+
+    /// Refuses outputs and a state that do not fit into the memory that the machine has left.
+    ///
+    /// # Errors
+    /// [`Error::Memory`].
+    #[cfg(feature = "cpu")]
+    fn check_memory(&self) -> Result<(), Error> {
+        memory::check(self.name(), &self.slots(), 0)
     }
 
     /// Refuses inputs for which f32 has no result, whatever the backend.
@@ -176,6 +197,11 @@ impl<C: Configured> Operator for C {
         Configured::state_basis(self)
     }
 
+    #[cfg(feature = "cpu")]
+    fn check_memory(&self) -> Result<(), Error> {
+        memory::check(C::ALGORITHM.name, &self.slots(), self.state_elements())
+    }
+
     fn check_values(&self, tensors: &TensorMap) -> Result<(), Error> {
         Configured::check_values(self, tensors)
     }
@@ -194,7 +220,8 @@ impl<C: Configured> Operator for C {
         self.validate()?;
         check_inputs(C::ALGORITHM.name, &self.slots(), tensors)?;
         Configured::check_values(self, tensors)?;
-        Ok((C::ALGORITHM.cpu.run)(self, tensors))
+        Operator::check_memory(self)?;
+        memory::guarded(C::ALGORITHM.name, || (C::ALGORITHM.cpu.run)(self, tensors))
     }
 
     #[cfg(feature = "cpu")]

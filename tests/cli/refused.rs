@@ -168,6 +168,7 @@ fn usage_is_judged_before_files() {
     let place = Place::new();
     for (flags, sentence) in [
         ("--backend cpu --adapter 0", "--adapter cannot be used with --backend cpu"),
+        ("--backend cpu --force-adapter", "--force-adapter cannot be used with --backend cpu"),
         ("--scale wide", "linear: --scale: expected a finite number, found `wide`"),
         ("--scale nan", "linear: --scale: expected a finite number, found `nan`"),
         ("--seed -1", "linear: --seed: expected a whole number from 0 to 2^64 - 1, found `-1`"),
@@ -332,6 +333,12 @@ fn an_adapter_that_is_not_there_is_exit_code_4() {
         assert_eq!(ran.code, 4, "{flags}: {ran:?}");
         assert!(ran.err.starts_with("error: no ") && ran.err.contains(" found (available: "), "{ran:?}");
         assert_eq!(ran.err.lines().count(), 1, "{ran:?}");
+    }
+    // `all` of a backend that has no adapter is nothing to check, and no success.
+    for command in ["check conv1d --quick", "bench conv1d --length 64"] {
+        let ran = place.run(&format!("{command} --backend {absent} --adapter all"));
+        assert_eq!((ran.code, ran.out.as_str()), (4, ""), "{command}: {ran:?}");
+        assert!(ran.err.lines().last().is_some_and(|line| line.starts_with("error: no ")), "{ran:?}");
     }
     let mut command = place.command(&["run", "linear", "--input", "in.safetensors", "--output", "o.npz"]);
     let ran = Ran::of(command.env("WGPU_ADAPTER_NAME", "no-such-adapter"));

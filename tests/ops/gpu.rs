@@ -1,5 +1,7 @@
 //! The layer below the operators: timers, schedules, probes.
 
+use std::time::Instant;
+
 use libtest_mimic::Trial;
 use subquad::catalog::random;
 use subquad::gpu::{Plan, Program, Schedule, Timer, Workspace, readback};
@@ -11,7 +13,7 @@ use subquad::ops::linear::Config;
 use subquad::tensor::{Access, HostTensor};
 
 use crate::bytes::tensors;
-use crate::support::{context, test};
+use crate::support::{context, test, unchecked_context};
 
 fn a_timer_sees_every_dispatch() {
     let Some(ctx) = context() else { return };
@@ -100,8 +102,19 @@ fn probes_do_what_they_are_timed_for() {
     }
 }
 
+/// An adapter that the tests run on computes right, with shader checks and without, and finds that out fast.
+fn the_self_test_finds_nothing_wrong() {
+    let (Some(checked), Some(unchecked)) = (context(), unchecked_context()) else { return };
+    for ctx in [checked, unchecked] {
+        let start = Instant::now();
+        assert_eq!(ctx.self_test().unwrap(), None, "{}", ctx.info().name);
+        eprintln!("self-test: {:.1} ms", start.elapsed().as_secs_f64() * 1e3);
+    }
+}
+
 pub(crate) fn tests() -> Vec<Trial> {
     vec![
+        test(the_self_test_finds_nothing_wrong),
         test(a_timer_sees_every_dispatch),
         test(long_steps_are_cut_and_give_the_same),
         test(probes_do_what_they_are_timed_for),

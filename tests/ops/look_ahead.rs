@@ -77,6 +77,19 @@ fn overflowing(op: &Op, inputs: &TensorMap) -> TensorMap {
     inputs.iter().map(one).collect()
 }
 
+/// Tokens before one that is not a number which it can reach at most, in a backend that computes with tiles.
+const REACH: usize = 255;
+
+/// Inputs along the sequence that are not numbers.
+fn broken(op: &Op, inputs: &TensorMap) -> TensorMap {
+    let one = |(name, tensor): (&str, &HostTensor)| {
+        let along = op.inputs.iter().any(|spec| spec.name == name && spec.role == Role::Sequence);
+        let nan = || HostTensor::f32(tensor.shape().clone(), vec![f32::NAN; tensor.shape().count()]);
+        (name.to_owned(), if along { nan().cast(tensor.dtype()) } else { tensor.clone() })
+    };
+    inputs.iter().map(one).collect()
+}
+
 /// The inputs, with the tokens of others from `at` on.
 fn changed(op: &Op, case: &Case, inputs: &TensorMap, others: &TensorMap, at: usize) -> TensorMap {
     let mut all = inputs.clone();
@@ -92,9 +105,14 @@ fn changed(op: &Op, case: &Case, inputs: &TensorMap, others: &TensorMap, at: usi
 fn one(op: &Op, case: &Case) -> Result<Completion, Failed> {
     let n = case.axis(op, "N").unwrap();
     let (operator, inputs) = prepare(op, case);
-    let (others, overflowing) = (others(op, case), overflowing(op, &inputs));
-    let changes = [(n / 2, &others, "changed"), (n - 1, &others, "changed"), (n / 2, &overflowing, "overflows")]
-        .map(|(at, later, how)| (at, how, changed(op, case, &inputs, later, at)));
+    let (others, overflowing, broken) = (others(op, case), overflowing(op, &inputs), broken(op, &inputs));
+    let changes = [
+        (n / 2, &others, "changed"),
+        (n - 1, &others, "changed"),
+        (n / 2, &overflowing, "overflows"),
+        (n - 1, &broken, "is not a number"),
+    ]
+    .map(|(at, later, how)| (at, how, changed(op, case, &inputs, later, at)));
     for (backend, run) in backends_of(op, case) {
         let before = run(operator.as_ref(), &inputs);
         for (at, how, changed) in &changes {
@@ -103,7 +121,10 @@ fn one(op: &Op, case: &Case) -> Result<Completion, Failed> {
                 let axis = length_axis(op.outputs, case, spec.name).unwrap();
                 let part = |outputs: &TensorMap, from, to| cut(outputs.get(spec.name).unwrap(), axis, from, to);
                 let what = format!("{backend}, token {at} {how}: {}", spec.name);
-                assert_same_bits(&what, &part(&before, 0, at), &part(&after, 0, at));
+                // A recurrence on a GPU takes tokens one by one. Tiles multiply by the zeros of their masks.
+                let tiles = backend == "cpu" || !op.recurrent;
+                let safe = if *how == "is not a number" && tiles { at.saturating_sub(REACH) } else { at };
+                assert_same_bits(&what, &part(&before, 0, safe), &part(&after, 0, safe));
                 let own = [&before, &after].map(|outputs| part(outputs, at, at + 1));
                 // A query may read a slot of a memory that nothing was written to, before and after.
                 let empty = own[0].to_f32().iter().all(|x| *x == 0.0);

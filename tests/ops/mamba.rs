@@ -96,6 +96,24 @@ fn a_state_that_decays_to_nothing_within_a_step_is_that_of_the_step() {
     }
 }
 
+/// Rates at the end of f32 leave nothing of a state after any step, and all of it after a step of 0.
+fn rates_at_the_end_of_f32_are_right() {
+    for (name, rate) in [("a", -3e38), ("a", -2.4e38), ("a_log", 89.0), ("a_log", 1e30)] {
+        let base =
+            Config { a_log: name == "a_log", mode: Mode::new().carry(), ..Config::new(Channels::new(1, 2, 70), 4) };
+        let c = Config { softplus: false, ..base };
+        let mut all = inputs(&c);
+        all.insert(name, HostTensor::f32([2, 4], vec![rate; 8]));
+        let steps = (0..140).map(|i| if i % 7 == 3 { 0.5 } else { 0.0 }).collect();
+        all.insert("dt", HostTensor::f32([1, 2, 70], steps));
+        for (backend, run) in backends() {
+            let got = run(&c, &all);
+            assert!(got.iter().all(|(_, t)| t.to_f32().iter().all(|x| x.is_finite())), "{backend}, {name} {rate}");
+            assert_matches(&format!("{backend}, {name} {rate}"), &c, &all, &got);
+        }
+    }
+}
+
 /// Softplus from where it is 0 in f32 to where it is the step itself, and steps as they are.
 fn steps_far_from_zero_are_right_on_both_sides() {
     let length = 150;
@@ -343,6 +361,7 @@ pub(crate) fn tests() -> Vec<Trial> {
         test(pieces_equal_the_whole_bit_for_bit_on_the_cpu_at_any_cut),
         test(a_state_that_decays_to_nothing_within_a_step_is_that_of_the_step),
         test(steps_far_from_zero_are_right_on_both_sides),
+        test(rates_at_the_end_of_f32_are_right),
         test(a_length_of_43884_is_right_to_the_end),
         test(a_and_its_logarithm_mean_the_same),
         test(a_convolution_and_a_scan_run_in_one_encoder),

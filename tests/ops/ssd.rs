@@ -75,6 +75,23 @@ fn large_and_tiny_steps() {
     }
 }
 
+/// Rates at the end of f32 leave nothing of a state after any step, and all of it after a step of 0.
+fn rates_at_the_end_of_f32_are_right() {
+    for (name, rate) in [("a", -3e38), ("a_log", 89.0), ("a_log", 1e30)] {
+        let base = Config { a_log: name == "a_log", mode: Mode::new().carry(), ..Config::new(70, 2, 6, 8) };
+        let c = Config { softplus: false, ..base };
+        let mut all = inputs(&c);
+        all.insert(name, HostTensor::f32([2], vec![rate; 2]));
+        let steps = (0..140).map(|i| if i % 7 == 3 { 0.5 } else { 0.0 }).collect();
+        all.insert("dt", HostTensor::f32([1, 70, 2], steps));
+        for (backend, run) in backends() {
+            let got = run(&c, &all);
+            assert!(got.iter().all(|(_, t)| t.to_f32().iter().all(|x| x.is_finite())), "{backend}, {name} {rate}");
+            assert_matches(&format!("{backend}, {name} {rate}"), &c, &all, &got);
+        }
+    }
+}
+
 fn refused_before_anything_runs() {
     let base = Config::new(8, 4, 6, 5);
     for (config, sentence) in [
@@ -153,6 +170,7 @@ pub(crate) fn tests() -> Vec<Trial> {
     vec![
         test(it_is_gated_linear_attention_with_steps_in_values_and_decays),
         test(large_and_tiny_steps),
+        test(rates_at_the_end_of_f32_are_right),
         test(refused_before_anything_runs),
         test(tensors_that_do_not_fit_are_refused_by_name),
         test(two_tokens_by_hand),

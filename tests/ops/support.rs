@@ -77,6 +77,7 @@ pub(crate) fn request() -> AdapterRequest {
         select: std::env::var("WGPU_ADAPTER_NAME").ok().map(Select::Name),
         software: true,
         shader_checks: true,
+        ..AdapterRequest::default()
     }
 }
 

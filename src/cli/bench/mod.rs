@@ -62,6 +62,7 @@ pub(super) fn command() -> Command {
         .next_help_heading("Where")
         .arg(args::adapters())
         .arg(args::backend())
+        .arg(args::force_adapter())
         .next_help_heading("How long")
         .arg(
             args::value("repeat")
@@ -116,7 +117,8 @@ A shape gets no further samples after 5 times --max-seconds (at least 10 s). On 
 after 10 times --max-seconds (at least 20 s).
 
 Exit codes: 0 done; 1 a device failed, or no shape could be measured; 2 usage; 3 a kernel is wrong; 4 no adapter of
-the kind asked for; 130 or 143 interrupted by INT or TERM (results so far are written; a second signal ends at once).";
+the kind asked for, or one that computes wrong results; 130 or 143 interrupted by INT or TERM (results so far are
+written; a second signal ends at once).";
 
 /// Where results go.
 struct Sinks {
@@ -132,13 +134,13 @@ pub(super) fn bench(matches: &ArgMatches) -> Result<Outcome, Error> {
     // Before any other thread starts, so that all inherit the mask.
     signals::install(interrupt::on_signal);
     let occasion = Occasion::now();
-    let ui = Ui::new(args::is_on(matches, "quiet"));
+    let mut ui = Ui::new(args::is_on(matches, "quiet"));
     let matrix = Matrix::of(matches)?;
     let repeat = count(matches, "repeat")?;
     let seconds = seconds(matches, "max-seconds")?;
     let sinks = Sinks::of(matches)?;
     let old = args::path_of(matches, "compare").map(Old::read).transpose()?;
-    let Several { open: mut targets, failed } = Target::several(matches, false, &ui)?;
+    let Several { open: mut targets, failed } = Target::several(matches, false, &mut ui)?;
 
     let effort = Budget { repeat, seconds, stop: interrupt::stop() };
     let mut progress = ui.progress("bench");

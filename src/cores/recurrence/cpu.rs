@@ -334,7 +334,7 @@ impl<F: Features> Job<'_, F> {
     /// The initial states: the given ones, or zeros.
     fn initial(&self, tensors: &TensorMap) -> Vec<f32> {
         let (matrix, len) = (self.matrix_len(), self.state_len());
-        let mut states = vec![0.0; self.run.qkv.kv_units() * len];
+        let mut states = threads::zeros(self.run.qkv.kv_units() * len);
         if self.features().relative() {
             let given = tensors.get("log_scale").filter(|_| self.run.mode.carry).map(HostTensor::to_f32);
             for (i, state) in states.chunks_exact_mut(len).enumerate() {

@@ -5,6 +5,7 @@ use crate::operator::qkv::Qkv;
 use crate::operator::{ReferenceOutputs, Rows};
 use crate::tensor::TensorMap;
 use crate::verify::float::{self, Float};
+use crate::verify::progress;
 
 /// The running maximum of an empty state. It is below all others.
 pub(crate) const NOTHING: f64 = -1e30;
@@ -82,6 +83,7 @@ impl Recurrence {
                 let z = &mut norm[(b * s.kv_heads + g) * m..][..m];
                 let running_max = &mut running_maxes[b * s.kv_heads + g];
                 let write = |matrix: &mut [T], z: &mut [T], running_max: &mut T, t: usize| {
+                    progress::begin((b * s.kv_heads + g) * s.keys + t, states * s.keys);
                     let k_row = &k[b * k_strides.batch + g * k_strides.head + t * k_strides.token..][..d];
                     let v_row = &v[b * v_strides.batch + g * v_strides.head + t * v_strides.token..][..e];
                     let gates = &gate[b * g_strides.batch + g * g_strides.head + t * g_strides.token..][..self.gates];

@@ -5,6 +5,7 @@ use super::{Activation, Config};
 use crate::operator::{ReferenceOutputs, Rows};
 use crate::tensor::TensorMap;
 use crate::verify::float::{self, Float};
+use crate::verify::progress;
 
 /// The requested tokens of `y` and, if carried, the state after the last token.
 pub(super) fn outputs<T: Float>(config: &Config, tensors: &TensorMap, rows: Rows<'_>) -> ReferenceOutputs {
@@ -19,6 +20,7 @@ pub(super) fn outputs<T: Float>(config: &Config, tensors: &TensorMap, rows: Rows
     let mut y = Vec::with_capacity(config.shape.rows() * wanted.len());
     let mut state = Vec::with_capacity(config.shape.rows() * before);
     for (row, x) in x.chunks_exact(length).enumerate() {
+        progress::begin(row, config.shape.rows());
         let window = match &given {
             Some(given) => given[row * before..][..before].to_vec(),
             None => vec![T::of(0.0); before],

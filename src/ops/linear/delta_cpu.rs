@@ -53,7 +53,7 @@ pub(super) fn run(config: &Config, tensors: &TensorMap) -> TensorMap {
     // The states of all key heads as blocks of columns, `[D, columns]` each, so that tasks share no memory.
     let columns = columns(s);
     let blocks = s.dim_v.div_ceil(columns);
-    let mut states = vec![0.0; s.kv_units() * blocks * s.dim_k * columns];
+    let mut states = threads::zeros(s.kv_units() * blocks * s.dim_k * columns);
     let block_of = |task: usize| {
         let first = task % blocks * columns;
         first..(first + columns).min(s.dim_v)
@@ -76,7 +76,7 @@ pub(super) fn run(config: &Config, tensors: &TensorMap) -> TensorMap {
     let mut outputs = TensorMap::new();
     outputs.insert("o", job.o.finish());
     if config.mode.carry {
-        let mut whole = vec![0.0; s.kv_units() * s.dim_k * s.dim_v];
+        let mut whole = threads::zeros(s.kv_units() * s.dim_k * s.dim_v);
         for (task, state) in states.chunks_exact(s.dim_k * columns).enumerate() {
             let rows = whole[task / blocks * s.dim_k * s.dim_v..].chunks_exact_mut(s.dim_v);
             let width = block_of(task).len();

@@ -303,6 +303,10 @@ impl Configured for Config {
         },
     };
 
+    fn state_elements(&self) -> u64 {
+        self.state_slot().checked_count().unwrap_or(u64::MAX)
+    }
+
     fn state_basis(&self) -> StateBasis {
         let mut settings = vec![
             ("rule", self.rule.name().to_owned()),

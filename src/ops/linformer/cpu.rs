@@ -117,11 +117,11 @@ fn project<const C: usize>(
             }
         });
     };
-    let mut sums = vec![0.0; scan.units * state];
+    let mut sums = threads::zeros(scan.units * state);
     scan.sums(&mut sums, sum, simd::add, |_, _, _| {});
     let mut before = 0;
     sources.map(|(_, dim)| {
-        let mut rows = vec![0.0; s.batch * heads * rank * dim];
+        let mut rows = threads::zeros(s.batch * heads * rank * dim);
         for (at, rows) in rows.chunks_exact_mut(rank * dim).enumerate() {
             let (batch, head) = (at / heads, at % heads);
             let own = (batch * blocks + head / block) * state + (head % block) * dims * rank + before * rank;
@@ -137,7 +137,7 @@ fn project<const C: usize>(
 /// Pools the tokens of each row. Returns `[B, G, K, dim]`.
 fn pool(config: &Config, x: &Source<'_>, dim: usize, by: Pool) -> HostTensor {
     let (s, rank) = (config.qkv, config.rank);
-    let mut rows = vec![0.0; s.kv_units() * rank * dim];
+    let mut rows = threads::zeros(s.kv_units() * rank * dim);
     threads::each_mut(&mut rows, rank * dim, (s.keys * dim) as u64, |unit, rows| {
         // Some tokens at a time, because all of them, converted from f16, would exceed the cache.
         const TOKENS: usize = 256;

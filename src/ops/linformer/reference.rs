@@ -6,6 +6,7 @@ use crate::operator::ReferenceOutputs;
 use crate::operator::Rows;
 use crate::tensor::TensorMap;
 use crate::verify::float::{self, Float};
+use crate::verify::progress;
 
 /// The requested queries of `o`, in the layout of the configuration.
 pub(super) fn outputs<T: Float>(config: &Config, tensors: &TensorMap, rows: Rows<'_>) -> ReferenceOutputs {
@@ -22,6 +23,7 @@ pub(super) fn outputs<T: Float>(config: &Config, tensors: &TensorMap, rows: Rows
     let mut o = vec![0.0; c.batch * c.heads * queries.len() * width];
     for b in 0..c.batch {
         for h in 0..c.heads {
+            progress::begin(b * c.heads + h, c.batch * c.heads);
             let g = h / c.group();
             let key = |j: usize| &k[b * k_at.batch + g * k_at.head + j * k_at.token..][..d];
             let value = |j: usize| &v[b * v_at.batch + g * v_at.head + j * v_at.token..][..width];

@@ -43,11 +43,11 @@ pub(super) fn run(config: &Config, tensors: &TensorMap) -> TensorMap {
         y: Output::rows(s.dtype, s.rows(), s.length),
     };
     let given = tensors.get("state").filter(|_| config.mode.carry).map(HostTensor::to_f32);
-    let mut state = given.unwrap_or_else(|| vec![0.0; s.rows() * states]);
+    let mut state = given.unwrap_or_else(|| threads::zeros(s.rows() * states));
     let blocks = job.blocks();
     // Blocks that one thread processes together share tiles of b and c. The results do not depend on their number.
     let each = (blocks / (4 * rayon::current_num_threads())).clamp(1, BLOCKS);
-    let mut turned = vec![0.0; blocks.next_multiple_of(each) * LANES * states];
+    let mut turned = threads::zeros(blocks.next_multiple_of(each) * LANES * states);
     for (block, h) in turned.chunks_exact_mut(LANES * states).take(blocks).enumerate() {
         job.turn(block, &state, h);
     }

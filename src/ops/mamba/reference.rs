@@ -5,6 +5,7 @@ use super::Config;
 use crate::operator::{ReferenceOutputs, Rows};
 use crate::tensor::TensorMap;
 use crate::verify::float::{self, Float};
+use crate::verify::progress;
 
 /// The requested tokens of `y` and, if carried, `state` after the last token.
 pub(super) fn outputs<T: Float>(config: &Config, tensors: &TensorMap, rows: Rows<'_>) -> ReferenceOutputs {
@@ -28,6 +29,7 @@ pub(super) fn outputs<T: Float>(config: &Config, tensors: &TensorMap, rows: Rows
             a[ch * states..][..states].iter().map(|&a| if config.a_log { float::rate(a) } else { a }).collect();
         let mut next = wanted.iter().copied().peekable();
         for t in 0..length {
+            progress::begin(row * length + t, config.shape.rows() * length);
             let at = row * length + t;
             let along = |s: usize| (group * states + s) * length + t;
             let raw = dt_bias.as_ref().map_or(dt[at], |bias| dt[at] + bias[ch]);

@@ -11,7 +11,7 @@ use crate::cores::attention::cpu as attention;
 use crate::cores::attention::cpu::{Attend, Score, Weights};
 use crate::cpu::matrix::{Mat, Onto, product};
 use crate::cpu::simd::{exp_signed, wide};
-use crate::cpu::threads::{each, each_mut, scratch};
+use crate::cpu::threads::{each, each_mut, scratch, zeros};
 use crate::cpu::tiles::{Output, Source};
 use crate::operator::qkv::Qkv;
 use crate::tensor::{DType, HostTensor, Layout, TensorMap};
@@ -268,7 +268,7 @@ impl Core<'_> {
         let (s, t) = (&self.c.qkv, &self.tiles);
         let blocks = self.blocks();
         let piece = t.heads * t.rows * 2;
-        let mut stats = vec![0.0; s.batch * self.sets() * blocks * piece];
+        let mut stats = zeros(s.batch * self.sets() * blocks * piece);
         let tasks = (stats.len() / piece) as u64;
         each_mut(&mut stats, piece, self.work() / tasks, |task, stats| {
             let (unit, block) = (task / blocks, task % blocks);

@@ -246,6 +246,10 @@ impl Configured for Config {
         cpu: crate::operator::CpuBackend { run: cpu::run, variant: |_| cpu::variant() },
     };
 
+    fn state_elements(&self) -> u64 {
+        self.state_slot().checked_count().unwrap_or(u64::MAX)
+    }
+
     fn state_basis(&self) -> StateBasis {
         let heads = 0..self.qkv.heads;
         let cape = match &self.cape {

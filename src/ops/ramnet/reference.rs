@@ -6,6 +6,7 @@ use crate::operator::{ReferenceOutputs, Rows};
 use crate::ops::primitives::reference::{products, top};
 use crate::tensor::{HostTensor, TensorMap, Values};
 use crate::verify::float::{self, Float};
+use crate::verify::progress;
 
 /// The requested tokens of `o` and, if carried, `state`, `mass` and `position` after the last token.
 pub(super) fn outputs<T: Float>(config: &Config, tensors: &TensorMap, rows: Rows<'_>) -> ReferenceOutputs {
@@ -37,6 +38,7 @@ pub(super) fn outputs<T: Float>(config: &Config, tensors: &TensorMap, rows: Rows
         let mass = &mut mass[unit * slots..][..slots];
         let mut next = wanted.iter().copied().enumerate().peekable();
         for t in 0..s.queries {
+            progress::begin(unit * s.queries + t, units * s.queries);
             let row = b * at.batch + h * at.head + t * at.token;
             let row = row..row + s.dim_k;
             let shift = if config.cape.has(h) { ((position + t as u64) % slots as u64) as usize } else { 0 };

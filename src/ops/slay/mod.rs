@@ -176,6 +176,10 @@ impl Configured for Config {
         cpu: crate::operator::CpuBackend { run: cpu::run, variant: cpu::variant },
     };
 
+    fn state_elements(&self) -> u64 {
+        self.state_slot().checked_count().unwrap_or(u64::MAX)
+    }
+
     fn state_basis(&self) -> StateBasis {
         let settings = vec![("poly", self.poly.name().to_owned()), ("epsilon", self.epsilon.to_string())];
         StateBasis { settings, weights: &["anchors", "signs", "sketches", "omega"] }

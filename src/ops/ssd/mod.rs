@@ -183,6 +183,10 @@ impl Configured for Config {
         #[cfg(feature = "cpu")]
         cpu: crate::operator::CpuBackend { run: cpu::run, variant: cpu::variant },
     };
+
+    fn state_elements(&self) -> u64 {
+        self.state_slot().checked_count().unwrap_or(u64::MAX)
+    }
 }
 
 tensors! {

@@ -5,6 +5,7 @@ use super::Config;
 use crate::operator::{ReferenceOutputs, Rows};
 use crate::tensor::TensorMap;
 use crate::verify::float::{self, Float};
+use crate::verify::progress;
 
 /// The requested tokens of `y` and, if carried, `state` after the last token.
 pub(super) fn outputs<T: Float>(config: &Config, tensors: &TensorMap, rows: Rows<'_>) -> ReferenceOutputs {
@@ -25,6 +26,7 @@ pub(super) fn outputs<T: Float>(config: &Config, tensors: &TensorMap, rows: Rows
         let a = if config.a_log { float::rate(a[h]) } else { a[h] };
         let mut next = wanted.iter().copied().enumerate().peekable();
         for t in 0..length {
+            progress::begin(unit * length + t, batch * heads * length);
             let token = entry * length + t;
             let step = dt_bias.as_ref().map_or(dt[token * heads + h], |bias| dt[token * heads + h] + bias[h]);
             let step = if config.softplus { float::softplus(step) } else { step };
