@@ -8,47 +8,19 @@ mod damage;
 mod kinds;
 #[path = "files/mutation.rs"]
 mod mutation;
+#[path = "files/reading.rs"]
+mod reading;
 #[path = "files/writing.rs"]
 mod writing;
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use half::f16;
+use reading::{peak, read_path, sentence};
 use subquad::Error;
 use subquad::io::{self, TensorFile};
 use subquad::tensor::{HostTensor, TensorMap, Values};
-
-/// Remembers the largest piece of memory that the current thread asked for.
-struct Watched;
-
-thread_local! {
-    static LARGEST: Cell<usize> = const { Cell::new(0) };
-}
-
-// SAFETY: every call goes to the system allocator as it came; a Cell without destructor allocates nothing itself.
-unsafe impl GlobalAlloc for Watched {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        LARGEST.with(|l| l.set(l.get().max(layout.size())));
-        unsafe { System.alloc(layout) }
-    }
-    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        LARGEST.with(|l| l.set(l.get().max(layout.size())));
-        unsafe { System.alloc_zeroed(layout) }
-    }
-    unsafe fn realloc(&self, at: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        LARGEST.with(|l| l.set(l.get().max(size)));
-        unsafe { System.realloc(at, layout, size) }
-    }
-    unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
-        unsafe { System.dealloc(at, layout) }
-    }
-}
-
-#[global_allocator]
-static WATCHED: Watched = Watched;
 
 fn data(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/files").join(name)
@@ -62,43 +34,14 @@ fn text<const N: usize>(pairs: [(&str, &str); N]) -> BTreeMap<String, String> {
     pairs.into_iter().map(|(k, v)| (k.to_owned(), v.to_owned())).collect()
 }
 
-/// The sentence of a refusal, with the checks that hold for all of them.
-fn sentence(error: &Error) -> String {
-    let message = error.to_string();
-    assert!(!message.trim().is_empty());
-    assert!(!message.contains('\n'), "more than one line: {message}");
-    assert!(message.len() < 4000, "long: {message}");
-    message
-}
-
-/// Reads and inspects bytes as a file of that name, without much memory. Both agree on whether it is a file at all,
-/// except that `inspect` looks at no data and refuses no dtype; so does `read_only` of nothing.
+/// Reads and inspects bytes as a file of that name, or as the directory that holds only this array.
 fn read_bytes(name: &str, bytes: &[u8]) -> Result<TensorFile, String> {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join(name);
     std::fs::create_dir_all(path.parent().unwrap()).unwrap();
     std::fs::write(&path, bytes).unwrap();
     let path = if name.ends_with(".npy") { path.parent().unwrap() } else { &path };
-    LARGEST.set(0);
-    let (found, listed, nothing) = (io::read(path), io::inspect(path), io::read_only(path, &|_| false));
-    let largest = LARGEST.get();
-    assert!(largest <= (4 << 20) + 8 * bytes.len(), "{largest} bytes of memory for a file of {}", bytes.len());
-    if let Ok(found) = &found {
-        let listed = listed.as_ref().unwrap_or_else(|e| panic!("read but not listed: {e}"));
-        assert_eq!(listed.metadata, found.metadata);
-        let shapes = found.tensors.iter().map(|(n, t)| (n, t.shape().dims().iter().map(|&d| d as u64).collect()));
-        let names: Vec<_> = listed.entries.iter().map(|e| (e.name.as_str(), e.shape.clone())).collect();
-        assert_eq!(names, shapes.collect::<Vec<(&str, Vec<u64>)>>());
-    }
-    match (&listed, &nothing) {
-        (Ok(listed), Ok(nothing)) => {
-            assert_eq!((&nothing.others, &nothing.metadata), (&listed.entries, &listed.metadata));
-            assert!(nothing.tensors.is_empty());
-        }
-        (Err(a), Err(b)) => assert!(!sentence(a).is_empty() && !sentence(b).is_empty()),
-        _ => panic!("{listed:?} but {nothing:?}"),
-    }
-    found.map_err(|e| sentence(&e))
+    read_path(path, bytes.len()).0
 }
 
 /// The values that make.py writes.
@@ -261,9 +204,8 @@ fn a_little_of_much() {
     for name in ["a.safetensors", "a.npz", "a"] {
         let path = dir.path().join(name);
         io::write(&path, &much, &text([])).unwrap();
-        LARGEST.set(0);
-        let found = io::read_only(&path, &few).unwrap();
-        assert!(LARGEST.get() <= 2 << 20, "{name}: {} bytes", LARGEST.get());
+        let (found, most) = peak(|| io::read_only(&path, &few).unwrap());
+        assert!(most <= 2 << 20, "{name}: {most} bytes");
         assert_eq!((found.tensors.len(), found.others.len()), (2, 2));
         assert_eq!(found.tensors.get("q"), Some(&floats([2, 3])));
         assert_eq!(found.tensors.get("k"), Some(&halves([5])));

@@ -18,8 +18,16 @@ const SUFFIX: &str = ".tmp";
 /// A temporary file or directory that was not touched for this time is a killed process's.
 const STALE: Duration = Duration::from_secs(12 * 3600);
 
-/// Temporary names of this process, some of which are gone. A commit holds the lock, so that a signal comes before or after it.
-static TEMPORARIES: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
+/// Temporary names of this process. Whoever makes, checks or renames temporary files holds the lock, so that a signal comes
+/// before or after it.
+static TEMPORARIES: Mutex<Temporaries> = Mutex::new(Temporaries { names: Vec::new(), ending: false });
+
+struct Temporaries {
+    /// Some of them are gone.
+    names: Vec<PathBuf>,
+    /// Whether the process is about to end: nothing is made or renamed any more.
+    ending: bool,
+}
 
 /// A file or a new directory that is complete, but not yet under its name. If it is dropped, nothing remains of it.
 #[derive(Debug)]
@@ -41,8 +49,7 @@ pub(super) fn file(path: &Path, fill: impl FnOnce(&mut BufWriter<&File>) -> Told
     let before = existing(&target)?;
     let folder = parent(&target)?;
     sweep(&folder);
-    let temporary = builder(0o666).tempfile_in(folder).map_err(uncreated)?;
-    note(temporary.path());
+    let temporary = noted(|| builder(0o666).tempfile_in(folder), NamedTempFile::path)?;
     {
         let mut out = BufWriter::with_capacity(1 << 20, temporary.as_file());
         fill(&mut out)?;
@@ -63,9 +70,9 @@ pub(super) fn new_directory(path: &Path, fill: impl FnOnce(&Path) -> Told<()>) -
     absent(&target)?;
     let folder = parent(&target)?;
     sweep(&folder);
-    let temporary = builder(0o777).tempdir_in(folder).map_err(uncreated)?;
-    note(temporary.path());
-    fill(temporary.path())?;
+    let temporary = noted(|| builder(0o777).tempdir_in(folder), TempDir::path)?;
+    // If it failed because `abandon` took the directory away, the signal is what ends the process.
+    fill(temporary.path()).inspect_err(|_| drop(temporaries()))?;
     Ok(Staged { temporary: Temporary::Directory(temporary), target })
 }
 
@@ -73,11 +80,15 @@ pub(super) fn new_directory(path: &Path, fill: impl FnOnce(&Path) -> Told<()>) -
 /// it are taken back.
 pub(super) fn commit(staged: Vec<Staged>) -> Result<(), (PathBuf, String)> {
     let mut temporaries = temporaries();
+    // All second names come first: between the first and the last rename a process that is killed leaves some outputs new and
+    // some old, so that nothing else may take time there.
+    let second_names: Vec<_> = staged.iter().map(Staged::second_name).collect();
+    temporaries.names.extend(second_names.iter().flatten().map(|name| name.to_path_buf()));
     let mut done: Vec<Done> = Vec::new();
-    for one in staged {
+    for (one, before) in staged.into_iter().zip(second_names) {
         let target = one.target.clone();
-        match one.commit(&mut temporaries) {
-            Ok(renamed) => done.push(renamed),
+        match one.commit() {
+            Ok(()) => done.push(Done { target, before }),
             Err(message) => {
                 done.into_iter().rev().for_each(Done::undo);
                 return Err((target, message));
@@ -105,50 +116,70 @@ impl Done {
 }
 
 impl Staged {
-    fn commit(self, temporaries: &mut Vec<PathBuf>) -> Told<Done> {
+    fn commit(self) -> Told<()> {
         let Self { temporary, target } = self;
         match temporary {
-            Temporary::File(file) => {
-                let before = second_name(&target);
-                temporaries.extend(before.as_ref().map(|name| name.to_path_buf()));
-                file.persist(&target).map_err(|e| unwritten(e.error))?;
-                Ok(Done { target, before })
-            }
+            Temporary::File(file) => file.persist(&target).map(drop).map_err(|e| unwritten(e.error)),
             Temporary::Directory(directory) => {
                 fs::rename(directory.path(), &target).map_err(unwritten)?;
                 // The temporary name is gone after the rename; there is nothing to clean up.
                 let _ = directory.keep();
-                Ok(Done { target, before: None })
+                Ok(())
             }
         }
     }
-}
 
-/// A second, temporary name of an existing file. None where the file system has no hard links: then a rename cannot be undone.
-fn second_name(target: &Path) -> Option<TempPath> {
-    if !target.exists() {
-        return None;
+    /// A second, temporary name of the file that this one replaces, if there is one. None where the file system has no hard
+    /// links: then a rename cannot be undone.
+    fn second_name(&self) -> Option<TempPath> {
+        if matches!(self.temporary, Temporary::Directory(_)) || !self.target.exists() {
+            return None;
+        }
+        let name = builder(0o666).tempfile_in(self.target.parent()?).ok()?.into_temp_path();
+        fs::remove_file(&name).ok()?;
+        fs::hard_link(&self.target, &name).ok()?;
+        Some(name)
     }
-    let name = builder(0o666).tempfile_in(target.parent()?).ok()?.into_temp_path();
-    fs::remove_file(&name).ok()?;
-    fs::hard_link(target, &name).ok()?;
-    Some(name)
 }
 
-/// Notes a temporary name, for [`abandon`].
-fn note(path: &Path) {
-    temporaries().push(path.to_path_buf());
+/// Makes a temporary file or directory and notes its name for [`abandon`].
+fn noted<T>(make: impl FnOnce() -> std::io::Result<T>, path: fn(&T) -> &Path) -> Told<T> {
+    let mut temporaries = temporaries();
+    let made = make().map_err(uncreated)?;
+    temporaries.names.push(path(&made).to_path_buf());
+    Ok(made)
 }
 
-fn temporaries() -> MutexGuard<'static, Vec<PathBuf>> {
+fn temporaries() -> MutexGuard<'static, Temporaries> {
+    let temporaries = lock();
+    if temporaries.ending {
+        drop(temporaries);
+        // The signal comes at once. An error in the meantime would be reported in its place.
+        loop {
+            std::thread::park();
+        }
+    }
+    temporaries
+}
+
+fn lock() -> MutexGuard<'static, Temporaries> {
     TEMPORARIES.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Deletes every temporary file of this process, which is about to end; waits for a [`commit`] under way.
+/// Deletes every temporary file of this process, which is about to end; waits for a [`commit`] under way. A thread that begins
+/// to write from now on waits for the end.
 pub(super) fn abandon() {
-    for path in temporaries().drain(..) {
+    let mut temporaries = lock();
+    temporaries.ending = true;
+    for path in temporaries.names.drain(..) {
         // Those that have their name by now are not found.
-        let _ = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+        if path.is_dir() {
+            // Under another name, since a thread may still be making files in it.
+            let away = path.with_extension(format!("end{SUFFIX}"));
+            let _ = fs::remove_dir_all(if fs::rename(&path, &away).is_ok() { &away } else { &path });
+        } else {
+            let _ = fs::remove_file(&path);
+        }
     }
 }
 
@@ -182,6 +213,7 @@ pub(super) fn check(path: &Path, directory: bool) -> Told<()> {
         parent(&target)?
     };
     // Creating a file is the only test that covers permissions, quotas and all file systems.
+    let _held = temporaries();
     builder(0o666).tempfile_in(inside).map(drop).map_err(uncreated)
 }
 

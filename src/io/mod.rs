@@ -171,7 +171,8 @@ pub fn write_together(outputs: &[Output<'_>]) -> Result<(), Error> {
     committed(staged)
 }
 
-/// Deletes the temporary files of this process. Call it before a signal ends the process.
+/// Deletes the temporary files of this process; a thread that writes later waits forever. Call it before a signal ends the
+/// process.
 pub fn abandon() {
     atomic::abandon();
 }

@@ -11,6 +11,7 @@ use crate::support::{assert_same_bits, backends, cases, context, on_gpu, prepare
 
 pub(crate) fn tests() -> Vec<Trial> {
     let mut trials = Vec::new();
+    // For the cpu backend this is tests/trials/threads.rs.
     trials.extend(test_each(OPS, the_same_run_gives_the_same_bits));
     trials.extend(test_each(OPS, layouts_hold_the_same_numbers));
     trials.extend(test_each(OPS, shader_checks_do_not_change_a_bit));
@@ -25,12 +26,6 @@ fn the_same_run_gives_the_same_bits(op: &Op) {
     let second = on_gpu(ctx, operator.as_ref(), &inputs);
     for ((name, a), (_, b)) in first.outputs.iter().zip(second.outputs.iter()) {
         assert_same_bits(&format!("{} {case}: {name}", op.name), a, b);
-    }
-    let pool = |threads| rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-    let one = pool(1).install(|| operator.cpu(&inputs).unwrap());
-    let three = pool(3).install(|| operator.cpu(&inputs).unwrap());
-    for ((name, a), (_, b)) in one.iter().zip(three.iter()) {
-        assert_same_bits(&format!("{} {case} on the cpu: {name}", op.name), a, b);
     }
 }
 

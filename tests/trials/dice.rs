@@ -5,14 +5,27 @@ use subquad::catalog::flags::FlagKind;
 use subquad::catalog::spec::{AxisDefault, Causality, Op};
 use subquad::tensor::{DType, Layout};
 
+/// The seed of the run.
+pub(crate) fn seed() -> u64 {
+    std::env::var("SUBQUAD_SEED").ok().and_then(|word| word.parse().ok()).unwrap_or(17)
+}
+
 /// A stream of random choices.
 pub(crate) struct Dice(u64);
 
 impl Dice {
     /// The seed of the run, which is printed, and a number that tells its streams apart.
     pub(crate) fn new(stream: u64) -> Self {
-        let seed = std::env::var("SUBQUAD_SEED").ok().and_then(|word| word.parse().ok()).unwrap_or(17u64);
-        Self((seed ^ stream.wrapping_mul(0xd6e8_feb8_6659_fd93)).wrapping_mul(0x9e37_79b9_7f4a_7c15))
+        Self((seed() ^ stream.wrapping_mul(0xd6e8_feb8_6659_fd93)).wrapping_mul(0x9e37_79b9_7f4a_7c15))
+    }
+
+    /// The stream of one trial among those of this name.
+    pub(crate) fn of(name: &str, number: usize) -> Self {
+        // FNV-1a, and steps of an odd constant that no name is near.
+        let name = name
+            .bytes()
+            .fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3));
+        Self::new(name.wrapping_add((number as u64).wrapping_mul(0xd129_42f2_ae85_ca6b)))
     }
 
     fn next(&mut self) -> u64 {
@@ -37,6 +50,11 @@ impl Dice {
     /// One of these.
     pub(crate) fn one<'a, T>(&mut self, of: &'a [T]) -> &'a T {
         &of[self.below(of.len())]
+    }
+
+    /// One of these words.
+    pub(crate) fn word<'a>(&mut self, of: &[&'a str]) -> &'a str {
+        self.one::<&str>(of)
     }
 
     /// A length from 1 to `most`, short ones more often.
