@@ -15,18 +15,36 @@ struct Exhausted(u64);
 /// Memory in bytes that the machine, or the group of processes that this one belongs to, has left; `None` if the system does
 /// not say.
 pub(crate) fn available() -> Option<u64> {
-    let number = |path: &str| std::fs::read_to_string(path).ok()?.trim().parse::<u64>().ok();
     let text = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
-    let machine = line.split_whitespace().next()?.parse::<u64>().ok()?.saturating_mul(1024);
-    // The limits of a container, in both versions of control groups. What its files occupy can be taken back, so this may be
-    // too low by them.
+    let machine = entry(&text, "MemAvailable:")?.saturating_mul(1024);
+    Some(group_left().map_or(machine, |group| group.min(machine)))
+}
+
+/// The number behind a word at the start of a line.
+fn entry(text: &str, name: &str) -> Option<u64> {
+    text.lines().find_map(|line| line.strip_prefix(name))?.split_whitespace().next()?.parse().ok()
+}
+
+/// What the limit of a container leaves, in both versions of control groups; `None` if there is no limit.
+fn group_left() -> Option<u64> {
+    let number = |path: String| std::fs::read_to_string(path).ok()?.trim().parse::<u64>().ok();
     let groups = [
-        ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
-        ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
+        ("/sys/fs/cgroup", "memory.max", "memory.current", ["inactive_file ", "active_file "]),
+        (
+            "/sys/fs/cgroup/memory",
+            "memory.limit_in_bytes",
+            "memory.usage_in_bytes",
+            ["total_inactive_file ", "total_active_file "],
+        ),
     ];
-    let group = groups.iter().find_map(|(limit, used)| Some(number(limit)?.saturating_sub(number(used)?)));
-    Some(group.map_or(machine, |group| group.min(machine)))
+    groups.into_iter().find_map(|(folder, limit, used, files)| {
+        let limit = number(format!("{folder}/{limit}"))?;
+        let used = number(format!("{folder}/{used}"))?;
+        // What it holds of files can be taken back.
+        let stat = std::fs::read_to_string(format!("{folder}/memory.stat")).unwrap_or_default();
+        let files: u64 = files.iter().filter_map(|name| entry(&stat, name)).sum();
+        Some(limit.saturating_sub(used.saturating_sub(files)))
+    })
 }
 
 /// Whether so many bytes can be had: the machine has them left, and gives them to this process.
@@ -77,6 +95,7 @@ pub(crate) fn check(op: &'static str, slots: &[Slot], state: u64) -> Result<(), 
 ///
 /// # Errors
 /// [`Error::Memory`].
+#[cfg(feature = "cli")]
 pub(crate) fn check_bytes(op: &str, what: &str, needed: u64) -> Result<(), Error> {
     if fits(needed) { Ok(()) } else { Err(limit(op, what.into(), needed)) }
 }

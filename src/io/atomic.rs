@@ -86,9 +86,9 @@ pub(super) fn commit(staged: Vec<Staged>) -> Result<(), (PathBuf, String)> {
     temporaries.names.extend(second_names.iter().flatten().map(|name| name.to_path_buf()));
     let mut done: Vec<Done> = Vec::new();
     for (one, before) in staged.into_iter().zip(second_names) {
-        let target = one.target.clone();
+        let (target, is_new) = (one.target.clone(), !one.target.exists());
         match one.commit() {
-            Ok(()) => done.push(Done { target, before }),
+            Ok(()) => done.push(Done { target, is_new, before }),
             Err(message) => {
                 done.into_iter().rev().for_each(Done::undo);
                 return Err((target, message));
@@ -98,9 +98,10 @@ pub(super) fn commit(staged: Vec<Staged>) -> Result<(), (PathBuf, String)> {
     Ok(())
 }
 
-/// A rename that can be undone: the destination, and a second name of what it replaced.
+/// A rename that can be undone: the destination, whether there was nothing before, and a second name of what it replaced.
 struct Done {
     target: PathBuf,
+    is_new: bool,
     before: Option<TempPath>,
 }
 
@@ -109,6 +110,8 @@ impl Done {
         // Both may fail on a disk that fails; the error that led here is reported.
         let _ = match self.before {
             Some(before) => before.persist(&self.target).map_err(|e| e.error),
+            // What was there before has no second name: better the new file than none.
+            None if !self.is_new => Ok(()),
             None if self.target.is_dir() => fs::remove_dir_all(&self.target),
             None => fs::remove_file(&self.target),
         };
