@@ -188,7 +188,8 @@ fn rooms_know_only_those_below_them() {
 #[test]
 fn every_path_that_a_comment_names_exists() {
     let rust = ["src", "tests", "benches", "examples"].iter().flat_map(|folder| files(folder, "rs"));
-    let texts = rust.chain(files("shaders", "wgsl")).chain(files("docs", "md"));
+    let shaders = files("shaders", "wgsl");
+    let texts = rust.chain(shaders.clone()).chain(files("docs", "md"));
     let folders = ["src/", "shaders/", "tests/", "benches/", "examples/", "docs/", "tools/"];
     for path in texts {
         let comments = path.extension().is_some_and(|extension| extension == "md");
@@ -203,6 +204,11 @@ fn every_path_that_a_comment_names_exists() {
                     word.contains("..") || word.split('/').any(|part| part == "X" || part.starts_with("X."));
                 if named && !placeholder {
                     assert!(root().join(word).exists(), "{}: {word} does not exist: {line}", name(&path));
+                }
+                // A shader names others without their folder.
+                if path.extension().is_some_and(|extension| extension == "wgsl") && word.ends_with(".wgsl") {
+                    let known = shaders.iter().any(|shader| shader.ends_with(word));
+                    assert!(known, "{}: {word} does not exist: {line}", name(&path));
                 }
             }
         }

@@ -1,4 +1,4 @@
-// cosformer: features of queries, as turned_keys.wgsl has them of keys. Outputs are complete in one dispatch.
+// cosformer: features of queries, as cosformer_keys.wgsl has them of keys. Outputs are complete in one dispatch.
 
 // Features of the queries, [READ_HEADS][TILE][DIM4].
 var<workgroup> wg_q: array<vec4<f32>, READ_HEADS * TILE * DIM4>;

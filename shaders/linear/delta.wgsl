@@ -13,7 +13,7 @@
 // previous token, L(t - 1) and L(s, t - 1), on the right-hand side; another vector in place of k_t there; and a second vector
 // that is written with the result, so two updates of the state per token.
 //
-// Prelude constants: those of recurrence_output.wgsl, which also loads and stores the state.
+// Prelude constants: those of cores/recurrence/output.wgsl, which also loads and stores the state.
 @group(0) @binding(7) var<storage, read> beta: array<Elem>; // B G N
 
 var<workgroup> wg_beta: array<f32, TILE>;

@@ -1,5 +1,5 @@
 // Delta rules, decode (one token): reads the state with the key, updates it and reads it with the queries, in one dispatch.
-// Columns and lanes are those of recurrence_decode.wgsl.
+// Columns and lanes are those of cores/recurrence/decode.wgsl.
 // Grid: KV heads. Reads k, v, q, beta; reads and writes state; writes o.
 @group(0) @binding(3) var<storage, read> q: array<Row>;          // B H 1 D
 @group(0) @binding(4) var<storage, read_write> state: array<f32>; // B G D E

@@ -1,4 +1,4 @@
-// performer, decode: as softmax_features.wgsl, for one token. The operator defines log_of(b, g), the log decay.
+// performer, decode: as favor_features.wgsl, for one token. The operator defines log_of(b, g), the log decay.
 var<workgroup> wg_running_max: f32;
 var<workgroup> wg_decay: f32;
 var<workgroup> wg_log: f32; // running maximum plus the largest log feature of the query

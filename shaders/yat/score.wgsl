@@ -1,5 +1,5 @@
 // The Yat kernel: the squared dot product of a query and a key, divided by their squared distance plus epsilon.
-// Needs attend_loads.wgsl.
+// Needs cores/attention/loads.wgsl.
 override EUCLIDEAN: u32 = 0u; // 0: normalise queries and keys to unit length; 1: use them as given
 
 // Below this share of the two squares, their difference is mostly rounding error.
