@@ -67,7 +67,7 @@ pub enum Error {
         limit: u64,
     },
     /// Work that takes more memory of the host than there is.
-    #[error("{op}: {what} needs {needed} bytes of memory, this machine has {left} left")]
+    #[error("{op}: {what} needs {needed} bytes of memory, {}", left_of(*needed, *left))]
     Memory {
         /// Operator.
         op: String,
@@ -75,8 +75,8 @@ pub enum Error {
         what: String,
         /// Bytes needed.
         needed: u64,
-        /// Bytes left.
-        left: u64,
+        /// Bytes left, if the system says so.
+        left: Option<u64>,
     },
     /// A workspace that was not grown to what a plan needs.
     #[error(
@@ -164,6 +164,14 @@ impl Error {
     /// A file that cannot be read or written.
     pub fn file(path: impl Into<PathBuf>, message: impl Into<String>) -> Self {
         Self::File { path: path.into(), message: message.into() }
+    }
+}
+
+/// What is left of the memory, if that is the reason.
+fn left_of(needed: u64, left: Option<u64>) -> String {
+    match left.filter(|left| *left < needed) {
+        Some(left) => format!("this machine has {left} left"),
+        None => "more than this machine gives".into(),
     }
 }
 

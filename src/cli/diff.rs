@@ -3,10 +3,9 @@
 use clap::{ArgMatches, Command};
 use serde_json::{Value, json};
 
-use super::options::is_dash;
 use super::{Outcome, args, report};
 use crate::error::Error;
-use crate::io;
+use crate::io::{self, is_dash};
 use crate::tensor::{HostTensor, Shape, TensorMap};
 use crate::verify::tolerance;
 

@@ -96,11 +96,13 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>, closed: bool) -> Exit
             }
         },
     };
-    if matches.subcommand_name() != Some("bench") {
-        // Before any other thread starts, so that all inherit the mask. `bench` keeps what it has measured.
+    // Before any other thread starts, so that all inherit the mask of signals. `bench` keeps what it has measured.
+    if matches.subcommand_name() == Some("bench") {
+        bench::prepare();
+    } else {
         signals::install(signals::end);
     }
-    if let Some(line) = threads::cap() {
+    if let Some(line) = threads::cap().filter(|_| !is_quiet(&matches)) {
         report::stderr(&line);
     }
     match dispatch(&matches) {
@@ -111,6 +113,11 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>, closed: bool) -> Exit
             ExitCode::from(code(&error))
         }
     }
+}
+
+/// Whether the command has `--quiet`.
+fn is_quiet(matches: &clap::ArgMatches) -> bool {
+    args::is_on(matches, "quiet") || matches.subcommand().is_some_and(|(_, matches)| is_quiet(matches))
 }
 
 /// Whether a tensor file on standard output was not read to its end, which is no error.

@@ -13,7 +13,7 @@ use crate::catalog::flags::{FlagKind, Flags};
 use crate::catalog::packed::Packed;
 use crate::catalog::spec::{Causality, Op};
 use crate::error::Error;
-use crate::io;
+use crate::io::{self, is_dash};
 use crate::tensor::{DType, Layout};
 
 /// The options of `subquad run OP`.
@@ -153,11 +153,6 @@ impl Options {
         }
         outputs.iter().try_for_each(|(_, path)| io::write_check(path))
     }
-}
-
-/// Whether a path is standard input or output.
-pub(super) fn is_dash(path: &Path) -> bool {
-    path.as_os_str() == "-"
 }
 
 fn named<'a, const K: usize>(paths: [(&'static str, Option<&'a PathBuf>); K]) -> Vec<(&'static str, &'a Path)> {

@@ -27,8 +27,10 @@ const BYTES: u64 = 8 + 8 + 4 + 4;
 
 /// Refuses shapes whose reference does not fit into memory.
 pub(super) fn check_memory(op: &Op, operator: &dyn Operator) -> Result<(), Error> {
-    let elements = operator.elements();
-    memory::check_bytes(op.name, "--verify", elements.saturating_mul(BYTES + 8 * threads() as u64))
+    // Only references whose rows are apart run on several threads, each with the inputs as f64.
+    let copies = if op.rows_apart { threads() as u64 } else { 2 };
+    let elements = operator.elements().saturating_add(operator.state_elements());
+    memory::check_bytes(op.name, "--verify", elements.saturating_mul(BYTES + 8 * copies))
 }
 
 fn threads() -> usize {

@@ -1,7 +1,7 @@
 //! `subquad run OP`.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::ArgMatches;
 
@@ -20,7 +20,7 @@ use crate::catalog::random;
 use crate::catalog::spec::Op;
 use crate::cpu::memory;
 use crate::error::Error;
-use crate::io;
+use crate::io::{self, is_dash};
 use crate::operator::Operator;
 use crate::tensor::{Access, DType, TensorMap};
 
@@ -44,7 +44,8 @@ pub(super) fn run(op: &'static Op, matches: &ArgMatches) -> Result<Outcome, Erro
     }
     let (absent, read, state_made) = (found.absent, found.read.clone(), found.made.clone());
     let mut inputs = found.into_tensors(&*operator, &options, &mut ui)?;
-    operator.check_memory()?;
+    // A GPU keeps a state that is not carried to itself.
+    operator.check_memory(matches!(target, Target::Cpu))?;
     if options.verify {
         reference::check_memory(op, &*operator)?;
     }
@@ -148,10 +149,6 @@ fn draw(op: &Op, options: &Options, operator: &dyn Operator, inputs: &TensorMap,
     ui.watched(&format!("{}: {what}", op.name), &|| None, || {
         random::parameters(op, &options.flags, operator, inputs, options.seed)
     })
-}
-
-fn is_dash(path: &Path) -> bool {
-    options::is_dash(path)
 }
 
 /// How a file was made.

@@ -5,14 +5,14 @@ use std::collections::BTreeMap;
 use clap::builder::PossibleValuesParser;
 use clap::{Arg, ArgAction, ArgMatches, Command};
 
-use super::options::{self, is_dash};
+use super::options;
 use super::report::{self, Ui};
 use super::{Outcome, args};
 use crate::catalog::case::Case;
 use crate::catalog::random;
 use crate::catalog::spec::{AxisDefault, Causality, Op, TensorSpec};
 use crate::error::Error;
-use crate::io;
+use crate::io::{self, is_dash};
 use crate::tensor::DType;
 
 /// `subquad sample OP`.

@@ -152,14 +152,17 @@ fn reason(verdict: &Comparison) -> Option<String> {
         .into_iter()
         .filter_map(|(name, x)| null(name, x))
         .collect();
-    if !verdict.bound.is_finite() {
-        reasons.push("the definition itself overflows in f32".into());
-    }
+    reasons.extend(verdict.overflow.map(overflow_text));
     if reasons.is_empty() && verdict.error > verdict.bound {
         reasons.push("the error exceeds the bound".into());
     }
     reasons.extend(verdict.row.map(|row| row_text(&row)));
     (!reasons.is_empty()).then(|| reasons.join(", "))
+}
+
+fn overflow_text(dtype: DType) -> String {
+    let more = if dtype == DType::F16 { " (--dtype f32 has more room)" } else { "" };
+    format!("the definition itself overflows in {dtype}{more}")
 }
 
 fn row_text(row: &WrongRow) -> String {
@@ -169,13 +172,13 @@ fn row_text(row: &WrongRow) -> String {
 
 /// The error and its bound in words, for people.
 pub(super) fn judgement(verdict: &Comparison) -> String {
-    let Comparison { error, bound, row, ok } = verdict;
+    let Comparison { error, bound, row, overflow, ok } = verdict;
     let mut text = format!("relative RMS error {error:.2e}, bound {bound:.2e}");
     if let Some(row) = row {
         text += &format!("; {}", row_text(row));
     }
-    if !bound.is_finite() {
-        text += "; the definition itself overflows in f32";
+    if let Some(dtype) = overflow {
+        text += &format!("; {}", overflow_text(*dtype));
     }
     text + if *ok { ": ok" } else { ": FAILED" }
 }
@@ -186,15 +189,19 @@ mod tests {
 
     #[test]
     fn a_failure_and_a_null_have_a_reason() {
-        let reason = |error, bound, ok| reason(&Comparison { error, bound, row: None, ok });
+        let reason = |error, bound, ok| reason(&Comparison { error, bound, row: None, overflow: None, ok });
         assert_eq!(reason(1e-7, 1e-6, true), None);
         assert_eq!(reason(1e-5, 1e-6, false).as_deref(), Some("the error exceeds the bound"));
         assert_eq!(reason(f64::INFINITY, 1e-6, false).as_deref(), Some("the error is infinite"));
         let both = reason(f64::NAN, f64::INFINITY, false);
-        let text = "the error is not a number, the bound is infinite, the definition itself overflows in f32";
-        assert_eq!(both.as_deref(), Some(text));
+        assert_eq!(both.as_deref(), Some("the error is not a number, the bound is infinite"));
+        let overflow = Some(DType::F16);
+        let over = Comparison { error: f64::NAN, bound: f64::INFINITY, row: None, overflow, ok: false };
+        let text = "the error is not a number, the bound is infinite, the definition itself overflows in f16 (--dtype f32 has \
+                    more room)";
+        assert_eq!(super::reason(&over).as_deref(), Some(text));
         let row = Some(WrongRow { at: 3, of: 8, error: 0.5, bound: 1e-5 });
-        let one = super::reason(&Comparison { error: 1e-7, bound: 1e-6, row, ok: false });
+        let one = super::reason(&Comparison { error: 1e-7, bound: 1e-6, row, overflow: None, ok: false });
         assert_eq!(one.as_deref(), Some("row 3 of 8 is off by 5.00e-1, 1.00e-5 allowed"));
     }
 }

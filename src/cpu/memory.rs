@@ -65,7 +65,7 @@ pub(super) fn claim<T>(count: usize) {
 }
 
 fn limit(op: &str, what: String, needed: u64) -> Error {
-    Error::Memory { op: op.to_owned(), what, needed, left: available().unwrap_or(0) }
+    Error::Memory { op: op.to_owned(), what, needed, left: available() }
 }
 
 /// Refuses outputs and a state that do not fit into the memory left. `state` is the number of elements of a state that the run

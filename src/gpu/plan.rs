@@ -211,10 +211,10 @@ impl Plan {
             };
             let Bound { tensor, before } = bound[slot];
             tensor.strides().is_some_and(|strides| {
-                let lengths = tensor.shape().dims().iter().zip(strides);
                 // The last axis is contiguous, and a stride along an axis of length 1 is not used.
-                let odd = |(length, stride): (&usize, &usize)| *length > 1 && *stride != 1 && !stride.is_multiple_of(4);
-                !before.is_multiple_of(4) || lengths.into_iter().any(odd)
+                let leading = tensor.shape().rank().saturating_sub(1);
+                let mut axes = tensor.shape().dims().iter().zip(strides).take(leading);
+                !before.is_multiple_of(4) || axes.any(|(length, stride)| *length > 1 && !stride.is_multiple_of(4))
             })
         })
     }

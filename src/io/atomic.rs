@@ -5,7 +5,7 @@ use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tempfile::{Builder, NamedTempFile, TempDir, TempPath};
 
@@ -14,6 +14,8 @@ use super::{Told, unwritten};
 /// How the names of temporary files begin and end.
 const PREFIX: &str = ".subquad-";
 const SUFFIX: &str = ".tmp";
+/// The same of second names of files that are about to be replaced.
+const BEFORE: &str = ".subquad-before-";
 
 /// A temporary file or directory that was not touched for this time is a killed process's.
 const STALE: Duration = Duration::from_secs(12 * 3600);
@@ -138,7 +140,8 @@ impl Staged {
         if matches!(self.temporary, Temporary::Directory(_)) || !self.target.exists() {
             return None;
         }
-        let name = builder(0o666).tempfile_in(self.target.parent()?).ok()?.into_temp_path();
+        let name =
+            Builder::new().prefix(BEFORE).suffix(SUFFIX).tempfile_in(self.target.parent()?).ok()?.into_temp_path();
         fs::remove_file(&name).ok()?;
         fs::hard_link(&self.target, &name).ok()?;
         Some(name)
@@ -186,6 +189,20 @@ pub(super) fn abandon() {
     }
 }
 
+/// When a file got a name: a second name keeps the time at which the file was written. None where the system does not say.
+fn named(about: &fs::Metadata) -> Option<SystemTime> {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::MetadataExt;
+        SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(about.ctime().try_into().ok()?))
+    }
+    #[cfg(not(unix))]
+    {
+        let _ = about;
+        None
+    }
+}
+
 /// Deletes temporary files that a killed process left here.
 fn sweep(folder: &Path) {
     let Ok(entries) = fs::read_dir(folder) else { return };
@@ -195,7 +212,8 @@ fn sweep(folder: &Path) {
             continue;
         }
         let Ok(about) = entry.metadata() else { continue };
-        if about.modified().ok().and_then(|time| time.elapsed().ok()).is_some_and(|age| age > STALE) {
+        let touched = if name.to_string_lossy().starts_with(BEFORE) { named(&about) } else { about.modified().ok() };
+        if touched.and_then(|time| time.elapsed().ok()).is_some_and(|age| age > STALE) {
             let path = entry.path();
             let _ = if about.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
         }

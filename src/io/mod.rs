@@ -173,7 +173,7 @@ pub fn write_together(outputs: &[Output<'_>]) -> Result<(), Error> {
 
 /// Deletes the temporary files of this process; a thread that writes later waits forever. Call it before a signal ends the
 /// process.
-pub fn abandon() {
+pub(crate) fn abandon() {
     atomic::abandon();
 }
 
@@ -254,7 +254,8 @@ impl Target {
     }
 }
 
-fn is_dash(path: &Path) -> bool {
+/// Whether a path is standard input or output.
+pub(crate) fn is_dash(path: &Path) -> bool {
     path.as_os_str() == "-"
 }
 

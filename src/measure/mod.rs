@@ -301,7 +301,8 @@ const BYTES_EACH: u64 = 4 + 4 + (8 + 8) + (8 + 4);
 
 /// Refuses a case that needs more memory than is free.
 fn check_memory(op: &Op, operator: &dyn Operator) -> Result<(), Error> {
-    let needed = operator.elements().saturating_mul(BYTES_EACH);
+    let elements = operator.elements().saturating_add(operator.state_elements());
+    let needed = elements.saturating_mul(BYTES_EACH);
     memory::check_bytes(op.name, "drawing, running and judging this shape", needed)
 }
 

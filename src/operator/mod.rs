@@ -133,13 +133,18 @@ pub trait Operator: Debug + Send + Sync {
         StateBasis::default()
     }
 
-    /// Refuses outputs and a state that do not fit into the memory that the machine has left.
+    /// Number of elements of the state that a run on the host holds, whether or not it is carried.
+    fn state_elements(&self) -> u64 {
+        0
+    }
+
+    /// Refuses outputs, and a state that is held on the host, that do not fit into the memory that the machine has left.
     ///
     /// # Errors
     /// [`Error::Memory`].
     #[cfg(feature = "cpu")]
-    fn check_memory(&self) -> Result<(), Error> {
-        memory::check(self.name(), &self.slots(), 0)
+    fn check_memory(&self, holds_state: bool) -> Result<(), Error> {
+        memory::check(self.name(), &self.slots(), if holds_state { self.state_elements() } else { 0 })
     }
 
     /// Refuses inputs for which f32 has no result, whatever the backend.
@@ -197,9 +202,8 @@ impl<C: Configured> Operator for C {
         Configured::state_basis(self)
     }
 
-    #[cfg(feature = "cpu")]
-    fn check_memory(&self) -> Result<(), Error> {
-        memory::check(C::ALGORITHM.name, &self.slots(), self.state_elements())
+    fn state_elements(&self) -> u64 {
+        Configured::state_elements(self)
     }
 
     fn check_values(&self, tensors: &TensorMap) -> Result<(), Error> {
@@ -220,7 +224,7 @@ impl<C: Configured> Operator for C {
         self.validate()?;
         check_inputs(C::ALGORITHM.name, &self.slots(), tensors)?;
         Configured::check_values(self, tensors)?;
-        Operator::check_memory(self)?;
+        self.check_memory(true)?;
         memory::guarded(C::ALGORITHM.name, || (C::ALGORITHM.cpu.run)(self, tensors))
     }
 

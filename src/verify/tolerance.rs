@@ -60,6 +60,8 @@ pub struct Comparison {
     pub bound: f64,
     /// The row that is farthest over its own tolerance, if one is.
     pub row: Option<WrongRow>,
+    /// The storage type in which the definition itself overflows, so that there is no tolerance.
+    pub overflow: Option<DType>,
     /// Whether the error is finite and within a finite tolerance, that of every row too.
     pub ok: bool,
 }
@@ -79,7 +81,7 @@ pub struct WrongRow {
 
 impl Comparison {
     /// That of an output which is missing.
-    pub const MISSING: Self = Self { error: f64::INFINITY, bound: 0.0, row: None, ok: false };
+    pub const MISSING: Self = Self { error: f64::INFINITY, bound: 0.0, row: None, overflow: None, ok: false };
 }
 
 /// Outputs of the definition for some inputs: in f64, and in f32 to measure its own rounding error.
@@ -203,7 +205,7 @@ pub fn compare(op: &str, got: &HostTensor, exact: &[f64], singles: &[&[f64]]) ->
     if !got.dtype().is_float() || values.len() != exact.len() {
         // Positions and indices are whole numbers and must match exactly.
         let ok = values == exact;
-        return Comparison { error: if ok { 0.0 } else { f64::INFINITY }, bound: 0.0, row: None, ok };
+        return Comparison { error: if ok { 0.0 } else { f64::INFINITY }, bound: 0.0, row: None, overflow: None, ok };
     }
     let floor = FLOORS.iter().find(|f| f.0 == op).map_or(DEFAULT_FLOOR, |f| f.1);
     let half = got.dtype() == DType::F16;
@@ -222,7 +224,8 @@ pub fn compare(op: &str, got: &HostTensor, exact: &[f64], singles: &[&[f64]]) ->
         })
         .collect();
     if rows.iter().any(|row| row.own.is_infinite()) {
-        return Comparison { error: relative_rms(&values, exact), bound: f64::INFINITY, row: None, ok: false };
+        let error = relative_rms(&values, exact);
+        return Comparison { error, bound: f64::INFINITY, row: None, overflow: Some(got.dtype()), ok: false };
     }
     // A row may be small because its terms cancel: its error is judged beside rows of the usual size too.
     let usual = median(rows.iter().map(|row| row.size).collect());
@@ -259,7 +262,7 @@ pub fn compare(op: &str, got: &HostTensor, exact: &[f64], singles: &[&[f64]]) ->
     });
     let ok = error.is_finite() && well_error <= well_bound && row.is_none();
     let (error, bound) = if well_error <= well_bound { (error, all_bound) } else { (well_error, well_bound) };
-    Comparison { error, bound, row, ok }
+    Comparison { error, bound, row, overflow: None, ok }
 }
 
 /// The root of the sum of squared differences. Infinite if one value of a pair is finite and the other is not.

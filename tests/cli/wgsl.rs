@@ -30,7 +30,7 @@ fn every_specialisation_is_dumped_complete() {
                 names.insert(path.file_name().unwrap().to_string_lossy().into_owned());
             }
             let expected: BTreeSet<_> =
-                op.kernels().iter().map(|(kernel, spec)| format!("{}.wgsl", spec.label(kernel))).collect();
+                op.kernels().iter().map(|(kernel, spec)| format!("{}.wgsl", spec.file_stem(kernel))).collect();
             assert_eq!(names, expected);
             assert_eq!(listed.lines().count(), names.len());
         }
@@ -59,7 +59,7 @@ fn without_an_operator_the_kernels_of_all_are_printed_once() {
     let place = Place::new();
     let listed = place.done("wgsl --all --dump all");
     let labels =
-        OPS.iter().flat_map(|op| op.kernels()).map(|(kernel, spec)| format!("all/{}.wgsl", spec.label(kernel)));
+        OPS.iter().flat_map(|op| op.kernels()).map(|(kernel, spec)| format!("all/{}.wgsl", spec.file_stem(kernel)));
     assert_eq!(listed.lines().map(str::to_owned).collect::<BTreeSet<_>>(), labels.collect());
     assert_eq!(listed.lines().count(), std::fs::read_dir(place.path("all")).unwrap().count());
 }

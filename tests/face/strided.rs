@@ -214,6 +214,30 @@ fn ssd_takes_x_b_and_c_from_one_buffer() {
     assert!(got.bytes() == want.bytes() && want.to_f32().iter().any(|x| *x != 0.0));
 }
 
+/// Keys that are windows over one row of numbers: no stride is a multiple of four elements.
+#[test]
+fn keys_may_be_windows_that_move_by_one_element() {
+    let Some(ctx) = open() else { return };
+    let config = linear::Config::new(Qkv::new().len(20).dim(8));
+    let plan = compile(&ctx, &config).unwrap();
+    let mut slots = contiguous(&ctx, &plan);
+    let row: Vec<f32> = (0..28).map(|i| (i as f32 * 0.7).sin()).collect();
+    let windows = row.windows(8).take(20).flatten().copied().collect();
+    let shape = [1, 1, 20, 8];
+    let o = |slots: &[(&str, Tensor)]| {
+        let named: Vec<_> = slots.iter().map(|(name, tensor)| (*name, tensor)).collect();
+        run(&ctx, &plan, &named);
+        readback::read_blocking(&ctx, &slots.iter().find(|(slot, _)| *slot == "o").unwrap().1).unwrap()
+    };
+    let k = slots.iter().position(|(slot, _)| *slot == "k").unwrap();
+    let copied = buffer(&ctx, &HostTensor::f32(shape, windows));
+    slots[k].1 = Tensor::view(&copied, 0..640, shape, DType::F32).unwrap();
+    let want = o(&slots);
+    let whole = buffer(&ctx, &HostTensor::f32([28], row));
+    slots[k].1 = Tensor::strided(&whole, 0, shape, [28, 28, 1, 1], DType::F32).unwrap();
+    assert!(o(&slots).bytes() == want.bytes() && want.to_f32().iter().any(|x| *x != 0.0));
+}
+
 /// The filled part of a key/value cache `[B, G, room, D]`, whose rest is not a number, and one key head for all heads.
 #[test]
 fn a_cache_with_spare_room_binds_without_a_copy() {

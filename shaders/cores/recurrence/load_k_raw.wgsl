@@ -2,6 +2,7 @@
 // whole vector.
 //
 // Prelude constant: DIM_K4, groups of four of D. The operator declares wg_u.
+
 // Loads tokens first .. first + TILE of one KV head. From `end` on vectors are zero, and so are their features.
 fn load_keys(p: Place, first: u32, end: u32, invocation: u32) {
     let k_head = head_start(params.k, p.b, p.g);

@@ -1,5 +1,6 @@
 // Loads the query vectors of a tile as stored, after those of the keys (load_k_raw.wgsl): [READ_HEADS][TILE][DIM_K4] of
 // wg_u, starting at TILE DIM_K4.
+
 // Loads tokens first .. first + TILE of this workgroup's query heads, with zeros for rows that are none.
 fn load_queries(p: Place, first: u32, end: u32, invocation: u32) {
     for (var turn = 0u; turn < (READ_HEADS * TILE * DIM_K4 + INVOCATIONS - 1u) / INVOCATIONS; turn++) {

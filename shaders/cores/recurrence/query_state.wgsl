@@ -3,7 +3,7 @@
 // Each invocation holds only ROWS of the rows. A read therefore leaves one partial sum per row thread in workgroup memory;
 // after a barrier they are added in a fixed order. One workgroup reads a KV head's state for READ_HEADS query heads.
 //
-// Prelude constants: READ_HEADS and those of rank_one_update.wgsl. The operator defines query_features(row, i) and query_feature_at(row, d), the features of
+// Prelude constants: READ_HEADS, NORMED (1 if sums of features are kept) and those of rank_one_update.wgsl. The operator defines query_features(row, i) and query_feature_at(row, d), the features of
 // row r * TILE + t, and load_queries.
 
 // Partial sums, [READ_HEADS][TILE][ROW_THREADS][COL_THREADS], and partial weights, of each invocation's rows of z.

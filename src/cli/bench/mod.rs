@@ -19,7 +19,7 @@ use clap::{Arg, ArgAction, ArgMatches, Command};
 
 use super::report::{self, Ui};
 use super::target::{Several, Target};
-use super::{Outcome, args, options, signals};
+use super::{Outcome, args, signals};
 use crate::error::Error;
 use crate::io;
 use crate::measure::Budget;
@@ -128,11 +128,14 @@ struct Sinks {
     record: Option<PathBuf>,
 }
 
+/// What has to be done before any other thread starts: these inherit the mask of signals, and read variables.
+pub(super) fn prepare() {
+    without_driver_caches();
+    signals::install(interrupt::on_signal);
+}
+
 /// Measures operators.
 pub(super) fn bench(matches: &ArgMatches) -> Result<Outcome, Error> {
-    without_driver_caches();
-    // Before any other thread starts, so that all inherit the mask.
-    signals::install(interrupt::on_signal);
     let occasion = Occasion::now();
     let mut ui = Ui::new(args::is_on(matches, "quiet"));
     let matrix = Matrix::of(matches)?;
@@ -236,7 +239,7 @@ impl Sinks {
         let path = |name| args::path_of(matches, name).map(Path::to_path_buf);
         let word = args::word_of(matches, "format").unwrap_or("table");
         let format = FORMATS.into_iter().find(|(name, _)| *name == word).map_or(Format::Table, |(_, format)| format);
-        let dash = |path: &PathBuf| options::is_dash(path);
+        let dash = |path: &PathBuf| io::is_dash(path);
         let sinks = Self {
             format,
             output: path("output").filter(|path| !dash(path)),

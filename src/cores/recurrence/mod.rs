@@ -82,7 +82,6 @@ params! {
     }
 }
 
-/// Fields of [`Params`], for its kernels.
 /// Slots of q, k, v and o (0 to 3), with the byte offsets of their strides in [`Params`].
 pub(crate) const STRIDES: [(usize, usize); 4] =
     [(0, offset_of!(Params, q)), (1, offset_of!(Params, k)), (2, offset_of!(Params, v)), (3, offset_of!(Params, o))];

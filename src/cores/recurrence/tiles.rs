@@ -107,13 +107,12 @@ impl Tiles {
     /// instructions: 4 tokens instead of 8 take 3 % more, and twice as many waves hide the latency of loads.
     pub fn for_several(self) -> Self {
         let most = BYTES_PER_INVOCATION * (self.row_threads * self.col_threads).next_multiple_of(64);
-        let fits = |tile: &usize| self.with_tile(*tile).workgroup_bytes() <= most.max(4 * self.fixed_floats);
-        let tile =
-            [32, 16, 8, 4, 2].into_iter().filter(|tile| *tile <= self.tile).find(fits).unwrap_or(self.tile.min(2));
+        let fits = |tile: &usize| self.with_tile(*tile).workgroup_bytes() <= most + 4 * self.fixed_floats;
+        let tiles = [32, 16, 8, 4, 2];
+        let tile = tiles.into_iter().filter(|tile| *tile <= self.tile).find(fits).unwrap_or(self.tile.min(2));
         // The segment kernel has neither queries nor partial sums.
-        let token = self.token_floats + self.decay_floats + 4 * self.col_threads;
-        let keys = |tile: &usize| 4 * (tile * token + self.fixed_floats);
-        let segment_tile = [8, 4, 2].into_iter().find(|tile| keys(tile) <= most / 2).unwrap_or(1).max(tile);
+        let small = |tile: &usize| self.segment_bytes(*tile) <= most / 2;
+        let segment_tile = [8, 4, 2].into_iter().find(small).unwrap_or(1).max(tile);
         Self { tile, segment_tile, ..self }
     }
 
@@ -129,6 +128,12 @@ impl Tiles {
         let keys = self.tile * (self.token_floats + self.decay_floats + cols);
         let queries = self.read_heads * self.tile * (self.token_floats + self.row_threads * cols);
         4 * (self.fixed_floats + keys + queries + weights)
+    }
+
+    /// Bytes of workgroup memory of the segment kernel with tiles of so many tokens: the logarithms of decays are there beside the
+    /// decays.
+    pub(crate) fn segment_bytes(&self, tile: usize) -> usize {
+        4 * (self.fixed_floats + tile * (self.token_floats + 2 * self.decay_floats + 4 * self.col_threads))
     }
 
     /// Consts of a kernel with tiles of so many tokens.

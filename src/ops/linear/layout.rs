@@ -461,6 +461,12 @@ mod tests {
                 for group in [1, 2, 3, 8, 64] {
                     for decays in [0, 1, dim_k] {
                         let t = Tiles::new(dim_k, dim_v, group, None, decays, 0, true);
+                        let few = t.for_several();
+                        assert!(
+                            few.workgroup_bytes() <= 16384 && few.segment_bytes(few.segment_tile) <= 16384,
+                            "{few:?}"
+                        );
+                        assert!(few.segment_tile.is_multiple_of(few.tile), "{few:?}");
                         assert!(t.workgroup_bytes() <= 16384, "{dim_k} {dim_v} {group} {decays}: {t:?}");
                         assert!(t.row_threads * t.col_threads <= 256);
                         assert!(t.rows * t.row_threads >= dim_k && 4 * t.col_threads * t.col_splits >= dim_v);
