@@ -5,8 +5,3 @@
 fn four_of(first: u32, size: u32) -> u32 {
     return min(max(first, size) - first, 4u);
 }
-
-// Which of them.
-fn within(first: u32, size: u32) -> vec4<bool> {
-    return vec4<u32>(first, first + 1u, first + 2u, first + 3u) < vec4<u32>(size);
-}

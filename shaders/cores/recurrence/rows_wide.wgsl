@@ -1,6 +1,11 @@
 // Rows of k and v, four elements at once (rows.wgsl): D, E, strides and starts are multiples of four.
 alias Row = vec4<Elem>;
 
+// All four elements from `first` on, or none.
+fn within(first: u32, size: u32) -> vec4<bool> {
+    return vec4<bool>(first < size);
+}
+
 fn load_k(row: u32, d: u32) -> vec4<f32> {
     return vec4<f32>(k[(row + min(d, params.dim_k - 4u)) / 4u]);
 }
