@@ -167,7 +167,7 @@ impl Error {
     }
 }
 
-/// What is left of the memory, if that is the reason.
+/// Clause with the bytes of memory left, if fewer than needed are.
 fn left_of(needed: u64, left: Option<u64>) -> String {
     match left.filter(|left| *left < needed) {
         Some(left) => format!("this machine has {left} left"),

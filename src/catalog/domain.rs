@@ -32,13 +32,13 @@ impl Domain {
 /// Values that are not finite and not allowed.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Meaningless {
-    /// How many there are, of how many.
+    /// Number of values that are not finite.
     pub count: usize,
-    /// Number of all values.
+    /// Number of values of the tensor.
     pub of: usize,
-    /// Place of the first, counted through the tensor.
+    /// Index of the first value that is not finite, counted through the tensor.
     pub at: usize,
-    /// The first.
+    /// The first value that is not finite.
     pub value: f32,
 }
 

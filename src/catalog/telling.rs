@@ -4,7 +4,7 @@
 use super::spec::Op;
 use crate::error::Error;
 
-/// The names.
+/// Names of tensors that change the result of whatever model reads them.
 const NAMES: [&str; 8] = ["mask", "attn_mask", "bias", "cu_seqlens", "seq_idx", "lengths", "sink", "initial_state"];
 
 /// Refuses a name of this list among those of tensors that the operator does not read.

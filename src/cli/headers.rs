@@ -28,7 +28,7 @@ pub(super) struct Files {
 }
 
 impl Files {
-    /// Opens them.
+    /// Opens the files that the options name and reads their headers.
     pub(super) fn open(options: &Options) -> Result<Self, Error> {
         let open = |path: &Option<_>| path.as_deref().map(io::open).transpose();
         Ok(Self { input: io::open(&options.input)?, params: open(&options.params)?, state: open(&options.state_in)? })
@@ -80,7 +80,7 @@ pub(super) struct Headers {
 }
 
 impl Headers {
-    /// Those of no file.
+    /// The headers of a run without files.
     #[cfg(test)]
     pub(super) fn none(op: &'static Op) -> Self {
         let (none, absent) = (String::new, AbsentAxes::default());

@@ -24,7 +24,7 @@ pub(super) struct Inputs {
     headers: Headers,
     /// The tensors that the operator knows by name.
     tensors: TensorMap,
-    /// The same of the state file.
+    /// The tensors of the state file that the operator knows by name.
     state: Option<TensorMap>,
     /// The metadata of the state file.
     pub made: Option<BTreeMap<String, String>>,

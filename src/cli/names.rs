@@ -1,4 +1,4 @@
-//! Which tensor of the files each tensor of the operator is: `--map` and `--prefix`.
+//! `--map` and `--prefix`: the names that the operator's tensors have in the files.
 
 use clap::{Arg, ArgAction, ArgMatches};
 
@@ -9,7 +9,7 @@ use crate::error::Error;
 /// The names of the operator's tensors in the files.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Names {
-    /// Names of the operator, and those of the files.
+    /// Pairs of names: the operator's name of a tensor, and its name in the files.
     map: Vec<(&'static str, String)>,
     prefix: String,
 }

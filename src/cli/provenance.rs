@@ -20,7 +20,7 @@ pub(super) const KEY: &str = "state";
 pub(super) struct Provenance(Vec<(String, String)>);
 
 impl Provenance {
-    /// That of a run. `tensors` holds the weights that the operator reads.
+    /// The provenance of the state that a run makes. `tensors` holds the weights that the operator reads.
     pub(super) fn of(operator: &dyn Operator, tensors: &TensorMap) -> Self {
         let basis = operator.state_basis();
         let mut pairs = vec![("operator".to_owned(), operator.name().to_owned())];
@@ -30,7 +30,7 @@ impl Provenance {
         Self(pairs)
     }
 
-    /// As the metadata has it: `operator=slay poly=anchor omega=91..`.
+    /// The text of the entry in the metadata: `operator=slay poly=anchor omega=91..`.
     pub(super) fn text(&self) -> String {
         self.0.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join(" ")
     }

@@ -39,7 +39,7 @@ pub(super) fn stderr(line: &str) {
     let _ = writeln!(std::io::stderr().lock(), "{}", visible(line));
 }
 
-/// Lines on stderr.
+/// Prints text on stderr, line by line.
 pub(super) fn stderr_lines(text: &str) {
     text.lines().for_each(stderr);
 }

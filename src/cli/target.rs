@@ -52,7 +52,7 @@ impl TargetArgs {
         )
     }
 
-    /// From the three values.
+    /// Makes a target of the values of `--backend`, `--adapter` and `--force-adapter`.
     ///
     /// # Errors
     /// [`Error::Usage`] if they contradict each other.

@@ -9,7 +9,7 @@ pub(super) fn cap() -> Option<String> {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let asked = std::env::var("RAYON_NUM_THREADS").ok()?;
     let most = most(&asked, cores)?;
-    // It fails only if there is a pool already.
+    // Building fails only if there is a pool already.
     rayon::ThreadPoolBuilder::new().num_threads(most).build_global().ok()?;
     let asked = super::report::visible(&asked);
     Some(format!("RAYON_NUM_THREADS is {asked}: {most} threads are used, {PER_CORE} per core"))

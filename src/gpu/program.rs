@@ -122,7 +122,7 @@ impl Step {
         Self { kernel, spec, narrow: None, params, operands, first: 0, groups, cost, strided: Vec::new() }
     }
 
-    /// The same with a variant for odd strides.
+    /// Adds the variant that serves odd strides.
     pub(crate) fn or_narrow(self, narrow: Option<Variant>) -> Self {
         Self { narrow, ..self }
     }

@@ -13,7 +13,7 @@ use crate::error::Error;
 use crate::tensor::{Access, DType, Slot, Values};
 
 params! {
-    /// Twin of `struct Params` in `shaders/probes/self_test.wgsl`.
+    /// Must match `struct Params` in `shaders/probes/self_test.wgsl`.
     struct Params {
         grid: Grid,
         rounds: u32,
@@ -37,9 +37,10 @@ static SELF_TEST: Kernel = Kernel {
 /// Iterations of the loop: more than 65535, the limit that drivers have been seen to set.
 const ROUNDS: u32 = 70_000;
 const SEED: u32 = 0x9e37_79b9;
-/// Pairs of f16, tested on devices with f16, the first of each in the low half, and their values. None is subnormal: WGSL allows those to become 0.
+/// Pairs of f16, the first of each in the low half, and their values, tested on devices with f16. None is subnormal: WGSL
+/// allows those to become 0.
 const PAIRS: [(u32, [f32; 2]); 2] = [(0x7bff_3c00, [1.0, 65504.0]), (0x3555_c100, [-2.5, 0.333_251_95])];
-/// Words of `found`.
+/// Length of `found`, what the kernel writes, in words.
 const WORDS: usize = 6;
 
 /// The kernel of this module, for shader validation.

@@ -37,7 +37,7 @@ pub enum Bind {
 pub struct Uniform {
     /// Name and byte offset of each field.
     pub fields: &'static [(&'static str, usize)],
-    /// Its bytes.
+    /// Size of the struct in bytes.
     pub size: usize,
 }
 
@@ -53,7 +53,7 @@ pub struct Kernel {
     pub sources: &'static [Fragment],
     /// Storage bindings 1, 2, ...: name and access.
     pub bindings: &'static [(&'static str, Bind)],
-    /// Its `Params`.
+    /// The kernel's uniform struct.
     pub params: Uniform,
     /// States why every index is within bounds, if buffers have the sizes that a plan requires, and why every loop
     /// ends. A kernel with this proof is compiled without the checks that wgpu would insert. `None`: always checked.
@@ -74,12 +74,12 @@ pub struct Variant {
 }
 
 impl Variant {
-    /// Without chosen fragments, and without counters of loads and stores.
+    /// A variant without chosen fragments, and without counters of loads and stores.
     pub(crate) fn new(elem: DType, consts: Vec<(&'static str, u32)>, overrides: Vec<(&'static str, u32)>) -> Self {
         Self { elem, fragments: vec![COUNT_OFF], consts, overrides }
     }
 
-    /// The same with these fragments too.
+    /// Adds fragments to this variant.
     pub(crate) fn with(mut self, fragments: &[Fragment]) -> Self {
         self.fragments.extend(fragments);
         self

@@ -11,10 +11,10 @@ use tempfile::{Builder, NamedTempFile, TempDir, TempPath};
 
 use super::{Told, unwritten};
 
-/// How the names of temporary files begin and end.
+/// The names of temporary files begin with PREFIX and end with SUFFIX.
 const PREFIX: &str = ".subquad-";
 const SUFFIX: &str = ".tmp";
-/// The same of second names of files that are about to be replaced.
+/// Second names of files that are about to be replaced begin with this, and end with SUFFIX.
 const BEFORE: &str = ".subquad-before-";
 
 /// A temporary file or directory that was not touched for this time is a killed process's.
@@ -25,7 +25,7 @@ const STALE: Duration = Duration::from_secs(12 * 3600);
 static TEMPORARIES: Mutex<Temporaries> = Mutex::new(Temporaries { names: Vec::new(), ending: false });
 
 struct Temporaries {
-    /// Some of them are gone.
+    /// Names of temporary files and directories, some of which are gone.
     names: Vec<PathBuf>,
     /// Whether the process is about to end: nothing is made or renamed any more.
     ending: bool,
@@ -178,9 +178,9 @@ pub(super) fn abandon() {
     let mut temporaries = lock();
     temporaries.ending = true;
     for path in temporaries.names.drain(..) {
-        // Those that have their name by now are not found.
+        // Files that have got their final name are not found under the temporary one.
         if path.is_dir() {
-            // Under another name, since a thread may still be making files in it.
+            // Renamed first, since a thread may still be making files in it.
             let away = path.with_extension(format!("end{SUFFIX}"));
             let _ = fs::remove_dir_all(if fs::rename(&path, &away).is_ok() { &away } else { &path });
         } else {

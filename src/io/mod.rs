@@ -133,14 +133,14 @@ pub fn write(path: &Path, tensors: &TensorMap, metadata: &BTreeMap<String, Strin
     write_together(&[Output { path, tensors, metadata }])
 }
 
-/// Tensors and where they go.
+/// An output file: its tensors, and where they go.
 #[derive(Debug, Clone, Copy)]
 pub struct Output<'a> {
-    /// As [`write()`] reads it.
+    /// Path of the file or directory, as [`write()`] reads it.
     pub path: &'a Path,
-    /// The tensors.
+    /// The tensors to write.
     pub tensors: &'a TensorMap,
-    /// Free text by key.
+    /// Metadata to write: free text by key.
     pub metadata: &'a BTreeMap<String, String>,
 }
 

@@ -16,7 +16,7 @@ pub struct Opened {
     body: Body,
 }
 
-/// Where the data is.
+/// Where the data of a file is.
 enum Body {
     /// The file of each entry.
     Directory(Vec<PathBuf>),

@@ -8,7 +8,7 @@ use crate::gpu::shader::{Bind, Fragment, Kernel, Variant, fragment, params};
 use crate::tensor::{Access, DType, Slot};
 
 params! {
-    /// Twin of `struct Params` in `shaders/probes/types.wgsl`.
+    /// Must match `struct Params` in `shaders/probes/types.wgsl`.
     struct Params {
         grid: Grid,
         count: u32,

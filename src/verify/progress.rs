@@ -21,7 +21,7 @@ impl Share {
         result
     }
 
-    /// From 0 to 1.
+    /// The share done, from 0 to 1.
     pub fn get(&self) -> f64 {
         f64::from_bits(self.0.load(Ordering::Relaxed))
     }

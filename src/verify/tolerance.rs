@@ -69,18 +69,18 @@ pub struct Comparison {
 /// A row of an output, along its last axis, whose error exceeds its tolerance. Both are relative to the size of the row.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct WrongRow {
-    /// Its number, counted through the tensor.
+    /// Number of the row, counted through the tensor.
     pub at: usize,
-    /// Of how many.
+    /// Number of rows of the tensor.
     pub of: usize,
-    /// Its relative error.
+    /// Relative error of the row.
     pub error: f64,
-    /// What is allowed.
+    /// Largest relative error that is allowed to the row.
     pub bound: f64,
 }
 
 impl Comparison {
-    /// That of an output which is missing.
+    /// The comparison of an output that is missing.
     pub const MISSING: Self = Self { error: f64::INFINITY, bound: 0.0, row: None, overflow: None, ok: false };
 }
 
@@ -89,7 +89,7 @@ impl Comparison {
 #[derive(Debug)]
 pub struct Reference {
     exact: ReferenceOutputs,
-    /// In f32, then in f32 from nudged inputs, as far as they were needed.
+    /// Runs of the definition in f32: from the inputs, then from nudged inputs, as many as were needed.
     singles: Mutex<Vec<ReferenceOutputs>>,
 }
 
@@ -102,7 +102,7 @@ impl Reference {
         Self::new(exact, single)
     }
 
-    /// From the definition in f64 and in f32.
+    /// Makes the tolerance of a run of the definition in f64 and of one in f32.
     pub fn new(exact: ReferenceOutputs, single: ReferenceOutputs) -> Self {
         Self { exact, singles: Mutex::new(vec![single]) }
     }
@@ -155,7 +155,7 @@ impl Reference {
     }
 }
 
-/// Every number moved to a neighbour, up or down at random, or left as it is. Whole numbers stay.
+/// Inputs with every number moved to a neighbour, up or down at random, or left as it is. Whole numbers stay.
 #[cfg(feature = "cpu")]
 fn nudged(inputs: &TensorMap, draw: u64) -> TensorMap {
     let mut random = (draw + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);

@@ -292,7 +292,7 @@ fn values_that_are_not_finite_are_counted_and_with_strict_refused() {
     place.refuse(&format!("{RUN} large.safetensors --strict --dtype f16"), 1, sentence);
 }
 
-/// Outputs too: they are counted, and with --strict nothing is written.
+/// Outputs that are not finite are counted, and with --strict nothing is written.
 #[test]
 fn outputs_that_are_not_finite_are_counted_and_with_strict_refused() {
     let place = Place::new();

@@ -232,7 +232,7 @@ fn a_state_that_something_else_made_is_refused_with_both() {
     let ran = place.run(&format!("{slay} --seed 3 --epsilon 0.1 --state-in t.npz"));
     assert!(ran.code == 1 && ran.err.contains("epsilon 0.1, found one made with epsilon 0.001 "), "{ran:?}");
 
-    // That of another operator, whose shape fits.
+    // A state of another operator, whose shape fits.
     let streams =
         [("x", &[1, 5, 2, 3][..]), ("dt", &[1, 5, 2]), ("a_log", &[2]), ("b", &[1, 5, 1, 4]), ("c", &[1, 5, 1, 4])];
     place.write("ssd.npz", &streams);

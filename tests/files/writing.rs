@@ -128,7 +128,7 @@ fn permissions_and_links() {
     assert_eq!(mode(&file), mode(&plain));
     assert_eq!(mode(&dir.path().join("a")), mode(&plain_dir));
     assert_eq!(mode(&dir.path().join("a/q.npy")), mode(&plain));
-    // Those of a file that is replaced stay.
+    // Permissions of a file that is replaced stay.
     std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o640)).unwrap();
     io::write(&file, &one("k"), &text([])).unwrap();
     assert_eq!(mode(&file), 0o640);

@@ -181,7 +181,7 @@ pub(crate) fn backends() -> Vec<(&'static str, Runner)> {
     list
 }
 
-/// Those of them that store this type.
+/// The backends that store this type.
 pub(crate) fn backends_for(dtype: DType) -> impl Iterator<Item = (&'static str, Runner)> {
     let f16 = context().is_none_or(|ctx| ctx.caps().f16);
     backends().into_iter().filter(move |(name, _)| {

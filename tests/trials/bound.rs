@@ -19,16 +19,16 @@ pub(crate) fn trials() -> Vec<Trial> {
     OPS.iter().enumerate().map(one).collect()
 }
 
-/// What came out, for one operator.
+/// Counts for one operator.
 #[derive(Debug, Default)]
 struct Rates {
     right: usize,
-    /// Right, and refused nevertheless.
+    /// Right results that were refused.
     refused: Vec<String>,
     /// The definition overflows in f32, so that nothing can be said.
     overflows: usize,
     wrong: usize,
-    /// Wrong, and taken nevertheless.
+    /// Wrong results that were taken.
     taken: Vec<String>,
 }
 

@@ -42,17 +42,17 @@ impl Dice {
         (self.next() % end.max(1) as u64) as usize
     }
 
-    /// Once in `times`.
+    /// True once in `times` calls, on average.
     pub(crate) fn once_in(&mut self, times: usize) -> bool {
         self.below(times) == 0
     }
 
-    /// One of these.
+    /// One item of a list.
     pub(crate) fn one<'a, T>(&mut self, of: &'a [T]) -> &'a T {
         &of[self.below(of.len())]
     }
 
-    /// One of these words.
+    /// One word of a list.
     pub(crate) fn word<'a>(&mut self, of: &[&'a str]) -> &'a str {
         self.one::<&str>(of)
     }

@@ -1,7 +1,7 @@
 // Rows of k and v, element by element (rows.wgsl).
 alias Row = Elem;
 
-// Which of the four elements from `first` on a row of length `size` has.
+// True for each of the four elements from `first` on that lies within a row of length `size`.
 fn within(first: u32, size: u32) -> vec4<bool> {
     return vec4<u32>(first, first + 1u, first + 2u, first + 3u) < vec4<u32>(size);
 }

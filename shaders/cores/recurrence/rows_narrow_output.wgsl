@@ -1,4 +1,4 @@
-// The same of q, and stores of o.
+// Loads of q and stores of o (rows_narrow.wgsl).
 fn load_q(row: u32, d: u32) -> vec4<f32> {
     let at = four(row, d, params.dim_k);
     return vec4<f32>(f32(q[at.x]), f32(q[at.y]), f32(q[at.z]), f32(q[at.w]));

@@ -1,4 +1,4 @@
-// The same of q, and stores of o.
+// Loads of q and stores of o (rows_wide.wgsl).
 fn load_q(row: u32, d: u32) -> vec4<f32> {
     return vec4<f32>(q[(row + min(d, params.dim_k - 4u)) / 4u]);
 }

@@ -11,12 +11,12 @@ use super::super::{Outcome, report, signals};
 const GRACE: Duration = Duration::from_secs(2);
 
 static STOP: AtomicBool = AtomicBool::new(false);
-/// Number of the first signal; 0 before.
+/// Number of the first signal; 0 if none came.
 static SIGNAL: AtomicU8 = AtomicU8::new(0);
-/// When it came.
+/// When the first signal came.
 static SINCE: Mutex<Option<Instant>> = Mutex::new(None);
 
-/// Set once a run is to end.
+/// A flag that is set once a run is to end.
 pub(super) fn stop() -> &'static AtomicBool {
     &STOP
 }
@@ -33,7 +33,7 @@ pub(super) fn overdue() -> Option<u8> {
     received().filter(|_| late).map(|signal| Outcome::Interrupted(signal).code())
 }
 
-/// To be called on each signal.
+/// Notes a signal and asks the run to end; on a second signal, ends the process.
 pub(super) fn on_signal(signal: u8) {
     if STOP.swap(true, Ordering::Relaxed) && received().is_some() {
         signals::exit(Outcome::Interrupted(signal).code());

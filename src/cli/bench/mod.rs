@@ -128,7 +128,8 @@ struct Sinks {
     record: Option<PathBuf>,
 }
 
-/// What has to be done before any other thread starts: these inherit the mask of signals, and read variables.
+/// Sets environment variables and the mask of signals, before any other thread starts: threads read the one and inherit the
+/// other.
 pub(super) fn prepare() {
     without_driver_caches();
     signals::install(interrupt::on_signal);

@@ -20,9 +20,9 @@ pub struct Tiles {
     pub row_threads: usize,
     /// Invocations along the columns, four columns each.
     pub col_threads: usize,
-    /// Tokens in workgroup memory at a time: in the output kernel, and in the segment kernel, a multiple of these.
+    /// Tokens in workgroup memory at a time, in the output kernel.
     pub tile: usize,
-    /// See `tile`.
+    /// Tokens in workgroup memory at a time, in the segment kernel: a multiple of `tile`.
     pub segment_tile: usize,
     /// Query heads per workgroup.
     pub read_heads: usize,
@@ -103,7 +103,7 @@ impl Tiles {
         tiles
     }
 
-    /// The same with tiles of the output kernel so small that several workgroups fit a compute unit. Larger ones save few
+    /// Makes the tiles of the output kernel so small that several workgroups fit a compute unit. Larger ones save few
     /// instructions: 4 tokens instead of 8 take 3 % more, and twice as many waves hide the latency of loads.
     pub fn for_several(self) -> Self {
         let most = BYTES_PER_INVOCATION * (self.row_threads * self.col_threads).next_multiple_of(64);

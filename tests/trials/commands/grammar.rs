@@ -13,9 +13,9 @@ use crate::dice::Dice;
 struct Opt {
     short: Option<String>,
     long: String,
-    /// What its value is, in the words of the help; none for a switch.
+    /// Name of the value in the help; none for a switch.
     value: Option<String>,
-    /// The values that it may have, if these are few.
+    /// The values that the help lists.
     words: Vec<String>,
 }
 

@@ -141,7 +141,7 @@ impl Place {
             match before.get(&name) {
                 Some(bytes) => fs::write(path, bytes).unwrap(),
                 None if path.is_dir() => fs::remove_dir_all(path).unwrap(),
-                // Gone with its folder.
+                // The file may be gone with its folder.
                 None => drop(fs::remove_file(path)),
             }
         }
