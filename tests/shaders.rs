@@ -10,7 +10,7 @@ use std::sync::OnceLock;
 use naga::back::{hlsl, msl, spv};
 use rayon::prelude::*;
 use subquad::gpu::limits::{self, Resolved};
-use subquad::gpu::shader::print;
+use subquad::gpu::shader::{bindings, print};
 use subquad::gpu::{Caps, Kernel, Variant, self_test};
 use subquad::measure::probes;
 use subquad::operator::Operator;
@@ -61,7 +61,7 @@ fn with_lengths() -> Vec<(&'static Kernel, Variant)> {
         let operators: [&dyn Operator; 4] =
             [&soft, &softmax::Config { causal: false, ..soft.clone() }, &yat, &euclidean];
         for step in operators.iter().flat_map(|operator| operator.program(&caps).unwrap().steps().to_vec()) {
-            let reads = step.kernel.bindings.iter().any(|(name, _)| *name == "lengths");
+            let reads = bindings(step.kernel, &step.spec).iter().any(|binding| binding.name == "lengths");
             if reads && !list.iter().any(|(kernel, spec)| kernel.name == step.kernel.name && *spec == step.spec) {
                 list.push((step.kernel, step.spec));
             }
@@ -75,8 +75,8 @@ fn with_lengths() -> Vec<(&'static Kernel, Variant)> {
 fn kernels_fit_the_portable_limits_and_their_declarations() {
     let portable = wgpu::Limits::default();
     let mut labels = HashSet::new();
-    for Shader { kernel, label, resolved, .. } in shaders() {
-        let needs = limits::needs(kernel, resolved).unwrap_or_else(|e| panic!("{label}: {e}"));
+    for Shader { kernel, spec, label, resolved } in shaders() {
+        let needs = limits::needs(kernel, spec, resolved).unwrap_or_else(|e| panic!("{label}: {e}"));
         limits::check(kernel, &needs, &portable).unwrap_or_else(|e| panic!("{label}: {e}"));
         assert!(labels.insert(label), "{label}: two specialisations of one label");
     }
@@ -85,8 +85,8 @@ fn kernels_fit_the_portable_limits_and_their_declarations() {
 /// A kernel over a limit is refused before a pipeline is made, also where the limit hides behind a const.
 #[test]
 fn a_kernel_over_a_limit_is_refused_with_both_numbers() {
-    let Shader { kernel, resolved, .. } = shader("linear_output");
-    let needs = limits::needs(kernel, resolved).unwrap();
+    let Shader { kernel, spec, resolved, .. } = shader("linear_output");
+    let needs = limits::needs(kernel, spec, resolved).unwrap();
     let tight = wgpu::Limits { max_compute_workgroup_storage_size: 1024, ..wgpu::Limits::default() };
     let error = limits::check(kernel, &needs, &tight).unwrap_err().to_string();
     let expected = format!(
@@ -95,19 +95,26 @@ fn a_kernel_over_a_limit_is_refused_with_both_numbers() {
     );
     assert_eq!(error, expected);
     let few = wgpu::Limits { max_storage_buffers_per_shader_stage: 4, ..wgpu::Limits::default() };
-    assert!(limits::check(kernel, &needs, &few).unwrap_err().to_string().contains("storage buffers needs 6"));
+    assert!(limits::check(kernel, &needs, &few).unwrap_err().to_string().contains("storage buffers needs 5"));
 }
 
 #[test]
 fn uniforms_are_the_same_in_rust_and_wgsl() {
-    for Shader { kernel, resolved, .. } in shaders() {
+    let mut own = 0;
+    for Shader { kernel, spec, resolved, .. } in shaders() {
         let module = &resolved.module;
-        let (_, params) = module.types.iter().find(|(_, t)| t.name.as_deref() == Some("Params")).unwrap();
-        let naga::TypeInner::Struct { members, span } = &params.inner else { panic!("Params is no struct") };
-        let fields: Vec<_> = members.iter().map(|m| (m.name.as_deref().unwrap(), m.offset as usize)).collect();
-        assert_eq!(fields, kernel.params.fields, "{}", kernel.name);
-        assert_eq!(*span as usize, kernel.params.size, "{}", kernel.name);
+        own += usize::from(spec.own.is_some());
+        for (name, uniform) in [("Params", Some(kernel.params)), ("Own", spec.own)] {
+            let declared = module.types.iter().find(|(_, t)| t.name.as_deref() == Some(name));
+            assert_eq!(declared.is_some(), uniform.is_some(), "{} {name}", kernel.name);
+            let (Some((_, declared)), Some(uniform)) = (declared, uniform) else { continue };
+            let naga::TypeInner::Struct { members, span } = &declared.inner else { panic!("{name} is no struct") };
+            let fields: Vec<_> = members.iter().map(|m| (m.name.as_deref().unwrap(), m.offset as usize)).collect();
+            assert_eq!(fields, uniform.fields, "{} {name}", kernel.name);
+            assert_eq!(*span as usize, uniform.size, "{} {name}", kernel.name);
+        }
     }
+    assert!(own > 0, "no kernel with a uniform of its own");
 }
 
 #[test]

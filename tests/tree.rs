@@ -38,7 +38,6 @@ fn every_operator_has_its_five_places() {
         for file in ["mod.rs", "layout.rs", "reference.rs", "cpu.rs", "row.rs", "cases.rs"] {
             assert!(root().join("src/ops").join(name).join(file).exists(), "src/ops/{name}/{file}");
         }
-        assert!(root().join("shaders").join(name).join("types.wgsl").exists(), "shaders/{name}/types.wgsl");
         assert!(root().join("tests/ops").join(format!("{name}.rs")).exists(), "tests/ops/{name}.rs");
         let listed = read("tests/ops/main.rs").contains(&format!("{name}::tests()"));
         assert!(listed, "tests/ops/main.rs does not list the tests of {name}");

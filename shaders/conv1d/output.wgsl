@@ -3,10 +3,10 @@
 // Grid: tiles of tokens, blocks of rows. Reads x, weights, state; writes y, and the state if one tile covers all tokens.
 //
 // Prelude constants: WIDTH, TILE, ROWS.
-@group(0) @binding(1) var<storage, read> x: array<Elem>;          // B C N
-@group(0) @binding(2) var<storage, read> weights: array<f32>;     // packed: weight C WIDTH; bias C
-@group(0) @binding(3) var<storage, read_write> state: array<f32>; // B C WIDTH-1, oldest first
-@group(0) @binding(4) var<storage, read_write> y: array<Elem>;    // B C N
+@group(0) @binding(X_BINDING) var<storage, read> x: array<Elem>; // B C N
+@group(0) @binding(WEIGHTS_BINDING) var<storage, read> weights: array<f32>; // packed: weight C WIDTH; bias C
+@group(0) @binding(STATE_BINDING) var<storage, read_write> state: array<f32>; // B C WIDTH-1, oldest first
+@group(0) @binding(Y_BINDING) var<storage, read_write> y: array<Elem>; // B C N
 
 override BIASED: u32 = 0u; // 1: there is a bias
 override SILU: u32 = 1u;   // activation: 1 SiLU, 0 none

@@ -1,7 +1,7 @@
 // Writes the carried state when there are several tiles of tokens. There are then at least as many tokens as inputs in it.
 // Grid: rows (batch, channel). Reads x; writes state.
-@group(0) @binding(1) var<storage, read> x: array<Elem>;          // B C N
-@group(0) @binding(2) var<storage, read_write> state: array<f32>; // B C WIDTH-1, oldest first
+@group(0) @binding(X_BINDING) var<storage, read> x: array<Elem>; // B C N
+@group(0) @binding(STATE_BINDING) var<storage, read_write> state: array<f32>; // B C WIDTH-1, oldest first
 
 @compute @workgroup_size(BEFORE)
 fn conv1d_state(

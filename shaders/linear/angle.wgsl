@@ -15,7 +15,7 @@ fn quarter_sine(x: f32) -> f32 {
 
 // Tokens per full turn.
 fn turn_len() -> u32 {
-    return 4u * params.max_len;
+    return 4u * own.max_len;
 }
 
 // A 64-bit count modulo turn_len().
@@ -32,10 +32,10 @@ fn within_turn(low: u32, high: u32) -> u32 {
 // Cosine and sine for the token n positions after one at `start` (modulo a turn).
 fn angle_of(start: u32, n: u32) -> vec2<f32> {
     let place = (start + n % turn_len()) % turn_len();
-    let rest = place % params.max_len;
-    let c = quarter_sine(f32(params.max_len - rest) / f32(params.max_len));
-    let s = quarter_sine(f32(rest) / f32(params.max_len));
-    switch (place / params.max_len) {
+    let rest = place % own.max_len;
+    let c = quarter_sine(f32(own.max_len - rest) / f32(own.max_len));
+    let s = quarter_sine(f32(rest) / f32(own.max_len));
+    switch (place / own.max_len) {
         case 0u: { return vec2<f32>(c, s); }
         case 1u: { return vec2<f32>(-s, c); }
         case 2u: { return vec2<f32>(-c, -s); }

@@ -13,8 +13,9 @@
 // previous token, L(t - 1) and L(s, t - 1), on the right-hand side; another vector in place of k_t there; and a second vector
 // that is written with the result, so two updates of the state per token.
 //
-// Prelude constants: those of cores/recurrence/output.wgsl, which also loads and stores the state.
-@group(0) @binding(7) var<storage, read> beta: array<Elem>; // B G N
+// Grid: column splits, head splits, KV heads. Reads q, k, v, beta, and a page of segments; writes o, and the other page at the
+// end. Prelude constants: those of cores/recurrence/output.wgsl, which also loads and stores the state.
+@group(0) @binding(BETA_BINDING) var<storage, read> beta: array<Elem>; // B G N
 
 var<workgroup> wg_beta: array<f32, TILE>;
 // [TILE][TILE]: the matrix of the system, below its diagonal.
@@ -108,13 +109,20 @@ fn correct_values(row_thread: u32, col_thread: u32, invocation: u32) {
     workgroupBarrier();
 }
 
-fn walk_delta(index: u32, invocation: u32) {
+@compute @workgroup_size(ROW_THREADS * COL_THREADS)
+fn linear_delta(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) invocation: u32,
+) {
+    let index = group_index(params.grid, group, groups);
+    if (index >= params.grid.end) {
+        return;
+    }
     let p = place(index);
     let row_thread = invocation / COL_THREADS;
     let col_thread = invocation % COL_THREADS;
-    var kept = p;
-    kept.segment = params.read_page;
-    load_state(kept, invocation);
+    load_state(p, invocation);
     for (var start = params.first; start < params.end; start += params.segment) {
         let end = min(start + params.segment, params.end);
         for (var n = start; n < end; n += TILE) {
@@ -135,6 +143,7 @@ fn walk_delta(index: u32, invocation: u32) {
         }
     }
     if (STORE == 1u && p.head_split == 0u) {
+        var kept = p;
         kept.segment = params.write_page;
         store_segment(kept, row_thread, col_thread);
     }

@@ -1,10 +1,7 @@
 // Delta rules, decode (one token): reads the state with the key, updates it and reads it with the queries, in one dispatch.
-// Columns and lanes are those of cores/recurrence/decode.wgsl.
+// Columns and lanes are those of cores/recurrence/decode_lanes.wgsl.
 // Grid: KV heads. Reads k, v, q, beta; reads and writes state; writes o.
-@group(0) @binding(3) var<storage, read> q: array<Row>;          // B H 1 D
-@group(0) @binding(4) var<storage, read_write> state: array<f32>; // B G D E
-@group(0) @binding(5) var<storage, read_write> o: array<Row>;    // B H 1 E
-@group(0) @binding(6) var<storage, read> beta: array<Elem>;       // B G 1
+@group(0) @binding(BETA_BINDING) var<storage, read> beta: array<Elem>; // B G 1
 
 var<workgroup> wg_beta: f32;
 var<workgroup> wg_value: array<f32, COLUMNS>; // the value written to each column
@@ -19,7 +16,16 @@ fn decayed(at: u32, d: u32) -> f32 {
     return left_of(vec4<f32>(decay_row(d)), vec4<f32>(state[at + initial_state_at(d, 0u)])).x;
 }
 
-fn decode_delta(kv: u32, invocation: u32) {
+@compute @workgroup_size(COLUMNS * LANES)
+fn linear_delta_decode(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) invocation: u32,
+) {
+    let kv = group_index(params.grid, group, groups);
+    if (kv >= params.grid.end) {
+        return;
+    }
     let b = kv / params.kv_heads;
     let g = kv % params.kv_heads;
     let per_kv = params.heads / params.kv_heads;
@@ -76,17 +82,4 @@ fn decode_delta(kv: u32, invocation: u32) {
             workgroupBarrier();
         }
     }
-}
-
-@compute @workgroup_size(COLUMNS * LANES)
-fn linear_delta_decode(
-    @builtin(workgroup_id) group: vec3<u32>,
-    @builtin(num_workgroups) groups: vec3<u32>,
-    @builtin(local_invocation_index) invocation: u32,
-) {
-    let kv = group_index(params.grid, group, groups);
-    if (kv >= params.grid.end) {
-        return;
-    }
-    decode_delta(kv, invocation);
 }

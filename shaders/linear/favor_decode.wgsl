@@ -1,4 +1,4 @@
-// performer, decode: as favor_features.wgsl, for one token. The operator defines log_of(b, g), the log decay.
+// performer, decode: as favor_features.wgsl, for one token. A variant brings log_of(b, g), the log decay.
 var<workgroup> wg_running_max: f32;
 var<workgroup> wg_decay: f32;
 var<workgroup> wg_log: f32; // running maximum plus the largest log feature of the query
@@ -15,7 +15,7 @@ fn log_feature(product: f32) -> f32 {
     for (var d = 0u; d < params.dim_k; d++) {
         square += wg_x[d] * wg_x[d];
     }
-    return params.node[0].x * product - 0.5 * params.node[0].y * square;
+    return own.map.x * product - 0.5 * own.map.y * square;
 }
 
 // Maximum over all invocations, returned to all of them.
@@ -51,7 +51,7 @@ fn map_key(b: u32, g: u32, invocation: u32) {
     }
     workgroupBarrier();
     for (var row = invocation; row < params.rows; row += COLUMNS * LANES) {
-        wg_key[row] = params.node[0].z * exp_down(vec4<f32>(wg_key[row] - wg_running_max)).x;
+        wg_key[row] = own.map.z * exp_down(vec4<f32>(wg_key[row] - wg_running_max)).x;
     }
 }
 
@@ -63,7 +63,7 @@ fn map_query(invocation: u32) {
     }
     top = top_all(invocation, top);
     for (var row = invocation; row < params.rows; row += COLUMNS * LANES) {
-        wg_query[row] = params.node[0].z * exp_down(vec4<f32>(wg_query[row] - top)).x;
+        wg_query[row] = own.map.z * exp_down(vec4<f32>(wg_query[row] - top)).x;
     }
     if (invocation == 0u) {
         wg_log = wg_running_max + top;

@@ -5,7 +5,7 @@
 // keys so far and decays with the state. A running maximum keeps earlier outputs independent of later tokens. Each token
 // multiplies the stored state by e^(old running maximum + g - new running maximum), so the recurrence is a gated one.
 //
-// Prelude constants: those of projected.wgsl. The operator defines log_of(p, n), the log decay g of a token.
+// Prelude constants: those of projected.wgsl. A variant brings log_of(p, n), the log decay g of a token.
 const LANES: u32 = 8u;
 
 var<workgroup> wg_tops: array<f32, VECTORS * LANES>;
@@ -48,7 +48,7 @@ fn log_features(vector: u32, i: u32, g: u32) -> vec4<f32> {
         let x = wg_u[vector * DIM_K4 + d];
         square += dot(x, x);
     }
-    let logs = params.node[0].x * project(vector, i, g) - 0.5 * params.node[0].y * square;
+    let logs = own.map.x * project(vector, i, g) - 0.5 * own.map.y * square;
     let rows = 4u * i + vec4<u32>(0u, 1u, 2u, 3u);
     return select(vec4<f32>(NOTHING), logs, rows < vec4<u32>(params.rows));
 }
@@ -96,7 +96,7 @@ fn finish_tile(p: Place, keys: bool, queries: bool, invocation: u32) {
         let vector = first + i / DIM4;
         let there = vector >= TILE || vector < wg_tokens;
         let at = first * DIM4 + i;
-        wg_phi[at] = select(vec4<f32>(0.0), params.node[0].z * exp_down(wg_phi[at] - wg_shift[vector]), there);
+        wg_phi[at] = select(vec4<f32>(0.0), own.map.z * exp_down(wg_phi[at] - wg_shift[vector]), there);
     }
     if (keys) {
         for (var i = invocation; i < TILE; i += INVOCATIONS) {
@@ -109,4 +109,18 @@ fn finish_tile(p: Place, keys: bool, queries: bool, invocation: u32) {
 // maximum before them.
 fn running_max_at(kv: u32, segment: u32) -> u32 {
     return (kv * params.stored_segments + segment) * params.segment_stride + params.state_len + 1u;
+}
+
+fn begin_walk(p: Place, segment: u32, stored: bool, invocation: u32) {
+    if (invocation == 0u) {
+        wg_running_max = NOTHING;
+        if (stored) {
+            count_load(1u);
+            wg_running_max = segments[running_max_at(p.kv, segment) + 1u];
+        }
+    }
+}
+
+fn end_walk(p: Place, store: bool, invocation: u32) {
+    put_segment(running_max_at(p.kv, p.segment), wg_running_max, store && p.split == 0u && invocation == 0u);
 }

@@ -1,6 +1,5 @@
-// Decay by exp(g), with one factor per head or one per row. Prelude constants: DECAY, 1 or 2; GATE, the binding; KEEP_LOGS,
-// 1 if the state of a segment will be stored.
-@group(0) @binding(GATE) var<storage, read> gate: array<Elem>; // B G N, or B G N D'
+// Decay by exp(g), with one factor per head or one per row. Prelude constants: DECAY, 1 or 2; KEEP_LOGS, 1 if the state of a segment will be stored.
+@group(0) @binding(GATE_BINDING) var<storage, read> gate: array<Elem>; // B G N, or B G N D'
 
 const GATES: u32 = select(1u, DIM4, DECAY == 2u);
 var<workgroup> wg_decay: array<vec4<f32>, TILE * GATES>; // tokens past the end get no decay

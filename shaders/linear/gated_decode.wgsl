@@ -1,5 +1,5 @@
-// Decay by exp(g), decode. Prelude constants: DECAY, 1 or 2; GATE, the binding.
-@group(0) @binding(GATE) var<storage, read> gate: array<Elem>; // B G 1, or B G 1 D'
+// Decay by exp(g), decode. Prelude constant: DECAY, 1 or 2.
+@group(0) @binding(GATE_BINDING) var<storage, read> gate: array<Elem>; // B G 1, or B G 1 D'
 
 var<workgroup> wg_decay: array<f32, MAX_DIM>;
 

@@ -2,9 +2,8 @@
 // dispatch.
 //
 // Prelude constants, in addition to those of the recurrences: DIM_K4, groups of four of D; READ_HEADS, 0 if no queries are
-// read; GATE, the binding of the log decays, and GATED, 1 if there are any; omega is the binding after them. The operator
-// defines finish_tile, which computes the features of the vectors of a tile.
-@group(0) @binding(GATE + GATED) var<storage, read> omega: array<f32>; // F D, or G F D
+// read. A variant brings finish_tile, which computes the features of the vectors of a tile.
+@group(0) @binding(OMEGA_BINDING) var<storage, read> omega: array<f32>; // F D, or G F D
 
 // Vectors of a tile: TILE keys, then TILE queries per head.
 const VECTORS: u32 = TILE * (1u + READ_HEADS);
@@ -49,7 +48,7 @@ fn omega_row(start: u32, row: u32, d: u32) -> vec4<f32> {
 
 // Dot products of a vector with four rows of omega, from row 4 i on; 0 for rows past the end.
 fn project(vector: u32, i: u32, g: u32) -> vec4<f32> {
-    let start = g * params.omega;
+    let start = g * own.omega;
     var sum = vec4<f32>(0.0);
     for (var d = 0u; d < (params.dim_k + 3u) / 4u; d++) {
         let x = wg_u[vector * DIM_K4 + d];

@@ -1,7 +1,7 @@
 // Decode: features of a key and a query, functions of their projections onto omega. Prelude constants: MAX_DIM, an upper
-// bound of the rows; GATE and GATED as in projected.wgsl. The operator defines map_key and map_query, which turn projections
+// bound of the rows. A variant brings map_key and map_query, which turn projections
 // into features.
-@group(0) @binding(GATE + GATED) var<storage, read> omega: array<f32>; // F D, or G F D
+@group(0) @binding(OMEGA_BINDING) var<storage, read> omega: array<f32>; // F D, or G F D
 
 var<workgroup> wg_x: array<f32, COLUMNS * LANES>;
 var<workgroup> wg_key: array<f32, MAX_DIM>;
@@ -16,7 +16,7 @@ fn query_feature(d: u32) -> f32 {
 }
 
 fn project(row: u32, g: u32) -> f32 {
-    let start = g * params.omega + row * params.dim_k;
+    let start = g * own.omega + row * params.dim_k;
     var sum = 0.0;
     for (var d = 0u; d < params.dim_k; d++) {
         count_load(1u);

@@ -1,7 +1,7 @@
 // Pools keys or values: the mean or maximum over the tokens of each row. Each split covers a part of the tokens.
 // Grid: blocks of 64 elements of a result, splits, units (batch, head). Reads x; writes projected.
-@group(0) @binding(1) var<storage, read> x: array<Elem>;               // B G M dim: k or v
-@group(0) @binding(2) var<storage, read_write> projected: array<f32>; // [splits][units][K][dim]
+@group(0) @binding(X_BINDING) var<storage, read> x: array<Elem>; // B G M dim: k or v
+@group(0) @binding(PROJECTED_BINDING) var<storage, read_write> projected: array<f32>; // [splits][units][K][dim]
 
 @compute @workgroup_size(64)
 fn linformer_pool(

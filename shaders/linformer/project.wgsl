@@ -4,9 +4,9 @@
 //
 // Invocation (row_thread, col_thread) owns rows row_thread + 16 i and four columns. Tokens are processed in steps of 16.
 // Prelude constant: COL_THREADS.
-@group(0) @binding(1) var<storage, read> x: array<Elem>;               // B G M dim: k or v
-@group(0) @binding(2) var<storage, read> matrix: array<f32>;           // 1|H K M: e or f
-@group(0) @binding(3) var<storage, read_write> projected: array<f32>; // [splits][units][K][dim]
+@group(0) @binding(X_BINDING) var<storage, read> x: array<Elem>; // B G M dim: k or v
+@group(0) @binding(MATRIX_BINDING) var<storage, read> matrix: array<f32>; // 1|H K M: e or f
+@group(0) @binding(PROJECTED_BINDING) var<storage, read_write> projected: array<f32>; // [splits][units][K][dim]
 
 const ROW_THREADS: u32 = 16u;
 const ROWS_EACH: u32 = 4u;

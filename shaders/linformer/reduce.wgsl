@@ -1,7 +1,7 @@
 // Adds the splits, in order.
 // Grid: blocks of 64 elements of all results. Reads partials; writes projected.
-@group(0) @binding(1) var<storage, read> partials: array<f32>;         // [splits][units][K][dim]
-@group(0) @binding(2) var<storage, read_write> projected: array<f32>; // [units][K][dim]
+@group(0) @binding(PARTIALS_BINDING) var<storage, read> partials: array<f32>; // [splits][units][K][dim]
+@group(0) @binding(PROJECTED_BINDING) var<storage, read_write> projected: array<f32>; // [units][K][dim]
 
 @compute @workgroup_size(64)
 fn linformer_reduce(

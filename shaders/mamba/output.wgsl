@@ -1,9 +1,9 @@
 // Pass 2 (or the only pass, or decode): processes the tokens of a segment from its initial state and writes the gated output.
 // Grid: segments, tiles of channels, groups. Reads x, dt, b, c, z, weights, states; writes y, and states at the end.
-@group(0) @binding(5) var<storage, read> c: array<Elem>;           // B G S N
-@group(0) @binding(6) var<storage, read> z: array<Elem>;           // B C N
-@group(0) @binding(7) var<storage, read_write> states: array<f32>; // [B][stored][C][S]
-@group(0) @binding(8) var<storage, read_write> y: array<Elem>;     // B C N
+@group(0) @binding(C_BINDING) var<storage, read> c: array<Elem>; // B G S N
+@group(0) @binding(Z_BINDING) var<storage, read> z: array<Elem>; // B C N
+@group(0) @binding(STATES_BINDING) var<storage, read_write> states: array<f32>; // [B][stored][C][S]
+@group(0) @binding(Y_BINDING) var<storage, read_write> y: array<Elem>; // B C N
 
 override SKIP: u32 = 0u;  // 1: there is a d
 override GATED: u32 = 0u; // 1: there is a z; 0: the binding is not used

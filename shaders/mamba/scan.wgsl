@@ -1,10 +1,10 @@
 // Between the passes: a left-to-right scan over the segments, one invocation per state and channel. Each segment gets its
 // initial state.
 // Grid: elements of a state in blocks of 64, batch entries. Reads weights, steps; reads and writes segments, state.
-@group(0) @binding(1) var<storage, read> weights: array<f32>;        // packed; a or a_log, C S, comes first
-@group(0) @binding(2) var<storage, read> steps: array<f32>;          // [B][segments][C]
-@group(0) @binding(3) var<storage, read_write> segments: array<f32>; // [B][segments][C][S]
-@group(0) @binding(4) var<storage, read_write> state: array<f32>;    // B C S
+@group(0) @binding(WEIGHTS_BINDING) var<storage, read> weights: array<f32>; // packed; a or a_log, C S, comes first
+@group(0) @binding(STEPS_BINDING) var<storage, read> steps: array<f32>; // [B][segments][C]
+@group(0) @binding(SEGMENTS_BINDING) var<storage, read_write> segments: array<f32>; // [B][segments][C][S]
+@group(0) @binding(STATE_BINDING) var<storage, read_write> state: array<f32>; // B C S
 
 override CARRY: u32 = 0u; // 1: there is a carried `state`; 0: the binding is not used
 

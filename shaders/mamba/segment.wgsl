@@ -1,7 +1,7 @@
 // Pass 1: the state after the tokens of one segment, starting from zero, and the sum of their steps.
 // Grid: segments, tiles of channels, groups. Reads x, dt, b, weights; writes segments, steps.
-@group(0) @binding(5) var<storage, read_write> segments: array<f32>; // [B][segments][C][S]
-@group(0) @binding(6) var<storage, read_write> steps: array<f32>;    // [B][segments][C]
+@group(0) @binding(SEGMENTS_BINDING) var<storage, read_write> segments: array<f32>; // [B][segments][C][S]
+@group(0) @binding(STEPS_BINDING) var<storage, read_write> steps: array<f32>; // [B][segments][C]
 
 @compute @workgroup_size(INVOCATIONS)
 fn mamba_segment(

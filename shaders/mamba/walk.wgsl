@@ -2,10 +2,10 @@
 // the channel, starting at 4 ROWS4 l. Tokens are loaded into workgroup memory in tiles; loading computes steps and decays.
 //
 // Prelude constants: CHANNELS, LANES, ROWS4, TILE.
-@group(0) @binding(1) var<storage, read> x: array<Elem>;      // B C N
-@group(0) @binding(2) var<storage, read> dt: array<Elem>;     // B C N
-@group(0) @binding(3) var<storage, read> b: array<Elem>;      // B G S N
-@group(0) @binding(4) var<storage, read> weights: array<f32>; // packed: a or a_log C S; d C; dt_bias C
+@group(0) @binding(X_BINDING) var<storage, read> x: array<Elem>; // B C N
+@group(0) @binding(DT_BINDING) var<storage, read> dt: array<Elem>; // B C N
+@group(0) @binding(B_BINDING) var<storage, read> b: array<Elem>; // B G S N
+@group(0) @binding(WEIGHTS_BINDING) var<storage, read> weights: array<f32>; // packed: a or a_log C S; d C; dt_bias C
 
 override SOFTPLUS: u32 = 1u; // 1: apply softplus to steps
 override BIASED: u32 = 0u;   // 1: there is a dt_bias

@@ -1,7 +1,7 @@
 // Applies the norm and the gate to each head's output, in place.
 // Grid: rows (batch, head, query, in the order of the layout). Reads weights; updates o.
-@group(0) @binding(1) var<storage, read> weights: array<f32>;
-@group(0) @binding(2) var<storage, read_write> o: array<Elem>; // B H N E
+@group(0) @binding(WEIGHTS_BINDING) var<storage, read> weights: array<f32>;
+@group(0) @binding(O_BINDING) var<storage, read_write> o: array<Elem>; // B H N E
 
 override NORM: u32 = 1u;
 override GATES: u32 = 1u; // 0: none; 1: one per row; 2: one per channel

@@ -1,9 +1,9 @@
 // Weighted sums of values, with a running maximum and sum of the softmax. If stages follow the softmax, weights come from
 // the maxima and sums of pass 1 instead, and go through these stages first.
 // Grid: column splits, row blocks, head blocks, units. Reads q, k, q_tail, weights, stats, v; writes o.
-@group(0) @binding(5) var<storage, read> stats: array<f32>;    // B H rows 2; a dummy if there are none
-@group(0) @binding(6) var<storage, read> v: array<Elem>;       // B G M E
-@group(0) @binding(7) var<storage, read_write> o: array<Elem>; // B H N E
+@group(0) @binding(STATS_BINDING) var<storage, read> stats: array<f32>; // B H rows 2; a dummy if there are none
+@group(0) @binding(V_BINDING) var<storage, read> v: array<Elem>; // B G M E
+@group(0) @binding(O_BINDING) var<storage, read_write> o: array<Elem>; // B H N E
 
 override POST: u32 = 1u;      // 1: stages follow the softmax
 override KQ_POST: u32 = 1u;   // 1: a convolution is one of them

@@ -1,7 +1,7 @@
 // Pass 1, if stages follow the softmax: the maximum of each row's scores, and the reciprocal of the sum of exponentials
 // relative to it.
 // Grid: row blocks, head blocks, units. Reads q, k, q_tail, weights; writes stats.
-@group(0) @binding(5) var<storage, read_write> stats: array<f32>; // B H rows 2
+@group(0) @binding(STATS_BINDING) var<storage, read_write> stats: array<f32>; // B H rows 2
 
 @compute @workgroup_size(INVOCATIONS)
 fn mta_rows(

@@ -3,10 +3,10 @@
 // which are in registers. Weights are read by all invocations at once and not counted.
 //
 // Prelude constants: HEADS, RAW_EACH, SCORE_EACH, SPACE, DIMS, DIM4, COLUMNS.
-@group(0) @binding(1) var<storage, read> q: array<Elem>;      // B H N D
-@group(0) @binding(2) var<storage, read> k: array<Elem>;      // B G M D
-@group(0) @binding(3) var<storage, read> q_tail: array<f32>;  // B H T D; a dummy if there is none
-@group(0) @binding(4) var<storage, read> weights: array<f32>; // a dummy if there are none
+@group(0) @binding(Q_BINDING) var<storage, read> q: array<Elem>; // B H N D
+@group(0) @binding(K_BINDING) var<storage, read> k: array<Elem>; // B G M D
+@group(0) @binding(Q_TAIL_BINDING) var<storage, read> q_tail: array<f32>; // B H T D; a dummy if there is none
+@group(0) @binding(WEIGHTS_BINDING) var<storage, read> weights: array<f32>; // a dummy if there are none
 
 override CAUSAL: u32 = 1u;   // 1: query i sees only keys up to i + M - N
 override KQ_PRE: u32 = 1u;   // 1: this stage exists; below likewise

@@ -1,7 +1,7 @@
 // Updates q_tail to the last queries: those of q, and older ones from q_tail if q has too few.
 // Grid: dimensions in blocks of 64, heads (batch, head). Reads q; updates q_tail.
-@group(0) @binding(1) var<storage, read> q: array<Elem>;           // B H N D
-@group(0) @binding(2) var<storage, read_write> q_tail: array<f32>; // B H T D
+@group(0) @binding(Q_BINDING) var<storage, read> q: array<Elem>; // B H N D
+@group(0) @binding(Q_TAIL_BINDING) var<storage, read_write> q_tail: array<f32>; // B H T D
 
 @compute @workgroup_size(64)
 fn mta_tail(

@@ -1,9 +1,9 @@
 // RMS norm of rows, times an optional scale, times the sigmoid of an optional gate.
 // Grid: groups of 4 rows. Reads x, gate, scale; writes y.
-@group(0) @binding(1) var<storage, read> x: array<Elem>;         // R E
-@group(0) @binding(2) var<storage, read> gate: array<Elem>;      // R E; a dummy if there is none
-@group(0) @binding(3) var<storage, read> scale: array<f32>;      // E, or H E; a dummy if there is none
-@group(0) @binding(4) var<storage, read_write> y: array<Elem>;   // R E
+@group(0) @binding(X_BINDING) var<storage, read> x: array<Elem>; // R E
+@group(0) @binding(GATE_BINDING) var<storage, read> gate: array<Elem>; // R E; a dummy if there is none
+@group(0) @binding(SCALE_BINDING) var<storage, read> scale: array<f32>; // E, or H E; a dummy if there is none
+@group(0) @binding(Y_BINDING) var<storage, read_write> y: array<Elem>; // R E
 
 override SCALE: u32 = 0u; // 0: none; 1: one for all heads; 2: one per head
 override GATED: u32 = 1u;

@@ -1,9 +1,9 @@
 // Weighted sums of rows of a table.
 // Grid: blocks of 64 columns, rows. Reads indices, weights, values; writes o.
-@group(0) @binding(1) var<storage, read> indices: array<u32>;      // R K
-@group(0) @binding(2) var<storage, read> weights: array<f32>;      // R K
-@group(0) @binding(3) var<storage, read> values: array<Elem>;      // M E
-@group(0) @binding(4) var<storage, read_write> o: array<Elem>;     // R E
+@group(0) @binding(INDICES_BINDING) var<storage, read> indices: array<u32>; // R K
+@group(0) @binding(WEIGHTS_BINDING) var<storage, read> weights: array<f32>; // R K
+@group(0) @binding(VALUES_BINDING) var<storage, read> values: array<Elem>; // M E
+@group(0) @binding(O_BINDING) var<storage, read_write> o: array<Elem>; // R E
 
 fn gather_weight(at: u32, i: u32) -> f32 {
     count_load(1u);

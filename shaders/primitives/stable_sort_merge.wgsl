@@ -1,9 +1,9 @@
 // Merges pairs of neighbouring sorted runs of a list: each number finds its place in the other run by binary search. For
 // equal keys the left run comes first.
 // Grid: blocks of 256 numbers, lists. Reads keys, source; writes order.
-@group(0) @binding(1) var<storage, read> keys: array<u32>;          // R n
-@group(0) @binding(2) var<storage, read> source: array<u32>;        // R n: places, sorted in runs of params.run
-@group(0) @binding(3) var<storage, read_write> order: array<u32>;   // R n
+@group(0) @binding(KEYS_BINDING) var<storage, read> keys: array<u32>; // R n
+@group(0) @binding(SOURCE_BINDING) var<storage, read> source: array<u32>; // R n: places, sorted in runs of params.run
+@group(0) @binding(ORDER_BINDING) var<storage, read_write> order: array<u32>; // R n
 
 fn key_of(start: u32, at: u32) -> u32 {
     count_load(2u);

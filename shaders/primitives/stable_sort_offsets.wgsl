@@ -1,8 +1,8 @@
 // Start of each bin in a sorted list.
 // Grid: blocks of 256 offsets (bins + 1), lists. Reads keys, order; writes offsets.
-@group(0) @binding(1) var<storage, read> keys: array<u32>;           // R n
-@group(0) @binding(2) var<storage, read> order: array<u32>;          // R n
-@group(0) @binding(3) var<storage, read_write> offsets: array<u32>;  // R bins + 1
+@group(0) @binding(KEYS_BINDING) var<storage, read> keys: array<u32>; // R n
+@group(0) @binding(ORDER_BINDING) var<storage, read> order: array<u32>; // R n
+@group(0) @binding(OFFSETS_BINDING) var<storage, read_write> offsets: array<u32>; // R bins + 1
 
 @compute @workgroup_size(256)
 fn primitives_stable_sort_offsets(

@@ -1,7 +1,7 @@
 // Stable sort of each tile of 2048 numbers of a list by bin.
 // Grid: tiles, lists. Reads keys; writes order.
-@group(0) @binding(1) var<storage, read> keys: array<u32>;          // R n
-@group(0) @binding(2) var<storage, read_write> order: array<u32>;   // R n: places within the list
+@group(0) @binding(KEYS_BINDING) var<storage, read> keys: array<u32>; // R n
+@group(0) @binding(ORDER_BINDING) var<storage, read_write> order: array<u32>; // R n: places within the list
 
 @compute @workgroup_size(256)
 fn primitives_stable_sort_tiles(

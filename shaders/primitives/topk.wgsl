@@ -1,8 +1,8 @@
 // Addresses with the K largest sums of one logit per digit, and their weights.
 // Grid: VECTORS rows per workgroup. Reads logits; writes indices, weights.
-@group(0) @binding(1) var<storage, read> logits: array<Elem>;         // R U P
-@group(0) @binding(2) var<storage, read_write> indices: array<u32>;   // R K
-@group(0) @binding(3) var<storage, read_write> weights: array<f32>;   // R K
+@group(0) @binding(LOGITS_BINDING) var<storage, read> logits: array<Elem>; // R U P
+@group(0) @binding(INDICES_BINDING) var<storage, read_write> indices: array<u32>; // R K
+@group(0) @binding(WEIGHTS_BINDING) var<storage, read_write> weights: array<f32>; // R K
 
 override SURVIVORS: u32 = 0u; // 0: products of softmaxes; 1: softmax over the K kept sums
 

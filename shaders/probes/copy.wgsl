@@ -1,7 +1,7 @@
 // Copies four vec4s per invocation, to measure memory bandwidth.
 // Grid: blocks of 1024 vec4s. Reads source; writes target.
-@group(0) @binding(1) var<storage, read> source: array<vec4<f32>>;
-@group(0) @binding(2) var<storage, read_write> sink: array<vec4<f32>>;
+@group(0) @binding(SOURCE_BINDING) var<storage, read> source: array<vec4<f32>>;
+@group(0) @binding(SINK_BINDING) var<storage, read_write> sink: array<vec4<f32>>;
 
 @compute @workgroup_size(256)
 fn probes_copy(

@@ -1,6 +1,6 @@
 // Exponentials in registers: 16 independent ones per invocation and round, four rounds per loop, so 64 per loop.
 // Grid: any number of workgroups. Writes sums, so that the compiler cannot remove the work.
-@group(0) @binding(1) var<storage, read_write> sums: array<vec4<f32>>;
+@group(0) @binding(SUMS_BINDING) var<storage, read_write> sums: array<vec4<f32>>;
 
 @compute @workgroup_size(256)
 fn probes_exp2(

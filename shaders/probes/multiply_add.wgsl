@@ -1,6 +1,6 @@
 // Multiply-adds in registers: 32 independent ones per invocation and round, eight rounds per loop, so 512 flops per loop.
 // Grid: any number of workgroups. Writes sums, so that the compiler cannot remove the work.
-@group(0) @binding(1) var<storage, read_write> sums: array<vec4<f32>>;
+@group(0) @binding(SUMS_BINDING) var<storage, read_write> sums: array<vec4<f32>>;
 
 @compute @workgroup_size(256)
 fn probes_multiply_add(

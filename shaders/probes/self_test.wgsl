@@ -8,7 +8,7 @@ struct Params {
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
-@group(0) @binding(1) var<storage, read_write> found: array<u32>;
+@group(0) @binding(FOUND_BINDING) var<storage, read_write> found: array<u32>;
 
 @compute @workgroup_size(1)
 fn probes_self_test(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {

@@ -1,10 +1,10 @@
 // Slots and weights of every token of a block, for its writes and its reads.
 // Grid: VECTORS vectors of logits per workgroup (units, tokens, key and query). Reads q, k, memory; writes events, weights.
-@group(0) @binding(1) var<storage, read> q: array<Elem>;              // B H N UP
-@group(0) @binding(2) var<storage, read> k: array<Elem>;              // B H N UP
-@group(0) @binding(3) var<storage, read> memory: array<u32>;          // positions
-@group(0) @binding(4) var<storage, read_write> events: array<u32>;    // [units][tiles][tile events]: slots
-@group(0) @binding(5) var<storage, read_write> weights: array<f32>;   // as events
+@group(0) @binding(Q_BINDING) var<storage, read> q: array<Elem>; // B H N UP
+@group(0) @binding(K_BINDING) var<storage, read> k: array<Elem>; // B H N UP
+@group(0) @binding(MEMORY_BINDING) var<storage, read> memory: array<u32>; // positions
+@group(0) @binding(EVENTS_BINDING) var<storage, read_write> events: array<u32>; // [units][tiles][tile events]: slots
+@group(0) @binding(WEIGHTS_BINDING) var<storage, read_write> weights: array<f32>; // as events
 
 var<workgroup> wg_rows: array<u32, VECTORS>;   // first logit of each vector; all ones if there is none
 var<workgroup> wg_shifts: array<u32, VECTORS>;

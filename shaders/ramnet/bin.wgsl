@@ -1,6 +1,6 @@
 // Sorts the events of each tile of a block by slot, in place. Events of the same slot stay in time order.
 // Grid: tiles, units. Reads and writes events.
-@group(0) @binding(1) var<storage, read_write> events: array<u32>; // [units][tiles][tile events]: slots, then keys
+@group(0) @binding(EVENTS_BINDING) var<storage, read_write> events: array<u32>; // [units][tiles][tile events]: slots, then keys
 
 @compute @workgroup_size(256)
 fn ramnet_bin(

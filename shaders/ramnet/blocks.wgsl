@@ -3,12 +3,12 @@
 //
 // An event maps the content S to keep S + add. For a run longer than a chunk, the first chunk knows the content it ends with.
 // Every other chunk stores its effect on any content, and these effects are composed for the chunks that follow.
-@group(0) @binding(1) var<storage, read> events: array<u32>;                // [units][tiles][tile events]: keys, sorted
-@group(0) @binding(2) var<storage, read> rates: array<f32>;                 // as events, then the starts of runs
-@group(0) @binding(3) var<storage, read> v: array<Elem>;                    // B H N E
-@group(0) @binding(4) var<storage, read_write> memory: array<f32>;          // content
-@group(0) @binding(5) var<storage, read_write> contributions: array<f32>;   // [units][block tokens][K][E]
-@group(0) @binding(6) var<storage, read_write> carries: array<f32>;         // [units][pieces of a tile][E + 1]
+@group(0) @binding(EVENTS_BINDING) var<storage, read> events: array<u32>; // [units][tiles][tile events]: keys, sorted
+@group(0) @binding(RATES_BINDING) var<storage, read> rates: array<f32>; // as events, then the starts of runs
+@group(0) @binding(V_BINDING) var<storage, read> v: array<Elem>; // B H N E
+@group(0) @binding(MEMORY_BINDING) var<storage, read_write> memory: array<f32>; // content
+@group(0) @binding(CONTRIBUTIONS_BINDING) var<storage, read_write> contributions: array<f32>; // [units][block tokens][K][E]
+@group(0) @binding(CARRIES_BINDING) var<storage, read_write> carries: array<f32>; // [units][pieces of a tile][E + 1]
 
 const REACH: u32 = 2u * PIECE; // events that the chunks of a piece can contain
 const SPAN: u32 = REACH + 2u;  // plus a neighbour on either side

@@ -1,6 +1,6 @@
 // Initialises the memories of a run without a carried state.
 // Grid: blocks of 256 elements of the buffer. Writes memory.
-@group(0) @binding(1) var<storage, read_write> memory: array<f32>; // content, masses, positions of some units
+@group(0) @binding(MEMORY_BINDING) var<storage, read_write> memory: array<f32>; // content, masses, positions of some units
 
 @compute @workgroup_size(256)
 fn ramnet_clear(

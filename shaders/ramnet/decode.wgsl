@@ -1,11 +1,11 @@
 // Decode (one token): computes addresses, then writes and reads K slots of each memory, in one dispatch.
 // Grid: units. Reads q, k, v, gamma; reads and writes memory; writes o.
-@group(0) @binding(1) var<storage, read> q: array<Elem>;            // B H 1 UP
-@group(0) @binding(2) var<storage, read> k: array<Elem>;            // B H 1 UP
-@group(0) @binding(3) var<storage, read> v: array<Elem>;            // B H 1 E
-@group(0) @binding(4) var<storage, read> gamma: array<Elem>;        // B H 1
-@group(0) @binding(5) var<storage, read_write> memory: array<u32>;  // content, masses, positions, as the bits of f32
-@group(0) @binding(6) var<storage, read_write> o: array<Elem>;      // B H 1 E
+@group(0) @binding(Q_BINDING) var<storage, read> q: array<Elem>; // B H 1 UP
+@group(0) @binding(K_BINDING) var<storage, read> k: array<Elem>; // B H 1 UP
+@group(0) @binding(V_BINDING) var<storage, read> v: array<Elem>; // B H 1 E
+@group(0) @binding(GAMMA_BINDING) var<storage, read> gamma: array<Elem>; // B H 1
+@group(0) @binding(MEMORY_BINDING) var<storage, read_write> memory: array<u32>; // content, masses, positions, as the bits of f32
+@group(0) @binding(O_BINDING) var<storage, read_write> o: array<Elem>; // B H 1 E
 
 var<workgroup> wg_rows: array<u32, 2>;
 var<workgroup> wg_slots: array<u32, 2u * TOPK>;    // slots of the write, then of the read

@@ -1,11 +1,11 @@
 // Updates the masses of the slots that a block touches, tile by tile, and computes what each event does: the rate of a write,
 // the weight of a read. An event maps the mass m to keep m + add; these maps compose. One invocation per chunk of 8 events.
 // Grid: units. Reads events, weights, gamma; reads and writes memory; writes rates.
-@group(0) @binding(1) var<storage, read> events: array<u32>;         // [units][tiles][tile events]: keys, sorted
-@group(0) @binding(2) var<storage, read> weights: array<f32>;        // by number of the event
-@group(0) @binding(3) var<storage, read> gamma: array<Elem>;         // B H N
-@group(0) @binding(4) var<storage, read_write> memory: array<f32>;   // masses
-@group(0) @binding(5) var<storage, read_write> rates: array<f32>;    // as events, then the start of each piece's first run
+@group(0) @binding(EVENTS_BINDING) var<storage, read> events: array<u32>; // [units][tiles][tile events]: keys, sorted
+@group(0) @binding(WEIGHTS_BINDING) var<storage, read> weights: array<f32>; // by number of the event
+@group(0) @binding(GAMMA_BINDING) var<storage, read> gamma: array<Elem>; // B H N
+@group(0) @binding(MEMORY_BINDING) var<storage, read_write> memory: array<f32>; // masses
+@group(0) @binding(RATES_BINDING) var<storage, read_write> rates: array<f32>; // as events, then the start of each piece's first run
 
 const CHUNK: u32 = 8u;
 var<workgroup> wg_keys: array<u32, SORT + 1u>;

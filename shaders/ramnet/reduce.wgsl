@@ -1,8 +1,8 @@
 // Sums what the reads of a token contribute, in the order of their ranks. After the last block it advances the positions.
 // Grid: blocks of 256 elements of the block's outputs. Reads contributions; reads and writes memory; writes o.
-@group(0) @binding(1) var<storage, read> contributions: array<f32>;  // [units][block tokens][K][E]
-@group(0) @binding(2) var<storage, read_write> memory: array<u32>;   // positions
-@group(0) @binding(3) var<storage, read_write> o: array<Elem>;       // B H N E
+@group(0) @binding(CONTRIBUTIONS_BINDING) var<storage, read> contributions: array<f32>; // [units][block tokens][K][E]
+@group(0) @binding(MEMORY_BINDING) var<storage, read_write> memory: array<u32>; // positions
+@group(0) @binding(O_BINDING) var<storage, read_write> o: array<Elem>; // B H N E
 
 @compute @workgroup_size(256)
 fn ramnet_reduce(

@@ -1,14 +1,10 @@
-// Decode (one token): updates the state and reads it in one dispatch.
-// Grid: KV heads. Reads k, v, weights, q; reads and writes state; writes o.
-@group(0) @binding(4) var<storage, read> q: array<Row>;          // B H 1 D
-@group(0) @binding(5) var<storage, read_write> state: array<f32>; // packed: B G m E, then B G m
-@group(0) @binding(6) var<storage, read_write> o: array<Row>;    // B H 1 E
-
+// SLAY, decode: the features of one key and one query.
+//
 // Vector 0 is the key, vector 1 the query. Rows of the state are in the order (r, p, f).
 fn feature_of(vector: u32, d: u32) -> f32 {
-    let f = d % params.features;
-    let p = d / params.features % params.poly;
-    let rf = d / params.features / params.poly * params.features + f;
+    let f = d % own.features;
+    let p = d / own.features % own.poly;
+    let rf = d / own.features / own.poly * own.features + f;
     return wg_a[vector * PAL + p] * wg_e[vector * 4u * E4 + rf];
 }
 
@@ -38,17 +34,4 @@ fn prepare_query(b: u32, g: u32, h: u32, invocation: u32) {
         wg_u[DIM_K4 + i] = select(vec4<f32>(0.0), load_q(at, d), within(d, params.dim_k));
     }
     make_features(1u, 1u, g, invocation);
-}
-
-@compute @workgroup_size(COLUMNS * LANES)
-fn slay_decode(
-    @builtin(workgroup_id) group: vec3<u32>,
-    @builtin(num_workgroups) groups: vec3<u32>,
-    @builtin(local_invocation_index) invocation: u32,
-) {
-    let kv = group_index(params.grid, group, groups);
-    if (kv >= params.grid.end) {
-        return;
-    }
-    decode(kv, invocation);
 }

@@ -6,6 +6,8 @@
 // TAKEN, rows of weights needed for them; E4, groups of four of R F; SQUARED, 1 if E includes the square of its projections;
 // READ_HEADS, 0 if no queries are read; CACHED, 1 if the weights stay in workgroup memory, and CACHE, their size in vec4s.
 
+@group(0) @binding(WEIGHTS_BINDING) var<storage, read> weights: array<f32>; // packed: weights of A, P D or 2 P D; then omega R G F D
+
 const NO_ROW: u32 = 0xffffffffu;
 
 // Vectors of a tile: TILE keys, then TILE queries per head.
@@ -24,9 +26,9 @@ fn weight_start(row: u32, g: u32) -> u32 {
         return select(arrayLength(&weights), at * params.dim_k, at != NO_ROW);
     }
     let rf = row - TAKEN;
-    let r = rf / params.features;
-    let at = params.omega + ((r * params.kv_heads + g) * params.features + rf % params.features) * params.dim_k;
-    return select(arrayLength(&weights), at, r < params.nodes);
+    let r = rf / own.features;
+    let at = own.omega + ((r * params.kv_heads + g) * own.features + rf % own.features) * params.dim_k;
+    return select(arrayLength(&weights), at, r < own.nodes);
 }
 
 fn fetch_weight(start: u32, d: u32) -> f32 {
@@ -70,7 +72,7 @@ fn project(row: u32, vector: u32, g: u32) -> f32 {
 }
 
 fn exponential(rf: u32, vector: u32, g: u32) -> f32 {
-    let node = params.node[rf / params.features];
+    let node = own.node[rf / own.features];
     let x = project(TAKEN + rf, vector, g);
     return node.z * select(1.0, x * x, SQUARED == 1u) * exp(node.x * x - node.y);
 }
@@ -94,7 +96,7 @@ fn make_features(from_vector: u32, count: u32, g: u32, invocation: u32) {
         let vector = from_vector + i / (4u * E4);
         let rf = i % (4u * E4);
         var feature = 0.0;
-        if (rf < params.nodes * params.features) {
+        if (rf < own.nodes * own.features) {
             feature = exponential(rf, vector, g);
         }
         wg_e[vector * 4u * E4 + rf] = feature;

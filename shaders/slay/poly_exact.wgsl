@@ -8,8 +8,8 @@ fn component(vector: u32, d: u32) -> f32 {
 }
 
 fn square_feature(i: u32, vector: u32, g: u32) -> f32 {
-    var rest = params.first_poly + i;
-    if (rest >= params.poly) {
+    var rest = own.first_poly + i;
+    if (rest >= own.poly) {
         return 0.0;
     }
     var row = 0u;

@@ -4,13 +4,13 @@ fn taken_row(i: u32) -> u32 {
 }
 
 fn square_feature(i: u32, vector: u32, g: u32) -> f32 {
-    let p = params.first_poly + i;
-    if (p >= params.poly) {
+    let p = own.first_poly + i;
+    if (p >= own.poly) {
         return 0.0;
     }
     var sum = 0.0;
-    for (var j = 0u; j < params.poly; j++) {
-        sum += project(j, vector, g) * project(params.poly + (params.poly + p - j) % params.poly, vector, g);
+    for (var j = 0u; j < own.poly; j++) {
+        sum += project(j, vector, g) * project(own.poly + (own.poly + p - j) % own.poly, vector, g);
     }
     return sum;
 }

@@ -1,10 +1,5 @@
-// Keys, values, weights, and the rows of a workgroup's state: row i, in groups of four, is A[i / E4] times E[i % E4]
+// The rows of a workgroup's state: row i, in groups of four, is A[i / E4] times E[i % E4]
 // (features.wgsl), so that products are not stored.
-@group(0) @binding(1) var<storage, read> k: array<Row>;      // B G M D
-@group(0) @binding(2) var<storage, read> v: array<Row>;      // B G M E
-@group(0) @binding(3) var<storage, read> weights: array<f32>; // packed: weights of A, P D or 2 P D; then omega R G F D
-
-
 fn key_features(t: u32, i: u32) -> vec4<f32> {
     // Rows beyond the map's are padding: their entry of A is 0.
     let p = min(i / E4, PAL - 1u);
@@ -27,10 +22,10 @@ fn query_feature_at(row: u32, d: u32) -> f32 {
 
 // The stored state has rows in the order (r, p, f).
 fn state_row(i: u32) -> u32 {
-    let p = params.first_poly + i / (4u * E4);
+    let p = own.first_poly + i / (4u * E4);
     let rf = i % (4u * E4);
-    if (i >= PAL * 4u * E4 || p >= params.poly || rf >= params.nodes * params.features) {
+    if (i >= PAL * 4u * E4 || p >= own.poly || rf >= own.nodes * own.features) {
         return params.rows;
     }
-    return (rf / params.features * params.poly + p) * params.features + rf % params.features;
+    return (rf / own.features * own.poly + p) * own.features + rf % own.features;
 }

@@ -7,7 +7,7 @@ fn skipped(h: u32, x: f32, y: f32) -> f32 {
         return y;
     }
     count_load(1u);
-    return y + weights[params.skip + h] * x;
+    return y + weights[own.skip + h] * x;
 }
 
 fn gated(at: u32, y: f32) -> f32 {

@@ -1,5 +1,5 @@
-// The gate z, in the order of the outputs. Prelude constant: STEPS; z is the third binding from STEPS on.
-@group(0) @binding(STEPS + 2u) var<storage, read> z: array<Elem>; // B N H P
+// The gate z, in the order of the outputs.
+@group(0) @binding(Z_BINDING) var<storage, read> z: array<Elem>; // B N H P
 
 fn gate_at(at: u32) -> f32 {
     count_load(1u);

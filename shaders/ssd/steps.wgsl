@@ -1,6 +1,6 @@
-// Time steps dt, through softplus, and their decay e^(dt a). Prelude constant: STEPS, the first binding.
-@group(0) @binding(STEPS) var<storage, read> dt: array<Elem>;          // B N H
-@group(0) @binding(STEPS + 1u) var<storage, read> weights: array<f32>; // packed: a or a_log H; then d H and dt_bias H if given
+// Time steps dt, through softplus, and their decay e^(dt a).
+@group(0) @binding(DT_BINDING) var<storage, read> dt: array<Elem>; // B N H
+@group(0) @binding(WEIGHTS_BINDING) var<storage, read> weights: array<f32>; // packed: a or a_log H; then d H and dt_bias H if given
 
 override A_LOG: u32 = 0u;    // 1: the weights start with log(-a)
 override SOFTPLUS: u32 = 1u;
@@ -11,7 +11,7 @@ fn step_at(b: u32, h: u32, n: u32) -> f32 {
     var step = f32(dt[head_start(params.g, b, h) + n * params.g.token]);
     if (BIASED == 1u) {
         count_load(1u);
-        step += weights[params.bias + h];
+        step += weights[own.bias + h];
     }
     if (SOFTPLUS == 1u) {
         step = softplus(step);

@@ -5,7 +5,7 @@
 
 use wgpu::naga;
 
-use super::shader::{Assembled, Bind, Kernel, Variant, assemble};
+use super::shader::{Assembled, Bind, Kernel, Variant, assemble, bindings, first_binding};
 use crate::error::Error;
 use crate::tensor::DType;
 
@@ -60,7 +60,7 @@ pub fn resolve(kernel: &Kernel, spec: &Variant) -> Result<Resolved, Error> {
     })?;
     let constants: naga::back::PipelineConstants =
         spec.constants().into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
-    let entry = Some((naga::ShaderStage::Compute, kernel.name));
+    let entry = Some((naga::ShaderStage::Compute, kernel.entry));
     let (module, info) = naga::back::pipeline_constants::process_overrides(&module, &info, entry, &constants)
         .map_err(|e| defect(kernel, format!("override: {}", chain(&e))))?;
     let (module, info) = (module.into_owned(), info.into_owned());
@@ -82,12 +82,12 @@ fn chain(error: &dyn std::error::Error) -> String {
 ///
 /// # Errors
 /// [`Error::Kernel`] if declaration and WGSL differ.
-pub fn needs(kernel: &Kernel, resolved: &Resolved) -> Result<Needs, Error> {
+pub fn needs(kernel: &Kernel, spec: &Variant, resolved: &Resolved) -> Result<Needs, Error> {
     let module = &resolved.module;
     let entry = module
         .entry_points
         .iter()
-        .find(|e| e.name == kernel.name)
+        .find(|e| e.name == kernel.entry)
         .ok_or_else(|| defect(kernel, "the WGSL has no entry point of that name"))?;
     let mut workgroup_bytes = 0u32;
     let mut found: Vec<(u32, &str, Option<Bind>)> = Vec::new();
@@ -110,8 +110,12 @@ pub fn needs(kernel: &Kernel, resolved: &Resolved) -> Result<Needs, Error> {
                     naga::AddressSpace::Storage { .. } => Some(Bind::Read),
                     _ => None,
                 };
-                if bind.is_none() && size as usize != kernel.params.size {
-                    let message = format!("Params is {size} bytes in WGSL, {} in Rust", kernel.params.size);
+                let uniform = if binding.binding == 0 { Some(kernel.params) } else { spec.own };
+                if let (None, Some(uniform)) = (bind, uniform)
+                    && size as usize != uniform.size
+                {
+                    let message =
+                        format!("uniform {} is {size} bytes in WGSL, {} in Rust", binding.binding, uniform.size);
                     return Err(defect(kernel, message));
                 }
                 found.push((binding.binding, global.name.as_deref().unwrap_or("?"), bind));
@@ -121,11 +125,14 @@ pub fn needs(kernel: &Kernel, resolved: &Resolved) -> Result<Needs, Error> {
     }
     found.sort_unstable_by_key(|f| f.0);
     let mut declared = vec![(0, "params", None)];
-    declared.extend(kernel.bindings.iter().enumerate().map(|(i, (name, bind))| (i as u32 + 1, *name, Some(*bind))));
+    declared.extend(spec.own.map(|_| (1, "own", None)));
+    let storage = bindings(kernel, spec);
+    let numbered = (first_binding(spec)..).zip(&storage);
+    declared.extend(numbered.map(|(number, binding)| (number, binding.name, Some(binding.bind))));
     if found != declared {
         return Err(defect(kernel, format!("declared bindings {declared:?}, the WGSL has {found:?}")));
     }
-    Ok(Needs { workgroup: entry.workgroup_size, workgroup_bytes, storage_buffers: kernel.bindings.len() as u32 })
+    Ok(Needs { workgroup: entry.workgroup_size, workgroup_bytes, storage_buffers: storage.len() as u32 })
 }
 
 /// Refuses a kernel that exceeds a limit.

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::caps::Caps;
 #[cfg(not(target_arch = "wasm32"))]
 use super::limits;
-use super::shader::{Bind, Kernel, Variant, assemble};
+use super::shader::{Bind, Kernel, Variant, assemble, bindings};
 use crate::error::Error;
 
 /// A compiled kernel.
@@ -80,7 +80,7 @@ fn build(
     #[cfg(not(target_arch = "wasm32"))]
     let workgroup = {
         let resolved = limits::resolve(kernel, spec)?;
-        let needs = limits::needs(kernel, &resolved)?;
+        let needs = limits::needs(kernel, spec, &resolved)?;
         limits::check(kernel, &needs, &caps.limits)?;
         needs.workgroup
     };
@@ -88,10 +88,12 @@ fn build(
     let workgroup = [0; 3];
     tracing::debug!(label, "building a pipeline");
 
+    let storage = bindings(kernel, spec);
+    let storage = storage.iter().map(|of| wgpu::BufferBindingType::Storage { read_only: of.bind == Bind::Read });
+    let own = spec.own.map(|_| wgpu::BufferBindingType::Uniform);
     let entries: Vec<_> = std::iter::once(wgpu::BufferBindingType::Uniform)
-        .chain(
-            kernel.bindings.iter().map(|(_, bind)| wgpu::BufferBindingType::Storage { read_only: *bind == Bind::Read }),
-        )
+        .chain(own)
+        .chain(storage)
         .enumerate()
         .map(|(binding, ty)| wgpu::BindGroupLayoutEntry {
             binding: binding as u32,
@@ -126,7 +128,7 @@ fn build(
         label: Some(&label),
         layout: Some(&pipeline_layout),
         module: &module,
-        entry_point: Some(kernel.name),
+        entry_point: Some(kernel.entry),
         compilation_options: wgpu::PipelineCompilationOptions {
             constants: &constants,
             // Every kernel writes workgroup memory before it reads it; tests run with zeroing off.

@@ -8,14 +8,18 @@ use super::grid::{self, Dispatch};
 use super::pipeline::{Pipeline, pop};
 use super::program::{Cost, Operand, Program, Scratch, Step, check_indices};
 use super::recording::{Recorded, Recording};
-use super::shader::Bind;
+use super::shader::{self, Bind, Binding};
 use super::workspace::Workspace;
 use crate::error::Error;
 use crate::tensor::{Access, Slot, Tensor};
 
-/// Distance between uniform slots in bytes: a multiple of the portable offset alignment, and larger than every
-/// `Params`.
-const UNIFORM_STRIDE: u64 = 768;
+/// Alignment of a uniform in its buffer, in bytes: the most that a device may ask for.
+const UNIFORM_ALIGN: usize = 256;
+
+/// Bytes of the uniform buffer that a uniform of this size takes.
+fn uniform_space(size: usize) -> usize {
+    size.next_multiple_of(UNIFORM_ALIGN)
+}
 
 /// An operator at a shape on a device, ready to be bound to tensors. Keep it as long as the shape is used.
 #[derive(Debug)]
@@ -136,6 +140,8 @@ impl Plan {
         let scope = device.push_error_scope(wgpu::ErrorFilter::Validation);
         let uniforms = self.uniforms(&bound)?;
         let mut recorded = Vec::new();
+        // Bytes of the uniforms of the dispatches before this one.
+        let mut at = 0;
         for (step, (pipeline, dispatches)) in self.program.steps.iter().zip(&self.steps) {
             let pipeline = &match &step.narrow {
                 Some(spec) if self.has_odd_strides(step, &bound) => {
@@ -146,15 +152,19 @@ impl Plan {
                 _ => pipeline.clone(),
             };
             for (part, dispatch) in dispatches.iter().enumerate() {
-                let mut entries = vec![wgpu::BindGroupEntry {
-                    binding: 0,
-                    resource: wgpu::BindingResource::Buffer(wgpu::BufferBinding {
-                        buffer: &uniforms,
-                        offset: recorded.len() as u64 * UNIFORM_STRIDE,
-                        size: std::num::NonZeroU64::new(step.params.len() as u64),
-                    }),
-                }];
-                for (i, operand) in step.operands.iter().enumerate() {
+                let mut entries = Vec::new();
+                for bytes in [&step.params, &step.own].into_iter().filter(|bytes| !bytes.is_empty()) {
+                    entries.push(wgpu::BindGroupEntry {
+                        binding: entries.len() as u32,
+                        resource: wgpu::BindingResource::Buffer(wgpu::BufferBinding {
+                            buffer: &uniforms,
+                            offset: at as u64,
+                            size: std::num::NonZeroU64::new(bytes.len() as u64),
+                        }),
+                    });
+                    at += uniform_space(bytes.len());
+                }
+                for operand in &step.operands {
                     let (buffer, offset, size) = match *operand {
                         Operand::Slot(slot) => whole(&bound[slot]),
                         Operand::Part { slot, .. } if bound[slot].tensor.strides().is_some() => whole(&bound[slot]),
@@ -169,7 +179,7 @@ impl Plan {
                         }
                     };
                     entries.push(wgpu::BindGroupEntry {
-                        binding: i as u32 + 1,
+                        binding: entries.len() as u32,
                         resource: wgpu::BindingResource::Buffer(wgpu::BufferBinding {
                             buffer,
                             offset,
@@ -252,15 +262,12 @@ impl Plan {
 
     /// One buffer with the uniforms of all dispatches. It is filled while mapped, so the queue is not used.
     fn uniforms(&self, bound: &[Bound<'_>]) -> Result<wgpu::Buffer, Error> {
-        let count: usize = self.steps.iter().map(|(_, d)| d.len()).sum();
-        let size = UNIFORM_STRIDE * count.max(1) as u64;
-        let mut bytes = vec![0u8; size as usize];
-        let mut at = 0usize;
+        let mut bytes = Vec::new();
         for (step, (_, dispatches)) in self.program.steps.iter().zip(&self.steps) {
             for dispatch in dispatches {
-                bytes[at..at + step.params.len()].copy_from_slice(&step.params);
+                let mut params = step.params.clone();
                 let grid = bytemuck::bytes_of(&dispatch.grid);
-                bytes[at..at + grid.len()].copy_from_slice(grid);
+                params[..grid.len()].copy_from_slice(grid);
                 for strided in &step.strided {
                     let (Operand::Slot(slot) | Operand::Part { slot, .. }) = step.operands[strided.operand] else {
                         continue;
@@ -268,12 +275,16 @@ impl Plan {
                     let Bound { tensor, before } = bound[slot];
                     if let Some(strides) = tensor.strides() {
                         let strides = strided.uniform(strides, before);
-                        bytes[at + strided.at..][..16].copy_from_slice(bytemuck::bytes_of(&strides));
+                        params[strided.at..][..16].copy_from_slice(bytemuck::bytes_of(&strides));
                     }
                 }
-                at += UNIFORM_STRIDE as usize;
+                for uniform in [&params, &step.own] {
+                    bytes.extend(uniform);
+                    bytes.resize(uniform_space(bytes.len()), 0);
+                }
             }
         }
+        bytes.resize(bytes.len().max(UNIFORM_ALIGN), 0);
         buffer::filled(&self.ctx, "uniforms", &bytes, wgpu::BufferUsages::UNIFORM)
     }
 
@@ -395,12 +406,13 @@ fn describe(slot: &Slot) -> String {
 /// Whether the operands of every step agree with the declaration of its kernel.
 pub fn operands_fit(program: &Program) -> bool {
     program.steps.iter().all(|step| {
-        step.operands.len() == step.kernel.bindings.len()
+        let bindings = shader::bindings(step.kernel, &step.spec);
+        step.operands.len() == bindings.len()
             && step.params.len() == step.kernel.params.size
-            && step.params.len() as u64 <= UNIFORM_STRIDE
-            && step.operands.iter().zip(step.kernel.bindings).all(|(operand, (_, bind))| match operand {
+            && step.own.len() == step.spec.own.map_or(0, |own| own.size)
+            && step.operands.iter().zip(bindings).all(|(operand, Binding { bind, .. })| match operand {
                 Operand::Slot(i) | Operand::Part { slot: i, .. } => {
-                    program.slots.get(*i).is_some_and(|s| *bind == Bind::Read || s.access != Access::Read)
+                    program.slots.get(*i).is_some_and(|s| bind == Bind::Read || s.access != Access::Read)
                 }
                 Operand::Workspace(i) => i < &program.workspace.len(),
             })

@@ -4,7 +4,7 @@
 use std::fmt;
 
 use super::caps::Caps;
-use super::shader::{Kernel, Variant};
+use super::shader::{self, Kernel, Uniform, UniformData, Variant};
 use crate::error::Error;
 use crate::tensor::{Layout, Slot};
 
@@ -76,6 +76,23 @@ pub enum Operand {
     Workspace(usize),
 }
 
+/// The contents of an operator's own uniform, at binding 1 of its kernels.
+#[derive(Debug, Clone)]
+pub(crate) struct Own {
+    uniform: Uniform,
+    bytes: Vec<u8>,
+}
+
+impl Own {
+    /// The uniform with these contents.
+    pub(crate) fn new<P: UniformData>(own: &P) -> Self {
+        Self { uniform: P::UNIFORM, bytes: bytemuck::bytes_of(own).to_vec() }
+    }
+}
+
+/// An operand with the name of the kernel's buffer.
+pub(crate) type Named = (&'static str, Operand);
+
 /// A scratch buffer that the plan needs during one run. Its initial content is undefined.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Scratch {
@@ -96,7 +113,9 @@ pub struct Step {
     pub narrow: Option<Variant>,
     /// The `Params` uniform as bytes. Its first 16 bytes are [`Grid`](super::grid::Grid), filled by the plan.
     pub params: Vec<u8>,
-    /// One operand per storage binding of the kernel, in its order.
+    /// The operator's own uniform as bytes; empty if the kernel has none.
+    pub own: Vec<u8>,
+    /// One operand per storage binding of the kernel, in the order of [`shader::bindings`].
     pub operands: Vec<Operand>,
     /// Index of the first workgroup: not 0 in the later parts of a step that was [`cut`].
     pub first: u64,
@@ -109,17 +128,33 @@ pub struct Step {
 }
 
 impl Step {
-    /// One dispatch of so many workgroups, without strided operands.
+    /// One dispatch of so many workgroups, without strided operands. `named` says what each buffer of the kernel is bound to;
+    /// names that the kernel does not declare are ignored.
     pub(crate) fn new(
         kernel: &'static Kernel,
         spec: Variant,
-        params: &impl bytemuck::NoUninit,
-        operands: Vec<Operand>,
+        params: &impl UniformData,
+        named: &[Named],
         groups: u64,
         cost: Cost,
     ) -> Self {
+        let find = |name| named.iter().find(|(other, _)| *other == name).map(|(_, operand)| *operand);
+        // A buffer that has no operand makes the plan fail (`operands_fit`).
+        let operands = shader::bindings(kernel, &spec).iter().filter_map(|binding| find(binding.name)).collect();
         let params = bytemuck::bytes_of(params).to_vec();
-        Self { kernel, spec, narrow: None, params, operands, first: 0, groups, cost, strided: Vec::new() }
+        let (own, strided) = (Vec::new(), Vec::new());
+        Self { kernel, spec, narrow: None, params, own, operands, first: 0, groups, cost, strided }
+    }
+
+    /// Sets the uniform `own`, if there is one. The fragment that declares it must be among those of the variant.
+    pub(crate) fn own(mut self, own: Option<&Own>) -> Self {
+        if let Some(own) = own {
+            for spec in std::iter::once(&mut self.spec).chain(&mut self.narrow) {
+                spec.own = Some(own.uniform);
+            }
+            self.own.clone_from(&own.bytes);
+        }
+        self
     }
 
     /// Adds the variant that serves odd strides.

@@ -7,7 +7,7 @@ use super::plan::Plan;
 use super::program::{Cost, Operand, Program, Step};
 use super::readback;
 use super::schedule::Schedule;
-use super::shader::{Bind, Fragment, Kernel, Variant, fragment, params};
+use super::shader::{Fragment, Kernel, UniformData, Variant, fragment, params};
 use super::workspace::Workspace;
 use crate::error::Error;
 use crate::tensor::{Access, DType, Slot, Values};
@@ -26,13 +26,12 @@ const UNPACK: Fragment = fragment!("probes/unpack.wgsl");
 const UNPACK_NONE: Fragment = fragment!("probes/unpack_none.wgsl");
 const NAME: &str = "self_test";
 
-static SELF_TEST: Kernel = Kernel {
-    name: "probes_self_test",
-    sources: &[SOURCE],
-    bindings: &[("found", Bind::Write)],
-    params: Params::UNIFORM,
-    bounds_proof: Some("the six indices are constants below the length of `found`; the loop counts up to a uniform"),
-};
+static SELF_TEST: Kernel = Kernel::new(
+    "probes_self_test",
+    &[SOURCE],
+    Params::UNIFORM,
+    Some("the six indices are constants below the length of `found`; the loop counts up to a uniform"),
+);
 
 /// Iterations of the loop: more than 65535, the limit that drivers have been seen to set.
 const ROUNDS: u32 = 70_000;
@@ -50,13 +49,13 @@ pub fn kernels() -> Vec<(&'static Kernel, Variant)> {
 
 fn variant(f16: bool) -> Variant {
     let (elem, unpack) = if f16 { (DType::F16, UNPACK) } else { (DType::F32, UNPACK_NONE) };
-    Variant { elem, fragments: vec![unpack], consts: vec![], overrides: vec![] }
+    Variant { elem, fragments: vec![unpack], consts: vec![], overrides: vec![], own: None }
 }
 
 fn program(f16: bool) -> Program {
     let params = Params { grid: Grid::default(), rounds: ROUNDS, seed: SEED, pairs: PAIRS.map(|(pair, _)| pair) };
     let cost = Cost { bytes_written: 4.0 * WORDS as f64, ..Cost::default() };
-    let step = Step::new(&SELF_TEST, variant(f16), &params, vec![Operand::Slot(0)], 1, cost);
+    let step = Step::new(&SELF_TEST, variant(f16), &params, &[("found", Operand::Slot(0))], 1, cost);
     let slot = Slot::plain("found", Access::Write, DType::U32, [WORDS]);
     Program::new(NAME, SELF_TEST.name.into(), vec![slot], vec![], vec![step])
 }

@@ -32,8 +32,17 @@ pub enum Bind {
     Write,
 }
 
+/// A storage buffer that a fragment declares.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Binding {
+    /// Name of the variable.
+    pub name: &'static str,
+    /// Its access.
+    pub bind: Bind,
+}
+
 /// What Rust says of a uniform struct, to compare with the WGSL.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Uniform {
     /// Name and byte offset of each field.
     pub fields: &'static [(&'static str, usize)],
@@ -43,21 +52,33 @@ pub struct Uniform {
 
 /// A kernel: one entry point, the files it is made of, and its signature.
 ///
-/// Binding 0 of group 0 is always the uniform `params`; storage bindings follow in the order of `bindings`. The
-/// declaration is compared with what naga finds in the WGSL whenever a pipeline is made.
+/// Binding 0 of group 0 is always the uniform `params`. Binding 1 is the uniform `own` of a [`Variant`] that has one. The
+/// storage buffers follow, in the order in which the files declare them (see [`bindings`]).
 #[derive(Debug)]
 pub struct Kernel {
-    /// Entry point, pipeline label, timer row: `linear_output`.
+    /// Pipeline label, timer row: `linear_output`.
     pub name: &'static str,
+    /// Entry point. Operators that share a kernel share its entry point.
+    pub entry: &'static str,
     /// Files, in order; the entry point's file last. Fragments of the [`Variant`] come before them.
     pub sources: &'static [Fragment],
-    /// Storage bindings 1, 2, ...: name and access.
-    pub bindings: &'static [(&'static str, Bind)],
     /// The kernel's uniform struct.
     pub params: Uniform,
     /// States why every index is within bounds, if buffers have the sizes that a plan requires, and why every loop
     /// ends. A kernel with this proof is compiled without the checks that wgpu would insert. `None`: always checked.
     pub bounds_proof: Option<&'static str>,
+}
+
+impl Kernel {
+    /// A kernel whose entry point has its name.
+    pub(crate) const fn new(
+        name: &'static str,
+        sources: &'static [Fragment],
+        params: Uniform,
+        bounds_proof: Option<&'static str>,
+    ) -> Self {
+        Self { name, entry: name, sources, params, bounds_proof }
+    }
 }
 
 /// How a kernel is specialised. Also the key of the pipeline cache.
@@ -71,12 +92,14 @@ pub struct Variant {
     pub consts: Vec<(&'static str, u32)>,
     /// Pipeline overrides.
     pub overrides: Vec<(&'static str, u32)>,
+    /// The uniform struct `Own` of the operator, if a fragment declares one.
+    pub own: Option<Uniform>,
 }
 
 impl Variant {
     /// A variant without chosen fragments, and without counters of loads and stores.
     pub(crate) fn new(elem: DType, consts: Vec<(&'static str, u32)>, overrides: Vec<(&'static str, u32)>) -> Self {
-        Self { elem, fragments: vec![COUNT_OFF], consts, overrides }
+        Self { elem, fragments: vec![COUNT_OFF], consts, overrides, own: None }
     }
 
     /// Adds fragments to this variant.
@@ -120,6 +143,29 @@ pub(crate) fn hash(bytes: impl IntoIterator<Item = u8>) -> u64 {
     bytes.into_iter().fold(0xcbf2_9ce4_8422_2325, next)
 }
 
+/// Start of the line that declares a buffer.
+const DECLARATION: &str = "@group(0) @binding(";
+
+/// The storage buffers that a kernel declares, in the order of its files. Their binding numbers count on from that of the
+/// last uniform, and the prelude defines the number of `q` as `Q_BINDING`. The files are the only place that lists them: a
+/// fragment brings its own buffers.
+pub fn bindings(kernel: &Kernel, spec: &Variant) -> Vec<Binding> {
+    let lines = spec.fragments.iter().chain(kernel.sources).flat_map(|source| source.text.lines());
+    lines.filter_map(|line| declared(line.strip_prefix(DECLARATION)?)).collect()
+}
+
+/// The storage buffer that a line declares; `None` for a uniform.
+fn declared(line: &'static str) -> Option<Binding> {
+    let (access, rest) = line.split_once("var<storage, ")?.1.split_once("> ")?;
+    let bind = if access == "read" { Bind::Read } else { Bind::Write };
+    Some(Binding { name: rest.split_once(':')?.0, bind })
+}
+
+/// Number of the first storage binding.
+pub(crate) fn first_binding(spec: &Variant) -> u32 {
+    1 + u32::from(spec.own.is_some())
+}
+
 /// The final text of a kernel, and the files its lines come from.
 #[derive(Debug, Clone)]
 pub struct Assembled {
@@ -150,6 +196,12 @@ macro_rules! fragment {
 }
 pub(crate) use fragment;
 
+/// A uniform struct that [`params!`] declared.
+pub(crate) trait UniformData: bytemuck::NoUninit {
+    /// Its description.
+    const UNIFORM: Uniform;
+}
+
 /// Declares the uniform struct of kernels, with the layout that WGSL gives it, and describes it in `UNIFORM`.
 macro_rules! params {
     (
@@ -163,8 +215,8 @@ macro_rules! params {
             $($(#[$field_doc])* $field_vis $field: $type),+
         }
 
-        impl $name {
-            $vis const UNIFORM: $crate::gpu::shader::Uniform = $crate::gpu::shader::Uniform {
+        impl $crate::gpu::shader::UniformData for $name {
+            const UNIFORM: $crate::gpu::shader::Uniform = $crate::gpu::shader::Uniform {
                 fields: &[$((stringify!($field), std::mem::offset_of!($name, $field))),+],
                 size: size_of::<$name>(),
             };
@@ -189,6 +241,9 @@ pub fn assemble(kernel: &Kernel, spec: &Variant) -> Assembled {
     for (name, value) in &spec.consts {
         let _ = writeln!(text, "const {name}: u32 = {value}u;");
     }
+    for (number, binding) in (first_binding(spec)..).zip(bindings(kernel, spec)) {
+        let _ = writeln!(text, "const {}_BINDING: u32 = {number}u;", binding.name.to_uppercase());
+    }
     let elem = if spec.elem == DType::F16 { ELEM_F16 } else { ELEM_F32 };
     let mut files = Vec::new();
     for source in [elem, GRID].iter().chain(&spec.fragments).chain(kernel.sources) {
@@ -205,9 +260,12 @@ pub fn assemble(kernel: &Kernel, spec: &Variant) -> Assembled {
 /// top lists the bindings.
 pub fn print(kernel: &Kernel, spec: &Variant) -> String {
     let mut text = format!("// {}\n// Group 0: 0 params, uniform, {} bytes", spec.label(kernel), kernel.params.size);
-    for (i, (name, bind)) in kernel.bindings.iter().enumerate() {
-        let access = if *bind == Bind::Read { "read" } else { "read_write" };
-        let _ = write!(text, "; {} {name}, storage, {access}", i + 1);
+    if let Some(own) = spec.own {
+        let _ = write!(text, "; 1 own, uniform, {} bytes", own.size);
+    }
+    for (number, Binding { name, bind }) in (first_binding(spec)..).zip(bindings(kernel, spec)) {
+        let access = if bind == Bind::Read { "read" } else { "read_write" };
+        let _ = write!(text, "; {number} {name}, storage, {access}");
     }
     text.push_str(".\n");
     for line in assemble(kernel, spec).text.lines() {

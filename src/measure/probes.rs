@@ -4,7 +4,7 @@
 use crate::gpu::caps::Caps;
 use crate::gpu::grid::Grid;
 use crate::gpu::program::{Cost, Operand, Program, Step};
-use crate::gpu::shader::{Bind, Fragment, Kernel, Variant, fragment, params};
+use crate::gpu::shader::{Fragment, Kernel, UniformData, Variant, fragment, params};
 use crate::tensor::{Access, DType, Slot};
 
 params! {
@@ -17,19 +17,17 @@ params! {
     }
 }
 const TYPES: Fragment = fragment!("probes/types.wgsl");
-const SUMS: &[(&str, Bind)] = &[("sums", Bind::Write)];
 const NAME: &str = "probes";
 
-const fn kernel(name: &'static str, sources: &'static [Fragment], bindings: &'static [(&'static str, Bind)]) -> Kernel {
+const fn kernel(name: &'static str, sources: &'static [Fragment]) -> Kernel {
     let bounds_proof = Some("the only index is below the number of vec4s by a guard or by the number of workgroups");
-    Kernel { name, sources, bindings, params: Params::UNIFORM, bounds_proof }
+    Kernel::new(name, sources, Params::UNIFORM, bounds_proof)
 }
 
-static COPY: Kernel =
-    kernel("probes_copy", &[TYPES, fragment!("probes/copy.wgsl")], &[("source", Bind::Read), ("sink", Bind::Write)]);
-static MULTIPLY_ADD: Kernel = kernel("probes_multiply_add", &[TYPES, fragment!("probes/multiply_add.wgsl")], SUMS);
-static EXP2: Kernel = kernel("probes_exp2", &[TYPES, fragment!("probes/exp2.wgsl")], SUMS);
-static EMPTY: Kernel = kernel("probes_empty", &[TYPES, fragment!("probes/empty.wgsl")], SUMS);
+static COPY: Kernel = kernel("probes_copy", &[TYPES, fragment!("probes/copy.wgsl")]);
+static MULTIPLY_ADD: Kernel = kernel("probes_multiply_add", &[TYPES, fragment!("probes/multiply_add.wgsl")]);
+static EXP2: Kernel = kernel("probes_exp2", &[TYPES, fragment!("probes/exp2.wgsl")]);
+static EMPTY: Kernel = kernel("probes_empty", &[TYPES, fragment!("probes/empty.wgsl")]);
 
 /// Number of vec4s that a workgroup copies.
 const COPIED: u64 = 1024;
@@ -45,12 +43,12 @@ pub fn kernels() -> Vec<(&'static Kernel, Variant)> {
 }
 
 fn spec() -> Variant {
-    Variant { elem: DType::F32, fragments: vec![], consts: vec![], overrides: vec![] }
+    Variant { elem: DType::F32, fragments: vec![], consts: vec![], overrides: vec![], own: None }
 }
 
 fn program(kernel: &'static Kernel, slots: Vec<Slot>, params: Params, groups: u64, cost: Cost) -> Program {
-    let operands = (0..slots.len()).map(Operand::Slot).collect();
-    let step = Step::new(kernel, spec(), &params, operands, groups, cost);
+    let named: Vec<_> = slots.iter().enumerate().map(|(i, slot)| (slot.name, Operand::Slot(i))).collect();
+    let step = Step::new(kernel, spec(), &params, &named, groups, cost);
     Program::new(NAME, kernel.name.into(), slots, vec![], vec![step])
 }
 

@@ -42,10 +42,15 @@ fn without_a_directory_each_kernel_is_printed_once() {
     let place = Place::new();
     for op in OPS {
         let text = place.done(&format!("wgsl {}", op.name));
-        let kernels: BTreeSet<_> = op.kernels().iter().map(|(kernel, _)| kernel.name).collect();
+        let kernels: BTreeSet<_> = op.kernels().iter().map(|(kernel, _)| (kernel.name, kernel.entry)).collect();
         assert_eq!(text.matches("@compute").count(), kernels.len());
-        for name in kernels {
-            assert_eq!(text.matches(&format!("fn {name}(")).count(), 1, "{name}");
+        for (name, entry) in kernels {
+            assert_eq!(
+                text.matches(&format!("\n// {name}.")).count() + usize::from(text.starts_with(&format!("// {name}."))),
+                1,
+                "{name}"
+            );
+            assert_eq!(text.matches(&format!("fn {entry}(")).count(), 1, "{name}: {entry}");
         }
     }
     let label = "linear_scan.f32.count_off.NORMALIZE=1.TRANSPOSED=0.CARRY=0.MODE=0.DECAY=0.POSITION=0.RUNNING_MAX=0";

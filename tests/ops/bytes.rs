@@ -10,7 +10,8 @@ use subquad::catalog::case::Case;
 use subquad::catalog::random;
 use subquad::catalog::spec::Op;
 use subquad::gpu::program::Operand;
-use subquad::gpu::{Bind, Context, Cost, Fragment, Kernel, Plan, Program, Schedule, Workspace, readback};
+use subquad::gpu::shader;
+use subquad::gpu::{Context, Cost, Fragment, Plan, Program, Schedule, Workspace, readback};
 use subquad::operator::Operator;
 use subquad::operator::channels::Channels;
 use subquad::operator::mode::Mode;
@@ -102,19 +103,15 @@ fn counting(program: Program) -> Program {
         let counters = Operand::Slot(slots.len());
         slots.push(Slot::plain("counters", Access::Update, DType::F32, [2]));
         for step in steps {
-            let kernel = step.kernel;
-            let mut bindings = kernel.bindings.to_vec();
-            bindings.push(("counters", Bind::Write));
-            step.spec.consts.push(("COUNTERS", bindings.len() as u32));
             for fragment in &mut step.spec.fragments {
                 if fragment.path == "lib/count_off.wgsl" {
                     *fragment = on;
                 }
             }
-            assert!(step.spec.fragments.contains(&on), "{} cannot count", kernel.name);
-            step.operands.push(counters);
-            // A test leaks a few bytes: a kernel is a static thing.
-            step.kernel = Box::leak(Box::new(Kernel { bindings: Box::leak(bindings.into_boxed_slice()), ..*kernel }));
+            let found = shader::bindings(step.kernel, &step.spec).iter().position(|binding| binding.name == "counters");
+            let at = found.unwrap_or_else(|| panic!("{} cannot count", step.kernel.name));
+            step.operands.insert(at, counters);
+            step.strided.clear();
         }
     })
 }

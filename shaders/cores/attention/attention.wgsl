@@ -6,9 +6,13 @@
 // every COL_THREADS-th group of four output columns. Keys are processed in tiles of KEYS, head dimensions in chunks of
 // 4 DIM4 (so workgroup memory does not grow with the head dimension), and the values of a tile in passes of VALUE_KEYS.
 //
-// Consts of the prelude: COL_THREADS, KEYS_EACH, OUT4, DIM4, VALUE_KEYS. From the operator: bindings q, k, v, o. Needs
-// loads.wgsl, keys_all.wgsl or keys_lengths.wgsl, a score (scaled.wgsl, or the operator's own), and squares.wgsl, or
-// no_squares.wgsl where the score takes none.
+// Grid: column splits, row blocks, head splits, KV heads. Reads q, k, v; writes o.
+//
+// Consts of the prelude: COL_THREADS, KEYS_EACH, OUT4, DIM4, VALUE_KEYS. Needs loads.wgsl, keys_all.wgsl or
+// keys_lengths.wgsl, a score (scaled.wgsl, or the operator's own), and squares.wgsl, or no_squares.wgsl where the score takes
+// none.
+@group(0) @binding(O_BINDING) var<storage, read_write> o: array<Elem>; // B H N E
+
 const ROW_THREADS: u32 = 16u;
 const ROWS_EACH: u32 = 4u;
 const ROWS: u32 = ROW_THREADS * ROWS_EACH;
@@ -117,7 +121,7 @@ fn store_output(at: u32, value: f32, e: u32) {
     }
 }
 
-// Processes one block: the entry point calls this.
+// Processes one block.
 fn attention(block: Block, invocation: u32) {
     let row_thread = invocation / COL_THREADS;
     let col_thread = invocation % COL_THREADS;
@@ -262,4 +266,17 @@ fn attention(block: Block, invocation: u32) {
             }
         }
     }
+}
+
+@compute @workgroup_size(ROW_THREADS * COL_THREADS)
+fn attention_tiled(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) invocation: u32,
+) {
+    let index = group_index(params.grid, group, groups);
+    if (index >= params.grid.end) {
+        return;
+    }
+    attention(block_of(index), invocation);
 }

@@ -1,5 +1,8 @@
-// Loads four consecutive elements of a row of q, k or v, with zeros past the head dimension. The operator defines the
-// bindings q, k, v.
+// Loads four consecutive elements of a row of q, k or v, with zeros past the head dimension.
+@group(0) @binding(Q_BINDING) var<storage, read> q: array<Elem>; // B H N D
+@group(0) @binding(K_BINDING) var<storage, read> k: array<KeyElem>; // B G M D
+@group(0) @binding(V_BINDING) var<storage, read> v: array<KeyElem>; // B G M E
+
 fn load_q(at: u32, d: u32) -> f32 {
     if (d >= params.dim_k) {
         return 0.0;

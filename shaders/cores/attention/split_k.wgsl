@@ -4,8 +4,8 @@
 //
 // Rows of a key head are numbered (query head, query). For each row and split: the weighted sum of values (E), then the
 // largest score (0 where weights are no exponentials) and the sum of weights relative to it.
-// Consts of the prelude: SPLIT_ROWS. From the operator: bindings q, k, v. Needs loads.wgsl, keys_all.wgsl or keys_lengths.wgsl, and a score.
-@group(0) @binding(4) var<storage, read_write> partials: array<f32>; // [B H N][splits][E + 2]
+// Consts of the prelude: SPLIT_ROWS. Needs loads.wgsl, keys_all.wgsl or keys_lengths.wgsl, and a score.
+@group(0) @binding(PARTIALS_BINDING) var<storage, read_write> partials: array<f32>; // [B H N][splits][E + 2]
 
 const SPLIT_KEYS: u32 = 128u;
 const CHUNK4: u32 = 4u;
@@ -54,7 +54,7 @@ fn over_all(invocation: u32, value: f32, largest: bool) -> f32 {
     return wg_tree[0];
 }
 
-// Processes one split of one row block: the entry point calls this.
+// Processes one split of one row block.
 fn split_k(index: u32, invocation: u32) {
     let split = index % params.splits;
     let first_row = (index / params.splits) % params.row_blocks * SPLIT_ROWS;
@@ -164,4 +164,17 @@ fn split_k(index: u32, invocation: u32) {
             }
         }
     }
+}
+
+@compute @workgroup_size(SPLIT_KEYS)
+fn attention_split_k(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) invocation: u32,
+) {
+    let index = group_index(params.grid, group, groups);
+    if (index >= params.grid.end) {
+        return;
+    }
+    split_k(index, invocation);
 }

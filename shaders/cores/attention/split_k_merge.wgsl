@@ -1,11 +1,11 @@
 // Split-K, pass 2: merges the splits of a row, in order.
 // Grid: column blocks of 64, rows (batch, query head, query). Reads partials; writes o.
-@group(0) @binding(1) var<storage, read> partials: array<f32>; // [B H N][splits][E + 2]
-@group(0) @binding(2) var<storage, read_write> o: array<Elem>; // B H N E
+@group(0) @binding(PARTIALS_BINDING) var<storage, read> partials: array<f32>; // [B H N][splits][E + 2]
+@group(0) @binding(O_BINDING) var<storage, read_write> o: array<Elem>; // B H N E
 
 const COLUMNS: u32 = 64u;
 
-// Merges one block of columns of one row: the entry point calls this.
+// Merges one block of columns of one row.
 fn split_k_merge(index: u32, invocation: u32) {
     let e = index % params.col_splits * COLUMNS + invocation;
     let row = index / params.col_splits;
@@ -31,4 +31,17 @@ fn split_k_merge(index: u32, invocation: u32) {
     let at = head_start(params.o, head / params.heads, head % params.heads) + row % params.queries * params.o.token;
     count_store(1u);
     o[at + e] = Elem(out / divisor_of(sum));
+}
+
+@compute @workgroup_size(COLUMNS)
+fn attention_split_k_merge(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) invocation: u32,
+) {
+    let index = group_index(params.grid, group, groups);
+    if (index >= params.grid.end) {
+        return;
+    }
+    split_k_merge(index, invocation);
 }

@@ -1,31 +1,14 @@
-// Recurrence, decode (one token): updates the state and reads it in one dispatch. One workgroup per KV head has 64 columns
-// times 4 row lanes. Each lane processes rows d = lane, lane + 4, ... of its column, so the state is read once, in address
-// order.
-//
-// The operator defines: prepare_key and prepare_query, which fill workgroup memory and contain their own barriers;
-// key_feature(d) and query_feature(d), the features of row d; decay_row(d), the decay factor of row d (decay.wgsl), applied
-// before the write, and prepare_decay for it; value_of(b, g, e), the value to write; normalize_one(sum, weight), which
-// normalises the scaled sums of a query; epilogue_one(b, h, e, o), the epilogue of an output.
-const COLUMNS: u32 = 64u;
-const LANES: u32 = 4u;
-
-var<workgroup> wg_sum: array<f32, COLUMNS * LANES>;
-
-// Sum over all invocations, returned to all of them. The order of the reduction tree is fixed.
-fn sum_all(invocation: u32, value: f32) -> f32 {
-    workgroupBarrier();
-    wg_sum[invocation] = value;
-    workgroupBarrier();
-    for (var half = COLUMNS * LANES / 2u; half > 0u; half /= 2u) {
-        if (invocation < half) {
-            wg_sum[invocation] += wg_sum[invocation + half];
-        }
-        workgroupBarrier();
+// Recurrence, decode (one token): updates the state and reads it, lane by lane (decode_lanes.wgsl).
+@compute @workgroup_size(COLUMNS * LANES)
+fn recurrence_decode(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) invocation: u32,
+) {
+    let kv = group_index(params.grid, group, groups);
+    if (kv >= params.grid.end) {
+        return;
     }
-    return wg_sum[0];
-}
-
-fn decode(kv: u32, invocation: u32) {
     let b = kv / params.kv_heads;
     let g = kv % params.kv_heads;
     let per_kv = params.heads / params.kv_heads;

@@ -1,5 +1,7 @@
 // Rows of k and v, element by element (rows.wgsl).
 alias Row = Elem;
+@group(0) @binding(K_BINDING) var<storage, read> k: array<Row>; // keys: B, heads of k, M, D
+@group(0) @binding(V_BINDING) var<storage, read> v: array<Row>; // values: B G M E
 
 // True for each of the four elements from `first` on that lies within a row of length `size`.
 fn within(first: u32, size: u32) -> vec4<bool> {

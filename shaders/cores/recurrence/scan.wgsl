@@ -1,6 +1,8 @@
 // Recurrence, between the passes: a left-to-right scan over the segment states, one invocation per state element.
 // Grid: state elements in blocks of 64, KV heads. Reads and writes segments, [B G][segments][segment_stride], and state,
 // packed as B G rows E, then B G rows.
+@group(0) @binding(SEGMENTS_BINDING) var<storage, read_write> segments: array<f32>; // [B G][segments][segment_stride]
+@group(0) @binding(STATE_BINDING) var<storage, read_write> state: array<f32>;
 
 override CARRY: u32 = 0u; // 1: there is a carried `state`; 0: the binding is not used
 override MODE: u32 = 0u;  // 0: each segment gets the sum of all earlier ones; 1: the first segment gets the sum of all; 2: the
@@ -13,7 +15,16 @@ override POSITION: u32 = 0u; // 1: `state` holds a position per KV head, to be a
 // dispatch of its own, before each element reads it.
 override RUNNING_MAX: u32 = 0u;
 
-fn scan(index: u32, invocation: u32) {
+@compute @workgroup_size(64)
+fn recurrence_scan(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) invocation: u32,
+) {
+    let index = group_index(params.grid, group, groups);
+    if (index >= params.grid.end) {
+        return;
+    }
     let blocks = (params.state_len + 63u) / 64u;
     let element = select(index % blocks * 64u, 0u, MODE == 4u) + invocation;
     let kv = select(index / blocks, index, MODE == 4u);
@@ -21,7 +32,8 @@ fn scan(index: u32, invocation: u32) {
         return;
     }
     // First segment: its log decay, its running maximum, the running maximum of its initial state.
-    let passed = kv * params.segments * params.segment_stride + params.state_len;
+    let home_segment = (kv * params.stored_segments + params.read_page) * params.segment_stride;
+    let passed = home_segment + params.state_len;
     if (MODE == 4u) {
         if (element == 0u) {
             count_load(1u);
@@ -31,7 +43,7 @@ fn scan(index: u32, invocation: u32) {
         return;
     }
     var running_max = NOTHING;
-    if (RUNNING_MAX == 1u && CARRY == 1u && MODE != 2u) {
+    if (RUNNING_MAX == 1u && CARRY == 1u && MODE < 2u) {
         count_load(1u);
         running_max = segments[passed + 2u];
     }
@@ -44,7 +56,7 @@ fn scan(index: u32, invocation: u32) {
         count_load(1u);
         sum = state[home];
     }
-    let first = kv * params.segments * params.segment_stride + element;
+    let first = home_segment + element;
     if (MODE == 3u) {
         count_store(1u);
         segments[first] = sum;

@@ -1,12 +1,22 @@
 // Recurrence, pass 1: the state after the tokens of one segment, starting from zero. Grid: column splits, segments, KV heads.
 // Reads k, v; writes segments.
-fn segment(index: u32, invocation: u32) {
+@compute @workgroup_size(ROW_THREADS * COL_THREADS)
+fn recurrence_segment(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) invocation: u32,
+) {
+    let index = group_index(params.grid, group, groups);
+    if (index >= params.grid.end) {
+        return;
+    }
     let p = place(index);
     let row_thread = invocation / COL_THREADS;
     let col_thread = invocation % COL_THREADS;
     let end = min((p.segment + 1u) * params.segment, params.keys);
     clear_state();
     clear_passed();
+    begin_walk(p, 0u, false, invocation);
     for (var n = p.segment * params.segment; n < end; n += TILE) {
         workgroupBarrier();
         load_keys(p, n, end, invocation);
@@ -20,4 +30,5 @@ fn segment(index: u32, invocation: u32) {
     }
     store_segment(p, row_thread, col_thread);
     store_passed(p, row_thread, col_thread);
+    end_walk(p, true, invocation);
 }

@@ -1,6 +1,7 @@
 // Stores the state from registers to the workspace. Per segment: rows x E, then one sum of features per row if normalised,
 // then, with a decay, the logarithm of the segment's total decay, one number or one per row. Factors instead of logarithms
 // would lose precision: a state that lasts for many segments would multiply their rounding errors.
+@group(0) @binding(SEGMENTS_BINDING) var<storage, read_write> segments: array<f32>; // [B G][segments][segment_stride]
 
 // Log decay of the segment so far, for the rows of this invocation.
 const PASSED: u32 = select(1u, ROWS4, DECAY == 2u);
@@ -21,7 +22,7 @@ fn pass_token(t: u32, row_thread: u32) {
 }
 
 fn store_passed(p: Place, row_thread: u32, col_thread: u32) {
-    let at = (p.kv * params.segments + p.segment) * params.segment_stride + params.state_len;
+    let at = (p.kv * params.stored_segments + p.segment) * params.segment_stride + params.state_len;
     if (DECAY == 1u && p.split == 0u && row_thread == 0u && col_thread == 0u) {
         put_segment(at, passed_rows[0].x, true);
     }
@@ -41,7 +42,7 @@ fn put_segment(at: u32, value: f32, exists: bool) {
 }
 
 fn store_segment(p: Place, row_thread: u32, col_thread: u32) {
-    let base = (p.kv * params.segments + p.segment) * params.segment_stride;
+    let base = (p.kv * params.stored_segments + p.segment) * params.segment_stride;
     let e = (p.split * COL_THREADS + col_thread) * 4u;
     for (var i = 0u; i < ROWS; i++) {
         let d = state_row(row_thread * ROWS + i);

@@ -13,33 +13,24 @@ struct Params {
     col_splits: u32,     // workgroups that share the columns of a state
     head_splits: u32,    // workgroups that share the query heads of one KV head
     segment_stride: u32, // elements from one segment to the next: state_len, then the log decay (and running maxima) it passes on
-    norm_offset: u32,    // first element of `norm` in the packed state
+    norm_offset: u32,     // first element of `norm` in the packed state
     scale: f32,
     norm_eps: f32,
     stored_segments: u32, // segments in the workspace
-    nodes: u32,           // slay: R; then P or D (D + 1) / 2, F, and the start of omega in the weights
-    poly: u32,
-    features: u32,
-    omega: u32,
-    first_poly: u32,      // slay: first entry of the polynomial map in this dispatch
-    poly_scale: f32,
     state_len: u32,       // elements per state: rows E, plus rows if normalised
     share: u32,           // KV heads of the state per head of q and k: 1, or H / G for ssd
+    extra_state: u32,     // first element in the carried state of the positions or running maxima, which follow the sums
+    sequences: u32,       // packed sequences; 0: one in each batch entry
     q: Strides,
     k: Strides,
     v: Strides,
     o: Strides,
     g: Strides,           // strides of the decay's tensor
-    beta: Strides,        // strides of beta (linear, delta rules)
-    first: u32,           // delta rules: tokens of this dispatch, from first up to end (exclusive)
+    beta: Strides,        // strides of beta (delta rules)
+    first: u32,           // walks in several dispatches: tokens of this one, from first up to end (exclusive)
     end: u32,
-    read_page: u32,       // delta rules: pages of stored states to start from and to write to
+    read_page: u32,       // without a scan between passes: stored segments to start from and, in several dispatches, to write to
     write_page: u32,
-    skip: u32,            // ssd: start of d and of dt_bias in the weights
-    bias: u32,
-    extra_state: u32, // linear: first element in the carried state of the positions or running maxima, which follow the sums
-    max_len: u32,         // cosformer: horizon in tokens, the distance at which weights reach zero
-    node: array<vec4<f32>, 32>, // slay: sqrt(2 s_r), s_r, sqrt(w_r / F); performer, first entry only: D^-1/4, D^-1/2, F^-1/2
 }
 
 @group(0) @binding(0) var<uniform> params: Params;

@@ -26,10 +26,10 @@ use std::mem::offset_of;
 use crate::error::Error;
 use crate::gpu::Caps;
 use crate::gpu::grid::Grid;
-use crate::gpu::program::{Cost, Operand, Program, Scratch, Step, check_indices};
-use crate::gpu::shader::{Bind, Fragment, Kernel, Variant, fragment, params};
+use crate::gpu::program::{Cost, Named, Operand, Program, Scratch, Step, check_indices};
+use crate::gpu::shader::{Fragment, Kernel, UniformData, Variant, fragment, params};
 use crate::operator::qkv::Qkv;
-use crate::operator::qkv::{Strides, check_lengths};
+use crate::operator::qkv::{STRIDES_SOURCE, Strides, check_lengths};
 use crate::tensor::{Access, DType, HostTensor, Slot, TensorMap, Values};
 
 /// Rows per workgroup, and keys per tile.
@@ -72,19 +72,19 @@ pub(crate) const STRIDES: [(usize, usize); 4] =
     [(0, offset_of!(Params, q)), (1, offset_of!(Params, k)), (2, offset_of!(Params, v)), (3, offset_of!(Params, o))];
 
 /// Defines `Params` and the mask, which is the range of keys that a query sees.
-pub(crate) const TYPES: Fragment = fragment!("cores/attention/types.wgsl");
+const TYPES: Fragment = fragment!("cores/attention/types.wgsl");
 /// Loads rows of q, k and v, four elements at a time.
-pub(crate) const LOADS: Fragment = fragment!("cores/attention/loads.wgsl");
+const LOADS: Fragment = fragment!("cores/attention/loads.wgsl");
 /// The score of softmax: the product times the scale.
 pub(crate) const SCALED: Fragment = fragment!("cores/attention/scaled.wgsl");
 /// Sums of squares for a score that needs them, and empty functions for a score that does not.
 pub(crate) const SQUARES: Fragment = fragment!("cores/attention/squares.wgsl");
 pub(crate) const NO_SQUARES: Fragment = fragment!("cores/attention/no_squares.wgsl");
 /// The tiled form.
-pub(crate) const CORE: Fragment = fragment!("cores/attention/attention.wgsl");
+const CORE: Fragment = fragment!("cores/attention/attention.wgsl");
 /// The split-K form: pass 1 processes one split of the keys per workgroup, pass 2 combines the splits.
-pub(crate) const SPLIT: Fragment = fragment!("cores/attention/split_k.wgsl");
-pub(crate) const MERGE: Fragment = fragment!("cores/attention/split_k_merge.wgsl");
+const SPLIT: Fragment = fragment!("cores/attention/split_k.wgsl");
+const MERGE: Fragment = fragment!("cores/attention/split_k_merge.wgsl");
 /// Keys and values with the storage type of the queries.
 const KEYS_STORED: Fragment = fragment!("cores/attention/keys_stored.wgsl");
 /// Keys and values stored as f32.
@@ -92,42 +92,22 @@ pub(crate) const KEYS_F32: Fragment = fragment!("cores/attention/keys_f32.wgsl")
 
 /// Keys that a batch entry has: those of the tensor, or as many as slot `lengths` says.
 pub(crate) const KEYS_ALL: Fragment = fragment!("cores/attention/keys_all.wgsl");
-pub(crate) const KEYS_LENGTHS: Fragment = fragment!("cores/attention/keys_lengths.wgsl");
+const KEYS_LENGTHS: Fragment = fragment!("cores/attention/keys_lengths.wgsl");
 
 /// Why every index of the core is within bounds.
 pub(crate) const PROOF: &str = "indices are below products of the consts that size the arrays; loops end at consts, uniforms or the keys seen, which are \
      among those of the tensor whatever `lengths` says";
 
-/// Creates a kernel that uses [`Params`].
-const fn kernel(
-    name: &'static str,
-    sources: &'static [Fragment],
-    bindings: &'static [(&'static str, Bind)],
-    bounds_proof: Option<&'static str>,
-) -> Kernel {
-    Kernel { name, sources, bindings, params: Params::UNIFORM, bounds_proof }
+/// The tiled form. A variant brings the score, [`KEYS_ALL`] or [`KEYS_LENGTHS`], and the storage type of the keys.
+pub(crate) const fn tiled_kernel(name: &'static str, proof: &'static str) -> Kernel {
+    let sources = &[STRIDES_SOURCE, TYPES, LOADS, CORE];
+    Kernel { entry: "attention_tiled", ..Kernel::new(name, sources, Params::UNIFORM, Some(proof)) }
 }
 
-/// A kernel that is the core. Its sources hold [`KEYS_ALL`], or a specialisation brings [`KEYS_LENGTHS`].
-pub(crate) const fn tiled_kernel(name: &'static str, sources: &'static [Fragment], proof: &'static str) -> Kernel {
-    let bindings: &[_] = &[("q", Bind::Read), ("k", Bind::Read), ("v", Bind::Read), ("o", Bind::Write)];
-    kernel(name, sources, bindings, Some(proof))
-}
-
-/// A kernel of the form for few queries: the one that splits keys. Sources as those of [`tiled_kernel`].
-pub(crate) const fn split_kernel(name: &'static str, sources: &'static [Fragment]) -> Kernel {
-    let bindings: &[_] = &[("q", Bind::Read), ("k", Bind::Read), ("v", Bind::Read), ("partials", Bind::Write)];
-    kernel(name, sources, bindings, None)
-}
-
-/// A kernel of either form that reads lengths.
-pub(crate) const fn with_lengths(fixed: Kernel) -> Kernel {
-    let bindings: &[_] = if fixed.bounds_proof.is_some() {
-        &[("q", Bind::Read), ("k", Bind::Read), ("v", Bind::Read), ("o", Bind::Write), ("lengths", Bind::Read)]
-    } else {
-        &[("q", Bind::Read), ("k", Bind::Read), ("v", Bind::Read), ("partials", Bind::Write), ("lengths", Bind::Read)]
-    };
-    kernel(fixed.name, fixed.sources, bindings, fixed.bounds_proof)
+/// Pass 1 of the form for few queries, which splits the keys. A variant brings the same fragments as for [`tiled_kernel`].
+pub(crate) const fn split_kernel(name: &'static str) -> Kernel {
+    let sources = &[STRIDES_SOURCE, TYPES, LOADS, SPLIT];
+    Kernel { entry: "attention_split_k", ..Kernel::new(name, sources, Params::UNIFORM, None) }
 }
 
 /// The slot of the key counts.
@@ -144,8 +124,9 @@ pub(crate) fn key_counts(s: &Qkv, tensors: &TensorMap) -> Vec<usize> {
 }
 
 /// Creates the kernel of pass 2 of the split-K form, which combines the splits.
-pub(crate) const fn merge_kernel(name: &'static str, sources: &'static [Fragment]) -> Kernel {
-    kernel(name, sources, &[("partials", Bind::Read), ("o", Bind::Write)], None)
+pub(crate) const fn merge_kernel(name: &'static str) -> Kernel {
+    let sources = &[STRIDES_SOURCE, TYPES, MERGE];
+    Kernel { entry: "attention_split_k_merge", ..Kernel::new(name, sources, Params::UNIFORM, None) }
 }
 
 /// The mask: which keys a query sees.
@@ -336,17 +317,22 @@ pub(crate) struct Attention<'a> {
     /// Whether slot 4 says how many keys each batch entry has.
     pub(crate) lengths: bool,
     /// The tiled form; the two of few queries. The first two [`with_lengths`] if they are to read them.
-    pub(crate) kernels: [&'static Kernel; 3],
+    pub(crate) kernels: &'static [Kernel; 3],
+    /// The fragments of the score, for the tiled form and for the split-K form.
+    pub(crate) fragments: [&'static [Fragment]; 2],
     /// Overrides for the operator's score.
     pub(crate) overrides: Vec<(&'static str, u32)>,
 }
 
-const Q: Operand = Operand::Slot(0);
-const K: Operand = Operand::Slot(1);
-const V: Operand = Operand::Slot(2);
-const O: Operand = Operand::Slot(3);
-const LENGTHS: Operand = Operand::Slot(4);
-const PARTIALS: Operand = Operand::Workspace(0);
+/// Every buffer of the kernels.
+const OPERANDS: [Named; 6] = [
+    ("q", Operand::Slot(0)),
+    ("k", Operand::Slot(1)),
+    ("v", Operand::Slot(2)),
+    ("o", Operand::Slot(3)),
+    ("lengths", Operand::Slot(4)),
+    ("partials", Operand::Workspace(0)),
+];
 
 type Parts = (String, Vec<Scratch>, Vec<Step>);
 
@@ -401,18 +387,29 @@ impl Attention<'_> {
         rows.saturating_mul(self.most_seen().div_ceil(SPLIT_KEYS) as u64).saturating_mul(s.dim_v as u64 + 2)
     }
 
-    fn step(&self, kernel: &'static Kernel, consts: Vec<(&'static str, u32)>, params: Params, cost: Cost) -> Step {
+    fn step(
+        &self,
+        kernel: &'static Kernel,
+        fragments: &[Fragment],
+        consts: Vec<(&'static str, u32)>,
+        params: Params,
+        cost: Cost,
+    ) -> Step {
         let overrides = vec![("CAUSAL", self.mask.causal.into())];
-        let spec = Variant::new(self.qkv.dtype, consts, overrides).with(&[KEYS_STORED]);
+        let spec = Variant::new(self.qkv.dtype, consts, overrides).with(&[KEYS_STORED]).with(fragments);
         let params = Params { norm_eps: self.norm_eps, ..params };
-        Step::new(kernel, spec, &params, vec![Q, K, V, O], 0, cost)
+        Step::new(kernel, spec, &params, &OPERANDS, 0, cost)
+    }
+
+    /// The fragments of a kernel that makes weights.
+    fn weights(&self, score: &[Fragment]) -> Vec<Fragment> {
+        let keys = if self.lengths { KEYS_LENGTHS } else { KEYS_ALL };
+        score.iter().copied().chain([keys]).collect()
     }
 
     /// A step of a kernel that makes weights, in workgroups of so many, whose cost is stated for exponentials.
     fn weighing(&self, mut step: Step, invocations: usize) -> Step {
         if self.lengths {
-            step.spec.fragments.push(KEYS_LENGTHS);
-            step.operands.push(LENGTHS);
             step.cost.bytes_read += step.groups as f64 * invocations as f64 * 4.0;
         }
         if !self.exponential {
@@ -427,7 +424,9 @@ impl Attention<'_> {
         let (s, tiles) = (self.qkv, Tiles::new(self.qkv));
         let params = tiles.params(s, self.mask, self.score);
         let cost = tiles.cost(s, self.mask, s.dtype.size());
-        let step = Step { groups: tiles.groups(s), ..self.step(self.kernels[0], tiles.consts(), params, cost) };
+        let fragments = self.weights(self.fragments[0]);
+        let step = self.step(&self.kernels[0], &fragments, tiles.consts(), params, cost);
+        let step = Step { groups: tiles.groups(s), ..step };
         (tiles.describe(), Vec::new(), vec![self.weighing(step, 16 * tiles.col_threads)])
     }
 
@@ -468,15 +467,11 @@ impl Attention<'_> {
         };
         let consts = vec![("SPLIT_ROWS", split_rows as u32)];
         let own = Step {
-            operands: vec![Q, K, V, PARTIALS],
             groups: (s.kv_units() * row_blocks * splits) as u64,
-            ..self.step(self.kernels[1], consts, params, own)
+            ..self.step(&self.kernels[1], &self.weights(self.fragments[1]), consts, params, own)
         };
-        let merge = Step {
-            operands: vec![PARTIALS, O],
-            groups: (all_rows * col_splits) as u64,
-            ..self.step(self.kernels[2], vec![], params, merge)
-        };
+        let merge =
+            Step { groups: (all_rows * col_splits) as u64, ..self.step(&self.kernels[2], &[], vec![], params, merge) };
         let variant = format!("{splits} splits of {SPLIT_KEYS} keys, {split_rows} rows a workgroup");
         let workspace = vec![Scratch { name: "partial outputs", bytes: elements * 4 }];
         (variant, workspace, vec![self.weighing(own, SPLIT_KEYS), merge])

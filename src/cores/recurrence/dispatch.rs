@@ -1,36 +1,35 @@
 //! Builds the dispatches of a recurrence for the chosen walk, with the cost of each.
 
 use super::kernels::{NARROW, rows};
-use super::{Core, Decay, GATE_STRIDES, O_STRIDES, Params, Passes, STRIDES, Tiles};
+use super::{Decays, GATE_STRIDES, O_STRIDES, Params, Passes, Recurrence, STRIDES, Tiles};
 use crate::error::Error;
 use crate::gpu::Caps;
-use crate::gpu::program::{Cost, Operand, Program, Scratch, Step, check_workspace};
-use crate::gpu::shader::{Kernel, Variant};
+use crate::gpu::program::{Cost, Named, Operand, Program, Scratch, Step, check_workspace};
+use crate::gpu::shader::{Fragment, Kernel, Variant};
 use crate::tensor::DType;
 
-// The first slots, and the first workspace buffer.
-const Q: Operand = Operand::Slot(0);
-const K: Operand = Operand::Slot(1);
-const V: Operand = Operand::Slot(2);
-const O: Operand = Operand::Slot(3);
-const SEGMENTS: Operand = Operand::Workspace(0);
-
 pub(super) struct Dispatches<'a> {
-    c: &'a Core<'a>,
+    c: &'a Recurrence<'a>,
     tiles: Tiles,
     walk: Passes,
     kv: u64,
     params: Params,
+    operands: Vec<Named>,
 }
+
+/// Buffers of the workspace, in order.
+const SEGMENTS: Operand = Operand::Workspace(0);
+const NO_STATE: Operand = Operand::Workspace(1);
+const PARTIALS: Operand = Operand::Workspace(2);
 
 impl<'a> Dispatches<'a> {
     /// The casts to u32 lose nothing that is used: every tensor has at most `u32::MAX` elements, and every sequence at
     /// most 2^30 tokens.
-    pub(super) fn new(c: &'a Core<'a>, tiles: Tiles, walk: Passes) -> Self {
+    pub(super) fn new(c: &'a Recurrence<'a>, tiles: Tiles, walk: Passes) -> Self {
         let s = c.qkv;
         let [q, k, v, o] = c.strides;
         let kv = s.kv_units() as u64;
-        let state = kv as usize * c.rows * s.dim_v;
+        let state = kv as usize * c.features.rows * s.dim_v;
         let params = Params {
             queries: s.queries as u32,
             keys: s.keys as u32,
@@ -38,7 +37,7 @@ impl<'a> Dispatches<'a> {
             kv_heads: s.kv_heads as u32,
             dim_k: s.dim_k as u32,
             dim_v: s.dim_v as u32,
-            rows: c.rows as u32,
+            rows: c.features.rows as u32,
             col_splits: tiles.col_splits as u32,
             head_splits: tiles.head_splits as u32,
             segment_stride: (c.state_len() + c.passed_len()) as u32,
@@ -46,14 +45,16 @@ impl<'a> Dispatches<'a> {
             share: c.share as u32,
             norm_offset: state.next_multiple_of(4) as u32,
             scale: c.scale,
-            norm_eps: c.norm_eps,
+            norm_eps: c.normalize.unwrap_or(0.0),
+            extra_state: c.state.extra as u32,
             q,
             k,
             v,
             o,
-            ..c.params
+            g: c.decay.strides,
+            ..Params::default()
         };
-        Self { c, tiles, walk, kv, params }
+        Self { c, tiles, walk, kv, params, operands: operands(c) }
     }
 
     pub(super) fn build(self, caps: &Caps) -> Result<Program, Error> {
@@ -62,38 +63,37 @@ impl<'a> Dispatches<'a> {
             Passes::Decode => (0, vec![self.decode()]),
             Passes::Sequential => {
                 let whole = s.keys.next_multiple_of(self.tiles.tile);
-                let init = match (c.mode.carry, c.transposed) {
-                    (false, _) => 0,
-                    (true, true) => 1,
-                    (true, false) => 2,
-                };
-                let mut steps = if init == 1 { vec![self.scan(1, 3)] } else { vec![] };
-                steps.extend(self.parts(|part| self.output(part, whole, 1, init, c.mode.carry)));
+                let mut steps = Vec::new();
+                // The carried state is copied to a place of its own: workgroups that read it do not wait for those that store.
+                let (stored, page) = if c.mode.carry { (2, 1) } else { (1, 0) };
+                let from = Params { stored_segments: stored as u32, read_page: page, ..self.params };
                 if c.mode.carry {
-                    steps.push(self.scan(1, 2));
+                    steps.extend(self.first_running_max(1, from));
+                    steps.push(self.scan(1, 3, from));
                 }
-                (1, steps)
+                steps.extend(self.parts(|part| self.output(part, whole, from, c.mode.carry, c.mode.carry)));
+                steps.extend(c.mode.carry.then(|| self.scan(1, 2, Params { read_page: 0, ..from })));
+                (stored, steps)
             }
             Passes::ReduceThenScan { keys, queries } => {
                 let segments = s.keys.div_ceil(keys);
                 let mut steps = self.parts(|part| self.segment(part, keys, segments));
-                if c.mode.carry && c.decay == Decay::Stabilized {
-                    steps.push(self.scan(segments, 4));
-                }
-                steps.push(self.scan(segments, if c.mode.causal { 0 } else { 1 }));
-                steps.extend(self.parts(|part| self.output(part, queries, segments, 1, false)));
+                let from = Params { stored_segments: segments as u32, ..self.params };
+                steps.extend(self.first_running_max(segments, from));
+                steps.push(self.scan(segments, if c.mode.causal { 0 } else { 1 }, from));
+                steps.extend(self.parts(|part| self.output(part, queries, from, true, false)));
                 (segments, steps)
             }
         };
         let mut pieces = Vec::new();
         let mut strides = STRIDES.to_vec();
-        strides.extend(c.gate.map(|gate| (gate, GATE_STRIDES)));
-        strides.extend(c.beside_o.map(|slot| (slot, O_STRIDES)));
+        strides.extend(c.decay.slot.map(|gate| (gate, GATE_STRIDES)));
+        strides.extend(c.epilogue.beside_o.map(|slot| (slot, O_STRIDES)));
         for step in steps {
             pieces.extend(s.cut(c.op, step, &c.slots, &strides, caps)?);
         }
         // Where o has a companion of its shape, the uniform has one set of strides for both.
-        let own = if c.beside_o.is_some() { &STRIDES[..3] } else { &STRIDES[..] };
+        let own = if c.epilogue.beside_o.is_some() { &STRIDES[..3] } else { &STRIDES[..] };
         let pieces = s.strided(pieces, own);
         let mut workspace = Vec::new();
         if key_segments > 0 {
@@ -102,8 +102,8 @@ impl<'a> Dispatches<'a> {
             let elements = count.saturating_mul(u64::from(self.params.segment_stride));
             workspace.push(Scratch { name: "segment states", bytes: elements.saturating_mul(4).max(16) });
             workspace.push(Scratch { name: "no state", bytes: 16 });
-            if c.weights.is_some() {
-                let sums = if c.row_splits > 1 { self.rows() as u64 * (s.dim_v as u64 + 1) * 4 } else { 0 };
+            if let Some(splits) = c.features.row_splits {
+                let sums = if splits > 1 { self.rows() as u64 * (s.dim_v as u64 + 1) * 4 } else { 0 };
                 workspace.push(Scratch { name: "partial outputs", bytes: sums.max(16) });
             } else if c.mode.carry {
                 workspace.pop();
@@ -111,8 +111,11 @@ impl<'a> Dispatches<'a> {
         }
         check_workspace(c.op, &workspace)?;
         let t = self.tiles;
-        let rows =
-            if c.row_splits > 1 { format!("{} of {}", t.rows * t.row_threads, c.rows) } else { c.rows.to_string() };
+        let rows = if c.row_splits() > 1 {
+            format!("{} of {}", t.rows * t.row_threads, c.features.rows)
+        } else {
+            c.features.rows.to_string()
+        };
         let tile = format!("tiles of {} tokens, {rows} x {} of the state a workgroup", t.tile, 4 * t.col_threads);
         let variant = match self.walk {
             Passes::Decode => "one token".into(),
@@ -124,11 +127,7 @@ impl<'a> Dispatches<'a> {
 
     /// One step for each part that the rows of the state are split into.
     fn parts(&self, step: impl Fn(usize) -> Step) -> Vec<Step> {
-        (0..self.c.row_splits).map(step).collect()
-    }
-
-    fn state(&self) -> Operand {
-        if self.c.mode.carry { Operand::Slot(self.c.slots.len() - 1) } else { Operand::Workspace(1) }
+        (0..self.c.row_splits()).map(step).collect()
     }
 
     /// Number of rows (batch, query head, token) of the output.
@@ -136,52 +135,38 @@ impl<'a> Dispatches<'a> {
         self.c.qkv.batch * self.c.qkv.heads * self.c.qkv.queries
     }
 
-    /// `bound` is the number of bindings before the operator's extra slots. `keep_logs` says whether the kernel stores
-    /// the state of a segment.
+    /// A variant with fragments of the operator. `keep_logs` says whether the kernel stores the state of a segment.
     fn spec(
         &self,
-        bound: usize,
+        fragments: &[&[Fragment]],
         keep_logs: bool,
         mut consts: Vec<(&'static str, u32)>,
-        overrides: Vec<(&'static str, u32)>,
+        mut overrides: Vec<(&'static str, u32)>,
     ) -> Variant {
-        consts.extend([("DECAY", self.c.decay.number()), ("KEEP_LOGS", keep_logs.into())]);
-        if !self.c.more.is_empty() {
-            consts.push((self.c.more_const, bound as u32 + 1));
-        }
-        Variant::new(self.c.qkv.dtype, consts, overrides).with(&self.c.fragments)
+        consts.extend([("DECAY", self.c.decay.kind.number()), ("KEEP_LOGS", keep_logs.into())]);
+        overrides.push(self.normalize());
+        overrides.extend(&self.c.overrides);
+        Variant::new(self.c.qkv.dtype, consts, overrides).with(&fragments.concat())
     }
 
     fn step(
         &self,
         kernel: &'static Kernel,
-        spec: Variant,
+        (spec, narrow): (Variant, Option<Variant>),
         params: Params,
-        operands: &[Operand],
         groups: u64,
         cost: Cost,
     ) -> Step {
-        Step::new(kernel, spec, &params, operands.to_vec(), groups, cost)
-    }
-
-    /// Operands of a kernel: keys, values, weights if there are any, the kernel's own operands, then the extra slots
-    /// `more`. Returns them with the number of operands before the extra slots.
-    fn inputs(&self, own: &[Operand], more: &[usize]) -> (Vec<Operand>, usize) {
-        let mut operands = vec![K, V];
-        operands.extend(self.c.weights.map(Operand::Slot));
-        operands.extend(own);
-        let bound = operands.len();
-        operands.extend(more.iter().map(|slot| Operand::Slot(*slot)));
-        (operands, bound)
+        Step::new(kernel, spec, &params, &self.operands, groups, cost).or_narrow(narrow)
     }
 
     fn normalize(&self) -> (&'static str, u32) {
-        ("NORMALIZE", self.c.normalize.into())
+        ("NORMALIZE", self.c.normalize.is_some().into())
     }
 
     /// Flops to update or read the state for one token of one head, for one part of the rows.
     fn touch(&self) -> f64 {
-        2.0 * self.c.state_len() as f64 / self.c.row_splits as f64
+        2.0 * self.c.state_len() as f64 / self.c.row_splits() as f64
     }
 
     fn state_bytes(&self) -> f64 {
@@ -190,7 +175,7 @@ impl<'a> Dispatches<'a> {
 
     /// Work to compute the decay of all tokens of the key heads.
     fn decays(&self) -> Cost {
-        self.c.decay_cost * (self.kv as f64 * self.c.qkv.keys as f64)
+        self.c.decay.cost * (self.kv as f64 * self.c.qkv.keys as f64)
     }
 
     /// Number of tokens of all key heads, bytes of all keys, and bytes of all values.
@@ -209,14 +194,10 @@ impl<'a> Dispatches<'a> {
 
     /// Work to compute the features of `vectors` vectors in `groups` workgroups.
     fn features(&self, vectors: f64, groups: f64) -> Cost {
-        let (once, each) = self.c.weight_bytes;
-        let mut cost = self.c.feature * vectors;
+        let (once, each) = self.c.features.weight_bytes;
+        let mut cost = self.c.features.cost * vectors;
         cost.bytes_read += once * groups + each * vectors;
         cost
-    }
-
-    fn part_params(&self, part: usize) -> Params {
-        Params { first_poly: (part * self.c.split_step) as u32, ..self.params }
     }
 
     fn segment(&self, part: usize, length: usize, segments: usize) -> Step {
@@ -225,7 +206,7 @@ impl<'a> Dispatches<'a> {
             segments: segments as u32,
             stored_segments: segments as u32,
             head_splits: 1,
-            ..self.part_params(part)
+            ..self.params
         };
         let groups = self.kv * segments as u64 * self.tiles.col_splits as u64;
         let (tokens, k, v) = self.key_bytes();
@@ -234,32 +215,32 @@ impl<'a> Dispatches<'a> {
             flops: tokens * self.touch(),
             exps: 0.0,
             bytes_read: k * splits + v,
-            bytes_written: (self.state_bytes() / self.c.row_splits as f64
+            bytes_written: (self.state_bytes() / self.c.row_splits() as f64
                 + (self.kv as usize * self.c.passed_by_segment() * 4) as f64)
                 * segments as f64,
         } + self.decays() * splits
             + self.features(self.padded(self.c.qkv.keys, length, self.tiles.segment_tile) * splits, groups as f64);
+        let f = &self.c.features;
         let mut consts = self.tiles.consts(self.tiles.segment_tile);
-        if self.c.weights.is_some() || !self.c.consts.is_empty() {
-            consts.push(("READ_HEADS", 0));
-        }
-        consts.extend(&self.c.consts);
-        let (operands, bound) = self.inputs(&[SEGMENTS], &self.c.more);
-        let mut overrides = vec![self.normalize()];
-        overrides.extend(&self.c.overrides);
-        let mut spec = self.spec(bound, true, consts, overrides);
-        spec.fragments.extend(&self.c.segment_fragments);
-        let (spec, narrow) = rows(self.c.qkv, spec, false);
-        self.step(self.c.kernels.segment, spec, params, &operands, groups, cost).or_narrow(narrow)
+        consts.extend([("READ_HEADS", 0), ("ADVANCED", 0)]);
+        consts.extend(&f.consts);
+        let spec = self.spec(&[&f.keys, &f.segment, &self.c.decay.tiled], true, consts, vec![]);
+        let step = self.step(&self.c.kernels.segment, rows(self.c.qkv, spec, false), params, groups, cost);
+        step.own(self.c.own.get(part))
     }
 
-    fn scan(&self, segments: usize, mode: u32) -> Step {
+    /// The carried running maximum goes to the first segment, before each element of the scan reads it.
+    fn first_running_max(&self, segments: usize, from: Params) -> Option<Step> {
+        (self.c.mode.carry && self.c.decay.kind == Decays::Stabilized).then(|| self.scan(segments, 4, from))
+    }
+
+    fn scan(&self, segments: usize, mode: u32, from: Params) -> Step {
         let stride = self.c.state_len();
-        let params = Params { segments: segments as u32, stored_segments: segments as u32, ..self.params };
+        let params = Params { segments: segments as u32, ..from };
         let groups = self.kv * if mode == 4 { 1 } else { (stride as u64).div_ceil(64) };
         let all = self.state_bytes() * segments as f64;
         let carried = if self.c.mode.carry { self.state_bytes() } else { 0.0 };
-        let decays = mode < 2 && self.c.decay != Decay::None;
+        let decays = mode < 2 && self.c.decay.kind != Decays::None;
         // Levels: every element reads those of all segments, and the carried one first. One element per key head writes
         // the running maxima that segments start from.
         let running_maxes = self.kv as f64 * self.c.running_max_bytes();
@@ -289,39 +270,38 @@ impl<'a> Dispatches<'a> {
         };
         let overrides = vec![
             self.normalize(),
-            ("TRANSPOSED", self.c.transposed.into()),
+            ("TRANSPOSED", self.c.state.transposed.into()),
             ("CARRY", self.c.mode.carry.into()),
             ("MODE", mode),
-            ("DECAY", self.c.decay.number()),
-            ("POSITION", self.c.position.into()),
-            ("RUNNING_MAX", (self.c.decay == Decay::Stabilized).into()),
+            ("DECAY", self.c.decay.kind.number()),
+            ("POSITION", self.c.state.position.into()),
+            ("RUNNING_MAX", (self.c.decay.kind == Decays::Stabilized).into()),
         ];
         let spec = Variant::new(DType::F32, vec![], overrides);
-        self.step(self.c.kernels.scan, spec, params, &[SEGMENTS, self.state()], groups, cost)
+        self.step(&self.c.kernels.scan, (spec, None), params, groups, cost)
     }
 
-    fn output(&self, part: usize, length: usize, stored: usize, init: u32, store: bool) -> Step {
+    fn output(&self, part: usize, length: usize, from: Params, init: bool, store: bool) -> Step {
         let (c, t, s) = (self.c, self.tiles, self.c.qkv);
         let segments = s.queries.div_ceil(length);
-        let params = Params {
-            segment: length as u32,
-            segments: segments as u32,
-            stored_segments: stored as u32,
-            ..self.part_params(part)
-        };
+        let params = Params { segment: length as u32, segments: segments as u32, ..from };
         let groups = self.kv * segments as u64 * (t.col_splits * t.head_splits) as u64;
         let all = self.rows() as f64;
         let size = s.dtype.size() as f64;
         let (tokens, k, v) = self.key_bytes();
         let (col_splits, head_splits) = (t.col_splits as f64, t.head_splits as f64);
-        let share = 1.0 / c.row_splits as f64;
+        let share = 1.0 / c.row_splits() as f64;
         // Every column split reads the sums of features.
-        let norm = if c.normalize { self.kv as f64 * c.rows as f64 * 4.0 * (col_splits - 1.0) } else { 0.0 };
+        let norm = if c.normalize.is_some() {
+            self.kv as f64 * c.features.rows as f64 * 4.0 * (col_splits - 1.0)
+        } else {
+            0.0
+        };
         let running_max = self.kv as f64 * c.running_max_bytes();
         let start = (self.state_bytes() + norm + running_max * col_splits) * segments as f64 * head_splits * share;
         // If rows are split into parts, the sums so far are stored between parts: E columns and one weight per row. The
         // last part reads the weight once per four columns.
-        let (first, last) = (part == 0, part + 1 == c.row_splits);
+        let (first, last) = (part == 0, part + 1 == c.row_splits());
         let sums = |columns: f64| all * (s.dim_v as f64 + columns) * 4.0;
         let waiting = match (first, last) {
             (true, true) => (0.0, 0.0),
@@ -333,11 +313,11 @@ impl<'a> Dispatches<'a> {
         let mut cost = Cost {
             flops: all * self.touch(),
             exps: 0.0,
-            bytes_read: all * s.dim_k as f64 * size * col_splits + if init == 0 { 0.0 } else { start } + waiting.0,
+            bytes_read: all * s.dim_k as f64 * size * col_splits + if init { start } else { 0.0 } + waiting.0,
             bytes_written: if last { all * s.dim_v as f64 * size } else { 0.0 }
                 + if store { self.state_bytes() * share + running_max } else { 0.0 }
                 + waiting.1,
-        } + c.finish_cost * all
+        } + c.epilogue.cost * all
             + self.features(queries, groups as f64);
         if c.mode.causal {
             cost =
@@ -349,38 +329,44 @@ impl<'a> Dispatches<'a> {
                 } + self.decays() * (col_splits * head_splits)
                     + self.features(self.padded(s.keys, length, t.tile) * col_splits * head_splits, 0.0);
         }
+        let f = &c.features;
         let mut consts = t.consts(t.tile);
-        consts.push(("READ_HEADS", t.read_heads as u32));
-        consts.extend(&c.consts);
-        let mut overrides =
-            vec![self.normalize(), ("CAUSAL", c.mode.causal.into()), ("INIT", init), ("STORE", store.into())];
-        let mut own = if c.transposed { vec![Q, O, SEGMENTS] } else { vec![Q, self.state(), O, SEGMENTS] };
-        if c.weights.is_some() {
+        // Without a state to store, the scan has run before.
+        consts.extend([("READ_HEADS", t.read_heads as u32), ("ADVANCED", (!store).into())]);
+        consts.extend(&f.consts);
+        let mut overrides = vec![("CAUSAL", c.mode.causal.into()), ("INIT", init.into()), ("STORE", store.into())];
+        if c.features.row_splits.is_some() {
             overrides.extend([("FIRST", first.into()), ("LAST", last.into())]);
-            own.push(Operand::Workspace(2));
         }
-        overrides.extend(c.overrides.iter().chain(&c.output_overrides));
-        let (operands, bound) = self.inputs(&own, &c.more_output);
-        let mut spec = self.spec(bound, false, consts, overrides);
-        spec.fragments.extend(&c.output_fragments);
-        let (spec, narrow) = rows(s, spec, true);
-        self.step(c.kernels.output, spec, params, &operands, groups, cost).or_narrow(narrow)
+        overrides.extend(&c.epilogue.overrides);
+        let fragments = [&f.keys, &f.queries, &c.decay.tiled, &c.epilogue.tiled].map(Vec::as_slice);
+        let spec = self.spec(&fragments, false, consts, overrides);
+        self.step(&c.kernels.output, rows(s, spec, true), params, groups, cost).own(c.own.get(part))
     }
 
     fn decode(&self) -> Step {
         let c = self.c;
-        let (operands, bound) = self.inputs(&[Q, self.state(), O], &c.more_output);
-        let mut overrides = vec![self.normalize(), ("TRANSPOSED", c.transposed.into())];
-        overrides.extend(c.overrides.iter().chain(&c.output_overrides));
-        let mut spec = self.spec(bound, false, c.decode_consts.clone(), overrides);
-        spec.fragments.truncate(1);
-        spec.fragments.extend(&c.decode_fragments);
-        spec.fragments.extend(NARROW);
+        let mut overrides = vec![("TRANSPOSED", c.state.transposed.into())];
+        overrides.extend(&c.epilogue.overrides);
+        let fragments = [&c.features.decode[..], &c.decay.decode, &c.epilogue.decode, &NARROW];
+        let spec = self.spec(&fragments, false, c.features.decode_consts.clone(), overrides);
         let mut cost = c.essential;
         // Query heads after the first read the state again. Each value is read by four lanes instead of one.
         cost.bytes_read += (c.qkv.group() - 1) as f64 * self.state_bytes();
         cost.bytes_read += 3.0 * self.key_bytes().2;
         cost.bytes_read += c.decode_more;
-        self.step(c.kernels.decode, spec, self.params, &operands, self.kv, cost)
+        self.step(&c.kernels.decode, (spec, None), self.params, self.kv, cost).own(c.own.first())
     }
+}
+
+/// What the buffers of the kernels are bound to: slots and workspace by name.
+fn operands(c: &Recurrence<'_>) -> Vec<Named> {
+    let slots = c.slots.iter().enumerate().map(|(i, slot)| (slot.name, Operand::Slot(i)));
+    // An alias comes first, since another slot may have its name.
+    let aliased = c.aliases.iter().filter_map(|(name, of)| {
+        let slot = c.slots.iter().position(|slot| slot.name == *of)?;
+        Some((*name, Operand::Slot(slot)))
+    });
+    let workspace = [("segments", SEGMENTS), ("state", NO_STATE), ("partials", PARTIALS)];
+    aliased.chain(slots).chain(workspace).collect()
 }

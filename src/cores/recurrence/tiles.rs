@@ -1,6 +1,6 @@
 //! Chooses how a workgroup stores its part of a state, and how the sequence is split into segments.
 
-use super::Core;
+use super::Recurrence;
 use crate::cores::segments;
 use crate::gpu::Caps;
 
@@ -165,18 +165,19 @@ pub(crate) enum Passes {
     },
 }
 
-impl Core<'_> {
+impl Recurrence<'_> {
     /// Bytes of memory traffic per segment state, and per token. A segment state is written once, read and written by
     /// the scan, and read by every head split. Its sums of features are also read by every column split.
     fn traffic(&self, tiles: &Tiles) -> [usize; 2] {
-        let sums = if self.normalize { (tiles.col_splits - 1) * tiles.head_splits * self.rows } else { 0 };
+        let sums =
+            if self.normalize.is_some() { (tiles.col_splits - 1) * tiles.head_splits * self.features.rows } else { 0 };
         let state = 4 * ((3 + tiles.head_splits) * self.state_len() + sums + 2 * self.passed_len());
         [state, (self.qkv.dim_k + self.qkv.dim_v) * (1 + self.qkv.group()) * self.qkv.dtype.size()]
     }
 
     /// The longest segment for which one dispatch that fills the device stays within the work limit of a dispatch.
     fn longest_segment(&self, tiles: &Tiles, caps: &Caps) -> usize {
-        let share = (tiles.col_splits * self.row_splits) as f64;
+        let share = (tiles.col_splits * self.row_splits()) as f64;
         let token = 2.0 * self.state_len() as f64 / share * (1 + tiles.read_heads) as f64;
         (caps.dispatch_flops / (caps.full_groups as f64 * token)) as usize
     }

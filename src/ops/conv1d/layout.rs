@@ -11,7 +11,7 @@ use crate::error::Error;
 use crate::gpu::Caps;
 use crate::gpu::grid::Grid;
 use crate::gpu::program::{Cost, Operand, Program, Scratch, Step, check_indices};
-use crate::gpu::shader::{Bind, Fragment, Kernel, Variant, fragment, params};
+use crate::gpu::shader::{Fragment, Kernel, UniformData, Variant, fragment, params};
 
 params! {
     /// Must match `struct Params` in `shaders/conv1d/types.wgsl`.
@@ -31,21 +31,19 @@ const TYPES: Fragment = fragment!("conv1d/types.wgsl");
 const EXPONENTIAL: Fragment = fragment!("lib/exponential.wgsl");
 const ACTIVATIONS: Fragment = fragment!("lib/activations.wgsl");
 
-static OUTPUT: Kernel = Kernel {
-    name: "conv1d_output",
-    sources: &[TYPES, EXPONENTIAL, ACTIVATIONS, fragment!("conv1d/output.wgsl")],
-    bindings: &[("x", Bind::Read), ("weights", Bind::Read), ("state", Bind::Write), ("y", Bind::Write)],
-    params: Params::UNIFORM,
-    bounds_proof: Some("rows and tokens are guarded by uniforms, arrays sized by the consts that end the loops"),
-};
+static OUTPUT: Kernel = Kernel::new(
+    "conv1d_output",
+    &[TYPES, EXPONENTIAL, ACTIVATIONS, fragment!("conv1d/output.wgsl")],
+    Params::UNIFORM,
+    Some("rows and tokens are guarded by uniforms, arrays sized by the consts that end the loops"),
+);
 
-static STATE: Kernel = Kernel {
-    name: "conv1d_state",
-    sources: &[TYPES, fragment!("conv1d/state.wgsl")],
-    bindings: &[("x", Bind::Read), ("state", Bind::Write)],
-    params: Params::UNIFORM,
-    bounds_proof: Some("no array, no loop; a workgroup has an invocation for each element of a row's state"),
-};
+static STATE: Kernel = Kernel::new(
+    "conv1d_state",
+    &[TYPES, fragment!("conv1d/state.wgsl")],
+    Params::UNIFORM,
+    Some("no array, no loop; a workgroup has an invocation for each element of a row's state"),
+);
 
 // Indices of the slots in `Config::slots`.
 const X: usize = 0;
@@ -130,20 +128,20 @@ fn output(c: &Config) -> Step {
     let silu = c.activation == Activation::Silu;
     let overrides =
         vec![("BIASED", c.bias.into()), ("SILU", silu.into()), ("CARRY", keep.into()), ("STORE", store.into())];
-    let operands = vec![Operand::Slot(X), WEIGHTS, state, Operand::Slot(Y)];
+    let operands = [("x", Operand::Slot(X)), ("weights", WEIGHTS), ("state", state), ("y", Operand::Slot(Y))];
     let groups = c.shape.rows().div_ceil(rows) as u64 * tiles as u64;
     let cost = Cost {
         bytes_read: (c.shape.elements() + again) * size + taps * 4.0 + window,
         bytes_written: c.shape.elements() * size + if store { window } else { 0.0 },
         ..essential(c)
     };
-    Step::new(&OUTPUT, Variant::new(c.shape.dtype, consts, overrides), &params(c), operands, groups, cost)
+    Step::new(&OUTPUT, Variant::new(c.shape.dtype, consts, overrides), &params(c), &operands, groups, cost)
 }
 
 fn state(c: &Config) -> Step {
     let spec = Variant::new(c.shape.dtype, vec![("WIDTH", c.width as u32)], vec![]);
-    let operands = vec![Operand::Slot(X), Operand::Slot(Y + 1)];
+    let operands = [("x", Operand::Slot(X)), ("state", Operand::Slot(Y + 1))];
     let bytes_read = window(c) * c.shape.dtype.size() as f64;
     let cost = Cost { bytes_read, bytes_written: window(c) * 4.0, ..Cost::default() };
-    Step::new(&STATE, spec, &params(c), operands, c.shape.rows() as u64, cost)
+    Step::new(&STATE, spec, &params(c), &operands, c.shape.rows() as u64, cost)
 }

@@ -20,64 +20,29 @@
 
 use std::mem::offset_of;
 
-use super::layout::{GATE, GATED, GATED_DECODE, SCAN, TENSORS, decay};
+use super::layout::{KERNELS, decay_of};
 use super::{Config, MAX_DIM, NAME};
 use crate::cores::recurrence::kernels::*;
-use crate::cores::recurrence::{GATE_STRIDES, Params, STRIDES, Tiles};
+use crate::cores::recurrence::{Decay, GATE_STRIDES, Params, STRIDES, Tiles};
 use crate::error::Error;
 use crate::gpu::Caps;
-use crate::gpu::program::{Cost, Operand, Program, Scratch, Step, check_indices, check_workspace};
-use crate::gpu::shader::{Bind, Fragment, Kernel, Variant, fragment};
-use crate::operator::{Operator, qkv};
-use crate::tensor::DType;
+use crate::gpu::program::{Cost, Named, Operand, Program, Scratch, Step, check_indices, check_workspace};
+use crate::gpu::shader::{Fragment, Kernel, UniformData, Variant, fragment};
+use crate::operator::Operator;
+use crate::operator::qkv;
+use crate::tensor::{DType, Slot};
 
-const BETA: (&str, Bind) = ("beta", Bind::Read);
 const DELTA: Fragment = fragment!("linear/delta.wgsl");
-const IDENTITY: Fragment = fragment!("cores/recurrence/feature_identity.wgsl");
+const DELTA_DECODE: Fragment = fragment!("linear/delta_decode.wgsl");
 
-const fn walk(bindings: Bindings) -> Kernel {
-    let sources = &[
-        STRIDES_TYPES,
-        TYPES,
-        DECAYS,
-        TENSORS,
-        ROWS,
-        STATE_WRITE,
-        STATE_READ,
-        ROWS_KEYS,
-        ROWS_QUERIES,
-        PLAIN.quotient,
-        PLAIN.output,
-        STORED,
-        OUTPUT_CORE,
-        DELTA,
-        fragment!("linear/delta_walk.wgsl"),
-    ];
-    kernel("linear_delta", sources, bindings, Some(PROOF))
-}
-
-const fn decode(bindings: Bindings) -> Kernel {
-    let sources = &[
-        STRIDES_TYPES,
-        TYPES,
-        DECAYS,
-        TENSORS,
-        ROWS_DECODE,
-        PLAIN.decode_quotient,
-        PLAIN.decode,
-        DECODE_CORE,
-        fragment!("linear/delta_decode.wgsl"),
-    ];
-    kernel("linear_delta_decode", sources, bindings, None)
-}
-
-static WALK: Kernel = walk(&[K, V, Q, STATE, O, SEGMENTS, BETA]);
-static GATED_WALK: Kernel = walk(&[K, V, Q, STATE, O, SEGMENTS, BETA, GATE]);
-static DECODE: Kernel = decode(&[K, V, Q, UPDATED, O, BETA]);
-static GATED_DECODE_KERNEL: Kernel = decode(&[K, V, Q, UPDATED, O, BETA, GATE]);
+static WALK_KERNEL: Kernel = Kernel::new("linear_delta", &WALK, Params::UNIFORM, Some(PROOF));
+static DECODE_KERNEL: Kernel = Kernel::new("linear_delta_decode", &DECODE_WALK, Params::UNIFORM, None);
 
 /// Byte offset in [`Params`] of the strides of beta.
 const BETA_STRIDES: usize = offset_of!(Params, beta);
+
+/// States per key head in the workspace: one to read and one to write.
+const PAGES: u64 = 2;
 
 /// Maximum number of tokens of a triangular system. Its size is their square, and at 16 there are already fewer
 /// barriers than tokens.
@@ -122,18 +87,16 @@ pub(super) fn program(c: &Config, caps: &Caps) -> Result<Program, Error> {
     qkv::check_lengths(NAME, &c.qkv)?;
     let gate = slots.iter().position(|slot| slot.name == "g");
     let beta = slots.iter().position(|slot| slot.name == "beta");
-    let dispatches = Dispatches::new(c, gate, beta);
+    let dispatches = Dispatches::new(c, &slots, gate);
     let steps = if c.mode.decode { vec![dispatches.decode()] } else { dispatches.walk(caps) };
     let mut strides = STRIDES.to_vec();
     strides.extend(gate.map(|slot| (slot, GATE_STRIDES)));
     strides.extend(beta.map(|slot| (slot, BETA_STRIDES)));
     let mut workspace = Vec::new();
     if !c.mode.decode {
-        let pages = if steps.iter().filter(|step| step.kernel.name == WALK.name).count() > 1 {
-            2
-        } else {
-            u64::from(c.mode.carry)
-        };
+        // The pages of one walk are adjacent.
+        let kept = c.mode.carry || steps.len() > 1;
+        let pages = if kept { PAGES } else { 0 };
         let bytes = (pages * dispatches.kv * 4).saturating_mul(dispatches.state_len());
         workspace.push(Scratch { name: "segment states", bytes: bytes.max(16) });
         if !c.mode.carry {
@@ -142,7 +105,7 @@ pub(super) fn program(c: &Config, caps: &Caps) -> Result<Program, Error> {
     }
     check_workspace(NAME, &workspace)?;
     let t = dispatches.tiles;
-    let variant = match steps.iter().filter(|step| step.kernel.name == WALK.name).count() {
+    let variant = match steps.iter().filter(|step| step.kernel.name == WALK_KERNEL.name).count() {
         0 => "one token".into(),
         count => format!(
             "chunk by chunk, {count} after another, tiles of {} tokens, {} x {} of the state a workgroup",
@@ -164,18 +127,18 @@ struct Dispatches<'a> {
     tiles: Tiles,
     kv: u64,
     params: Params,
-    gate: Option<Operand>,
-    beta: Option<Operand>,
+    decay: Decay,
+    operands: Vec<Named>,
 }
 
 impl<'a> Dispatches<'a> {
     /// The casts to u32 lose nothing that is used: every tensor has at most `u32::MAX` elements, and every sequence at
     /// most 2^30 tokens.
-    fn new(c: &'a Config, gate: Option<usize>, beta: Option<usize>) -> Self {
+    fn new(c: &'a Config, slots: &[Slot], gate: Option<usize>) -> Self {
         let s = &c.qkv;
         let tiles = tiles(c);
         let [q, k, v, o] = s.strides();
-        let of = |dim| qkv::strides_of(s.layout, s.kv_heads, s.keys, dim);
+        let decay = decay_of(c, gate);
         let params = Params {
             queries: s.queries as u32,
             keys: s.keys as u32,
@@ -186,7 +149,7 @@ impl<'a> Dispatches<'a> {
             rows: s.dim_k as u32,
             segment: restart(c, &tiles).unwrap_or(s.keys) as u32,
             segments: 1,
-            stored_segments: 1,
+            stored_segments: PAGES as u32,
             col_splits: tiles.col_splits as u32,
             head_splits: tiles.head_splits as u32,
             segment_stride: (s.dim_k * s.dim_v) as u32,
@@ -197,12 +160,14 @@ impl<'a> Dispatches<'a> {
             k,
             v,
             o,
-            g: of(c.gates_each()),
-            beta: of(1),
+            g: decay.strides,
+            beta: qkv::strides_of(s.layout, s.kv_heads, s.keys, 1),
             ..Params::default()
         };
-        let [gate, beta] = [gate, beta].map(|slot| slot.map(Operand::Slot));
-        Self { c, tiles, kv: s.kv_units() as u64, params, gate, beta }
+        let named = slots.iter().enumerate().map(|(i, slot)| (slot.name, Operand::Slot(i)));
+        let workspace = [("segments", Operand::Workspace(0)), ("state", Operand::Workspace(1))];
+        let operands = named.chain(gate.map(|slot| ("gate", Operand::Slot(slot)))).chain(workspace).collect();
+        Self { c, tiles, kv: s.kv_units() as u64, params, decay, operands }
     }
 
     fn state_len(&self) -> u64 {
@@ -214,79 +179,60 @@ impl<'a> Dispatches<'a> {
         self.kv as f64 * self.state_len() as f64 * 4.0
     }
 
-    fn state(&self) -> Operand {
-        if self.c.mode.carry { Operand::Slot(self.c.slots().len() - 1) } else { Operand::Workspace(1) }
-    }
-
-    /// Specialises a kernel: selects the fragments of the decay, and binds g after `bound` other bindings.
+    /// Specialises a kernel with fragments of this rule.
     fn spec(
         &self,
-        decode: bool,
-        bound: u32,
+        fragments: &[&[Fragment]],
         mut consts: Vec<(&'static str, u32)>,
         overrides: &[(&'static str, u32)],
     ) -> Variant {
-        let gated = if decode { GATED_DECODE } else { GATED };
-        let plain = if decode { PLAIN.decode_decay } else { PLAIN.decay };
-        let fragments = [IDENTITY, if self.gate.is_some() { gated } else { plain }];
-        consts.extend([("DECAY", decay(self.c).number()), ("KEEP_LOGS", 0)]);
-        if self.gate.is_some() {
-            consts.push(("GATE", bound + 1));
-        }
+        consts.extend([("DECAY", self.decay.kind.number()), ("KEEP_LOGS", 0)]);
         let overrides = [("NORMALIZE", 0)].iter().chain(overrides).copied().collect();
-        Variant::new(self.c.qkv.dtype, consts, overrides).with(&fragments)
+        Variant::new(self.c.qkv.dtype, consts, overrides).with(&fragments.concat())
     }
 
-    fn step(
-        &self,
-        kernel: &'static Kernel,
-        spec: Variant,
-        params: Params,
-        own: &[Operand],
-        groups: u64,
-        cost: Cost,
-    ) -> Step {
-        let mut operands = vec![Operand::Slot(1), Operand::Slot(2)];
-        operands.extend(own);
-        operands.extend(self.beta.iter().chain(&self.gate));
-        Step::new(kernel, spec, &params, operands, groups, cost)
+    fn step(&self, kernel: &'static Kernel, spec: Variant, params: &Params, groups: u64, cost: Cost) -> Step {
+        Step::new(kernel, spec, params, &self.operands, groups, cost)
     }
 
-    /// The dispatches along the sequence, then one that copies the carried state to its slot.
+    /// A dispatch that copies the carried state to the page that the walk starts from, or back from the first page.
+    fn copy(&self, back: bool, page: u32) -> Step {
+        let mode = if back { 2 } else { 3 };
+        let overrides = vec![("NORMALIZE", 0), ("TRANSPOSED", 0), ("CARRY", 1), ("MODE", mode), ("DECAY", 0)];
+        let spec = Variant::new(DType::F32, vec![], overrides);
+        let cost = Cost { bytes_read: self.states(), bytes_written: self.states(), ..Cost::default() };
+        let params = Params { read_page: page, ..self.params };
+        self.step(&KERNELS.scan, spec, &params, self.kv * self.state_len().div_ceil(64), cost)
+    }
+
+    /// The dispatches along the sequence, between two that copy a carried state.
     fn walk(&self, caps: &Caps) -> Vec<Step> {
         let (c, keys) = (self.c, self.c.qkv.keys);
         let tokens = tokens(c, caps);
         let count = keys.div_ceil(tokens);
-        let mut steps: Vec<_> = (0..count).map(|i| self.piece(i, count, tokens)).collect();
-        if c.mode.carry {
-            let overrides = vec![("NORMALIZE", 0), ("TRANSPOSED", 0), ("CARRY", 1), ("MODE", 2), ("DECAY", 0)];
-            let spec = Variant::new(DType::F32, vec![], overrides);
-            let cost = Cost { bytes_read: self.states(), bytes_written: self.states(), ..Cost::default() };
-            let operands = vec![Operand::Workspace(0), self.state()];
-            let groups = self.kv * self.state_len().div_ceil(64);
-            steps.push(Step::new(&SCAN, spec, &self.params, operands, groups, cost));
-        }
-        steps
+        let carry = |back, page| c.mode.carry.then(|| self.copy(back, page));
+        let walked = (0..count).map(|i| self.piece(i, count, tokens));
+        carry(false, self.page(count)).into_iter().chain(walked).chain(carry(true, 0)).collect()
+    }
+
+    /// The page of states that the walk reads when it has so many pieces before it.
+    fn page(&self, behind: usize) -> u32 {
+        behind as u32 % PAGES as u32
     }
 
     /// The dispatch for piece `i` of `count`. States between dispatches alternate between two pages of the workspace,
     /// and the last dispatch writes to the first page.
     fn piece(&self, i: usize, count: usize, tokens: usize) -> Step {
         let (c, t, s) = (self.c, &self.tiles, &self.c.qkv);
-        let page = |behind: usize| (behind % 2) as u32 * self.kv as u32;
         let (first, end) = (i * tokens, ((i + 1) * tokens).min(s.keys));
         let params = Params {
             first: first as u32,
             end: end as u32,
-            read_page: page(count - i),
-            write_page: page(count - 1 - i),
+            read_page: self.page(count - i),
+            write_page: self.page(count - 1 - i),
             ..self.params
         };
-        let init = match (i, c.mode.carry) {
-            (0, false) => 0,
-            (0, true) => 2,
-            _ => 1,
-        };
+        let init = i > 0 || c.mode.carry;
         let store = c.mode.carry || i + 1 < count;
         let (cols, heads) = (t.col_splits as f64, t.head_splits as f64);
         let len = (end - first) as f64;
@@ -300,17 +246,17 @@ impl<'a> Dispatches<'a> {
             exps: key_tokens * c.gates_each() as f64 * cols * heads,
             bytes_read: read * d * size * cols
                 + key_tokens * ((d + small) * cols + e) * size * heads
-                + if init == 0 { 0.0 } else { self.states() * heads },
+                + if init { self.states() * heads } else { 0.0 },
             bytes_written: read * e * size + if store { self.states() } else { 0.0 },
         };
         let mut consts = t.consts(t.tile);
         consts.push(("READ_HEADS", t.read_heads as u32));
-        let overrides = [("CAUSAL", 1), ("INIT", init), ("STORE", store.into())];
-        let kernel = if self.gate.is_some() { &GATED_WALK } else { &WALK };
-        let own = [Operand::Slot(0), self.state(), Operand::Slot(3), Operand::Workspace(0)];
+        let overrides = [("CAUSAL", 1), ("INIT", init.into()), ("STORE", store.into())];
         let groups = self.kv * (t.col_splits * t.head_splits) as u64;
-        let (spec, narrow) = rows(s, self.spec(false, 7, consts, &overrides), true);
-        self.step(kernel, spec, params, &own, groups, cost).or_narrow(narrow)
+        let fragments =
+            [&[IDENTITY, MAPPED_KEYS, MAPPED_QUERIES, NORMALIZE[0], NO_EPILOGUE[0], DELTA][..], &self.decay.tiled];
+        let (spec, narrow) = rows(s, self.spec(&fragments, consts, &overrides), true);
+        self.step(&WALK_KERNEL, spec, &params, groups, cost).or_narrow(narrow)
     }
 
     fn decode(&self) -> Step {
@@ -318,9 +264,9 @@ impl<'a> Dispatches<'a> {
         let mut cost = c.cost();
         // The state is read once for the key, and once for each query head.
         cost.bytes_read += c.qkv.group() as f64 * self.states();
-        let kernel = if self.gate.is_some() { &GATED_DECODE_KERNEL } else { &DECODE };
-        let spec = self.spec(true, 6, vec![("MAX_DIM", MAX_DIM as u32)], &[("TRANSPOSED", 0)]).with(&NARROW);
-        let own = [Operand::Slot(0), self.state(), Operand::Slot(3)];
-        self.step(kernel, spec, self.params, &own, self.kv, cost)
+        let fragments =
+            [&[IDENTITY, MAPPED_DECODE, NORMALIZE[1], NO_EPILOGUE[1], DELTA_DECODE][..], &self.decay.decode, &NARROW];
+        let spec = self.spec(&fragments, vec![("MAX_DIM", MAX_DIM as u32)], &[("TRANSPOSED", 0)]);
+        self.step(&DECODE_KERNEL, spec, &self.params, self.kv, cost)
     }
 }

@@ -6,203 +6,129 @@
 
 use super::{Config, FeatureMap, Gate, MAX_DIM, NAME};
 use crate::cores::recurrence::kernels::*;
-use crate::cores::recurrence::{Core, Decay, Params, Tiles};
+use crate::cores::recurrence::{Decay, Decays, Epilogue, Features, Recurrence, StateLayout, Tiles};
 use crate::error::Error;
 use crate::gpu::Caps;
-use crate::gpu::program::{Cost, Program};
-use crate::gpu::shader::{Bind, Fragment, Kernel, fragment};
+use crate::gpu::program::{Cost, Own, Program};
+use crate::gpu::shader::{Fragment, fragment, params};
 use crate::operator::qkv;
 
-pub(super) const TENSORS: Fragment = fragment!("linear/types.wgsl");
-pub(super) const GATED: Fragment = fragment!("linear/gated.wgsl");
-pub(super) const GATED_DECODE: Fragment = fragment!("linear/gated_decode.wgsl");
+const GATED: [Fragment; 2] = [fragment!("linear/gated.wgsl"), fragment!("linear/gated_decode.wgsl")];
+const LOG_NONE: [Fragment; 2] = [fragment!("linear/log_none.wgsl"), fragment!("linear/log_none_decode.wgsl")];
+const LOG_GATE: [Fragment; 2] = [fragment!("linear/log_gate.wgsl"), fragment!("linear/log_gate_decode.wgsl")];
 
-const PROJECTED: Fragment = fragment!("linear/projected.wgsl");
-const PROJECTED_DECODE: Fragment = fragment!("linear/projected_decode.wgsl");
-const PROJECTED_RELU: Fragment = fragment!("linear/projected_relu.wgsl");
-const PROJECTED_RELU_DECODE: Fragment = fragment!("linear/projected_relu_decode.wgsl");
-
-pub(super) const GATE: (&str, Bind) = ("gate", Bind::Read);
-
+const OWN: Fragment = fragment!("linear/own.wgsl");
+const PROJECTED: [Fragment; 2] = [fragment!("linear/projected.wgsl"), fragment!("linear/projected_decode.wgsl")];
+const PROJECTED_RELU: [Fragment; 2] =
+    [fragment!("linear/projected_relu.wgsl"), fragment!("linear/projected_relu_decode.wgsl")];
 const EXPONENTIAL: Fragment = fragment!("lib/exponential.wgsl");
-const LEVELS: Fragment = fragment!("linear/running_max.wgsl");
-const SOFTMAX: Fragment = fragment!("linear/favor_features.wgsl");
-const SOFTMAX_DECODE: Fragment = fragment!("linear/favor_decode.wgsl");
-const LOG_NONE: Fragment = fragment!("linear/log_none.wgsl");
-const LOG_GATE: Fragment = fragment!("linear/log_gate.wgsl");
-const LOG_NONE_DECODE: Fragment = fragment!("linear/log_none_decode.wgsl");
-const LOG_GATE_DECODE: Fragment = fragment!("linear/log_gate_decode.wgsl");
+const RUNNING_MAX: Fragment = fragment!("linear/running_max.wgsl");
+const FAVOR: [Fragment; 2] = [fragment!("linear/favor_features.wgsl"), fragment!("linear/favor_decode.wgsl")];
+const FAVOR_NORMALIZE: Fragment = fragment!("linear/favor_normalize.wgsl");
 const ANGLE: Fragment = fragment!("linear/angle.wgsl");
-const TURNED_KEYS: Fragment = fragment!("linear/cosformer_keys.wgsl");
-const TURNED_QUERIES: Fragment = fragment!("linear/cosformer_queries.wgsl");
-const TURNED_DECODE: Fragment = fragment!("linear/cosformer_decode.wgsl");
-const PLACE_NONE: Fragment = fragment!("linear/position_none.wgsl");
-const PLACE_SEGMENT: Fragment = fragment!("linear/position_segment.wgsl");
-const PLACE_OUTPUT: Fragment = fragment!("linear/position_output.wgsl");
-
-const OMEGA: (&str, Bind) = ("omega", Bind::Read);
+const COSFORMER_KEYS: Fragment = fragment!("linear/cosformer_keys.wgsl");
+const COSFORMER_QUERIES: Fragment = fragment!("linear/cosformer_queries.wgsl");
+const COSFORMER_DECODE: Fragment = fragment!("linear/cosformer_decode.wgsl");
+const POSITION_NONE: Fragment = fragment!("linear/position_none.wgsl");
+const POSITION_CARRIED: Fragment = fragment!("linear/position_carried.wgsl");
 
 /// Bytes of workgroup memory on a portable device.
 const WORKGROUP_BYTES: usize = 16384;
 
-/// The kernel of the first pass of performer.
-const fn performer_segment(bindings: Bindings) -> Kernel {
-    let sources = &[
-        STRIDES_TYPES,
-        TYPES,
-        DECAYS,
-        EXPONENTIAL,
-        LEVELS,
-        TENSORS,
-        VECTORS_KEYS,
-        PROJECTED,
-        SOFTMAX,
-        ROWS,
-        STATE_WRITE,
-        STORED,
-        SEGMENT_CORE,
-        fragment!("linear/performer_segment.wgsl"),
-    ];
-    kernel("linear_performer_segment", sources, bindings, Some(PROOF))
-}
+pub(super) static KERNELS: Kernels = Kernels::new(["linear_segment", "linear_scan", "linear_output", "linear_decode"]);
 
-/// The kernel of the second pass of performer.
-const fn performer_output(bindings: Bindings) -> Kernel {
-    let sources = &[
-        STRIDES_TYPES,
-        TYPES,
-        DECAYS,
-        EXPONENTIAL,
-        LEVELS,
-        TENSORS,
-        VECTORS_KEYS,
-        PROJECTED,
-        SOFTMAX,
-        ROWS,
-        STATE_WRITE,
-        VECTORS_QUERIES,
-        STATE_READ,
-        fragment!("linear/favor_normalize.wgsl"),
-        PLAIN.output,
-        STORED,
-        OUTPUT_CORE,
-        fragment!("linear/performer_output.wgsl"),
-    ];
-    kernel("linear_performer_output", sources, bindings, Some(PROOF))
-}
-
-// The following kernels get their features and decays as fragments.
-const fn segment(bindings: Bindings) -> Kernel {
-    let sources = &[
-        STRIDES_TYPES,
-        TYPES,
-        DECAYS,
-        TENSORS,
-        ROWS,
-        STATE_WRITE,
-        STORED,
-        SEGMENT_CORE,
-        fragment!("linear/segment.wgsl"),
-    ];
-    kernel("linear_segment", sources, bindings, Some(PROOF))
-}
-
-const fn output(bindings: Bindings) -> Kernel {
-    let sources = &[
-        STRIDES_TYPES,
-        TYPES,
-        DECAYS,
-        TENSORS,
-        ROWS,
-        STATE_WRITE,
-        STATE_READ,
-        PLAIN.quotient,
-        PLAIN.output,
-        STORED,
-        OUTPUT_CORE,
-        fragment!("linear/output.wgsl"),
-    ];
-    kernel("linear_output", sources, bindings, Some(PROOF))
-}
-
-const fn decode(bindings: Bindings) -> Kernel {
-    let sources = &[STRIDES_TYPES, TYPES, DECAYS, TENSORS, PLAIN.decode, DECODE_CORE, fragment!("linear/decode.wgsl")];
-    kernel("linear_decode", sources, bindings, None)
-}
-
-static SEGMENT: Kernel = segment(&[K, V, SEGMENTS]);
-static GATED_SEGMENT: Kernel = segment(&[K, V, SEGMENTS, GATE]);
-static PROJECTED_SEGMENT: Kernel = segment(&[K, V, SEGMENTS, OMEGA]);
-static GATED_PROJECTED_SEGMENT: Kernel = segment(&[K, V, SEGMENTS, GATE, OMEGA]);
-static PLACED_SEGMENT: Kernel = segment(&[K, V, SEGMENTS, STATE]);
-static GATED_PLACED_SEGMENT: Kernel = segment(&[K, V, SEGMENTS, GATE, STATE]);
-static PERFORMER_SEGMENT: Kernel = performer_segment(&[K, V, SEGMENTS, OMEGA]);
-static GATED_PERFORMER_SEGMENT: Kernel = performer_segment(&[K, V, SEGMENTS, GATE, OMEGA]);
-static PERFORMER_OUTPUT: Kernel = performer_output(&[K, V, Q, STATE, O, SEGMENTS, OMEGA]);
-static GATED_PERFORMER_OUTPUT: Kernel = performer_output(&[K, V, Q, STATE, O, SEGMENTS, GATE, OMEGA]);
-static OUTPUT: Kernel = output(&[K, V, Q, STATE, O, SEGMENTS]);
-static GATED_OUTPUT: Kernel = output(&[K, V, Q, STATE, O, SEGMENTS, GATE]);
-static PROJECTED_OUTPUT: Kernel = output(&[K, V, Q, STATE, O, SEGMENTS, OMEGA]);
-static GATED_PROJECTED_OUTPUT: Kernel = output(&[K, V, Q, STATE, O, SEGMENTS, GATE, OMEGA]);
-static DECODE: Kernel = decode(&[K, V, Q, UPDATED, O]);
-static GATED_DECODE_KERNEL: Kernel = decode(&[K, V, Q, UPDATED, O, GATE]);
-static PROJECTED_DECODE_KERNEL: Kernel = decode(&[K, V, Q, UPDATED, O, OMEGA]);
-static GATED_PROJECTED_DECODE: Kernel = decode(&[K, V, Q, UPDATED, O, GATE, OMEGA]);
-
-pub(super) static SCAN: Kernel = kernel(
-    "linear_scan",
-    &[STRIDES_TYPES, TYPES, DECAYS, SCAN_CORE, fragment!("linear/scan.wgsl")],
-    &[SEGMENTS, UPDATED],
-    Some(SCAN_PROOF),
-);
-
-static KERNELS: Kernels = Kernels { segment: &SEGMENT, scan: &SCAN, output: &OUTPUT, decode: &DECODE };
-static GATED_KERNELS: Kernels =
-    Kernels { segment: &GATED_SEGMENT, scan: &SCAN, output: &GATED_OUTPUT, decode: &GATED_DECODE_KERNEL };
-static PROJECTED_KERNELS: Kernels =
-    Kernels { segment: &PROJECTED_SEGMENT, scan: &SCAN, output: &PROJECTED_OUTPUT, decode: &PROJECTED_DECODE_KERNEL };
-static GATED_PROJECTED_KERNELS: Kernels = Kernels {
-    segment: &GATED_PROJECTED_SEGMENT,
-    scan: &SCAN,
-    output: &GATED_PROJECTED_OUTPUT,
-    decode: &GATED_PROJECTED_DECODE,
-};
-
-static PERFORMER_KERNELS: Kernels =
-    Kernels { segment: &PERFORMER_SEGMENT, scan: &SCAN, output: &PERFORMER_OUTPUT, decode: &PROJECTED_DECODE_KERNEL };
-static GATED_PERFORMER_KERNELS: Kernels = Kernels {
-    segment: &GATED_PERFORMER_SEGMENT,
-    scan: &SCAN,
-    output: &GATED_PERFORMER_OUTPUT,
-    decode: &GATED_PROJECTED_DECODE,
-};
-static PLACED_KERNELS: Kernels = Kernels { segment: &PLACED_SEGMENT, scan: &SCAN, output: &OUTPUT, decode: &DECODE };
-static GATED_PLACED_KERNELS: Kernels =
-    Kernels { segment: &GATED_PLACED_SEGMENT, scan: &SCAN, output: &GATED_OUTPUT, decode: &GATED_DECODE_KERNEL };
-
-/// The fragments that compute features: those of both passes, those of only the first and of only the second pass, and
-/// those of decoding.
-fn feature_sources(c: &Config) -> [Vec<Fragment>; 4] {
-    let of_elements = |map| [vec![map, ROWS_KEYS], vec![], vec![ROWS_QUERIES], vec![map, ROWS_DECODE]];
-    match c.feature_map() {
-        FeatureMap::Elu1 => of_elements(fragment!("cores/recurrence/feature_elu1.wgsl")),
-        FeatureMap::Relu => of_elements(fragment!("cores/recurrence/feature_relu.wgsl")),
-        FeatureMap::Identity => of_elements(fragment!("cores/recurrence/feature_identity.wgsl")),
-        // Performer has its own kernels for both passes.
-        FeatureMap::Performer => [vec![], vec![], vec![], vec![EXPONENTIAL, LEVELS, PROJECTED_DECODE, SOFTMAX_DECODE]],
-        FeatureMap::Cosformer => [
-            vec![ANGLE, TURNED_KEYS],
-            vec![if c.mode.carry { PLACE_SEGMENT } else { PLACE_NONE }],
-            vec![TURNED_QUERIES, if c.mode.carry { PLACE_OUTPUT } else { PLACE_NONE }],
-            vec![ANGLE, TURNED_DECODE],
-        ],
-        FeatureMap::PerformerRelu => [
-            vec![VECTORS_KEYS, PROJECTED, PROJECTED_RELU],
-            vec![],
-            vec![VECTORS_QUERIES],
-            vec![PROJECTED_DECODE, PROJECTED_RELU_DECODE],
-        ],
+params! {
+    /// Must match `struct Own` in `shaders/linear/own.wgsl`.
+    struct Factors {
+        map: [f32; 4],
+        omega: u32,
+        max_len: u32,
+        _pad: [u32; 2],
     }
+}
+
+/// The features of a configuration.
+fn features(c: &Config) -> Features {
+    let max_dim = c.width().next_power_of_two().max(MAX_DIM) as u32;
+    let mapped = |map| Features {
+        rows: c.width(),
+        keys: vec![map, MAPPED_KEYS, PLAIN_WALK],
+        segment: vec![],
+        queries: vec![MAPPED_QUERIES],
+        decode: vec![map, MAPPED_DECODE],
+        consts: vec![],
+        decode_consts: vec![("MAX_DIM", max_dim)],
+        row_splits: None,
+        cost: feature(c),
+        weight_bytes: (0.0, omega_bytes(c).0),
+    };
+    let whole = |keys: &[Fragment], queries: &[Fragment], decode: &[Fragment]| Features {
+        keys: [&[OWN], keys].concat(),
+        queries: queries.to_vec(),
+        decode: [&[OWN], decode].concat(),
+        consts: vec![("DIM_K4", c.qkv.dim_k.div_ceil(4) as u32)],
+        ..mapped(IDENTITY)
+    };
+    let position = if c.mode.carry { POSITION_CARRIED } else { POSITION_NONE };
+    match c.feature_map() {
+        FeatureMap::Elu1 => mapped(fragment!("cores/recurrence/feature_elu1.wgsl")),
+        FeatureMap::Relu => mapped(fragment!("cores/recurrence/feature_relu.wgsl")),
+        FeatureMap::Identity => mapped(IDENTITY),
+        FeatureMap::Performer => whole(
+            &[EXPONENTIAL, RUNNING_MAX, RAW_KEYS, PROJECTED[0], FAVOR[0]],
+            &[RAW_QUERIES],
+            &[EXPONENTIAL, RUNNING_MAX, PROJECTED[1], FAVOR[1]],
+        ),
+        FeatureMap::PerformerRelu => whole(
+            &[RAW_KEYS, PROJECTED[0], PROJECTED_RELU[0], PLAIN_WALK],
+            &[RAW_QUERIES],
+            &[PROJECTED[1], PROJECTED_RELU[1]],
+        ),
+        FeatureMap::Cosformer => {
+            whole(&[ANGLE, COSFORMER_KEYS, position, PLAIN_WALK], &[COSFORMER_QUERIES], &[ANGLE, COSFORMER_DECODE])
+        }
+    }
+}
+
+/// The decay of a configuration.
+pub(super) fn decay_of(c: &Config, slot: Option<usize>) -> Decay {
+    let [tiled, decode] = match (c.feature_map() == FeatureMap::Performer, slot.is_some()) {
+        (true, gated) => {
+            if gated {
+                LOG_GATE
+            } else {
+                LOG_NONE
+            }
+        }
+        (false, true) => GATED,
+        (false, false) => NO_DECAY,
+    };
+    Decay {
+        kind: if c.feature_map() == FeatureMap::Performer { Decays::Stabilized } else { decays(c) },
+        slot,
+        strides: qkv::strides_of(c.qkv.layout, c.qkv.kv_heads, c.qkv.keys, c.gates_each()),
+        tiled: vec![tiled],
+        decode: vec![decode],
+        cost: Cost {
+            exps: c.gates_each() as f64,
+            bytes_read: (c.gates_each() * c.qkv.dtype.size()) as f64,
+            ..Cost::default()
+        },
+    }
+}
+
+/// The uniform of a feature map that has one.
+fn own(c: &Config) -> Option<Own> {
+    if FeatureMap::OF_ELEMENTS.contains(&c.feature_map()) {
+        return None;
+    }
+    let (d, f) = (c.qkv.dim_k as f64, c.features as f64);
+    Some(Own::new(&Factors {
+        map: [d.powf(-0.25), d.powf(-0.5), f.powf(-0.5), 0.0].map(|x| x as f32),
+        omega: if c.omega_per_head { (c.features * c.qkv.dim_k) as u32 } else { 0 },
+        max_len: c.effective_max_len() as u32,
+        _pad: [0; 2],
+    }))
 }
 
 /// Work to compute the features of one vector, without reading the vector.
@@ -274,110 +200,59 @@ pub(super) fn tiles(c: &Config) -> Tiles {
 /// Chooses how a configuration processes the sequence.
 #[cfg(test)]
 fn walk(c: &Config, caps: &Caps) -> crate::cores::recurrence::Passes {
-    core(c).walk(&tiles(c), caps)
+    recurrence(c).walk(&tiles(c), caps)
 }
 
 /// How the state decays.
-pub(super) fn decay(c: &Config) -> Decay {
+pub(super) fn decays(c: &Config) -> Decays {
     match c.rule.gate() {
-        None => Decay::None,
-        Some(Gate::Head) => Decay::Head,
-        Some(Gate::Channel) => Decay::Row,
+        None => Decays::None,
+        Some(Gate::Head) => Decays::PerHead,
+        Some(Gate::Channel) => Decays::PerRow,
     }
 }
 
-fn core(c: &Config) -> Core<'_> {
+fn recurrence(c: &Config) -> Recurrence<'_> {
     let slots = c.slots();
     let at = |name: &str| slots.iter().position(|slot| slot.name == name);
-    let (gate, omega) = (at("g"), at("omega"));
-    let performer = c.feature_map() == FeatureMap::Performer;
-    let decay = if performer { Decay::Stabilized } else { decay(c) };
-    let [mut fragments, segment_fragments, output_fragments, mut decode_fragments] = feature_sources(c);
-    // The part of the carried state that is not a sum. Pass 1 reads it if it is a position.
     let state = c.state_slot();
-    let extra_state = state.parts.iter().find(|part| ["position", "log_scale"].contains(&part.name));
-    let placed = extra_state.filter(|part| c.mode.carry && part.name == "position").and_then(|_| at("state"));
-    let [decays, decode_decays] = match (performer, gate.is_some()) {
-        (false, false) => [vec![PLAIN.decay], vec![PLAIN.decode_decay, PLAIN.decode_quotient]],
-        (false, true) => [vec![GATED], vec![GATED_DECODE, PLAIN.decode_quotient]],
-        (true, false) => [vec![LOG_NONE], vec![LOG_NONE_DECODE]],
-        (true, true) => [vec![LOG_GATE], vec![LOG_GATE_DECODE]],
-    };
-    fragments.extend(decays);
-    decode_fragments.extend(decode_decays);
-    let consts = if FeatureMap::OF_ELEMENTS.contains(&c.feature_map()) {
-        vec![]
-    } else {
-        vec![("GATED", gate.is_some().into()), ("DIM_K4", c.qkv.dim_k.div_ceil(4) as u32)]
-    };
-    let mut decode_consts = vec![("MAX_DIM", c.width().next_power_of_two().max(MAX_DIM) as u32)];
-    decode_consts.extend(&consts);
-    let g = qkv::strides_of(c.qkv.layout, c.qkv.kv_heads, c.qkv.keys, c.gates_each());
-    let mut node = Params::default().node;
-    if performer {
-        let (d, f) = (c.qkv.dim_k as f64, c.features as f64);
-        node[0] = [d.powf(-0.25), d.powf(-0.5), f.powf(-0.5), 0.0].map(|x| x as f32);
-    }
-    let heads_apart = if c.omega_per_head { c.features * c.qkv.dim_k } else { 0 };
+    // The part of the carried state that is not a sum.
+    let extra = state.parts.iter().find(|part| ["position", "log_scale"].contains(&part.name));
+    let performer = c.feature_map() == FeatureMap::Performer;
     let (met, all) = omega_bytes(c);
     let vectors = (c.qkv.batch * (c.qkv.heads + c.qkv.kv_heads)) as f64;
-    Core {
+    let mut decode = vec![NO_EPILOGUE[1]];
+    // performer's features of a token come with their own division.
+    decode.extend((!performer).then_some(NORMALIZE[1]));
+    Recurrence {
         op: NAME,
         qkv: &c.qkv,
-        weights: None,
-        kernels: match (gate.is_some(), omega.is_some(), placed.is_some()) {
-            (false, false, false) => &KERNELS,
-            (true, false, false) => &GATED_KERNELS,
-            (false, false, true) => &PLACED_KERNELS,
-            (true, false, true) => &GATED_PLACED_KERNELS,
-            (false, true, _) if performer => &PERFORMER_KERNELS,
-            (true, true, _) if performer => &GATED_PERFORMER_KERNELS,
-            (false, true, _) => &PROJECTED_KERNELS,
-            (true, true, _) => &GATED_PROJECTED_KERNELS,
+        aliases: &[("gate", "g")],
+        kernels: &KERNELS,
+        features: features(c),
+        decay: decay_of(c, at("g")),
+        epilogue: Epilogue {
+            tiled: vec![if performer { FAVOR_NORMALIZE } else { NORMALIZE[0] }, NO_EPILOGUE[0]],
+            decode,
+            overrides: vec![],
+            beside_o: None,
+            cost: Cost::default(),
         },
-        fragments,
-        segment_fragments,
-        output_fragments,
-        decode_fragments,
-        more: gate.into_iter().chain(omega).chain(placed).collect(),
-        more_output: gate.into_iter().chain(omega).collect(),
-        more_const: "GATE",
-        overrides: vec![],
-        output_overrides: vec![],
+        state: StateLayout {
+            extra: extra.map_or(0, |part| part.offset),
+            position: c.mode.carry && c.feature_map() == FeatureMap::Cosformer,
+            transposed: false,
+            slot: state.clone(),
+        },
+        normalize: c.normalize().then_some(c.norm_eps()),
+        scale: c.effective_scale(),
+        mode: c.mode,
         strides: c.qkv.strides(),
         share: 1,
-        beside_o: None,
-        position: placed.is_some(),
-        transposed: false,
-        decay,
-        gate,
-        consts,
-        decode_consts,
-        rows: c.width(),
-        mode: c.mode,
-        normalize: c.normalize(),
-        scale: c.effective_scale(),
-        norm_eps: c.norm_eps(),
-        params: Params {
-            g,
-            omega: heads_apart as u32,
-            extra_state: extra_state.map_or(0, |part| part.offset as u32),
-            max_len: c.effective_max_len() as u32,
-            node,
-            ..Params::default()
-        },
-        row_splits: 1,
-        split_step: 0,
-        feature: feature(c),
-        weight_bytes: (0.0, met),
-        decode_more: met * vectors - all,
-        decay_cost: Cost {
-            exps: c.gates_each() as f64,
-            bytes_read: (c.gates_each() * c.qkv.dtype.size()) as f64,
-            ..Cost::default()
-        },
-        finish_cost: Cost::default(),
+        overrides: vec![],
+        own: own(c).into_iter().collect(),
         essential: essential(c),
+        decode_more: met * vectors - all,
         slots,
     }
 }
@@ -391,7 +266,7 @@ pub(super) fn program(c: &Config, caps: &Caps) -> Result<Program, Error> {
         let what = format!("workgroup memory (bytes) for features of width {} and D = {}", c.width(), c.qkv.dim_k);
         return Err(Error::Limit { op: NAME.into(), what, needed: needed as u64, limit: WORKGROUP_BYTES as u64 });
     }
-    core(c).program(&c.state_slot(), &tiles, caps)
+    recurrence(c).program(&tiles, caps)
 }
 
 #[cfg(test)]

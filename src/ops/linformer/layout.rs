@@ -11,12 +11,12 @@
 use std::ops::Range;
 
 use super::{Config, NAME, Pool, Projection, Sharing};
-use crate::cores::attention::{self, CORE, KEYS_ALL, KEYS_F32, LOADS, Mask, NO_SQUARES, SCALED, Tiles};
+use crate::cores::attention::{self, KEYS_ALL, KEYS_F32, Mask, NO_SQUARES, SCALED, Tiles};
 use crate::error::Error;
 use crate::gpu::Caps;
 use crate::gpu::grid::Grid;
 use crate::gpu::program::{Cost, Operand, Program, Scratch, Step, aligned, check_indices, check_workspace};
-use crate::gpu::shader::{Bind, Fragment, Kernel, Variant, fragment, params};
+use crate::gpu::shader::{Fragment, Kernel, UniformData, Variant, fragment, params};
 use crate::operator::qkv::{STRIDES_SOURCE, Strides, check_lengths};
 use crate::tensor::{DType, Layout};
 
@@ -46,44 +46,24 @@ params! {
 
 const TYPES: Fragment = fragment!("linformer/types.wgsl");
 
-static PROJECT: Kernel = Kernel {
-    name: "linformer_project",
-    sources: &[STRIDES_SOURCE, TYPES, fragment!("linformer/project.wgsl")],
-    bindings: &[("x", Bind::Read), ("matrix", Bind::Read), ("projected", Bind::Write)],
-    params: Params::UNIFORM,
-    bounds_proof: Some(attention::PROOF),
-};
-
-static POOL: Kernel = Kernel {
-    name: "linformer_pool",
-    sources: &[STRIDES_SOURCE, TYPES, fragment!("linformer/pool.wgsl")],
-    bindings: &[("x", Bind::Read), ("projected", Bind::Write)],
-    params: Params::UNIFORM,
-    bounds_proof: None,
-};
-
-static REDUCE: Kernel = Kernel {
-    name: "linformer_reduce",
-    sources: &[STRIDES_SOURCE, TYPES, fragment!("linformer/reduce.wgsl")],
-    bindings: &[("partials", Bind::Read), ("projected", Bind::Write)],
-    params: Params::UNIFORM,
-    bounds_proof: None,
-};
-
-static ATTEND: Kernel = attention::tiled_kernel(
-    "linformer_attention",
-    &[
-        STRIDES_SOURCE,
-        attention::TYPES,
-        LOADS,
-        SCALED,
-        NO_SQUARES,
-        KEYS_ALL,
-        CORE,
-        fragment!("linformer/attention.wgsl"),
-    ],
-    attention::PROOF,
+static PROJECT: Kernel = Kernel::new(
+    "linformer_project",
+    &[STRIDES_SOURCE, TYPES, fragment!("linformer/project.wgsl")],
+    Params::UNIFORM,
+    Some(attention::PROOF),
 );
+
+static POOL: Kernel =
+    Kernel::new("linformer_pool", &[STRIDES_SOURCE, TYPES, fragment!("linformer/pool.wgsl")], Params::UNIFORM, None);
+
+static REDUCE: Kernel = Kernel::new(
+    "linformer_reduce",
+    &[STRIDES_SOURCE, TYPES, fragment!("linformer/reduce.wgsl")],
+    Params::UNIFORM,
+    None,
+);
+
+static ATTEND: Kernel = attention::tiled_kernel("linformer_attention", attention::PROOF);
 
 /// Rows of the rank per tile.
 const ROWS: usize = 64;
@@ -172,9 +152,9 @@ fn attention(c: &Config) -> Step {
     let mut params = tiles.params(&short, MASK, c.effective_scale());
     let [_, k, v, _] = short.layout(Layout::Bhnd).strides();
     (params.k, params.v) = (k, v);
-    let spec = spec(c.qkv.dtype, &[KEYS_F32], tiles.consts(), ("CAUSAL", 0));
+    let spec = spec(c.qkv.dtype, &[KEYS_F32, KEYS_ALL, SCALED, NO_SQUARES], tiles.consts(), ("CAUSAL", 0));
     let cost = tiles.cost(&short, MASK, DType::F32.size());
-    Step::new(&ATTEND, spec, &params, vec![Q, KEYS, VALUES, O], tiles.groups(&short), cost)
+    Step::new(&ATTEND, spec, &params, &[("q", Q), ("k", KEYS), ("v", VALUES), ("o", O)], tiles.groups(&short), cost)
 }
 
 /// The dispatches that shorten the keys, or those that shorten the values.
@@ -278,7 +258,14 @@ impl<'a> Half<'a> {
             };
             let spec = spec(DType::F32, &[], vec![], ("POOL", self.pool()));
             let groups = all.div_ceil(ELEMENTS as u64);
-            steps.push(Step::new(&REDUCE, spec, &self.params(), vec![PARTIALS, target], groups, cost));
+            steps.push(Step::new(
+                &REDUCE,
+                spec,
+                &self.params(),
+                &[("partials", PARTIALS), ("projected", target)],
+                groups,
+                cost,
+            ));
         }
         Ok(steps)
     }
@@ -393,10 +380,9 @@ impl<'a> Half<'a> {
             }
         };
         let bind = |slot, part: Part| Operand::Part { slot, first: part.first, count: part.count };
-        let mut operands = vec![bind(self.slot, x)];
-        operands.extend(self.matrix.zip(matrix).map(|((slot, _), part)| bind(slot, part)));
-        operands.push(to);
-        Step::new(kernel, spec, &params, operands, groups, cost)
+        let mut operands = vec![("x", bind(self.slot, x)), ("projected", to)];
+        operands.extend(self.matrix.zip(matrix).map(|((slot, _), part)| ("matrix", bind(slot, part))));
+        Step::new(kernel, spec, &params, &operands, groups, cost)
     }
 }
 

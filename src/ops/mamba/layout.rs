@@ -17,8 +17,8 @@ use crate::cores::segments::segments;
 use crate::error::Error;
 use crate::gpu::Caps;
 use crate::gpu::grid::Grid;
-use crate::gpu::program::{self, Cost, Operand, Program, Scratch, Share, Step, check_indices, check_workspace};
-use crate::gpu::shader::{Bind, Fragment, Kernel, Variant, fragment, params};
+use crate::gpu::program::{self, Cost, Named, Operand, Program, Scratch, Share, Step, check_indices, check_workspace};
+use crate::gpu::shader::{Fragment, Kernel, UniformData, Variant, fragment, params};
 use crate::tensor::DType;
 
 params! {
@@ -48,45 +48,26 @@ const ACTIVATIONS: Fragment = fragment!("lib/activations.wgsl");
 const PROOF: &str =
     "channels, states and tokens are guarded by uniforms, arrays sized by the consts that end the loops";
 
-static SEGMENT: Kernel = Kernel {
-    name: "mamba_segment",
-    sources: &[TYPES, EXPONENTIAL, ACTIVATIONS, WALK, fragment!("mamba/segment.wgsl")],
-    bindings: &[
-        ("x", Bind::Read),
-        ("dt", Bind::Read),
-        ("b", Bind::Read),
-        ("weights", Bind::Read),
-        ("segments", Bind::Write),
-        ("steps", Bind::Write),
-    ],
-    params: Params::UNIFORM,
-    bounds_proof: Some(PROOF),
-};
+static SEGMENT: Kernel = Kernel::new(
+    "mamba_segment",
+    &[TYPES, EXPONENTIAL, ACTIVATIONS, WALK, fragment!("mamba/segment.wgsl")],
+    Params::UNIFORM,
+    Some(PROOF),
+);
 
-static SCAN: Kernel = Kernel {
-    name: "mamba_scan",
-    sources: &[TYPES, EXPONENTIAL, fragment!("mamba/scan.wgsl")],
-    bindings: &[("weights", Bind::Read), ("steps", Bind::Read), ("segments", Bind::Write), ("state", Bind::Write)],
-    params: Params::UNIFORM,
-    bounds_proof: Some("no array; one element of a state an invocation, guarded by its size; loops end at uniforms"),
-};
+static SCAN: Kernel = Kernel::new(
+    "mamba_scan",
+    &[TYPES, EXPONENTIAL, fragment!("mamba/scan.wgsl")],
+    Params::UNIFORM,
+    Some("no array; one element of a state an invocation, guarded by its size; loops end at uniforms"),
+);
 
-static OUTPUT: Kernel = Kernel {
-    name: "mamba_output",
-    sources: &[TYPES, EXPONENTIAL, ACTIVATIONS, WALK, fragment!("mamba/output.wgsl")],
-    bindings: &[
-        ("x", Bind::Read),
-        ("dt", Bind::Read),
-        ("b", Bind::Read),
-        ("weights", Bind::Read),
-        ("c", Bind::Read),
-        ("z", Bind::Read),
-        ("states", Bind::Write),
-        ("y", Bind::Write),
-    ],
-    params: Params::UNIFORM,
-    bounds_proof: Some(PROOF),
-};
+static OUTPUT: Kernel = Kernel::new(
+    "mamba_output",
+    &[TYPES, EXPONENTIAL, ACTIVATIONS, WALK, fragment!("mamba/output.wgsl")],
+    Params::UNIFORM,
+    Some(PROOF),
+);
 
 /// How one workgroup stores the states of its channels, and how many tokens it processes at a time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -311,7 +292,7 @@ impl<'a> Dispatches<'a> {
         }
     }
 
-    fn step(&self, kernel: &'static Kernel, spec: Variant, params: Params, operands: Vec<Operand>, cost: Cost) -> Step {
+    fn step(&self, kernel: &'static Kernel, spec: Variant, params: Params, operands: &[Named], cost: Cost) -> Step {
         Step::new(kernel, spec, &params, operands, 0, cost)
     }
 
@@ -343,16 +324,16 @@ impl<'a> Dispatches<'a> {
     fn segment(&self, segment: usize, segments: usize) -> Step {
         let written = (self.c.shape.rows() * segments * (self.c.states + 1)) as f64 * 4.0;
         let cost = Cost { bytes_written: written, ..self.walked(segments, 4.0) };
-        let operands = vec![
-            Operand::Slot(X),
-            Operand::Slot(DT),
-            Operand::Slot(B),
-            WEIGHTS,
-            Operand::Workspace(0),
-            Operand::Workspace(1),
+        let operands = [
+            ("x", Operand::Slot(X)),
+            ("dt", Operand::Slot(DT)),
+            ("b", Operand::Slot(B)),
+            ("weights", WEIGHTS),
+            ("segments", Operand::Workspace(0)),
+            ("steps", Operand::Workspace(1)),
         ];
         let params = self.params(segment, segments, segments);
-        let step = self.step(&SEGMENT, self.spec(self.overrides()), params, operands, cost);
+        let step = self.step(&SEGMENT, self.spec(self.overrides()), params, &operands, cost);
         Step { groups: self.groups(segments), ..step }
     }
 
@@ -369,8 +350,13 @@ impl<'a> Dispatches<'a> {
         };
         let overrides = vec![("A_LOG", c.a_log.into()), ("CARRY", c.mode.carry.into())];
         let spec = Variant::new(DType::F32, vec![], overrides);
-        let operands = vec![WEIGHTS, Operand::Workspace(1), Operand::Workspace(0), state];
-        let step = self.step(&SCAN, spec, self.params(0, segments, segments), operands, cost);
+        let operands = [
+            ("weights", WEIGHTS),
+            ("steps", Operand::Workspace(1)),
+            ("segments", Operand::Workspace(0)),
+            ("state", state),
+        ];
+        let step = self.step(&SCAN, spec, self.params(0, segments, segments), &operands, cost);
         Step { groups: c.shape.batch as u64 * size.div_ceil(64), ..step }
     }
 
@@ -394,17 +380,17 @@ impl<'a> Dispatches<'a> {
         overrides.extend([("SKIP", c.d.into()), ("GATED", c.z.into()), ("INIT", init.into()), ("STORE", store.into())]);
         // If z is absent, the weights are bound instead and not read.
         let z = if c.z { Operand::Slot(Z) } else { WEIGHTS };
-        let operands = vec![
-            Operand::Slot(X),
-            Operand::Slot(DT),
-            Operand::Slot(B),
-            WEIGHTS,
-            Operand::Slot(C),
-            z,
-            states,
-            Operand::Slot(Y),
+        let operands = [
+            ("x", Operand::Slot(X)),
+            ("dt", Operand::Slot(DT)),
+            ("b", Operand::Slot(B)),
+            ("weights", WEIGHTS),
+            ("c", Operand::Slot(C)),
+            ("z", z),
+            ("states", states),
+            ("y", Operand::Slot(Y)),
         ];
-        let step = self.step(&OUTPUT, self.spec(overrides), self.params(segment, segments, segments), operands, cost);
+        let step = self.step(&OUTPUT, self.spec(overrides), self.params(segment, segments, segments), &operands, cost);
         Step { groups: self.groups(segments), ..step }
     }
 }

@@ -16,8 +16,8 @@ use crate::cores::attention;
 use crate::error::Error;
 use crate::gpu::Caps;
 use crate::gpu::grid::Grid;
-use crate::gpu::program::{Cost, Operand, Program, Scratch, Step, check_indices, check_workspace};
-use crate::gpu::shader::{Bind, Fragment, Kernel, Variant, fragment, params};
+use crate::gpu::program::{Cost, Named, Operand, Program, Scratch, Step, check_indices, check_workspace};
+use crate::gpu::shader::{Fragment, Kernel, UniformData, Variant, fragment, params};
 use crate::operator::qkv::Qkv;
 use crate::operator::qkv::{STRIDES_SOURCE, Strides, check_lengths};
 use crate::tensor::Layout;
@@ -68,41 +68,17 @@ const SCORES: Fragment = fragment!("mta/scores.wgsl");
 const PROOF: &str = "cells of a tile, and lines of its dimensions, are below what the consts that size the arrays were chosen \
                      for; rows and keys outside the sequence are not read; loops end at consts, uniforms or the keys seen";
 
-const fn kernel(name: &'static str, sources: &'static [Fragment], bindings: &'static [(&'static str, Bind)]) -> Kernel {
-    Kernel { name, sources, bindings, params: Params::UNIFORM, bounds_proof: Some(PROOF) }
+const fn kernel(name: &'static str, sources: &'static [Fragment]) -> Kernel {
+    Kernel::new(name, sources, Params::UNIFORM, Some(PROOF))
 }
 
-static ROWS_PASS: Kernel = kernel(
-    "mta_rows",
-    &[STRIDES_SOURCE, TYPES, SCORES, fragment!("mta/rows.wgsl")],
-    &[("q", Bind::Read), ("k", Bind::Read), ("q_tail", Bind::Read), ("weights", Bind::Read), ("stats", Bind::Write)],
-);
+static ROWS_PASS: Kernel = kernel("mta_rows", &[STRIDES_SOURCE, TYPES, SCORES, fragment!("mta/rows.wgsl")]);
 
-static OUTPUT: Kernel = kernel(
-    "mta_output",
-    &[STRIDES_SOURCE, TYPES, SCORES, fragment!("mta/output.wgsl")],
-    &[
-        ("q", Bind::Read),
-        ("k", Bind::Read),
-        ("q_tail", Bind::Read),
-        ("weights", Bind::Read),
-        ("stats", Bind::Read),
-        ("v", Bind::Read),
-        ("o", Bind::Write),
-    ],
-);
+static OUTPUT: Kernel = kernel("mta_output", &[STRIDES_SOURCE, TYPES, SCORES, fragment!("mta/output.wgsl")]);
 
-static FINISH: Kernel = kernel(
-    "mta_finish",
-    &[STRIDES_SOURCE, TYPES, fragment!("mta/finish.wgsl")],
-    &[("weights", Bind::Read), ("o", Bind::Write)],
-);
+static FINISH: Kernel = kernel("mta_finish", &[STRIDES_SOURCE, TYPES, fragment!("mta/finish.wgsl")]);
 
-static TAIL: Kernel = kernel(
-    "mta_tail",
-    &[STRIDES_SOURCE, TYPES, fragment!("mta/tail.wgsl")],
-    &[("q", Bind::Read), ("q_tail", Bind::Write)],
-);
+static TAIL: Kernel = kernel("mta_tail", &[STRIDES_SOURCE, TYPES, fragment!("mta/tail.wgsl")]);
 
 /// Rows and keys of a tile (`ROWS` and `KEYS` in the shader). Each invocation processes one cell of it.
 const ROWS: usize = 8;
@@ -117,10 +93,10 @@ const OUT: usize = 64 * KEYS;
 /// Invocations per workgroup that finishes rows or copies queries.
 const LANES: usize = 64;
 
-const Q: Operand = Operand::Slot(0);
-const K: Operand = Operand::Slot(1);
-const V: Operand = Operand::Slot(2);
-const O: Operand = Operand::Slot(3);
+const Q: Named = ("q", Operand::Slot(0));
+const K: Named = ("k", Operand::Slot(1));
+const V: Named = ("v", Operand::Slot(2));
+const O: Named = ("o", Operand::Slot(3));
 
 /// Slots of q, k, v and o (0 to 3), with the byte offsets of their strides in [`Params`].
 const STRIDES: [(usize, usize); 4] =
@@ -385,7 +361,7 @@ impl Layouts<'_> {
         }
     }
 
-    fn step(&self, kernel: &'static Kernel, tiles: &Tiles, operands: Vec<Operand>, groups: usize, cost: Cost) -> Step {
+    fn step(&self, kernel: &'static Kernel, tiles: &Tiles, operands: &[Named], groups: usize, cost: Cost) -> Step {
         let spec = Variant::new(self.c.qkv.dtype, vec![], vec![]);
         Step::new(kernel, spec, &self.params(tiles), operands, groups as u64, cost)
     }
@@ -405,15 +381,15 @@ impl Layouts<'_> {
     fn steps(&self) -> Vec<Step> {
         let c = self.c;
         let s = &c.qkv;
-        let [tail, weights] = ["q_tail", "weights"].map(|name| self.slot(name));
-        let stats = Operand::Workspace(usize::from(c.post()));
+        let [tail, weights] = ["q_tail", "weights"].map(|name| (name, self.slot(name)));
+        let stats = ("stats", Operand::Workspace(usize::from(c.post())));
         let units = |tiles: &Tiles| s.batch * s.heads / tiles.unit_heads * tiles.head_blocks() * tiles.row_blocks();
         let mut steps = Vec::new();
         if let Some(tiles) = self.rows {
             // This pass does not read the values.
             let tiles = Tiles { columns: s.dim_v, ..tiles };
             let cost = Cost { bytes_written: self.stats_bytes(), ..self.cost(&tiles, 0.0) };
-            let step = self.step(&ROWS_PASS, &tiles, vec![Q, K, tail, weights, stats], units(&tiles), cost);
+            let step = self.step(&ROWS_PASS, &tiles, &[Q, K, tail, weights, stats], units(&tiles), cost);
             steps.push(self.scoring(step, &Tiles { columns: KEYS, ..tiles }));
         }
         let tiles = &self.output;
@@ -422,7 +398,7 @@ impl Layouts<'_> {
         let cost = Cost { bytes_written: o * s.dtype.size() as f64, ..self.cost(tiles, columns as f64) };
         let groups = units(tiles) * tiles.col_splits(c);
         let mut step =
-            self.scoring(self.step(&OUTPUT, tiles, vec![Q, K, tail, weights, stats, V, O], groups, cost), tiles);
+            self.scoring(self.step(&OUTPUT, tiles, &[Q, K, tail, weights, stats, V, O], groups, cost), tiles);
         step.spec.overrides.extend([
             ("POST", c.post().into()),
             ("KQ_POST", c.kq_post.is_some().into()),
@@ -434,12 +410,12 @@ impl Layouts<'_> {
             let elements = (s.batch * s.heads * c.tail() * s.dim_k) as f64;
             let cost = Cost { bytes_read: elements * 4.0, bytes_written: elements * 4.0, ..Cost::default() };
             let groups = s.batch * s.heads * s.dim_k.div_ceil(LANES);
-            steps.push(self.step(&TAIL, tiles, vec![Q, tail], groups, cost));
+            steps.push(self.step(&TAIL, tiles, &[Q, tail], groups, cost));
         }
         steps
     }
 
-    fn finish(&self, weights: Operand) -> Option<Step> {
+    fn finish(&self, weights: Named) -> Option<Step> {
         let c = self.c;
         if !c.norm && c.gate.is_none() {
             return None;
@@ -449,7 +425,7 @@ impl Layouts<'_> {
         let reads = 1.0 + f64::from(u8::from(c.norm)) + f64::from(u8::from(self.gates() == 1));
         let cost = Cost { bytes_read: reads * bytes, bytes_written: bytes, ..finish_cost(c) };
         let rows = c.qkv.batch * c.qkv.heads * c.qkv.queries;
-        let mut step = self.step(&FINISH, &self.output, vec![weights, O], rows, cost);
+        let mut step = self.step(&FINISH, &self.output, &[weights, O], rows, cost);
         // Workgroup memory for one row, rounded up to a few sizes.
         let room = [64, 256].into_iter().find(|room| c.qkv.dim_v <= *room).unwrap_or(MAX_GATE);
         step.spec.consts = vec![("ROOM", if self.gates() == 2 { room as u32 } else { 1 })];

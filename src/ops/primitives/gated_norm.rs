@@ -33,7 +33,7 @@ use crate::cpu::simd;
 use crate::error::Error;
 use crate::gpu::Caps;
 use crate::gpu::program::{Cost, Operand, Program, Scratch, Step, check_indices, check_memory};
-use crate::gpu::shader::{Bind, Kernel, Variant, fragment};
+use crate::gpu::shader::{Kernel, Variant, fragment};
 use crate::operator::{Algorithm, Configured, ReferenceOutputs, Rows, tensors};
 #[cfg(feature = "cpu")]
 use crate::tensor::HostTensor;
@@ -79,11 +79,7 @@ pub struct Config {
 /// Rows per workgroup.
 const ROWS: usize = 4;
 
-static GATE: Kernel = kernel(
-    "primitives_gated_norm",
-    &[TYPES, fragment!("primitives/gated_norm.wgsl")],
-    &[("x", Bind::Read), ("gate", Bind::Read), ("scale", Bind::Read), ("y", Bind::Write)],
-);
+static GATE: Kernel = kernel("primitives_gated_norm", &[TYPES, fragment!("primitives/gated_norm.wgsl")]);
 
 impl Config {
     /// f32 in layout bhnd, with a gate, without a scale, eps 1e-6.
@@ -188,7 +184,7 @@ impl Config {
         let slots = self.slots();
         let place = |name| slots.iter().position(|slot| slot.name == name);
         let operand = |name| place(name).map_or(Operand::Workspace(0), Operand::Slot);
-        let operands: Vec<_> = GATE.bindings.iter().map(|(name, _)| operand(*name)).collect();
+        let operands = ["x", "gate", "scale", "y"].map(|name| (name, operand(name)));
         let absent = self.scale == Scale::None || !self.gated;
         let workspace = absent.then_some(Scratch { name: "absent", bytes: 16 }).into_iter().collect();
         let elements = (self.rows() * self.dim) as f64;
@@ -197,7 +193,7 @@ impl Config {
         let bytes_read = elements * streams * self.dtype.size() as f64 + scales;
         let spec = Variant::new(self.dtype, vec![], vec![("SCALE", kind), ("GATED", self.gated.into())]);
         let groups = self.rows().div_ceil(ROWS);
-        let step = Step::new(&GATE, spec, &params, operands, groups as u64, Cost { bytes_read, ..self.cost() });
+        let step = Step::new(&GATE, spec, &params, &operands, groups as u64, Cost { bytes_read, ..self.cost() });
         Ok(Program::new(NAME, format!("{ROWS} rows a workgroup"), slots, workspace, vec![step]))
     }
 

@@ -14,7 +14,7 @@ use crate::cpu::simd;
 use crate::error::Error;
 use crate::gpu::Caps;
 use crate::gpu::program::{Cost, Operand, Program, Step, check_indices, check_memory};
-use crate::gpu::shader::{Bind, Fragment, Kernel, Variant, fragment};
+use crate::gpu::shader::{Fragment, Kernel, Variant, fragment};
 use crate::operator::{Algorithm, Configured, ReferenceOutputs, Rows, tensors};
 #[cfg(feature = "cpu")]
 use crate::tensor::HostTensor;
@@ -44,11 +44,7 @@ pub struct Config {
     pub dtype: DType,
 }
 
-static GATHER: Kernel = kernel(
-    "primitives_gather",
-    &[TYPES, SUM, fragment!("primitives/gather_rows.wgsl")],
-    &[("indices", Bind::Read), ("weights", Bind::Read), ("values", Bind::Read), ("o", Bind::Write)],
-);
+static GATHER: Kernel = kernel("primitives_gather", &[TYPES, SUM, fragment!("primitives/gather_rows.wgsl")]);
 
 impl Config {
     /// A shape with f32 storage.
@@ -113,9 +109,11 @@ impl Config {
         };
         let sums = (self.rows * self.topk * self.dim) as f64;
         let cost = Cost { bytes_read: sums * (8.0 + self.dtype.size() as f64), ..self.cost() };
-        let operands = (0..4).map(Operand::Slot).collect();
+        let names = ["indices", "weights", "values", "o"];
+        let operands: Vec<_> = names.into_iter().zip((0..4).map(Operand::Slot)).collect();
         let groups = self.rows * self.dim.div_ceil(COLUMNS);
-        let step = Step::new(&GATHER, Variant::new(self.dtype, vec![], vec![]), &params, operands, groups as u64, cost);
+        let step =
+            Step::new(&GATHER, Variant::new(self.dtype, vec![], vec![]), &params, &operands, groups as u64, cost);
         Ok(Program::new(NAME, format!("blocks of {COLUMNS} columns"), self.slots(), vec![], vec![step]))
     }
 

@@ -13,7 +13,7 @@ pub mod stable_sort;
 pub mod topk;
 
 use crate::gpu::grid::Grid;
-use crate::gpu::shader::{Bind, Fragment, Kernel, Variant, fragment, params};
+use crate::gpu::shader::{Fragment, Kernel, UniformData, Variant, fragment, params};
 
 params! {
     /// Must match `struct Params` in `shaders/primitives/types.wgsl`.
@@ -39,8 +39,8 @@ const TYPES: Fragment = fragment!("primitives/types.wgsl");
 const PROOF: &str = "indices are below sizes in the uniform by guards; what a tensor says is compared before it is an \
                      index; loops end at consts, uniforms, or halve a range";
 
-const fn kernel(name: &'static str, sources: &'static [Fragment], bindings: &'static [(&'static str, Bind)]) -> Kernel {
-    Kernel { name, sources, bindings, params: Params::UNIFORM, bounds_proof: Some(PROOF) }
+const fn kernel(name: &'static str, sources: &'static [Fragment]) -> Kernel {
+    Kernel::new(name, sources, Params::UNIFORM, Some(PROOF))
 }
 
 /// Every kernel of the building blocks in some specialisations, in both storage types. Shader validation checks this

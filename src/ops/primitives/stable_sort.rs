@@ -13,8 +13,8 @@
 use super::{Params, TYPES, kernel};
 use crate::error::Error;
 use crate::gpu::Caps;
-use crate::gpu::program::{Cost, Operand, Program, Scratch, Step, check_indices, check_memory};
-use crate::gpu::shader::{Bind, Fragment, Kernel, Variant, fragment};
+use crate::gpu::program::{Cost, Named, Operand, Program, Scratch, Step, check_indices, check_memory};
+use crate::gpu::shader::{Fragment, Kernel, Variant, fragment};
 use crate::operator::{Algorithm, Configured, ReferenceOutputs, Rows, tensors};
 #[cfg(feature = "cpu")]
 use crate::tensor::HostTensor;
@@ -45,26 +45,16 @@ pub struct Config {
     pub bins: usize,
 }
 
-static TILES: Kernel = kernel(
-    "primitives_stable_sort_tiles",
-    &[TYPES, TILE, fragment!("primitives/stable_sort_tiles.wgsl")],
-    &[("keys", Bind::Read), ("order", Bind::Write)],
-);
-static MERGE: Kernel = kernel(
-    "primitives_stable_sort_merge",
-    &[TYPES, fragment!("primitives/stable_sort_merge.wgsl")],
-    &[("keys", Bind::Read), ("source", Bind::Read), ("order", Bind::Write)],
-);
-static OFFSETS: Kernel = kernel(
-    "primitives_stable_sort_offsets",
-    &[TYPES, fragment!("primitives/stable_sort_offsets.wgsl")],
-    &[("keys", Bind::Read), ("order", Bind::Read), ("offsets", Bind::Write)],
-);
+static TILES: Kernel =
+    kernel("primitives_stable_sort_tiles", &[TYPES, TILE, fragment!("primitives/stable_sort_tiles.wgsl")]);
+static MERGE: Kernel = kernel("primitives_stable_sort_merge", &[TYPES, fragment!("primitives/stable_sort_merge.wgsl")]);
+static OFFSETS: Kernel =
+    kernel("primitives_stable_sort_offsets", &[TYPES, fragment!("primitives/stable_sort_offsets.wgsl")]);
 
 // The slots, and the workspace buffer.
-const KEYS: Operand = Operand::Slot(0);
+const KEYS: Named = ("keys", Operand::Slot(0));
 const ORDER: Operand = Operand::Slot(1);
-const STARTS: Operand = Operand::Slot(2);
+const STARTS: Named = ("offsets", Operand::Slot(2));
 const OTHER: Operand = Operand::Workspace(0);
 
 impl Config {
@@ -134,21 +124,21 @@ impl Config {
         let sorts = vec![("SORT", SORT as u32)];
         let sort = Variant::new(DType::F32, sorts, vec![]);
         let mut steps =
-            vec![Step::new(&TILES, sort, &params, vec![KEYS, side(0)], tiles as u64, bytes(numbers, numbers))];
+            vec![Step::new(&TILES, sort, &params, &[KEYS, ("order", side(0))], tiles as u64, bytes(numbers, numbers))];
         for merge in 0..merges {
             let params = Params { run: (SORT as u32) << merge, ..params };
-            let operands = vec![KEYS, side(merge), side(merge + 1)];
+            let operands = [KEYS, ("source", side(merge)), ("order", side(merge + 1))];
             let groups = self.lists * self.len.div_ceil(INVOCATIONS);
             // At most its own key, and the keys of a binary search.
             let looks = f64::from(12 + merge);
             let cost = bytes(numbers * (2.0 * (1.0 + looks) + 1.0), numbers);
-            steps.push(Step::new(&MERGE, spec(), &params, operands, groups as u64, cost));
+            steps.push(Step::new(&MERGE, spec(), &params, &operands, groups as u64, cost));
         }
         let bins = (self.lists * (self.bins + 1)) as f64;
         let groups = self.lists * (self.bins + 1).div_ceil(INVOCATIONS);
         let looks = f64::from(self.len.next_power_of_two().trailing_zeros() + 1);
         let cost = bytes(bins * 2.0 * looks, bins);
-        steps.push(Step::new(&OFFSETS, spec(), &params, vec![KEYS, ORDER, STARTS], groups as u64, cost));
+        steps.push(Step::new(&OFFSETS, spec(), &params, &[KEYS, ("order", ORDER), STARTS], groups as u64, cost));
         let scratch = Scratch { name: "runs", bytes: (self.lists * self.len * 4) as u64 };
         let workspace = if merges > 0 { vec![scratch] } else { vec![] };
         let variant = format!("tiles of {SORT}, {merges} merges");

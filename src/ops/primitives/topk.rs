@@ -16,7 +16,7 @@ use super::{PROOF, Params, TYPES, reference};
 use crate::error::Error;
 use crate::gpu::Caps;
 use crate::gpu::program::{Cost, Operand, Program, Step, check_indices, check_memory};
-use crate::gpu::shader::{Bind, Fragment, Kernel, Variant, fragment};
+use crate::gpu::shader::{Fragment, Kernel, UniformData, Variant, fragment};
 use crate::operator::{Algorithm, Configured, ReferenceOutputs, Rows, tensors};
 use crate::tensor::{Access, DType, Slot, TensorMap};
 #[cfg(feature = "cpu")]
@@ -59,13 +59,8 @@ pub struct Config {
     pub dtype: DType,
 }
 
-static TOPK: Kernel = Kernel {
-    name: "primitives_topk",
-    sources: &[TYPES, BEAM, fragment!("primitives/topk.wgsl")],
-    bindings: &[("logits", Bind::Read), ("indices", Bind::Write), ("weights", Bind::Write)],
-    params: Params::UNIFORM,
-    bounds_proof: Some(PROOF),
-};
+static TOPK: Kernel =
+    Kernel::new("primitives_topk", &[TYPES, BEAM, fragment!("primitives/topk.wgsl")], Params::UNIFORM, Some(PROOF));
 
 impl Config {
     /// f32, with product weights at temperature 1.
@@ -139,7 +134,8 @@ impl Config {
         let params = Params { rows: self.rows as u32, tau: self.tau, ..Params::default() };
         let overrides = vec![("SURVIVORS", (self.weights == Weights::Softmax).into())];
         let spec = Variant::new(self.dtype, lanes.consts(lanes.vectors()), overrides);
-        let operands = (0..3).map(Operand::Slot).collect();
+        let names = ["logits", "indices", "weights"];
+        let operands: Vec<_> = names.into_iter().zip((0..3).map(Operand::Slot)).collect();
         let mut loads = lanes.loads();
         if self.weights == Weights::Softmax && !lanes.cached() {
             loads = lanes.candidates();
@@ -147,7 +143,7 @@ impl Config {
         let bytes_read = (self.rows * loads * self.dtype.size()) as f64;
         let cost = Cost { flops: self.rows as f64 * lanes.work(), bytes_read, ..self.cost() };
         let groups = self.rows.div_ceil(lanes.vectors());
-        let step = Step::new(&TOPK, spec, &params, operands, groups as u64, cost);
+        let step = Step::new(&TOPK, spec, &params, &operands, groups as u64, cost);
         let variant = format!("{} lanes a row", lanes.lanes);
         Ok(Program::new(NAME, variant, self.slots(), vec![], vec![step]))
     }

@@ -23,8 +23,8 @@ use super::{Cape, Config, NAME, Rule};
 use crate::error::Error;
 use crate::gpu::Caps;
 use crate::gpu::grid::Grid;
-use crate::gpu::program::{Cost, Operand, Program, Scratch, Step, aligned, check_indices, check_workspace};
-use crate::gpu::shader::{Bind, Fragment, Kernel, Variant, fragment, params};
+use crate::gpu::program::{Cost, Named, Operand, Program, Scratch, Step, aligned, check_indices, check_workspace};
+use crate::gpu::shader::{Fragment, Kernel, UniformData, Variant, fragment, params};
 use crate::operator::qkv::{STRIDES_SOURCE, Strides, check_lengths};
 use crate::ops::primitives::topk::{self, Lanes};
 use crate::ops::primitives::{gather, stable_sort};
@@ -69,70 +69,29 @@ const PROOF: &str = "slots are below P^U, since the beam keeps distinct addresse
                      of a tile; the buffers of both are written by the steps before; loops end at consts, uniforms, or the \
                      number of pieces";
 
-const fn kernel(name: &'static str, sources: &'static [Fragment], bindings: &'static [(&'static str, Bind)]) -> Kernel {
-    Kernel { name, sources, bindings, params: Params::UNIFORM, bounds_proof: Some(PROOF) }
+const fn kernel(name: &'static str, sources: &'static [Fragment]) -> Kernel {
+    Kernel::new(name, sources, Params::UNIFORM, Some(PROOF))
 }
 
-static CLEAR: Kernel =
-    kernel("ramnet_clear", &[STRIDES_SOURCE, TYPES, fragment!("ramnet/clear.wgsl")], &[("memory", Bind::Write)]);
+static CLEAR: Kernel = kernel("ramnet_clear", &[STRIDES_SOURCE, TYPES, fragment!("ramnet/clear.wgsl")]);
 
-static ADDRESS: Kernel = kernel(
-    "ramnet_address",
-    &[STRIDES_SOURCE, TYPES, topk::BEAM, fragment!("ramnet/address.wgsl")],
-    &[("q", Bind::Read), ("k", Bind::Read), ("memory", Bind::Read), ("events", Bind::Write), ("weights", Bind::Write)],
-);
+static ADDRESS: Kernel =
+    kernel("ramnet_address", &[STRIDES_SOURCE, TYPES, topk::BEAM, fragment!("ramnet/address.wgsl")]);
 
-static BIN: Kernel = kernel(
-    "ramnet_bin",
-    &[STRIDES_SOURCE, TYPES, EVENTS, stable_sort::TILE, fragment!("ramnet/bin.wgsl")],
-    &[("events", Bind::Write)],
-);
+static BIN: Kernel =
+    kernel("ramnet_bin", &[STRIDES_SOURCE, TYPES, EVENTS, stable_sort::TILE, fragment!("ramnet/bin.wgsl")]);
 
-static RATES: Kernel = kernel(
-    "ramnet_rates",
-    &[STRIDES_SOURCE, TYPES, EVENTS, RULE, fragment!("ramnet/rates.wgsl")],
-    &[
-        ("events", Bind::Read),
-        ("weights", Bind::Read),
-        ("gamma", Bind::Read),
-        ("memory", Bind::Write),
-        ("rates", Bind::Write),
-    ],
-);
+static RATES: Kernel = kernel("ramnet_rates", &[STRIDES_SOURCE, TYPES, EVENTS, RULE, fragment!("ramnet/rates.wgsl")]);
 
-const WALKED: &[(&str, Bind)] = &[
-    ("events", Bind::Read),
-    ("rates", Bind::Read),
-    ("v", Bind::Read),
-    ("memory", Bind::Write),
-    ("contributions", Bind::Write),
-    ("carries", Bind::Write),
-];
-
-static WALK: Kernel =
-    kernel("ramnet_apply", &[STRIDES_SOURCE, TYPES, EVENTS, PIECES, fragment!("ramnet/apply.wgsl")], WALKED);
+static WALK: Kernel = kernel("ramnet_apply", &[STRIDES_SOURCE, TYPES, EVENTS, PIECES, fragment!("ramnet/apply.wgsl")]);
 
 static JOIN: Kernel =
-    kernel("ramnet_compose", &[STRIDES_SOURCE, TYPES, EVENTS, PIECES, fragment!("ramnet/compose.wgsl")], WALKED);
+    kernel("ramnet_compose", &[STRIDES_SOURCE, TYPES, EVENTS, PIECES, fragment!("ramnet/compose.wgsl")]);
 
-static REDUCE: Kernel = kernel(
-    "ramnet_reduce",
-    &[STRIDES_SOURCE, TYPES, fragment!("ramnet/reduce.wgsl")],
-    &[("contributions", Bind::Read), ("memory", Bind::Write), ("o", Bind::Write)],
-);
+static REDUCE: Kernel = kernel("ramnet_reduce", &[STRIDES_SOURCE, TYPES, fragment!("ramnet/reduce.wgsl")]);
 
-static DECODE: Kernel = kernel(
-    "ramnet_decode",
-    &[STRIDES_SOURCE, TYPES, RULE, topk::BEAM, gather::SUM, fragment!("ramnet/decode.wgsl")],
-    &[
-        ("q", Bind::Read),
-        ("k", Bind::Read),
-        ("v", Bind::Read),
-        ("gamma", Bind::Read),
-        ("memory", Bind::Write),
-        ("o", Bind::Write),
-    ],
-);
+static DECODE: Kernel =
+    kernel("ramnet_decode", &[STRIDES_SOURCE, TYPES, RULE, topk::BEAM, gather::SUM, fragment!("ramnet/decode.wgsl")]);
 
 /// Maximum number of events of a tile, which one workgroup sorts.
 const TILE_EVENTS: usize = 2048;
@@ -151,13 +110,13 @@ const K: usize = 1;
 const V: usize = 2;
 const O: usize = 3;
 const GAMMA: usize = 4;
-const STATE: Operand = Operand::Slot(5);
-const EVENT_KEYS: Operand = Operand::Workspace(0);
-const WEIGHTS: Operand = Operand::Workspace(1);
-const RATE_LIST: Operand = Operand::Workspace(2);
-const CONTRIBUTIONS: Operand = Operand::Workspace(3);
-const CARRIES: Operand = Operand::Workspace(4);
-const MEMORY: Operand = Operand::Workspace(5);
+const STATE: Named = ("memory", Operand::Slot(5));
+const EVENT_KEYS: Named = ("events", Operand::Workspace(0));
+const WEIGHTS: Named = ("weights", Operand::Workspace(1));
+const RATE_LIST: Named = ("rates", Operand::Workspace(2));
+const CONTRIBUTIONS: Named = ("contributions", Operand::Workspace(3));
+const CARRIES: Named = ("carries", Operand::Workspace(4));
+const MEMORY: Named = ("memory", Operand::Workspace(5));
 
 /// Minimum work: each input is read once and each output is written once; of a carried memory, only the slots that
 /// tokens can access.
@@ -370,13 +329,14 @@ impl<'a> Tiling<'a> {
         }
     }
 
-    fn memory(&self) -> Operand {
+    fn memory(&self) -> Named {
         if self.c.mode.carry { STATE } else { MEMORY }
     }
 
-    fn bind(&self, slot: usize, units: &Range<usize>) -> Operand {
-        let (first, count) = self.part(&self.c.slots()[slot], units);
-        Operand::Part { slot, first, count }
+    fn bind(&self, slot: usize, units: &Range<usize>) -> Named {
+        let tensor = &self.c.slots()[slot];
+        let (first, count) = self.part(tensor, units);
+        (tensor.name, Operand::Part { slot, first, count })
     }
 
     fn consts(&self) -> Vec<(&'static str, u32)> {
@@ -396,12 +356,12 @@ impl<'a> Tiling<'a> {
         kernel: &'static Kernel,
         params: &Params,
         consts: Vec<(&'static str, u32)>,
-        operands: Vec<Operand>,
+        operands: &[Named],
         groups: usize,
         cost: Cost,
     ) -> Step {
         // Steps that bind no tensor of the caller do not depend on its storage type.
-        let stored = operands.iter().any(|operand| matches!(operand, Operand::Part { .. }));
+        let stored = operands.iter().any(|(_, operand)| matches!(operand, Operand::Part { .. }));
         let elem = if stored { self.c.qkv.dtype } else { DType::F32 };
         Step::new(kernel, Variant::new(elem, consts, vec![]), params, operands, groups as u64, cost)
     }
@@ -415,7 +375,7 @@ impl<'a> Tiling<'a> {
             let elements = base.position_at as usize + 2 * units.len();
             let cost = Cost { bytes_written: elements as f64 * 4.0, ..Cost::default() };
             let groups = elements.div_ceil(ELEMENTS);
-            steps.push(self.step(&CLEAR, &base, self.consts(), vec![MEMORY], groups, cost));
+            steps.push(self.step(&CLEAR, &base, self.consts(), &[MEMORY], groups, cost));
         }
         let segment = c.mode.segment.unwrap_or(s.queries);
         for start in (0..s.queries).step_by(segment) {
@@ -450,7 +410,7 @@ impl<'a> Tiling<'a> {
             &ADDRESS,
             &params,
             self.beam_consts(vectors),
-            vec![self.bind(Q, units), self.bind(K, units), self.memory(), EVENT_KEYS, WEIGHTS],
+            &[self.bind(Q, units), self.bind(K, units), self.memory(), EVENT_KEYS, WEIGHTS],
             (2 * units.len() * tokens).div_ceil(vectors),
             Cost {
                 flops: n * 2.0 * self.lanes.work(),
@@ -465,7 +425,7 @@ impl<'a> Tiling<'a> {
             &BIN,
             &params,
             [self.consts(), vec![sort]].concat(),
-            vec![EVENT_KEYS],
+            &[EVENT_KEYS],
             units.len() * params.tiles as usize,
             Cost { bytes_read: bytes, bytes_written: bytes, ..Cost::default() },
         ));
@@ -476,7 +436,7 @@ impl<'a> Tiling<'a> {
             &RATES,
             &params,
             [self.consts(), vec![sort]].concat(),
-            vec![EVENT_KEYS, WEIGHTS, self.bind(GAMMA, units), self.memory(), RATE_LIST],
+            &[EVENT_KEYS, WEIGHTS, self.bind(GAMMA, units), self.memory(), RATE_LIST],
             units.len(),
             Cost {
                 exps: n * topk,
@@ -505,12 +465,12 @@ impl<'a> Tiling<'a> {
             let reached = |piece: usize| ((piece + 2) * PIECE).min(end) - piece * PIECE;
             let looked = (0..pieces).map(|piece| keys(piece) + reached(piece) + 1).sum::<usize>();
             let looked = (units.len() * columns * looked) as f64;
-            let operands = vec![EVENT_KEYS, RATE_LIST, self.bind(V, units), self.memory(), CONTRIBUTIONS, CARRIES];
+            let operands = [EVENT_KEYS, RATE_LIST, self.bind(V, units), self.memory(), CONTRIBUTIONS, CARRIES];
             steps.push(self.step(
                 &WALK,
                 &params,
                 consts.clone(),
-                operands.clone(),
+                &operands,
                 groups,
                 Cost {
                     flops: n * walked,
@@ -523,7 +483,7 @@ impl<'a> Tiling<'a> {
             // One start per piece, assuming that no run is longer than a piece.
             let looked = (units.len() * columns * pieces) as f64;
             let cost = Cost { bytes_read: looked * 4.0, ..Cost::default() };
-            steps.push(self.step(&JOIN, &params, consts, operands, groups, cost));
+            steps.push(self.step(&JOIN, &params, consts, &operands, groups, cost));
         }
 
         let moved = if params.advance > 0 { (units.len() * 2 * 4) as f64 } else { 0.0 };
@@ -531,7 +491,7 @@ impl<'a> Tiling<'a> {
             &REDUCE,
             &params,
             self.consts(),
-            vec![CONTRIBUTIONS, self.memory(), self.bind(O, units)],
+            &[CONTRIBUTIONS, self.memory(), self.bind(O, units)],
             (units.len() * tokens * c.qkv.dim_v).div_ceil(ELEMENTS),
             Cost { bytes_read: n * topk * e * 4.0 + moved, bytes_written: n * e * size + moved, ..Cost::default() },
         ));
@@ -559,7 +519,7 @@ impl<'a> Tiling<'a> {
         let mut operands = [Q, K, V, GAMMA].map(|slot| self.bind(slot, &units)).to_vec();
         operands.extend([STATE, self.bind(O, &units)]);
         let groups = units.len();
-        let mut step = self.step(&DECODE, &params, self.beam_consts(2), operands, groups, cost);
+        let mut step = self.step(&DECODE, &params, self.beam_consts(2), &operands, groups, cost);
         step.spec.overrides = self.rule();
         step
     }

@@ -8,94 +8,39 @@
 
 use super::{Config, NAME, Poly, quadrature};
 use crate::cores::recurrence::kernels::*;
-use crate::cores::recurrence::{Core, Decay, MOST_ROWS, Params, Tiles};
+use crate::cores::recurrence::{self, Decay, Decays, Epilogue, MOST_ROWS, Recurrence, StateLayout, Tiles};
 use crate::error::Error;
 use crate::gpu::Caps;
-use crate::gpu::program::{Cost, Program};
-use crate::gpu::shader::{Bind, Fragment, Kernel, fragment};
+use crate::gpu::program::{Cost, Own, Program};
+use crate::gpu::shader::{Fragment, fragment, params};
 
+const OWN: Fragment = fragment!("slay/own.wgsl");
 const FEATURES: Fragment = fragment!("slay/features.wgsl");
-const TENSORS: Fragment = fragment!("slay/types.wgsl");
+const TYPES: Fragment = fragment!("slay/types.wgsl");
 const KEYS: Fragment = fragment!("slay/keys.wgsl");
+const PARTIALS: Fragment = fragment!("slay/partials.wgsl");
+const DECODE: Fragment = fragment!("slay/decode.wgsl");
 const ANCHOR: Fragment = fragment!("slay/poly_anchor.wgsl");
 const EXACT: Fragment = fragment!("slay/poly_exact.wgsl");
 const MACLAURIN: Fragment = fragment!("slay/poly_maclaurin.wgsl");
 const TENSORSKETCH: Fragment = fragment!("slay/poly_tensorsketch.wgsl");
 const ONE: Fragment = fragment!("slay/poly_one.wgsl");
 
-static SEGMENT: Kernel = kernel(
-    "slay_segment",
-    &[
-        STRIDES_TYPES,
-        TYPES,
-        DECAYS,
-        ROWS,
-        STATE_WRITE,
-        TENSORS,
-        FEATURES,
-        VECTORS_KEYS,
-        KEYS,
-        PLAIN.decay,
-        STORED,
-        SEGMENT_CORE,
-        fragment!("slay/segment.wgsl"),
-    ],
-    &[K, V, WEIGHTS, SEGMENTS],
-    Some(PROOF),
-);
+static KERNELS: Kernels = Kernels::new(["slay_segment", "slay_scan", "slay_output", "slay_decode"]);
 
-static SCAN: Kernel = kernel(
-    "slay_scan",
-    &[STRIDES_TYPES, TYPES, DECAYS, SCAN_CORE, fragment!("slay/scan.wgsl")],
-    &[SEGMENTS, UPDATED],
-    Some(SCAN_PROOF),
-);
-
-static OUTPUT: Kernel = kernel(
-    "slay_output",
-    &[
-        STRIDES_TYPES,
-        TYPES,
-        DECAYS,
-        ROWS,
-        STATE_WRITE,
-        STATE_READ,
-        TENSORS,
-        FEATURES,
-        VECTORS_KEYS,
-        VECTORS_QUERIES,
-        KEYS,
-        PLAIN.decay,
-        PLAIN.quotient,
-        PLAIN.output,
-        STORED,
-        OUTPUT_CORE,
-        fragment!("slay/output.wgsl"),
-    ],
-    &[K, V, WEIGHTS, Q, STATE, O, SEGMENTS, ("partials", Bind::Write)],
-    Some(PROOF),
-);
-
-static DECODE: Kernel = kernel(
-    "slay_decode",
-    &[
-        STRIDES_TYPES,
-        TYPES,
-        DECAYS,
-        TENSORS,
-        FEATURES,
-        PLAIN.decode_decay,
-        PLAIN.decode_quotient,
-        PLAIN.decode,
-        ROWS,
-        DECODE_CORE,
-        fragment!("slay/decode.wgsl"),
-    ],
-    &[K, V, WEIGHTS, Q, UPDATED, O],
-    None,
-);
-
-static KERNELS: Kernels = Kernels { segment: &SEGMENT, scan: &SCAN, output: &OUTPUT, decode: &DECODE };
+params! {
+    /// Must match `struct Own` in `shaders/slay/own.wgsl`.
+    struct Sizes {
+        nodes: u32,
+        poly: u32,
+        features: u32,
+        omega: u32,
+        first_poly: u32,
+        poly_scale: f32,
+        _pad: [u32; 2],
+        node: [[f32; 4]; 32],
+    }
+}
 
 /// Maximum number of bytes of weights that a workgroup caches. More would leave no room for tokens.
 const CACHE_BYTES: usize = 6144;
@@ -209,15 +154,15 @@ pub(super) fn program(c: &Config, caps: &Caps) -> Result<Program, Error> {
     let fixed = 4 * features.cache.max(1);
     let tiles = Tiles::new(rows, c.qkv.dim_v, c.qkv.group(), Some(features.floats()), 0, fixed, true).for_several();
     let square = c.poly.weight_rows(c.anchors) * c.qkv.dim_k;
-    let mut params = Params {
+    let mut sizes = Sizes {
         nodes: c.nodes as u32,
         poly: c.poly_width() as u32,
         features: c.features as u32,
         omega: square.next_multiple_of(4) as u32,
         poly_scale: 1.0 / (c.anchors as f32).sqrt(),
-        ..Params::default()
+        ..Sizes::default()
     };
-    for (node, [weight, rate, s]) in params.node.iter_mut().zip(quadrature::factors(c)) {
+    for (node, [weight, rate, s]) in sizes.node.iter_mut().zip(quadrature::factors(c)) {
         *node = [rate as f32, s as f32, weight as f32, 0.0];
     }
     let bytes = |rows: usize| ((rows + c.nodes * c.features) * c.qkv.dim_k * 4) as f64;
@@ -231,44 +176,51 @@ pub(super) fn program(c: &Config, caps: &Caps) -> Result<Program, Error> {
     let pal = c.poly_width();
     let whole = Features { pal, taken: taken(c, pal), cache: 0, ..features };
     decode_consts.extend(whole.consts());
-    let core = Core {
+    let splits = c.poly_width().div_ceil(features.pal);
+    let part = |part: usize| Own::new(&Sizes { first_poly: (part * features.pal) as u32, ..sizes });
+    let recurrence = Recurrence {
         op: NAME,
         qkv: &c.qkv,
         slots: c.slots(),
-        weights: Some(4),
+        aliases: &[],
         kernels: &KERNELS,
-        fragments: vec![fragment],
-        segment_fragments: vec![],
-        output_fragments: vec![],
-        decode_fragments: vec![fragment],
-        more: vec![],
-        more_output: vec![],
-        more_const: "",
-        overrides: vec![],
-        output_overrides: vec![],
+        features: recurrence::Features {
+            rows: c.width(),
+            keys: vec![OWN, fragment, TYPES, FEATURES, RAW_KEYS, KEYS],
+            segment: vec![],
+            queries: vec![RAW_QUERIES, PARTIALS],
+            decode: vec![OWN, fragment, TYPES, FEATURES, DECODE],
+            consts,
+            decode_consts,
+            row_splits: Some(splits),
+            cost: feature(c, met(c, c.poly_width())),
+            weight_bytes,
+        },
+        decay: Decay {
+            kind: Decays::None,
+            slot: None,
+            strides: Default::default(),
+            tiled: vec![NO_DECAY[0]],
+            decode: vec![NO_DECAY[1]],
+            cost: Cost::default(),
+        },
+        epilogue: Epilogue {
+            tiled: vec![NORMALIZE[0], NO_EPILOGUE[0]],
+            decode: vec![NORMALIZE[1], NO_EPILOGUE[1]],
+            overrides: vec![],
+            beside_o: None,
+            cost: Cost::default(),
+        },
+        state: StateLayout { slot: c.state_slot(), transposed: false, extra: 0, position: false },
+        normalize: Some(c.norm_eps),
+        scale: 1.0,
+        mode: c.mode,
         strides: c.qkv.strides(),
         share: 1,
-        beside_o: None,
-        position: false,
-        transposed: false,
-        decay: Decay::None,
-        gate: None,
-        consts,
-        decode_consts,
-        rows: c.width(),
-        mode: c.mode,
-        normalize: true,
-        scale: 1.0,
-        norm_eps: c.norm_eps,
-        params,
-        row_splits: c.poly_width().div_ceil(features.pal),
-        split_step: features.pal,
-        feature: feature(c, met(c, c.poly_width())),
-        decode_more,
-        decay_cost: Cost::default(),
-        finish_cost: Cost::default(),
-        weight_bytes,
+        overrides: vec![],
+        own: (0..splits).map(part).collect(),
         essential: essential(c),
+        decode_more,
     };
-    core.program(&c.state_slot(), &tiles, caps)
+    recurrence.program(&tiles, caps)
 }

@@ -5,103 +5,35 @@
 
 use super::{Config, NAME};
 use crate::cores::recurrence::kernels::*;
-use crate::cores::recurrence::{Core, Decay, Params, Tiles};
+use crate::cores::recurrence::{Decay, Decays, Epilogue, Features, Recurrence, StateLayout, Tiles};
 use crate::error::Error;
 use crate::gpu::Caps;
-use crate::gpu::program::{Cost, Program};
-use crate::gpu::shader::{Bind, Fragment, Kernel, fragment};
+use crate::gpu::program::{Cost, Own, Program};
+use crate::gpu::shader::{Fragment, fragment, params};
 use crate::operator::qkv;
 use crate::tensor::Layout;
 
-const IDENTITY: Fragment = fragment!("cores/recurrence/feature_identity.wgsl");
 const EXPONENTIAL: Fragment = fragment!("lib/exponential.wgsl");
 const ACTIVATIONS: Fragment = fragment!("lib/activations.wgsl");
-const TENSORS: Fragment = fragment!("ssd/types.wgsl");
+const OWN: Fragment = fragment!("ssd/own.wgsl");
 const STEPS: Fragment = fragment!("ssd/steps.wgsl");
 const DECAY: Fragment = fragment!("ssd/decay.wgsl");
+const DECODE: Fragment = fragment!("ssd/decode.wgsl");
 const FINISH: Fragment = fragment!("ssd/finish.wgsl");
+const EPILOGUE: Fragment = fragment!("ssd/epilogue.wgsl");
 const GATE: Fragment = fragment!("ssd/gate.wgsl");
 const NO_GATE: Fragment = fragment!("ssd/no_gate.wgsl");
 
-const fn output(bindings: Bindings) -> Kernel {
-    let sources = &[
-        STRIDES_TYPES,
-        TYPES,
-        DECAYS,
-        TENSORS,
-        EXPONENTIAL,
-        ACTIVATIONS,
-        ROWS,
-        STATE_WRITE,
-        STATE_READ,
-        ROWS_KEYS,
-        ROWS_QUERIES,
-        STEPS,
-        DECAY,
-        FINISH,
-        PLAIN.quotient,
-        STORED,
-        OUTPUT_CORE,
-        fragment!("ssd/output.wgsl"),
-    ];
-    kernel("ssd_output", sources, bindings, Some(PROOF))
+static KERNELS: Kernels = Kernels::new(["ssd_segment", "ssd_scan", "ssd_output", "ssd_decode"]);
+
+params! {
+    /// Must match `struct Own` in `shaders/ssd/own.wgsl`.
+    struct Offsets {
+        skip: u32,
+        bias: u32,
+        _pad: [u32; 2],
+    }
 }
-
-const fn decode(bindings: Bindings) -> Kernel {
-    let sources = &[
-        STRIDES_TYPES,
-        TYPES,
-        DECAYS,
-        TENSORS,
-        EXPONENTIAL,
-        ACTIVATIONS,
-        ROWS_DECODE,
-        STEPS,
-        FINISH,
-        PLAIN.decode_quotient,
-        DECODE_CORE,
-        fragment!("ssd/decode.wgsl"),
-    ];
-    kernel("ssd_decode", sources, bindings, None)
-}
-
-const DT: (&str, Bind) = ("dt", Bind::Read);
-const Z: (&str, Bind) = ("z", Bind::Read);
-
-static SEGMENT: Kernel = kernel(
-    "ssd_segment",
-    &[
-        STRIDES_TYPES,
-        TYPES,
-        DECAYS,
-        TENSORS,
-        EXPONENTIAL,
-        ACTIVATIONS,
-        ROWS,
-        STATE_WRITE,
-        ROWS_KEYS,
-        STEPS,
-        DECAY,
-        STORED,
-        SEGMENT_CORE,
-        fragment!("ssd/segment.wgsl"),
-    ],
-    &[K, V, SEGMENTS, DT, WEIGHTS],
-    Some(PROOF),
-);
-static SCAN: Kernel = kernel(
-    "ssd_scan",
-    &[STRIDES_TYPES, TYPES, DECAYS, SCAN_CORE, fragment!("ssd/scan.wgsl")],
-    &[SEGMENTS, UPDATED],
-    Some(SCAN_PROOF),
-);
-static OUTPUT: Kernel = output(&[K, V, Q, O, SEGMENTS, DT, WEIGHTS]);
-static GATED_OUTPUT: Kernel = output(&[K, V, Q, O, SEGMENTS, DT, WEIGHTS, Z]);
-static DECODE: Kernel = decode(&[K, V, Q, UPDATED, O, DT, WEIGHTS]);
-static GATED_DECODE: Kernel = decode(&[K, V, Q, UPDATED, O, DT, WEIGHTS, Z]);
-
-static KERNELS: Kernels = Kernels { segment: &SEGMENT, scan: &SCAN, output: &OUTPUT, decode: &DECODE };
-static GATED: Kernels = Kernels { segment: &SEGMENT, scan: &SCAN, output: &GATED_OUTPUT, decode: &GATED_DECODE };
 
 /// Numbers of elements of x, dt and b.
 fn elements(c: &Config) -> [f64; 3] {
@@ -131,8 +63,7 @@ pub(super) fn program(c: &Config, caps: &Caps) -> Result<Program, Error> {
     let weights = c.weights_slot();
     let offset = |name: &str| weights.parts.iter().find(|part| part.name == name).map_or(0, |part| part.offset as u32);
     let of = |heads, dim| qkv::strides_of(Layout::Bnhd, heads, c.length, dim);
-    let params = Params { g: of(c.heads, 1), skip: offset("d"), bias: offset("dt_bias"), ..Params::default() };
-    let more: Vec<usize> = at("dt").into_iter().chain(at("weights")).collect();
+    let own = Own::new(&Offsets { skip: offset("d"), bias: offset("dt_bias"), _pad: [0; 2] });
     let gate = if c.z { GATE } else { NO_GATE };
     let (size, bias) = (c.dtype.size() as f64, f64::from(u8::from(c.dt_bias)));
     let exps = 1.0 + f64::from(u8::from(c.softplus)) + f64::from(u8::from(c.a_log));
@@ -143,47 +74,53 @@ pub(super) fn program(c: &Config, caps: &Caps) -> Result<Program, Error> {
     // second time.
     let heads = (c.batch * c.heads) as f64;
     let shared = 2.0 * (heads - (c.batch * c.groups) as f64) * c.states as f64 * size;
-    let own = heads * (4.0 * (1.0 + bias) + skip * c.dim as f64 * (4.0 + size));
+    let own_bytes = heads * (4.0 * (1.0 + bias) + skip * c.dim as f64 * (4.0 + size));
     let read: usize = weights.parts.iter().map(|part| part.shape.count() * 4).sum();
-    let core = Core {
+    let steps = [OWN, EXPONENTIAL, ACTIVATIONS, STEPS];
+    let recurrence = Recurrence {
         op: NAME,
         qkv: &qkv,
-        slots: slots.clone(),
-        weights: None,
-        kernels: if c.z { &GATED } else { &KERNELS },
-        fragments: vec![IDENTITY, gate],
-        segment_fragments: vec![],
-        output_fragments: vec![],
-        decode_fragments: vec![IDENTITY, gate],
-        more_output: more.iter().copied().chain(at("z")).collect(),
-        more,
-        more_const: "STEPS",
-        overrides: vec![("A_LOG", c.a_log.into()), ("SOFTPLUS", c.softplus.into()), ("BIASED", c.dt_bias.into())],
-        output_overrides: vec![("SKIPPED", c.d.into()), ("GATED", c.z.into())],
-        decay: Decay::Head,
-        gate: at("dt"),
+        aliases: &[("k", "b"), ("v", "x"), ("q", "c"), ("o", "y")],
+        kernels: &KERNELS,
+        features: Features {
+            rows: c.states,
+            keys: vec![IDENTITY, MAPPED_KEYS, PLAIN_WALK],
+            segment: vec![],
+            queries: vec![MAPPED_QUERIES],
+            decode: vec![IDENTITY, MAPPED_DECODE],
+            consts: vec![],
+            decode_consts: vec![("MAX_DIM", super::MAX_STATES as u32)],
+            row_splits: None,
+            cost: Cost::default(),
+            weight_bytes: (0.0, 0.0),
+        },
+        decay: Decay {
+            kind: Decays::PerHead,
+            slot: at("dt"),
+            strides: of(c.heads, 1),
+            tiled: [&steps[..], &[DECAY]].concat(),
+            decode: steps.to_vec(),
+            cost: Cost { exps, bytes_read: size + 4.0 * (1.0 + bias), ..Cost::default() },
+        },
+        epilogue: Epilogue {
+            tiled: vec![NORMALIZE[0], gate, FINISH, EPILOGUE],
+            decode: vec![NORMALIZE[1], gate, FINISH, DECODE],
+            overrides: vec![("SKIPPED", c.d.into()), ("GATED", c.z.into())],
+            beside_o: at("z"),
+            cost: finish_cost,
+        },
+        state: StateLayout { slot: c.state_slot(), transposed: true, extra: 0, position: false },
+        normalize: None,
+        scale: 1.0,
+        mode: c.mode,
         strides: [of(c.groups, c.states), of(c.groups, c.states), of(c.heads, c.dim), of(c.heads, c.dim)],
         share: c.heads / c.groups,
-        beside_o: at("z"),
-        position: false,
-        transposed: true,
-        consts: vec![],
-        decode_consts: vec![("MAX_DIM", super::MAX_STATES as u32)],
-        rows: c.states,
-        mode: c.mode,
-        normalize: false,
-        scale: 1.0,
-        norm_eps: 0.0,
-        params,
-        row_splits: 1,
-        split_step: 0,
-        feature: Cost::default(),
-        weight_bytes: (0.0, 0.0),
-        decode_more: shared + own - read as f64,
-        decay_cost: Cost { exps, bytes_read: size + 4.0 * (1.0 + bias), ..Cost::default() },
-        finish_cost,
+        overrides: vec![("A_LOG", c.a_log.into()), ("SOFTPLUS", c.softplus.into()), ("BIASED", c.dt_bias.into())],
+        own: vec![own],
         essential: essential(c),
+        decode_more: shared + own_bytes - read as f64,
+        slots,
     };
     let tiles = Tiles::new(c.states, c.dim, 1, None, 1, 0, false).for_several();
-    core.program(&c.state_slot(), &tiles, caps)
+    recurrence.program(&tiles, caps)
 }
