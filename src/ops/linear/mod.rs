@@ -45,6 +45,8 @@ mod cpu;
 pub mod delta;
 #[cfg(feature = "cpu")]
 mod delta_cpu;
+#[cfg(feature = "cpu")]
+mod delta_steps;
 mod layout;
 mod maps;
 mod reference;
