@@ -12,6 +12,8 @@ mod checkpoints;
 mod commands;
 #[path = "cli/harmless.rs"]
 mod harmless;
+#[path = "cli/merging.rs"]
+mod merging;
 #[path = "cli/packed.rs"]
 mod packed;
 #[path = "cli/processes.rs"]

@@ -78,6 +78,16 @@ impl Flags {
         Some(format!("--{no}{name}"))
     }
 
+    /// An error about a setting, under the name of the flag if a flag gave the setting.
+    pub fn spell(&self, error: Error) -> Error {
+        match error {
+            Error::Setting { op, setting, problem } => {
+                Error::Setting { op, setting: self.spelled(&setting).unwrap_or(setting), problem }
+            }
+            other => other,
+        }
+    }
+
     /// Names and values, ordered by name.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
         self.0.iter().map(|(n, v)| (n.as_str(), v.as_str()))

@@ -11,4 +11,5 @@ pub mod qkv;
 pub mod random;
 pub mod request;
 pub mod spec;
+pub mod summaries;
 pub mod telling;

@@ -7,6 +7,7 @@ use super::case::Case;
 use super::domain::Domain;
 use super::flags::{Flag, FlagKind, Flags};
 use super::request::Request;
+use super::summaries::Summaries;
 use crate::error::Error;
 use crate::gpu::{Caps, Kernel, Variant};
 use crate::operator::Operator;
@@ -191,6 +192,8 @@ pub struct Op {
     pub rows_apart: bool,
     /// Cost as a function of the length, for people: `O(N D E)`.
     pub complexity: &'static str,
+    /// How summaries of pieces of a sequence are folded (`--summary-out`, `subquad merge`); `None` if there are none.
+    pub summaries: Option<Summaries>,
     /// Creates the operator from flags and shapes.
     pub configure: fn(&Request<'_>) -> Result<Box<dyn Operator>, Error>,
     /// Named shapes for tests, `check` and benches.
@@ -221,12 +224,7 @@ impl Op {
     /// The errors of the operator.
     pub fn configure(&self, request: &Request<'_>) -> Result<Box<dyn Operator>, Error> {
         self.check_words(request.flags)?;
-        (self.configure)(request).map_err(|error| match error {
-            Error::Setting { op, setting, problem } => {
-                Error::Setting { op, setting: request.flags.spelled(&setting).unwrap_or(setting), problem }
-            }
-            other => other,
-        })
+        (self.configure)(request).map_err(|error| request.flags.spell(error))
     }
 
     /// Refuses a word that is none of those a flag takes.
@@ -250,6 +248,18 @@ impl Op {
     /// # Errors
     /// [`Error::Usage`].
     pub fn usage(&self, flags: &Flags) -> Result<(), Error> {
+        self.usage_by(flags, &|_| Ok(()))
+    }
+
+    /// Like [`Op::usage`], for a run that also writes a summary of its piece of a sequence, which some settings do not have.
+    ///
+    /// # Errors
+    /// [`Error::Usage`].
+    pub fn usage_with_summary(&self, flags: &Flags) -> Result<(), Error> {
+        self.usage_by(flags, &|operator| operator.check_summary())
+    }
+
+    fn usage_by(&self, flags: &Flags, check: &dyn Fn(&dyn Operator) -> Result<(), Error>) -> Result<(), Error> {
         let decode = flags.switch("decode") == Some(true);
         let refused = |factor: usize| {
             let axes = self.axes.iter().filter_map(|(letter, default)| match default {
@@ -261,7 +271,7 @@ impl Op {
             case.flags = flags.clone();
             case.carry = decode;
             case.complete(self);
-            case.configure(self).err()
+            case.configure(self).and_then(|operator| check(&*operator).map_err(|error| flags.spell(error))).err()
         };
         match (refused(1), refused(2)) {
             (Some(error @ Error::Usage(_)), _) => Err(error),

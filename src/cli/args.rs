@@ -8,7 +8,7 @@ use clap::builder::PossibleValuesParser;
 use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches, ColorChoice, Command, value_parser};
 
-use super::{adapters, bench, check, completions, diff, inspect, names, sample, wgsl};
+use super::{adapters, bench, check, completions, diff, inspect, merge, names, sample, wgsl};
 use crate::catalog::flags::FlagKind;
 use crate::catalog::packed::Packed;
 use crate::catalog::spec::{Causality, Op, Role, TensorSpec};
@@ -39,6 +39,7 @@ pub(super) fn command() -> Command {
         .subcommand(per_operator("sample", "Write a valid random input file for an operator", sample::command))
         .subcommand(diff::command())
         .subcommand(inspect::command())
+        .subcommand(merge::command())
         .subcommand(check::command())
         .subcommand(bench::command())
         .subcommand(adapters::command())
@@ -97,7 +98,12 @@ fn run(op: &'static Op) -> Command {
         command = command
             .arg(path("state-in").help("File with the state to start from, all of its tensors"))
             .arg(path("state-out").help("File to write the state after the last token to"))
-            .arg(on("state-any", "Take the state even if its file says that other settings or weights made it"));
+            .arg(state_any());
+    }
+    if op.summaries.is_some() {
+        command = command.arg(path("summary-out").help(
+            "File to write what the tokens do to any state that enters them (for `subquad merge`); --state-in has no effect on it",
+        ));
     }
     command = command
         .arg(
@@ -252,6 +258,11 @@ pub(super) fn force_adapter() -> Arg {
 /// `--seed`.
 pub(super) fn seed(help: &'static str) -> Arg {
     value("seed").value_name("N").allow_negative_numbers(true).default_value("0").help(help)
+}
+
+/// `--state-any`.
+pub(super) fn state_any() -> Arg {
+    on("state-any", "Take the state even if its file says that other settings or weights made it")
 }
 
 /// `--json`.

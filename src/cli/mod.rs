@@ -13,8 +13,10 @@ mod headers;
 mod inputs;
 mod inspect;
 mod kv_cache;
+mod merge;
 mod names;
 mod options;
+mod pieces;
 mod provenance;
 mod reference;
 mod report;
@@ -141,6 +143,7 @@ fn dispatch(matches: &clap::ArgMatches) -> Result<Outcome, Error> {
         }
         Some(("diff", matches)) => diff::diff(matches),
         Some(("inspect", matches)) => inspect::inspect(matches),
+        Some(("merge", matches)) => merge::merge(matches),
         Some(("check", matches)) => check::check(matches),
         Some(("bench", matches)) => bench::bench(matches),
         Some(("adapters", matches)) => adapters::adapters(matches),

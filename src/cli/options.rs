@@ -26,6 +26,8 @@ pub(super) struct Options {
     pub state_in: Option<PathBuf>,
     pub output: Option<PathBuf>,
     pub state_out: Option<PathBuf>,
+    /// Where a summary of the piece goes.
+    pub summary_out: Option<PathBuf>,
     /// Whether a state is taken whatever made it.
     pub state_any: bool,
     pub save_params: Option<PathBuf>,
@@ -64,6 +66,7 @@ impl Options {
             state_in: path("state-in"),
             output: path("output"),
             state_out: path("state-out"),
+            summary_out: path("summary-out"),
             state_any: args::is_on(matches, "state-any"),
             save_params: path("save-params"),
             names: Names::parse(op, matches)?,
@@ -87,9 +90,9 @@ impl Options {
         Ok(options)
     }
 
-    /// Whether a state file is read or written.
+    /// Whether the run needs or makes a state for a file.
     pub(super) fn carry(&self) -> bool {
-        self.state_in.is_some() || self.state_out.is_some()
+        self.state_in.is_some() || self.state_out.is_some() || self.summary_out.is_some()
     }
 
     fn check_flags(&self, op: &Op) -> Result<(), Error> {
@@ -98,6 +101,9 @@ impl Options {
         match (op.causal, self.flags.switch("causal")) {
             (Causality::Never, Some(true)) => return refuse("--causal: this operator has no causal form"),
             (Causality::Always, Some(false)) => return refuse("--no-causal: this operator has only a causal form"),
+            (_, Some(false)) if self.summary_out.is_some() => {
+                return refuse("--no-causal cannot be used with --summary-out");
+            }
             (_, Some(false)) if self.carry() => {
                 return refuse("--no-causal cannot be used with --state-in or --state-out");
             }
@@ -117,11 +123,10 @@ impl Options {
                 FlagKind::Choice(_) | FlagKind::Switch | FlagKind::Text(_) => {}
             }
         }
-        op.usage(&self.flags)
+        if self.summary_out.is_some() { op.usage_with_summary(&self.flags) } else { op.usage(&self.flags) }
     }
 
     fn check_files(&self, op: &Op) -> Result<(), Error> {
-        let name = op.name;
         let inputs = named([
             ("input", Some(&self.input)),
             ("params", self.params.as_ref()),
@@ -130,31 +135,45 @@ impl Options {
         let outputs = named([
             ("output", self.output.as_ref()),
             ("state-out", self.state_out.as_ref()),
+            ("summary-out", self.summary_out.as_ref()),
             ("save-params", self.save_params.as_ref()),
         ]);
-        for (paths, stream) in [(&inputs, "input"), (&outputs, "output")] {
-            if paths.iter().filter(|(_, path)| is_dash(path)).count() > 1 {
-                return Err(Error::Usage(format!("{name}: only one file can be `-`, standard {stream}")));
-            }
-        }
-        if let Some((flag, _)) = outputs.iter().find(|(_, path)| self.json && is_dash(path)) {
-            let text = format!("--json and `--{flag} -` cannot both write to standard output");
-            return Err(Error::Usage(format!("{name}: {text}")));
-        }
-        for (at, (flag, path)) in outputs.iter().enumerate() {
-            let before = outputs.iter().take(at);
-            if let Some((other, _)) = inputs.iter().chain(before).find(|(_, other)| io::same_file(other, path)) {
-                let text = format!("--{flag} and --{other} cannot be the same file, {}", report::path(path));
-                return Err(Error::Usage(format!("{name}: {text}")));
-            }
-        }
-        for (flag, _) in outputs.iter().filter(|(_, path)| is_dash(path)) {
-            report::check_stream(name, flag)?;
-        }
-        outputs.iter().try_for_each(|(_, path)| io::write_check(path))
+        check_files(op.name, self.json, &inputs, &outputs)
     }
 }
 
+/// Refuses paths that contradict each other, and outputs that cannot be written. Each path has the name of its flag, or that of
+/// a positional argument in capitals. `name` is that of the command or the operator.
+pub(super) fn check_files(
+    name: &str,
+    json: bool,
+    inputs: &[(&'static str, &Path)],
+    outputs: &[(&'static str, &Path)],
+) -> Result<(), Error> {
+    let spelled = |flag: &str| if flag.chars().all(char::is_uppercase) { flag.to_owned() } else { format!("--{flag}") };
+    for (paths, stream) in [(inputs, "input"), (outputs, "output")] {
+        if paths.iter().filter(|(_, path)| is_dash(path)).count() > 1 {
+            return Err(Error::Usage(format!("{name}: only one file can be `-`, standard {stream}")));
+        }
+    }
+    if let Some((flag, _)) = outputs.iter().find(|(_, path)| json && is_dash(path)) {
+        let text = format!("--json and `--{flag} -` cannot both write to standard output");
+        return Err(Error::Usage(format!("{name}: {text}")));
+    }
+    for (at, (flag, path)) in outputs.iter().enumerate() {
+        let before = outputs.iter().take(at);
+        if let Some((other, _)) = inputs.iter().chain(before).find(|(_, other)| io::same_file(other, path)) {
+            let text = format!("--{flag} and {} cannot be the same file, {}", spelled(other), report::path(path));
+            return Err(Error::Usage(format!("{name}: {text}")));
+        }
+    }
+    for (flag, _) in outputs.iter().filter(|(_, path)| is_dash(path)) {
+        report::check_stream(name, flag)?;
+    }
+    outputs.iter().try_for_each(|(_, path)| io::write_check(path))
+}
+
+/// The paths that are given, with the names of their flags.
 fn named<'a, const K: usize>(paths: [(&'static str, Option<&'a PathBuf>); K]) -> Vec<(&'static str, &'a Path)> {
     paths.into_iter().filter_map(|(flag, path)| Some((flag, path?.as_path()))).collect()
 }

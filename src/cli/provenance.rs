@@ -1,5 +1,6 @@
 //! What made a state file: written into its metadata, and compared before a run goes on from it. A state of another rule or of
-//! other random features has the right shape and the wrong meaning.
+//! other random features has the right shape and the wrong meaning. A summary of a piece of a sequence says the same under
+//! another name, so that neither is taken for the other.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -7,6 +8,7 @@ use std::path::Path;
 use half::f16;
 
 use super::report::{self, Ui};
+use crate::catalog::summaries::Settings;
 use crate::error::Error;
 use crate::gpu::shader;
 use crate::operator::Operator;
@@ -14,6 +16,9 @@ use crate::tensor::{HostTensor, TensorMap};
 
 /// The entry in the metadata of a state file.
 pub(super) const KEY: &str = "state";
+
+/// The entry in the metadata of a summary.
+pub(super) const SUMMARY: &str = "summary";
 
 /// The operator, then everything that the numbers of its state depend on, as names and values without spaces.
 #[derive(Debug, Clone, PartialEq)]
@@ -28,6 +33,44 @@ impl Provenance {
         let hashed = |name: &&str| Some(((*name).to_owned(), format!("{:016x}", hash(tensors.get(name)?))));
         pairs.extend(basis.weights.iter().filter_map(hashed));
         Self(pairs)
+    }
+
+    /// What made a summary, as its file says.
+    ///
+    /// # Errors
+    /// [`Error::File`] if the file is none.
+    pub(super) fn of_summary(path: &Path, metadata: &BTreeMap<String, String>) -> Result<Self, Error> {
+        let found = match metadata.get(SUMMARY) {
+            Some(text) => return Ok(Self(read(text))),
+            None if metadata.contains_key(KEY) => "a state (--state-out writes one; --state-in takes it)",
+            None => "a file that does not say it is one",
+        };
+        Err(Error::file(path, format!("expected a summary that `subquad run` wrote with --summary-out, found {found}")))
+    }
+
+    /// The operator.
+    pub(super) fn operator(&self) -> &str {
+        known(&self.0, "operator").unwrap_or_default()
+    }
+
+    /// The settings of the operator and the hashes of its weights.
+    pub(super) fn settings(&self) -> Settings<'_> {
+        Settings(&self.0)
+    }
+
+    /// What differs from another, each side as a list for people; `None` if nothing does.
+    pub(super) fn differences(&self, other: &Self) -> Option<[String; 2]> {
+        let mut names: Vec<&String> = Vec::new();
+        for (name, _) in self.0.iter().chain(&other.0) {
+            if known(&self.0, name) != known(&other.0, name) && !names.contains(&name) {
+                names.push(name);
+            }
+        }
+        let side = |pairs: &[(String, String)]| {
+            let one = |name: &&String| format!("{name} {}", known(pairs, name).unwrap_or("none"));
+            names.iter().map(one).collect::<Vec<_>>().join(", ")
+        };
+        (!names.is_empty()).then(|| [side(&self.0), side(&other.0)])
     }
 
     /// The text of the entry in the metadata: `operator=slay poly=anchor omega=91..`.
@@ -46,41 +89,37 @@ impl Provenance {
         any: bool,
         ui: &mut Ui,
     ) -> Result<(), Error> {
-        let found = match (metadata.get(KEY), metadata.get("operator")) {
-            (Some(text), _) => read(text),
-            (None, Some(operator)) => vec![("operator".to_owned(), operator.clone())],
+        let differences = match (metadata.get(KEY), metadata.get("operator")) {
+            _ if metadata.contains_key(SUMMARY) => {
+                Some(", found a summary, of which `subquad merge` makes a state".into())
+            }
+            (Some(text), _) => self.differences(&Self(read(text))).map(found_one),
+            // A file of an earlier version says less: only what it says is compared.
+            (None, Some(operator)) => {
+                let pair = |operator: &str| Self(vec![("operator".to_owned(), operator.to_owned())]);
+                pair(self.operator()).differences(&pair(operator)).map(found_one)
+            }
             (None, None) => {
                 ui.note(&format!("{}: does not say what made this state; taken as it is", report::path(path)));
-                return Ok(());
+                None
             }
         };
-        let known = |pairs: &[(String, String)], name: &str| {
-            pairs.iter().find(|(other, _)| other == name).map(|(_, value)| value.clone())
-        };
-        // A file of an earlier version says less: only what it says is compared.
-        let names = || self.0.iter().map(|(name, _)| name).chain(found.iter().map(|(name, _)| name));
-        let mut differ: Vec<&String> = Vec::new();
-        for name in names() {
-            let both = (known(&self.0, name), known(&found, name));
-            let same = both.0 == both.1 || (both.1.is_none() && !metadata.contains_key(KEY));
-            if !same && !differ.contains(&name) {
-                differ.push(name);
-            }
-        }
-        if differ.is_empty() {
-            return Ok(());
-        }
-        let side = |pairs: &[(String, String)]| {
-            let one = |name: &&String| format!("{name} {}", known(pairs, name).unwrap_or_else(|| "none".into()));
-            differ.iter().map(one).collect::<Vec<_>>().join(", ")
-        };
-        let text = format!("expected a state made with {}, found one made with {}", side(&self.0), side(&found));
+        let Some(differences) = differences else { return Ok(()) };
+        let text = format!("expected a state{differences}");
         if any {
             ui.warn(format!("{}: {text}; taken because of --state-any", report::path(path)));
             return Ok(());
         }
         Err(Error::file(path, format!("{text} (--state-any takes it nevertheless)")))
     }
+}
+
+fn found_one([own, other]: [String; 2]) -> String {
+    format!(" made with {own}, found one made with {other}")
+}
+
+fn known<'a>(pairs: &'a [(String, String)], name: &str) -> Option<&'a str> {
+    pairs.iter().find(|(other, _)| other == name).map(|(_, value)| value.as_str())
 }
 
 fn read(text: &str) -> Vec<(String, String)> {

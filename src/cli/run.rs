@@ -10,6 +10,7 @@ use super::finite;
 use super::inputs::{self, Inputs};
 use super::kv_cache;
 use super::options::{self, Options};
+use super::pieces;
 use super::provenance::{self, Provenance};
 use super::reference;
 use super::report::{self, Ui};
@@ -32,6 +33,9 @@ pub(super) fn run(op: &'static Op, matches: &ArgMatches) -> Result<Outcome, Erro
     // Shapes are checked before an adapter is opened. Only after that is it known whether f16 is stored.
     let assumed = options.dtype.unwrap_or(DType::F32);
     let mut operator = found.configure(&options, assumed)?;
+    if options.summary_out.is_some() {
+        operator.check_summary().map_err(|error| options.flags.spell(error))?;
+    }
     found.note_unused(&ui);
 
     let target = Target::open(&options.target, false, &mut ui)?;
@@ -69,13 +73,11 @@ pub(super) fn run(op: &'static Op, matches: &ArgMatches) -> Result<Outcome, Erro
 
     let mut outputs = TensorMap::new();
     let mut state = if options.carry() { kv_cache::kept(op, &inputs, options.layout) } else { TensorMap::new() };
-    let slots = operator.slots();
+    pieces::carried(&*operator, &run.outputs).into_iter().for_each(|(name, tensor)| state.insert(name, tensor));
     for (name, tensor) in run.outputs {
         if let Some(spec) = inputs::output(op, &name) {
             let shape = absent.strip(spec, options.layout, tensor.shape());
             outputs.insert(name, tensor.reshape(shape));
-        } else if let Some((_, part)) = inputs::parts(&slots, Access::Update).find(|(_, part)| part.name == name) {
-            state.insert(name, tensor.reshape(part.shape.clone()).cast(part.dtype));
         }
     }
     for (name, tensor) in outputs.iter().chain(state.iter()) {
@@ -83,10 +85,20 @@ pub(super) fn run(op: &'static Op, matches: &ArgMatches) -> Result<Outcome, Erro
         let when = if half { " in f16, which ends at 65504 (--dtype f32 has more room)" } else { "" };
         finite::check(op.name, name, (tensor, Domain::Finite), when, options.strict, &mut ui)?;
     }
+    let (summary, summary_verdicts) = pieces::summary(op, &*operator, &target, &inputs, &state, &options, &mut ui)?;
+    if options.state_in.is_none() && options.state_out.is_none() {
+        // What was carried only for the summary is shown there.
+        state = TensorMap::new();
+    }
     let metadata = metadata(op, &options, &target, dtype);
-    let mut of_state = metadata.clone();
+    let (mut of_state, mut of_summary) = (metadata.clone(), metadata.clone());
     of_state.insert(provenance::KEY.to_owned(), made.text());
-    let mut files = vec![(&options.output, &outputs, &metadata), (&options.state_out, &state, &of_state)];
+    of_summary.insert(provenance::SUMMARY.to_owned(), made.text());
+    let mut files = vec![
+        (&options.output, &outputs, &metadata),
+        (&options.state_out, &state, &of_state),
+        (&options.summary_out, &summary, &of_summary),
+    ];
     if !drawn.is_empty() {
         files.push((&options.save_params, &drawn, &metadata));
     } else if let Some(path) = &options.save_params {
@@ -98,7 +110,8 @@ pub(super) fn run(op: &'static Op, matches: &ArgMatches) -> Result<Outcome, Erro
     };
     io::write_together(&files.into_iter().filter_map(output).collect::<Vec<_>>())?;
 
-    let failed: Vec<_> = verdicts.iter().filter(|(_, verdict)| !verdict.ok).map(|(name, _)| name.as_str()).collect();
+    let all_verdicts = verdicts.iter().chain(&summary_verdicts);
+    let failed: Vec<_> = all_verdicts.filter(|(_, verdict)| !verdict.ok).map(|(name, _)| name.as_str()).collect();
     let summary = Summary {
         op,
         options: &options,
@@ -108,11 +121,11 @@ pub(super) fn run(op: &'static Op, matches: &ArgMatches) -> Result<Outcome, Erro
         wall: run.wall,
         workspace_bytes: run.workspace_bytes,
         read: &read,
-        written: vec![
-            Written { path: options.output.as_deref(), tensors: &outputs },
-            Written { path: options.state_out.as_deref(), tensors: &state },
+        written: [
+            Written { path: options.output.as_deref(), tensors: &outputs, verdicts: &verdicts },
+            Written { path: options.state_out.as_deref(), tensors: &state, verdicts: &verdicts },
+            Written { path: options.summary_out.as_deref(), tensors: &summary, verdicts: &summary_verdicts },
         ],
-        verdicts: &verdicts,
         drawn: &drawn,
         warnings: ui.warnings(),
     };
@@ -120,7 +133,8 @@ pub(super) fn run(op: &'static Op, matches: &ArgMatches) -> Result<Outcome, Erro
         report::json(&summary.json())?;
     } else if !options.quiet {
         // A tensor file may occupy standard output.
-        let taken = [&options.output, &options.state_out].into_iter().flatten().any(|path| is_dash(path));
+        let taken =
+            [&options.output, &options.state_out, &options.summary_out].into_iter().flatten().any(|path| is_dash(path));
         if taken {
             report::stderr_lines(&summary.text());
         } else {

@@ -25,9 +25,8 @@ pub(super) struct Summary<'a> {
     pub workspace_bytes: u64,
     /// How the shapes of the inputs were read.
     pub read: &'a [ReadAs],
-    /// Outputs, then state.
-    pub written: Vec<Written<'a>>,
-    pub verdicts: &'a [(String, Comparison)],
+    /// Outputs, then the state, then the summary of the piece.
+    pub written: [Written<'a>; 3],
     /// Parameters drawn from the seed.
     pub drawn: &'a TensorMap,
     pub warnings: &'a [String],
@@ -37,13 +36,35 @@ pub(super) struct Summary<'a> {
 pub(super) struct Written<'a> {
     pub path: Option<&'a Path>,
     pub tensors: &'a TensorMap,
+    /// How far they are from the reference, by name; of `--verify`.
+    pub verdicts: &'a [(String, Comparison)],
 }
 
-impl Summary<'_> {
+impl Written<'_> {
     fn verdict(&self, name: &str) -> Option<&Comparison> {
         self.verdicts.iter().find(|(of, _)| of == name).map(|(_, verdict)| verdict)
     }
 
+    fn json(&self) -> Vec<Value> {
+        let one = |(name, tensor): (&str, &crate::tensor::HostTensor)| {
+            let mut object = Map::new();
+            object.insert("name".into(), Value::from(name));
+            object.insert("dtype".into(), Value::from(tensor.dtype().name()));
+            object.insert("shape".into(), Value::from(tensor.shape().dims().to_vec()));
+            object.insert("file".into(), self.path.map(|path| path.display().to_string()).into());
+            if let Some(verdict) = self.verdict(name) {
+                object.insert("error".into(), report::number(verdict.error));
+                object.insert("bound".into(), report::number(verdict.bound));
+                object.insert("ok".into(), Value::from(verdict.ok));
+                object.insert("reason".into(), reason(verdict).into());
+            }
+            Value::Object(object)
+        };
+        self.tensors.iter().map(one).collect()
+    }
+}
+
+impl Summary<'_> {
     /// Lines of a key and a value.
     pub(super) fn text(&self) -> String {
         let mut text = String::new();
@@ -61,11 +82,11 @@ impl Summary<'_> {
         if self.workspace_bytes > 0 {
             line("workspace", report::bytes(self.workspace_bytes));
         }
-        for Written { path, tensors } in &self.written {
-            for (name, tensor) in tensors.iter() {
-                let file = path.map_or_else(String::new, |path| format!(" -> {}", report::path(path)));
+        for written in &self.written {
+            for (name, tensor) in written.tensors.iter() {
+                let file = written.path.map_or_else(String::new, |path| format!(" -> {}", report::path(path)));
                 line(name, format!("{} {}{file}", tensor.dtype(), tensor.shape()));
-                if let Some(verdict) = self.verdict(name) {
+                if let Some(verdict) = written.verdict(name) {
                     line("", judgement(verdict));
                 }
             }
@@ -89,8 +110,8 @@ impl Summary<'_> {
         for (name, value) in self.options.flags.iter() {
             flags.insert(name.to_owned(), Value::from(value));
         }
-        let mut tensors = self.written.iter().map(|written| self.tensors(written));
-        let (outputs, state) = (tensors.next().unwrap_or_default(), tensors.next().unwrap_or_default());
+        let [outputs, state, summary] = self.written.each_ref().map(Written::json);
+        let mut verdicts = self.written.iter().flat_map(|written| written.verdicts);
         json!({
             "schema": report::SCHEMA,
             "command": "run",
@@ -110,32 +131,15 @@ impl Summary<'_> {
             "workspace_bytes": self.workspace_bytes,
             "outputs": outputs,
             "state": state,
+            "summary": summary,
             "verified": if self.options.verify {
-                Value::from(self.verdicts.iter().all(|(_, verdict)| verdict.ok))
+                Value::from(verdicts.all(|(_, verdict)| verdict.ok))
             } else {
                 Value::Null
             },
             "drawn": self.drawn.iter().map(|(name, _)| name).collect::<Vec<_>>(),
             "warnings": self.warnings,
         })
-    }
-
-    fn tensors(&self, written: &Written<'_>) -> Vec<Value> {
-        let one = |(name, tensor): (&str, &crate::tensor::HostTensor)| {
-            let mut object = Map::new();
-            object.insert("name".into(), Value::from(name));
-            object.insert("dtype".into(), Value::from(tensor.dtype().name()));
-            object.insert("shape".into(), Value::from(tensor.shape().dims().to_vec()));
-            object.insert("file".into(), written.path.map(|path| path.display().to_string()).into());
-            if let Some(verdict) = self.verdict(name) {
-                object.insert("error".into(), report::number(verdict.error));
-                object.insert("bound".into(), report::number(verdict.bound));
-                object.insert("ok".into(), Value::from(verdict.ok));
-                object.insert("reason".into(), reason(verdict).into());
-            }
-            Value::Object(object)
-        };
-        written.tensors.iter().map(one).collect()
     }
 }
 

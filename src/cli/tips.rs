@@ -134,12 +134,13 @@ fn flag_of_another(flag: &str, command: &str) -> Option<String> {
         .filter(|op| {
             let own = op.flags.iter().any(|own| own.name == flag || own.name == plain);
             let state = matches!(flag, "state-in" | "state-out") && !op.state.is_empty();
+            let summary = flag == "summary-out" && op.summaries.is_some();
             let heads = match flag {
                 "heads" if command == "run" => Packed::possible(op, "H"),
                 "kv-heads" if command == "run" => Packed::possible(op, "G"),
                 _ => false,
             };
-            own || state || heads || (op.recurrent && matches!(flag, "segment" | "decode"))
+            own || state || summary || heads || (op.recurrent && matches!(flag, "segment" | "decode"))
         })
         .map(|op| op.name)
         .collect();

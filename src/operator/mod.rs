@@ -45,6 +45,10 @@ pub struct StateBasis {
     pub weights: &'static [&'static str],
 }
 
+/// Computes the logarithm of the decay that the tokens of a run apply to any state that enters it, from the inputs as stored.
+/// The result has the axes of the state; an axis along which the decay is the same has length 1.
+pub type LogDecayFn<C> = fn(&C, &TensorMap) -> HostTensor;
+
 /// The functions that define an operator, as data. See [`Configured`].
 #[derive(Debug)]
 pub struct Algorithm<C> {
@@ -93,6 +97,15 @@ pub trait Configured: Debug + Clone + Send + Sync + Sized + 'static {
         0
     }
 
+    /// How the state that enters a run decays, if that and the run's own state tell all that the run does to it. By default no
+    /// run can be summarised in this way.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] or [`Error::Tensor`], which says why there is no summary.
+    fn log_decay(&self) -> Result<LogDecayFn<Self>, Error> {
+        Err(no_summary(Self::ALGORITHM.name))
+    }
+
     /// Refuses inputs for which f32 has no result: by default none. Plans on a GPU do not see the values.
     ///
     /// # Errors
@@ -100,6 +113,11 @@ pub trait Configured: Debug + Clone + Send + Sync + Sized + 'static {
     fn check_values(&self, _tensors: &TensorMap) -> Result<(), Error> {
         Ok(())
     }
+}
+
+/// Says that an operator has no summaries.
+fn no_summary(op: &'static str) -> Error {
+    Error::rule(op, "decay", " is needed for a summary of a piece of a sequence, and this operator has none")
 }
 
 /// Tensors, each with the name of its slot.
@@ -136,6 +154,23 @@ pub trait Operator: Debug + Send + Sync {
     /// Number of elements of the state that a run on the host holds, whether or not it is carried.
     fn state_elements(&self) -> u64 {
         0
+    }
+
+    /// Refuses settings under which a piece of a sequence has no summary: its own state and its decay.
+    ///
+    /// # Errors
+    /// The errors of [`Configured::log_decay`].
+    fn check_summary(&self) -> Result<(), Error> {
+        Err(no_summary(self.name()))
+    }
+
+    /// The logarithm of the decay that a run applies to any state that enters it: see [`LogDecayFn`]. `tensors` holds every
+    /// input by name.
+    ///
+    /// # Errors
+    /// The errors of [`Operator::check_summary`].
+    fn log_decay(&self, _tensors: &TensorMap) -> Result<HostTensor, Error> {
+        Err(no_summary(self.name()))
     }
 
     /// Refuses outputs, and a state that is held on the host, that do not fit into the memory that the machine has left.
@@ -204,6 +239,14 @@ impl<C: Configured> Operator for C {
 
     fn state_elements(&self) -> u64 {
         Configured::state_elements(self)
+    }
+
+    fn check_summary(&self) -> Result<(), Error> {
+        Configured::log_decay(self).map(drop)
+    }
+
+    fn log_decay(&self, tensors: &TensorMap) -> Result<HostTensor, Error> {
+        Ok(Configured::log_decay(self)?(self, tensors))
     }
 
     fn check_values(&self, tensors: &TensorMap) -> Result<(), Error> {

@@ -179,7 +179,7 @@ fn help_shows_tensors_flags_and_an_example() {
     let place = Place::new();
     insta::assert_snapshot!("run_linear_help", place.done("run linear --help"));
     let help = place.done("--help");
-    for command in ["run", "sample", "diff", "inspect", "check", "adapters", "completions"] {
+    for command in ["run", "sample", "diff", "inspect", "merge", "check", "adapters", "completions"] {
         assert!(help.lines().any(|line| line.trim_start().starts_with(command)), "{command} in {help}");
     }
     assert_eq!(place.done("--version"), concat!("subquad ", env!("CARGO_PKG_VERSION"), "\n"));

@@ -345,6 +345,30 @@ fn the_definition_equals_the_masked_quadratic_form() {
     }
 }
 
+/// A signed feature map lets the denominator of the first token cancel nearly or nearly altogether. Numerator and denominator
+/// are then small together, and each backend stays within what the definition itself errs.
+fn a_first_denominator_that_nearly_cancels_stays_as_right_as_the_definition() {
+    for left in [1e-1, 1e-3, 1e-5] {
+        let qkv = Qkv::new().heads(4).len(40).dim(136).dim_v(32);
+        let c = Config { normalize: Some(true), ..Config::new(qkv).map(FeatureMap::Identity) };
+        let mut all = inputs(&c);
+        let (mut q, k) = (all.get("q").unwrap().to_f32(), all.get("k").unwrap().to_f32());
+        for head in 0..4 {
+            let first = head * 40 * 136..head * 40 * 136 + 136;
+            let (q, k) = (&mut q[first.clone()], &k[first]);
+            let dot = |x: &[f32]| x.iter().zip(k).map(|(x, k)| f64::from(*x) * f64::from(*k)).sum::<f64>();
+            // What is left of q along k, as a share of its length.
+            let square = dot(k);
+            let along = (dot(q) / square - left) as f32;
+            q.iter_mut().zip(k).for_each(|(q, k)| *q -= along * k);
+        }
+        all.insert("q", HostTensor::f32([1, 4, 40, 136], q));
+        for (backend, run) in backends() {
+            assert_matches(&format!("{backend}, {left} left"), &c, &all, &run(&c, &all));
+        }
+    }
+}
+
 pub(crate) fn tests() -> Vec<Trial> {
     vec![
         test(any_shape_matches_the_definition_on_the_cpu),
@@ -352,6 +376,7 @@ pub(crate) fn tests() -> Vec<Trial> {
         test(a_plan_replays_over_a_dirty_workspace),
         test(extreme_decays_are_exact),
         test(slow_decays_do_not_drift),
+        test(a_first_denominator_that_nearly_cancels_stays_as_right_as_the_definition),
         test(refused_before_anything_runs),
         test(inputs_that_do_not_fit_are_refused_by_name_on_the_host),
         test(what_does_not_fit_the_device_is_refused_with_both_numbers),

@@ -137,6 +137,36 @@ fn strengths_of_nothing_one_and_two() {
     }
 }
 
+/// A write of strength beta |k|^2 = 2 keeps the length of what the state returns for its key, and one below 0 lets it grow, so
+/// that no rounding fades. Keys that come again show whether the effect of rounding adds up. On the `cpu` backend it does not; a
+/// GPU takes chunks whatever the strength is.
+fn strengths_under_which_no_rounding_fades() {
+    let forms = [(RULES[0], 0.0), (RULES[1], 0.0), (RULES[1], -1e-4), (RULES[2], 0.0), (RULES[2], -1e-4)];
+    for (rule, decay) in forms {
+        for (which, own) in [("one key", 0.0), ("two keys in turn", 0.0), ("nearly parallel keys", 0.01)] {
+            for (dim, strength) in [(8, 2.0), (64, 2.0), (64, 1.49), (64, -0.05)] {
+                let qkv = Qkv::new().len(512).dim(dim);
+                let c = Config { mode: Mode::new().carry(), ..Config::new(qkv).rule(rule) };
+                let mut all = inputs(&c);
+                if rule.gate().is_some() {
+                    values(&mut all, "g", |_, _| decay);
+                }
+                let k = all.get("k").unwrap().to_f32();
+                values(&mut all, "k", |at, x| {
+                    let (token, i) = (at / dim, at % dim);
+                    let direction = if which == "two keys in turn" { token % 2 } else { 0 };
+                    k[direction * dim + i] + own * x
+                });
+                let k = all.get("k").unwrap().to_f32();
+                let squares: Vec<f32> = k.chunks_exact(dim).map(|k| k.iter().map(|x| x * x).sum()).collect();
+                values(&mut all, "beta", |at, _| strength / squares[at]);
+                let what = format!("{rule:?}, decay {decay}, {which}, D {dim}, strength {strength}");
+                assert_matches(&what, &c, &all, &c.cpu(&all).unwrap());
+            }
+        }
+    }
+}
+
 /// A key that comes again stands for its last value alone: exactly, where products have no rounding.
 fn a_repeated_key_is_overwritten() {
     let (n, d, e) = (100, 8, 4);
@@ -374,6 +404,7 @@ pub(crate) fn tests() -> Vec<Trial> {
         test(trained_shapes_match_the_definition_in_every_form),
         test(dispatches_follow_each_other),
         test(strengths_of_nothing_one_and_two),
+        test(strengths_under_which_no_rounding_fades),
         test(a_repeated_key_is_overwritten),
         test(keys_need_no_unit_length),
         test(extreme_decays_are_exact),

@@ -29,6 +29,7 @@ mod ramnet;
 mod slay;
 mod softmax;
 mod ssd;
+mod summaries;
 mod support;
 mod table;
 mod yat;
@@ -43,6 +44,7 @@ fn main() -> ExitCode {
         bytes::tests(),
         table::tests(),
         pieces::tests(),
+        summaries::tests(),
         look_ahead::tests(),
         goldens::tests(),
         gpu::tests(),

@@ -33,6 +33,7 @@ pub const OP: Op = Op {
     recurrent: true,
     rows_apart: false,
     complexity: "N C W",
+    summaries: None,
     configure,
     cases: cases::cases,
 };

@@ -3,13 +3,15 @@
 //!
 //! Within a chunk, the rows that tokens write are the solution U of a triangular system (the WY form): row t of U is
 //! `beta_t (v_t - S^T k_t - sum_{s < t} (k_t . k_s) u_s)`, with the decay by the tokens between. It is solved by
-//! substitution. Outputs and the state then use U in place of the values.
+//! substitution. Outputs and the state then use U in place of the values. Strengths for which that is not accurate are taken
+//! token by token, from the first of them to the end of the chunk (`delta_steps`).
 
 use crate::cpu::threads;
 use std::ops::Range;
 
 use super::Config;
 use super::cpu::{decay, source};
+use super::delta_steps as steps;
 use crate::cores::recurrence::cpu::{Head, ROW_CHUNK};
 use crate::cores::recurrence::cpu_decay::{self as decays, Decay, Space};
 use crate::cpu::matrix::{Mat, Onto, product};
@@ -179,71 +181,114 @@ impl Job<'_> {
         let sizes = [k, v, q, beta, reads, scores, answers, 2 * most * each, each, decayed, each, most];
         threads::scratch(sizes, |[k_space, v_space, q_space, betas, reads, scores, answers, rest @ ..]| {
             let [factors, logs, kept, left, row] = rest;
-            for tokens in self.chunks() {
-                let rows = tokens.len();
-                let k = self.k.tile(key_head.batch, key_head.head, tokens.clone(), k_space);
-                let v = self.v.tile(key_head.batch, key_head.head, tokens.clone(), v_space).skip_cols(columns.start);
-                let beta = self.beta.tile(key_head.batch, key_head.head, tokens.clone(), betas);
-                let room = Space { factors: &mut *factors, logs: &mut *logs, scales: &mut [] };
-                let chunk = self.decay.chunk(key_head, tokens.clone(), room);
-                let (square, tile) = (rows * rows, rows * dim_k);
-                for reader in 0..readers {
-                    // Reader 0 is the keys, the other readers are the query heads.
-                    let x = match reader {
-                        0 => k,
-                        _ => {
-                            let head = key_head.head * group + reader - 1;
-                            self.q.tile(key_head.batch, head, tokens.clone(), q_space)
+            // The first token that is left of the chunk, and the first that is taken by itself, as all behind it are.
+            for (whole, mut start, mut first_single) in
+                self.chunks().map(|whole| (whole.clone(), whole.start, whole.end))
+            {
+                'parts: while start < whole.end {
+                    let single = start >= first_single;
+                    let tokens = start..if single { start + 1 } else { first_single };
+                    let rows = tokens.len();
+                    let k = self.k.tile(key_head.batch, key_head.head, tokens.clone(), k_space);
+                    let v =
+                        self.v.tile(key_head.batch, key_head.head, tokens.clone(), v_space).skip_cols(columns.start);
+                    let beta = self.beta.tile(key_head.batch, key_head.head, tokens.clone(), betas);
+                    let room = Space { factors: &mut *factors, logs: &mut *logs, scales: &mut [] };
+                    let chunk = self.decay.chunk(key_head, tokens.clone(), room);
+                    if single {
+                        let (answer, out) = answers[..2 * width].split_at_mut(width);
+                        decays::leave_rows(state, width, chunk.logs);
+                        steps::read(k.row(0, dim_k), state, width, answer);
+                        steps::write(k.row(0, dim_k), beta.row(0, 1)[0], v.row(0, width), answer, state);
+                        for head in key_head.head * group..(key_head.head + 1) * group {
+                            let q = self.q.tile(key_head.batch, head, tokens.clone(), q_space);
+                            steps::read(q.row(0, dim_k), state, width, out);
+                            let scale = [self.c.effective_scale()];
+                            // SAFETY: a token is in one part, and each part is processed once.
+                            unsafe {
+                                self.o.store_columns(
+                                    key_head.batch,
+                                    head,
+                                    tokens.clone(),
+                                    columns.clone(),
+                                    out,
+                                    &scale,
+                                );
+                            }
                         }
-                    };
-                    let scores = &mut scores[reader * square..][..square];
-                    let reads = &mut reads[reader * tile..][..tile];
-                    if let Decay::Row(_) = self.decay {
-                        decays::scores(rows, dim_k, (x, k), chunk.factors, scores, kept);
-                    } else {
-                        product([rows, dim_k, rows], x, k.t(), Onto::Nothing, scores, rows);
-                        // Overwritten, not multiplied by zero, so that later tokens have no effect however large they
-                        // are.
-                        scores.chunks_mut(rows).enumerate().for_each(|(i, row)| row[i + 1..].fill(0.0));
+                        start = tokens.end;
+                        continue;
+                    }
+                    let (square, tile) = (rows * rows, rows * dim_k);
+                    for reader in 0..readers {
+                        // Reader 0 is the keys, the other readers are the query heads.
+                        let x = match reader {
+                            0 => k,
+                            _ => {
+                                let head = key_head.head * group + reader - 1;
+                                self.q.tile(key_head.batch, head, tokens.clone(), q_space)
+                            }
+                        };
+                        let scores = &mut scores[reader * square..][..square];
+                        let reads = &mut reads[reader * tile..][..tile];
+                        if let Decay::Row(_) = self.decay {
+                            decays::scores(rows, dim_k, (x, k), chunk.factors, scores, kept);
+                        } else {
+                            product([rows, dim_k, rows], x, k.t(), Onto::Nothing, scores, rows);
+                        }
+                        if reader == 0 {
+                            let taken = steps::taken(rows, scores, beta);
+                            if taken < rows {
+                                // Again, with these alone.
+                                first_single = start + taken;
+                                continue 'parts;
+                            }
+                        }
+                        if !matches!(self.decay, Decay::Row(_)) {
+                            // Overwritten, not multiplied by zero, so that later tokens have no effect however large they
+                            // are.
+                            scores.chunks_mut(rows).enumerate().for_each(|(i, row)| row[i + 1..].fill(0.0));
+                            if each > 0 {
+                                decays::between(rows, chunk, scores, row);
+                            }
+                        }
                         if each > 0 {
-                            decays::between(rows, chunk, scores, row);
+                            decays::reached(rows, x, dim_k, chunk.factors, reads, left);
+                        } else {
+                            reads
+                                .chunks_exact_mut(dim_k)
+                                .enumerate()
+                                .for_each(|(i, to)| to.copy_from_slice(x.row(i, dim_k)));
                         }
                     }
-                    if each > 0 {
-                        decays::reached(rows, x, dim_k, chunk.factors, reads, left);
-                    } else {
-                        reads
-                            .chunks_exact_mut(dim_k)
-                            .enumerate()
-                            .for_each(|(i, to)| to.copy_from_slice(x.row(i, dim_k)));
-                    }
-                }
-                let (reads, before) = (Mat::rows(reads, dim_k), Mat::rows(state, width));
-                product([readers * rows, dim_k, width], reads, before, Onto::Nothing, answers, width);
+                    let (reads, before) = (Mat::rows(reads, dim_k), Mat::rows(state, width));
+                    product([readers * rows, dim_k, width], reads, before, Onto::Nothing, answers, width);
 
-                let (u, out) = answers[..readers * rows * width].split_at_mut(rows * width);
-                for (i, u) in u.chunks_exact_mut(width).enumerate() {
-                    u.iter_mut().zip(v.row(i, width)).for_each(|(u, v)| *u = v - *u);
-                    row[i] = beta.row(i, 1)[0];
-                }
-                solve(rows, width, scores, row, u);
-                let written = Mat::rows(u, width);
-                row[..rows].fill(self.c.effective_scale());
-                for (reader, out) in out.chunks_exact_mut(rows * width).enumerate() {
-                    add_lower(rows, width, &scores[(reader + 1) * square..][..square], u, out);
-                    let head = key_head.head * group + reader;
-                    // SAFETY: chunks do not overlap, nor do the columns of tasks, and each of them is processed once.
-                    unsafe {
-                        self.o.store_columns(key_head.batch, head, tokens.clone(), columns.clone(), out, row);
+                    let (u, out) = answers[..readers * rows * width].split_at_mut(rows * width);
+                    for (i, u) in u.chunks_exact_mut(width).enumerate() {
+                        u.iter_mut().zip(v.row(i, width)).for_each(|(u, v)| *u = v - *u);
+                        row[i] = beta.row(i, 1)[0];
                     }
+                    solve(rows, width, scores, row, u);
+                    let written = Mat::rows(u, width);
+                    row[..rows].fill(self.c.effective_scale());
+                    for (reader, out) in out.chunks_exact_mut(rows * width).enumerate() {
+                        add_lower(rows, width, &scores[(reader + 1) * square..][..square], u, out);
+                        let head = key_head.head * group + reader;
+                        // SAFETY: chunks do not overlap, nor do the columns of tasks, and each of them is processed once.
+                        unsafe {
+                            self.o.store_columns(key_head.batch, head, tokens.clone(), columns.clone(), out, row);
+                        }
+                    }
+                    let mut keys = k;
+                    if each > 0 {
+                        decays::kept(rows, k, dim_k, chunk, kept, left);
+                        decays::leave_rows(state, width, chunk.logs);
+                        keys = Mat::rows(kept, dim_k);
+                    }
+                    product([dim_k, rows, width], keys.t(), written, Onto::Sum, state, width);
+                    start = tokens.end;
                 }
-                let mut keys = k;
-                if each > 0 {
-                    decays::kept(rows, k, dim_k, chunk, kept, left);
-                    decays::leave_rows(state, width, chunk.logs);
-                    keys = Mat::rows(kept, dim_k);
-                }
-                product([dim_k, rows, width], keys.t(), written, Onto::Sum, state, width);
             }
         });
     }

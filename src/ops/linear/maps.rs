@@ -26,10 +26,10 @@ use crate::tensor::{Access, DType, HostTensor, Part, Shape, Slot, TensorMap, Val
 pub(super) const DEFAULT_FEATURES: usize = 256;
 
 /// The initial `log_scale`, of an empty state. It is below all others.
-const NOTHING: f32 = crate::cores::recurrence::reference::NOTHING as f32;
+pub(super) const NOTHING: f32 = crate::cores::recurrence::reference::NOTHING as f32;
 
 /// The largest `max_len`: positions are taken modulo four times this number, which must fit in 32 bits.
-const MOST_TOKENS: usize = 1 << 29;
+pub(super) const MOST_TOKENS: usize = 1 << 29;
 
 /// A map applied to q and k before they are used with the state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -45,18 +45,21 @@ mod cpu;
 pub mod delta;
 #[cfg(feature = "cpu")]
 mod delta_cpu;
+#[cfg(feature = "cpu")]
+mod delta_steps;
 mod layout;
 mod maps;
 mod reference;
 #[cfg(feature = "catalog")]
 mod row;
+mod summary;
 
 use crate::error::Error;
 use crate::gpu::program::{Program, check_memory};
 use crate::gpu::{Caps, pack};
 use crate::operator::mode::Mode;
 use crate::operator::qkv::Qkv;
-use crate::operator::{Algorithm, Configured, StateBasis, qkv, tensors};
+use crate::operator::{Algorithm, Configured, LogDecayFn, StateBasis, qkv, tensors};
 use crate::tensor::{Access, DType, HostTensor, Part, Shape, Slot, TensorMap};
 
 pub use maps::FeatureMap;
@@ -317,6 +320,10 @@ impl Configured for Config {
             settings.push(("max-len", self.effective_max_len().to_string()));
         }
         StateBasis { settings, weights: &["omega"] }
+    }
+
+    fn log_decay(&self) -> Result<LogDecayFn<Self>, Error> {
+        summary::log_decay(self)
     }
 
     /// Without a number added to the denominator, elu1's features must not vanish: e^-40 times e^-40 is near the end of f32.

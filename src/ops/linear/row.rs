@@ -1,7 +1,7 @@
 //! The row of `linear` in the table of operators: tensors, flags, and how a request becomes a configuration.
 
 use super::maps::{DEFAULT_FEATURES, FeatureMap};
-use super::{Config, Gate, NAME, Rule, cases};
+use super::{Config, Gate, NAME, Rule, cases, summary};
 use crate::catalog;
 use crate::catalog::domain::Domain;
 use crate::catalog::flags::{Flag, FlagKind, Flags};
@@ -75,6 +75,7 @@ pub const OP: Op = Op {
     recurrent: true,
     rows_apart: false,
     complexity: "N D' E",
+    summaries: Some(summary::folding),
     configure,
     cases: cases::cases,
 };
@@ -165,10 +166,10 @@ fn projections(flags: &Flags) -> Draw {
 }
 
 /// Logarithm of the scale of the state: the true state is `state * e^log_scale`.
-const LOG_SCALE: TensorSpec = TensorSpec::state("log_scale", "B G");
+pub(super) const LOG_SCALE: TensorSpec = TensorSpec::state("log_scale", "B G");
 
 /// Number of tokens before those of a run. Cosformer's angles continue from there.
-const POSITION: TensorSpec = TensorSpec::state("position", "1").drawn(Draw::Shaped(far));
+pub(super) const POSITION: TensorSpec = TensorSpec::state("position", "1").drawn(Draw::Shaped(far));
 
 /// Draws a position some tokens into a sequence.
 fn far(_: &Shape, values: &mut [f32]) {
@@ -222,7 +223,7 @@ impl Config {
             return Err(Error::Usage(format!("{NAME}: --max-len needs --feature-map cosformer")));
         }
         if self.feature_map() == FeatureMap::Cosformer && request.carry && self.max_len.is_none() {
-            let text = "--feature-map cosformer needs --max-len with --state-in or --state-out";
+            let text = "--feature-map cosformer needs --max-len with --state-in, --state-out or --summary-out";
             return Err(Error::Usage(format!("{NAME}: {text}, which do not say how long the sequence is")));
         }
         let Some(shape) = request.shape("omega") else { return Ok(()) };

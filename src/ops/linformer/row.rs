@@ -46,6 +46,7 @@ pub const OP: Op = Op {
     recurrent: false,
     rows_apart: false,
     complexity: "(N + M) K (D + E)",
+    summaries: None,
     configure,
     cases: cases::cases,
 };

@@ -41,6 +41,7 @@ pub const OP: Op = Op {
     recurrent: true,
     rows_apart: false,
     complexity: "N C S",
+    summaries: None,
     configure,
     cases: cases::cases,
 };

@@ -67,6 +67,7 @@ pub const OP: Op = Op {
     recurrent: false,
     rows_apart: true,
     complexity: "N M (D + E + cq ck + H)",
+    summaries: None,
     configure,
     cases: cases::cases,
 };

@@ -64,6 +64,7 @@ pub const OP: Op = Op {
     recurrent: true,
     rows_apart: false,
     complexity: "N K (U P + E)",
+    summaries: None,
     configure,
     cases: cases::cases,
 };

@@ -34,13 +34,14 @@ pub mod quadrature;
 mod reference;
 #[cfg(feature = "catalog")]
 mod row;
+mod summary;
 
 use crate::error::Error;
 use crate::gpu::pack;
 use crate::gpu::program::check_memory;
 use crate::operator::mode::Mode;
 use crate::operator::qkv::Qkv;
-use crate::operator::{Algorithm, Configured, StateBasis, tensors, weights};
+use crate::operator::{Algorithm, Configured, LogDecayFn, StateBasis, tensors, weights};
 use crate::tensor::{Access, DType, Slot};
 
 use poly::MOST_WHITENED;
@@ -178,6 +179,10 @@ impl Configured for Config {
 
     fn state_elements(&self) -> u64 {
         self.state_slot().checked_count().unwrap_or(u64::MAX)
+    }
+
+    fn log_decay(&self) -> Result<LogDecayFn<Self>, Error> {
+        Ok(summary::log_decay)
     }
 
     fn state_basis(&self) -> StateBasis {

@@ -1,7 +1,7 @@
 //! The row of `slay` in the table of operators: tensors, flags, and how a request becomes a configuration.
 
 use super::poly::{Poly, WORDS};
-use super::{Config, NAME, cases};
+use super::{Config, NAME, cases, summary};
 use crate::catalog;
 use crate::catalog::flags::{Flag, FlagKind};
 use crate::catalog::request::Request;
@@ -75,6 +75,7 @@ pub const OP: Op = Op {
     recurrent: true,
     rows_apart: false,
     complexity: "N m E, m = R P F",
+    summaries: Some(summary::folding),
     configure,
     cases: cases::cases,
 };

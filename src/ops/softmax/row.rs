@@ -28,6 +28,7 @@ pub const OP: Op = Op {
     recurrent: false,
     rows_apart: true,
     complexity: "N M (D + E)",
+    summaries: None,
     configure,
     cases: cases::cases,
 };

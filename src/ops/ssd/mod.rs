@@ -27,13 +27,14 @@ mod layout;
 mod reference;
 #[cfg(feature = "catalog")]
 mod row;
+mod summary;
 
 use crate::error::Error;
 use crate::gpu::pack;
 use crate::gpu::program::check_memory;
 use crate::operator::mode::Mode;
 use crate::operator::qkv::Qkv;
-use crate::operator::{Algorithm, Configured, tensors, weights};
+use crate::operator::{Algorithm, Configured, LogDecayFn, tensors, weights};
 use crate::tensor::{Access, DType, Layout, Shape, Slot};
 
 #[cfg(feature = "catalog")]
@@ -183,6 +184,10 @@ impl Configured for Config {
         #[cfg(feature = "cpu")]
         cpu: crate::operator::CpuBackend { run: cpu::run, variant: cpu::variant },
     };
+
+    fn log_decay(&self) -> Result<LogDecayFn<Self>, Error> {
+        Ok(summary::log_decay)
+    }
 
     fn state_elements(&self) -> u64 {
         self.state_slot().checked_count().unwrap_or(u64::MAX)

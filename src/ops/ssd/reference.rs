@@ -7,6 +7,12 @@ use crate::tensor::TensorMap;
 use crate::verify::float::{self, Float};
 use crate::verify::progress;
 
+/// The step of a token from its dt and the bias of its head.
+pub(super) fn step<T: Float>(config: &Config, dt: T, bias: Option<T>) -> T {
+    let step = bias.map_or(dt, |bias| dt + bias);
+    if config.softplus { float::softplus(step) } else { step }
+}
+
 /// The requested tokens of `y` and, if carried, `state` after the last token.
 pub(super) fn outputs<T: Float>(config: &Config, tensors: &TensorMap, rows: Rows<'_>) -> ReferenceOutputs {
     let Config { batch, heads, groups, length, dim, states, .. } = *config;
@@ -28,8 +34,7 @@ pub(super) fn outputs<T: Float>(config: &Config, tensors: &TensorMap, rows: Rows
         for t in 0..length {
             progress::begin(unit * length + t, batch * heads * length);
             let token = entry * length + t;
-            let step = dt_bias.as_ref().map_or(dt[token * heads + h], |bias| dt[token * heads + h] + bias[h]);
-            let step = if config.softplus { float::softplus(step) } else { step };
+            let step = step(config, dt[token * heads + h], dt_bias.as_ref().map(|bias| bias[h]));
             let left = (step * a).exp();
             let shared = (token * groups + h / (heads / groups)) * states;
             let (b, c) = (&b[shared..][..states], &c[shared..][..states]);

@@ -1,6 +1,6 @@
 //! The row of `ssd` in the table of operators: tensors, flags, and how a request becomes a configuration.
 
-use super::{Config, NAME, cases};
+use super::{Config, NAME, cases, summary};
 use crate::catalog::domain::Domain;
 use crate::catalog::flags::{Flag, FlagKind};
 use crate::catalog::request::Request;
@@ -39,6 +39,7 @@ pub const OP: Op = Op {
     recurrent: true,
     rows_apart: false,
     complexity: "N P S",
+    summaries: Some(summary::folding),
     configure,
     cases: cases::cases,
 };

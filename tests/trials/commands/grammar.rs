@@ -23,11 +23,12 @@ struct Opt {
 pub(super) struct Grammar(BTreeMap<String, Vec<Opt>>);
 
 /// Commands, each as often as it has parts among all. `bench` takes seconds even for the smallest shape.
-const WEIGHTS: [(&str, usize); 10] = [
+const WEIGHTS: [(&str, usize); 11] = [
     ("run", 28),
     ("sample", 10),
     ("diff", 6),
     ("inspect", 6),
+    ("merge", 6),
     ("wgsl", 4),
     ("check", 3),
     ("adapters", 2),
@@ -161,6 +162,10 @@ impl Grammar {
             }
             "diff" => push(&[&input(dice), &input(dice)]),
             "inspect" => push(&[&input(dice)]),
+            "merge" => {
+                push(&[&input(dice)]);
+                push(&["--state-out", output(dice)]);
+            }
             "check" => {
                 let quick: Vec<_> = (op.cases)().into_iter().filter(|case| case.quick).collect();
                 push(&["--adapter=cpu"]);
