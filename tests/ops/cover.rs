@@ -43,7 +43,7 @@ pub(crate) fn covering(op: &Op, filter: impl Fn(&Case) -> bool) -> Vec<Case> {
         covers.extend(steps().filter(|_| ragged).map(|(kernel, _)| format!("{} ragged", kernel.name)));
         Candidate { covers, specs: steps().map(|(kernel, spec)| spec.label(kernel)).collect(), case }
     };
-    let mut rest: Vec<_> = (op.cases)().into_iter().filter(filter).map(candidate).collect();
+    let mut rest: Vec<_> = (op.cases)().into_iter().filter(|case| !case.host && filter(case)).map(candidate).collect();
     let (mut seen, mut compiled, mut chosen) = (HashSet::new(), HashSet::new(), Vec::new());
     // Always take the case that adds most, so that few are enough.
     while let Some(most) = (0..rest.len()).max_by_key(|&at| rest[at].covers.difference(&seen).count()) {
@@ -72,7 +72,7 @@ pub(crate) fn runs_here(op: &Op, case: &Case) -> bool {
 
 /// The backends that run this case.
 pub(crate) fn backends_of(op: &Op, case: &Case) -> Vec<(&'static str, Runner)> {
-    let here = runs_here(op, case);
+    let here = !case.host && runs_here(op, case);
     backends_for(case.dtype).filter(|(backend, _)| here || *backend == "cpu").collect()
 }
 

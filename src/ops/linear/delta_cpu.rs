@@ -9,7 +9,7 @@ use crate::cpu::threads;
 use std::ops::Range;
 
 use super::Config;
-use super::cpu::{decay, source};
+use super::cpu::{decay, log_decays, source, strengths};
 use crate::cores::recurrence::cpu::{Head, ROW_CHUNK};
 use crate::cores::recurrence::cpu_decay::{self as decays, Decay, Space};
 use crate::cpu::matrix::{Mat, Onto, product};
@@ -41,13 +41,14 @@ struct Job<'a> {
 pub(super) fn run(config: &Config, tensors: &TensorMap) -> TensorMap {
     let s = &config.qkv;
     let source = |name: &str| source(config, tensors, name, None);
+    let (g, beta) = (log_decays(config, tensors), strengths(config, tensors));
     let job = Job {
         c: config,
         q: source("q"),
         k: source("k"),
         v: source("v"),
-        beta: source("beta"),
-        decay: decay(config, tensors),
+        beta: Source::new(&beta, s.layout, None),
+        decay: decay(config, g.as_deref()),
         o: Output::new(s.dtype, s.layout, [s.batch, s.heads, s.queries, s.dim_v]),
     };
     // The states of all key heads as blocks of columns, `[D, columns]` each, so that tasks share no memory.
@@ -166,7 +167,7 @@ impl Job<'_> {
     /// Computes some columns of the outputs of a key head. `state`, `[D, columns]`, holds these columns of the first
     /// state, and at the end those of the last.
     fn walk(&self, unit: usize, columns: Range<usize>, state: &mut [f32]) {
-        let Qkv { kv_heads, dim_k, dim_v, .. } = self.c.qkv;
+        let Qkv { kv_heads, dim_k, dim_v, shared, .. } = self.c.qkv;
         let (group, most, width) = (self.c.qkv.group(), chunk(self.c), columns.len());
         let state = &mut state[..dim_k * width];
         let key_head = Head { batch: unit / kv_heads, head: unit % kv_heads, kv_head: unit % kv_heads };
@@ -181,7 +182,7 @@ impl Job<'_> {
             let [factors, logs, kept, left, row] = rest;
             for tokens in self.chunks() {
                 let rows = tokens.len();
-                let k = self.k.tile(key_head.batch, key_head.head, tokens.clone(), k_space);
+                let k = self.k.tile(key_head.batch, key_head.head / shared, tokens.clone(), k_space);
                 let v = self.v.tile(key_head.batch, key_head.head, tokens.clone(), v_space).skip_cols(columns.start);
                 let beta = self.beta.tile(key_head.batch, key_head.head, tokens.clone(), betas);
                 let room = Space { factors: &mut *factors, logs: &mut *logs, scales: &mut [] };
@@ -193,7 +194,7 @@ impl Job<'_> {
                         0 => k,
                         _ => {
                             let head = key_head.head * group + reader - 1;
-                            self.q.tile(key_head.batch, head, tokens.clone(), q_space)
+                            self.q.tile(key_head.batch, head / shared, tokens.clone(), q_space)
                         }
                     };
                     let scores = &mut scores[reader * square..][..square];

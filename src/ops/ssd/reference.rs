@@ -30,6 +30,11 @@ pub(super) fn outputs<T: Float>(config: &Config, tensors: &TensorMap, rows: Rows
             let token = entry * length + t;
             let step = dt_bias.as_ref().map_or(dt[token * heads + h], |bias| dt[token * heads + h] + bias[h]);
             let step = if config.softplus { float::softplus(step) } else { step };
+            let mut step = step + T::of(f64::from(config.dt_offset));
+            for (limit, above) in [(config.dt_min, false), (config.dt_max, true)] {
+                let Some(limit) = limit.map(|limit| T::of(f64::from(limit))) else { continue };
+                step = if (above && step > limit) || (!above && step < limit) { limit } else { step };
+            }
             let left = (step * a).exp();
             let shared = (token * groups + h / (heads / groups)) * states;
             let (b, c) = (&b[shared..][..states], &c[shared..][..states]);
@@ -43,7 +48,7 @@ pub(super) fn outputs<T: Float>(config: &Config, tensors: &TensorMap, rows: Rows
             for (p, states) in matrix.chunks_exact(states).enumerate() {
                 let mut sum = float::dot(states, c);
                 if let Some(d) = &d {
-                    sum += d[h] * x[row + p];
+                    sum += d[if config.d_per_channel { h * dim + p } else { h }] * x[row + p];
                 }
                 if let Some(z) = &z {
                     sum = sum * float::silu(z[row + p]);
