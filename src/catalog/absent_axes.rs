@@ -195,6 +195,25 @@ mod tests {
     }
 
     #[test]
+    fn a_decay_of_one_axis_belongs_to_the_heads_unless_it_has_the_length() -> Result<(), Error> {
+        let spec = OP.inputs.iter().find(|spec| spec.name == "g").expect("a decay");
+        for (layout, q, g, full) in [
+            (Layout::Bhnd, &[3, 2, 5, 4][..], &[2][..], &[2][..]),
+            (Layout::Bhnd, &[2, 5, 4], &[2], &[2]),
+            (Layout::Bhnd, &[2, 5, 4], &[2, 5], &[1, 2, 5]),
+            (Layout::Bhnd, &[5, 4], &[5], &[1, 1, 5]),
+            (Layout::Bhnd, &[5, 4], &[1], &[1]),
+            (Layout::Bhnd, &[1, 4], &[1], &[1, 1, 1]),
+            (Layout::Bnhd, &[5, 2, 4], &[2], &[2]),
+            (Layout::Bnhd, &[5, 4], &[1], &[1]),
+            (Layout::Bnhd, &[5, 4], &[5], &[1, 5, 1]),
+        ] {
+            assert_eq!(absent(layout, q)?.complete(&OP, spec, layout, &g.into())?, full.into(), "{layout} {q:?} {g:?}");
+        }
+        Ok(())
+    }
+
+    #[test]
     fn packed_heads_have_ranks_two_and_three() -> Result<(), Error> {
         let packed = Some(Packed { heads: 2, kv_heads: 1 });
         let of = |q: &[usize]| {

@@ -67,12 +67,12 @@ pub(crate) fn runs_here(op: &Op, case: &Case) -> bool {
     let software = context().is_some_and(|ctx| ctx.info().device_type == wgpu::DeviceType::Cpu);
     let names = |op: &Op| covering(op, |case| case.quick).into_iter().map(|case| case.name).collect();
     let covering = || NAMES.get_or_init(|| OPS.iter().map(|op| (op.name, names(op))).collect());
-    all || !software || covering()[op.name].contains(&case.name)
+    !case.host && (all || !software || covering()[op.name].contains(&case.name))
 }
 
 /// The backends that run this case.
 pub(crate) fn backends_of(op: &Op, case: &Case) -> Vec<(&'static str, Runner)> {
-    let here = !case.host && runs_here(op, case);
+    let here = runs_here(op, case);
     backends_for(case.dtype).filter(|(backend, _)| here || *backend == "cpu").collect()
 }
 
