@@ -10,12 +10,11 @@ use std::ops::Range;
 use std::sync::OnceLock;
 
 use super::mode::{Direction, Mode, StateLayout};
-use super::{Configured, Operator, Precision, ReferenceOutputs, Rows};
+use super::{Configured, Operator, Precision, ReferenceOutputs, Rows, progress};
 #[cfg(feature = "cpu")]
 use crate::cpu::{memory, threads};
 use crate::error::Error;
 use crate::tensor::{Access, DType, HostTensor, Part, Slot, TensorMap, Values, axes};
-use crate::verify::progress;
 
 /// Name of the tensor with the borders of packed sequences.
 const BORDERS: &str = "cu_seqlens";

@@ -8,6 +8,8 @@ pub mod channels;
 mod composed;
 pub mod mode;
 mod plan;
+#[doc(hidden)]
+pub mod progress;
 pub mod qkv;
 
 use std::fmt::Debug;

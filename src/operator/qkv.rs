@@ -184,7 +184,7 @@ impl Qkv {
     }
 
     /// Checks the fields on their own: no axis of length 0, H a multiple of G, a float storage type, and sizes that
-    /// memory can hold. Refuses more heads of v than of k, which [`Qkv::validate_shared`] allows.
+    /// memory can hold. Refuses more heads of v than of k, which only some operators have.
     ///
     /// # Errors
     /// One sentence that names the axis or tensor.

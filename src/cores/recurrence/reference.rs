@@ -1,11 +1,11 @@
 //! The definition of the operators whose state is a matrix of features by values, computed token by token.
 
 use crate::operator::mode::Mode;
+use crate::operator::progress;
 use crate::operator::qkv::Qkv;
 use crate::operator::{ReferenceOutputs, Rows};
 use crate::tensor::TensorMap;
 use crate::verify::float::{self, Float};
-use crate::verify::progress;
 
 /// The running maximum of an empty state. It is below all others.
 pub(crate) const NOTHING: f64 = -1e30;

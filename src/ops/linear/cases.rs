@@ -121,7 +121,8 @@ fn host_cases() -> Vec<Case> {
     let batch = &[("B", 2), ("H", 4), ("G", 2), ("N", 70), ("D", 12), ("E", 10)];
     let one = &[("B", 2), ("H", 2), ("V", 6), ("N", 1), ("D", 12), ("E", 10)];
     // Name, then flags and tensors of each rule and of the maps that treat a sequence in a way of their own.
-    let rules: [(&str, &[(&str, &str)], &[&'static str]); 8] = [
+    type Rule = (&'static str, &'static [(&'static str, &'static str)], &'static [&'static str]);
+    let rules: [Rule; 8] = [
         ("plain", &[], &[]),
         ("gated_head", &[("rule", "gated")], &["g"]),
         ("gated_channel", &[("rule", "gated")], &["g.D"]),

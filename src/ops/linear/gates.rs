@@ -85,18 +85,19 @@ impl Config {
         Ok(())
     }
 
-    /// What of this configuration has no kernels; `None` if all of it has.
-    pub(super) fn without_kernels(&self) -> Option<&'static str> {
+    /// A tensor or setting that has no kernels, and what of it has none; `None` if all of them have.
+    pub(super) fn without_kernels(&self) -> Option<(&'static str, &'static str)> {
         let Qkv { dim_k, dim_v, shared, .. } = self.qkv;
         let forms = [
-            (shared > 1, "more heads of v than of k"),
-            (dim_k.max(dim_v) > super::MAX_DIM, "D or E over 256"),
-            (self.decays == Decays::Constant, "g [G]"),
-            (matches!(self.decays, Decays::Computed { .. }), "log decays from a"),
-            (self.beta_for_all_heads, "beta for all heads"),
-            (self.beta_sigmoid, "beta_sigmoid"),
-            (self.l2norm, "l2norm"),
+            (shared > 1, ("v", " with more heads than k")),
+            (dim_k.max(dim_v) > super::MAX_DIM, ("k", " or `v` with a dim over 256")),
+            (self.decays == Decays::Constant, ("g", " with one number per head")),
+            (matches!(self.decays, Decays::Computed { .. }), ("a", "")),
+            (self.beta_for_all_heads, ("beta", " for all heads")),
+            (self.beta_sigmoid, ("beta_sigmoid", "")),
+            (self.l2norm, ("l2norm", "")),
         ];
-        self.mode.without_kernels().or_else(|| forms.into_iter().find(|(there, _)| *there).map(|(_, what)| what))
+        let mode = self.mode.without_kernels().map(|setting| (setting, ""));
+        mode.or_else(|| forms.into_iter().find(|(there, _)| *there).map(|(_, what)| what))
     }
 }

@@ -26,6 +26,10 @@
 //! (arXiv 2406.06484), Gated DeltaNet (arXiv 2412.06464) and, with a decay per channel, Kimi Delta Attention (arXiv
 //! 2510.26692). They are the update rules `delta` and `gated_delta` of ONNX LinearAttention.
 //!
+//! Models store gates in other forms too: see [`Decays`] for g, [`Config::beta_sigmoid`] for beta. [`Config::l2norm`]
+//! divides q and k by their lengths first. v may have more heads than q and k ([`Qkv::shared`]); g, beta, o and the state
+//! then have as many as v.
+//!
 //! Each token reads the state after its own write, so it attends to itself. Without the causal mask, every query reads
 //! the last state. Source: Katharopoulos et al., "Transformers are RNNs" (arXiv 2006.16236), equations 9 to 12, with
 //! `phi(x) = elu(x) + 1` (equation 7). For feature map `identity` without a normaliser, the rules `linear` and `gated`
@@ -282,8 +286,8 @@ impl Config {
     }
 
     fn program(&self, caps: &Caps) -> Result<Program, Error> {
-        if let Some(what) = self.without_kernels() {
-            return Err(Error::rule(NAME, what, " runs on the cpu backend"));
+        if let Some((what, how)) = self.without_kernels() {
+            return Err(Error::rule(NAME, what, format!("{how} runs on the cpu backend")));
         }
         if self.rule.is_delta() { delta::program(self, caps) } else { layout::program(self, caps) }
     }

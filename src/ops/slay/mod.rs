@@ -171,9 +171,10 @@ impl Config {
     }
 
     fn program(&self, caps: &Caps) -> Result<Program, Error> {
-        let shared = || (self.qkv.shared > 1).then_some("more heads of v than of k");
+        let shared = || (self.qkv.shared > 1).then_some("v");
         if let Some(what) = self.mode.without_kernels().or_else(shared) {
-            return Err(Error::rule(NAME, what, " runs on the cpu backend"));
+            let how = if what == "v" { " with more heads than k" } else { "" };
+            return Err(Error::rule(NAME, what, format!("{how} runs on the cpu backend")));
         }
         layout::program(self, caps)
     }

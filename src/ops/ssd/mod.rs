@@ -205,7 +205,7 @@ impl Config {
 
     fn program(&self, caps: &Caps) -> Result<Program, Error> {
         let steps = self.dt_min.is_some() || self.dt_max.is_some() || self.dt_offset != 0.0;
-        let forms = [(self.d_per_channel, "d [H, P]"), (steps, "dt_min, dt_max or dt_offset")];
+        let forms = [(self.d_per_channel, "d_per_channel"), (steps, "limits of dt")];
         let form = || forms.into_iter().find(|(there, _)| *there).map(|(_, what)| what);
         if let Some(what) = self.mode.without_kernels().or_else(form) {
             return Err(Error::rule(NAME, what, " runs on the cpu backend"));
