@@ -210,7 +210,17 @@ fn on_gpu(
     ];
     let conv = conv1d::Tensors { x: &before, weights: &taps, y: &after, state: None };
     let conv = conv_plan.bind(conv)?;
-    let scan = ssd::Tensors { x: &x, dt: &dt, weights: &rates, b: &b, c: &c, z: Some(&z), y: &y, state: None };
+    let scan = ssd::Tensors {
+        x: &x,
+        dt: &dt,
+        weights: &rates,
+        b: &b,
+        c: &c,
+        z: Some(&z),
+        y: &y,
+        cu_seqlens: None,
+        state: None,
+    };
     let scan = scan_plan.bind(scan)?;
     let norm = gated_norm::Tensors { x: &rows, gate: None, scale: Some(&scale), y: &output };
     let norm = norm_plan.bind(norm)?;

@@ -10,6 +10,8 @@ mod channels;
 mod checkpoints;
 #[path = "cli/commands.rs"]
 mod commands;
+#[path = "cli/forms.rs"]
+mod forms;
 #[path = "cli/harmless.rs"]
 mod harmless;
 #[path = "cli/merging.rs"]

@@ -21,7 +21,7 @@ use subquad::verify::tolerance::Reference;
 
 /// Quick cases in f32. The other cases only take longer to compile or use another storage type.
 fn cases(op: &Op) -> impl Iterator<Item = Case> {
-    (op.cases)().into_iter().filter(|case| case.quick && case.dtype == subquad::tensor::DType::F32)
+    (op.cases)().into_iter().filter(|case| case.quick && !case.host && case.dtype == subquad::tensor::DType::F32)
 }
 
 /// The longest of them, to show the host's cost next to a large amount of work.

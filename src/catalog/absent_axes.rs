@@ -18,6 +18,8 @@ pub struct AbsentAxes {
     batch: bool,
     heads: bool,
     packed: Option<Packed>,
+    /// Number of tokens N of that first tensor.
+    tokens: Option<usize>,
 }
 
 impl AbsentAxes {
@@ -42,10 +44,12 @@ impl AbsentAxes {
             batch,
             heads,
             packed,
+            tokens: None,
         });
         let allowed: Vec<_> = forms.iter().filter(|form| form.possible(spec)).collect();
         if let Some(form) = allowed.iter().find(|form| form.present(spec, layout).len() == given.rank()) {
-            return Ok(**form);
+            let tokens = form.present(spec, layout).iter().position(|letter| letter == "N");
+            return Ok(Self { tokens: tokens.map(|axis| given.dims()[axis]), ..**form });
         }
         let shapes: Vec<_> =
             allowed.iter().map(|form| format!("[{}]", form.present(spec, layout).join(", "))).collect();
@@ -76,6 +80,12 @@ impl AbsentAxes {
             };
             let expected = format!("rank {} [{}]{like}", present.len(), present.join(", "));
             return Err(Error::tensor(op.name, spec.name, expected, format!("rank {} {given}", given.rank())));
+        }
+        // A form of one axis, the heads, has no axis that may be absent. One value per token has the same rank if batch and
+        // heads are absent; the length tells.
+        let per_token = present.len() == 1 && given.dims().first().copied() == self.tokens;
+        if given.rank() == 1 && spec.has_rank(1) && !per_token {
+            return Ok(given.clone());
         }
         let given = match self.packed {
             Some(packed) => &packed.split(op, spec, given)?,
@@ -181,6 +191,25 @@ mod tests {
     fn a_decay_of_the_rank_of_q_keeps_its_channels() -> Result<(), Error> {
         let absent = absent(Layout::Bhnd, &[2, 5, 4])?;
         assert_eq!(absent.complete(&OP, &G, Layout::Bhnd, &[2, 5, 4].into())?, [1, 2, 5, 4].into());
+        Ok(())
+    }
+
+    #[test]
+    fn a_decay_of_one_axis_belongs_to_the_heads_unless_it_has_the_length() -> Result<(), Error> {
+        let spec = OP.inputs.iter().find(|spec| spec.name == "g").expect("a decay");
+        for (layout, q, g, full) in [
+            (Layout::Bhnd, &[3, 2, 5, 4][..], &[2][..], &[2][..]),
+            (Layout::Bhnd, &[2, 5, 4], &[2], &[2]),
+            (Layout::Bhnd, &[2, 5, 4], &[2, 5], &[1, 2, 5]),
+            (Layout::Bhnd, &[5, 4], &[5], &[1, 1, 5]),
+            (Layout::Bhnd, &[5, 4], &[1], &[1]),
+            (Layout::Bhnd, &[1, 4], &[1], &[1, 1, 1]),
+            (Layout::Bnhd, &[5, 2, 4], &[2], &[2]),
+            (Layout::Bnhd, &[5, 4], &[1], &[1]),
+            (Layout::Bnhd, &[5, 4], &[5], &[1, 5, 1]),
+        ] {
+            assert_eq!(absent(layout, q)?.complete(&OP, spec, layout, &g.into())?, full.into(), "{layout} {q:?} {g:?}");
+        }
         Ok(())
     }
 

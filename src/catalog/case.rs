@@ -30,6 +30,8 @@ pub struct Case {
     pub seed: u64,
     /// Whether the case belongs to the quick set.
     pub quick: bool,
+    /// Whether only the `cpu` backend has this form.
+    pub host: bool,
 }
 
 impl Case {
@@ -45,6 +47,7 @@ impl Case {
             carry: false,
             seed: 1,
             quick: true,
+            host: false,
         }
     }
 
@@ -90,6 +93,13 @@ impl Case {
         self
     }
 
+    /// Marks a form that has no kernels: only the `cpu` backend runs it.
+    #[must_use]
+    pub fn host(mut self) -> Self {
+        self.host = true;
+        self
+    }
+
     /// Length of an axis in this case.
     pub fn axis(&self, op: &Op, letter: &str) -> Option<usize> {
         axis_length(op, &self.axes, letter)
@@ -97,12 +107,15 @@ impl Case {
 
     /// Shape of one of the operator's tensors in this case; `None` if an axis letter is unknown.
     pub fn shape(&self, op: &Op, spec: &TensorSpec) -> Option<Shape> {
-        let wide = spec.optional_axis.filter(|(name, _)| self.with.contains(name)).map(|(_, letter)| letter);
-        let letters = spec.letters(self.layout).into_iter().chain(wide);
-        letters
-            .map(|letter| self.axis(op, letter).or_else(|| letter.split('|').next()?.parse().ok()))
-            .collect::<Option<Vec<_>>>()
-            .map(Shape::from)
+        let mut forms = spec.each_form(self.layout);
+        let own = forms.next()?.1;
+        let letters = forms.find(|(name, _)| self.with.contains(name)).map_or(own, |(_, letters)| letters);
+        let length = |letter: &'static str| match letter.strip_suffix("+1") {
+            Some(letter) => self.axis(op, letter)?.checked_add(1),
+            None if letter == "G" && spec.per_value_head => self.axis(op, "V"),
+            None => self.axis(op, letter).or_else(|| letter.split('|').next()?.parse().ok()),
+        };
+        letters.into_iter().map(length).collect::<Option<Vec<_>>>().map(Shape::from)
     }
 
     /// The input tensors that this case is given, without the state.

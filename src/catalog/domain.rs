@@ -2,7 +2,7 @@
 
 use crate::catalog::spec::{Op, TensorSpec};
 use crate::error::Error;
-use crate::tensor::HostTensor;
+use crate::tensor::{HostTensor, Values};
 
 /// The values that a tensor may contain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -13,6 +13,12 @@ pub enum Domain {
     Extended,
     /// Values below 0. Others are refused.
     Negative,
+    /// Values of 0 or less. Others are refused.
+    NotPositive,
+    /// Finite values and minus infinity, the logarithm of 0.
+    Logarithm,
+    /// Whole numbers from 0 to 2^32 - 1. Others are refused.
+    Count,
     /// Logarithms of a decay: 0 or less, including minus infinity. Values above 0 make a state grow and cause a
     /// warning.
     LogDecay,
@@ -23,8 +29,8 @@ impl Domain {
     fn takes(self, value: f32) -> bool {
         match self {
             Self::Extended => value.is_infinite(),
-            Self::LogDecay => value == f32::NEG_INFINITY,
-            Self::Finite | Self::Negative => false,
+            Self::LogDecay | Self::Logarithm => value == f32::NEG_INFINITY,
+            Self::Finite | Self::Negative | Self::NotPositive | Self::Count => false,
         }
     }
 }
@@ -53,15 +59,22 @@ pub fn meaningless(domain: Domain, tensor: &HostTensor) -> Option<Meaningless> {
     Some(Meaningless { count: values.iter().filter(wrong).count(), of: values.len(), at, value: values[at] })
 }
 
-/// Refuses values of 0 or more for [`Domain::Negative`]. Returns the text of a warning for log decays above 0. NaN is
+/// Refuses values of 0 or more for [`Domain::Negative`], values above 0 for [`Domain::NotPositive`], and whole numbers outside of [`Domain::Count`]. Returns the text of a warning for log decays above 0. NaN is
 /// ignored here, because [`meaningless`] counts it.
 ///
 /// # Errors
 /// [`Error::Tensor`] with the number of refused values, the first of them and its index.
 pub fn check(op: &Op, spec: &TensorSpec, tensor: &HostTensor) -> Result<Option<String>, Error> {
+    if let (Domain::Count, Values::I64(values)) = (spec.domain, tensor.values()) {
+        let wrong = |value: &&i64| u32::try_from(**value).is_err();
+        let Some(first) = values.iter().find(wrong) else { return Ok(None) };
+        let found =
+            format!("{} of {} that are not, the first {first}", values.iter().filter(wrong).count(), values.len());
+        return Err(Error::tensor(op.name, spec.name, format!("whole numbers from 0 to {}", u32::MAX), found));
+    }
     let values = match spec.domain {
-        Domain::Finite | Domain::Extended => return Ok(None),
-        Domain::Negative | Domain::LogDecay => tensor.to_f32(),
+        Domain::Count | Domain::Logarithm | Domain::Finite | Domain::Extended => return Ok(None),
+        Domain::Negative | Domain::NotPositive | Domain::LogDecay => tensor.to_f32(),
     };
     let wrong = |value: f32| if spec.domain == Domain::Negative { value >= 0.0 } else { value > 0.0 };
     let Some(first) = values.iter().position(|value| wrong(*value)) else { return Ok(None) };
@@ -69,6 +82,9 @@ pub fn check(op: &Op, spec: &TensorSpec, tensor: &HostTensor) -> Result<Option<S
     let found = format!("{count} of {} that are not, the first {} at {first}", values.len(), values[first]);
     if spec.domain == Domain::Negative {
         return Err(Error::tensor(op.name, spec.name, "values below 0", found));
+    }
+    if spec.domain == Domain::NotPositive {
+        return Err(Error::tensor(op.name, spec.name, "values of 0 or less", found));
     }
     let text = format!("expected log decays of 0 or less, found {found}: with these the state grows");
     Ok(Some(format!("{}: tensor `{}`: {text}", op.name, spec.name)))

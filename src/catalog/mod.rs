@@ -9,6 +9,7 @@ pub mod flags;
 pub mod packed;
 pub mod qkv;
 pub mod random;
+pub mod recurrent;
 pub mod request;
 pub mod spec;
 pub mod summaries;

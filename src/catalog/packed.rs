@@ -49,7 +49,7 @@ impl Packed {
         let (heads, flag) = self.heads(spec);
         let mut dims = given.dims().to_vec();
         // A second form has a dim too, and the rank of the first: the last axis tells one from the other.
-        let second = spec.follows_layout && spec.optional_axis.is_some() && dims.last() != Some(&heads);
+        let second = spec.follows_layout && spec.has_rank(4) && dims.last() != Some(&heads);
         if !Self::packs(spec) && !second {
             return Ok(given.clone());
         }

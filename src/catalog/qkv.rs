@@ -24,11 +24,26 @@ pub const AXES: [(&str, AxisDefault); 7] = [
     ("E", AxisDefault::Same("D")),
 ];
 
+/// Number of heads of v, if these can be more than those of k.
+pub const VALUE_HEADS: (&str, AxisDefault) = ("V", AxisDefault::Same("G"));
+
 /// Creates the [`Qkv`] from the shapes of q, k and v, which must agree with each other.
 ///
 /// # Errors
 /// One sentence that names the tensor.
 pub fn of(op: &Op, request: &Request<'_>) -> Result<Qkv, Error> {
+    read(op, request, false)
+}
+
+/// Does the same for an operator whose v may have more heads than k: a multiple of them.
+///
+/// # Errors
+/// One sentence that names the tensor.
+pub fn of_shared(op: &Op, request: &Request<'_>) -> Result<Qkv, Error> {
+    read(op, request, true)
+}
+
+fn read(op: &Op, request: &Request<'_>, shares: bool) -> Result<Qkv, Error> {
     let axes = |spec: &TensorSpec| -> Result<[usize; 4], Error> {
         let d = request.required(op.name, spec)?.dims();
         Ok(match request.layout {
@@ -44,13 +59,25 @@ pub fn of(op: &Op, request: &Request<'_>) -> Result<Qkv, Error> {
         ("k", "batch B", batch, "q", batch_k),
         ("v", "batch B", batch, "q", batch_v),
         ("k", "key dim D", dim_k, "q", dim_k2),
-        ("v", "heads G", kv_heads, "k", heads_v),
         ("v", "length M", keys, "k", keys_v),
     ] {
         if expected != found {
             return Err(Error::tensor(op.name, tensor, format!("{what} = {expected} as in {of}"), found.to_string()));
         }
     }
-    let sizes = Qkv::new().batch(batch).heads(heads).kv_heads(kv_heads).len(queries).keys(keys).dim(dim_k).dim_v(dim_v);
+    let sizes = Qkv::new().batch(batch).len(queries).keys(keys).dim(dim_k).dim_v(dim_v);
+    let sizes = if heads_v == kv_heads {
+        sizes.heads(heads).kv_heads(kv_heads)
+    } else if shares && heads == kv_heads && heads_v.is_multiple_of(kv_heads) {
+        sizes.heads(heads_v).kv_heads(heads_v).shared(heads_v / kv_heads)
+    } else {
+        let why = match (shares, heads == kv_heads) {
+            (false, _) => "",
+            (true, true) => " or a multiple of it",
+            (true, false) => ", since q has other heads than k",
+        };
+        let expected = format!("heads G = {kv_heads} as in k{why}");
+        return Err(Error::tensor(op.name, "v", expected, heads_v.to_string()));
+    };
     Ok(sizes.dtype(request.dtype).layout(request.layout))
 }

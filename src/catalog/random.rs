@@ -9,7 +9,7 @@ use crate::catalog::flags::Flags;
 use crate::catalog::spec::{Draw, Op, Role, TensorSpec};
 use crate::error::Error;
 use crate::operator::Operator;
-use crate::tensor::{Access, DType, HostTensor, Shape, TensorMap};
+use crate::tensor::{Access, DType, HostTensor, Shape, TensorMap, Values};
 
 /// Returns `count` standard normal values. Different streams of the same seed are independent.
 pub fn normal(seed: u64, stream: u64, count: usize) -> Vec<f32> {
@@ -39,6 +39,10 @@ pub fn given(op: &Op, case: &Case) -> Result<TensorMap, Error> {
         let shape = case
             .shape(op, spec)
             .ok_or_else(|| Error::Usage(format!("{}: `{}` has an axis without a length", op.name, spec.name)))?;
+        if let Draw::Borders(axis) = spec.draw {
+            let last = case.axis(op, axis).unwrap_or(0);
+            return Ok((spec.name.to_owned(), borders(case.seed, stream(op, spec), shape, last)));
+        }
         let dtype = if spec.role == Role::Sequence { case.dtype } else { DType::F32 };
         Ok((spec.name.to_owned(), draw(op, spec, &case.flags, shape, case.seed)?.cast(dtype)))
     };
@@ -51,11 +55,17 @@ pub fn given(op: &Op, case: &Case) -> Result<TensorMap, Error> {
 /// # Errors
 /// The errors of [`given`] and of the operator.
 pub fn inputs(op: &Op, case: &Case) -> Result<TensorMap, Error> {
-    let mut tensors = given(op, case)?;
     let operator = case.configure(op)?;
+    let slots = operator.slots();
+    let stored = |name: &str| slots.iter().flat_map(|slot| &slot.parts).find(|part| part.name == name);
+    let as_stored = |(name, tensor): (String, HostTensor)| {
+        let tensor = stored(&name).map_or_else(|| tensor.clone(), |part| tensor.cast(part.dtype));
+        (name, tensor)
+    };
+    let mut tensors: TensorMap = given(op, case)?.into_iter().map(as_stored).collect();
     let drawn = parameters(op, &case.flags, operator.as_ref(), &tensors, case.seed)?;
     drawn.into_iter().for_each(|(name, tensor)| tensors.insert(name, tensor));
-    for part in operator.slots().iter().filter(|slot| slot.access == Access::Update).flat_map(|slot| &slot.parts) {
+    for part in slots.iter().filter(|slot| slot.access == Access::Update).flat_map(|slot| &slot.parts) {
         if let Some(spec) = op.state.iter().find(|spec| spec.name == part.name) {
             tensors.insert(part.name, draw(op, spec, &case.flags, part.shape.clone(), case.seed)?.cast(part.dtype));
         }
@@ -94,18 +104,34 @@ fn draw(op: &Op, spec: &TensorSpec, flags: &Flags, shape: Shape, seed: u64) -> R
         let needed = shape.checked_count().unwrap_or(u64::MAX);
         return Err(Error::Limit { op: op.name.into(), what, needed, limit: u32::MAX.into() });
     }
-    let stream = op.inputs.iter().chain(op.state).position(|other| other.name == spec.name).unwrap_or(0);
-    let mut values = normal(seed, stream as u64, shape.count());
+    let mut values = normal(seed, stream(op, spec), shape.count());
     let distribution = match spec.draw {
         Draw::ByFlags(choose) => choose(flags),
         fixed => fixed,
     };
     match distribution {
-        Draw::Normal | Draw::ByFlags(_) => {}
+        Draw::Normal | Draw::Borders(_) | Draw::ByFlags(_) => {}
         Draw::Positive => values.iter_mut().for_each(|x| *x = x.abs()),
         Draw::Shaped(change) => change(&shape, &mut values),
     }
     Ok(HostTensor::f32(shape, values))
+}
+
+/// The random stream of a tensor: its place in the row.
+fn stream(op: &Op, spec: &TensorSpec) -> u64 {
+    op.inputs.iter().chain(op.state).position(|other| other.name == spec.name).unwrap_or(0) as u64
+}
+
+/// Whole numbers from 0 to `last` in ascending order, the first 0 and the last one `last`, for sequences of random lengths.
+fn borders(seed: u64, stream: u64, shape: Shape, last: usize) -> HostTensor {
+    let count = shape.count();
+    let within = |x: f32| ((libm::tanh(f64::from(x)) + 1.0) / 2.0 * last as f64) as i64;
+    let mut values: Vec<i64> = normal(seed, stream, count).into_iter().map(within).collect();
+    values.sort_unstable();
+    if let [first, .., end] = &mut values[..] {
+        (*first, *end) = (0, last as i64);
+    }
+    HostTensor::new(shape, Values::I64(values))
 }
 
 #[cfg(test)]

@@ -1,9 +1,10 @@
 //! A user's request to an operator: the flags, and the shapes of the tensors given.
 
 use super::flags::Flags;
+use super::recurrent::CU_SEQLENS;
 use super::spec::TensorSpec;
 use crate::error::Error;
-use crate::operator::mode::Mode;
+use crate::operator::mode::{Direction, Mode, StateLayout};
 use crate::tensor::{DType, Layout, Shape};
 
 /// The input of [`Op::configure`](super::spec::Op::configure).
@@ -25,13 +26,17 @@ impl Request<'_> {
     /// The mode that the flags and state files ask for.
     ///
     /// # Errors
-    /// [`Error::Usage`] if `--segment` is not a whole number of 1 or more.
-    pub fn mode(&self, op: &str) -> Result<Mode, Error> {
+    /// [`Error::Usage`] if `--segment` is not a whole number of 1 or more, [`Error::Tensor`] if `cu_seqlens` has another rank
+    /// than 1.
+    pub fn mode(&self, op: &'static str) -> Result<Mode, Error> {
         Ok(Mode {
             causal: self.flags.switch("causal").unwrap_or(true),
             carry: self.carry,
             decode: self.flags.switch("decode").unwrap_or(false),
             segment: self.flags.count(op, "segment")?,
+            sequences: self.optional(op, &CU_SEQLENS)?.map(|shape| shape.dims()[0] - 1),
+            direction: self.flags.word("direction").and_then(Direction::named).unwrap_or_default(),
+            state_layout: self.flags.word("state-layout").and_then(StateLayout::named).unwrap_or_default(),
         })
     }
 
@@ -62,10 +67,12 @@ impl Request<'_> {
     }
 
     fn form(&self, op: &'static str, spec: &TensorSpec, shape: &Shape) -> Result<(), Error> {
-        let rank = spec.axes.split(' ').count();
-        if shape.rank() != rank && !(spec.optional_axis.is_some() && shape.rank() == rank + 1) {
-            let ranks = if spec.optional_axis.is_some() { format!("{rank} or {}", rank + 1) } else { rank.to_string() };
-            let expected = format!("rank {ranks} {}", spec.forms(self.layout));
+        if !spec.has_rank(shape.rank()) {
+            let mut ranks: Vec<_> = spec.each_form(self.layout).map(|(_, letters)| letters.len()).collect();
+            ranks.sort_unstable();
+            ranks.dedup();
+            let ranks: Vec<_> = ranks.iter().map(ToString::to_string).collect();
+            let expected = format!("rank {} {}", ranks.join(" or "), spec.forms(self.layout));
             return Err(Error::tensor(op, spec.name, expected, format!("rank {} {shape}", shape.rank())));
         }
         if shape.dims().contains(&0) {

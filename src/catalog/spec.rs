@@ -42,8 +42,10 @@ pub struct TensorSpec {
     pub draw: Draw,
     /// Whether its axes follow `--layout`, which puts the heads before or after the length.
     pub follows_layout: bool,
-    /// A second form with one more axis at the end: its name for `--with`, and the letter of the axis.
-    pub optional_axis: Option<(&'static str, &'static str)>,
+    /// Other forms: the name of each for `--with`, and its axis letters under layout bhnd.
+    pub other_forms: &'static [(&'static str, &'static str)],
+    /// Whether its axis G has the length of the axis V, the heads of v, if these are more than those of k.
+    pub per_value_head: bool,
     /// Name of another tensor that may be given instead of this one.
     pub alternative: Option<&'static str>,
     /// Whether it may have other ranks than `axes` has. The operator checks these.
@@ -61,6 +63,8 @@ pub enum Draw {
     Positive,
     /// Standard normal values that a function then transforms in place, given the shape of the tensor.
     Shaped(fn(&Shape, &mut [f32])),
+    /// Whole numbers from 0 to the length of this axis, which do not decrease.
+    Borders(&'static str),
     /// A distribution that depends on flags. The function must return one of the other variants.
     ByFlags(fn(&Flags) -> Draw),
 }
@@ -75,7 +79,8 @@ impl TensorSpec {
             optional: false,
             draw: Draw::Normal,
             follows_layout: true,
-            optional_axis: None,
+            other_forms: &[],
+            per_value_head: false,
             alternative: None,
             any_rank: false,
             domain: Domain::Finite,
@@ -110,24 +115,45 @@ impl TensorSpec {
         Self { optional: true, ..self }
     }
 
-    /// Allows a second form with one more axis at the end. `name` is its name for `--with`.
+    /// Allows other forms: the name of each for `--with`, and its axes.
     #[must_use]
-    pub const fn or_axis(self, name: &'static str, letter: &'static str) -> Self {
-        Self { optional_axis: Some((name, letter)), ..self }
+    pub const fn or_forms(self, other_forms: &'static [(&'static str, &'static str)]) -> Self {
+        Self { other_forms, ..self }
     }
 
-    /// The names for `--with`: of the tensor, and of its second form if it has one.
+    /// Gives its axis G the length of the axis V, the heads of v.
+    #[must_use]
+    pub const fn per_value_head(self) -> Self {
+        Self { per_value_head: true, ..self }
+    }
+
+    /// The names for `--with`: of the tensor, and of its other forms.
     pub fn names(&self) -> impl Iterator<Item = &'static str> {
-        std::iter::once(self.name).chain(self.optional_axis.map(|(name, _)| name))
+        std::iter::once(self.name).chain(self.other_forms.iter().map(|(name, _)| *name))
+    }
+
+    /// Axis letters of each form in the order of `layout`, with the name of the form.
+    pub fn each_form(&self, layout: Layout) -> impl Iterator<Item = (&'static str, Vec<&'static str>)> {
+        let forms = std::iter::once((self.name, self.axes)).chain(self.other_forms.iter().copied());
+        forms.map(move |(name, axes)| (name, self.ordered(axes, layout)))
+    }
+
+    /// Whether a form has this rank.
+    pub fn has_rank(&self, rank: usize) -> bool {
+        self.each_form(Layout::Bhnd).any(|(_, letters)| letters.len() == rank)
+    }
+
+    /// Whether a tensor has an axis of this letter.
+    pub fn has_axis(&self, letter: &str) -> bool {
+        let own = |axis: &str| axis.strip_suffix("+1").unwrap_or(axis) == letter;
+        let values = self.per_value_head && letter == "V";
+        values || self.each_form(Layout::Bhnd).any(|(_, letters)| letters.into_iter().any(own))
     }
 
     /// Describes its forms in the order of `layout`, for people: `[B, G, N] or [B, G, N, D]`.
     pub fn forms(&self, layout: Layout) -> String {
-        let letters = self.letters(layout).join(", ");
-        match self.optional_axis {
-            Some((_, letter)) => format!("[{letters}] or [{letters}, {letter}]"),
-            None => format!("[{letters}]"),
-        }
+        let forms: Vec<_> = self.each_form(layout).map(|(_, letters)| format!("[{}]", letters.join(", "))).collect();
+        forms.join(" or ")
     }
 
     /// Sets the values it may contain.
@@ -151,7 +177,11 @@ impl TensorSpec {
 
     /// Axis letters in the order of `layout`. Layout bnhd has the length before the heads.
     pub fn letters(&self, layout: Layout) -> Vec<&'static str> {
-        let mut letters: Vec<_> = self.axes.split(' ').collect();
+        self.ordered(self.axes, layout)
+    }
+
+    fn ordered(&self, axes: &'static str, layout: Layout) -> Vec<&'static str> {
+        let mut letters: Vec<_> = axes.split(' ').collect();
         if self.follows_layout && layout == Layout::Bnhd && letters.len() >= 3 {
             letters.swap(1, 2);
         }

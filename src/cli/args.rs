@@ -318,6 +318,8 @@ const LETTERS: &[(&str, &str)] = &[
     ("D", "key dim"),
     ("E", "value dim"),
     ("S", "state size"),
+    ("V", "value heads; a multiple of H and G where these are equal"),
+    ("seqs", "packed sequences"),
     ("C", "channels"),
     ("cq", "query rows of a kernel; the last one is the query itself"),
     ("ck", "keys of a kernel, an odd number; the middle one is the key itself"),

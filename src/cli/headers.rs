@@ -7,6 +7,7 @@ use super::kv_cache;
 use super::options::Options;
 use super::report::{self, Ui};
 use crate::catalog::absent_axes::AbsentAxes;
+use crate::catalog::domain::Domain;
 use crate::catalog::request::Request;
 use crate::catalog::spec::{Op, TensorSpec};
 use crate::catalog::telling;
@@ -133,8 +134,12 @@ impl Headers {
             read: Vec::new(),
         };
         for (spec, name, in_params, (dtype, shape)) in heads {
-            if dtype == DType::I64 {
-                return Err(Error::tensor(op.name, spec.name, "f32, f16, bf16 or f64", "whole numbers"));
+            match (spec.domain == Domain::Count, dtype == DType::I64) {
+                (false, true) => {
+                    return Err(Error::tensor(op.name, spec.name, "f32, f16, bf16 or f64", "whole numbers"));
+                }
+                (true, false) => return Err(Error::tensor(op.name, spec.name, "i64, i32 or u32", dtype.name())),
+                _ => {}
             }
             let full = headers.absent.complete(op, spec, options.layout, &shape)?;
             let cached = headers.cached(spec, &full, options)?;
@@ -240,19 +245,13 @@ impl Headers {
 
 impl ReadAs {
     fn new(spec: &TensorSpec, layout: Layout, dtype: DType, shape: Shape, full: &Shape) -> Self {
-        let mut letters = spec.letters(layout);
-        if full.rank() == letters.len() + 1
-            && let Some((_, letter)) = spec.optional_axis
-        {
-            letters.push(letter);
-        }
-        let axes = if full.rank() == letters.len() {
-            // An axis `1|H` has one length for all heads, or one per head.
-            let letter = |letter: &'static str| letter.strip_prefix("1|").unwrap_or(letter);
-            letters.into_iter().map(letter).zip(full.dims().iter().copied()).collect()
-        } else {
-            Vec::new()
+        let letters = spec.each_form(layout).map(|(_, letters)| letters).find(|letters| letters.len() == full.rank());
+        // An axis `1|H` has one length for all heads, or one per head; `seqs+1` has one more than the number it is named by.
+        let axis = |(letter, length): (&'static str, usize)| match letter.strip_suffix("+1") {
+            Some(letter) => (letter, length.saturating_sub(1)),
+            None => (letter.strip_prefix("1|").unwrap_or(letter), length),
         };
+        let axes = letters.into_iter().flatten().zip(full.dims().iter().copied()).map(axis).collect();
         Self { name: spec.name, dtype, shape, axes }
     }
 

@@ -112,6 +112,9 @@ impl Options {
             }
             _ => {}
         }
+        if let Some(word) = self.flags.word("direction").filter(|word| *word != "forward" && self.carry()) {
+            return refuse(&format!("--direction {word} cannot be used with --state-in or --state-out"));
+        }
         if self.flags.switch("decode") == Some(true) && !self.carry() {
             return refuse("--decode needs --state-in or --state-out");
         }

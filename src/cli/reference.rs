@@ -10,9 +10,9 @@ use super::report::Ui;
 use crate::catalog::spec::Op;
 use crate::cpu::memory;
 use crate::error::Error;
+use crate::operator::progress::Share;
 use crate::operator::{Operator, Precision, ReferenceOutputs, Rows};
 use crate::tensor::{Layout, TensorMap};
-use crate::verify::progress::Share;
 use crate::verify::tolerance::{Comparison, Reference};
 
 /// Flops of one piece of a reference that is computed in pieces: a fraction of a second of plain loops.

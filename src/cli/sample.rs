@@ -74,9 +74,8 @@ pub(super) fn sample(op: &'static Op, matches: &ArgMatches) -> Result<Outcome, E
     case.flags = options::own_flags(op, matches);
     op.usage(&case.flags)?;
     case.complete(op);
-    let written: Vec<_> = case.given(op).flat_map(|spec| spec.axes.split(' ')).collect();
-    if let Some((letter, _)) = axes.iter().find(|(letter, _)| !written.contains(letter)) {
-        let of = op.inputs.iter().filter(|spec| spec.axes.split(' ').any(|axis| axis == *letter)).map(|spec| spec.name);
+    if let Some((letter, _)) = axes.iter().find(|(letter, _)| !case.given(op).any(|spec| spec.has_axis(letter))) {
+        let of = op.inputs.iter().filter(|spec| spec.has_axis(letter)).map(|spec| spec.name);
         let text = format!("axis {letter} belongs to tensors that are not written, {}; add --with", report::names(of));
         return Err(Error::Usage(format!("{}: --shape: {text}", op.name)));
     }
@@ -200,7 +199,7 @@ mod tests {
         for (text, found) in [
             ("1,8", "expected 4 lengths B,H,N,D or lengths by letter, found `1,8`"),
             ("1,8,N=4,2", "found `1,8,N=4,2`"),
-            ("Q=1", "expected axis letters among B, H, G, N, M, D, E, F, found `Q`"),
+            ("Q=1", "expected axis letters among B, H, G, N, M, D, E, V, F, seqs, found `Q`"),
             ("N=0", "expected a length of 1 or more for axis N, found `0`"),
             ("N=-1", "found `-1`"),
             ("N=1,N=2", "expected axis N once"),

@@ -88,6 +88,15 @@ wide! {
     }
 }
 
+wide! {
+    /// `1 / (1 + e^-x)` of every element.
+    pub(crate) fn sigmoid(x: &mut [f32]) {
+        for x in x {
+            *x = 1.0 / (1.0 + exp_signed(-*x));
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

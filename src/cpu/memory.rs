@@ -57,7 +57,7 @@ fn fits(bytes: u64) -> bool {
 }
 
 /// Unwinds if so many elements cannot be had.
-pub(super) fn claim<T>(count: usize) {
+pub(crate) fn claim<T>(count: usize) {
     let bytes = (count as u64).saturating_mul(size_of::<T>() as u64);
     if !fits(bytes) {
         resume_unwind(Box::new(Exhausted(bytes)));

@@ -7,7 +7,7 @@ use half::f16;
 use half::slice::HalfFloatSliceExt;
 
 use super::matrix::Mat;
-use super::simd::scale;
+use super::simd::{dot, scale};
 use super::threads::reserve;
 use crate::tensor::{DType, HostTensor, Layout, Strides, Values};
 
@@ -20,6 +20,8 @@ pub(crate) struct Source<'a> {
     strides: Strides,
     dim: usize,
     map: Map,
+    /// If set, each row is divided by the root of its sum of squares plus this, before the map.
+    unit: Option<f32>,
 }
 
 impl<'a> Source<'a> {
@@ -32,7 +34,12 @@ impl<'a> Source<'a> {
             Layout::Bnhd => (dims[2], dims[1]),
         };
         let dim = dims.get(3).copied().unwrap_or(1);
-        Self { values: tensor.values(), strides: layout.strides(heads, len, dim), dim, map }
+        Self { values: tensor.values(), strides: layout.strides(heads, len, dim), dim, map, unit: None }
+    }
+
+    /// Divides each row by `sqrt(sum of squares + eps)` before the map.
+    pub(crate) fn unit(self, eps: Option<f32>) -> Self {
+        Self { unit: eps, ..self }
     }
 
     /// The rows of these tokens as f32, with the map applied. f32 rows without a map are returned in place. Others are
@@ -43,7 +50,7 @@ impl<'a> Source<'a> {
         let span = start..start + (tokens.len() - 1) * token + self.dim;
         let space = &mut space[..tokens.len() * self.dim];
         match self.values {
-            Values::F32(x) if self.map.is_none() => return Mat::rows(&x[span], token),
+            Values::F32(x) if self.map.is_none() && self.unit.is_none() => return Mat::rows(&x[span], token),
             Values::F32(x) => {
                 for (to, from) in space.chunks_exact_mut(self.dim).zip(x[span].chunks(token)) {
                     to.copy_from_slice(&from[..self.dim]);
@@ -55,6 +62,12 @@ impl<'a> Source<'a> {
                 }
             }
             Values::I64(_) | Values::U32(_) => unreachable!("sequence tensors are f32 or f16"),
+        }
+        if let Some(eps) = self.unit {
+            for row in space.chunks_exact_mut(self.dim) {
+                let length = (dot(row, row) + eps).sqrt();
+                row.iter_mut().for_each(|x| *x /= length);
+            }
         }
         if let Some(map) = self.map {
             map(space);

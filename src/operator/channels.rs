@@ -54,7 +54,7 @@ impl Channels {
 
     /// A slot of this shape and storage type.
     pub fn slot(&self, name: &'static str, access: Access) -> Slot {
-        Slot::plain(name, access, self.dtype, self.shape())
+        Slot::plain(name, access, self.dtype, self.shape()).along(2)
     }
 
     /// Checks the fields on their own: no axis of length 0, a float storage type, and a size that memory can hold.

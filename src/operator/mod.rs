@@ -5,8 +5,11 @@
 //! The code here builds everything else from these two: validation, plans, runs and the [`Operator`] trait object.
 
 pub mod channels;
+mod composed;
 pub mod mode;
 mod plan;
+#[doc(hidden)]
+pub mod progress;
 pub mod qkv;
 
 use std::fmt::Debug;
@@ -16,7 +19,8 @@ use crate::cpu::memory;
 use crate::error::Error;
 use crate::gpu::Caps;
 use crate::gpu::program::{Cost, Program};
-use crate::tensor::{Access, HostTensor, Slot, Tensor, TensorMap, Values};
+use crate::operator::mode::Mode;
+use crate::tensor::{Access, DType, HostTensor, Slot, Tensor, TensorMap, Values};
 
 pub(crate) use plan::named;
 pub use plan::{Plan, compile};
@@ -86,6 +90,19 @@ pub trait Configured: Debug + Clone + Send + Sync + Sized + 'static {
 
     /// The functions that define the operator.
     const ALGORITHM: Algorithm<Self>;
+
+    /// How it runs along the sequence: by default, as an operator does that has no such settings.
+    fn mode(&self) -> Mode {
+        Mode::new()
+    }
+
+    /// The same settings in the mode [`Mode::plain`], for sequences of this length and storage type. Runs of packed
+    /// sequences, backward runs and states with their axes exchanged are composed of such runs. Only an operator that has
+    /// these settings is asked.
+    #[must_use]
+    fn plain(&self, _length: usize, _dtype: DType) -> Self {
+        self.clone()
+    }
 
     /// What the numbers of its state depend on: by default, on nothing but the operator.
     fn state_basis(&self) -> StateBasis {
@@ -250,6 +267,7 @@ impl<C: Configured> Operator for C {
     }
 
     fn check_values(&self, tensors: &TensorMap) -> Result<(), Error> {
+        composed::check_borders(self, tensors)?;
         Configured::check_values(self, tensors)
     }
 
@@ -259,21 +277,21 @@ impl<C: Configured> Operator for C {
     }
 
     fn reference(&self, tensors: &TensorMap, precision: Precision, rows: Rows<'_>) -> ReferenceOutputs {
-        (C::ALGORITHM.reference[precision as usize])(self, tensors, rows)
+        composed::reference(self, tensors, precision, rows)
     }
 
     #[cfg(feature = "cpu")]
     fn cpu(&self, tensors: &TensorMap) -> Result<TensorMap, Error> {
         self.validate()?;
         check_inputs(C::ALGORITHM.name, &self.slots(), tensors)?;
-        Configured::check_values(self, tensors)?;
+        Operator::check_values(self, tensors)?;
         self.check_memory(true)?;
-        memory::guarded(C::ALGORITHM.name, || (C::ALGORITHM.cpu.run)(self, tensors))
+        memory::guarded(C::ALGORITHM.name, || composed::cpu(self, tensors))
     }
 
     #[cfg(feature = "cpu")]
     fn cpu_variant(&self) -> String {
-        (C::ALGORITHM.cpu.variant)(self)
+        (C::ALGORITHM.cpu.variant)(self) + &self.mode().told()
     }
 }
 
@@ -323,8 +341,11 @@ macro_rules! tensors {
 }
 pub(crate) use tensors;
 
-/// A configuration whose small weights share one buffer, the slot `weights`.
+/// A configuration whose small weights share one buffer, the slot [`Weighted::SLOT`].
 pub trait Weighted: Configured {
+    /// Name of the slot.
+    const SLOT: &'static str;
+
     /// The weights by name.
     type Weights<'a>: Into<Slices<'a>>;
 }
@@ -332,9 +353,9 @@ pub trait Weighted: Configured {
 /// Host slices, each with the name of its tensor.
 pub type Slices<'a> = Vec<(&'static str, &'a [f32])>;
 
-/// Declares the weights that share the slot `weights`. The settings decide which of them a configuration has.
+/// Declares the weights that share the slot of that name. The settings decide which of them a configuration has.
 macro_rules! weights {
-    ($($(#[$field_meta:meta])* $field:ident),+ $(,)?) => {
+    ($slot:literal: $($(#[$field_meta:meta])* $field:ident),+ $(,)?) => {
         /// Weights on the host, by name.
         #[derive(Debug, Clone, Copy, Default)]
         pub struct Weights<'a> {
@@ -349,6 +370,8 @@ macro_rules! weights {
         }
 
         impl $crate::operator::Weighted for Config {
+            const SLOT: &'static str = $slot;
+
             type Weights<'a> = Weights<'a>;
         }
     };

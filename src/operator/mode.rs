@@ -1,6 +1,68 @@
-//! The settings that all recurrent operators share: causal mask, carried state, decoding and segment length.
+//! The settings that all recurrent operators share: causal mask, carried state, decoding, segment length, packed sequences,
+//! direction and the order of the axes of a state.
 
 use crate::error::Error;
+use crate::tensor::{Access, DType, Slot};
+
+/// The order in which a run takes the tokens of a sequence.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Direction {
+    /// From the first token to the last.
+    #[default]
+    Forward,
+    /// From the last token to the first.
+    Backward,
+    /// Both runs; their outputs are added.
+    Both,
+}
+
+impl Direction {
+    /// The values of `--direction`.
+    pub const WORDS: &'static [&'static str] = &["forward", "backward", "both"];
+
+    /// The value of `--direction`, for example `backward`.
+    pub const fn name(self) -> &'static str {
+        Self::WORDS[self as usize]
+    }
+
+    /// The direction of that name.
+    pub fn named(word: &str) -> Option<Self> {
+        [Self::Forward, Self::Backward, Self::Both].into_iter().find(|direction| direction.name() == word)
+    }
+}
+
+/// The order of the last two axes of the tensor `state` in state files and buffers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum StateLayout {
+    /// The order that the operator documents.
+    #[default]
+    De,
+    /// The two axes exchanged.
+    Ed,
+}
+
+impl StateLayout {
+    /// The values of `--state-layout`.
+    pub const WORDS: &'static [&'static str] = &["de", "ed"];
+
+    /// The value of `--state-layout`: `de` or `ed`.
+    pub const fn name(self) -> &'static str {
+        Self::WORDS[self as usize]
+    }
+
+    /// The order of that name.
+    pub fn named(word: &str) -> Option<Self> {
+        [Self::De, Self::Ed].into_iter().find(|order| order.name() == word)
+    }
+
+    /// The last two axes in this order, given in the order `de`.
+    pub fn order(self, [d, e]: [usize; 2]) -> [usize; 2] {
+        match self {
+            Self::De => [d, e],
+            Self::Ed => [e, d],
+        }
+    }
+}
 
 /// How a recurrent operator runs along the sequence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -16,6 +78,14 @@ pub struct Mode {
     /// added in order from the left. A sequence that is split at multiples of this length then gives bit-identical
     /// results.
     pub segment: Option<usize>,
+    /// S: the number of sequences that are packed one after another into the one batch entry. Their borders are the
+    /// values of the tensor `cu_seqlens [S+1]`, from 0 to N. Nothing crosses a border: each sequence starts from its own
+    /// state. `None` if every batch entry is one sequence.
+    pub sequences: Option<usize>,
+    /// The order in which the tokens are taken, within each sequence.
+    pub direction: Direction,
+    /// The order of the axes of the carried state.
+    pub state_layout: StateLayout,
 }
 
 impl Default for Mode {
@@ -27,7 +97,15 @@ impl Default for Mode {
 impl Mode {
     /// The causal mode without a carried state.
     pub const fn new() -> Self {
-        Self { causal: true, carry: false, decode: false, segment: None }
+        Self {
+            causal: true,
+            carry: false,
+            decode: false,
+            segment: None,
+            sequences: None,
+            direction: Direction::Forward,
+            state_layout: StateLayout::De,
+        }
     }
 
     /// Removes the causal mask: every query attends to every key.
@@ -54,13 +132,136 @@ impl Mode {
         Self { segment: Some(tokens), ..self }
     }
 
-    /// Refuses lengths and settings that contradict each other. `tensor` is the name of the tensor along the sequence,
+    /// Sets the number of packed sequences.
+    #[must_use]
+    pub const fn sequences(self, sequences: usize) -> Self {
+        Self { sequences: Some(sequences), ..self }
+    }
+
+    /// Sets the direction.
+    #[must_use]
+    pub const fn direction(self, direction: Direction) -> Self {
+        Self { direction, ..self }
+    }
+
+    /// Sets the order of the axes of the carried state.
+    #[must_use]
+    pub const fn state_layout(self, state_layout: StateLayout) -> Self {
+        Self { state_layout, ..self }
+    }
+
+    /// Number of states along the first axis of a state tensor: one per batch entry, or one per packed sequence.
+    pub fn states(&self, batch: usize) -> usize {
+        self.sequences.unwrap_or(batch)
+    }
+
+    /// The mode in which one sequence is computed on its own: forward, with the state in its usual order.
+    #[must_use]
+    pub const fn plain(self) -> Self {
+        Self { sequences: None, direction: Direction::Forward, state_layout: StateLayout::De, ..self }
+    }
+
+    /// Whether the run is composed of runs in the mode [`Mode::plain`].
+    pub(crate) fn is_composed(&self) -> bool {
+        self.without_kernels().is_some()
+    }
+
+    /// What [`Mode::plain`] leaves out, for people, behind the description of an algorithm.
+    #[cfg(feature = "cpu")]
+    pub(crate) fn told(&self) -> String {
+        let mut text = self.sequences.map_or_else(String::new, |count| format!(", {count} packed sequences"));
+        text.push_str(match self.direction {
+            Direction::Forward => "",
+            Direction::Backward => ", backward",
+            Direction::Both => ", in both directions",
+        });
+        text
+    }
+
+    /// The settings that a state depends on, by the names of their flags.
+    pub(crate) fn state_basis(&self) -> Option<(&'static str, String)> {
+        (self.state_layout != StateLayout::De).then(|| ("state-layout", self.state_layout.name().to_owned()))
+    }
+
+    /// The slot of the borders of packed sequences, `cu_seqlens [S+1]`. It is the one before the state.
+    pub fn borders_slot(&self) -> Option<Slot> {
+        let count = self.sequences?.saturating_add(1);
+        Some(Slot::plain("cu_seqlens", Access::Read, DType::U32, [count]))
+    }
+
+    /// What of the mode has no kernels, for the sentence that refuses it on a GPU; `None` if all of it has.
+    pub(crate) fn without_kernels(&self) -> Option<&'static str> {
+        if self.sequences.is_some() {
+            Some("cu_seqlens")
+        } else if self.direction != Direction::Forward {
+            Some("direction")
+        } else if self.carry && self.state_layout != StateLayout::De {
+            Some("state_layout")
+        } else {
+            None
+        }
+    }
+
+    /// Refuses lengths and settings that contradict each other, and what only some operators have: packed sequences,
+    /// directions and orders of a state ([`Mode::check_all`]). `tensor` is the name of the tensor along the sequence,
     /// `queries` and `keys` are the lengths N and M.
     ///
     /// # Errors
     /// One sentence that names the tensor or setting.
     pub(crate) fn check(self, op: &'static str, tensor: &str, queries: usize, keys: usize) -> Result<(), Error> {
-        let Self { causal, carry, decode, segment } = self;
+        if let Some(setting) = self.without_kernels() {
+            let setting = if setting == "cu_seqlens" { "sequences" } else { setting };
+            return Err(Error::rule(op, setting, " is not among the settings of this operator"));
+        }
+        self.check_lengths(op, tensor, queries, keys)
+    }
+
+    /// Does the same for an operator that has them all. `batch` is B.
+    ///
+    /// # Errors
+    /// One sentence that names the tensor or setting.
+    pub(crate) fn check_all(
+        self,
+        op: &'static str,
+        tensor: &str,
+        batch: usize,
+        [queries, keys]: [usize; 2],
+    ) -> Result<(), Error> {
+        if let Some(sequences) = self.sequences {
+            let found = || format!("[{}]", sequences.saturating_add(1));
+            if sequences == 0 {
+                return Err(Error::tensor(op, "cu_seqlens", "[S+1], the borders of one sequence or more", found()));
+            }
+            if batch != 1 {
+                return Err(Error::tensor(op, tensor, "batch B = 1 with cu_seqlens", batch.to_string()));
+            }
+            if !self.causal {
+                return Err(Error::tensor(op, "cu_seqlens", "none in the non-causal form", found()));
+            }
+            if self.decode {
+                return Err(Error::tensor(op, "cu_seqlens", "none with decode", found()));
+            }
+        }
+        if self.direction != Direction::Forward {
+            let refuse = |without: &str| {
+                let problem = format!(" {} {without}", self.direction.name());
+                Err(Error::rule(op, "direction", problem))
+            };
+            if !self.causal {
+                return refuse("needs the causal form");
+            }
+            if self.decode {
+                return refuse("cannot be used with decode, which takes one token");
+            }
+            if self.carry {
+                return refuse("cannot be used with a carried state");
+            }
+        }
+        self.check_lengths(op, tensor, queries, keys)
+    }
+
+    fn check_lengths(self, op: &'static str, tensor: &str, queries: usize, keys: usize) -> Result<(), Error> {
+        let Self { causal, carry, decode, segment, .. } = self;
         if causal && queries != keys {
             let expected = format!("M = N = {queries} for the causal form");
             return Err(Error::tensor(op, "k", expected, format!("M = {keys}")));

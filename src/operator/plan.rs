@@ -100,15 +100,15 @@ impl<C: Configured> Plan<C> {
 }
 
 impl<C: Weighted> Plan<C> {
-    /// Uploads the weights into one buffer, in the layout that the kernels read. The plan binds it as `weights`.
+    /// Uploads the weights into one buffer, in the layout that the kernels read. The plan binds it as [`Weighted::SLOT`].
     ///
     /// # Errors
     /// One sentence that names a tensor that is missing, unknown or of the wrong length; [`Error::Device`] if there is
     /// not enough memory.
     pub fn upload_weights(&self, weights: C::Weights<'_>) -> Result<Tensor, Error> {
         let op = C::ALGORITHM.name;
-        let Some(slot) = self.slots().iter().find(|slot| slot.name == "weights") else {
-            return Err(Error::rule(op, "weights", " are none of this configuration's tensors"));
+        let Some(slot) = self.slots().iter().find(|slot| slot.name == C::SLOT) else {
+            return Err(Error::rule(op, C::SLOT, " are none of this configuration's tensors"));
         };
         let given = named(op, slot.parts.iter().map(|part| (part.name, part.dtype, &part.shape)), weights.into())?;
         if let Some(part) = slot.parts.iter().find(|part| given.get(part.name).is_none()) {

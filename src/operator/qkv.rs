@@ -24,6 +24,10 @@ pub struct Qkv {
     pub dim_k: usize,
     /// E: value dimension.
     pub dim_v: usize,
+    /// Number of heads of v, o and the state that share one head of q and k. If it is over 1, `heads` and `kv_heads` are equal:
+    /// both are the number V of value heads, q and k have V / `shared` heads, and value head u reads q and k head
+    /// u / `shared`.
+    pub shared: usize,
     /// Storage type of q, k, v and o: f32 or f16.
     pub dtype: DType,
     /// Axis order of q, k, v and o.
@@ -75,6 +79,7 @@ impl Qkv {
             keys: 1,
             dim_k: 1,
             dim_v: 1,
+            shared: 1,
             dtype: DType::F32,
             layout: Layout::Bhnd,
             named: Named { kv_heads: false, keys: false, dim_v: false },
@@ -135,6 +140,12 @@ impl Qkv {
         Self { dim_v, named: Named { dim_v: true, ..self.named }, ..self }
     }
 
+    /// Sets the number of heads of v, o and the state that share one head of q and k.
+    #[must_use]
+    pub const fn shared(self, shared: usize) -> Self {
+        Self { shared, ..self }
+    }
+
     /// Storage type of q, k, v and o: f32 or f16.
     #[must_use]
     pub const fn dtype(self, dtype: DType) -> Self {
@@ -152,7 +163,17 @@ impl Qkv {
         self.heads / self.kv_heads.max(1)
     }
 
-    /// Number of key heads over all batch entries: B G.
+    /// Number of heads of q.
+    pub fn query_heads(&self) -> usize {
+        self.heads / self.shared.max(1)
+    }
+
+    /// Number of heads of k.
+    pub fn key_heads(&self) -> usize {
+        self.kv_heads / self.shared.max(1)
+    }
+
+    /// Number of heads of v and of the state over all batch entries: B G.
     pub fn kv_units(&self) -> usize {
         self.batch * self.kv_heads
     }
@@ -163,11 +184,23 @@ impl Qkv {
     }
 
     /// Checks the fields on their own: no axis of length 0, H a multiple of G, a float storage type, and sizes that
-    /// memory can hold.
+    /// memory can hold. Refuses more heads of v than of k, which only some operators have.
     ///
     /// # Errors
     /// One sentence that names the axis or tensor.
     pub fn validate(&self, op: &'static str) -> Result<(), Error> {
+        if self.shared > 1 {
+            let expected = format!("as many heads as k, {}", self.key_heads());
+            return Err(Error::tensor(op, "v", expected, format!("{} heads", self.kv_heads)));
+        }
+        self.validate_shared(op)
+    }
+
+    /// Checks the fields as [`Qkv::validate`] does, for an operator whose value heads can share heads of q and k.
+    ///
+    /// # Errors
+    /// One sentence that names the axis or tensor.
+    pub(crate) fn validate_shared(&self, op: &'static str) -> Result<(), Error> {
         for (axis, length) in [
             ("B", self.batch),
             ("H", self.heads),
@@ -176,6 +209,7 @@ impl Qkv {
             ("M", self.keys),
             ("D", self.dim_k),
             ("E", self.dim_v),
+            ("shared", self.shared),
         ] {
             if length == 0 {
                 return Err(Error::setting(op, axis, "1 or more", "0"));
@@ -184,6 +218,10 @@ impl Qkv {
         if !self.heads.is_multiple_of(self.kv_heads) {
             let expected = format!("key heads that divide the {} query heads", self.heads);
             return Err(Error::tensor(op, "k", expected, format!("{} key heads", self.kv_heads)));
+        }
+        if self.shared > 1 && (self.heads != self.kv_heads || !self.heads.is_multiple_of(self.shared)) {
+            let expected = format!("heads H = G that are a multiple of {}, the heads of v per head of k", self.shared);
+            return Err(Error::tensor(op, "v", expected, format!("H = {}, G = {}", self.heads, self.kv_heads)));
         }
         if !self.dtype.is_float() {
             return Err(Error::tensor(op, "q", "f32 or f16", self.dtype.name()));
@@ -194,10 +232,11 @@ impl Qkv {
     /// The slots q, k, v and o.
     pub fn slots(&self) -> Vec<Slot> {
         let shape = |heads, len, dim| self.layout.shape(self.batch, heads, len, dim);
-        let slot = |name, access, shape: Shape| Slot::plain(name, access, self.dtype, shape);
+        let axis = self.layout.token_axis();
+        let slot = |name, access, shape: Shape| Slot::plain(name, access, self.dtype, shape).along(axis);
         vec![
-            slot("q", Access::Read, shape(self.heads, self.queries, self.dim_k)),
-            slot("k", Access::Read, shape(self.kv_heads, self.keys, self.dim_k)),
+            slot("q", Access::Read, shape(self.query_heads(), self.queries, self.dim_k)),
+            slot("k", Access::Read, shape(self.key_heads(), self.keys, self.dim_k)),
             slot("v", Access::Read, shape(self.kv_heads, self.keys, self.dim_v)),
             slot("o", Access::Write, shape(self.heads, self.queries, self.dim_v)),
         ]
@@ -207,8 +246,8 @@ impl Qkv {
     pub fn elements(&self) -> [f64; 4] {
         let (queries, keys) = ((self.batch * self.heads) as f64, self.kv_units() as f64);
         let (queries, keys) = (queries * self.queries as f64, keys * self.keys as f64);
-        let (d, e) = (self.dim_k as f64, self.dim_v as f64);
-        [queries * d, keys * d, keys * e, queries * e]
+        let (d, e, shared) = (self.dim_k as f64, self.dim_v as f64, self.shared as f64);
+        [queries * d / shared, keys * d / shared, keys * e, queries * e]
     }
 
     /// Strides of q, k, v and o. The casts to u32 lose nothing, because
@@ -216,8 +255,8 @@ impl Qkv {
     pub fn strides(&self) -> [Strides; 4] {
         let of = |heads, len, dim| strides_of(self.layout, heads, len, dim);
         [
-            of(self.heads, self.queries, self.dim_k),
-            of(self.kv_heads, self.keys, self.dim_k),
+            of(self.query_heads(), self.queries, self.dim_k),
+            of(self.key_heads(), self.keys, self.dim_k),
             of(self.kv_heads, self.keys, self.dim_v),
             of(self.heads, self.queries, self.dim_v),
         ]
@@ -240,7 +279,7 @@ impl Qkv {
         caps: &Caps,
     ) -> Result<Vec<Step>, Error> {
         let (units, unit) = match self.layout {
-            Layout::Bhnd => (self.kv_units(), "one key head"),
+            Layout::Bhnd => (self.batch * self.key_heads(), "one key head"),
             Layout::Bnhd => (self.batch, "one batch entry"),
         };
         let share = |&(i, base): &(usize, usize)| {

@@ -2,7 +2,7 @@
 
 use half::f16;
 
-use super::{DType, Shape};
+use super::{DType, Shape, axes};
 
 /// Values of a tensor on the host.
 #[derive(Debug, Clone, PartialEq)]
@@ -15,6 +15,18 @@ pub enum Values {
     I64(Vec<i64>),
     /// Indices.
     U32(Vec<u32>),
+}
+
+/// Applies a generic function to the values, whatever their type.
+macro_rules! map {
+    ($values:expr, $inner:ident => $body:expr) => {
+        match $values {
+            Values::F32($inner) => Values::F32($body),
+            Values::F16($inner) => Values::F16($body),
+            Values::I64($inner) => Values::I64($body),
+            Values::U32($inner) => Values::U32($body),
+        }
+    };
 }
 
 /// A tensor in host memory. Files are read into it, and the `cpu` backend and the references compute with it.
@@ -126,6 +138,47 @@ impl HostTensor {
     #[must_use]
     pub fn reshape(self, shape: impl Into<Shape>) -> Self {
         Self::new(shape, self.values)
+    }
+
+    /// Keeps only these positions of an axis, in their order.
+    pub(crate) fn select(&self, axis: usize, positions: &[usize]) -> Self {
+        let mut dims = self.shape.dims().to_vec();
+        let sizes = [dims[axis], dims[axis + 1..].iter().product()];
+        dims[axis] = positions.len();
+        Self { shape: dims.into(), values: map!(&self.values, v => axes::select(v, sizes, positions)) }
+    }
+
+    /// Puts tensors of one storage type one after another along an axis. Panics if there are none.
+    #[cfg(feature = "cpu")]
+    pub(crate) fn join(pieces: &[Self], axis: usize) -> Self {
+        let mut dims = pieces[0].shape.dims().to_vec();
+        let inner = dims[axis + 1..].iter().product();
+        dims[axis] = pieces.iter().map(|piece| piece.shape.dims()[axis]).sum();
+        macro_rules! joined {
+            ($kind:ident) => {{
+                let values = pieces.iter().filter_map(|piece| match &piece.values {
+                    Values::$kind(values) => Some((piece.shape.dims()[axis], &values[..])),
+                    _ => None,
+                });
+                Values::$kind(axes::join(&values.collect::<Vec<_>>(), inner))
+            }};
+        }
+        let values = match pieces[0].dtype() {
+            DType::F32 => joined!(F32),
+            DType::F16 => joined!(F16),
+            DType::I64 => joined!(I64),
+            DType::U32 => joined!(U32),
+        };
+        Self::new(dims, values)
+    }
+
+    /// Exchanges the last two axes.
+    pub(crate) fn exchanged(&self) -> Self {
+        let mut dims = self.shape.dims().to_vec();
+        let [.., rows, columns] = dims[..] else { return self.clone() };
+        let last = dims.len() - 1;
+        dims.swap(last - 1, last);
+        Self { shape: dims.into(), values: map!(&self.values, v => axes::exchange(v, [rows, columns])) }
     }
 
     /// The values as little-endian bytes.

@@ -1,5 +1,6 @@
 //! Shapes, storage types, tensors in host memory and tensors in a `wgpu::Buffer`.
 
+pub(crate) mod axes;
 mod host;
 mod shape;
 mod slot;

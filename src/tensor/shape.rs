@@ -130,6 +130,14 @@ impl Layout {
         }
     }
 
+    /// The axis along the sequence.
+    pub const fn token_axis(self) -> usize {
+        match self {
+            Layout::Bhnd => 2,
+            Layout::Bnhd => 1,
+        }
+    }
+
     /// Number of elements between neighbouring batch entries, heads and tokens of a sequence tensor.
     pub fn strides(self, heads: usize, len: usize, dim: usize) -> Strides {
         match self {

@@ -46,12 +46,14 @@ pub struct Part {
     /// Number of consecutive copies in the slot. If every workgroup reads and advances a count, each workgroup has its
     /// own copy.
     pub copies: usize,
+    /// The axis along the sequence; `None` for a tensor that belongs to the sequence as a whole.
+    pub tokens: Option<usize>,
 }
 
 impl Part {
     /// A part with the storage type of the slot, zero initial values and one copy.
     pub fn new(name: &'static str, shape: impl Into<Shape>, dtype: DType) -> Self {
-        Self { name, shape: shape.into(), offset: 0, dtype, initial: 0.0, copies: 1 }
+        Self { name, shape: shape.into(), offset: 0, dtype, initial: 0.0, copies: 1, tokens: None }
     }
 
     /// Number of elements that it occupies in a slot of this storage type, including all copies; `None` if it exceeds
@@ -66,6 +68,13 @@ impl Slot {
     /// A plain tensor.
     pub fn plain(name: &'static str, access: Access, dtype: DType, shape: impl Into<Shape>) -> Self {
         Self { name, access, dtype, parts: vec![Part::new(name, shape, dtype)] }
+    }
+
+    /// Says that this axis of a plain tensor runs along the sequence.
+    #[must_use]
+    pub fn along(mut self, axis: usize) -> Self {
+        self.parts.iter_mut().for_each(|part| part.tokens = Some(axis));
+        self
     }
 
     /// Shape of the tensor to bind: that of the only part, or `[length]` of a pack.

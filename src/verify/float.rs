@@ -86,6 +86,11 @@ pub fn rate<T: Float>(log: T) -> T {
     T::of(0.0) - (if log > T::of(88.0) { T::of(88.0) } else { log }).exp()
 }
 
+/// `1 / (1 + e^-x)`.
+pub fn sigmoid<T: Float>(x: T) -> T {
+    T::of(1.0) / (T::of(1.0) + (T::of(0.0) - x).exp())
+}
+
 /// `x / (1 + e^-x)`.
 pub fn silu<T: Float>(x: T) -> T {
     x / (T::of(1.0) + (T::of(0.0) - x).exp())

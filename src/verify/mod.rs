@@ -2,8 +2,6 @@
 
 #[doc(hidden)]
 pub mod float;
-#[doc(hidden)]
-pub mod progress;
 #[cfg(feature = "catalog")]
 #[doc(hidden)]
 pub mod rows;

@@ -2,7 +2,7 @@
 //! take too long.
 
 use crate::catalog::spec::TensorSpec;
-use crate::tensor::{HostTensor, Layout, TensorMap, Values};
+use crate::tensor::{HostTensor, Layout, TensorMap};
 
 /// Selects `count` positions of `len`: the first, the last, and one from each of `count - 2` equal parts between them.
 /// Returns all positions if `len` is at most `count`.
@@ -28,27 +28,9 @@ pub fn pick(outputs: &[TensorSpec], layout: Layout, tensors: &TensorMap, positio
     let one = |(name, tensor): (&str, &HostTensor)| {
         let spec = outputs.iter().find(|spec| spec.name == name);
         let axis = spec.and_then(|spec| spec.letters(layout).iter().position(|letter| *letter == "N"));
-        (name.to_owned(), axis.map_or_else(|| tensor.clone(), |axis| take(tensor, axis, positions)))
+        (name.to_owned(), axis.map_or_else(|| tensor.clone(), |axis| tensor.select(axis, positions)))
     };
     tensors.iter().map(one).collect()
-}
-
-/// Keeps only these positions of one axis.
-fn take(tensor: &HostTensor, axis: usize, positions: &[usize]) -> HostTensor {
-    let mut dims = tensor.shape().dims().to_vec();
-    let (len, inner) = (dims[axis], dims[axis + 1..].iter().product::<usize>());
-    dims[axis] = positions.len();
-    fn cut<T: Copy>(values: &[T], len: usize, inner: usize, positions: &[usize]) -> Vec<T> {
-        let blocks = values.chunks_exact(len * inner);
-        blocks.flat_map(|block| positions.iter().flat_map(|at| &block[at * inner..][..inner])).copied().collect()
-    }
-    let values = match tensor.values() {
-        Values::F32(v) => Values::F32(cut(v, len, inner, positions)),
-        Values::F16(v) => Values::F16(cut(v, len, inner, positions)),
-        Values::I64(v) => Values::I64(cut(v, len, inner, positions)),
-        Values::U32(v) => Values::U32(cut(v, len, inner, positions)),
-    };
-    HostTensor::new(dims, values)
 }
 
 #[cfg(test)]

@@ -152,12 +152,12 @@ fn within(place: &Place, kib: usize, arguments: &str) -> Ran {
 #[test]
 fn a_wrong_shape_costs_no_memory() {
     let place = Place::new();
-    inflating(&place, "(1, 1, 131072, 1024)", 1 << 27);
+    inflating(&place, "(1, 1, 65536, 2048)", 1 << 27);
     for (arguments, start) in [
         ("run softmax --backend cpu -i in.npz --heads 3", "error: softmax: tensor `q`: expected [N, H*D] or"),
         (
             "run linear --backend cpu -i in.npz --layout bnhd",
-            "error: linear: tensor `k`: expected D of at most 256, found 1024",
+            "error: linear: tensor `k`: expected D of at most 1024, found 2048",
         ),
         ("run ramnet --backend cpu -i in.npz", "error: ramnet: tensor `gamma`: expected [B, H, N], found none"),
     ] {
@@ -195,7 +195,7 @@ fn metadata_that_inflates_costs_no_memory() {
 fn a_state_of_a_wrong_shape_is_not_read() {
     let place = Place::new();
     place.write("q.npz", &[("q", &[6, 4]), ("k", &[6, 4]), ("v", &[6, 4])]);
-    inflating(&place, "(1, 1, 131072, 1024)", 1 << 27);
+    inflating(&place, "(1, 1, 65536, 2048)", 1 << 27);
     std::fs::rename(place.path("in.npz"), place.path("large.npz")).expect("a file");
     let bytes = std::fs::read(place.path("large.npz")).expect("a file");
     let mut archive = ZipArchive::new(std::io::Cursor::new(bytes)).expect("an archive");
@@ -206,7 +206,7 @@ fn a_state_of_a_wrong_shape_is_not_read() {
     state.finish().expect("an archive");
     let ran = within(&place, 200 << 10, "run linear --backend cpu -i q.npz --state-in s.npz");
     let sentence =
-        "error: linear: tensor `state`: expected f32 [1, 1, 4, 4] in the state file, found f32 [1, 1, 131072, 1024]\n";
+        "error: linear: tensor `state`: expected f32 [1, 1, 4, 4] in the state file, found f32 [1, 1, 65536, 2048]\n";
     assert_eq!((ran.code, ran.err.as_str()), (1, sentence));
 }
 

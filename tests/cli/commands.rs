@@ -28,10 +28,10 @@ fn sample_takes_axes_layout_and_dtype() {
         assert_eq!((tensor.dtype(), tensor.shape()), (DType::F16, &shape.into()), "{name}");
     }
     let metadata = place.read("a.npz").metadata;
-    assert_eq!(metadata["sample"], "B=1,H=8,G=2,N=3,M=5,D=64,E=7,F=256");
+    assert_eq!(metadata["sample"], "B=1,H=8,G=2,N=3,M=5,D=64,E=7,V=2,F=256,seqs=4");
     assert_eq!((metadata["layout"].as_str(), metadata["seed"].as_str()), ("bnhd", "0"));
     for (shape, sentence) in [
-        ("Z=3", "linear: --shape: expected axis letters among B, H, G, N, M, D, E, F, found `Z`"),
+        ("Z=3", "linear: --shape: expected axis letters among B, H, G, N, M, D, E, V, F, seqs, found `Z`"),
         ("N=0", "linear: --shape: expected a length of 1 or more for axis N, found `0`"),
         ("1,2", "linear: --shape: expected 4 lengths B,H,N,D or lengths by letter, found `1,2`"),
         ("H=3,G=2", "--shape: linear: tensor `k`: expected key heads that divide the 3 query heads, found 2 key heads"),

@@ -198,7 +198,7 @@ fn samples_are_valid_and_may_hold_projections() {
     place.refuse(
         "run linear --input in.safetensors --backend cpu --rule gated-delta",
         1,
-        "linear: tensor `g`: expected [B, G, N] or [B, G, N, D], found none (given: q, k, v, beta)",
+        "linear: tensor `g`: expected [B, G, N] or [B, G, N, D] or [G], or `a` in its place, found none (given: q, k, v, beta)",
     );
     let ran = place.run("sample linformer --output x.safetensors --with g");
     assert_eq!(ran.code, 2, "{ran:?}");

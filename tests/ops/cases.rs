@@ -23,7 +23,7 @@ pub(crate) fn tests() -> Vec<Trial> {
             trials.extend(of_case(op, case));
         }
         // Cheap: of the slow cases too in a quick run.
-        trials.extend((op.cases)().into_iter().map(|case| of_plan(op, case)));
+        trials.extend((op.cases)().into_iter().filter(|case| !case.host).map(|case| of_plan(op, case)));
     }
     trials
 }
@@ -59,6 +59,9 @@ impl Subject {
         let Some(ctx) = context() else { return Ok(Completion::ignored_with("no adapter")) };
         if let Some(reason) = lacks(self.case.dtype) {
             return Ok(Completion::ignored_with(reason));
+        }
+        if self.case.host {
+            return Ok(Completion::ignored_with("no kernels"));
         }
         if !runs_here(self.op, &self.case) {
             return Ok(Completion::ignored_with("a software adapter, and kernels as in other cases: SUBQUAD_ALL=1"));

@@ -43,7 +43,7 @@ pub(crate) fn covering(op: &Op, filter: impl Fn(&Case) -> bool) -> Vec<Case> {
         covers.extend(steps().filter(|_| ragged).map(|(kernel, _)| format!("{} ragged", kernel.name)));
         Candidate { covers, specs: steps().map(|(kernel, spec)| spec.label(kernel)).collect(), case }
     };
-    let mut rest: Vec<_> = (op.cases)().into_iter().filter(filter).map(candidate).collect();
+    let mut rest: Vec<_> = (op.cases)().into_iter().filter(|case| !case.host && filter(case)).map(candidate).collect();
     let (mut seen, mut compiled, mut chosen) = (HashSet::new(), HashSet::new(), Vec::new());
     // Always take the case that adds most, so that few are enough.
     while let Some(most) = (0..rest.len()).max_by_key(|&at| rest[at].covers.difference(&seen).count()) {
@@ -67,7 +67,7 @@ pub(crate) fn runs_here(op: &Op, case: &Case) -> bool {
     let software = context().is_some_and(|ctx| ctx.info().device_type == wgpu::DeviceType::Cpu);
     let names = |op: &Op| covering(op, |case| case.quick).into_iter().map(|case| case.name).collect();
     let covering = || NAMES.get_or_init(|| OPS.iter().map(|op| (op.name, names(op))).collect());
-    all || !software || covering()[op.name].contains(&case.name)
+    !case.host && (all || !software || covering()[op.name].contains(&case.name))
 }
 
 /// The backends that run this case.

@@ -239,8 +239,8 @@ fn refused_before_anything_runs() {
             "linear: tensor `k`: expected M = N = 8 for the causal form, found M = 9",
         ),
         (
-            Config { qkv: base.qkv.dim_k(257), ..base.clone() },
-            "linear: tensor `k`: expected D of at most 256, found 257",
+            Config { qkv: base.qkv.dim_k(1025), ..base.clone() },
+            "linear: tensor `k`: expected D of at most 1024, found 1025",
         ),
         (Config { qkv: base.qkv.batch(0), ..base.clone() }, "linear: `B`: expected 1 or more, found 0"),
         (Config { mode: base.mode.non_causal().carry(), ..base.clone() }, "linear: `carry` needs the causal form"),

@@ -344,12 +344,16 @@ fn tensors_that_do_not_fit_the_rule_are_refused_by_name() {
     };
     let [beta, g] = ["beta", "g"].map(|name| (name, &[1, 2, 9][..]));
     for (rule, more, sentence) in [
-        ("delta", vec![], "linear: tensor `beta`: expected [B, G, N], found none (given: q, k, v)"),
-        ("gated-delta", vec![g], "linear: tensor `beta`: expected [B, G, N], found none (given: q, k, v, g)"),
+        ("delta", vec![], "linear: tensor `beta`: expected [B, G, N] or [B, 1, N], found none (given: q, k, v)"),
+        (
+            "gated-delta",
+            vec![g],
+            "linear: tensor `beta`: expected [B, G, N] or [B, 1, N], found none (given: q, k, v, g)",
+        ),
         (
             "gated-delta",
             vec![beta],
-            "linear: tensor `g`: expected [B, G, N] or [B, G, N, D], found none (given: q, k, v, beta)",
+            "linear: tensor `g`: expected [B, G, N] or [B, G, N, D] or [G], or `a` in its place, found none (given: q, k, v, beta)",
         ),
         ("delta", vec![g, beta], "linear: tensor `g`: expected none under --rule delta, found [1, 2, 9]"),
         ("linear", vec![beta], "linear: tensor `beta`: expected none under --rule linear, found [1, 2, 9]"),
@@ -362,7 +366,7 @@ fn tensors_that_do_not_fit_the_rule_are_refused_by_name() {
         (
             "delta",
             vec![("beta", &[1, 2, 9, 8][..])],
-            "linear: tensor `beta`: expected rank 3 [B, G, N], found rank 4 [1, 2, 9, 8]",
+            "linear: tensor `beta`: expected rank 3 [B, G, N] or [B, 1, N], found rank 4 [1, 2, 9, 8]",
         ),
         (
             "gated-delta",
@@ -391,8 +395,8 @@ fn refused_before_anything_runs() {
             "linear: `causal` cannot be used with rule delta, which is causal",
         ),
         (
-            Config { qkv: base.qkv.dim_v(257), ..base.clone() },
-            "linear: tensor `v`: expected E of at most 256, found 257",
+            Config { qkv: base.qkv.dim_v(1025), ..base.clone() },
+            "linear: tensor `v`: expected E of at most 1024, found 1025",
         ),
     ] {
         assert_eq!(config.program(&caps).unwrap_err().to_string(), sentence);

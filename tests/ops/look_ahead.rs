@@ -24,7 +24,7 @@ pub(crate) fn tests() -> Vec<Trial> {
     trials
 }
 
-/// Whether a case is a quick one with a causal mask, as many keys as queries, and several tokens.
+/// Whether a case is a quick one with a causal mask, as many keys as queries, and several tokens that are taken forward.
 fn looks_back(op: &Op, case: &Case) -> bool {
     let causal = match op.causal {
         Causality::Always => true,
@@ -32,7 +32,8 @@ fn looks_back(op: &Op, case: &Case) -> bool {
         Causality::Never => false,
     };
     let (n, m) = (case.axis(op, "N").unwrap(), case.axis(op, "M"));
-    causal && case.quick && n >= 2 && m.is_none_or(|m| m == n)
+    let forward = case.flags.word("direction").is_none_or(|word| word == "forward");
+    causal && forward && case.quick && n >= 2 && m.is_none_or(|m| m == n)
 }
 
 fn every_causal_operator_has_cases() {

@@ -13,6 +13,7 @@ mod bytes;
 mod cases;
 mod conv1d;
 mod cover;
+mod forms;
 mod goldens;
 mod gpu;
 mod limits;
@@ -48,6 +49,7 @@ fn main() -> ExitCode {
         look_ahead::tests(),
         goldens::tests(),
         gpu::tests(),
+        forms::tests(),
         limits::tests(),
         linear::tests(),
         linear_delta::tests(),

@@ -216,7 +216,10 @@ pub(crate) fn last(t: &HostTensor, range: Range<usize>) -> HostTensor {
 /// The axis of a tensor that runs along the sequence; `None` if it has none.
 pub(crate) fn length_axis(specs: &[TensorSpec], case: &Case, name: &str) -> Option<usize> {
     let spec = specs.iter().find(|spec| spec.name == name && spec.role == Role::Sequence)?;
-    spec.letters(case.layout).iter().position(|letter| ["N", "M"].contains(letter))
+    let mut forms = spec.each_form(case.layout);
+    let own = forms.next();
+    let (_, letters) = forms.find(|(name, _)| case.with.contains(name)).or(own)?;
+    letters.iter().position(|letter| ["N", "M"].contains(letter))
 }
 
 /// Tokens `from..to` along an axis.

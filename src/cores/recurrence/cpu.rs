@@ -162,8 +162,6 @@ pub(crate) struct Recurrence<F> {
     pub(crate) scale: f32,
     /// Added to the denominator; `None` if there is no denominator.
     pub(crate) norm_eps: Option<f32>,
-    /// Number of key heads of the state that share a head of q and k.
-    pub(crate) share: usize,
     /// Whether the matrix of the state is stored as `[E, m]` instead of `[m, E]`.
     pub(crate) transposed: bool,
     /// How it runs along the sequence.
@@ -387,9 +385,10 @@ impl<F: Features> Job<'_, F> {
         Head { batch: unit / self.run.qkv.kv_heads, head, kv_head: head }
     }
 
-    /// The head of q or k that this head of the state uses.
+    /// The head of q or k that this head of v uses.
     fn shared(&self, head: Head) -> Head {
-        Head { head: head.head / self.run.share, ..head }
+        let shared = self.run.qkv.shared;
+        Head { head: head.head / shared, kv_head: head.kv_head / shared, ..head }
     }
 
     /// Floats of buffer space: three sizes for the decay of a chunk (see [`Space`]), then one for keys or queries

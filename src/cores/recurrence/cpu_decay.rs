@@ -36,6 +36,25 @@ pub(crate) struct Steps<'a> {
     pub(crate) bias: Vec<f32>,
     /// Whether softplus is applied to the steps.
     pub(crate) softplus: bool,
+    /// Added to the steps after softplus.
+    pub(crate) offset: f32,
+    /// Smallest and largest step.
+    pub(crate) limits: [Option<f32>; 2],
+}
+
+impl Steps<'_> {
+    /// Adds the offset and limits the steps. NaN stays NaN.
+    fn limit(&self, steps: &mut [f32]) {
+        let [least, most] = self.limits;
+        if self.offset == 0.0 && least.is_none() && most.is_none() {
+            return;
+        }
+        for step in steps {
+            *step += self.offset;
+            *step = least.filter(|least| *step < *least).unwrap_or(*step);
+            *step = most.filter(|most| *step > *most).unwrap_or(*step);
+        }
+    }
 }
 
 /// Buffers for the decay of a chunk.
@@ -103,6 +122,7 @@ impl Decay<'_> {
                 if steps.softplus {
                     crate::cpu::channels::softplus(&mut scales[..rows]);
                 }
+                steps.limit(&mut scales[..rows]);
                 for (factor, scale) in factors.iter_mut().zip(&scales[..rows]) {
                     kept_of(std::slice::from_mut(factor), &[*scale * a]);
                     all[0] += *scale * a;

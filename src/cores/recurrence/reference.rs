@@ -1,11 +1,11 @@
 //! The definition of the operators whose state is a matrix of features by values, computed token by token.
 
 use crate::operator::mode::Mode;
+use crate::operator::progress;
 use crate::operator::qkv::Qkv;
 use crate::operator::{ReferenceOutputs, Rows};
 use crate::tensor::TensorMap;
 use crate::verify::float::{self, Float};
-use crate::verify::progress;
 
 /// The running maximum of an empty state. It is below all others.
 pub(crate) const NOTHING: f64 = -1e30;
@@ -16,6 +16,15 @@ fn largest<T: Float>(x: T, y: T) -> T {
 
 fn top<T: Float>(x: &[T]) -> T {
     x.iter().copied().fold(T::of(NOTHING), largest)
+}
+
+/// The log decays and strengths of every token, in the axis order of the shapes.
+pub(crate) struct Gates<T> {
+    /// Log decays; empty if the state does not decay.
+    pub(crate) g: Vec<T>,
+    /// Strengths, one per token and head of v. If there are such, each write corrects the value that the state currently
+    /// returns for its key (the delta rule).
+    pub(crate) beta: Option<Vec<T>>,
 }
 
 /// A recurrence as plain loops. It shares no code with the kernels and the `cpu` backend, which are compared with it.
@@ -41,13 +50,14 @@ pub(crate) struct Recurrence {
 
 impl Recurrence {
     /// Returns the requested tokens of `o` and, if carried, the state after the last token, in the layout of the
-    /// shapes. If `tensors` has strengths `beta` per token and key head, writes follow the delta rule.
-    /// `features(g, t, x)` computes the features of x, which is row t of q or k, for key head g. A query without any
+    /// shapes.
+    /// `features(g, t, x)` computes the features of x, which is row t of q or k, for head g of k. A query without any
     /// weight gives zeros.
     pub(crate) fn outputs<T: Float>(
         &self,
         tensors: &TensorMap,
         rows: Rows<'_>,
+        gates: Gates<T>,
         features: impl Fn(usize, usize, &[T]) -> Vec<T>,
     ) -> ReferenceOutputs {
         let read = |name: &str, len: usize| float::read::<T>(tensors, name).unwrap_or_else(|| vec![T::of(0.0); len]);
@@ -57,10 +67,7 @@ impl Recurrence {
         let q = read("q", 0);
         let k = read("k", 0);
         let v = read("v", 0);
-        let gate = read("g", 0);
-        // If there are strengths, each write corrects the value that the state currently returns for its key (the delta
-        // rule).
-        let beta = float::read::<T>(tensors, "beta");
+        let Gates { g: gate, beta } = gates;
         let mut state = read("state", states * m * e);
         let mut norm = read("norm", states * m);
         let mut running_maxes = float::read(tensors, "log_scale").unwrap_or_else(|| vec![T::of(NOTHING); states]);
@@ -68,8 +75,8 @@ impl Recurrence {
         let wanted = rows.of(s.queries);
         let mut o = vec![0.0f64; s.batch * s.heads * wanted.len() * e];
 
-        let q_strides = s.layout.strides(s.heads, s.queries, d);
-        let k_strides = s.layout.strides(s.kv_heads, s.keys, d);
+        let q_strides = s.layout.strides(s.heads / s.shared, s.queries, d);
+        let k_strides = s.layout.strides(s.kv_heads / s.shared, s.keys, d);
         let v_strides = s.layout.strides(s.kv_heads, s.keys, e);
         let g_strides = s.layout.strides(s.kv_heads, s.keys, self.gates);
         let beta_strides = s.layout.strides(s.kv_heads, s.keys, 1);
@@ -84,10 +91,10 @@ impl Recurrence {
                 let running_max = &mut running_maxes[b * s.kv_heads + g];
                 let write = |matrix: &mut [T], z: &mut [T], running_max: &mut T, t: usize| {
                     progress::begin((b * s.kv_heads + g) * s.keys + t, states * s.keys);
-                    let k_row = &k[b * k_strides.batch + g * k_strides.head + t * k_strides.token..][..d];
+                    let k_row = &k[b * k_strides.batch + g / s.shared * k_strides.head + t * k_strides.token..][..d];
                     let v_row = &v[b * v_strides.batch + g * v_strides.head + t * v_strides.token..][..e];
                     let gates = &gate[b * g_strides.batch + g * g_strides.head + t * g_strides.token..][..self.gates];
-                    let mut phi = features(g, t, k_row);
+                    let mut phi = features(g / s.shared, t, k_row);
                     if let Some(factor) = factor {
                         let log = gates.first().copied().unwrap_or(T::of(0.0));
                         let after = largest(largest(*running_max + log, T::of(NOTHING)), top(&phi));
@@ -122,9 +129,10 @@ impl Recurrence {
                 };
                 let read = |matrix: &[T], z: &[T], running_max: T, t: usize, at: usize, o: &mut [f64]| {
                     for h in g * s.group()..(g + 1) * s.group() {
-                        let q_row = &q[b * q_strides.batch + h * q_strides.head + t * q_strides.token..][..d];
+                        let q_row =
+                            &q[b * q_strides.batch + h / s.shared * q_strides.head + t * q_strides.token..][..d];
                         let o_row = &mut o[b * o_strides.batch + h * o_strides.head + at * o_strides.token..][..e];
-                        let mut phi = features(g, t, q_row);
+                        let mut phi = features(g / s.shared, t, q_row);
                         let mut log = T::of(0.0);
                         if let Some(factor) = factor {
                             let top = top(&phi);

@@ -140,7 +140,7 @@ tensors! {
     }
 }
 
-weights! {
+weights! { "weights":
     /// `[C, W]`.
     weight,
     /// `[C]`; required if [`Config::bias`], otherwise refused.

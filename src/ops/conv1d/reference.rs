@@ -2,10 +2,10 @@
 //! are compared with it.
 
 use super::{Activation, Config};
+use crate::operator::progress;
 use crate::operator::{ReferenceOutputs, Rows};
 use crate::tensor::TensorMap;
 use crate::verify::float::{self, Float};
-use crate::verify::progress;
 
 /// The requested tokens of `y` and, if carried, the state after the last token.
 pub(super) fn outputs<T: Float>(config: &Config, tensors: &TensorMap, rows: Rows<'_>) -> ReferenceOutputs {

@@ -109,6 +109,88 @@ pub(super) fn cases() -> Vec<Case> {
         );
     }
     list.extend(delta_cases());
+    list.extend(host_cases());
+    list
+}
+
+/// Cases of forms that have no kernels.
+fn host_cases() -> Vec<Case> {
+    let (mut list, wide) = (Vec::new(), [("H", 1), ("N", 40), ("D", 300), ("E", 260)]);
+    let axes = &[("H", 4), ("G", 2), ("N", 150), ("D", 24), ("E", 20), ("seqs", 5)];
+    let values = &[("B", 2), ("H", 2), ("V", 6), ("N", 70), ("D", 12), ("E", 10)];
+    let batch = &[("B", 2), ("H", 4), ("G", 2), ("N", 70), ("D", 12), ("E", 10)];
+    let one = &[("B", 2), ("H", 2), ("V", 6), ("N", 1), ("D", 12), ("E", 10)];
+    // Name, then flags and tensors of each rule and of the maps that treat a sequence in a way of their own.
+    type Rule = (&'static str, &'static [(&'static str, &'static str)], &'static [&'static str]);
+    let rules: [Rule; 8] = [
+        ("plain", &[], &[]),
+        ("gated_head", &[("rule", "gated")], &["g"]),
+        ("gated_channel", &[("rule", "gated")], &["g.D"]),
+        ("delta", &[("rule", "delta")], &["beta"]),
+        ("delta_head", &[("rule", "gated-delta")], &["beta", "g"]),
+        ("delta_channel", &[("rule", "gated-delta")], &["beta", "g.D"]),
+        ("performer", &[("feature-map", "performer"), ("features", "20")], &[]),
+        ("cosformer", &[("feature-map", "cosformer"), ("max-len", "60000")], &[]),
+    ];
+    for (rule, flags, tensors) in rules {
+        let case = |what: &str, axes: &[(&'static str, usize)]| {
+            let case = flags.iter().fold(Case::new(format!("{what}_{rule}"), axes), |case, (n, v)| case.flag(n, v));
+            tensors.iter().fold(case, |case, name| case.with(name)).host()
+        };
+        list.push(case("packed", axes).with("cu_seqlens").carry());
+        list.push(case("packed_bnhd", axes).with("cu_seqlens").layout(Layout::Bnhd));
+        list.push(case("packed_segments", axes).with("cu_seqlens").carry().flag("segment", "16"));
+        list.push(case("packed_empty", &[("N", 9), ("H", 2), ("D", 8), ("seqs", 30)]).with("cu_seqlens").carry());
+        list.push(case("backward", axes).flag("direction", "backward"));
+        list.push(case("both_f16", batch).flag("direction", "both").dtype(DType::F16));
+        list.push(case("packed_both", axes).with("cu_seqlens").flag("direction", "both").layout(Layout::Bnhd));
+        list.push(case("value_heads", values).carry());
+        list.push(case("value_heads_bnhd", values).layout(Layout::Bnhd));
+        list.push(case("value_heads_decode", one).carry().flag("decode", "true"));
+        list.push(case("value_heads_packed", &[("H", 2), ("V", 4), ("N", 50), ("D", 8)]).with("cu_seqlens").carry());
+        list.push(case("exchanged", batch).carry().flag("state-layout", "ed"));
+        list.push(case("exchanged_packed", axes).with("cu_seqlens").carry().flag("state-layout", "ed"));
+        list.push(case("l2norm", batch).flag("l2norm", "true").layout(Layout::Bnhd));
+        list.push(case("l2norm_f16", values).flag("l2norm", "true").dtype(DType::F16));
+    }
+    for (rule, tensors) in [("gated", &[][..]), ("gated-delta", &["beta"])] {
+        let case = |what: &str, axes: &[(&'static str, usize)]| {
+            let case = Case::new(format!("{rule}_{what}"), axes).flag("rule", rule).host();
+            tensors.iter().fold(case, |case, name| case.with(name))
+        };
+        let made = |what: &str, axes: &[(&'static str, usize)]| case(what, axes).with("a").with("a_log");
+        list.push(made("computed", batch).carry());
+        list.push(made("computed_biased", values).with("dt_bias").layout(Layout::Bnhd));
+        list.push(made("computed_f16", batch).with("dt_bias").dtype(DType::F16));
+        list.push(made("computed_packed", axes).with("dt_bias").with("cu_seqlens").carry());
+        list.push(made("computed_decode", one).with("dt_bias").carry().flag("decode", "true"));
+        list.push(case("constant", batch).with("g.G").carry());
+        list.push(case("constant_packed", axes).with("g.G").with("cu_seqlens").flag("direction", "both"));
+        list.push(case("constant_values", values).with("g.G").layout(Layout::Bnhd).dtype(DType::F16));
+    }
+    let delta = |what: &str| Case::new(format!("delta_{what}"), values).flag("rule", "delta").with("beta").host();
+    // beta is sigmoid of a normal number, so keys must have unit length.
+    list.push(delta("sigmoid").flag("beta-sigmoid", "true").flag("l2norm", "true").carry());
+    list.push(delta("one_beta").with("beta.N").carry());
+    list.push(delta("one_beta_bnhd").with("beta.N").layout(Layout::Bnhd));
+    list.push(
+        delta("one_beta_sigmoid").with("beta.N").flag("beta-sigmoid", "true").flag("l2norm", "true").dtype(DType::F16),
+    );
+    list.push(
+        Case::new("value_heads_cross", &[("H", 2), ("V", 4), ("N", 9), ("M", 30), ("D", 8)])
+            .flag("causal", "false")
+            .host(),
+    );
+    list.push(Case::new("wider", &wide).carry().host());
+    list.push(Case::new("wider_gated", &wide).flag("rule", "gated").with("g.D").carry().host());
+    list.push(Case::new("wider_delta", &wide).flag("rule", "delta").with("beta").flag("l2norm", "true").carry().host());
+    let widest = &[("H", 1), ("N", 20), ("D", 1024), ("E", 1024)];
+    list.push(Case::new("widest_plain", widest).host().slow());
+    list.push(
+        Case::new("features_1024", &[("H", 1), ("N", 40), ("D", 8)])
+            .flag("feature-map", "performer")
+            .flag("features", "1024"),
+    );
     list
 }
 

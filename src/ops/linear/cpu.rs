@@ -1,16 +1,18 @@
 //! The `cpu` backend: the recurrence of [`crate::cores::recurrence::cpu`] with maps of single elements, projections on
 //! omega (performer) and maps that depend on the position (cosformer).
 
-use crate::cpu::simd;
+use crate::cpu::{channels, simd};
+use std::borrow::Cow;
 use std::ops::Range;
 
-use super::{Config, FeatureMap, Gate, maps};
+use super::{Config, Decays, FeatureMap, Gate, LENGTH_EPS, maps};
 use crate::cores::recurrence::cpu as recurrence;
 use crate::cores::recurrence::cpu::{Components, Features, Head, Recurrence, State, Tensors};
 use crate::cores::recurrence::cpu_decay::Decay;
 use crate::cpu::matrix::{Mat, Onto, product};
 use crate::cpu::simd::wide;
 use crate::cpu::tiles::{Map, Source};
+use crate::operator::qkv::Qkv;
 use crate::tensor::{HostTensor, TensorMap, Values};
 
 /// Runs the operator. [`crate::operator::Operator::cpu`] describes the tensors.
@@ -37,32 +39,85 @@ pub(super) fn run(config: &Config, tensors: &TensorMap) -> TensorMap {
 
 fn run_with<F: Features>(config: &Config, tensors: &TensorMap, features: F, map: Map) -> TensorMap {
     let source = |name: &str, map: Map| source(config, tensors, name, map);
-    let decay = decay(config, tensors);
+    let g = log_decays(config, tensors);
     let run = Recurrence {
         qkv: config.qkv,
         features,
         mode: config.mode,
         scale: config.effective_scale(),
         norm_eps: config.normalize().then_some(config.norm_eps()),
-        share: 1,
         transposed: false,
     };
-    let own = Tensors { q: source("q", map), k: source("k", map), v: source("v", None), decay };
+    let own =
+        Tensors { q: source("q", map), k: source("k", map), v: source("v", None), decay: decay(config, g.as_deref()) };
     run.run(own, tensors, "o", None)
 }
 
 /// How the state decays.
-pub(super) fn decay<'a>(config: &Config, tensors: &'a TensorMap) -> Decay<'a> {
-    match config.rule.gate() {
-        None => Decay::None,
-        Some(Gate::Head) => Decay::Head(source(config, tensors, "g", None)),
-        Some(Gate::Channel) => Decay::Row(source(config, tensors, "g", None)),
+pub(super) fn decay<'a>(config: &Config, g: Option<&'a HostTensor>) -> Decay<'a> {
+    let source = |g| Source::new(g, config.qkv.layout, None);
+    match (config.rule.gate(), g) {
+        (Some(Gate::Head), Some(g)) => Decay::Head(source(g)),
+        (Some(Gate::Channel), Some(g)) => Decay::Row(source(g)),
+        _ => Decay::None,
     }
 }
 
-/// Reads a tensor along the sequence.
+/// The log decays of every token, `[B, V, N]` or `[B, V, N, D']`; `None` for a rule without decay.
+pub(super) fn log_decays<'a>(config: &Config, tensors: &'a TensorMap) -> Option<Cow<'a, HostTensor>> {
+    config.rule.gate()?;
+    Some(match config.decays {
+        Decays::PerToken => Cow::Borrowed(tensor(tensors, "g")),
+        Decays::Constant => {
+            let g = tensor(tensors, "g").to_f32();
+            Cow::Owned(each_head(config, |_, head, row| row.fill(g[head])))
+        }
+        Decays::Computed { dt_bias } => {
+            let (a, rate) = (source(config, tensors, "a", None), tensor(tensors, "a_log").to_f32());
+            let bias = if dt_bias { tensor(tensors, "dt_bias").to_f32() } else { vec![0.0; rate.len()] };
+            Cow::Owned(each_head(config, |batch, head, row| {
+                let mut space = vec![0.0; row.len()];
+                let a = a.tile(batch, head, 0..row.len(), &mut space);
+                row.iter_mut().enumerate().for_each(|(i, x)| *x = a.row(i, 1)[0] + bias[head]);
+                channels::softplus(row);
+                simd::scale(row, channels::rate(rate[head]));
+            }))
+        }
+    })
+}
+
+/// The strengths of the correction of every token, `[B, V, N]`.
+pub(super) fn strengths<'a>(config: &Config, tensors: &'a TensorMap) -> Cow<'a, HostTensor> {
+    if !(config.beta_for_all_heads || config.beta_sigmoid) {
+        return Cow::Borrowed(tensor(tensors, "beta"));
+    }
+    let beta = source(config, tensors, "beta", config.beta_sigmoid.then_some(channels::sigmoid as fn(&mut [f32])));
+    Cow::Owned(each_head(config, |batch, head, row| {
+        let mut space = vec![0.0; row.len()];
+        let beta = beta.tile(batch, if config.beta_for_all_heads { 0 } else { head }, 0..row.len(), &mut space);
+        row.iter_mut().enumerate().for_each(|(i, x)| *x = beta.row(i, 1)[0]);
+    }))
+}
+
+/// A tensor of one number per token and head, in f32 and the layout of the configuration. `fill(batch, head, row)` computes
+/// all tokens of a head.
+fn each_head(config: &Config, fill: impl Fn(usize, usize, &mut [f32])) -> HostTensor {
+    let Qkv { batch, kv_heads, keys, layout, .. } = config.qkv;
+    let strides = layout.strides(kv_heads, keys, 1);
+    let (mut row, mut values) = (vec![0.0; keys], vec![0.0; batch * kv_heads * keys]);
+    for unit in 0..batch * kv_heads {
+        let (b, head) = (unit / kv_heads, unit % kv_heads);
+        fill(b, head, &mut row);
+        let start = b * strides.batch + head * strides.head;
+        values[start..].iter_mut().step_by(strides.token).zip(&row).for_each(|(to, x)| *to = *x);
+    }
+    HostTensor::f32(&layout.shape(batch, kv_heads, keys, 1).dims()[..3], values)
+}
+
+/// Reads a tensor along the sequence: rows of q and k divided by their lengths, if the configuration says so.
 pub(super) fn source<'a>(config: &Config, tensors: &'a TensorMap, name: &str, map: Map) -> Source<'a> {
-    Source::new(tensor(tensors, name), config.qkv.layout, map)
+    let unit = (config.l2norm && (name == "q" || name == "k")).then_some(LENGTH_EPS);
+    Source::new(tensor(tensors, name), config.qkv.layout, map).unit(unit)
 }
 
 fn tensor<'a>(tensors: &'a TensorMap, name: &str) -> &'a HostTensor {

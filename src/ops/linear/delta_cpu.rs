@@ -10,7 +10,7 @@ use crate::cpu::threads;
 use std::ops::Range;
 
 use super::Config;
-use super::cpu::{decay, source};
+use super::cpu::{decay, log_decays, source, strengths};
 use super::delta_steps as steps;
 use crate::cores::recurrence::cpu::{Head, ROW_CHUNK};
 use crate::cores::recurrence::cpu_decay::{self as decays, Decay, Space};
@@ -43,13 +43,14 @@ struct Job<'a> {
 pub(super) fn run(config: &Config, tensors: &TensorMap) -> TensorMap {
     let s = &config.qkv;
     let source = |name: &str| source(config, tensors, name, None);
+    let (g, beta) = (log_decays(config, tensors), strengths(config, tensors));
     let job = Job {
         c: config,
         q: source("q"),
         k: source("k"),
         v: source("v"),
-        beta: source("beta"),
-        decay: decay(config, tensors),
+        beta: Source::new(&beta, s.layout, None),
+        decay: decay(config, g.as_deref()),
         o: Output::new(s.dtype, s.layout, [s.batch, s.heads, s.queries, s.dim_v]),
     };
     // The states of all key heads as blocks of columns, `[D, columns]` each, so that tasks share no memory.
@@ -168,7 +169,7 @@ impl Job<'_> {
     /// Computes some columns of the outputs of a key head. `state`, `[D, columns]`, holds these columns of the first
     /// state, and at the end those of the last.
     fn walk(&self, unit: usize, columns: Range<usize>, state: &mut [f32]) {
-        let Qkv { kv_heads, dim_k, dim_v, .. } = self.c.qkv;
+        let Qkv { kv_heads, dim_k, dim_v, shared, .. } = self.c.qkv;
         let (group, most, width) = (self.c.qkv.group(), chunk(self.c), columns.len());
         let state = &mut state[..dim_k * width];
         let key_head = Head { batch: unit / kv_heads, head: unit % kv_heads, kv_head: unit % kv_heads };
@@ -189,7 +190,7 @@ impl Job<'_> {
                     let single = start >= first_single;
                     let tokens = start..if single { start + 1 } else { first_single };
                     let rows = tokens.len();
-                    let k = self.k.tile(key_head.batch, key_head.head, tokens.clone(), k_space);
+                    let k = self.k.tile(key_head.batch, key_head.head / shared, tokens.clone(), k_space);
                     let v =
                         self.v.tile(key_head.batch, key_head.head, tokens.clone(), v_space).skip_cols(columns.start);
                     let beta = self.beta.tile(key_head.batch, key_head.head, tokens.clone(), betas);
@@ -201,7 +202,7 @@ impl Job<'_> {
                         steps::read(k.row(0, dim_k), state, width, answer);
                         steps::write(k.row(0, dim_k), beta.row(0, 1)[0], v.row(0, width), answer, state);
                         for head in key_head.head * group..(key_head.head + 1) * group {
-                            let q = self.q.tile(key_head.batch, head, tokens.clone(), q_space);
+                            let q = self.q.tile(key_head.batch, head / shared, tokens.clone(), q_space);
                             steps::read(q.row(0, dim_k), state, width, out);
                             let scale = [self.c.effective_scale()];
                             // SAFETY: a token is in one part, and each part is processed once.
@@ -226,7 +227,7 @@ impl Job<'_> {
                             0 => k,
                             _ => {
                                 let head = key_head.head * group + reader - 1;
-                                self.q.tile(key_head.batch, head, tokens.clone(), q_space)
+                                self.q.tile(key_head.batch, head / shared, tokens.clone(), q_space)
                             }
                         };
                         let scores = &mut scores[reader * square..][..square];

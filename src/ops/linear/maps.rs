@@ -105,11 +105,14 @@ impl Config {
     /// The part of the state that is not a sum of features.
     pub(super) fn beside_sums(&self) -> Option<Part> {
         let copies = self.qkv.batch.saturating_mul(self.qkv.kv_heads);
+        let states = self.mode.states(self.qkv.batch);
         match self.feature_map() {
-            FeatureMap::Cosformer => Some(Part { copies, ..Part::new("position", [1], DType::I64) }),
+            FeatureMap::Cosformer => {
+                Some(Part { copies, ..Part::new("position", [self.mode.sequences.unwrap_or(1)], DType::I64) })
+            }
             FeatureMap::Performer => {
-                let heads = [self.qkv.batch, self.qkv.kv_heads];
-                Some(Part { initial: NOTHING, ..Part::new("log_scale", heads, DType::F32) })
+                let log_scale = Part::new("log_scale", [states, self.qkv.kv_heads], DType::F32);
+                Some(Part { initial: NOTHING, ..log_scale })
             }
             _ => None,
         }
@@ -117,7 +120,7 @@ impl Config {
 
     /// The slot of random projections, `omega [F, D]` or `[G, F, D]`; `None` for a map without projections.
     pub fn omega_slot(&self) -> Option<Slot> {
-        let (g, f, d) = (self.qkv.kv_heads, self.features, self.qkv.dim_k);
+        let (g, f, d) = (self.qkv.key_heads(), self.features, self.qkv.dim_k);
         let shape: Shape = if self.omega_per_head { [g, f, d].into() } else { [f, d].into() };
         self.feature_map().projects().then(|| Slot::plain("omega", Access::Read, DType::F32, shape))
     }

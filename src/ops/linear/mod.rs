@@ -26,6 +26,10 @@
 //! (arXiv 2406.06484), Gated DeltaNet (arXiv 2412.06464) and, with a decay per channel, Kimi Delta Attention (arXiv
 //! 2510.26692). They are the update rules `delta` and `gated_delta` of ONNX LinearAttention.
 //!
+//! Models store gates in other forms too: see [`Decays`] for g, [`Config::beta_sigmoid`] for beta. [`Config::l2norm`]
+//! divides q and k by their lengths first. v may have more heads than q and k ([`Qkv::shared`]); g, beta, o and the state
+//! then have as many as v.
+//!
 //! Each token reads the state after its own write, so it attends to itself. Without the causal mask, every query reads
 //! the last state. Source: Katharopoulos et al., "Transformers are RNNs" (arXiv 2006.16236), equations 9 to 12, with
 //! `phi(x) = elu(x) + 1` (equation 7). For feature map `identity` without a normaliser, the rules `linear` and `gated`
@@ -47,6 +51,7 @@ pub mod delta;
 mod delta_cpu;
 #[cfg(feature = "cpu")]
 mod delta_steps;
+mod gates;
 mod layout;
 mod maps;
 mod reference;
@@ -59,9 +64,10 @@ use crate::gpu::program::{Program, check_memory};
 use crate::gpu::{Caps, pack};
 use crate::operator::mode::Mode;
 use crate::operator::qkv::Qkv;
-use crate::operator::{Algorithm, Configured, LogDecayFn, StateBasis, qkv, tensors};
-use crate::tensor::{Access, DType, HostTensor, Part, Shape, Slot, TensorMap};
+use crate::operator::{Algorithm, Configured, LogDecayFn, StateBasis, qkv, tensors, weights};
+use crate::tensor::{Access, DType, HostTensor, Part, Slot, TensorMap};
 
+pub use gates::Decays;
 pub use maps::FeatureMap;
 
 #[cfg(feature = "catalog")]
@@ -69,8 +75,14 @@ pub use row::OP;
 
 const NAME: &str = "linear";
 
-/// The largest head dimension, of keys and of values.
+/// The largest head dimension, of keys and of values, for which there are kernels.
 pub const MAX_DIM: usize = 256;
+
+/// The largest head dimension, of keys and of values.
+pub const WIDEST: usize = 1024;
+
+/// What is added to the sum of squares of a row of q or k that is divided by its length.
+const LENGTH_EPS: f32 = 1e-6;
 
 /// The lowest element of q and k with elu1 if nothing is added to the denominator.
 const LOWEST_WITHOUT_EPS: f32 = -40.0;
@@ -126,7 +138,8 @@ pub enum Gate {
 /// Shape and settings. [`Config::new`] has the defaults; fields are public.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
-    /// Shapes of q, k, v and o, their storage type and axis order. D and E are 1 to [`MAX_DIM`]; M equals N if causal.
+    /// Shapes of q, k, v and o, their storage type and axis order. D and E are 1 to [`WIDEST`]; M equals N if causal. v may
+    /// have more heads than k: see [`Qkv::shared`].
     pub qkv: Qkv,
     /// Update rule.
     pub rule: Rule,
@@ -134,6 +147,14 @@ pub struct Config {
     pub feature_map: Option<FeatureMap>,
     /// F: number of random features, for a map that has them.
     pub features: usize,
+    /// How the log decays of a rule that decays are given.
+    pub decays: Decays,
+    /// Whether beta is the sigmoid of the tensor `beta`.
+    pub beta_sigmoid: bool,
+    /// Whether the tensor `beta` is `[B, 1, N]`, for all heads.
+    pub beta_for_all_heads: bool,
+    /// Whether q and k are divided by `sqrt(sum of squares + 1e-6)` before anything else is done with them.
+    pub l2norm: bool,
     /// Whether every key head has its own random projections.
     pub omega_per_head: bool,
     /// Horizon of cosformer in tokens: the distance at which its weights reach zero. `None` means the number of queries
@@ -158,6 +179,10 @@ impl Config {
             rule: Rule::Linear,
             feature_map: None,
             features: maps::DEFAULT_FEATURES,
+            decays: Decays::PerToken,
+            beta_sigmoid: false,
+            beta_for_all_heads: false,
+            l2norm: false,
             omega_per_head: false,
             max_len: None,
             normalize: None,
@@ -195,33 +220,6 @@ impl Config {
         self.norm_eps.unwrap_or(if self.feature_map() == FeatureMap::Performer { 0.0 } else { 1e-6 })
     }
 
-    /// The slot of log decays, `[B, G, N]` or `[B, G, N, D']` in the layout of the configuration; `None` for a rule
-    /// without decay.
-    pub fn gate_slot(&self) -> Option<Slot> {
-        let Qkv { batch, kv_heads, keys, dtype, layout, .. } = self.qkv;
-        let gate = self.rule.gate()?;
-        let whole = layout.shape(batch, kv_heads, keys, self.width());
-        let shape = Shape::from(&whole.dims()[..if gate == Gate::Head { 3 } else { 4 }]);
-        Some(Slot::plain("g", Access::Read, dtype, shape))
-    }
-
-    /// The slot of strengths beta, `[B, G, N]` in the layout of the configuration; `None` unless the rule is a delta
-    /// rule.
-    pub fn beta_slot(&self) -> Option<Slot> {
-        let Qkv { batch, kv_heads, keys, dtype, layout, .. } = self.qkv;
-        let shape = Shape::from(&layout.shape(batch, kv_heads, keys, 1).dims()[..3]);
-        self.rule.is_delta().then(|| Slot::plain("beta", Access::Read, dtype, shape))
-    }
-
-    /// Number of log decays per token and key head.
-    fn gates_each(&self) -> usize {
-        match self.rule.gate() {
-            None => 0,
-            Some(Gate::Head) => 1,
-            Some(Gate::Channel) => self.width(),
-        }
-    }
-
     /// The factor of the scores: `scale` or its default.
     pub fn effective_scale(&self) -> f32 {
         self.scale.unwrap_or(if self.normalize() { 1.0 } else { self.qkv.default_scale() })
@@ -232,15 +230,16 @@ impl Config {
     /// # Errors
     /// One sentence that names the tensor or setting.
     pub fn validate(&self) -> Result<(), Error> {
-        let Qkv { queries, keys, dim_k, dim_v, .. } = self.qkv;
-        self.qkv.validate(NAME)?;
+        let Qkv { batch, queries, keys, dim_k, dim_v, .. } = self.qkv;
+        self.qkv.validate_shared(NAME)?;
         for (tensor, axis, dim) in [("k", "D", dim_k), ("v", "E", dim_v)] {
-            if dim > MAX_DIM {
-                return Err(Error::tensor(NAME, tensor, format!("{axis} of at most {MAX_DIM}"), dim.to_string()));
+            if dim > WIDEST {
+                return Err(Error::tensor(NAME, tensor, format!("{axis} of at most {WIDEST}"), dim.to_string()));
             }
         }
         self.validate_map()?;
-        self.mode.check(NAME, "q", queries, keys)?;
+        self.validate_gates()?;
+        self.mode.check_all(NAME, "q", batch, [queries, keys])?;
         if self.rule != Rule::Linear && !self.mode.causal {
             let problem = format!(" cannot be used with rule {}, which is causal", self.rule.name());
             return Err(Error::rule(NAME, "causal", problem));
@@ -260,13 +259,16 @@ impl Config {
         check_memory(NAME, &self.slots())
     }
 
-    /// The packed state: `state [B, G, D', E]`; if normalised, `norm [B, G, D']`; under performer, `log_scale [B, G]`;
-    /// under cosformer, `position [1]` with one copy per key head. Its length in elements is [`Slot::checked_count`].
+    /// The packed state: `state [B, G, D', E]`, or `[B, G, E, D']` in the state layout `ed`; if normalised,
+    /// `norm [B, G, D']`; under performer, `log_scale [B, G]`; under cosformer, `position [1]` with one copy per key head.
+    /// The first axis of each, that of `position` too, has one entry per packed sequence if there are such; G is V if v
+    /// has more heads than k. Its length in elements is [`Slot::checked_count`].
     pub fn state_slot(&self) -> Slot {
-        let state = [self.qkv.batch, self.qkv.kv_heads, self.width(), self.qkv.dim_v];
-        let mut parts = vec![Part::new("state", state, DType::F32)];
+        let heads = [self.mode.states(self.qkv.batch), self.qkv.kv_heads];
+        let [rows, columns] = self.mode.state_layout.order([self.width(), self.qkv.dim_v]);
+        let mut parts = vec![Part::new("state", [heads[0], heads[1], rows, columns], DType::F32)];
         if self.normalize() {
-            parts.push(Part::new("norm", &state[..3], DType::F32));
+            parts.push(Part::new("norm", [heads[0], heads[1], self.width()], DType::F32));
         }
         parts.extend(self.beside_sums());
         pack::placed("state", Access::Update, DType::F32, parts)
@@ -276,8 +278,10 @@ impl Config {
     pub fn slots(&self) -> Vec<Slot> {
         let mut slots = self.qkv.slots();
         slots.extend(self.gate_slot());
+        slots.extend(self.gate_weights_slot());
         slots.extend(self.beta_slot());
         slots.extend(self.omega_slot());
+        slots.extend(self.mode.borders_slot());
         if self.mode.carry {
             slots.push(self.state_slot());
         }
@@ -285,6 +289,9 @@ impl Config {
     }
 
     fn program(&self, caps: &Caps) -> Result<Program, Error> {
+        if let Some((what, how)) = self.without_kernels() {
+            return Err(Error::rule(NAME, what, format!("{how} runs on the cpu backend")));
+        }
         if self.rule.is_delta() { delta::program(self, caps) } else { layout::program(self, caps) }
     }
 }
@@ -306,6 +313,17 @@ impl Configured for Config {
         },
     };
 
+    fn mode(&self) -> Mode {
+        self.mode
+    }
+
+    /// The horizon of cosformer stays that of the whole run.
+    fn plain(&self, length: usize, dtype: DType) -> Self {
+        let max_len = (self.feature_map() == FeatureMap::Cosformer).then(|| self.effective_max_len());
+        let qkv = self.qkv.queries(length).keys(length).dtype(dtype);
+        Self { qkv, max_len, mode: self.mode.plain(), ..self.clone() }
+    }
+
     fn state_elements(&self) -> u64 {
         self.state_slot().checked_count().unwrap_or(u64::MAX)
     }
@@ -319,6 +337,10 @@ impl Configured for Config {
         if self.feature_map() == FeatureMap::Cosformer {
             settings.push(("max-len", self.effective_max_len().to_string()));
         }
+        if self.l2norm {
+            settings.push(("l2norm", "true".to_owned()));
+        }
+        settings.extend(self.mode.state_basis());
         StateBasis { settings, weights: &["omega"] }
     }
 
@@ -356,13 +378,26 @@ tensors! {
         o,
     }
     optional {
-        /// Log decays, `[B, G, N]` or `[B, G, N, D']`; required if [`Rule::gate`] is not `None`, otherwise refused.
+        /// Log decays, `[B, G, N]`, `[B, G, N, D']` or `[G]`; required if [`Rule::gate`] is not `None`, otherwise refused.
         g,
-        /// Strengths, `[B, G, N]`; required if [`Rule::is_delta`], otherwise refused.
+        /// `[B, G, N]`, from which log decays are computed; takes the place of `g` under [`Decays::Computed`].
+        a,
+        /// The packed weights of computed log decays in one buffer: see [`Config::gate_weights_slot`].
+        gate_weights,
+        /// Strengths, `[B, G, N]` or `[B, 1, N]`; required if [`Rule::is_delta`], otherwise refused.
         beta,
         /// Random projections, `[F, D]` or `[G, F, D]`; required if [`FeatureMap::projects`], otherwise refused.
         omega,
+        /// Borders of packed sequences, `[S+1]` in u32; required if `mode.sequences` is set, otherwise refused.
+        cu_seqlens,
         /// The packed state in one buffer; required if `mode.carry`, otherwise refused.
         state,
     }
+}
+
+weights! { "gate_weights":
+    /// `[G]`; required under [`Decays::Computed`], otherwise refused.
+    a_log,
+    /// `[G]`; required if [`Decays::Computed`] says that it is given, otherwise refused.
+    dt_bias,
 }

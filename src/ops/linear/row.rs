@@ -1,10 +1,11 @@
 //! The row of `linear` in the table of operators: tensors, flags, and how a request becomes a configuration.
 
 use super::maps::{DEFAULT_FEATURES, FeatureMap};
-use super::{Config, Gate, NAME, Rule, cases, summary};
+use super::{Config, Decays, Gate, NAME, Rule, cases, summary};
 use crate::catalog;
 use crate::catalog::domain::Domain;
 use crate::catalog::flags::{Flag, FlagKind, Flags};
+use crate::catalog::recurrent::{CU_SEQLENS, DIRECTION, SEQUENCES, STATE_LAYOUT, log_rates, short_steps};
 use crate::catalog::request::Request;
 use crate::catalog::spec::{AxisDefault, Causality, Draw, Op, TensorSpec};
 use crate::error::Error;
@@ -16,7 +17,18 @@ use crate::verify::float;
 pub const OP: Op = Op {
     name: NAME,
     summary: "linear attention: a state of key features times values, read by query features",
-    inputs: &[catalog::qkv::INPUTS[0], catalog::qkv::INPUTS[1], catalog::qkv::INPUTS[2], G, BETA, OMEGA],
+    inputs: &[
+        catalog::qkv::INPUTS[0],
+        catalog::qkv::INPUTS[1],
+        catalog::qkv::INPUTS[2].per_value_head(),
+        G,
+        BETA,
+        OMEGA,
+        A,
+        A_LOG,
+        DT_BIAS,
+        CU_SEQLENS,
+    ],
     outputs: &[catalog::qkv::OUTPUT],
     state: &[
         TensorSpec::state("state", "B G D' E"),
@@ -32,7 +44,9 @@ pub const OP: Op = Op {
         catalog::qkv::AXES[4],
         catalog::qkv::AXES[5],
         catalog::qkv::AXES[6],
+        catalog::qkv::VALUE_HEADS,
         ("F", AxisDefault::Length(DEFAULT_FEATURES)),
+        SEQUENCES,
     ],
     flags: &[
         Flag {
@@ -70,6 +84,18 @@ pub const OP: Op = Op {
             kind: FlagKind::Number,
             help: "Number added to the denominator [default: 1e-6; 0 for performer]",
         },
+        Flag {
+            name: "l2norm",
+            kind: FlagKind::Switch,
+            help: "Divide q and k by sqrt(sum of squares + 1e-6) first [default: off]",
+        },
+        Flag {
+            name: "beta-sigmoid",
+            kind: FlagKind::Switch,
+            help: "Take the sigmoid of beta (delta rules) [default: off]",
+        },
+        DIRECTION,
+        STATE_LAYOUT,
     ],
     causal: Causality::Both,
     recurrent: true,
@@ -80,15 +106,29 @@ pub const OP: Op = Op {
     cases: cases::cases,
 };
 
-/// Log decays per head; with one more axis, per channel of the features.
+/// Log decays per head; with one more axis, per channel of the features; with the heads alone, the same for all tokens.
 const G: TensorSpec = TensorSpec::sequence("g", "B G N")
-    .or_axis("g.D", "D")
+    .or_forms(&[("g.D", "B G N D"), ("g.G", "G")])
+    .per_value_head()
     .optional()
     .of(Domain::LogDecay)
     .drawn(Draw::Shaped(log_decays));
 
 /// Strength of the correction that each token writes (delta rules).
-const BETA: TensorSpec = TensorSpec::sequence("beta", "B G N").optional().drawn(Draw::Shaped(strengths));
+const BETA: TensorSpec = TensorSpec::sequence("beta", "B G N")
+    .or_forms(&[("beta.N", "B 1 N")])
+    .per_value_head()
+    .optional()
+    .drawn(Draw::Shaped(strengths));
+
+/// With `a_log` and `dt_bias`, what log decays are computed from.
+const A: TensorSpec = TensorSpec::sequence("a", "B G N").per_value_head().optional();
+
+/// Logarithm of the rate of the decay, without its sign.
+const A_LOG: TensorSpec =
+    TensorSpec::weight("a_log", "G").per_value_head().of(Domain::Logarithm).drawn(Draw::Shaped(log_rates));
+
+const DT_BIAS: TensorSpec = TensorSpec::weight("dt_bias", "G").per_value_head().drawn(Draw::Shaped(short_steps));
 
 /// Draws strengths above 0. They are so small that random keys of up to [`MAX_DIM`](super::MAX_DIM) normal elements,
 /// which do not have unit length, do not make the state grow: `beta |k|^2` stays below 2.
@@ -103,10 +143,10 @@ fn log_decays(_: &Shape, values: &mut [f32]) {
 
 fn configure(request: &Request<'_>) -> Result<Box<dyn Operator>, Error> {
     let flags = request.flags;
-    let qkv = catalog::qkv::of(&OP, request)?;
+    let qkv = catalog::qkv::of_shared(&OP, request)?;
     let mut config = Config::new(qkv).rule(rule(request)?);
     config.set_map(request)?;
-    check_gates(request, &config)?;
+    config.set_gates(request)?;
     config.mode = request.mode(NAME)?;
     config.normalize = flags.switch("normalize");
     config.scale = flags.number(NAME, "scale")?;
@@ -126,11 +166,14 @@ fn rule(request: &Request<'_>) -> Result<Rule, Error> {
         Some(shape) => Err(Error::tensor(NAME, name, format!("none under --rule {word}"), shape.to_string())),
         None => Ok(()),
     };
-    let gate = if gated {
-        Some(if request.required(NAME, &G)?.rank() == 3 { Gate::Head } else { Gate::Channel })
-    } else {
-        none_of("g")?;
+    let gate = if !gated {
+        ["g", "a", "a_log", "dt_bias"].into_iter().try_for_each(none_of)?;
         None
+    } else if request.optional(NAME, &A)?.is_some() {
+        Some(Gate::Head)
+    } else {
+        let or_a = TensorSpec { alternative: Some("a"), ..G };
+        Some(if request.required(NAME, &or_a)?.rank() == 4 { Gate::Channel } else { Gate::Head })
     };
     if delta {
         request.required(NAME, &BETA)?;
@@ -143,17 +186,6 @@ fn rule(request: &Request<'_>) -> Result<Rule, Error> {
         (None, true) => Rule::Delta,
         (Some(gate), true) => Rule::GatedDelta(gate),
     })
-}
-
-/// Refuses log decays and strengths whose shape does not match the features of the keys.
-fn check_gates(request: &Request<'_>, config: &Config) -> Result<(), Error> {
-    for part in config.gate_slot().iter().chain(&config.beta_slot()).flat_map(|slot| &slot.parts) {
-        if let Some(shape) = request.shape(part.name).filter(|shape| **shape != part.shape) {
-            let whose = if config.width() == config.qkv.dim_k { "k has" } else { "the features of k have" };
-            return Err(Error::tensor(NAME, part.name, format!("{} as {whose}", part.shape), shape.to_string()));
-        }
-    }
-    Ok(())
 }
 
 /// Rows of random projections, shared by all key heads, or with one more axis in front, one set per key head.
@@ -208,6 +240,45 @@ fn orthogonal(shape: &Shape, values: &mut [f32]) {
 }
 
 impl Config {
+    /// Sets how decays and strengths are given, and refuses tensors whose shapes do not match k and v.
+    fn set_gates(&mut self, request: &Request<'_>) -> Result<(), Error> {
+        let given = |name: &str| request.shape(name);
+        let beside = |name: &'static str, other: &str| match given(name) {
+            Some(shape) => Err(Error::tensor(NAME, name, format!("none {other}"), shape.to_string())),
+            None => Ok(()),
+        };
+        if given("a").is_some() {
+            beside("g", "beside `a`, which takes its place")?;
+            request.required(NAME, &A_LOG)?;
+            self.decays = Decays::Computed { dt_bias: request.optional(NAME, &DT_BIAS)?.is_some() };
+        } else {
+            ["a_log", "dt_bias"].into_iter().try_for_each(|name| beside(name, "without `a`"))?;
+            if given("g").is_some_and(|shape| shape.rank() == 1) {
+                self.decays = Decays::Constant;
+            }
+        }
+        self.beta_sigmoid = request.flags.switch("beta-sigmoid").unwrap_or(false);
+        self.l2norm = request.flags.switch("l2norm").unwrap_or(false);
+        let whole = self.beta_slot();
+        self.beta_for_all_heads = true;
+        let all_heads = self.beta_slot().map(|slot| slot.shape());
+        self.beta_for_all_heads = whole.is_some_and(|slot| given("beta") != Some(&slot.shape()))
+            && given("beta").is_some_and(|shape| Some(shape) == all_heads.as_ref());
+        let slots = [self.gate_slot(), self.gate_weights_slot(), self.beta_slot()];
+        for part in slots.iter().flatten().flat_map(|slot| &slot.parts) {
+            if let Some(shape) = given(part.name).filter(|shape| **shape != part.shape) {
+                let whose = match (self.qkv.shared > 1, self.width() == self.qkv.dim_k) {
+                    (true, true) => "k and v have",
+                    (true, false) => "v and the features of k have",
+                    (false, true) => "k has",
+                    (false, false) => "the features of k have",
+                };
+                return Err(Error::tensor(NAME, part.name, format!("{} as {whose}", part.shape), shape.to_string()));
+            }
+        }
+        Ok(())
+    }
+
     /// Sets the feature map and its settings from flags and tensors.
     fn set_map(&mut self, request: &Request<'_>) -> Result<(), Error> {
         let flags = request.flags;
@@ -239,7 +310,7 @@ impl Config {
                 return Err(Error::tensor(NAME, "omega", "rank 2 or 3 [F, D] or [G, F, D]", found));
             }
         };
-        let (d, g) = (self.qkv.dim_k, self.qkv.kv_heads);
+        let (d, g) = (self.qkv.dim_k, self.qkv.key_heads());
         if dims[1] != d {
             return Err(Error::tensor(NAME, "omega", format!("dim D = {d} as in q"), shape.to_string()));
         }

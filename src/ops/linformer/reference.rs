@@ -4,9 +4,9 @@
 use super::{Config, Pool, Projection, Sharing};
 use crate::operator::ReferenceOutputs;
 use crate::operator::Rows;
+use crate::operator::progress;
 use crate::tensor::TensorMap;
 use crate::verify::float::{self, Float};
-use crate::verify::progress;
 
 /// The requested queries of `o`, in the layout of the configuration.
 pub(super) fn outputs<T: Float>(config: &Config, tensors: &TensorMap, rows: Rows<'_>) -> ReferenceOutputs {

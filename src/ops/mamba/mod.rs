@@ -193,7 +193,7 @@ tensors! {
     }
 }
 
-weights! {
+weights! { "weights":
     /// `[C, S]`; replaced by `a_log` if [`Config::a_log`] is set.
     a,
     /// `[C, S]`.

@@ -4,6 +4,7 @@ use super::{Config, NAME, cases};
 use crate::catalog;
 use crate::catalog::domain::Domain;
 use crate::catalog::flags::{Flag, FlagKind};
+use crate::catalog::recurrent::short_steps;
 use crate::catalog::request::Request;
 use crate::catalog::spec::{AxisDefault, Causality, Draw, Op, TensorSpec};
 use crate::error::Error;
@@ -58,11 +59,6 @@ fn log_spectrum(shape: &Shape, values: &mut [f32]) {
     for row in values.chunks_exact_mut(states) {
         row.iter_mut().enumerate().for_each(|(s, a)| *a = (s as f32 + 1.0).ln() + 0.1 * *a);
     }
-}
-
-/// Draws biases for which softplus gives steps around 0.01, which models start with.
-fn short_steps(_: &Shape, values: &mut [f32]) {
-    values.iter_mut().for_each(|bias| *bias = (0.01 * bias.exp()).exp_m1().ln());
 }
 
 /// The number of groups of b and c, or `None` if they have no axis for groups. Checks their shapes.

@@ -307,7 +307,7 @@ tensors! {
     }
 }
 
-weights! {
+weights! { "weights":
     /// `[H, cq, ck]`, before the softmax.
     kq_pre,
     /// `[H, cq, ck]`, after the softmax.

@@ -2,11 +2,11 @@
 //! which are compared with it.
 
 use super::{Config, Rule};
+use crate::operator::progress;
 use crate::operator::{ReferenceOutputs, Rows};
 use crate::ops::primitives::reference::{products, top};
 use crate::tensor::{HostTensor, TensorMap, Values};
 use crate::verify::float::{self, Float};
-use crate::verify::progress;
 
 /// The requested tokens of `o` and, if carried, `state`, `mass` and `position` after the last token.
 pub(super) fn outputs<T: Float>(config: &Config, tensors: &TensorMap, rows: Rows<'_>) -> ReferenceOutputs {

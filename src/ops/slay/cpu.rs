@@ -35,7 +35,6 @@ pub(super) fn run(config: &Config, tensors: &TensorMap) -> TensorMap {
         mode: config.mode,
         scale: 1.0,
         norm_eps: Some(config.norm_eps),
-        share: 1,
         transposed: false,
     };
     let own = Tensors { q: source("q"), k: source("k"), v: source("v"), decay: Decay::None };
@@ -49,7 +48,7 @@ fn tensor<'a>(tensors: &'a TensorMap, name: &str) -> &'a HostTensor {
 /// Omega of all nodes, grouped by key head.
 fn omega(config: &Config, tensors: &TensorMap) -> Vec<f32> {
     let omega = tensor(tensors, "omega").to_f32();
-    let (groups, len) = (config.qkv.kv_heads, config.features * config.qkv.dim_k);
+    let (groups, len) = (config.qkv.key_heads(), config.features * config.qkv.dim_k);
     (0..groups).flat_map(|g| omega.chunks_exact(len).skip(g).step_by(groups).flatten()).copied().collect()
 }
 

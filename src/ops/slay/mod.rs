@@ -37,8 +37,8 @@ mod row;
 mod summary;
 
 use crate::error::Error;
-use crate::gpu::pack;
-use crate::gpu::program::check_memory;
+use crate::gpu::program::{Program, check_memory};
+use crate::gpu::{Caps, pack};
 use crate::operator::mode::Mode;
 use crate::operator::qkv::Qkv;
 use crate::operator::{Algorithm, Configured, LogDecayFn, StateBasis, tensors, weights};
@@ -59,7 +59,8 @@ pub const MAX_NODES: usize = 32;
 /// Shape and settings. [`Config::new`] has the defaults; fields are public.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
-    /// Shapes of q, k, v and o, their storage type and axis order. M equals N if causal.
+    /// Shapes of q, k, v and o, their storage type and axis order. M equals N if causal. v may have more heads than k: see
+    /// [`Qkv::shared`].
     pub qkv: Qkv,
     /// R: number of nodes of the quadrature, at most [`MAX_NODES`].
     pub nodes: usize,
@@ -111,8 +112,8 @@ impl Config {
     /// # Errors
     /// One sentence that names the tensor or setting.
     pub fn validate(&self) -> Result<(), Error> {
-        let Qkv { queries, keys, .. } = self.qkv;
-        self.qkv.validate(NAME)?;
+        let Qkv { batch, queries, keys, .. } = self.qkv;
+        self.qkv.validate_shared(NAME)?;
         let most_anchors = if self.poly == Poly::Nystrom { MOST_WHITENED } else { 1 << 20 };
         for (setting, value, most) in [
             ("nodes", self.nodes, MAX_NODES),
@@ -129,14 +130,14 @@ impl Config {
         if !(self.norm_eps.is_finite() && self.norm_eps >= 0.0) {
             return Err(Error::setting(NAME, "norm_eps", "a finite number of 0 or more", self.norm_eps.to_string()));
         }
-        self.mode.check(NAME, "q", queries, keys)?;
+        self.mode.check_all(NAME, "q", batch, [queries, keys])?;
         check_memory(NAME, &self.slots())
     }
 
     /// The packed weights: the tensor of the map for the square (`anchors [P, D]`, `signs [2, P, D]`,
     /// `sketches [2, P, D]` or none), then `omega [R, G, F, D]`.
     pub fn weights_slot(&self) -> Slot {
-        let (d, g) = (self.qkv.dim_k, self.qkv.kv_heads);
+        let (d, g) = (self.qkv.dim_k, self.qkv.key_heads());
         let mut parts = Vec::new();
         if let Some(name) = self.poly.weight() {
             let two = self.poly.weight_rows(1) == 2;
@@ -146,20 +147,37 @@ impl Config {
         pack::slot("weights", Access::Read, DType::F32, &parts)
     }
 
-    /// The packed state: `state [B, G, m, E]` and `norm [B, G, m]`.
+    /// The packed state: `state [B, G, m, E]`, or `[B, G, E, m]` in the state layout `ed`, and `norm [B, G, m]`. B is the
+    /// number of packed sequences if there are such, G is V if v has more heads than k.
     pub fn state_slot(&self) -> Slot {
-        let (b, g, m, e) = (self.qkv.batch, self.qkv.kv_heads, self.width(), self.qkv.dim_v);
-        pack::slot("state", Access::Update, DType::F32, &[("state", [b, g, m, e].into()), ("norm", [b, g, m].into())])
+        let (b, g, m) = (self.mode.states(self.qkv.batch), self.qkv.kv_heads, self.width());
+        let [rows, columns] = self.mode.state_layout.order([m, self.qkv.dim_v]);
+        pack::slot(
+            "state",
+            Access::Update,
+            DType::F32,
+            &[("state", [b, g, rows, columns].into()), ("norm", [b, g, m].into())],
+        )
     }
 
     /// Every tensor with its exact shape and storage type.
     pub fn slots(&self) -> Vec<Slot> {
         let mut slots = self.qkv.slots();
         slots.push(self.weights_slot());
+        slots.extend(self.mode.borders_slot());
         if self.mode.carry {
             slots.push(self.state_slot());
         }
         slots
+    }
+
+    fn program(&self, caps: &Caps) -> Result<Program, Error> {
+        let shared = || (self.qkv.shared > 1).then_some("v");
+        if let Some(what) = self.mode.without_kernels().or_else(shared) {
+            let how = if what == "v" { " with more heads than k" } else { "" };
+            return Err(Error::rule(NAME, what, format!("{how} runs on the cpu backend")));
+        }
+        layout::program(self, caps)
     }
 }
 
@@ -171,11 +189,20 @@ impl Configured for Config {
         validate: Self::validate,
         slots: Self::slots,
         cost: layout::essential,
-        program: layout::program,
+        program: Self::program,
         reference: [reference::outputs::<f32>, reference::outputs::<f64>],
         #[cfg(feature = "cpu")]
         cpu: crate::operator::CpuBackend { run: cpu::run, variant: cpu::variant },
     };
+
+    fn mode(&self) -> Mode {
+        self.mode
+    }
+
+    fn plain(&self, length: usize, dtype: DType) -> Self {
+        let qkv = self.qkv.queries(length).keys(length).dtype(dtype);
+        Self { qkv, mode: self.mode.plain(), ..self.clone() }
+    }
 
     fn state_elements(&self) -> u64 {
         self.state_slot().checked_count().unwrap_or(u64::MAX)
@@ -186,7 +213,8 @@ impl Configured for Config {
     }
 
     fn state_basis(&self) -> StateBasis {
-        let settings = vec![("poly", self.poly.name().to_owned()), ("epsilon", self.epsilon.to_string())];
+        let mut settings = vec![("poly", self.poly.name().to_owned()), ("epsilon", self.epsilon.to_string())];
+        settings.extend(self.mode.state_basis());
         StateBasis { settings, weights: &["anchors", "signs", "sketches", "omega"] }
     }
 }
@@ -206,12 +234,14 @@ tensors! {
         weights,
     }
     optional {
+        /// Borders of packed sequences, `[S+1]` in u32; required if `mode.sequences` is set, otherwise refused.
+        cu_seqlens,
         /// The packed state in one buffer; required if `mode.carry`, otherwise refused.
         state,
     }
 }
 
-weights! {
+weights! { "weights":
     /// `[P, D]`.
     anchors,
     /// `[2, P, D]`.

@@ -1,7 +1,7 @@
 //! The definition of SLAY: the features of the module's formula, and the recurrence over them computed token by token.
 
 use super::{Config, Poly, poly, quadrature};
-use crate::cores::recurrence::reference::Recurrence;
+use crate::cores::recurrence::reference::{Gates, Recurrence};
 use crate::operator::{ReferenceOutputs, Rows};
 use crate::tensor::TensorMap;
 use crate::verify::float::{self, Float};
@@ -19,7 +19,7 @@ pub(super) fn outputs<T: Float>(config: &Config, tensors: &TensorMap, rows: Rows
         gates: 0,
         exponential: None,
     };
-    walk.outputs(tensors, rows, |g, _, x: &[T]| features.of(g, x))
+    walk.outputs(tensors, rows, Gates { g: Vec::new(), beta: None }, |g, _, x: &[T]| features.of(g, x))
 }
 
 /// The parameters of the two maps.
@@ -58,7 +58,7 @@ impl<'a, T: Float> Features<'a, T> {
         let square = self.square(&u);
         let mut features = Vec::with_capacity(self.config.width());
         for (r, &[factor, root, s]) in self.nodes.iter().enumerate() {
-            let omega = &self.omega[(r * self.config.qkv.kv_heads + g) * f * d..][..f * d];
+            let omega = &self.omega[(r * self.config.qkv.key_heads() + g) * f * d..][..f * d];
             let exponential = |omega: &[T]| {
                 let x = float::dot(omega, &u);
                 let square = if self.config.poly == Poly::Hadamard { x * x } else { T::of(1.0) };

@@ -4,6 +4,7 @@ use super::poly::{Poly, WORDS};
 use super::{Config, NAME, cases, summary};
 use crate::catalog;
 use crate::catalog::flags::{Flag, FlagKind};
+use crate::catalog::recurrent::{CU_SEQLENS, DIRECTION, SEQUENCES};
 use crate::catalog::request::Request;
 use crate::catalog::spec::{AxisDefault, Causality, Draw, Op, TensorSpec};
 use crate::error::Error;
@@ -19,11 +20,12 @@ pub const OP: Op = Op {
     inputs: &[
         catalog::qkv::INPUTS[0],
         catalog::qkv::INPUTS[1],
-        catalog::qkv::INPUTS[2],
+        catalog::qkv::INPUTS[2].per_value_head(),
         ANCHORS,
         OMEGA,
         SIGNS,
         SKETCHES,
+        CU_SEQLENS,
     ],
     outputs: &[catalog::qkv::OUTPUT],
     state: &[TensorSpec::state("state", "B G m E"), TensorSpec::state("norm", "B G m").drawn(Draw::Positive)],
@@ -35,9 +37,11 @@ pub const OP: Op = Op {
         catalog::qkv::AXES[4],
         catalog::qkv::AXES[5],
         catalog::qkv::AXES[6],
+        catalog::qkv::VALUE_HEADS,
         ("R", AxisDefault::Length(2)),
         ("P", AxisDefault::Length(8)),
         ("F", AxisDefault::Length(16)),
+        SEQUENCES,
     ],
     flags: &[
         Flag {
@@ -70,6 +74,7 @@ pub const OP: Op = Op {
             kind: FlagKind::Number,
             help: "Number added to the denominator of the output [default: 1e-6]",
         },
+        DIRECTION,
     ],
     causal: Causality::Both,
     recurrent: true,
@@ -82,7 +87,7 @@ pub const OP: Op = Op {
 
 fn configure(request: &Request<'_>) -> Result<Box<dyn Operator>, Error> {
     let flags = request.flags;
-    let qkv = catalog::qkv::of(&OP, request)?;
+    let qkv = catalog::qkv::of_shared(&OP, request)?;
     let mut config = Config::new(qkv);
     config.poly = flags.word("poly").and_then(Poly::named).unwrap_or(config.poly);
     if config.poly.weight().is_none() && flags.word("anchors").is_some() {
@@ -124,8 +129,8 @@ fn configure(request: &Request<'_>) -> Result<Box<dyn Operator>, Error> {
         if dims[3] != qkv.dim_k {
             return Err(Error::tensor(NAME, "omega", dim, shape.to_string()));
         }
-        if dims[1] != qkv.kv_heads {
-            let expected = format!("G = {} key heads as in k", qkv.kv_heads);
+        if dims[1] != qkv.key_heads() {
+            let expected = format!("G = {} key heads as in k", qkv.key_heads());
             return Err(Error::tensor(NAME, "omega", expected, shape.to_string()));
         }
         agree("omega", shape, 0, "nodes", &mut nodes)?;

@@ -19,14 +19,20 @@ pub(super) fn run(config: &Config, tensors: &TensorMap) -> TensorMap {
     let weights = |name: &str, there: bool| if there { get(name).to_f32() } else { vec![0.0; config.heads] };
     let a =
         if config.a_log { get("a_log").to_f32().into_iter().map(channels::rate).collect() } else { get("a").to_f32() };
-    let steps = Steps { dt: source("dt"), a, bias: weights("dt_bias", config.dt_bias), softplus: config.softplus };
+    let steps = Steps {
+        dt: source("dt"),
+        a,
+        bias: weights("dt_bias", config.dt_bias),
+        softplus: config.softplus,
+        offset: config.dt_offset,
+        limits: [config.dt_min, config.dt_max],
+    };
     let run = Recurrence {
-        qkv: config.qkv(),
+        qkv: config.qkv().shared(config.heads / config.groups),
         features: Components { width: config.states, dim_v: config.dim },
         mode: config.mode,
         scale: 1.0,
         norm_eps: None,
-        share: config.heads / config.groups,
         transposed: true,
     };
     let (d, dim) = (weights("d", config.d), config.dim);
@@ -36,7 +42,13 @@ pub(super) fn run(config: &Config, tensors: &TensorMap) -> TensorMap {
         if config.d {
             let x = x.tile(head.batch, head.head, tokens.clone(), &mut space);
             for (i, row) in rows.chunks_exact_mut(dim).enumerate() {
-                simd::add_scaled(row, x.row(i, dim), d[head.head]);
+                let x = x.row(i, dim);
+                if config.d_per_channel {
+                    let own = d[head.head * dim..].iter().zip(x);
+                    row.iter_mut().zip(own).for_each(|(row, (d, x))| *row += d * x);
+                } else {
+                    simd::add_scaled(row, x, d[head.head]);
+                }
             }
         }
         if let Some(z) = &z {

@@ -5,8 +5,9 @@
 //!
 //! ```text
 //! dt_t = softplus(dt[t,h] + dt_bias[h])                                  or without softplus, dt + dt_bias
+//! dt_t = clamp(dt_t + dt_offset, dt_min, dt_max)                         where these are given
 //! S_t  = exp(dt_t a[h]) S_{t-1} + dt_t x[t,h] b[t,g]^T     [P, S]        a = -exp(a_log) where that is given
-//! y_t  = S_t c[t,g] + d[h] x[t,h]                          [P]
+//! y_t  = S_t c[t,g] + d[h] x[t,h]                          [P]           d is one number per head, or P
 //! y_t  = y_t z[t,h] / (1 + exp(-z[t,h]))                                 where there is z
 //! ```
 //!
@@ -14,8 +15,8 @@
 //! recurrence core. Source: Dao and Gu, "Transformers are SSMs" (arXiv 2405.21060), sections 5 and 6; code
 //! state-spaces/mamba. The norm that follows in the Mamba-2 block is not included.
 //!
-//! The state decays only if a is below 0 and dt is not below 0. `subquad run` refuses other values of a; this library
-//! accepts them.
+//! The state decays only if a is below 0 and dt is above 0; with an a of 0 it sums. `subquad run` refuses an a above 0; this
+//! library accepts it.
 //!
 //! x, b and c may be strided tensors ([`Tensor::strided`](crate::tensor::Tensor::strided)), and so may y where there is no z.
 
@@ -30,11 +31,11 @@ mod row;
 mod summary;
 
 use crate::error::Error;
-use crate::gpu::pack;
-use crate::gpu::program::check_memory;
+use crate::gpu::program::{Program, check_memory};
+use crate::gpu::{Caps, pack};
 use crate::operator::mode::Mode;
 use crate::operator::qkv::Qkv;
-use crate::operator::{Algorithm, Configured, LogDecayFn, tensors, weights};
+use crate::operator::{Algorithm, Configured, LogDecayFn, StateBasis, tensors, weights};
 use crate::tensor::{Access, DType, Layout, Shape, Slot};
 
 #[cfg(feature = "catalog")]
@@ -66,12 +67,20 @@ pub struct Config {
     pub a_log: bool,
     /// Whether the tensor `d` is given.
     pub d: bool,
+    /// Whether the tensor `d` is `[H, P]` instead of `[H]`.
+    pub d_per_channel: bool,
     /// Whether the tensor `z` is given.
     pub z: bool,
     /// Whether the tensor `dt_bias` is given.
     pub dt_bias: bool,
     /// Whether softplus is applied to dt.
     pub softplus: bool,
+    /// Smallest step. Steps are limited after softplus and [`Config::dt_offset`].
+    pub dt_min: Option<f32>,
+    /// Largest step.
+    pub dt_max: Option<f32>,
+    /// Added to the steps after softplus.
+    pub dt_offset: f32,
     /// How it runs along the sequence.
     pub mode: Mode,
 }
@@ -89,9 +98,13 @@ impl Config {
             dtype: DType::F32,
             a_log: false,
             d: false,
+            d_per_channel: false,
             z: false,
             dt_bias: false,
             softplus: true,
+            dt_min: None,
+            dt_max: None,
+            dt_offset: 0.0,
             mode: Mode::new(),
         }
     }
@@ -132,28 +145,48 @@ impl Config {
         if self.mode.decode && self.length != 1 {
             return Err(Error::tensor(NAME, "x", "N = 1 to decode", format!("N = {}", self.length)));
         }
-        self.mode.check(NAME, "q", self.length, self.length)?;
+        self.mode.check_all(NAME, "x", self.batch, [self.length, self.length])?;
+        self.validate_steps()?;
         check_memory(NAME, &self.slots())
     }
 
-    /// The packed weights: `a [H]` or `a_log [H]`, then `d [H]` and `dt_bias [H]` if the configuration has them.
+    /// Refuses limits of the steps that are negative, not finite, or that no step satisfies.
+    fn validate_steps(&self) -> Result<(), Error> {
+        let limits = [("dt_min", self.dt_min), ("dt_max", self.dt_max), ("dt_offset", Some(self.dt_offset))];
+        for (setting, value) in limits {
+            if let Some(value) = value.filter(|value| !(value.is_finite() && *value >= 0.0)) {
+                return Err(Error::setting(NAME, setting, "a finite number of 0 or more", value.to_string()));
+            }
+        }
+        match (self.dt_min, self.dt_max) {
+            (Some(least), Some(most)) if least > most => {
+                Err(Error::setting(NAME, "dt_min", format!("at most dt_max, {most}"), least.to_string()))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The packed weights: `a [H]` or `a_log [H]`, then `d [H]` or `[H, P]` and `dt_bias [H]` if the configuration has them.
     pub fn weights_slot(&self) -> Slot {
         let mut parts = vec![(if self.a_log { "a_log" } else { "a" }, [self.heads].into())];
-        parts.extend(self.d.then(|| ("d", [self.heads].into())));
+        let skip = || if self.d_per_channel { [self.heads, self.dim].into() } else { [self.heads].into() };
+        parts.extend(self.d.then(|| ("d", skip())));
         parts.extend(self.dt_bias.then(|| ("dt_bias", [self.heads].into())));
         pack::slot("weights", Access::Read, DType::F32, &parts)
     }
 
-    /// The state, `[B, H, P, S]`.
+    /// The state, `[B, H, P, S]`, or `[B, H, S, P]` in the state layout `ed`. B is the number of packed sequences if there
+    /// are such.
     pub fn state_slot(&self) -> Slot {
-        let shape = [self.batch, self.heads, self.dim, self.states];
+        let [rows, columns] = self.mode.state_layout.order([self.dim, self.states]);
+        let shape = [self.mode.states(self.batch), self.heads, rows, columns];
         Slot::plain("state", Access::Update, DType::F32, shape)
     }
 
     /// Every tensor with its exact shape and storage type.
     pub fn slots(&self) -> Vec<Slot> {
         let (b, n) = (self.batch, self.length);
-        let slot = |name, access, shape: Shape| Slot::plain(name, access, self.dtype, shape);
+        let slot = |name, access, shape: Shape| Slot::plain(name, access, self.dtype, shape).along(1);
         let x = || Shape::from([b, n, self.heads, self.dim]);
         let shared = || Shape::from([b, n, self.groups, self.states]);
         // The recurrence core expects queries, keys, values and the output as slots 0 to 3.
@@ -166,8 +199,19 @@ impl Config {
             self.weights_slot(),
         ];
         slots.extend(self.z.then(|| slot("z", Access::Read, x())));
+        slots.extend(self.mode.borders_slot());
         slots.extend(self.mode.carry.then(|| self.state_slot()));
         slots
+    }
+
+    fn program(&self, caps: &Caps) -> Result<Program, Error> {
+        let steps = self.dt_min.is_some() || self.dt_max.is_some() || self.dt_offset != 0.0;
+        let forms = [(self.d_per_channel, "d_per_channel"), (steps, "limits of dt")];
+        let form = || forms.into_iter().find(|(there, _)| *there).map(|(_, what)| what);
+        if let Some(what) = self.mode.without_kernels().or_else(form) {
+            return Err(Error::rule(NAME, what, " runs on the cpu backend"));
+        }
+        layout::program(self, caps)
     }
 }
 
@@ -179,7 +223,7 @@ impl Configured for Config {
         validate: Self::validate,
         slots: Self::slots,
         cost: layout::essential,
-        program: layout::program,
+        program: Self::program,
         reference: [reference::outputs::<f32>, reference::outputs::<f64>],
         #[cfg(feature = "cpu")]
         cpu: crate::operator::CpuBackend { run: cpu::run, variant: cpu::variant },
@@ -187,6 +231,18 @@ impl Configured for Config {
 
     fn log_decay(&self) -> Result<LogDecayFn<Self>, Error> {
         Ok(summary::log_decay)
+    }
+
+    fn mode(&self) -> Mode {
+        self.mode
+    }
+
+    fn plain(&self, length: usize, dtype: DType) -> Self {
+        Self { length, dtype, mode: self.mode.plain(), ..self.clone() }
+    }
+
+    fn state_basis(&self) -> StateBasis {
+        StateBasis { settings: self.mode.state_basis().into_iter().collect(), weights: &[] }
     }
 
     fn state_elements(&self) -> u64 {
@@ -213,17 +269,19 @@ tensors! {
     optional {
         /// `[B, N, H, P]`; required if [`Config::z`], otherwise refused.
         z,
+        /// Borders of packed sequences, `[S+1]` in u32; required if `mode.sequences` is set, otherwise refused.
+        cu_seqlens,
         /// `[B, H, P, S]`, updated in place; required if `mode.carry`, otherwise refused.
         state,
     }
 }
 
-weights! {
+weights! { "weights":
     /// `[H]`; replaced by `a_log` if [`Config::a_log`] is set.
     a,
     /// `[H]`.
     a_log,
-    /// `[H]`, the skip; required if [`Config::d`], otherwise refused.
+    /// `[H]` or `[H, P]`, the skip; required if [`Config::d`], otherwise refused.
     d,
     /// `[H]`; required if [`Config::dt_bias`], otherwise refused.
     dt_bias,

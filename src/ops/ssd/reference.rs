@@ -2,15 +2,21 @@
 //! backend, which are compared with it.
 
 use super::Config;
+use crate::operator::progress;
 use crate::operator::{ReferenceOutputs, Rows};
 use crate::tensor::TensorMap;
 use crate::verify::float::{self, Float};
-use crate::verify::progress;
 
 /// The step of a token from its dt and the bias of its head.
 pub(super) fn step<T: Float>(config: &Config, dt: T, bias: Option<T>) -> T {
     let step = bias.map_or(dt, |bias| dt + bias);
-    if config.softplus { float::softplus(step) } else { step }
+    let step = if config.softplus { float::softplus(step) } else { step };
+    let mut step = step + T::of(f64::from(config.dt_offset));
+    for (limit, above) in [(config.dt_min, false), (config.dt_max, true)] {
+        let Some(limit) = limit.map(|limit| T::of(f64::from(limit))) else { continue };
+        step = if (above && step > limit) || (!above && step < limit) { limit } else { step };
+    }
+    step
 }
 
 /// The requested tokens of `y` and, if carried, `state` after the last token.
@@ -48,7 +54,7 @@ pub(super) fn outputs<T: Float>(config: &Config, tensors: &TensorMap, rows: Rows
             for (p, states) in matrix.chunks_exact(states).enumerate() {
                 let mut sum = float::dot(states, c);
                 if let Some(d) = &d {
-                    sum += d[h] * x[row + p];
+                    sum += d[if config.d_per_channel { h * dim + p } else { h }] * x[row + p];
                 }
                 if let Some(z) = &z {
                     sum = sum * float::silu(z[row + p]);

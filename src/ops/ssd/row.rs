@@ -3,6 +3,7 @@
 use super::{Config, NAME, cases, summary};
 use crate::catalog::domain::Domain;
 use crate::catalog::flags::{Flag, FlagKind};
+use crate::catalog::recurrent::{CU_SEQLENS, DIRECTION, SEQUENCES, STATE_LAYOUT, log_rates, short_steps};
 use crate::catalog::request::Request;
 use crate::catalog::spec::{AxisDefault, Causality, Draw, Op, TensorSpec};
 use crate::error::Error;
@@ -11,11 +12,11 @@ use crate::tensor::Shape;
 
 const X: TensorSpec = TensorSpec::stream("x", "B N H P");
 const DT: TensorSpec = TensorSpec::stream("dt", "B N H");
-const A: TensorSpec = TensorSpec::weight("a", "H").or("a_log").of(Domain::Negative).drawn(Draw::Shaped(rates));
-const A_LOG: TensorSpec = TensorSpec::weight("a_log", "H").drawn(Draw::Shaped(log_rates));
+const A: TensorSpec = TensorSpec::weight("a", "H").or("a_log").of(Domain::NotPositive).drawn(Draw::Shaped(rates));
+const A_LOG: TensorSpec = TensorSpec::weight("a_log", "H").of(Domain::Logarithm).drawn(Draw::Shaped(log_rates));
 const B: TensorSpec = TensorSpec::stream("b", "B N G S");
 const C: TensorSpec = TensorSpec::stream("c", "B N G S");
-const D: TensorSpec = TensorSpec::weight("d", "H");
+const D: TensorSpec = TensorSpec::weight("d", "H").or_forms(&[("d.P", "H P")]);
 const Z: TensorSpec = TensorSpec::stream("z", "B N H P").optional();
 const DT_BIAS: TensorSpec = TensorSpec::weight("dt_bias", "H").drawn(Draw::Shaped(short_steps));
 
@@ -23,7 +24,7 @@ const DT_BIAS: TensorSpec = TensorSpec::weight("dt_bias", "H").drawn(Draw::Shape
 pub const OP: Op = Op {
     name: NAME,
     summary: "Mamba-2's state space recurrence (SSD), from dt to the gated output",
-    inputs: &[X, DT, A, A_LOG, B, C, D, Z, DT_BIAS],
+    inputs: &[X, DT, A, A_LOG, B, C, D, Z, DT_BIAS, CU_SEQLENS],
     outputs: &[TensorSpec::stream("y", "B N H P")],
     state: &[TensorSpec::state("state", "B H P S")],
     axes: &[
@@ -33,8 +34,28 @@ pub const OP: Op = Op {
         ("P", AxisDefault::Length(64)),
         ("G", AxisDefault::Length(1)),
         ("S", AxisDefault::Length(128)),
+        SEQUENCES,
     ],
-    flags: &[Flag { name: "dt-softplus", kind: FlagKind::Switch, help: "Apply softplus to dt [default: on]" }],
+    flags: &[
+        Flag { name: "dt-softplus", kind: FlagKind::Switch, help: "Apply softplus to dt [default: on]" },
+        Flag {
+            name: "dt-min",
+            kind: FlagKind::Number,
+            help: "Smallest step, after softplus and offset [default: none]",
+        },
+        Flag {
+            name: "dt-max",
+            kind: FlagKind::Number,
+            help: "Largest step, after softplus and offset [default: none]",
+        },
+        Flag {
+            name: "dt-offset",
+            kind: FlagKind::Number,
+            help: "Number added to the steps after softplus, before they are limited [default: 0]",
+        },
+        DIRECTION,
+        STATE_LAYOUT,
+    ],
     causal: Causality::Always,
     recurrent: true,
     rows_apart: false,
@@ -49,16 +70,6 @@ fn rates(_: &Shape, values: &mut [f32]) {
     values.iter_mut().for_each(|a| *a = -1.0 - a.abs());
 }
 
-/// Draws logarithms of such rates without their sign.
-fn log_rates(_: &Shape, values: &mut [f32]) {
-    values.iter_mut().for_each(|a| *a = a.abs().ln_1p());
-}
-
-/// Draws biases for which softplus gives steps around 0.01, the range that models start with.
-fn short_steps(_: &Shape, values: &mut [f32]) {
-    values.iter_mut().for_each(|bias| *bias = (0.01 * bias.exp()).exp_m1().ln());
-}
-
 fn configure(request: &Request<'_>) -> Result<Box<dyn Operator>, Error> {
     let flags = request.flags;
     let x = request.required(NAME, &X)?.dims();
@@ -69,9 +80,13 @@ fn configure(request: &Request<'_>) -> Result<Box<dyn Operator>, Error> {
         dtype: request.dtype,
         a_log: request.shape("a_log").is_some(),
         d: request.shape("d").is_some(),
+        d_per_channel: request.shape("d").is_some_and(|shape| shape.rank() == 2),
         z: request.shape("z").is_some(),
         dt_bias: request.shape("dt_bias").is_some(),
         softplus: flags.switch("dt-softplus").unwrap_or(true),
+        dt_min: flags.number(NAME, "dt-min")?,
+        dt_max: flags.number(NAME, "dt-max")?,
+        dt_offset: flags.number(NAME, "dt-offset")?.unwrap_or(0.0),
         mode: request.mode(NAME)?,
         ..Config::new(x[1], x[2], x[3], b[3])
     };

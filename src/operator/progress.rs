@@ -1,6 +1,7 @@
 //! How far a reference is, told to a thread that waits for it: a reference takes minutes where a kernel takes milliseconds.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -10,6 +11,8 @@ pub struct Share(Arc<AtomicU64>);
 
 thread_local! {
     static CURRENT: RefCell<Option<Share>> = const { RefCell::new(None) };
+    /// Start and size of the part of the reference that this thread computes.
+    static PART: Cell<(f64, f64)> = const { Cell::new((0.0, 1.0)) };
 }
 
 impl Share {
@@ -31,9 +34,19 @@ impl Share {
 pub fn begin(at: usize, of: usize) {
     CURRENT.with_borrow(|share| {
         if let Some(share) = share {
-            share.0.store((at as f64 / of.max(1) as f64).to_bits(), Ordering::Relaxed);
+            let (start, size) = PART.get();
+            share.0.store((start + size * (at as f64 / of.max(1) as f64)).to_bits(), Ordering::Relaxed);
         }
     });
+}
+
+/// Runs a reference that is this part of a whole one.
+pub(crate) fn within<T>(part: Range<f64>, reference: impl FnOnce() -> T) -> T {
+    let (start, size) = PART.get();
+    PART.set((start + size * part.start, size * (part.end - part.start)));
+    let result = reference();
+    PART.set((start, size));
+    result
 }
 
 #[cfg(test)]
@@ -48,5 +61,9 @@ mod tests {
         share.of(|| begin(3, 4));
         begin(1, 2);
         assert_eq!(share.get(), 0.75);
+        share.of(|| within(0.5..1.0, || begin(1, 2)));
+        assert_eq!(share.get(), 0.75);
+        share.of(|| within(0.0..0.5, || begin(1, 2)));
+        assert_eq!(share.get(), 0.25);
     }
 }
