@@ -12,7 +12,6 @@ fn query_feature(d: u32) -> f32 {
     return wg_query[d];
 }
 
-// One element per invocation: D is at most the number of invocations.
 fn prepare_key(b: u32, g: u32, invocation: u32) {
     if (invocation == 0u) {
         let at = params.extra_state + 2u * (b * params.kv_heads + g);
@@ -23,20 +22,20 @@ fn prepare_key(b: u32, g: u32, invocation: u32) {
         state[at + 1u] = bitcast<f32>(high + u32(low == 0xffffffffu));
     }
     workgroupBarrier();
-    if (invocation < params.dim_k) {
+    for (var d = invocation; d < params.dim_k; d += COLUMNS * LANES) {
         count_load(1u);
-        let x = max(f32(k[head_start(params.k, b, g) + invocation]), 0.0);
-        wg_key[invocation] = wg_angle.x * x;
-        wg_key[params.dim_k + invocation] = wg_angle.y * x;
+        let x = max(f32(k[head_start(params.k, b, key_head(g)) + d]), 0.0);
+        wg_key[d] = wg_angle.x * x;
+        wg_key[params.dim_k + d] = wg_angle.y * x;
     }
 }
 
 fn prepare_query(b: u32, g: u32, h: u32, invocation: u32) {
-    if (invocation < params.dim_k) {
+    for (var d = invocation; d < params.dim_k; d += COLUMNS * LANES) {
         count_load(1u);
-        let x = max(f32(q[head_start(params.q, b, h) + invocation]), 0.0);
-        wg_query[invocation] = wg_angle.x * x;
-        wg_query[params.dim_k + invocation] = wg_angle.y * x;
+        let x = max(f32(q[head_start(params.q, b, key_head(h)) + d]), 0.0);
+        wg_query[d] = wg_angle.x * x;
+        wg_query[params.dim_k + d] = wg_angle.y * x;
     }
     workgroupBarrier();
 }

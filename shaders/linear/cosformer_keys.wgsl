@@ -25,7 +25,7 @@ fn state_row(i: u32) -> u32 {
 
 // Loads tokens first .. first + TILE of one KV head, with zeros from token `end` on.
 fn load_keys(p: Place, first: u32, end: u32, invocation: u32) {
-    let k_head = head_start(params.k, p.b, p.g);
+    let k_head = head_start(params.k, p.b, p.key_head);
     let start = first_place(p.kv);
     for (var i = invocation; i < TILE * DIM_K4; i += INVOCATIONS) {
         let n = first + i / DIM_K4;

@@ -60,7 +60,7 @@ fn finish_tile(p: Place, keys: bool, queries: bool, invocation: u32) {
     // Neighbouring invocations share rows of omega.
     for (var i = invocation; i < count * DIM4; i += INVOCATIONS) {
         let vector = first + i % count;
-        wg_phi[vector * DIM4 + i / count] = log_features(vector, i / count, p.g);
+        wg_phi[vector * DIM4 + i / count] = log_features(vector, i / count, p.key_head);
     }
     workgroupBarrier();
     for (var i = invocation; i < count * LANES; i += INVOCATIONS) {

@@ -1,9 +1,9 @@
 // Decode: features of a key and a query, functions of their projections onto omega. Prelude constants: MAX_DIM, an upper
-// bound of the rows. A variant brings map_key and map_query, which turn projections
+// bound of the rows; DIM_K4, groups of four of D. A variant brings map_key and map_query, which turn projections
 // into features.
 @group(0) @binding(OMEGA_BINDING) var<storage, read> omega: array<f32>; // F D, or G F D
 
-var<workgroup> wg_x: array<f32, COLUMNS * LANES>;
+var<workgroup> wg_x: array<f32, 4u * DIM_K4>;
 var<workgroup> wg_key: array<f32, MAX_DIM>;
 var<workgroup> wg_query: array<f32, MAX_DIM>;
 
@@ -25,28 +25,27 @@ fn project(row: u32, g: u32) -> f32 {
     return sum;
 }
 
-// One element per invocation: D is at most the number of invocations.
 fn prepare_key(b: u32, g: u32, invocation: u32) {
-    if (invocation < params.dim_k) {
+    for (var d = invocation; d < params.dim_k; d += COLUMNS * LANES) {
         count_load(1u);
-        wg_x[invocation] = f32(k[head_start(params.k, b, g) + invocation]);
+        wg_x[d] = f32(k[head_start(params.k, b, key_head(g)) + d]);
     }
     workgroupBarrier();
     for (var row = invocation; row < params.rows; row += COLUMNS * LANES) {
-        wg_key[row] = project(row, g);
+        wg_key[row] = project(row, key_head(g));
     }
     map_key(b, g, invocation);
     workgroupBarrier();
 }
 
 fn prepare_query(b: u32, g: u32, h: u32, invocation: u32) {
-    if (invocation < params.dim_k) {
+    for (var d = invocation; d < params.dim_k; d += COLUMNS * LANES) {
         count_load(1u);
-        wg_x[invocation] = f32(q[head_start(params.q, b, h) + invocation]);
+        wg_x[d] = f32(q[head_start(params.q, b, key_head(h)) + d]);
     }
     workgroupBarrier();
     for (var row = invocation; row < params.rows; row += COLUMNS * LANES) {
-        wg_query[row] = project(row, g);
+        wg_query[row] = project(row, key_head(g));
     }
     map_query(invocation);
     workgroupBarrier();

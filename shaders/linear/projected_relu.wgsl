@@ -6,6 +6,6 @@ fn finish_tile(p: Place, keys: bool, queries: bool, invocation: u32) {
     // Neighbouring invocations share rows of omega.
     for (var i = invocation; i < count * DIM4; i += INVOCATIONS) {
         let vector = first + i % count;
-        wg_phi[vector * DIM4 + i / count] = max(project(vector, i / count, p.g), vec4<f32>(0.0));
+        wg_phi[vector * DIM4 + i / count] = max(project(vector, i / count, p.key_head), vec4<f32>(0.0));
     }
 }

@@ -17,21 +17,21 @@ fn query_feature(d: u32) -> f32 {
 }
 
 fn prepare_key(b: u32, g: u32, invocation: u32) {
-    let at = head_start(params.k, b, g);
+    let at = head_start(params.k, b, key_head(g));
     for (var i = invocation; i < DIM_K4; i += INVOCATIONS) {
         let d = 4u * i;
         count_load(four_of(d, params.dim_k));
         wg_u[i] = select(vec4<f32>(0.0), load_k(at, d), within(d, params.dim_k));
     }
-    make_features(0u, 1u, g, invocation);
+    make_features(0u, 1u, key_head(g), invocation);
 }
 
 fn prepare_query(b: u32, g: u32, h: u32, invocation: u32) {
-    let at = head_start(params.q, b, h);
+    let at = head_start(params.q, b, key_head(h));
     for (var i = invocation; i < DIM_K4; i += INVOCATIONS) {
         let d = 4u * i;
         count_load(four_of(d, params.dim_k));
         wg_u[DIM_K4 + i] = select(vec4<f32>(0.0), load_q(at, d), within(d, params.dim_k));
     }
-    make_features(1u, 1u, g, invocation);
+    make_features(1u, 1u, key_head(g), invocation);
 }

@@ -28,5 +28,5 @@ fn epilogue_one(b: u32, h: u32, e: u32, value: f32) -> f32 {
     if (SKIPPED == 1u) {
         x = x_at(b, h, e);
     }
-    return gated(head_start(params.o, b, h) + e, skipped(h, x, value));
+    return gated(head_start(params.o, b, h) + e, skipped(h, e, x, value));
 }

@@ -7,7 +7,7 @@ fn epilogue(p: Place, n: u32, t: u32, i: u32, sum: vec4<f32>) -> vec4<f32> {
     var y = sum;
     for (var c = 0u; c < 4u; c++) {
         if (e + c < params.dim_v) {
-            y[c] = gated(at + c, skipped(h, x[c], sum[c]));
+            y[c] = gated(at + c, skipped(h, e + c, x[c], sum[c]));
         }
     }
     return y;

@@ -5,6 +5,7 @@
 override A_LOG: u32 = 0u;    // 1: the weights start with log(-a)
 override SOFTPLUS: u32 = 1u;
 override BIASED: u32 = 0u;   // 1: there is a dt_bias
+override LIMITED: u32 = 0u;  // 1: an offset and limits of the step
 
 fn step_at(b: u32, h: u32, n: u32) -> f32 {
     count_load(1u);
@@ -15,6 +16,9 @@ fn step_at(b: u32, h: u32, n: u32) -> f32 {
     }
     if (SOFTPLUS == 1u) {
         step = softplus(step);
+    }
+    if (LIMITED == 1u) {
+        step = clamp(step + own.dt_offset, own.dt_min, own.dt_max);
     }
     return step;
 }

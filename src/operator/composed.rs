@@ -131,9 +131,11 @@ impl<'a, C: Configured> Composed<'a, C> {
         inputs
     }
 
-    /// The outputs of a backward run, in the order of the tokens.
-    #[cfg(feature = "cpu")]
-    fn turned(&self, at: usize, mut outputs: TensorMap) -> TensorMap {
+    /// The outputs of a run in the order of the tokens.
+    fn forward(&self, at: usize, reversed: bool, mut outputs: TensorMap) -> TensorMap {
+        if !reversed {
+            return outputs;
+        }
         let back: Vec<usize> = (0..self.sequences[at].len()).rev().collect();
         for part in self.parts(Access::Write) {
             if let (Some(axis), Some(tensor)) = (part.tokens, outputs.remove(part.name)) {
@@ -172,7 +174,6 @@ fn along(part: &Part) -> (usize, usize) {
 }
 
 /// Adds outputs in f32.
-#[cfg(feature = "cpu")]
 fn sums(one: &TensorMap, other: &TensorMap) -> TensorMap {
     let sum = |(name, tensor): (&str, &HostTensor)| {
         let mut values = tensor.to_f32();
@@ -209,14 +210,14 @@ pub(super) fn cpu<C: Configured>(config: &C, tensors: &TensorMap) -> TensorMap {
         }
         let config = whole.config(at);
         let one = |reversed: bool| run(&config, &whole.inputs(at, reversed));
-        let outputs = match whole.mode.direction {
-            Direction::Forward => one(false),
-            Direction::Backward => whole.turned(at, one(true)),
-            Direction::Both => sums(&one(false), &whole.turned(at, one(true))),
-        };
-        drop(done[at].set(outputs));
+        let runs = whole.runs().iter().map(|&reversed| whole.forward(at, reversed, one(reversed)));
+        drop(done[at].set(runs.reduce(|sum, other| sums(&sum, &other)).unwrap_or_default()));
     });
-    let done: Vec<Option<TensorMap>> = done.into_iter().map(OnceLock::into_inner).collect();
+    joined(&whole, &done.into_iter().map(OnceLock::into_inner).collect::<Vec<_>>())
+}
+
+/// Joins the outputs of the sequences, none for one without tokens, and their states.
+fn joined<C: Configured>(whole: &Composed<'_, C>, done: &[Option<TensorMap>]) -> TensorMap {
     let mut joined = TensorMap::new();
     for part in whole.parts(Access::Write) {
         let of = |outputs: &TensorMap| Some(outputs.get(part.name)?.cast(part.dtype));
@@ -238,6 +239,59 @@ pub(super) fn cpu<C: Configured>(config: &C, tensors: &TensorMap) -> TensorMap {
         joined.insert(part.name, HostTensor::join(&states, 0).reshape(part.shape.clone()));
     }
     joined
+}
+
+/// Runs one operator on some device.
+pub type Runner<'a> = dyn FnMut(&dyn Operator, &TensorMap) -> Result<TensorMap, Error> + 'a;
+
+/// Runs an operator as one or several runs of `run`, each of which has kernels; `None` if it has kernels as it is. The inputs
+/// are those of the slots.
+///
+/// # Errors
+/// Those of `run`.
+pub(super) fn with_kernels<C: Configured>(
+    config: &C,
+    tensors: &TensorMap,
+    run: &mut Runner<'_>,
+) -> Result<Option<TensorMap>, Error> {
+    if !config.mode().is_composed() {
+        return config.lowered(tensors).map(|plain| run_plain(config, plain, run)).transpose();
+    }
+    let whole = Composed::new(config, tensors);
+    let mut done = Vec::new();
+    for at in 0..whole.sequences.len() {
+        let mut sum: Option<TensorMap> = None;
+        for &reversed in whole.runs().iter().filter(|_| !whole.sequences[at].is_empty()) {
+            let (config, inputs) = (whole.config(at), whole.inputs(at, reversed));
+            let outputs = match config.lowered(&inputs) {
+                Some(plain) => run_plain(&config, plain, run)?,
+                None => run(&config, &inputs)?,
+            };
+            let outputs = whole.forward(at, reversed, outputs);
+            sum = Some(match sum {
+                Some(sum) => sums(&sum, &outputs),
+                None => outputs,
+            });
+        }
+        done.push(sum);
+    }
+    Ok(Some(joined(&whole, &done)))
+}
+
+/// Runs what a configuration was lowered to, and stores the results as the configuration has them.
+fn run_plain<C: Configured>(
+    config: &C,
+    (plain, inputs): (C, TensorMap),
+    run: &mut Runner<'_>,
+) -> Result<TensorMap, Error> {
+    let mut outputs = run(&plain, &inputs)?;
+    let slots = Operator::slots(config);
+    for part in slots.iter().filter(|slot| slot.access == Access::Write).flat_map(|slot| &slot.parts) {
+        if let Some(tensor) = outputs.remove(part.name) {
+            outputs.insert(part.name, tensor.cast(part.dtype));
+        }
+    }
+    Ok(outputs)
 }
 
 /// Computes the reference of an operator, in as many plain runs as its mode needs.

@@ -149,7 +149,6 @@ impl HostTensor {
     }
 
     /// Puts tensors of one storage type one after another along an axis. Panics if there are none.
-    #[cfg(feature = "cpu")]
     pub(crate) fn join(pieces: &[Self], axis: usize) -> Self {
         let mut dims = pieces[0].shape.dims().to_vec();
         let inner = dims[axis + 1..].iter().product();

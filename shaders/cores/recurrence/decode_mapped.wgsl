@@ -10,18 +10,17 @@ fn query_feature(d: u32) -> f32 {
     return wg_query[d];
 }
 
-// One feature per invocation: D is at most the number of invocations.
 fn prepare_key(b: u32, g: u32, invocation: u32) {
-    if (invocation < params.dim_k) {
+    for (var d = invocation; d < params.dim_k; d += COLUMNS * LANES) {
         count_load(1u);
-        wg_key[invocation] = feature(vec4<f32>(f32(k[head_start(params.k, b, key_head(g)) + invocation]))).x;
+        wg_key[d] = feature(vec4<f32>(f32(k[head_start(params.k, b, key_head(g)) + d]))).x;
     }
 }
 
 fn prepare_query(b: u32, g: u32, h: u32, invocation: u32) {
-    if (invocation < params.dim_k) {
+    for (var d = invocation; d < params.dim_k; d += COLUMNS * LANES) {
         count_load(1u);
-        wg_query[invocation] = feature(vec4<f32>(f32(q[head_start(params.q, b, key_head(h)) + invocation]))).x;
+        wg_query[d] = feature(vec4<f32>(f32(q[head_start(params.q, b, key_head(h)) + d]))).x;
     }
     workgroupBarrier();
 }

@@ -5,7 +5,7 @@
 
 // Loads tokens first .. first + TILE of one KV head. From `end` on vectors are zero, and so are their features.
 fn load_keys(p: Place, first: u32, end: u32, invocation: u32) {
-    let k_head = head_start(params.k, p.b, p.g);
+    let k_head = head_start(params.k, p.b, p.key_head);
     for (var turn = 0u; turn < (TILE * DIM_K4 + INVOCATIONS - 1u) / INVOCATIONS; turn++) {
         let i = invocation + turn * INVOCATIONS;
         if ((TILE * DIM_K4) % INVOCATIONS != 0u && i >= TILE * DIM_K4) {

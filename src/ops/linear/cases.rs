@@ -135,8 +135,10 @@ fn host_cases() -> Vec<Case> {
     for (rule, flags, tensors) in rules {
         let case = |what: &str, axes: &[(&'static str, usize)]| {
             let case = flags.iter().fold(Case::new(format!("{what}_{rule}"), axes), |case, (n, v)| case.flag(n, v));
-            tensors.iter().fold(case, |case, name| case.with(name)).host()
+            tensors.iter().fold(case, |case, name| case.with(name))
         };
+        let plain = case;
+        let case = |what: &str, axes: &[(&'static str, usize)]| plain(what, axes).host();
         list.push(case("packed", axes).with("cu_seqlens").carry());
         list.push(case("packed_bnhd", axes).with("cu_seqlens").layout(Layout::Bnhd));
         list.push(case("packed_segments", axes).with("cu_seqlens").carry().flag("segment", "16"));
@@ -144,9 +146,9 @@ fn host_cases() -> Vec<Case> {
         list.push(case("backward", axes).flag("direction", "backward"));
         list.push(case("both_f16", batch).flag("direction", "both").dtype(DType::F16));
         list.push(case("packed_both", axes).with("cu_seqlens").flag("direction", "both").layout(Layout::Bnhd));
-        list.push(case("value_heads", values).carry());
-        list.push(case("value_heads_bnhd", values).layout(Layout::Bnhd));
-        list.push(case("value_heads_decode", one).carry().flag("decode", "true"));
+        list.push(plain("value_heads", values).carry());
+        list.push(plain("value_heads_bnhd", values).layout(Layout::Bnhd));
+        list.push(plain("value_heads_decode", one).carry().flag("decode", "true"));
         list.push(case("value_heads_packed", &[("H", 2), ("V", 4), ("N", 50), ("D", 8)]).with("cu_seqlens").carry());
         list.push(case("exchanged", batch).carry().flag("state-layout", "ed"));
         list.push(case("exchanged_packed", axes).with("cu_seqlens").carry().flag("state-layout", "ed"));
@@ -177,15 +179,13 @@ fn host_cases() -> Vec<Case> {
         delta("one_beta_sigmoid").with("beta.N").flag("beta-sigmoid", "true").flag("l2norm", "true").dtype(DType::F16),
     );
     list.push(
-        Case::new("value_heads_cross", &[("H", 2), ("V", 4), ("N", 9), ("M", 30), ("D", 8)])
-            .flag("causal", "false")
-            .host(),
+        Case::new("value_heads_cross", &[("H", 2), ("V", 4), ("N", 9), ("M", 30), ("D", 8)]).flag("causal", "false"),
     );
-    list.push(Case::new("wider", &wide).carry().host());
-    list.push(Case::new("wider_gated", &wide).flag("rule", "gated").with("g.D").carry().host());
+    list.push(Case::new("wider", &wide).carry());
+    list.push(Case::new("wider_gated", &wide).flag("rule", "gated").with("g.D").carry());
     list.push(Case::new("wider_delta", &wide).flag("rule", "delta").with("beta").flag("l2norm", "true").carry().host());
     let widest = &[("H", 1), ("N", 20), ("D", 1024), ("E", 1024)];
-    list.push(Case::new("widest_plain", widest).host().slow());
+    list.push(Case::new("widest_plain", widest).slow());
     list.push(
         Case::new("features_1024", &[("H", 1), ("N", 40), ("D", 8)])
             .flag("feature-map", "performer")

@@ -154,7 +154,7 @@ impl<'a> Dispatches<'a> {
             head_splits: tiles.head_splits as u32,
             segment_stride: (s.dim_k * s.dim_v) as u32,
             state_len: (s.dim_k * s.dim_v) as u32,
-            share: 1,
+            share: s.shared as u32,
             scale: c.effective_scale(),
             q,
             k,
@@ -266,7 +266,11 @@ impl<'a> Dispatches<'a> {
         cost.bytes_read += c.qkv.group() as f64 * self.states();
         let fragments =
             [&[IDENTITY, MAPPED_DECODE, NORMALIZE[1], NO_EPILOGUE[1], DELTA_DECODE][..], &self.decay.decode, &NARROW];
-        let spec = self.spec(&fragments, vec![("MAX_DIM", MAX_DIM as u32)], &[("TRANSPOSED", 0)]);
+        let spec = self.spec(
+            &fragments,
+            vec![("MAX_DIM", c.width().next_power_of_two().max(MAX_DIM) as u32)],
+            &[("TRANSPOSED", 0)],
+        );
         self.step(&DECODE_KERNEL, spec, &self.params, self.kv, cost)
     }
 }

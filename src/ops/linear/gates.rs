@@ -87,10 +87,7 @@ impl Config {
 
     /// A tensor or setting that has no kernels, and what of it has none; `None` if all of them have.
     pub(super) fn without_kernels(&self) -> Option<(&'static str, &'static str)> {
-        let Qkv { dim_k, dim_v, shared, .. } = self.qkv;
         let forms = [
-            (shared > 1, ("v", " with more heads than k")),
-            (dim_k.max(dim_v) > super::MAX_DIM, ("k", " or `v` with a dim over 256")),
             (self.decays == Decays::Constant, ("g", " with one number per head")),
             (matches!(self.decays, Decays::Computed { .. }), ("a", "")),
             (self.beta_for_all_heads, ("beta", " for all heads")),

@@ -67,6 +67,7 @@ fn features(c: &Config) -> Features {
         queries: queries.to_vec(),
         decode: [&[OWN], decode].concat(),
         consts: vec![("DIM_K4", c.qkv.dim_k.div_ceil(4) as u32)],
+        decode_consts: vec![("MAX_DIM", max_dim), ("DIM_K4", c.qkv.dim_k.div_ceil(4) as u32)],
         ..mapped(IDENTITY)
     };
     let position = if c.mode.carry { POSITION_CARRIED } else { POSITION_NONE };
@@ -248,7 +249,7 @@ fn recurrence(c: &Config) -> Recurrence<'_> {
         scale: c.effective_scale(),
         mode: c.mode,
         strides: c.qkv.strides(),
-        share: 1,
+        share: c.qkv.shared,
         overrides: vec![],
         own: own(c).into_iter().collect(),
         essential: essential(c),

@@ -73,12 +73,12 @@ pub(super) fn cases() -> Vec<Case> {
     list.push(sized(Case::new("given_both", &odd), ["3", "5", "7"]).with("anchors").with("omega"));
     list.push(Case::new("given_anchors", &odd).with("anchors"));
     list.push(Case::new("given_omega", &odd).with("omega"));
-    list.extend(host_cases());
+    list.extend(forms());
     list
 }
 
-/// Cases of forms that have no kernels.
-fn host_cases() -> Vec<Case> {
+/// Cases of what more models ask.
+fn forms() -> Vec<Case> {
     let axes = &[("H", 4), ("G", 2), ("N", 90), ("D", 8), ("E", 6), ("seqs", 5)];
     let values = &[("B", 2), ("H", 2), ("V", 6), ("N", 40), ("D", 8), ("E", 6)];
     let case = |name: &str, axes: &[(&'static str, usize)]| Case::new(name, axes).host();
@@ -90,9 +90,9 @@ fn host_cases() -> Vec<Case> {
         case("packed_both", axes).with("cu_seqlens").flag("direction", "both"),
         case("backward", axes).flag("direction", "backward").layout(Layout::Bnhd),
         case("both_f16", values).flag("direction", "both").dtype(DType::F16),
-        case("value_heads", values).carry(),
+        Case::new("value_heads", values).carry(),
         case("value_heads_bnhd", values).layout(Layout::Bnhd).flag("poly", "nystrom"),
-        case("value_heads_cross", &[("H", 2), ("V", 4), ("N", 9), ("M", 30), ("D", 8)]).flag("causal", "false"),
-        case("value_heads_decode", &[("H", 2), ("V", 6), ("N", 1), ("D", 8)]).carry().flag("decode", "true"),
+        Case::new("value_heads_cross", &[("H", 2), ("V", 4), ("N", 9), ("M", 30), ("D", 8)]).flag("causal", "false"),
+        Case::new("value_heads_decode", &[("H", 2), ("V", 6), ("N", 1), ("D", 8)]).carry().flag("decode", "true"),
     ]
 }

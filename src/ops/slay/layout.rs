@@ -216,7 +216,7 @@ pub(super) fn program(c: &Config, caps: &Caps) -> Result<Program, Error> {
         scale: 1.0,
         mode: c.mode,
         strides: c.qkv.strides(),
-        share: 1,
+        share: c.qkv.shared,
         overrides: vec![],
         own: (0..splits).map(part).collect(),
         essential: essential(c),

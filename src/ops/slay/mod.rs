@@ -172,10 +172,8 @@ impl Config {
     }
 
     fn program(&self, caps: &Caps) -> Result<Program, Error> {
-        let shared = || (self.qkv.shared > 1).then_some("v");
-        if let Some(what) = self.mode.without_kernels().or_else(shared) {
-            let how = if what == "v" { " with more heads than k" } else { "" };
-            return Err(Error::rule(NAME, what, format!("{how} runs on the cpu backend")));
+        if let Some(what) = self.mode.without_kernels() {
+            return Err(Error::rule(NAME, what, crate::operator::NO_PLAN));
         }
         layout::program(self, caps)
     }

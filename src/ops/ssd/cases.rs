@@ -36,18 +36,19 @@ pub(super) fn cases() -> Vec<Case> {
     list.push(decode("decode"));
     list.push(decode("decode_all").with("d").with("z").with("dt_bias"));
     list.push(decode("decode_f16").with("d").with("z").dtype(DType::F16));
-    list.extend(host_cases());
+    list.extend(forms());
     list
 }
 
-/// Cases of forms that have no kernels.
-fn host_cases() -> Vec<Case> {
+/// Cases of what more models ask.
+fn forms() -> Vec<Case> {
     let axes = [("H", 6), ("G", 2), ("N", 130), ("P", 12), ("S", 20), ("seqs", 5)];
     let batch = [("B", 2), ("H", 6), ("G", 2), ("N", 70), ("P", 12), ("S", 20)];
     let one = [("B", 2), ("H", 6), ("G", 2), ("N", 1), ("P", 12), ("S", 20)];
-    let all = |name: &str, axes: &[(&'static str, usize)]| {
-        Case::new(name, axes).with("a_log").with("d").with("z").with("dt_bias").host()
+    let plain = |name: &str, axes: &[(&'static str, usize)]| {
+        Case::new(name, axes).with("a_log").with("d").with("z").with("dt_bias")
     };
+    let all = |name: &str, axes: &[(&'static str, usize)]| plain(name, axes).host();
     let limited = |case: Case| case.flag("dt-min", "0.009").flag("dt-max", "0.02").flag("dt-offset", "0.001");
     vec![
         all("packed", &axes).with("cu_seqlens").carry(),
@@ -59,10 +60,10 @@ fn host_cases() -> Vec<Case> {
         all("both_f16", &batch).flag("direction", "both").dtype(DType::F16),
         all("exchanged", &batch).carry().flag("state-layout", "ed"),
         all("exchanged_packed", &axes).with("cu_seqlens").carry().flag("state-layout", "ed"),
-        all("skip_per_channel", &batch).with("d.P").carry(),
-        all("skip_per_channel_f16", &batch).with("d.P").dtype(DType::F16),
-        limited(all("limited", &batch).carry()),
-        limited(all("limited_decode", &one).carry().flag("decode", "true")),
-        Case::new("offset", &batch).with("a").flag("dt-offset", "0.5").flag("dt-max", "1").host(),
+        plain("skip_per_channel", &batch).with("d.P").carry(),
+        plain("skip_per_channel_f16", &batch).with("d.P").dtype(DType::F16),
+        limited(plain("limited", &batch).carry()),
+        limited(plain("limited_decode", &one).carry().flag("decode", "true")),
+        Case::new("offset", &batch).with("a").flag("dt-offset", "0.5").flag("dt-max", "1"),
     ]
 }

@@ -31,7 +31,12 @@ params! {
     struct Offsets {
         skip: u32,
         bias: u32,
-        _pad: [u32; 2],
+        channels: u32,
+        _pad: u32,
+        dt_offset: f32,
+        dt_min: f32,
+        dt_max: f32,
+        _pad2: u32,
     }
 }
 
@@ -63,7 +68,15 @@ pub(super) fn program(c: &Config, caps: &Caps) -> Result<Program, Error> {
     let weights = c.weights_slot();
     let offset = |name: &str| weights.parts.iter().find(|part| part.name == name).map_or(0, |part| part.offset as u32);
     let of = |heads, dim| qkv::strides_of(Layout::Bnhd, heads, c.length, dim);
-    let own = Own::new(&Offsets { skip: offset("d"), bias: offset("dt_bias"), _pad: [0; 2] });
+    let own = Own::new(&Offsets {
+        skip: offset("d"),
+        bias: offset("dt_bias"),
+        channels: c.d_per_channel.into(),
+        dt_offset: c.dt_offset,
+        dt_min: c.dt_min.unwrap_or(f32::MIN),
+        dt_max: c.dt_max.unwrap_or(f32::MAX),
+        ..Offsets::default()
+    });
     let gate = if c.z { GATE } else { NO_GATE };
     let (size, bias) = (c.dtype.size() as f64, f64::from(u8::from(c.dt_bias)));
     let exps = 1.0 + f64::from(u8::from(c.softplus)) + f64::from(u8::from(c.a_log));
@@ -76,6 +89,7 @@ pub(super) fn program(c: &Config, caps: &Caps) -> Result<Program, Error> {
     let shared = 2.0 * (heads - (c.batch * c.groups) as f64) * c.states as f64 * size;
     let own_bytes = heads * (4.0 * (1.0 + bias) + skip * c.dim as f64 * (4.0 + size));
     let read: usize = weights.parts.iter().map(|part| part.shape.count() * 4).sum();
+    let limited = c.dt_min.is_some() || c.dt_max.is_some() || c.dt_offset != 0.0;
     let steps = [OWN, EXPONENTIAL, ACTIVATIONS, STEPS];
     let recurrence = Recurrence {
         op: NAME,
@@ -115,7 +129,12 @@ pub(super) fn program(c: &Config, caps: &Caps) -> Result<Program, Error> {
         mode: c.mode,
         strides: [of(c.groups, c.states), of(c.groups, c.states), of(c.heads, c.dim), of(c.heads, c.dim)],
         share: c.heads / c.groups,
-        overrides: vec![("A_LOG", c.a_log.into()), ("SOFTPLUS", c.softplus.into()), ("BIASED", c.dt_bias.into())],
+        overrides: vec![
+            ("A_LOG", c.a_log.into()),
+            ("SOFTPLUS", c.softplus.into()),
+            ("BIASED", c.dt_bias.into()),
+            ("LIMITED", limited.into()),
+        ],
         own: vec![own],
         essential: essential(c),
         decode_more: shared + own_bytes - read as f64,

@@ -35,7 +35,7 @@ use crate::gpu::program::{Program, check_memory};
 use crate::gpu::{Caps, pack};
 use crate::operator::mode::Mode;
 use crate::operator::qkv::Qkv;
-use crate::operator::{Algorithm, Configured, LogDecayFn, StateBasis, tensors, weights};
+use crate::operator::{Algorithm, Configured, LogDecayFn, NO_PLAN, StateBasis, tensors, weights};
 use crate::tensor::{Access, DType, Layout, Shape, Slot};
 
 #[cfg(feature = "catalog")]
@@ -205,11 +205,8 @@ impl Config {
     }
 
     fn program(&self, caps: &Caps) -> Result<Program, Error> {
-        let steps = self.dt_min.is_some() || self.dt_max.is_some() || self.dt_offset != 0.0;
-        let forms = [(self.d_per_channel, "d_per_channel"), (steps, "limits of dt")];
-        let form = || forms.into_iter().find(|(there, _)| *there).map(|(_, what)| what);
-        if let Some(what) = self.mode.without_kernels().or_else(form) {
-            return Err(Error::rule(NAME, what, " runs on the cpu backend"));
+        if let Some(what) = self.mode.without_kernels() {
+            return Err(Error::rule(NAME, what, NO_PLAN));
         }
         layout::program(self, caps)
     }
