@@ -134,7 +134,7 @@ fn kernels_translate_for_vulkan_metal_and_dx12() {
         let options = msl::Options { lang_version: (2, 4), fake_missing_bindings: true, ..Default::default() };
         let (metal, _) = msl::write_string(module, info, &options, &msl::PipelineOptions::default())
             .unwrap_or_else(|e| panic!("{label}: MSL: {e}"));
-        assert!(metal.contains(kernel.name), "{label}: no such function in the MSL");
+        assert!(metal.contains(kernel.entry), "{label}: no such function in the MSL");
 
         let options =
             hlsl::Options { shader_model: hlsl::ShaderModel::V6_2, fake_missing_bindings: true, ..Default::default() };
@@ -142,7 +142,7 @@ fn kernels_translate_for_vulkan_metal_and_dx12() {
         hlsl::Writer::new(&mut text, &options, &hlsl::PipelineOptions::default())
             .write(module, info, None)
             .unwrap_or_else(|e| panic!("{label}: HLSL: {e}"));
-        assert!(text.contains(kernel.name), "{label}: no such function in the HLSL");
+        assert!(text.contains(kernel.entry), "{label}: no such function in the HLSL");
 
         if let Some(dir) = &dump {
             let stem = spec.file_stem(kernel);

@@ -10,7 +10,7 @@ use std::ops::Range;
 use std::sync::OnceLock;
 
 use super::mode::{Direction, Mode, StateLayout};
-use super::{Configured, Operator, Precision, ReferenceOutputs, Rows, progress};
+use super::{Configured, LogDecayFn, Operator, Precision, ReferenceOutputs, Rows, progress};
 #[cfg(feature = "cpu")]
 use crate::cpu::{memory, threads};
 use crate::error::Error;
@@ -239,6 +239,21 @@ fn joined<C: Configured>(whole: &Composed<'_, C>, done: &[Option<TensorMap>]) ->
         joined.insert(part.name, HostTensor::join(&states, 0).reshape(part.shape.clone()));
     }
     joined
+}
+
+/// The log decay of a run ([`super::LogDecayFn`]): that of each packed sequence, with the axes in the order of the state.
+pub(super) fn log_decay<C: Configured>(config: &C, tensors: &TensorMap, of: LogDecayFn<C>) -> HostTensor {
+    let whole = Composed::new(config, tensors);
+    let some = |at: usize| !whole.sequences[at].is_empty();
+    let one = |at: usize| of(&whole.config(at), &whole.inputs(at, false));
+    let mut decays: Vec<Option<HostTensor>> = (0..whole.sequences.len()).map(|at| some(at).then(|| one(at))).collect();
+    // A sequence without tokens keeps its state.
+    let shape = decays.iter().flatten().next().map(|decay| decay.shape().clone());
+    for decay in decays.iter_mut().filter(|decay| decay.is_none()) {
+        *decay = shape.clone().map(|shape| HostTensor::f32(shape.clone(), vec![0.0; shape.count()]));
+    }
+    let joined = HostTensor::join(&decays.into_iter().flatten().collect::<Vec<_>>(), 0);
+    if whole.mode.state_layout == StateLayout::Ed { joined.exchanged() } else { joined }
 }
 
 /// Runs one operator on some device.

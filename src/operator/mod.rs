@@ -283,7 +283,7 @@ impl<C: Configured> Operator for C {
     }
 
     fn log_decay(&self, tensors: &TensorMap) -> Result<HostTensor, Error> {
-        Ok(Configured::log_decay(self)?(self, tensors))
+        Ok(composed::log_decay(self, tensors, Configured::log_decay(self)?))
     }
 
     fn check_values(&self, tensors: &TensorMap) -> Result<(), Error> {

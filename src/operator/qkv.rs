@@ -242,6 +242,12 @@ impl Qkv {
         ]
     }
 
+    /// Bytes that are read in addition if each of the heads that share a head of q and k reads it by itself, for one token.
+    pub(crate) fn shared_bytes(&self, share: usize) -> f64 {
+        let heads = self.kv_units() as f64;
+        2.0 * (heads - heads / share as f64) * (self.dim_k * self.dtype.size()) as f64
+    }
+
     /// Numbers of elements of q, k, v and o.
     pub fn elements(&self) -> [f64; 4] {
         let (queries, keys) = ((self.batch * self.heads) as f64, self.kv_units() as f64);

@@ -365,7 +365,7 @@ fn what_has_no_plan_runs_on_a_gpu_nevertheless() {
                 continue;
             }
             assert!(refused.ends_with(" has no plan on a GPU: `run` composes it from runs that have one"), "{refused}");
-            let run = on_gpu(&ctx, &*operator, &inputs);
+            let run = on_gpu(ctx, &*operator, &inputs);
             assert_matches(&format!("{} {case}", op.name), &*operator, &inputs, &run.outputs);
         }
     }

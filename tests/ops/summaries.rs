@@ -25,6 +25,7 @@ pub(crate) fn tests() -> Vec<Trial> {
         test(delta_rules_have_no_summary),
         test(angles_and_a_decay_per_channel_have_no_summary),
         test(one_decay_differs_from_channel_to_channel),
+        test(packed_sequences_decay_each_on_its_own),
     ];
     for op in OPS.iter().filter(|op| op.summaries.is_some()) {
         let mut own: Vec<Case> = cases(op).into_iter().filter(|case| has_summary(op, case)).collect();
@@ -37,10 +38,37 @@ pub(crate) fn tests() -> Vec<Trial> {
     trials
 }
 
+fn packed_sequences_decay_each_on_its_own() {
+    let op = subquad::ops::find("linear").unwrap();
+    let axes = [("H", 2), ("N", 9), ("D", 4), ("E", 3), ("seqs", 3)];
+    for with in ["g", "g.D"] {
+        let case = Case::new("packed", &axes).carry().flag("rule", "gated").with(with).with("cu_seqlens");
+        let (operator, mut inputs) = prepare(op, &case);
+        inputs.insert("cu_seqlens", HostTensor::new([4], Values::U32(vec![0, 4, 4, 9])));
+        let decay = operator.log_decay(&inputs).unwrap();
+        let each = decay.shape().count() / 6;
+        let g = inputs.get("g").unwrap().to_f64();
+        for (at, tokens) in [0..4, 4..4, 4..9].into_iter().enumerate() {
+            for unit in 0..2 * each {
+                let (head, channel) = (unit / each, unit % each);
+                let sum: f64 = tokens.clone().map(|token| g[(head * 9 + token) * each + channel]).sum();
+                let found = decay.to_f64()[at * 2 * each + unit];
+                assert!((found - sum).abs() <= 1e-6 * sum.abs(), "{with} {at} {unit}: {found} {sum}");
+            }
+        }
+    }
+}
+
 /// Whether a case is run in pieces: a quick one that carries a state over enough tokens, and has a summary.
 fn has_summary(op: &Op, case: &Case) -> bool {
     let long = case.axis(op, "N").is_some_and(|n| n >= 6);
-    case.quick && case.carry && long && case.configure(op).is_ok_and(|operator| operator.check_summary().is_ok())
+    // Packed sequences are cut at their borders already: see `packed_sequences_decay_each_on_its_own`.
+    let packed = case.with.contains(&"cu_seqlens");
+    case.quick
+        && case.carry
+        && long
+        && !packed
+        && case.configure(op).is_ok_and(|operator| operator.check_summary().is_ok())
 }
 
 /// Some tokens of a case: its configuration and its inputs, without the state that enters the whole.

@@ -15,6 +15,7 @@ pub(super) struct Dispatches<'a> {
     kv: u64,
     params: Params,
     operands: Vec<Named>,
+    row_thread: Fragment,
 }
 
 /// Buffers of the workspace, in order.
@@ -25,7 +26,7 @@ const PARTIALS: Operand = Operand::Workspace(2);
 impl<'a> Dispatches<'a> {
     /// The casts to u32 lose nothing that is used: every tensor has at most `u32::MAX` elements, and every sequence at
     /// most 2^30 tokens.
-    pub(super) fn new(c: &'a Recurrence<'a>, tiles: Tiles, walk: Passes) -> Self {
+    pub(super) fn new(c: &'a Recurrence<'a>, tiles: Tiles, walk: Passes, row_thread: Fragment) -> Self {
         let s = c.qkv;
         let [q, k, v, o] = c.strides;
         let kv = s.kv_units() as u64;
@@ -54,7 +55,7 @@ impl<'a> Dispatches<'a> {
             g: c.decay.strides,
             ..Params::default()
         };
-        Self { c, tiles, walk, kv, params, operands: operands(c) }
+        Self { c, tiles, walk, kv, params, operands: operands(c), row_thread }
     }
 
     pub(super) fn build(self, caps: &Caps) -> Result<Program, Error> {
@@ -224,7 +225,7 @@ impl<'a> Dispatches<'a> {
         let mut consts = self.tiles.consts(self.tiles.segment_tile);
         consts.extend([("READ_HEADS", 0), ("ADVANCED", 0)]);
         consts.extend(&f.consts);
-        let spec = self.spec(&[&f.keys, &f.segment, &self.c.decay.tiled], true, consts, vec![]);
+        let spec = self.spec(&[&[self.row_thread], &f.keys, &f.segment, &self.c.decay.tiled], true, consts, vec![]);
         let step = self.step(&self.c.kernels.segment, rows(self.c.qkv, spec, false), params, groups, cost);
         step.own(self.c.own.get(part))
     }
@@ -339,7 +340,7 @@ impl<'a> Dispatches<'a> {
             overrides.extend([("FIRST", first.into()), ("LAST", last.into())]);
         }
         overrides.extend(&c.epilogue.overrides);
-        let fragments = [&f.keys, &f.queries, &c.decay.tiled, &c.epilogue.tiled].map(Vec::as_slice);
+        let fragments = [&[self.row_thread][..], &f.keys, &f.queries, &c.decay.tiled, &c.epilogue.tiled];
         let spec = self.spec(&fragments, false, consts, overrides);
         self.step(&c.kernels.output, rows(s, spec, true), params, groups, cost).own(c.own.get(part))
     }
@@ -354,6 +355,8 @@ impl<'a> Dispatches<'a> {
         // Query heads after the first read the state again. Each value is read by four lanes instead of one.
         cost.bytes_read += (c.qkv.group() - 1) as f64 * self.state_bytes();
         cost.bytes_read += 3.0 * self.key_bytes().2;
+        // Every head of the state reads the q and k that it shares.
+        cost.bytes_read += c.qkv.shared_bytes(c.share);
         cost.bytes_read += c.decode_more;
         self.step(&c.kernels.decode, (spec, None), self.params, self.kv, cost).own(c.own.first())
     }

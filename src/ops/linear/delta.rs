@@ -87,7 +87,7 @@ pub(super) fn program(c: &Config, caps: &Caps) -> Result<Program, Error> {
     qkv::check_lengths(NAME, &c.qkv)?;
     let gate = slots.iter().position(|slot| slot.name == "g");
     let beta = slots.iter().position(|slot| slot.name == "beta");
-    let dispatches = Dispatches::new(c, &slots, gate);
+    let dispatches = Dispatches::new(c, &slots, gate, caps);
     let steps = if c.mode.decode { vec![dispatches.decode()] } else { dispatches.walk(caps) };
     let mut strides = STRIDES.to_vec();
     strides.extend(gate.map(|slot| (slot, GATE_STRIDES)));
@@ -129,12 +129,13 @@ struct Dispatches<'a> {
     params: Params,
     decay: Decay,
     operands: Vec<Named>,
+    row_thread: Fragment,
 }
 
 impl<'a> Dispatches<'a> {
     /// The casts to u32 lose nothing that is used: every tensor has at most `u32::MAX` elements, and every sequence at
     /// most 2^30 tokens.
-    fn new(c: &'a Config, slots: &[Slot], gate: Option<usize>) -> Self {
+    fn new(c: &'a Config, slots: &[Slot], gate: Option<usize>, caps: &Caps) -> Self {
         let s = &c.qkv;
         let tiles = tiles(c);
         let [q, k, v, o] = s.strides();
@@ -167,7 +168,15 @@ impl<'a> Dispatches<'a> {
         let named = slots.iter().enumerate().map(|(i, slot)| (slot.name, Operand::Slot(i)));
         let workspace = [("segments", Operand::Workspace(0)), ("state", Operand::Workspace(1))];
         let operands = named.chain(gate.map(|slot| ("gate", Operand::Slot(slot)))).chain(workspace).collect();
-        Self { c, tiles, kv: s.kv_units() as u64, params, decay, operands }
+        Self {
+            c,
+            tiles,
+            kv: s.kv_units() as u64,
+            params,
+            decay,
+            operands,
+            row_thread: row_thread(tiles.col_threads, caps),
+        }
     }
 
     fn state_len(&self) -> u64 {
@@ -253,8 +262,10 @@ impl<'a> Dispatches<'a> {
         consts.push(("READ_HEADS", t.read_heads as u32));
         let overrides = [("CAUSAL", 1), ("INIT", init.into()), ("STORE", store.into())];
         let groups = self.kv * (t.col_splits * t.head_splits) as u64;
-        let fragments =
-            [&[IDENTITY, MAPPED_KEYS, MAPPED_QUERIES, NORMALIZE[0], NO_EPILOGUE[0], DELTA][..], &self.decay.tiled];
+        let fragments = [
+            &[IDENTITY, MAPPED_KEYS, MAPPED_QUERIES, NORMALIZE[0], NO_EPILOGUE[0], DELTA, self.row_thread][..],
+            &self.decay.tiled,
+        ];
         let (spec, narrow) = rows(s, self.spec(&fragments, consts, &overrides), true);
         self.step(&WALK_KERNEL, spec, &params, groups, cost).or_narrow(narrow)
     }
@@ -263,7 +274,7 @@ impl<'a> Dispatches<'a> {
         let c = self.c;
         let mut cost = c.cost();
         // The state is read once for the key, and once for each query head.
-        cost.bytes_read += c.qkv.group() as f64 * self.states();
+        cost.bytes_read += c.qkv.group() as f64 * self.states() + c.qkv.shared_bytes(c.qkv.shared);
         let fragments =
             [&[IDENTITY, MAPPED_DECODE, NORMALIZE[1], NO_EPILOGUE[1], DELTA_DECODE][..], &self.decay.decode, &NARROW];
         let spec = self.spec(

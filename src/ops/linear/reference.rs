@@ -26,7 +26,7 @@ fn each<T>(config: &Config, of: impl Fn(usize, usize, usize) -> T) -> Vec<T> {
 }
 
 /// The log decays of every token.
-fn log_decays<T: Float>(config: &Config, tensors: &TensorMap) -> Vec<T> {
+pub(super) fn log_decays<T: Float>(config: &Config, tensors: &TensorMap) -> Vec<T> {
     let read = |name: &str| float::read::<T>(tensors, name).unwrap_or_default();
     match config.decays {
         Decays::PerToken => read("g"),

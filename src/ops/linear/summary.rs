@@ -2,6 +2,7 @@
 //!
 //! A delta rule has none: `S_t = (I - beta k k^T) S_{t-1} + ..` changes the state that enters by a matrix and not by a factor.
 
+use super::reference::log_decays;
 #[cfg(feature = "catalog")]
 use super::row;
 use super::{Config, FeatureMap, Gate, NAME, maps};
@@ -33,13 +34,13 @@ fn sums_of_g(config: &Config, tensors: &TensorMap) -> HostTensor {
     let Qkv { batch, kv_heads, keys, layout, .. } = config.qkv;
     let each = config.gates_each().max(1);
     let mut sums = vec![0.0; batch * kv_heads * each];
-    if let Some(g) = tensors.get("g").filter(|_| config.rule.gate().is_some()) {
-        let (g, strides) = (g.to_f32(), layout.strides(kv_heads, keys, each));
+    if config.rule.gate().is_some() {
+        let (g, strides) = (log_decays::<f64>(config, tensors), layout.strides(kv_heads, keys, each));
         for (unit, sums) in sums.chunks_exact_mut(each).enumerate() {
             let first = unit / kv_heads * strides.batch + unit % kv_heads * strides.head;
             for token in 0..keys {
                 let gates = &g[first + token * strides.token..][..each];
-                sums.iter_mut().zip(gates).for_each(|(sum, gate)| *sum += f64::from(*gate));
+                sums.iter_mut().zip(gates).for_each(|(sum, gate)| *sum += *gate);
             }
         }
     }

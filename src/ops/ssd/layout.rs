@@ -83,10 +83,8 @@ pub(super) fn program(c: &Config, caps: &Caps) -> Result<Program, Error> {
     let [skip, gated] = [c.d, c.z].map(|there| f64::from(u8::from(there)));
     let finish_cost =
         Cost { exps: c.dim as f64 * gated, bytes_read: c.dim as f64 * (4.0 * skip + size * gated), ..Cost::default() };
-    // When decoding, each head reads b and c of its group and its own weights. It reads d once per column, and x a
-    // second time.
+    // When decoding, each head reads its own weights. It reads d once per column, and x a second time.
     let heads = (c.batch * c.heads) as f64;
-    let shared = 2.0 * (heads - (c.batch * c.groups) as f64) * c.states as f64 * size;
     let own_bytes = heads * (4.0 * (1.0 + bias) + skip * c.dim as f64 * (4.0 + size));
     let read: usize = weights.parts.iter().map(|part| part.shape.count() * 4).sum();
     let limited = c.dt_min.is_some() || c.dt_max.is_some() || c.dt_offset != 0.0;
@@ -137,7 +135,7 @@ pub(super) fn program(c: &Config, caps: &Caps) -> Result<Program, Error> {
         ],
         own: vec![own],
         essential: essential(c),
-        decode_more: shared + own_bytes - read as f64,
+        decode_more: own_bytes - read as f64,
         slots,
     };
     let tiles = Tiles::new(c.states, c.dim, 1, None, 1, 0, false).for_several();
