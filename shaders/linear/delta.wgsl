@@ -120,7 +120,7 @@ fn linear_delta(
         return;
     }
     let p = place(index);
-    let row_thread = uniform_row(invocation / COL_THREADS);
+    let row_thread = invocation / COL_THREADS;
     let col_thread = invocation % COL_THREADS;
     load_state(p, invocation);
     for (var start = params.first; start < params.end; start += params.segment) {

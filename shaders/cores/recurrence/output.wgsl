@@ -16,7 +16,7 @@ fn recurrence_output(
         return;
     }
     let p = place(index);
-    let row_thread = uniform_row(invocation / COL_THREADS);
+    let row_thread = invocation / COL_THREADS;
     let col_thread = invocation % COL_THREADS;
     let end = min((p.segment + 1u) * params.segment, params.queries);
     begin_walk(p, initial_segment(p), INIT == 1u, invocation);

@@ -11,7 +11,7 @@ fn recurrence_segment(
         return;
     }
     let p = place(index);
-    let row_thread = uniform_row(invocation / COL_THREADS);
+    let row_thread = invocation / COL_THREADS;
     let col_thread = invocation % COL_THREADS;
     let end = min((p.segment + 1u) * params.segment, params.keys);
     clear_state();

@@ -15,7 +15,6 @@ pub(super) struct Dispatches<'a> {
     kv: u64,
     params: Params,
     operands: Vec<Named>,
-    row_thread: Fragment,
 }
 
 /// Buffers of the workspace, in order.
@@ -26,7 +25,7 @@ const PARTIALS: Operand = Operand::Workspace(2);
 impl<'a> Dispatches<'a> {
     /// The casts to u32 lose nothing that is used: every tensor has at most `u32::MAX` elements, and every sequence at
     /// most 2^30 tokens.
-    pub(super) fn new(c: &'a Recurrence<'a>, tiles: Tiles, walk: Passes, row_thread: Fragment) -> Self {
+    pub(super) fn new(c: &'a Recurrence<'a>, tiles: Tiles, walk: Passes) -> Self {
         let s = c.qkv;
         let [q, k, v, o] = c.strides;
         let kv = s.kv_units() as u64;
@@ -55,7 +54,7 @@ impl<'a> Dispatches<'a> {
             g: c.decay.strides,
             ..Params::default()
         };
-        Self { c, tiles, walk, kv, params, operands: operands(c), row_thread }
+        Self { c, tiles, walk, kv, params, operands: operands(c) }
     }
 
     pub(super) fn build(self, caps: &Caps) -> Result<Program, Error> {
@@ -225,7 +224,7 @@ impl<'a> Dispatches<'a> {
         let mut consts = self.tiles.consts(self.tiles.segment_tile);
         consts.extend([("READ_HEADS", 0), ("ADVANCED", 0)]);
         consts.extend(&f.consts);
-        let spec = self.spec(&[&[self.row_thread], &f.keys, &f.segment, &self.c.decay.tiled], true, consts, vec![]);
+        let spec = self.spec(&[&f.keys, &f.segment, &self.c.decay.tiled], true, consts, vec![]);
         let step = self.step(&self.c.kernels.segment, rows(self.c.qkv, spec, false), params, groups, cost);
         step.own(self.c.own.get(part))
     }
@@ -340,7 +339,7 @@ impl<'a> Dispatches<'a> {
             overrides.extend([("FIRST", first.into()), ("LAST", last.into())]);
         }
         overrides.extend(&c.epilogue.overrides);
-        let fragments = [&[self.row_thread][..], &f.keys, &f.queries, &c.decay.tiled, &c.epilogue.tiled];
+        let fragments = [&f.keys, &f.queries, &c.decay.tiled, &c.epilogue.tiled].map(Vec::as_slice);
         let spec = self.spec(&fragments, false, consts, overrides);
         self.step(&c.kernels.output, rows(s, spec, true), params, groups, cost).own(c.own.get(part))
     }

@@ -1,7 +1,6 @@
 //! The kernels of the recurrences: the stages that every operator shares, and the fragments it chooses from.
 
 use super::Params;
-use crate::gpu::Caps;
 use crate::gpu::shader::{Fragment, Kernel, UniformData, Variant, fragment};
 use crate::operator::qkv::{Qkv, STRIDES_SOURCE};
 
@@ -44,17 +43,6 @@ pub(crate) const NORMALIZE: [Fragment; 2] =
 /// Leaves outputs as they are: of a tile, and of one token.
 pub(crate) const NO_EPILOGUE: [Fragment; 2] =
     [fragment!("cores/recurrence/epilogue_none.wgsl"), fragment!("cores/recurrence/decode_epilogue_none.wgsl")];
-
-const ROW_ANY: Fragment = fragment!("lib/row_any.wgsl");
-const ROW_SUBGROUP: Fragment = fragment!("lib/row_subgroup.wgsl");
-
-/// How a kernel with so many column threads computes its row thread. On software adapters, whose subgroups are neighbouring
-/// invocations, all of a subgroup have the same one if whole subgroups share it.
-pub(crate) fn row_thread(col_threads: usize, caps: &Caps) -> Fragment {
-    let whole = |most: u32| most > 1 && col_threads.is_multiple_of(most as usize);
-    let shared = caps.subgroups.is_some_and(|(least, most)| least == most && whole(most));
-    if shared && caps.software { ROW_SUBGROUP } else { ROW_ANY }
-}
 
 /// Why every index of the core is within bounds.
 pub(crate) const PROOF: &str =

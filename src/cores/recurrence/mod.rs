@@ -233,7 +233,6 @@ impl Recurrence<'_> {
         check_indices(self.op, std::slice::from_ref(&self.state.slot))?;
         // The end of the last segment may lie up to one segment beyond the end of the sequence, and is computed in u32.
         check_lengths(self.op, self.qkv)?;
-        let row_thread = kernels::row_thread(tiles.col_threads, caps);
-        dispatch::Dispatches::new(self, *tiles, self.walk(tiles, caps), row_thread).build(caps)
+        dispatch::Dispatches::new(self, *tiles, self.walk(tiles, caps)).build(caps)
     }
 }
