@@ -93,6 +93,12 @@ impl Tiles {
             fixed_floats,
             normalize,
         };
+        // Very wide features leave room for few columns.
+        let narrow = |tiles: &Self| Self { read_heads: 1, ..*tiles }.workgroup_bytes() > WORKGROUP_BYTES;
+        while tiles.col_threads > 1 && narrow(&tiles) {
+            tiles.col_threads /= 2;
+            tiles.col_splits = dim_v.div_ceil(4 * tiles.col_threads);
+        }
         while tiles.read_heads > 1 && tiles.with_tile(2).workgroup_bytes() > WORKGROUP_BYTES {
             tiles.read_heads = tiles.read_heads.div_ceil(2);
         }

@@ -186,6 +186,9 @@ fn host_cases() -> Vec<Case> {
     list.push(Case::new("wider_delta", &wide).flag("rule", "delta").with("beta").flag("l2norm", "true").carry().host());
     let widest = &[("H", 1), ("N", 20), ("D", 1024), ("E", 1024)];
     list.push(Case::new("widest_plain", widest).slow());
+    // Workgroup memory holds few columns beside the log decays of so many channels.
+    let channels = &[("H", 1), ("N", 20), ("D", 1024), ("E", 64)];
+    list.push(Case::new("widest_gated", channels).flag("rule", "gated").with("g.D").slow());
     list.push(
         Case::new("features_1024", &[("H", 1), ("N", 40), ("D", 8)])
             .flag("feature-map", "performer")

@@ -3,9 +3,9 @@
 //! A delta rule has none: `S_t = (I - beta k k^T) S_{t-1} + ..` changes the state that enters by a matrix and not by a factor.
 
 use super::reference::log_decays;
+use super::{Config, FeatureMap, Gate, NAME};
 #[cfg(feature = "catalog")]
-use super::row;
-use super::{Config, FeatureMap, Gate, NAME, maps};
+use super::{maps, row};
 #[cfg(feature = "catalog")]
 use crate::catalog::spec::TensorSpec;
 #[cfg(feature = "catalog")]
