@@ -27,7 +27,7 @@ fn weight_start(row: u32, g: u32) -> u32 {
     }
     let rf = row - TAKEN;
     let r = rf / own.features;
-    let at = own.omega + ((r * (params.kv_heads / params.share) + g) * own.features + rf % own.features) * params.dim_k;
+    let at = own.omega + ((r * own.key_heads + g) * own.features + rf % own.features) * params.dim_k;
     return select(arrayLength(&weights), at, r < own.nodes);
 }
 

@@ -6,7 +6,8 @@ struct Own {
     omega: u32,      // start of omega in the weights
     first_poly: u32, // first entry of the polynomial map in this dispatch
     poly_scale: f32,
-    _pad: vec2<u32>,
+    key_heads: u32,  // heads of k, which share no omega
+    _pad: u32,
     node: array<vec4<f32>, 32>, // sqrt(2 s_r), s_r, sqrt(w_r / F)
 }
 

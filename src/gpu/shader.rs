@@ -37,7 +37,7 @@ pub enum Bind {
 pub struct Binding {
     /// Name of the variable.
     pub name: &'static str,
-    /// Its access.
+    /// Whether the kernel writes it.
     pub bind: Bind,
 }
 
@@ -198,7 +198,7 @@ pub(crate) use fragment;
 
 /// A uniform struct that [`params!`] declared.
 pub(crate) trait UniformData: bytemuck::NoUninit {
-    /// Its description.
+    /// Names, offsets and size of the fields.
     const UNIFORM: Uniform;
 }
 

@@ -145,7 +145,7 @@ impl<'a, C: Configured> Composed<'a, C> {
         outputs
     }
 
-    /// The same of the reference, for this number of rows.
+    /// Puts the outputs of a backward reference, of this number of rows, in the order of the tokens.
     fn turn_rows(&self, outputs: &mut ReferenceOutputs, rows: usize) {
         let back: Vec<usize> = (0..rows).rev().collect();
         for part in self.parts(Access::Write).filter(|part| part.tokens.is_some()) {
@@ -263,7 +263,7 @@ pub type Runner<'a> = dyn FnMut(&dyn Operator, &TensorMap) -> Result<TensorMap, 
 /// are those of the slots.
 ///
 /// # Errors
-/// Those of `run`.
+/// The errors of `run`.
 pub(super) fn with_kernels<C: Configured>(
     config: &C,
     tensors: &TensorMap,

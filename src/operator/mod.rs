@@ -228,7 +228,7 @@ pub trait Operator: Debug + Send + Sync {
     /// own program does.
     ///
     /// # Errors
-    /// Those of `run`.
+    /// The errors of `run`.
     fn with_kernels(&self, _tensors: &TensorMap, _run: &mut Runner<'_>) -> Result<Option<TensorMap>, Error> {
         Ok(None)
     }

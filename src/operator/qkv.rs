@@ -243,9 +243,9 @@ impl Qkv {
     }
 
     /// Bytes that are read in addition if each of the heads that share a head of q and k reads it by itself, for one token.
-    pub(crate) fn shared_bytes(&self, share: usize) -> f64 {
+    pub(crate) fn shared_bytes(&self) -> f64 {
         let heads = self.kv_units() as f64;
-        2.0 * (heads - heads / share as f64) * (self.dim_k * self.dtype.size()) as f64
+        2.0 * (heads - heads / self.shared as f64) * (self.dim_k * self.dtype.size()) as f64
     }
 
     /// Numbers of elements of q, k, v and o.

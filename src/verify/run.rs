@@ -170,7 +170,7 @@ fn program(
     poison: bool,
     progress: &mut dyn FnMut(f64),
 ) -> Result<Run, Error> {
-    let prepared = Prepared::new(ctx, operator, inputs, poison)?;
+    let prepared = Prepared::of(ctx, compile(ctx, operator)?, inputs, poison)?;
     let wall = prepared.run(ctx, progress)?;
     Ok(Run {
         outputs: prepared.outputs(ctx)?,

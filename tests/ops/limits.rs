@@ -61,6 +61,24 @@ fn tensors_over_one_binding_are_cut_where_the_layout_allows() {
     }
 }
 
+/// v of these cases is 76800 bytes, what the three value heads of one key head have 38400.
+fn value_heads_that_share_a_key_head_stay_together() {
+    let (Some(ctx), Some(small)) = (context(), limited(48 << 10, 1 << 20)) else { return };
+    let axes = [("H", 2), ("V", 6), ("N", 200), ("D", 16), ("E", 16)];
+    for (op, flags, with) in
+        [("linear", &[][..], &[][..]), ("linear", &[("rule", "gated-delta")], &["g", "beta"]), ("slay", &[], &[])]
+    {
+        let op = subquad::ops::find(op).unwrap();
+        let case = flags.iter().fold(Case::new("shared", &axes), |case, (name, value)| case.flag(name, value));
+        let case = with.iter().fold(case, |case, name| case.with(name));
+        let (operator, inputs) = prepare(op, &case);
+        let run = on_gpu(&small, operator.as_ref(), &inputs);
+        assert_matches(&format!("{} {flags:?}", op.name), operator.as_ref(), &inputs, &run.outputs);
+        let steps = |ctx: &Context| operator.program(ctx.caps()).unwrap().steps().len();
+        assert!(steps(&small) > steps(ctx), "{} {flags:?}: nothing was cut", op.name);
+    }
+}
+
 fn a_tensor_over_the_largest_buffer_is_refused_with_both_numbers() {
     let Some(device) = limited(48 << 10, 64 << 10) else { return };
     for op in OPS.iter().filter(|op| op.inputs[0].name == "q") {
@@ -155,6 +173,7 @@ fn a_projection_over_one_binding_is_cut_at_rows_and_heads() {
 pub(crate) fn tests() -> Vec<Trial> {
     vec![
         test(tensors_over_one_binding_are_cut_where_the_layout_allows),
+        test(value_heads_that_share_a_key_head_stay_together),
         test(a_tensor_over_the_largest_buffer_is_refused_with_both_numbers),
         test(channels_over_one_binding_are_cut_at_blocks_of_them),
         test(a_scan_over_one_binding_is_cut_at_groups_or_at_channels),

@@ -20,7 +20,7 @@ struct Params {
     state_len: u32,       // elements per state: rows E, plus rows if normalised
     share: u32,           // KV heads of the state per head of q and k: 1, or H / G for ssd
     extra_state: u32,     // first element in the carried state of the positions or running maxima, which follow the sums
-    sequences: u32,       // packed sequences; 0: one in each batch entry
+    _pad: u32,
     q: Strides,
     k: Strides,
     v: Strides,

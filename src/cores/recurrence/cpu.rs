@@ -306,7 +306,7 @@ impl<F: Features> Job<'_, F> {
         self.decay_width() > 0
     }
 
-    /// Decays a matrix and its norm by the given log decays.
+    /// DecayKind a matrix and its norm by the given log decays.
     fn leave(&self, sums: &mut [f32], logs: &[f32]) {
         let (matrix, norm) = sums.split_at_mut(self.matrix_len());
         decay::leave_rows(matrix, self.run.qkv.dim_v, logs);

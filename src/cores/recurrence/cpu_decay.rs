@@ -1,7 +1,7 @@
 //! The decay of the state of a recurrence on the CPU. Each token has one decay factor per key head, or one per row of
 //! the state.
 //!
-//! Decays are always products of the factors `e^g <= 1` of consecutive tokens, never differences of two sums of
+//! DecayKind are always products of the factors `e^g <= 1` of consecutive tokens, never differences of two sums of
 //! logarithms. A decay by e^-250 within a chunk, no decay, and a complete decay are therefore as exact as any other. A
 //! factor near 1 is stored as `e^g - 1`, as in `shaders/cores/recurrence/decay.wgsl`: rounded to a number next to 1,
 //! thousands of factors would all have the same error.
@@ -201,7 +201,7 @@ wide! {
     }
 }
 
-/// Decays the rows of a state, each of width `dim`, by one log decay for all rows or by one per row.
+/// DecayKind the rows of a state, each of width `dim`, by one log decay for all rows or by one per row.
 pub(crate) fn leave_rows(state: &mut [f32], dim: usize, logs: &[f32]) {
     let kept = |log: f32| {
         let mut kept = [0.0];

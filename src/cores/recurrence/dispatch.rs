@@ -1,7 +1,7 @@
 //! Builds the dispatches of a recurrence for the chosen walk, with the cost of each.
 
 use super::kernels::{NARROW, rows};
-use super::{Decays, GATE_STRIDES, O_STRIDES, Params, Passes, Recurrence, STRIDES, Tiles};
+use super::{DecayKind, GATE_STRIDES, O_STRIDES, Params, Passes, Recurrence, STRIDES, Tiles};
 use crate::error::Error;
 use crate::gpu::Caps;
 use crate::gpu::program::{Cost, Named, Operand, Program, Scratch, Step, check_workspace};
@@ -27,7 +27,7 @@ impl<'a> Dispatches<'a> {
     /// most 2^30 tokens.
     pub(super) fn new(c: &'a Recurrence<'a>, tiles: Tiles, walk: Passes) -> Self {
         let s = c.qkv;
-        let [q, k, v, o] = c.strides;
+        let [q, k, v, o] = s.strides();
         let kv = s.kv_units() as u64;
         let state = kv as usize * c.features.rows * s.dim_v;
         let params = Params {
@@ -42,7 +42,7 @@ impl<'a> Dispatches<'a> {
             head_splits: tiles.head_splits as u32,
             segment_stride: (c.state_len() + c.passed_len()) as u32,
             state_len: c.state_len() as u32,
-            share: c.share as u32,
+            share: s.shared as u32,
             norm_offset: state.next_multiple_of(4) as u32,
             scale: c.scale,
             norm_eps: c.normalize.unwrap_or(0.0),
@@ -224,14 +224,14 @@ impl<'a> Dispatches<'a> {
         let mut consts = self.tiles.consts(self.tiles.segment_tile);
         consts.extend([("READ_HEADS", 0), ("ADVANCED", 0)]);
         consts.extend(&f.consts);
-        let spec = self.spec(&[&f.keys, &f.segment, &self.c.decay.tiled], true, consts, vec![]);
+        let spec = self.spec(&[&f.keys, &self.c.decay.tiled], true, consts, vec![]);
         let step = self.step(&self.c.kernels.segment, rows(self.c.qkv, spec, false), params, groups, cost);
         step.own(self.c.own.get(part))
     }
 
     /// The carried running maximum goes to the first segment, before each element of the scan reads it.
     fn first_running_max(&self, segments: usize, from: Params) -> Option<Step> {
-        (self.c.mode.carry && self.c.decay.kind == Decays::Stabilized).then(|| self.scan(segments, 4, from))
+        (self.c.mode.carry && self.c.decay.kind == DecayKind::Stabilized).then(|| self.scan(segments, 4, from))
     }
 
     fn scan(&self, segments: usize, mode: u32, from: Params) -> Step {
@@ -240,7 +240,7 @@ impl<'a> Dispatches<'a> {
         let groups = self.kv * if mode == 4 { 1 } else { (stride as u64).div_ceil(64) };
         let all = self.state_bytes() * segments as f64;
         let carried = if self.c.mode.carry { self.state_bytes() } else { 0.0 };
-        let decays = mode < 2 && self.c.decay.kind != Decays::None;
+        let decays = mode < 2 && self.c.decay.kind != DecayKind::None;
         // Levels: every element reads those of all segments, and the carried one first. One element per key head writes
         // the running maxima that segments start from.
         let running_maxes = self.kv as f64 * self.c.running_max_bytes();
@@ -275,7 +275,7 @@ impl<'a> Dispatches<'a> {
             ("MODE", mode),
             ("DECAY", self.c.decay.kind.number()),
             ("POSITION", self.c.state.position.into()),
-            ("RUNNING_MAX", (self.c.decay.kind == Decays::Stabilized).into()),
+            ("RUNNING_MAX", (self.c.decay.kind == DecayKind::Stabilized).into()),
         ];
         let spec = Variant::new(DType::F32, vec![], overrides);
         self.step(&self.c.kernels.scan, (spec, None), params, groups, cost)
@@ -355,7 +355,7 @@ impl<'a> Dispatches<'a> {
         cost.bytes_read += (c.qkv.group() - 1) as f64 * self.state_bytes();
         cost.bytes_read += 3.0 * self.key_bytes().2;
         // Every head of the state reads the q and k that it shares.
-        cost.bytes_read += c.qkv.shared_bytes(c.share);
+        cost.bytes_read += c.qkv.shared_bytes();
         cost.bytes_read += c.decode_more;
         self.step(&c.kernels.decode, (spec, None), self.params, self.kv, cost).own(c.own.first())
     }

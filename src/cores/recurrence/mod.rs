@@ -59,7 +59,7 @@ params! {
         pub(crate) state_len: u32,
         pub(crate) share: u32,
         pub(crate) extra_state: u32,
-        pub(crate) sequences: u32,
+        pub(crate) _pad: u32,
         pub(crate) q: Strides,
         pub(crate) k: Strides,
         pub(crate) v: Strides,
@@ -83,7 +83,7 @@ const O_STRIDES: usize = offset_of!(Params, o);
 
 /// How a token's decay acts on the state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Decays {
+pub(crate) enum DecayKind {
     /// No decay.
     None,
     /// One factor for all rows.
@@ -95,20 +95,20 @@ pub(crate) enum Decays {
     Stabilized,
 }
 
-impl Decays {
+impl DecayKind {
     /// Value of the const DECAY in the shaders.
     pub(crate) fn number(self) -> u32 {
         match self {
-            Decays::None => 0,
-            Decays::PerHead | Decays::Stabilized => 1,
-            Decays::PerRow => 2,
+            DecayKind::None => 0,
+            DecayKind::PerHead | DecayKind::Stabilized => 1,
+            DecayKind::PerRow => 2,
         }
     }
 }
 
 /// How the state decays before a token writes.
 pub(crate) struct Decay {
-    pub(crate) kind: Decays,
+    pub(crate) kind: DecayKind,
     /// The slot of the decay tensor, and its strides.
     pub(crate) slot: Option<usize>,
     pub(crate) strides: Strides,
@@ -123,10 +123,8 @@ pub(crate) struct Decay {
 pub(crate) struct Features {
     /// Rows of the state.
     pub(crate) rows: usize,
-    /// Fragments of the segment and output kernels, more of the segment kernel and of the output kernel alone, and those of
-    /// the decode kernel.
+    /// Fragments of the segment and output kernels, more of the output kernel, and fragments of the decode kernel.
     pub(crate) keys: Vec<Fragment>,
-    pub(crate) segment: Vec<Fragment>,
     pub(crate) queries: Vec<Fragment>,
     pub(crate) decode: Vec<Fragment>,
     /// Consts of the segment and output kernels, and of the decode kernel.
@@ -153,7 +151,7 @@ pub(crate) struct Epilogue {
 }
 
 /// The carried state.
-pub(crate) struct StateLayout {
+pub(crate) struct CarriedState {
     pub(crate) slot: Slot,
     /// Whether it is stored column by column.
     pub(crate) transposed: bool,
@@ -175,15 +173,11 @@ pub(crate) struct Recurrence<'a> {
     pub(crate) features: Features,
     pub(crate) decay: Decay,
     pub(crate) epilogue: Epilogue,
-    pub(crate) state: StateLayout,
+    pub(crate) state: CarriedState,
     /// The number added to the denominator; `None` if sums are not normalised.
     pub(crate) normalize: Option<f32>,
     pub(crate) scale: f32,
     pub(crate) mode: Mode,
-    /// Strides of q, k, v and o, which may differ from those of `qkv`, and the number of key heads of the state that
-    /// share a head of q and k.
-    pub(crate) strides: [Strides; 4],
-    pub(crate) share: usize,
     /// Overrides of the segment, output and decode kernels.
     pub(crate) overrides: Vec<(&'static str, u32)>,
     /// The operator's own uniform, for each part that the rows of the state are split into.
@@ -202,23 +196,23 @@ impl Recurrence<'_> {
     /// Elements per segment that describe how the segment decays the state before it: logarithms of factors.
     pub(crate) fn passed_len(&self) -> usize {
         match self.decay.kind {
-            Decays::None => 0,
-            Decays::PerHead => 1,
-            Decays::PerRow => self.features.rows,
+            DecayKind::None => 0,
+            DecayKind::PerHead => 1,
+            DecayKind::PerRow => self.features.rows,
             // The logarithm, the running maximum of the segment, and the running maximum that it starts from, which the
             // scan writes.
-            Decays::Stabilized => 3,
+            DecayKind::Stabilized => 3,
         }
     }
 
     /// Number of these elements that the segment kernel writes.
     pub(crate) fn passed_by_segment(&self) -> usize {
-        self.passed_len().saturating_sub(usize::from(self.decay.kind == Decays::Stabilized))
+        self.passed_len().saturating_sub(usize::from(self.decay.kind == DecayKind::Stabilized))
     }
 
     /// Bytes of the running maximum of one key head.
     pub(crate) fn running_max_bytes(&self) -> f64 {
-        if self.decay.kind == Decays::Stabilized { 4.0 } else { 0.0 }
+        if self.decay.kind == DecayKind::Stabilized { 4.0 } else { 0.0 }
     }
 
     /// Number of dispatches that share the rows of a state.

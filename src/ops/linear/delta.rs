@@ -20,8 +20,8 @@
 
 use std::mem::offset_of;
 
-use super::layout::{KERNELS, decay_of};
-use super::{Config, MAX_DIM, NAME};
+use super::layout::{KERNELS, decay_of, decode_rows};
+use super::{Config, NAME};
 use crate::cores::recurrence::kernels::*;
 use crate::cores::recurrence::{Decay, GATE_STRIDES, Params, STRIDES, Tiles};
 use crate::error::Error;
@@ -263,14 +263,10 @@ impl<'a> Dispatches<'a> {
         let c = self.c;
         let mut cost = c.cost();
         // The state is read once for the key, and once for each query head.
-        cost.bytes_read += c.qkv.group() as f64 * self.states() + c.qkv.shared_bytes(c.qkv.shared);
+        cost.bytes_read += c.qkv.group() as f64 * self.states() + c.qkv.shared_bytes();
         let fragments =
             [&[IDENTITY, MAPPED_DECODE, NORMALIZE[1], NO_EPILOGUE[1], DELTA_DECODE][..], &self.decay.decode, &NARROW];
-        let spec = self.spec(
-            &fragments,
-            vec![("MAX_DIM", c.width().next_power_of_two().max(MAX_DIM) as u32)],
-            &[("TRANSPOSED", 0)],
-        );
+        let spec = self.spec(&fragments, vec![("MAX_DIM", decode_rows(c))], &[("TRANSPOSED", 0)]);
         self.step(&DECODE_KERNEL, spec, &self.params, self.kv, cost)
     }
 }

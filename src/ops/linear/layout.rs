@@ -4,9 +4,9 @@
 //! The number of column splits `s` is 1 up to E = 64, 2 up to 128, 4 up to 256 (see
 //! [`recurrence`](crate::cores::recurrence)).
 
-use super::{Config, FeatureMap, Gate, MAX_DIM, NAME};
+use super::{Config, FeatureMap, Gate, NAME};
 use crate::cores::recurrence::kernels::*;
-use crate::cores::recurrence::{Decay, Decays, Epilogue, Features, Recurrence, StateLayout, Tiles};
+use crate::cores::recurrence::{CarriedState, Decay, DecayKind, Epilogue, Features, Recurrence, Tiles};
 use crate::error::Error;
 use crate::gpu::Caps;
 use crate::gpu::program::{Cost, Own, Program};
@@ -47,13 +47,17 @@ params! {
     }
 }
 
+/// Rows for which a decode kernel has workgroup memory: the same for most configurations, so that there are few pipelines.
+pub(super) fn decode_rows(c: &Config) -> u32 {
+    c.width().next_power_of_two().max(256) as u32
+}
+
 /// The features of a configuration.
 fn features(c: &Config) -> Features {
-    let max_dim = c.width().next_power_of_two().max(MAX_DIM) as u32;
+    let max_dim = decode_rows(c);
     let mapped = |map| Features {
         rows: c.width(),
         keys: vec![map, MAPPED_KEYS, PLAIN_WALK],
-        segment: vec![],
         queries: vec![MAPPED_QUERIES],
         decode: vec![map, MAPPED_DECODE],
         consts: vec![],
@@ -105,7 +109,7 @@ pub(super) fn decay_of(c: &Config, slot: Option<usize>) -> Decay {
         (false, false) => NO_DECAY,
     };
     Decay {
-        kind: if c.feature_map() == FeatureMap::Performer { Decays::Stabilized } else { decays(c) },
+        kind: if c.feature_map() == FeatureMap::Performer { DecayKind::Stabilized } else { decays(c) },
         slot,
         strides: qkv::strides_of(c.qkv.layout, c.qkv.kv_heads, c.qkv.keys, c.gates_each()),
         tiled: vec![tiled],
@@ -205,11 +209,11 @@ fn walk(c: &Config, caps: &Caps) -> crate::cores::recurrence::Passes {
 }
 
 /// How the state decays.
-pub(super) fn decays(c: &Config) -> Decays {
+pub(super) fn decays(c: &Config) -> DecayKind {
     match c.rule.gate() {
-        None => Decays::None,
-        Some(Gate::Head) => Decays::PerHead,
-        Some(Gate::Channel) => Decays::PerRow,
+        None => DecayKind::None,
+        Some(Gate::Head) => DecayKind::PerHead,
+        Some(Gate::Channel) => DecayKind::PerRow,
     }
 }
 
@@ -239,7 +243,7 @@ fn recurrence(c: &Config) -> Recurrence<'_> {
             beside_o: None,
             cost: Cost::default(),
         },
-        state: StateLayout {
+        state: CarriedState {
             extra: extra.map_or(0, |part| part.offset),
             position: c.mode.carry && c.feature_map() == FeatureMap::Cosformer,
             transposed: false,
@@ -248,8 +252,6 @@ fn recurrence(c: &Config) -> Recurrence<'_> {
         normalize: c.normalize().then_some(c.norm_eps()),
         scale: c.effective_scale(),
         mode: c.mode,
-        strides: c.qkv.strides(),
-        share: c.qkv.shared,
         overrides: vec![],
         own: own(c).into_iter().collect(),
         essential: essential(c),
@@ -332,7 +334,7 @@ mod tests {
 
     #[test]
     fn tiles_fit_the_portable_budget_at_every_dim() {
-        for dim_k in 1..=MAX_DIM {
+        for dim_k in (1..=256).chain([300, 511, 700, super::super::MAX_DIM]) {
             for dim_v in [1, 7, 64, 65, 130, 256] {
                 for group in [1, 2, 3, 8, 64] {
                     for decays in [0, 1, dim_k] {

@@ -77,11 +77,8 @@ pub use row::OP;
 
 const NAME: &str = "linear";
 
-/// The largest head dimension, of keys and of values, for which there are kernels.
-pub const MAX_DIM: usize = 256;
-
 /// The largest head dimension, of keys and of values.
-pub const WIDEST: usize = 1024;
+pub const MAX_DIM: usize = 1024;
 
 /// What is added to the sum of squares of a row of q or k that is divided by its length.
 const LENGTH_EPS: f32 = 1e-6;
@@ -140,7 +137,7 @@ pub enum Gate {
 /// Shape and settings. [`Config::new`] has the defaults; fields are public.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
-    /// Shapes of q, k, v and o, their storage type and axis order. D and E are 1 to [`WIDEST`]; M equals N if causal. v may
+    /// Shapes of q, k, v and o, their storage type and axis order. D and E are 1 to [`MAX_DIM`]; M equals N if causal. v may
     /// have more heads than k: see [`Qkv::shared`].
     pub qkv: Qkv,
     /// Update rule.
@@ -235,8 +232,8 @@ impl Config {
         let Qkv { batch, queries, keys, dim_k, dim_v, .. } = self.qkv;
         self.qkv.validate_shared(NAME)?;
         for (tensor, axis, dim) in [("k", "D", dim_k), ("v", "E", dim_v)] {
-            if dim > WIDEST {
-                return Err(Error::tensor(NAME, tensor, format!("{axis} of at most {WIDEST}"), dim.to_string()));
+            if dim > MAX_DIM {
+                return Err(Error::tensor(NAME, tensor, format!("{axis} of at most {MAX_DIM}"), dim.to_string()));
             }
         }
         self.validate_map()?;

@@ -121,7 +121,7 @@ const BETA: TensorSpec = TensorSpec::sequence("beta", "B G N")
     .optional()
     .drawn(Draw::Shaped(strengths));
 
-/// With `a_log` and `dt_bias`, what log decays are computed from.
+/// The input of computed log decays, per token and head; `a_log` and `dt_bias` are their weights.
 const A: TensorSpec = TensorSpec::sequence("a", "B G N").per_value_head().optional();
 
 /// Logarithm of the rate of the decay, without its sign.
@@ -130,7 +130,7 @@ const A_LOG: TensorSpec =
 
 const DT_BIAS: TensorSpec = TensorSpec::weight("dt_bias", "G").per_value_head().drawn(Draw::Shaped(short_steps));
 
-/// Draws strengths above 0. They are so small that random keys of up to [`MAX_DIM`](super::MAX_DIM) normal elements,
+/// Draws strengths above 0. They are so small that random keys of up to 256 normal elements,
 /// which do not have unit length, do not make the state grow: `beta |k|^2` stays below 2.
 fn strengths(_: &Shape, values: &mut [f32]) {
     values.iter_mut().for_each(|x| *x = 0.006 / (1.0 + (-1.7 * *x).exp()));

@@ -8,7 +8,7 @@
 
 use super::{Config, NAME, Poly, quadrature};
 use crate::cores::recurrence::kernels::*;
-use crate::cores::recurrence::{self, Decay, Decays, Epilogue, MOST_ROWS, Recurrence, StateLayout, Tiles};
+use crate::cores::recurrence::{self, CarriedState, Decay, DecayKind, Epilogue, MOST_ROWS, Recurrence, Tiles};
 use crate::error::Error;
 use crate::gpu::Caps;
 use crate::gpu::program::{Cost, Own, Program};
@@ -37,7 +37,8 @@ params! {
         omega: u32,
         first_poly: u32,
         poly_scale: f32,
-        _pad: [u32; 2],
+        key_heads: u32,
+        _pad: u32,
         node: [[f32; 4]; 32],
     }
 }
@@ -160,6 +161,7 @@ pub(super) fn program(c: &Config, caps: &Caps) -> Result<Program, Error> {
         features: c.features as u32,
         omega: square.next_multiple_of(4) as u32,
         poly_scale: 1.0 / (c.anchors as f32).sqrt(),
+        key_heads: c.qkv.key_heads() as u32,
         ..Sizes::default()
     };
     for (node, [weight, rate, s]) in sizes.node.iter_mut().zip(quadrature::factors(c)) {
@@ -187,7 +189,6 @@ pub(super) fn program(c: &Config, caps: &Caps) -> Result<Program, Error> {
         features: recurrence::Features {
             rows: c.width(),
             keys: vec![OWN, fragment, TYPES, FEATURES, RAW_KEYS, KEYS],
-            segment: vec![],
             queries: vec![RAW_QUERIES, PARTIALS],
             decode: vec![OWN, fragment, TYPES, FEATURES, DECODE],
             consts,
@@ -197,7 +198,7 @@ pub(super) fn program(c: &Config, caps: &Caps) -> Result<Program, Error> {
             weight_bytes,
         },
         decay: Decay {
-            kind: Decays::None,
+            kind: DecayKind::None,
             slot: None,
             strides: Default::default(),
             tiled: vec![NO_DECAY[0]],
@@ -211,12 +212,10 @@ pub(super) fn program(c: &Config, caps: &Caps) -> Result<Program, Error> {
             beside_o: None,
             cost: Cost::default(),
         },
-        state: StateLayout { slot: c.state_slot(), transposed: false, extra: 0, position: false },
+        state: CarriedState { slot: c.state_slot(), transposed: false, extra: 0, position: false },
         normalize: Some(c.norm_eps),
         scale: 1.0,
         mode: c.mode,
-        strides: c.qkv.strides(),
-        share: c.qkv.shared,
         overrides: vec![],
         own: (0..splits).map(part).collect(),
         essential: essential(c),

@@ -28,7 +28,7 @@ pub(super) fn run(config: &Config, tensors: &TensorMap) -> TensorMap {
         limits: [config.dt_min, config.dt_max],
     };
     let run = Recurrence {
-        qkv: config.qkv().shared(config.heads / config.groups),
+        qkv: config.qkv(),
         features: Components { width: config.states, dim_v: config.dim },
         mode: config.mode,
         scale: 1.0,

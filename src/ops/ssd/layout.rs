@@ -5,7 +5,7 @@
 
 use super::{Config, NAME};
 use crate::cores::recurrence::kernels::*;
-use crate::cores::recurrence::{Decay, Decays, Epilogue, Features, Recurrence, StateLayout, Tiles};
+use crate::cores::recurrence::{CarriedState, Decay, DecayKind, Epilogue, Features, Recurrence, Tiles};
 use crate::error::Error;
 use crate::gpu::Caps;
 use crate::gpu::program::{Cost, Own, Program};
@@ -97,7 +97,6 @@ pub(super) fn program(c: &Config, caps: &Caps) -> Result<Program, Error> {
         features: Features {
             rows: c.states,
             keys: vec![IDENTITY, MAPPED_KEYS, PLAIN_WALK],
-            segment: vec![],
             queries: vec![MAPPED_QUERIES],
             decode: vec![IDENTITY, MAPPED_DECODE],
             consts: vec![],
@@ -107,7 +106,7 @@ pub(super) fn program(c: &Config, caps: &Caps) -> Result<Program, Error> {
             weight_bytes: (0.0, 0.0),
         },
         decay: Decay {
-            kind: Decays::PerHead,
+            kind: DecayKind::PerHead,
             slot: at("dt"),
             strides: of(c.heads, 1),
             tiled: [&steps[..], &[DECAY]].concat(),
@@ -121,12 +120,10 @@ pub(super) fn program(c: &Config, caps: &Caps) -> Result<Program, Error> {
             beside_o: at("z"),
             cost: finish_cost,
         },
-        state: StateLayout { slot: c.state_slot(), transposed: true, extra: 0, position: false },
+        state: CarriedState { slot: c.state_slot(), transposed: true, extra: 0, position: false },
         normalize: None,
         scale: 1.0,
         mode: c.mode,
-        strides: [of(c.groups, c.states), of(c.groups, c.states), of(c.heads, c.dim), of(c.heads, c.dim)],
-        share: c.heads / c.groups,
         overrides: vec![
             ("A_LOG", c.a_log.into()),
             ("SOFTPLUS", c.softplus.into()),

@@ -109,10 +109,10 @@ impl Config {
         }
     }
 
-    /// The shapes as linear attention has them, with a separate state for each head.
+    /// The shapes as linear attention has them, with a separate state for each head. Heads share b and c.
     fn qkv(&self) -> Qkv {
         let qkv = Qkv::new().batch(self.batch).heads(self.heads).len(self.length).dim(self.states).dim_v(self.dim);
-        qkv.dtype(self.dtype).layout(Layout::Bnhd)
+        qkv.dtype(self.dtype).layout(Layout::Bnhd).shared(self.heads / self.groups.max(1))
     }
 
     /// Checks the settings on their own.
