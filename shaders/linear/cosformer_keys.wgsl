@@ -4,6 +4,8 @@
 // Prelude constant: DIM_K4, groups of four of D. The operator defines first_place(kv), the position of the run's first token
 // modulo a turn.
 
+const ROW4: u32 = DIM_K4;
+
 // [TILE][DIM4], zero past the last token and past the head dimension.
 var<workgroup> wg_k: array<vec4<f32>, TILE * DIM4>;
 
@@ -23,23 +25,22 @@ fn state_row(i: u32) -> u32 {
     return i / (4u * DIM_K4) * params.dim_k + d;
 }
 
-// Loads tokens first .. first + TILE of one KV head, with zeros from token `end` on.
-fn load_keys(p: Place, first: u32, end: u32, invocation: u32) {
-    let k_head = head_start(params.k, p.b, p.key_head);
-    let start = first_place(p.kv);
-    for (var i = invocation; i < TILE * DIM_K4; i += INVOCATIONS) {
-        let n = first + i / DIM_K4;
-        let d = (i % DIM_K4) * 4u;
-        count_load(select(0u, four_of(d, params.dim_k), n < end));
-        let given = max(load_k(k_head + min(n, end - 1u) * params.k.token, d), vec4<f32>(0.0));
-        let row = select(vec4<f32>(0.0), given, within(d, params.dim_k) & vec4<bool>(n < end));
-        let angle = angle_of(start, n);
-        let to = i / DIM_K4 * DIM4 + i % DIM_K4;
-        wg_k[to] = angle.x * row;
-        wg_k[to + DIM_K4] = angle.y * row;
-    }
-    load_values(p, first, end, invocation);
+// Position of the first token modulo a turn, for this workgroup.
+var<private> start_place: u32;
+
+fn put_key(n: u32, i: u32, x: vec4<f32>, there: vec4<bool>) {
+    let row = select(vec4<f32>(0.0), max(x, vec4<f32>(0.0)), there);
+    let angle = angle_of(start_place, n);
+    let to = i / DIM_K4 * DIM4 + i % DIM_K4;
+    wg_k[to] = angle.x * row;
+    wg_k[to + DIM_K4] = angle.y * row;
 }
 
 // No work here: features are computed while loading.
 fn finish_tile(p: Place, keys: bool, queries: bool, invocation: u32) {}
+
+fn begin_walk(p: Place, segment: u32, stored: bool, invocation: u32) {
+    start_place = first_place(p.kv);
+}
+
+fn end_walk(p: Place, store: bool, invocation: u32) {}

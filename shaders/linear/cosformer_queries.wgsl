@@ -15,21 +15,10 @@ fn combine_row_splits(row: u32, split: u32, e: u32, sum: ptr<function, vec4<f32>
     return true;
 }
 
-// Loads tokens first .. first + TILE of this workgroup's query heads, with zeros from token `end` on.
-fn load_queries(p: Place, first: u32, end: u32, invocation: u32) {
-    let start = first_place(p.kv);
-    for (var i = invocation; i < READ_HEADS * TILE * DIM_K4; i += INVOCATIONS) {
-        let row = i / DIM_K4;
-        let r = p.head_split * READ_HEADS + row / TILE;
-        let n = first + row % TILE;
-        let d = (i % DIM_K4) * 4u;
-        let there = n < end && r < p.group;
-        let head = head_start(params.q, p.b, query_head(p, r));
-        count_load(select(0u, four_of(d, params.dim_k), there));
-        let given = max(load_q(head + min(n, end - 1u) * params.q.token, d), vec4<f32>(0.0));
-        let values = select(vec4<f32>(0.0), given, within(d, params.dim_k) & vec4<bool>(there));
-        let angle = angle_of(start, n);
-        wg_q[row * DIM4 + i % DIM_K4] = angle.x * values;
-        wg_q[row * DIM4 + DIM_K4 + i % DIM_K4] = angle.y * values;
-    }
+fn put_query(n: u32, i: u32, x: vec4<f32>, there: vec4<bool>) {
+    let values = select(vec4<f32>(0.0), max(x, vec4<f32>(0.0)), there);
+    let angle = angle_of(start_place, n);
+    let to = i / DIM_K4 * DIM4 + i % DIM_K4;
+    wg_q[to] = angle.x * values;
+    wg_q[to + DIM_K4] = angle.y * values;
 }

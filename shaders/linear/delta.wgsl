@@ -45,14 +45,14 @@ fn find_overlaps(invocation: u32) {
                 var key = key_features(s, j);
                 if (DECAY == 2u) {
                     for (var r = s + 1u; r <= t; r++) {
-                        key = left_of(decay(r, j), key);
+                        key *= decay(r, j);
                     }
                 }
                 sum += dot(key_features(t, j), key);
             }
             if (DECAY == 1u) {
                 for (var r = s + 1u; r <= t; r++) {
-                    sum = left_of(decay(r, 0u), vec4<f32>(sum)).x;
+                    sum *= decay(r, 0u).x;
                 }
             }
             wg_overlap[i] = wg_beta[t] * sum;
@@ -71,7 +71,7 @@ fn find_answers(row_thread: u32, col_thread: u32) {
         for (var i = 0u; i < ROWS4; i++) {
             var k = key_features(t, row_thread * ROWS4 + i);
             if (DECAY == 2u) {
-                left[i] = left_of(decay(t, row_thread * ROWS4 + i), left[i]);
+                left[i] *= decay(t, row_thread * ROWS4 + i);
                 k *= left[i];
             }
             sum += k.x * state_rows[4u * i];
@@ -80,7 +80,7 @@ fn find_answers(row_thread: u32, col_thread: u32) {
             sum += k.w * state_rows[4u * i + 3u];
         }
         if (DECAY == 1u) {
-            left[0] = left_of(decay(t, 0u), left[0]);
+            left[0] *= decay(t, 0u);
             sum *= left[0];
         }
         wg_partial[(t * ROW_THREADS + row_thread) * COL_THREADS + col_thread] = sum;
@@ -125,21 +125,26 @@ fn linear_delta(
     load_state(p, invocation);
     for (var start = params.first; start < params.end; start += params.segment) {
         let end = min(start + params.segment, params.end);
-        for (var n = start; n < end; n += TILE) {
-            load_queries(p, n, end, invocation);
-            load_keys(p, n, end, invocation);
-            load_decay(p, n, end, invocation);
-            load_beta(p, n, end, invocation);
-            workgroupBarrier();
-            correct_values(row_thread, col_thread, invocation);
-            for (var t = 0u; t < TILE; t++) {
-                rank_one_update(t, row_thread, col_thread);
-                for (var r = 0u; r < READ_HEADS; r++) {
-                    query_state(r, t, row_thread, col_thread);
+        for (var batch = start; batch < end; batch += BATCH) {
+            load_decays(p, batch, end, invocation);
+            let stop = min(batch + BATCH, end);
+            for (var n = batch; n < stop; n += TILE) {
+                tile_start = n - batch;
+                load_queries(p, n, end, invocation);
+                load_keys(p, n, end, invocation);
+                load_decay(p, n, end, invocation);
+                load_beta(p, n, end, invocation);
+                workgroupBarrier();
+                correct_values(row_thread, col_thread, invocation);
+                for (var t = 0u; t < TILE; t++) {
+                    rank_one_update(t, row_thread, col_thread);
+                    for (var r = 0u; r < READ_HEADS; r++) {
+                        query_state(r, t, row_thread, col_thread);
+                    }
                 }
+                workgroupBarrier();
+                store_outputs(p, n, end, invocation);
             }
-            workgroupBarrier();
-            store_outputs(p, n, end, invocation);
         }
     }
     if (STORE == 1u && p.head_split == 0u) {

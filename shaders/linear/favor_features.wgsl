@@ -15,6 +15,9 @@ var<workgroup> wg_log: array<f32, TILE>;
 var<workgroup> wg_decay: array<f32, TILE>;
 var<workgroup> wg_running_max: f32;
 var<workgroup> wg_tokens: u32; // tokens in the tile that are not padding
+var<workgroup> wg_first: u32; // first token of the tile within its segment
+
+fn load_decays(p: Place, first: u32, end: u32, invocation: u32) {}
 
 fn load_decay(p: Place, first: u32, end: u32, invocation: u32) {
     for (var i = invocation; i < TILE; i += INVOCATIONS) {
@@ -26,6 +29,7 @@ fn load_decay(p: Place, first: u32, end: u32, invocation: u32) {
     }
     if (invocation == 0u) {
         wg_tokens = min(TILE, end - first);
+        wg_first = first % params.segment;
     }
 }
 
@@ -100,7 +104,7 @@ fn finish_tile(p: Place, keys: bool, queries: bool, invocation: u32) {
     }
     if (keys) {
         for (var i = invocation; i < TILE; i += INVOCATIONS) {
-            wg_decay[i] = running_max_decay(wg_decay[i]);
+            wg_decay[i] = select(decay_factor(wg_decay[i], wg_first + i), 1.0 + wg_decay[i], wg_decay[i] > 0.0);
         }
     }
 }

@@ -1,4 +1,6 @@
 // No decay, and values as given. Prelude constant: DECAY, 0.
+fn load_decays(p: Place, first: u32, end: u32, invocation: u32) {}
+
 fn load_decay(p: Place, first: u32, end: u32, invocation: u32) {}
 
 fn decay(t: u32, i: u32) -> vec4<f32> {

@@ -1,8 +1,9 @@
 // Recurrence, kernels that write outputs: loads the initial state of a segment, and stores the outputs of a tile.
 //
 // A variant brings: combine_row_splits(row, split, e, sum, weight), which returns whether these sums of a row (batch, query
-// head, token) are complete, and otherwise stores them; normalize(row, sum, weight), which normalises the scaled sums of a row of
-// the tile; epilogue(p, n, t, i, o), the epilogue for four columns of the output of token n, which is token t of the tile.
+// head, token) are complete, and otherwise stores them; normalize(row, sum, weight), which scales the sums of a row of the tile
+// and normalises them; epilogue(p, n, t, i, o), the epilogue for four columns of the output of token n, which is token t of the
+// tile.
 override CAUSAL: u32 = 1u; // 1: each token writes the state before it is read; 0: all queries read the state of segment 0
 override INIT: u32 = 0u;   // initial state: 0 zero, 1 from segments
 override STORE: u32 = 0u;  // 1: store the final state in segments
@@ -34,14 +35,10 @@ fn load_state(p: Place, invocation: u32) {
     let e = (p.split * COL_THREADS + col_thread) * 4u;
     for (var i = 0u; i < ROWS; i++) {
         let d = state_row(row_thread * ROWS + i);
-        let row = base + d * params.dim_v + e;
-        let within = d < params.rows;
-        state_rows[i] = vec4<f32>(
-            stored(row, within && e < params.dim_v),
-            stored(row + 1u, within && e + 1u < params.dim_v),
-            stored(row + 2u, within && e + 2u < params.dim_v),
-            stored(row + 3u, within && e + 3u < params.dim_v),
-        );
+        // Past the last row a state is zero. Columns past the value dimension are never read.
+        count_load(select(0u, four_of(e, params.dim_v), d < params.rows));
+        let row = stored_row(base + min(d, params.rows - 1u) * params.dim_v, e);
+        state_rows[i] = select(vec4<f32>(0.0), row, d < params.rows);
     }
     if (NORMALIZE == 1u) {
         for (var i = 0u; i < NORM_ROWS; i++) {
@@ -72,7 +69,7 @@ fn store_outputs(p: Place, first: u32, end: u32, invocation: u32) {
             if (!combine_row_splits((p.kv * p.group + r) * params.queries + n, p.split, e, &sum, &weight)) {
                 continue;
             }
-            sum = normalize(row, params.scale * sum, params.scale * weight);
+            sum = normalize(row, sum, weight);
             sum = epilogue(p, n, row % TILE, col_thread, sum);
             let at = head_start(params.o, p.b, p.g * p.group + r) + n * params.o.token;
             count_store(four_of(e, params.dim_v));

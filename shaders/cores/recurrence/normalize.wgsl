@@ -1,8 +1,8 @@
-// Divides the scaled sums of a row by their weight, if normalised. Returns 0 if the weight is 0.
+// Scales the sums of a row, and divides them by their scaled weight, if normalised. Returns 0 if the weight is 0.
 fn normalize(row: u32, sum: vec4<f32>, weight: f32) -> vec4<f32> {
     if (NORMALIZE == 0u) {
-        return sum;
+        return params.scale * sum;
     }
-    let divisor = weight + params.norm_eps;
-    return sum * select(1.0 / divisor, 0.0, divisor == 0.0);
+    let divisor = params.scale * weight + params.norm_eps;
+    return sum * select(params.scale / divisor, 0.0, divisor == 0.0);
 }

@@ -21,28 +21,36 @@ fn recurrence_output(
     let end = min((p.segment + 1u) * params.segment, params.queries);
     begin_walk(p, initial_segment(p), INIT == 1u, invocation);
     load_state(p, invocation);
-    for (var n = p.segment * params.segment; n < end; n += TILE) {
-        load_queries(p, n, end, invocation);
+    fetch_tile(p, p.segment * params.segment, end, CAUSAL == 1u, invocation);
+    for (var batch = p.segment * params.segment; batch < end; batch += BATCH) {
         if (CAUSAL == 1u) {
-            load_keys(p, n, end, invocation);
-            load_decay(p, n, end, invocation);
+            load_decays(p, batch, end, invocation);
         }
-        finish_tile(p, CAUSAL == 1u, true, invocation);
-        workgroupBarrier();
-        for (var t = 0u; t < TILE; t++) {
+        let stop = min(batch + BATCH, end);
+        for (var n = batch; n < stop; n += TILE) {
+            tile_start = n - batch;
+            store_tile(p, n, end, CAUSAL == 1u, invocation);
             if (CAUSAL == 1u) {
-                rank_one_update(t, row_thread, col_thread);
+                load_decay(p, n, end, invocation);
             }
-            for (var r = 0u; r < READ_HEADS; r++) {
-                query_state(r, t, row_thread, col_thread);
-            }
-        }
-        workgroupBarrier();
-        if (NORMALIZE == 1u) {
-            sum_columns_of_weights(invocation);
+            finish_tile(p, CAUSAL == 1u, true, invocation);
             workgroupBarrier();
+            fetch_tile(p, n + TILE, end, CAUSAL == 1u, invocation);
+            for (var t = 0u; t < TILE; t++) {
+                if (CAUSAL == 1u) {
+                    rank_one_update(t, row_thread, col_thread);
+                }
+                for (var r = 0u; r < READ_HEADS; r++) {
+                    query_state(r, t, row_thread, col_thread);
+                }
+            }
+            workgroupBarrier();
+            if (NORMALIZE == 1u) {
+                sum_columns_of_weights(invocation);
+                workgroupBarrier();
+            }
+            store_outputs(p, n, end, invocation);
         }
-        store_outputs(p, n, end, invocation);
     }
     if (STORE == 1u && p.head_split == 0u) {
         store_segment(p, row_thread, col_thread);

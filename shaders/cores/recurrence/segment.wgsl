@@ -17,15 +17,21 @@ fn recurrence_segment(
     clear_state();
     clear_passed();
     begin_walk(p, 0u, false, invocation);
-    for (var n = p.segment * params.segment; n < end; n += TILE) {
+    for (var batch = p.segment * params.segment; batch < end; batch += BATCH) {
         workgroupBarrier();
-        load_keys(p, n, end, invocation);
-        load_decay(p, n, end, invocation);
-        finish_tile(p, true, false, invocation);
-        workgroupBarrier();
-        for (var t = 0u; t < TILE; t++) {
-            rank_one_update(t, row_thread, col_thread);
-            pass_token(t, row_thread);
+        load_decays(p, batch, end, invocation);
+        let stop = min(batch + BATCH, end);
+        for (var n = batch; n < stop; n += TILE) {
+            tile_start = n - batch;
+            workgroupBarrier();
+            load_keys(p, n, end, invocation);
+            load_decay(p, n, end, invocation);
+            finish_tile(p, true, false, invocation);
+            workgroupBarrier();
+            for (var t = 0u; t < TILE; t++) {
+                rank_one_update(t, row_thread, col_thread);
+                pass_token(t, row_thread);
+            }
         }
     }
     store_segment(p, row_thread, col_thread);

@@ -46,12 +46,10 @@ fn store_segment(p: Place, row_thread: u32, col_thread: u32) {
     let e = (p.split * COL_THREADS + col_thread) * 4u;
     for (var i = 0u; i < ROWS; i++) {
         let d = state_row(row_thread * ROWS + i);
-        let row = base + d * params.dim_v + e;
-        let within = d < params.rows;
-        put_segment(row, state_rows[i].x, within && e < params.dim_v);
-        put_segment(row + 1u, state_rows[i].y, within && e + 1u < params.dim_v);
-        put_segment(row + 2u, state_rows[i].z, within && e + 2u < params.dim_v);
-        put_segment(row + 3u, state_rows[i].w, within && e + 3u < params.dim_v);
+        if (d < params.rows) {
+            count_store(four_of(e, params.dim_v));
+            put_row(base + d * params.dim_v, e, state_rows[i]);
+        }
     }
     if (NORMALIZE == 1u && p.split == 0u) {
         let norm = base + params.rows * params.dim_v;

@@ -8,11 +8,17 @@ const TYPES: Fragment = fragment!("cores/recurrence/types.wgsl");
 /// Computes decay factors.
 const DECAYS: Fragment = fragment!("cores/recurrence/decay.wgsl");
 const ROWS: Fragment = fragment!("cores/recurrence/rows.wgsl");
-/// Loads of k and v, then loads of q and stores of o: element by element, and four elements at once.
+/// Loads of k and v, then loads of q and stores of o: element by element.
 pub(crate) const NARROW: [Fragment; 2] =
     [fragment!("cores/recurrence/rows_narrow.wgsl"), fragment!("cores/recurrence/rows_narrow_output.wgsl")];
+const NARROW_STATE: Fragment = fragment!("cores/recurrence/rows_narrow_state.wgsl");
+/// Loads of k, v and states, then loads of q and stores of o: four elements at once.
 const WIDE: [Fragment; 2] =
     [fragment!("cores/recurrence/rows_wide.wgsl"), fragment!("cores/recurrence/rows_wide_output.wgsl")];
+const WIDE_STATE: Fragment = fragment!("cores/recurrence/rows_wide_state.wgsl");
+/// Loads of a tile of keys and values, and of queries.
+const TILE: Fragment = fragment!("cores/recurrence/tile.wgsl");
+const TILE_QUERIES: Fragment = fragment!("cores/recurrence/tile_queries.wgsl");
 const STATE_WRITE: Fragment = fragment!("cores/recurrence/rank_one_update.wgsl");
 const STATE_READ: Fragment = fragment!("cores/recurrence/query_state.wgsl");
 const STORED: Fragment = fragment!("cores/recurrence/store_segment.wgsl");
@@ -37,6 +43,8 @@ pub(crate) const IDENTITY: Fragment = fragment!("cores/recurrence/feature_identi
 /// No decay: of a tile of tokens, and of one token.
 pub(crate) const NO_DECAY: [Fragment; 2] =
     [fragment!("cores/recurrence/decay_none.wgsl"), fragment!("cores/recurrence/decode_decay_none.wgsl")];
+/// One decay factor per head. The operator computes the logarithm of a token's.
+pub(crate) const DECAY_TOKENS: Fragment = fragment!("cores/recurrence/decay_tokens.wgsl");
 /// Divides sums by weights: for a row of a tile, and for one token.
 pub(crate) const NORMALIZE: [Fragment; 2] =
     [fragment!("cores/recurrence/normalize.wgsl"), fragment!("cores/recurrence/normalize_one.wgsl")];
@@ -68,7 +76,7 @@ impl Kernels {
                 entry: "recurrence_segment",
                 ..Kernel::new(
                     segment,
-                    &[STRIDES_SOURCE, TYPES, DECAYS, ROWS, STATE_WRITE, STORED, SEGMENT],
+                    &[STRIDES_SOURCE, TYPES, DECAYS, ROWS, TILE, STATE_WRITE, STORED, SEGMENT],
                     params,
                     proof,
                 )
@@ -81,7 +89,19 @@ impl Kernels {
                 entry: "recurrence_output",
                 ..Kernel::new(
                     output,
-                    &[STRIDES_SOURCE, TYPES, DECAYS, ROWS, STATE_WRITE, STATE_READ, STORED, LOAD_STATE, OUTPUT],
+                    &[
+                        STRIDES_SOURCE,
+                        TYPES,
+                        DECAYS,
+                        ROWS,
+                        TILE,
+                        TILE_QUERIES,
+                        STATE_WRITE,
+                        STATE_READ,
+                        STORED,
+                        LOAD_STATE,
+                        OUTPUT,
+                    ],
                     params,
                     proof,
                 )
@@ -95,13 +115,14 @@ impl Kernels {
 }
 
 /// What a kernel needs that walks along the tokens in its own way and writes outputs, and one that decodes a token.
-pub(crate) const WALK: [Fragment; 8] =
-    [STRIDES_SOURCE, TYPES, DECAYS, ROWS, STATE_WRITE, STATE_READ, STORED, LOAD_STATE];
+pub(crate) const WALK: [Fragment; 10] =
+    [STRIDES_SOURCE, TYPES, DECAYS, ROWS, TILE, TILE_QUERIES, STATE_WRITE, STATE_READ, STORED, LOAD_STATE];
 pub(crate) const DECODE_WALK: [Fragment; 5] = [STRIDES_SOURCE, TYPES, DECAYS, ROWS, DECODE_LANES];
 
 /// Chooses how a kernel loads rows: four elements at once if D and E are multiples of four. Strided tensors need not be: then
 /// the second variant serves.
 pub(crate) fn rows(s: &Qkv, spec: Variant, output: bool) -> (Variant, Option<Variant>) {
-    let [wide, narrow] = [WIDE, NARROW].map(|fragments| spec.clone().with(&fragments[..if output { 2 } else { 1 }]));
+    let [wide, narrow] = [(WIDE_STATE, WIDE), (NARROW_STATE, NARROW)]
+        .map(|(state, rows)| spec.clone().with(&[state]).with(&rows[..if output { 2 } else { 1 }]));
     if s.dim_k.is_multiple_of(4) && s.dim_v.is_multiple_of(4) { (wide, Some(narrow)) } else { (narrow, None) }
 }

@@ -51,6 +51,9 @@ fn rung(needed: usize) -> usize {
 /// Maximum number of invocations per workgroup.
 const INVOCATIONS: usize = 256;
 
+/// Tokens whose decays are prepared at a time, if a head has one: BATCH in `shaders/cores/recurrence/rank_one_update.wgsl`.
+const BATCH: usize = 32;
+
 /// Maximum number of rows that one workgroup can hold.
 pub(crate) const MOST_ROWS: usize = INVOCATIONS * 16;
 
@@ -88,9 +91,10 @@ impl Tiles {
             col_splits,
             head_splits: 1,
             token_floats: token_floats.unwrap_or(each * row_threads),
-            // Stored as vec4s, for all rows that the workgroup has room for.
-            decay_floats: if decays > 1 { each * row_threads } else { 4 * decays },
-            fixed_floats,
+            // For all rows that the workgroup has room for.
+            decay_floats: if decays > 1 { each * row_threads } else { 0 },
+            // One decay per head: its factor, its logarithm and the factor of the values.
+            fixed_floats: fixed_floats + if decays == 1 { 3 * BATCH } else { 0 },
             normalize,
         };
         // Very wide features leave room for few columns.

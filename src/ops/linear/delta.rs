@@ -147,7 +147,7 @@ impl<'a> Dispatches<'a> {
             dim_k: s.dim_k as u32,
             dim_v: s.dim_v as u32,
             rows: s.dim_k as u32,
-            segment: restart(c, &tiles).unwrap_or(s.keys) as u32,
+            segment: c.mode.segment.map_or(s.keys, |segment| segment.min(s.keys)) as u32,
             segments: 1,
             stored_segments: PAGES as u32,
             col_splits: tiles.col_splits as u32,

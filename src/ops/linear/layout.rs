@@ -13,7 +13,9 @@ use crate::gpu::program::{Cost, Own, Program};
 use crate::gpu::shader::{Fragment, fragment, params};
 use crate::operator::qkv;
 
-const GATED: [Fragment; 2] = [fragment!("linear/gated.wgsl"), fragment!("linear/gated_decode.wgsl")];
+const GATED: [Fragment; 2] = [fragment!("linear/gated.wgsl"), DECAY_TOKENS];
+const GATED_ROWS: Fragment = fragment!("linear/gated_rows.wgsl");
+const GATED_DECODE: Fragment = fragment!("linear/gated_decode.wgsl");
 const LOG_NONE: [Fragment; 2] = [fragment!("linear/log_none.wgsl"), fragment!("linear/log_none_decode.wgsl")];
 const LOG_GATE: [Fragment; 2] = [fragment!("linear/log_gate.wgsl"), fragment!("linear/log_gate_decode.wgsl")];
 
@@ -90,29 +92,28 @@ fn features(c: &Config) -> Features {
             &[PROJECTED[1], PROJECTED_RELU[1]],
         ),
         FeatureMap::Cosformer => {
-            whole(&[ANGLE, COSFORMER_KEYS, position, PLAIN_WALK], &[COSFORMER_QUERIES], &[ANGLE, COSFORMER_DECODE])
+            whole(&[ANGLE, COSFORMER_KEYS, position], &[COSFORMER_QUERIES], &[ANGLE, COSFORMER_DECODE])
         }
     }
 }
 
 /// The decay of a configuration.
 pub(super) fn decay_of(c: &Config, slot: Option<usize>) -> Decay {
-    let [tiled, decode] = match (c.feature_map() == FeatureMap::Performer, slot.is_some()) {
-        (true, gated) => {
-            if gated {
-                LOG_GATE
-            } else {
-                LOG_NONE
-            }
+    let kind = if c.feature_map() == FeatureMap::Performer { DecayKind::Stabilized } else { decays(c) };
+    let (tiled, decode) = match kind {
+        DecayKind::Stabilized => {
+            let [tiled, decode] = if slot.is_some() { LOG_GATE } else { LOG_NONE };
+            (vec![tiled], decode)
         }
-        (false, true) => GATED,
-        (false, false) => NO_DECAY,
+        DecayKind::PerHead => (GATED.to_vec(), GATED_DECODE),
+        DecayKind::PerRow => (vec![GATED_ROWS], GATED_DECODE),
+        DecayKind::None => (vec![NO_DECAY[0]], NO_DECAY[1]),
     };
     Decay {
-        kind: if c.feature_map() == FeatureMap::Performer { DecayKind::Stabilized } else { decays(c) },
+        kind,
         slot,
         strides: qkv::strides_of(c.qkv.layout, c.qkv.kv_heads, c.qkv.keys, c.gates_each()),
-        tiled: vec![tiled],
+        tiled,
         decode: vec![decode],
         cost: Cost {
             exps: c.gates_each() as f64,
@@ -186,7 +187,8 @@ pub(super) fn tiles(c: &Config) -> Tiles {
     // The cosine and the sine half are each padded to groups of four.
     let rows = if c.feature_map() == FeatureMap::Cosformer { 8 * c.qkv.dim_k.div_ceil(4) } else { c.width() };
     let performer = c.feature_map() == FeatureMap::Performer;
-    let decays = c.gates_each().max(usize::from(performer));
+    // Workgroup memory of the decays of a performer is counted with its features.
+    let decays = if performer { 0 } else { c.gates_each() };
     let with = |token_floats| {
         let fixed = 4 * usize::from(performer);
         Tiles::new(rows, c.qkv.dim_v, c.qkv.group(), token_floats, decays, fixed, c.normalize()).for_several()
@@ -196,9 +198,9 @@ pub(super) fn tiles(c: &Config) -> Tiles {
         FeatureMap::Elu1 | FeatureMap::Relu | FeatureMap::Identity | FeatureMap::Cosformer => tiles,
         // Workgroup memory also holds the vector itself.
         FeatureMap::PerformerRelu => with(Some(tiles.token_floats + 4 * c.qkv.dim_k.div_ceil(4))),
-        // Workgroup memory also holds the vector and its largest exponent: the result, and a partial result of each of
-        // eight lanes.
-        FeatureMap::Performer => with(Some(tiles.token_floats + 4 * c.qkv.dim_k.div_ceil(4) + 9)),
+        // Workgroup memory also holds the vector, its decay and its logarithm, and its largest exponent: the result, and a partial
+        // result of each of eight lanes.
+        FeatureMap::Performer => with(Some(tiles.token_floats + 4 * c.qkv.dim_k.div_ceil(4) + 11)),
     }
 }
 

@@ -109,7 +109,7 @@ pub(super) fn program(c: &Config, caps: &Caps) -> Result<Program, Error> {
             kind: DecayKind::PerHead,
             slot: at("dt"),
             strides: of(c.heads, 1),
-            tiled: [&steps[..], &[DECAY]].concat(),
+            tiled: [&steps[..], &[DECAY, DECAY_TOKENS]].concat(),
             decode: steps.to_vec(),
             cost: Cost { exps, bytes_read: size + 4.0 * (1.0 + bias), ..Cost::default() },
         },

@@ -1,0 +1,15 @@
+// Rows of stored states (rows_narrow.wgsl).
+
+// Four columns of a stored state, whose row starts at `row`.
+fn stored_row(row: u32, e: u32) -> vec4<f32> {
+    let at = four(row, e, params.dim_v);
+    return vec4<f32>(segments[at.x], segments[at.y], segments[at.z], segments[at.w]);
+}
+
+fn put_row(row: u32, e: u32, x: vec4<f32>) {
+    for (var c = 0u; c < 4u; c++) {
+        if (e + c < params.dim_v) {
+            segments[row + e + c] = x[c];
+        }
+    }
+}
