@@ -7,7 +7,10 @@
 //   u_t + beta_t sum_{s < t} (k_t . L(s, t) k_s) u_s = beta_t (v_t - S_0^T L(t) k_t)
 //
 // We solve it by forward substitution, which is more accurate than multiplying by the inverse if keys repeat and beta is near
-// 2. Decays are products of consecutive factors, never quotients of two products, so a decay that underflows becomes 0.
+// 2. The system multiplies with overlaps of keys that were rounded once and are the same whenever a key comes again. Under
+// strengths beta |k|^2 near 2 or below 0 the state does not shrink that rounding, and it adds up from token to token. From
+// the first such token of a tile on, tokens are taken one by one: the rounding of each differs and averages out, as in the
+// definition. Earlier tokens do not depend on it. Decays are products of consecutive factors, never quotients of two products, so a decay that underflows becomes 0.
 //
 // Rules whose low-rank term acts on the state before its decay (RWKV-7, DPLR) would need three changes: decays up to the
 // previous token, L(t - 1) and L(s, t - 1), on the right-hand side; another vector in place of k_t there; and a second vector
@@ -18,8 +21,13 @@
 @group(0) @binding(BETA_BINDING) var<storage, read> beta: array<Elem>; // B G N
 
 var<workgroup> wg_beta: array<f32, TILE>;
-// [TILE][TILE]: the matrix of the system, below its diagonal.
+// [TILE][TILE]: the matrix of the system below its diagonal, and on it the strengths beta |k|^2.
 var<workgroup> wg_overlap: array<f32, TILE * TILE>;
+// Tokens of the tile that the system takes: those before the first with a strength above TAKEN or below 0.
+var<workgroup> wg_taken: u32;
+
+// The strongest write that the system takes. The rounding of a write counts strength / (2 - strength) times: here three times.
+const TAKEN: f32 = 1.5;
 
 fn load_beta(p: Place, first: u32, end: u32, invocation: u32) {
     let head = head_start(params.beta, p.b, p.g);
@@ -34,12 +42,12 @@ fn load_beta(p: Place, first: u32, end: u32, invocation: u32) {
     }
 }
 
-// Matrix of the system: dot products of each key with the decayed earlier keys of the tile, times beta.
+// Matrix of the system: dot products of each key with the decayed earlier keys of the tile and with itself, times beta.
 fn find_overlaps(invocation: u32) {
     for (var i = invocation; i < TILE * TILE; i += INVOCATIONS) {
         let t = i / TILE;
         let s = i % TILE;
-        if (s < t) {
+        if (s <= t) {
             var sum = 0.0;
             for (var j = 0u; j < DIM4; j++) {
                 var key = key_features(s, j);
@@ -87,19 +95,38 @@ fn find_answers(row_thread: u32, col_thread: u32) {
     }
 }
 
-// Replaces the values of the loaded tile by what its tokens write.
-fn correct_values(row_thread: u32, col_thread: u32, invocation: u32) {
+// What a token writes in four columns if the state answers with wg_partial.
+fn written(t: u32, col_thread: u32) -> vec4<f32> {
+    return wg_beta[t] * (wg_v[t * COL_THREADS + col_thread] - sum_partials(t, col_thread));
+}
+
+// Replaces the values of the loaded tile by what its tokens write, up to the first token that is not taken by the system, and
+// returns that token.
+fn correct_values(row_thread: u32, col_thread: u32, invocation: u32) -> u32 {
     find_overlaps(invocation);
     find_answers(row_thread, col_thread);
     workgroupBarrier();
+    // The right-hand side replaces the first partial sum that it is made of. The values stay for tokens that are taken one by
+    // one.
     for (var i = invocation; i < TILE * COL_THREADS; i += INVOCATIONS) {
         let t = i / COL_THREADS;
-        wg_v[i] = wg_beta[t] * (wg_v[i] - sum_partials(t, i % COL_THREADS));
+        wg_partial[t * INVOCATIONS + i % COL_THREADS] = written(t, i % COL_THREADS);
     }
-    workgroupBarrier();
+    if (invocation == INVOCATIONS - 1u) {
+        var taken = 0u;
+        while (taken < TILE) {
+            let strength = wg_overlap[taken * (TILE + 1u)];
+            if (strength < 0.0 || strength > TAKEN) {
+                break;
+            }
+            taken++;
+        }
+        wg_taken = taken;
+    }
+    let taken = workgroupUniformLoad(&wg_taken);
     if (invocation < COL_THREADS) {
-        for (var t = 1u; t < TILE; t++) {
-            var u = wg_v[t * COL_THREADS + invocation];
+        for (var t = 0u; t < taken; t++) {
+            var u = wg_partial[t * INVOCATIONS + invocation];
             for (var s = 0u; s < t; s++) {
                 u -= wg_overlap[t * TILE + s] * wg_v[s * COL_THREADS + invocation];
             }
@@ -107,6 +134,36 @@ fn correct_values(row_thread: u32, col_thread: u32, invocation: u32) {
         }
     }
     workgroupBarrier();
+    return taken;
+}
+
+// Replaces the value of one token by what it writes, given the state after the tokens before it.
+fn correct_value(t: u32, row_thread: u32, col_thread: u32, invocation: u32) {
+    var sum = vec4<f32>(0.0);
+    for (var i = 0u; i < ROWS4; i++) {
+        var k = key_features(t, row_thread * ROWS4 + i);
+        // The factors act on the key here, which is shorter than the state.
+        if (DECAY != 0u) {
+            k *= decay(t, row_thread * ROWS4 + i);
+        }
+        sum += k.x * state_rows[4u * i];
+        sum += k.y * state_rows[4u * i + 1u];
+        sum += k.z * state_rows[4u * i + 2u];
+        sum += k.w * state_rows[4u * i + 3u];
+    }
+    wg_partial[(t * ROW_THREADS + row_thread) * COL_THREADS + col_thread] = sum;
+    workgroupBarrier();
+    if (invocation < COL_THREADS) {
+        wg_v[t * COL_THREADS + invocation] = written(t, invocation);
+    }
+    workgroupBarrier();
+}
+
+fn update_and_query(t: u32, row_thread: u32, col_thread: u32) {
+    rank_one_update(t, row_thread, col_thread);
+    for (var r = 0u; r < READ_HEADS; r++) {
+        query_state(r, t, row_thread, col_thread);
+    }
 }
 
 @compute @workgroup_size(ROW_THREADS * COL_THREADS)
@@ -135,12 +192,13 @@ fn linear_delta(
                 load_decay(p, n, end, invocation);
                 load_beta(p, n, end, invocation);
                 workgroupBarrier();
-                correct_values(row_thread, col_thread, invocation);
-                for (var t = 0u; t < TILE; t++) {
-                    rank_one_update(t, row_thread, col_thread);
-                    for (var r = 0u; r < READ_HEADS; r++) {
-                        query_state(r, t, row_thread, col_thread);
-                    }
+                let taken = correct_values(row_thread, col_thread, invocation);
+                for (var t = 0u; t < taken; t++) {
+                    update_and_query(t, row_thread, col_thread);
+                }
+                for (var t = taken; t < TILE; t++) {
+                    correct_value(t, row_thread, col_thread, invocation);
+                    update_and_query(t, row_thread, col_thread);
                 }
                 workgroupBarrier();
                 store_outputs(p, n, end, invocation);

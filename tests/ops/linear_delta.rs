@@ -138,8 +138,7 @@ fn strengths_of_nothing_one_and_two() {
 }
 
 /// A write of strength beta |k|^2 = 2 keeps the length of what the state returns for its key, and one below 0 lets it grow, so
-/// that no rounding fades. Keys that come again show whether the effect of rounding adds up. On the `cpu` backend it does not; a
-/// GPU takes chunks whatever the strength is.
+/// that no rounding fades. Keys that come again show whether the effect of rounding adds up.
 fn strengths_under_which_no_rounding_fades() {
     let forms = [(RULES[0], 0.0), (RULES[1], 0.0), (RULES[1], -1e-4), (RULES[2], 0.0), (RULES[2], -1e-4)];
     for (rule, decay) in forms {
@@ -161,7 +160,30 @@ fn strengths_under_which_no_rounding_fades() {
                 let squares: Vec<f32> = k.chunks_exact(dim).map(|k| k.iter().map(|x| x * x).sum()).collect();
                 values(&mut all, "beta", |at, _| strength / squares[at]);
                 let what = format!("{rule:?}, decay {decay}, {which}, D {dim}, strength {strength}");
-                assert_matches(&what, &c, &all, &c.cpu(&all).unwrap());
+                for (backend, run) in backends() {
+                    assert_matches(&format!("{backend}, {what}"), &c, &all, &run(&c, &all));
+                }
+            }
+        }
+    }
+}
+
+/// A strength that the system of a chunk does not take changes nothing of the outputs before its token.
+fn a_strong_write_leaves_earlier_outputs_as_they_are() {
+    let n = 40;
+    for rule in RULES {
+        let c = Config::new(Qkv::new().len(n).dim(8)).rule(rule);
+        let all = inputs(&c);
+        for (backend, run) in backends() {
+            let calm = run(&c, &all).get("o").unwrap().to_f32();
+            for strong in 0..n {
+                let mut all = all.clone();
+                values(&mut all, "beta", |t, x| if t == strong { 1.9 } else { x });
+                let got = run(&c, &all);
+                assert_eq!(calm[..8 * strong], got.get("o").unwrap().to_f32()[..8 * strong], "{backend}, {rule:?}");
+                if strong % 13 == 5 {
+                    assert_matches(&format!("{backend}, {rule:?}, token {strong}"), &c, &all, &got);
+                }
             }
         }
     }
@@ -409,6 +431,7 @@ pub(crate) fn tests() -> Vec<Trial> {
         test(dispatches_follow_each_other),
         test(strengths_of_nothing_one_and_two),
         test(strengths_under_which_no_rounding_fades),
+        test(a_strong_write_leaves_earlier_outputs_as_they_are),
         test(a_repeated_key_is_overwritten),
         test(keys_need_no_unit_length),
         test(extreme_decays_are_exact),

@@ -1,8 +1,9 @@
 //! The delta rules on a GPU: tiles, dispatches and bytes of a configuration. Pure: no wgpu type.
 //!
 //! A workgroup holds some columns of a head's state, with all rows, and processes the head chunk by chunk. The writes
-//! of the tokens of a tile are the solution of a triangular system (`shaders/linear/delta.wgsl`). The tokens are then
-//! processed as under the other rules. The columns of the state are independent of each other, so they are split over
+//! of the tokens of a tile are the solution of a triangular system (`shaders/linear/delta.wgsl`), up to the first token with a
+//! strength that the system cannot take; from there on tokens write one after another. The tokens are processed as under the
+//! other rules. The columns of the state are independent of each other, so they are split over
 //! workgroups.
 //!
 //! Segments of a sequence are not processed in parallel: the effect of a segment on the state before it is a `[D, D]`
@@ -50,7 +51,7 @@ const MOST_TOKENS: usize = 16;
 
 /// Chooses the tiles of a configuration.
 pub fn tiles(c: &Config) -> Tiles {
-    let fixed = (MOST_TOKENS * MOST_TOKENS + MOST_TOKENS).next_multiple_of(4);
+    let fixed = (MOST_TOKENS * MOST_TOKENS + MOST_TOKENS + 1).next_multiple_of(4);
     let tiles = Tiles::new(c.qkv.dim_k, c.qkv.dim_v, c.qkv.group(), None, c.gates_each(), fixed, false);
     Tiles { tile: tiles.tile.min(MOST_TOKENS), ..tiles }
 }
