@@ -15,7 +15,7 @@ use subquad::gpu::{Caps, Kernel, Variant, self_test};
 use subquad::measure::probes;
 use subquad::operator::Operator;
 use subquad::operator::qkv::Qkv;
-use subquad::ops::{OPS, primitives, softmax, yat};
+use subquad::ops::{OPS, linear, primitives, slay, softmax, ssd, yat};
 use subquad::tensor::DType;
 
 /// A kernel in one specialisation, parsed, validated and specialised.
@@ -31,7 +31,7 @@ fn shaders() -> &'static [Shader] {
     static SHADERS: OnceLock<Vec<Shader>> = OnceLock::new();
     SHADERS.get_or_init(|| {
         let all = OPS.iter().flat_map(|op| op.kernels()).chain(primitives::kernels()).chain(probes::kernels());
-        let list: Vec<_> = all.chain(self_test::kernels()).chain(with_lengths()).collect();
+        let list: Vec<_> = all.chain(self_test::kernels()).chain(with_lengths()).chain(with_subgroups()).collect();
         assert!(list.len() >= OPS.len(), "operators without kernels");
         let resolve = |(kernel, spec): (&'static Kernel, Variant)| {
             let label = spec.label(kernel);
@@ -70,6 +70,32 @@ fn with_lengths() -> Vec<(&'static Kernel, Variant)> {
     assert!(list.len() >= 40, "{} kernels", list.len());
     list
 }
+
+/// Kernels that only software adapters with subgroups take.
+fn with_subgroups() -> Vec<(&'static Kernel, Variant)> {
+    let caps = Caps { f16: true, subgroups: Some((8, 8)), software: true, ..Caps::portable() };
+    let mut list: Vec<(&'static Kernel, Variant)> = Vec::new();
+    let forms = [(64, DType::F32), (128, DType::F16), (40, DType::F32)];
+    for (dim, dtype) in forms {
+        let plain = linear::Config::new(Qkv::new().heads(2).len(5000).dim(dim).dtype(dtype));
+        let performer = linear::Config { feature_map: Some(linear::FeatureMap::Performer), ..plain.clone() };
+        let gated = plain.clone().rule(linear::Rule::Gated(linear::Gate::Channel));
+        let delta = plain.clone().rule(linear::Rule::GatedDelta(linear::Gate::Head));
+        let spherical = slay::Config::new(Qkv::new().heads(2).len(5000).dim(dim).dtype(dtype));
+        let spaces = ssd::Config { dtype, ..ssd::Config::new(5000, 2, dim, 128) };
+        let operators: [&dyn Operator; 6] = [&plain, &performer, &gated, &delta, &spherical, &spaces];
+        for step in operators.iter().flat_map(|operator| operator.program(&caps).unwrap().steps().to_vec()) {
+            let broadcasts = print(step.kernel, &step.spec).contains(BROADCAST);
+            if broadcasts && !list.iter().any(|(kernel, spec)| kernel.name == step.kernel.name && *spec == step.spec) {
+                list.push((step.kernel, step.spec));
+            }
+        }
+    }
+    assert!(list.len() >= 20, "{} kernels", list.len());
+    list
+}
+
+const BROADCAST: &str = "subgroupBroadcastFirst(";
 
 #[test]
 fn kernels_fit_the_portable_limits_and_their_declarations() {
@@ -150,7 +176,10 @@ fn kernels_translate_for_vulkan_metal_and_dx12() {
                 std::fs::write(dir.join(folder).join(format!("{stem}.{extension}")), bytes).unwrap();
             };
             write("spv", "spv", bytemuck::cast_slice(&words));
-            write("web", "wgsl", print(kernel, spec).as_bytes());
+            // naga takes these operations without asking, and does not know the directive that browsers ask for.
+            let printed = print(kernel, spec);
+            let asked = if printed.contains(BROADCAST) { "enable subgroups;\n" } else { "" };
+            write("web", "wgsl", format!("{asked}{printed}").as_bytes());
         }
     });
 }

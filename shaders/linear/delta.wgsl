@@ -176,8 +176,8 @@ fn linear_delta(
     if (index >= params.grid.end) {
         return;
     }
-    let p = place(index);
-    let row_thread = invocation / COL_THREADS;
+    let p = shared_place(place(index));
+    let row_thread = same_in_row(invocation / COL_THREADS);
     let col_thread = invocation % COL_THREADS;
     load_state(p, invocation);
     for (var start = params.first; start < params.end; start += params.segment) {

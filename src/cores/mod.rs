@@ -1,5 +1,6 @@
 //! Algorithms that several operators share: tiled attention, recurrences with a state, and the choice of segments.
 
 pub(crate) mod attention;
+pub(crate) mod lanes;
 pub(crate) mod recurrence;
 pub(crate) mod segments;

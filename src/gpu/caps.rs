@@ -104,7 +104,7 @@ const DISPATCH_FLOPS_INTEGRATED: f64 = 2e11;
 /// 0.8 s on a small discrete GPU (5 TFLOP/s, half used).
 const DISPATCH_FLOPS_DISCRETE: f64 = 2e12;
 /// About 1 s on a software adapter. It has no watchdog; the limit keeps the progress bar moving.
-const DISPATCH_FLOPS_SOFTWARE: f64 = 1e9;
+const DISPATCH_FLOPS_SOFTWARE: f64 = 3e9;
 
 /// Name of the tier with these capabilities.
 pub(super) fn tier(f16: bool, subgroups: bool) -> &'static str {

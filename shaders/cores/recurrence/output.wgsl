@@ -15,14 +15,16 @@ fn recurrence_output(
     if (index >= params.grid.end) {
         return;
     }
-    let p = place(index);
-    let row_thread = invocation / COL_THREADS;
+    // Loops follow this place, because no compiler takes a broadcast number for one that all of a workgroup share.
+    let home = place(index);
+    let p = shared_place(home);
+    let row_thread = same_in_row(invocation / COL_THREADS);
     let col_thread = invocation % COL_THREADS;
-    let end = min((p.segment + 1u) * params.segment, params.queries);
+    let end = min((home.segment + 1u) * params.segment, params.queries);
     begin_walk(p, initial_segment(p), INIT == 1u, invocation);
     load_state(p, invocation);
-    fetch_tile(p, p.segment * params.segment, end, CAUSAL == 1u, invocation);
-    for (var batch = p.segment * params.segment; batch < end; batch += BATCH) {
+    fetch_tile(p, home.segment * params.segment, end, CAUSAL == 1u, invocation);
+    for (var batch = home.segment * params.segment; batch < end; batch += BATCH) {
         if (CAUSAL == 1u) {
             load_decays(p, batch, end, invocation);
         }

@@ -15,6 +15,9 @@ override POSITION: u32 = 0u; // 1: `state` holds a position per KV head, to be a
 // dispatch of its own, before each element reads it.
 override RUNNING_MAX: u32 = 0u;
 
+// Segments whose loads are issued together.
+const GROUP: u32 = 8u;
+
 @compute @workgroup_size(64)
 fn recurrence_scan(
     @builtin(workgroup_id) group: vec3<u32>,
@@ -63,37 +66,52 @@ fn recurrence_scan(
         return;
     }
     let row = select(0u, select(element / params.dim_v, element - size, is_norm), DECAY == 2u);
-    for (var s = 0u; s < params.segments; s++) {
-        let at = first + s * params.segment_stride;
-        count_load(1u);
-        var own = segments[at];
-        if (MODE == 0u) {
-            count_store(1u);
-            segments[at] = sum;
-        }
-        let of_segment = passed + s * params.segment_stride;
-        if (RUNNING_MAX == 1u && MODE == 2u) {
-            if (element == 0u) {
-                count_load(1u);
-                running_max = segments[of_segment + 1u];
+    let decayed = DECAY != 0u && MODE != 2u;
+    for (var start = 0u; start < params.segments; start += GROUP) {
+        // The loads of several segments are issued together, which hides their latency.
+        var owns: array<f32, GROUP>;
+        var logs: array<f32, GROUP>;
+        var tops: array<f32, GROUP>;
+        for (var i = 0u; i < GROUP; i++) {
+            let of_segment = min(start + i, params.segments - 1u) * params.segment_stride;
+            let counted = u32(start + i < params.segments);
+            count_load(counted);
+            owns[i] = segments[first + of_segment];
+            if (decayed) {
+                count_load(counted);
+                logs[i] = segments[passed + row + of_segment];
             }
-        } else if (RUNNING_MAX == 1u) {
-            if (MODE == 0u && element == 0u && (CARRY == 0u || s > 0u)) {
+            if (RUNNING_MAX == 1u) {
+                count_load(select(0u, counted, MODE != 2u || element == 0u));
+                tops[i] = segments[passed + 1u + of_segment];
+            }
+        }
+        for (var i = 0u; i < GROUP; i++) {
+            if (start + i >= params.segments) {
+                break;
+            }
+            let of_segment = (start + i) * params.segment_stride;
+            if (MODE == 0u) {
                 count_store(1u);
-                segments[of_segment + 2u] = running_max;
+                segments[first + of_segment] = sum;
             }
-            count_load(2u);
-            let log = segments[of_segment];
-            let top = segments[of_segment + 1u];
-            let next = risen(running_max, log, top);
-            sum = left_of(vec4<f32>(running_max_decay((running_max - next) + log)), vec4<f32>(sum)).x;
-            own = left_of(vec4<f32>(running_max_decay(top - next)), vec4<f32>(own)).x;
-            running_max = next;
-        } else if (DECAY != 0u && MODE != 2u) {
-            count_load(1u);
-            sum = left_of(vec4<f32>(decay_of(segments[at - element + params.state_len + row])), vec4<f32>(sum)).x;
+            var own = owns[i];
+            if (RUNNING_MAX == 1u && MODE == 2u) {
+                running_max = tops[i];
+            } else if (RUNNING_MAX == 1u) {
+                if (MODE == 0u && element == 0u && (CARRY == 0u || start + i > 0u)) {
+                    count_store(1u);
+                    segments[passed + 2u + of_segment] = running_max;
+                }
+                let next = risen(running_max, logs[i], tops[i]);
+                sum = left_of(vec4<f32>(running_max_decay((running_max - next) + logs[i])), vec4<f32>(sum)).x;
+                own = left_of(vec4<f32>(running_max_decay(tops[i] - next)), vec4<f32>(own)).x;
+                running_max = next;
+            } else if (decayed) {
+                sum = left_of(vec4<f32>(decay_of(logs[i])), vec4<f32>(sum)).x;
+            }
+            sum += own;
         }
-        sum += own;
     }
     if (MODE == 1u) {
         count_store(1u);

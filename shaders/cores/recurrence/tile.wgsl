@@ -14,6 +14,20 @@ const VALUE_TURNS: u32 = (VALUE_GROUPS + INVOCATIONS - 1u) / INVOCATIONS;
 // Values, [TILE][COL_THREADS].
 var<workgroup> wg_v: array<vec4<f32>, VALUE_GROUPS>;
 
+// The place of a workgroup, which all its invocations share.
+fn shared_place(p: Place) -> Place {
+    return Place(
+        same_in_workgroup(p.split),
+        same_in_workgroup(p.head_split),
+        same_in_workgroup(p.segment),
+        same_in_workgroup(p.kv),
+        same_in_workgroup(p.b),
+        same_in_workgroup(p.g),
+        same_in_workgroup(p.group),
+        same_in_workgroup(p.key_head),
+    );
+}
+
 // Whether group i is one of so many: in the last turn of an invocation it may be past them.
 fn is_one_of(i: u32, groups: u32) -> bool {
     return groups % INVOCATIONS == 0u || i < groups;

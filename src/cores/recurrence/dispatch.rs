@@ -15,6 +15,7 @@ pub(super) struct Dispatches<'a> {
     kv: u64,
     params: Params,
     operands: Vec<Named>,
+    lanes: Fragment,
 }
 
 /// Buffers of the workspace, in order.
@@ -25,7 +26,7 @@ const PARTIALS: Operand = Operand::Workspace(2);
 impl<'a> Dispatches<'a> {
     /// The casts to u32 lose nothing that is used: every tensor has at most `u32::MAX` elements, and every sequence at
     /// most 2^30 tokens.
-    pub(super) fn new(c: &'a Recurrence<'a>, tiles: Tiles, walk: Passes) -> Self {
+    pub(super) fn new(c: &'a Recurrence<'a>, tiles: Tiles, walk: Passes, lanes: Fragment) -> Self {
         let s = c.qkv;
         let [q, k, v, o] = s.strides();
         let kv = s.kv_units() as u64;
@@ -54,7 +55,7 @@ impl<'a> Dispatches<'a> {
             g: c.decay.strides,
             ..Params::default()
         };
-        Self { c, tiles, walk, kv, params, operands: operands(c) }
+        Self { c, tiles, walk, kv, params, operands: operands(c), lanes }
     }
 
     pub(super) fn build(self, caps: &Caps) -> Result<Program, Error> {
@@ -224,7 +225,7 @@ impl<'a> Dispatches<'a> {
         let mut consts = self.tiles.consts(self.tiles.segment_tile);
         consts.extend([("READ_HEADS", 0), ("ADVANCED", 0)]);
         consts.extend(&f.consts);
-        let spec = self.spec(&[&f.keys, &self.c.decay.tiled], true, consts, vec![]);
+        let spec = self.spec(&[&[self.lanes], &f.keys, &self.c.decay.tiled], true, consts, vec![]);
         let step = self.step(&self.c.kernels.segment, rows(self.c.qkv, spec, false), params, groups, cost);
         step.own(self.c.own.get(part))
     }
@@ -339,7 +340,7 @@ impl<'a> Dispatches<'a> {
             overrides.extend([("FIRST", first.into()), ("LAST", last.into())]);
         }
         overrides.extend(&c.epilogue.overrides);
-        let fragments = [&f.keys, &f.queries, &c.decay.tiled, &c.epilogue.tiled].map(Vec::as_slice);
+        let fragments = [&[self.lanes][..], &f.keys, &f.queries, &c.decay.tiled, &c.epilogue.tiled];
         let spec = self.spec(&fragments, false, consts, overrides);
         self.step(&c.kernels.output, rows(s, spec, true), params, groups, cost).own(c.own.get(part))
     }

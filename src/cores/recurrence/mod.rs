@@ -22,6 +22,7 @@ mod tiles;
 
 use std::mem::offset_of;
 
+use crate::cores::lanes::lanes;
 use crate::error::Error;
 use crate::gpu::Caps;
 use crate::gpu::grid::Grid;
@@ -227,6 +228,7 @@ impl Recurrence<'_> {
         check_indices(self.op, std::slice::from_ref(&self.state.slot))?;
         // The end of the last segment may lie up to one segment beyond the end of the sequence, and is computed in u32.
         check_lengths(self.op, self.qkv)?;
-        dispatch::Dispatches::new(self, *tiles, self.walk(tiles, caps)).build(caps)
+        let lanes = lanes(tiles.col_threads, caps);
+        dispatch::Dispatches::new(self, *tiles, self.walk(tiles, caps), lanes).build(caps)
     }
 }

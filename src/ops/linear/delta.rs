@@ -23,6 +23,7 @@ use std::mem::offset_of;
 
 use super::layout::{KERNELS, decay_of, decode_rows};
 use super::{Config, NAME};
+use crate::cores::lanes::lanes;
 use crate::cores::recurrence::kernels::*;
 use crate::cores::recurrence::{Decay, GATE_STRIDES, Params, STRIDES, Tiles};
 use crate::error::Error;
@@ -88,7 +89,7 @@ pub(super) fn program(c: &Config, caps: &Caps) -> Result<Program, Error> {
     qkv::check_lengths(NAME, &c.qkv)?;
     let gate = slots.iter().position(|slot| slot.name == "g");
     let beta = slots.iter().position(|slot| slot.name == "beta");
-    let dispatches = Dispatches::new(c, &slots, gate);
+    let dispatches = Dispatches::new(c, &slots, gate, caps);
     let steps = if c.mode.decode { vec![dispatches.decode()] } else { dispatches.walk(caps) };
     let mut strides = STRIDES.to_vec();
     strides.extend(gate.map(|slot| (slot, GATE_STRIDES)));
@@ -130,12 +131,13 @@ struct Dispatches<'a> {
     params: Params,
     decay: Decay,
     operands: Vec<Named>,
+    lanes: Fragment,
 }
 
 impl<'a> Dispatches<'a> {
     /// The casts to u32 lose nothing that is used: every tensor has at most `u32::MAX` elements, and every sequence at
     /// most 2^30 tokens.
-    fn new(c: &'a Config, slots: &[Slot], gate: Option<usize>) -> Self {
+    fn new(c: &'a Config, slots: &[Slot], gate: Option<usize>, caps: &Caps) -> Self {
         let s = &c.qkv;
         let tiles = tiles(c);
         let [q, k, v, o] = s.strides();
@@ -168,7 +170,8 @@ impl<'a> Dispatches<'a> {
         let named = slots.iter().enumerate().map(|(i, slot)| (slot.name, Operand::Slot(i)));
         let workspace = [("segments", Operand::Workspace(0)), ("state", Operand::Workspace(1))];
         let operands = named.chain(gate.map(|slot| ("gate", Operand::Slot(slot)))).chain(workspace).collect();
-        Self { c, tiles, kv: s.kv_units() as u64, params, decay, operands }
+        let lanes = lanes(tiles.col_threads, caps);
+        Self { c, tiles, kv: s.kv_units() as u64, params, decay, operands, lanes }
     }
 
     fn state_len(&self) -> u64 {
@@ -254,8 +257,10 @@ impl<'a> Dispatches<'a> {
         consts.push(("READ_HEADS", t.read_heads as u32));
         let overrides = [("CAUSAL", 1), ("INIT", init.into()), ("STORE", store.into())];
         let groups = self.kv * (t.col_splits * t.head_splits) as u64;
-        let fragments =
-            [&[IDENTITY, MAPPED_KEYS, MAPPED_QUERIES, NORMALIZE[0], NO_EPILOGUE[0], DELTA][..], &self.decay.tiled];
+        let fragments = [
+            &[IDENTITY, MAPPED_KEYS, MAPPED_QUERIES, NORMALIZE[0], NO_EPILOGUE[0], DELTA, self.lanes][..],
+            &self.decay.tiled,
+        ];
         let (spec, narrow) = rows(s, self.spec(&fragments, consts, &overrides), true);
         self.step(&WALK_KERNEL, spec, &params, groups, cost).or_narrow(narrow)
     }
