@@ -23,8 +23,8 @@ fn prepare_key(b: u32, g: u32, invocation: u32) {
     }
     workgroupBarrier();
     for (var d = invocation; d < params.dim_k; d += COLUMNS * LANES) {
-        count_load(1u);
-        let x = max(f32(k[head_start(params.k, b, key_head(g)) + d]), 0.0);
+        count_load(1u + FACTORS);
+        let x = max(key_factor(b, key_head(g), 0u) * f32(k[head_start(params.k, b, key_head(g)) + d]), 0.0);
         wg_key[d] = wg_angle.x * x;
         wg_key[params.dim_k + d] = wg_angle.y * x;
     }
@@ -32,8 +32,8 @@ fn prepare_key(b: u32, g: u32, invocation: u32) {
 
 fn prepare_query(b: u32, g: u32, h: u32, invocation: u32) {
     for (var d = invocation; d < params.dim_k; d += COLUMNS * LANES) {
-        count_load(1u);
-        let x = max(f32(q[head_start(params.q, b, key_head(h)) + d]), 0.0);
+        count_load(1u + FACTORS);
+        let x = max(query_factor(b, key_head(h), 0u) * f32(q[head_start(params.q, b, key_head(h)) + d]), 0.0);
         wg_query[d] = wg_angle.x * x;
         wg_query[params.dim_k + d] = wg_angle.y * x;
     }

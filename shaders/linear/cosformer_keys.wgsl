@@ -1,8 +1,8 @@
 // cosformer: max(x, 0) of each element of a key, times the cosine and times the sine of its token's angle (angle.wgsl). In a
 // workgroup the D cosine rows are padded to groups of four, then come the sine rows. The stored state has no padding.
 //
-// Prelude constant: DIM_K4, groups of four of D. The operator defines first_place(kv), the position of the run's first token
-// modulo a turn.
+// Prelude constant: DIM_K4, groups of four of D. The operator defines first_place(p), the position of the first token of
+// the sequence modulo a turn.
 
 const ROW4: u32 = DIM_K4;
 
@@ -25,12 +25,13 @@ fn state_row(i: u32) -> u32 {
     return i / (4u * DIM_K4) * params.dim_k + d;
 }
 
-// Position of the first token modulo a turn, for this workgroup.
+// The first token of this workgroup's sequence, and its position modulo a turn.
+var<private> start_token: u32;
 var<private> start_place: u32;
 
 fn put_key(n: u32, i: u32, x: vec4<f32>, there: vec4<bool>) {
     let row = select(vec4<f32>(0.0), max(x, vec4<f32>(0.0)), there);
-    let angle = angle_of(start_place, n);
+    let angle = angle_of(start_place, n - start_token);
     let to = i / DIM_K4 * DIM4 + i % DIM_K4;
     wg_k[to] = angle.x * row;
     wg_k[to + DIM_K4] = angle.y * row;
@@ -40,7 +41,8 @@ fn put_key(n: u32, i: u32, x: vec4<f32>, there: vec4<bool>) {
 fn finish_tile(p: Place, keys: bool, queries: bool, invocation: u32) {}
 
 fn begin_walk(p: Place, segment: u32, stored: bool, invocation: u32) {
-    start_place = first_place(p.kv);
+    start_token = p.span.start;
+    start_place = first_place(p);
 }
 
 fn end_walk(p: Place, store: bool, invocation: u32) {}

@@ -17,7 +17,7 @@ fn combine_row_splits(row: u32, split: u32, e: u32, sum: ptr<function, vec4<f32>
 
 fn put_query(n: u32, i: u32, x: vec4<f32>, there: vec4<bool>) {
     let values = select(vec4<f32>(0.0), max(x, vec4<f32>(0.0)), there);
-    let angle = angle_of(start_place, n);
+    let angle = angle_of(start_place, n - start_token);
     let to = i / DIM_K4 * DIM4 + i % DIM_K4;
     wg_q[to] = angle.x * values;
     wg_q[to + DIM_K4] = angle.y * values;

@@ -16,9 +16,9 @@
 // previous token, L(t - 1) and L(s, t - 1), on the right-hand side; another vector in place of k_t there; and a second vector
 // that is written with the result, so two updates of the state per token.
 //
-// Grid: column splits, head splits, KV heads. Reads q, k, v, beta, and a page of segments; writes o, and the other page at the
+// Grid: column splits, head splits, sequences, KV heads. Reads q, k, v, beta, and a page of segments; writes o, and the other page at the
 // end. Prelude constants: those of cores/recurrence/output.wgsl, which also loads and stores the state.
-@group(0) @binding(BETA_BINDING) var<storage, read> beta: array<Elem>; // B G N
+@group(0) @binding(BETA_BINDING) var<storage, read> beta: array<Strength>; // B G N
 
 var<workgroup> wg_beta: array<f32, TILE>;
 // [TILE][TILE]: the matrix of the system below its diagonal, and on it the strengths beta |k|^2.
@@ -176,12 +176,14 @@ fn linear_delta(
     if (index >= params.grid.end) {
         return;
     }
-    let p = shared_place(place(index));
+    let home = place(index, params.keys, invocation);
+    let p = shared_place(home);
+    let last = home.span.start + min(params.end, home.span.length);
     let row_thread = same_in_row(invocation / COL_THREADS);
     let col_thread = invocation % COL_THREADS;
     load_state(p, invocation);
-    for (var start = params.first; start < params.end; start += params.segment) {
-        let end = min(start + params.segment, params.end);
+    for (var start = home.span.start + params.first; start < last; start += params.segment) {
+        let end = min(start + params.segment, last);
         for (var batch = start; batch < end; batch += BATCH) {
             load_decays(p, batch, end, invocation);
             let stop = min(batch + BATCH, end);
@@ -207,7 +209,7 @@ fn linear_delta(
     }
     if (STORE == 1u && p.head_split == 0u) {
         var kept = p;
-        kept.segment = params.write_page;
+        kept.segment += params.write_page;
         store_segment(kept, row_thread, col_thread);
     }
 }

@@ -1,7 +1,7 @@
 // Delta rules, decode (one token): reads the state with the key, updates it and reads it with the queries, in one dispatch.
 // Columns and lanes are those of cores/recurrence/decode_lanes.wgsl.
 // Grid: KV heads. Reads k, v, q, beta; reads and writes state; writes o.
-@group(0) @binding(BETA_BINDING) var<storage, read> beta: array<Elem>; // B G 1
+@group(0) @binding(BETA_BINDING) var<storage, read> beta: array<Strength>; // B G 1
 
 var<workgroup> wg_beta: f32;
 var<workgroup> wg_value: array<f32, COLUMNS>; // the value written to each column
@@ -10,10 +10,10 @@ fn sum_lanes(column: u32) -> f32 {
     return wg_sum[column] + wg_sum[column + COLUMNS] + wg_sum[column + 2u * COLUMNS] + wg_sum[column + 3u * COLUMNS];
 }
 
-// The decayed state in row d of the column whose first element is at `at`.
+// The decayed state in row d.
 fn decayed(at: u32, d: u32) -> f32 {
     count_load(1u);
-    return left_of(vec4<f32>(decay_row(d)), vec4<f32>(state[at + initial_state_at(d, 0u)])).x;
+    return left_of(vec4<f32>(decay_row(d)), vec4<f32>(state[at])).x;
 }
 
 @compute @workgroup_size(COLUMNS * LANES)
@@ -42,13 +42,13 @@ fn linear_delta_decode(
         prepare_query(b, g, h, invocation);
         for (var first = 0u; first < params.dim_v; first += COLUMNS) {
             let e = first + column;
-            let at = kv * params.rows * params.dim_v + e;
+            let start = kv * params.rows * params.dim_v;
             // The first query head writes; the same invocation reads back its own writes for the other heads.
             if (r == 0u) {
                 var answer = 0.0;
                 if (e < params.dim_v) {
                     for (var d = lane; d < params.rows; d += LANES) {
-                        answer += key_feature(d) * decayed(at, d);
+                        answer += key_feature(d) * decayed(start + initial_state_at(d, e), d);
                     }
                 }
                 wg_sum[invocation] = answer;
@@ -61,14 +61,15 @@ fn linear_delta_decode(
             var sum = 0.0;
             if (e < params.dim_v) {
                 for (var d = lane; d < params.rows; d += LANES) {
+                    let at = start + initial_state_at(d, e);
                     var s = 0.0;
                     if (r == 0u) {
                         s = decayed(at, d) + key_feature(d) * wg_value[column];
                         count_store(1u);
-                        state[at + initial_state_at(d, 0u)] = s;
+                        state[at] = s;
                     } else {
                         count_load(1u);
-                        s = state[at + initial_state_at(d, 0u)];
+                        s = state[at];
                     }
                     sum += query_feature(d) * s;
                 }

@@ -29,7 +29,7 @@ fn load_decay(p: Place, first: u32, end: u32, invocation: u32) {
     }
     if (invocation == 0u) {
         wg_tokens = min(TILE, end - first);
-        wg_first = first % params.segment;
+        wg_first = (first - p.span.start) % params.segment;
     }
 }
 

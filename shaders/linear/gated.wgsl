@@ -1,5 +1,5 @@
 // Decay by exp(g), with one factor per head.
-@group(0) @binding(GATE_BINDING) var<storage, read> gate: array<Elem>; // B G N
+@group(0) @binding(GATE_BINDING) var<storage, read> gate: array<Gate>; // B G N
 const SCALED: u32 = 0u;
 
 fn decay_token(p: Place, n: u32) -> vec2<f32> {

@@ -1,5 +1,5 @@
 // Decay by exp(g), decode. Prelude constant: DECAY, 1 or 2.
-@group(0) @binding(GATE_BINDING) var<storage, read> gate: array<Elem>; // B G 1, or B G 1 D'
+@group(0) @binding(GATE_BINDING) var<storage, read> gate: array<Gate>; // B G 1, or B G 1 D'
 
 var<workgroup> wg_decay: array<f32, MAX_DIM>;
 

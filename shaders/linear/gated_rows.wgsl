@@ -1,5 +1,5 @@
 // Decay by exp(g), with one factor per row. Prelude constant: KEEP_LOGS, 1 if the state of a segment will be stored.
-@group(0) @binding(GATE_BINDING) var<storage, read> gate: array<Elem>; // B G N D'
+@group(0) @binding(GATE_BINDING) var<storage, read> gate: array<Gate>; // B G N D'
 
 var<workgroup> wg_decay: array<vec4<f32>, TILE * DIM4>; // tokens past the end get no decay
 // Used only if the state of a segment is stored. Otherwise it has one element, to leave workgroup memory to the tiles.
@@ -33,7 +33,7 @@ fn load_decay(p: Place, first: u32, end: u32, invocation: u32) {
         if (KEEP_LOGS == 1u) {
             wg_log[i] = logs;
         }
-        let at = n % params.segment;
+        let at = (n - p.span.start) % params.segment;
         wg_decay[i] = vec4<f32>(
             decay_factor(logs.x, at), decay_factor(logs.y, at), decay_factor(logs.z, at), decay_factor(logs.w, at),
         );

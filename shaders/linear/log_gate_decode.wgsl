@@ -1,5 +1,5 @@
 // performer with a log decay per KV head, decode.
-@group(0) @binding(GATE_BINDING) var<storage, read> gate: array<Elem>; // B G 1
+@group(0) @binding(GATE_BINDING) var<storage, read> gate: array<Gate>; // B G 1
 
 fn log_of(b: u32, g: u32) -> f32 {
     count_load(1u);

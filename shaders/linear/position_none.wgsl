@@ -1,4 +1,4 @@
 // The sequence starts at position 0.
-fn first_place(kv: u32) -> u32 {
+fn first_place(p: Place) -> u32 {
     return 0u;
 }

@@ -27,8 +27,8 @@ fn project(row: u32, g: u32) -> f32 {
 
 fn prepare_key(b: u32, g: u32, invocation: u32) {
     for (var d = invocation; d < params.dim_k; d += COLUMNS * LANES) {
-        count_load(1u);
-        wg_x[d] = f32(k[head_start(params.k, b, key_head(g)) + d]);
+        count_load(1u + FACTORS);
+        wg_x[d] = key_factor(b, key_head(g), 0u) * f32(k[head_start(params.k, b, key_head(g)) + d]);
     }
     workgroupBarrier();
     for (var row = invocation; row < params.rows; row += COLUMNS * LANES) {
@@ -40,8 +40,8 @@ fn prepare_key(b: u32, g: u32, invocation: u32) {
 
 fn prepare_query(b: u32, g: u32, h: u32, invocation: u32) {
     for (var d = invocation; d < params.dim_k; d += COLUMNS * LANES) {
-        count_load(1u);
-        wg_x[d] = f32(q[head_start(params.q, b, key_head(h)) + d]);
+        count_load(1u + FACTORS);
+        wg_x[d] = query_factor(b, key_head(h), 0u) * f32(q[head_start(params.q, b, key_head(h)) + d]);
     }
     workgroupBarrier();
     for (var row = invocation; row < params.rows; row += COLUMNS * LANES) {

@@ -172,6 +172,8 @@ pub struct Strided {
     pub at: usize,
     /// Order of the tensor's four axes.
     pub layout: Layout,
+    /// The number of the last token, for a kernel that takes the tokens from the last to the first.
+    pub backward_from: Option<u32>,
 }
 
 impl Strided {
@@ -182,8 +184,15 @@ impl Strided {
             Layout::Bhnd => (strides[1], strides[2]),
             Layout::Bnhd => (strides[2], strides[1]),
         };
-        [strides[0] as u32, head as u32, token as u32, (before as u32).wrapping_neg()]
+        let forward = [strides[0] as u32, head as u32, token as u32, (before as u32).wrapping_neg()];
+        self.backward_from.map_or(forward, |last| backward(forward, last))
     }
+}
+
+/// Strides as the uniform stores them, of the same tensor with the tokens up to `last` from the last to the first: the stride
+/// from token to token is negative, which wraps around in u32, and token 0 is the last.
+pub(crate) fn backward([batch, head, token, base]: [u32; 4], last: u32) -> [u32; 4] {
+    [batch, head, token.wrapping_neg(), base.wrapping_sub(last.wrapping_mul(token))]
 }
 
 /// The elements of a tensor that the workgroups of one unit of a step (a key head or a batch entry) access.
@@ -197,7 +206,8 @@ pub struct Share {
     pub size: u64,
     /// Elements per unit. Units are contiguous.
     pub elements: u64,
-    /// Byte offset in the uniform of the binding's first element (u32). The kernel subtracts it from its indices.
+    /// Byte offset in the uniform of the binding's first element (u32), to which that of the part is added. The kernel
+    /// subtracts it from its indices.
     pub base: usize,
 }
 
@@ -246,7 +256,10 @@ pub fn cut(
             let first = aligned(start * share.elements, share.size, caps);
             let end = (start + count) * share.elements;
             piece.operands[share.operand] = Operand::Part { slot, first, count: end - first };
-            piece.params[share.base..share.base + 4].copy_from_slice(&(first as u32).to_le_bytes());
+            let base = share.base..share.base + 4;
+            // Two tensors of one shape may share a base.
+            let start = bytemuck::pod_read_unaligned::<u32>(&step.params[base.clone()]);
+            piece.params[base].copy_from_slice(&start.wrapping_add(first as u32).to_le_bytes());
         }
         steps.push(piece);
     }

@@ -216,6 +216,7 @@ pub(super) fn cpu<C: Configured>(config: &C, tensors: &TensorMap) -> TensorMap {
     joined(&whole, &done.into_iter().map(OnceLock::into_inner).collect::<Vec<_>>())
 }
 
+#[cfg(feature = "cpu")]
 /// Joins the outputs of the sequences, none for one without tokens, and their states.
 fn joined<C: Configured>(whole: &Composed<'_, C>, done: &[Option<TensorMap>]) -> TensorMap {
     let mut joined = TensorMap::new();
@@ -254,59 +255,6 @@ pub(super) fn log_decay<C: Configured>(config: &C, tensors: &TensorMap, of: LogD
     }
     let joined = HostTensor::join(&decays.into_iter().flatten().collect::<Vec<_>>(), 0);
     if whole.mode.state_layout == StateLayout::Ed { joined.exchanged() } else { joined }
-}
-
-/// Runs one operator on some device.
-pub type Runner<'a> = dyn FnMut(&dyn Operator, &TensorMap) -> Result<TensorMap, Error> + 'a;
-
-/// Runs an operator as one or several runs of `run`, each of which has kernels; `None` if it has kernels as it is. The inputs
-/// are those of the slots.
-///
-/// # Errors
-/// The errors of `run`.
-pub(super) fn with_kernels<C: Configured>(
-    config: &C,
-    tensors: &TensorMap,
-    run: &mut Runner<'_>,
-) -> Result<Option<TensorMap>, Error> {
-    if !config.mode().is_composed() {
-        return config.lowered(tensors).map(|plain| run_plain(config, plain, run)).transpose();
-    }
-    let whole = Composed::new(config, tensors);
-    let mut done = Vec::new();
-    for at in 0..whole.sequences.len() {
-        let mut sum: Option<TensorMap> = None;
-        for &reversed in whole.runs().iter().filter(|_| !whole.sequences[at].is_empty()) {
-            let (config, inputs) = (whole.config(at), whole.inputs(at, reversed));
-            let outputs = match config.lowered(&inputs) {
-                Some(plain) => run_plain(&config, plain, run)?,
-                None => run(&config, &inputs)?,
-            };
-            let outputs = whole.forward(at, reversed, outputs);
-            sum = Some(match sum {
-                Some(sum) => sums(&sum, &outputs),
-                None => outputs,
-            });
-        }
-        done.push(sum);
-    }
-    Ok(Some(joined(&whole, &done)))
-}
-
-/// Runs what a configuration was lowered to, and stores the results as the configuration has them.
-fn run_plain<C: Configured>(
-    config: &C,
-    (plain, inputs): (C, TensorMap),
-    run: &mut Runner<'_>,
-) -> Result<TensorMap, Error> {
-    let mut outputs = run(&plain, &inputs)?;
-    let slots = Operator::slots(config);
-    for part in slots.iter().filter(|slot| slot.access == Access::Write).flat_map(|slot| &slot.parts) {
-        if let Some(tensor) = outputs.remove(part.name) {
-            outputs.insert(part.name, tensor.cast(part.dtype));
-        }
-    }
-    Ok(outputs)
 }
 
 /// Computes the reference of an operator, in as many plain runs as its mode needs.

@@ -22,7 +22,6 @@ use crate::gpu::program::{Cost, Program};
 use crate::operator::mode::Mode;
 use crate::tensor::{Access, DType, HostTensor, Slot, Tensor, TensorMap, Values};
 
-pub use composed::Runner;
 pub(crate) use plan::named;
 pub use plan::{Plan, compile};
 
@@ -40,9 +39,6 @@ pub type ReferenceOutputs = Vec<(&'static str, Vec<f64>)>;
 
 /// Computes the reference outputs of a configuration for the given rows.
 pub type ReferenceFn<C> = fn(&C, &TensorMap, Rows<'_>) -> ReferenceOutputs;
-
-/// What a plan says of a form for which there is no single program.
-pub(crate) const NO_PLAN: &str = " has no plan on a GPU: `run` composes it from runs that have one";
 
 /// What the numbers of a carried state mean. A run may only go on from a state of the same basis.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -101,18 +97,11 @@ pub trait Configured: Debug + Clone + Send + Sync + Sized + 'static {
     }
 
     /// The same settings in the mode [`Mode::plain`], for sequences of this length and storage type. Runs of packed
-    /// sequences, backward runs and states with their axes exchanged are composed of such runs. Only an operator that has
-    /// these settings is asked.
+    /// sequences, backward runs and states with their axes exchanged are composed of such runs by the `cpu` backend and the
+    /// reference. Only an operator that has these settings is asked.
     #[must_use]
     fn plain(&self, _length: usize, _dtype: DType) -> Self {
         self.clone()
-    }
-
-    /// The settings and tensors in a form for which there are kernels, where those of `tensors` are computed from others; by
-    /// default `None`, which says that there are kernels for them as they are.
-    #[must_use]
-    fn lowered(&self, _tensors: &TensorMap) -> Option<(Self, TensorMap)> {
-        None
     }
 
     /// What the numbers of its state depend on: by default, on nothing but the operator.
@@ -224,15 +213,6 @@ pub trait Operator: Debug + Send + Sync {
     /// Settings that contradict each other, or a limit of the device that is exceeded.
     fn program(&self, caps: &Caps) -> Result<Program, Error>;
 
-    /// Runs this operator as one or several runs of `run` for which there are kernels, on tensors of the host; `None` if its
-    /// own program does.
-    ///
-    /// # Errors
-    /// The errors of `run`.
-    fn with_kernels(&self, _tensors: &TensorMap, _run: &mut Runner<'_>) -> Result<Option<TensorMap>, Error> {
-        Ok(None)
-    }
-
     /// Computes the definition step by step from the same inputs. Outputs and state have the same names as those of
     /// [`Operator::cpu`]. Outputs along the sequence contain only the requested rows, packed together.
     ///
@@ -294,10 +274,6 @@ impl<C: Configured> Operator for C {
     fn program(&self, caps: &Caps) -> Result<Program, Error> {
         self.validate()?;
         (C::ALGORITHM.program)(self, caps)
-    }
-
-    fn with_kernels(&self, tensors: &TensorMap, run: &mut Runner<'_>) -> Result<Option<TensorMap>, Error> {
-        composed::with_kernels(self, tensors, run)
     }
 
     fn reference(&self, tensors: &TensorMap, precision: Precision, rows: Rows<'_>) -> ReferenceOutputs {

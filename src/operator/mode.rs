@@ -163,11 +163,10 @@ impl Mode {
 
     /// Whether the run is composed of runs in the mode [`Mode::plain`].
     pub(crate) fn is_composed(&self) -> bool {
-        self.without_kernels().is_some()
+        self.beyond_plain().is_some()
     }
 
     /// What [`Mode::plain`] leaves out, for people, behind the description of an algorithm.
-    #[cfg(feature = "cpu")]
     pub(crate) fn told(&self) -> String {
         let mut text = self.sequences.map_or_else(String::new, |count| format!(", {count} packed sequences"));
         text.push_str(match self.direction {
@@ -189,10 +188,10 @@ impl Mode {
         Some(Slot::plain("cu_seqlens", Access::Read, DType::U32, [count]))
     }
 
-    /// What of the mode has no kernels, for the sentence that refuses it on a GPU; `None` if all of it has.
-    pub(crate) fn without_kernels(&self) -> Option<&'static str> {
+    /// The setting that [`Mode::plain`] leaves out, if there is one.
+    fn beyond_plain(&self) -> Option<&'static str> {
         if self.sequences.is_some() {
-            Some("cu_seqlens")
+            Some("sequences")
         } else if self.direction != Direction::Forward {
             Some("direction")
         } else if self.carry && self.state_layout != StateLayout::De {
@@ -202,6 +201,11 @@ impl Mode {
         }
     }
 
+    /// Bytes of the borders of packed sequences.
+    pub(crate) fn border_bytes(&self) -> f64 {
+        self.sequences.map_or(0.0, |count| 4.0 * (count as f64 + 1.0))
+    }
+
     /// Refuses lengths and settings that contradict each other, and what only some operators have: packed sequences,
     /// directions and orders of a state ([`Mode::check_all`]). `tensor` is the name of the tensor along the sequence,
     /// `queries` and `keys` are the lengths N and M.
@@ -209,8 +213,7 @@ impl Mode {
     /// # Errors
     /// One sentence that names the tensor or setting.
     pub(crate) fn check(self, op: &'static str, tensor: &str, queries: usize, keys: usize) -> Result<(), Error> {
-        if let Some(setting) = self.without_kernels() {
-            let setting = if setting == "cu_seqlens" { "sequences" } else { setting };
+        if let Some(setting) = self.beyond_plain() {
             return Err(Error::rule(op, setting, " is not among the settings of this operator"));
         }
         self.check_lengths(op, tensor, queries, keys)

@@ -310,7 +310,8 @@ impl Qkv {
                 step.operands.iter().position(slot)
             };
             let found = strides.iter().filter_map(|&(slot, at)| Some((operand(slot)?, at)));
-            step.strided = found.map(|(operand, at)| Strided { operand, at, layout: self.layout }).collect();
+            step.strided =
+                found.map(|(operand, at)| Strided { operand, at, layout: self.layout, backward_from: None }).collect();
         }
         steps
     }

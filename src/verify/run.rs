@@ -144,32 +144,6 @@ pub fn gpu(
     operator.validate()?;
     check_inputs(operator.name(), &operator.slots(), inputs)?;
     operator.check_values(inputs)?;
-    let mut parts: Vec<Run> = Vec::new();
-    let mut one = |operator: &dyn Operator, inputs: &TensorMap| {
-        let mut run = program(ctx, operator, inputs, poison, progress)?;
-        let outputs = std::mem::take(&mut run.outputs);
-        parts.push(run);
-        Ok(outputs)
-    };
-    let Some(outputs) = operator.with_kernels(inputs, &mut one)? else {
-        return program(ctx, operator, inputs, poison, progress);
-    };
-    let wall = parts.iter().map(|run| run.wall).sum();
-    let workspace_bytes = parts.iter().map(|run| run.workspace_bytes).max().unwrap_or(0);
-    let first = parts.first().map_or("no token", |run| &run.variant);
-    let variant = if parts.len() == 1 { first.to_owned() } else { format!("{} runs, the first: {first}", parts.len()) };
-    Ok(Run { outputs, variant, wall, workspace_bytes })
-}
-
-/// Runs the program of an operator once on a device.
-#[cfg(not(target_arch = "wasm32"))]
-fn program(
-    ctx: &Context,
-    operator: &dyn Operator,
-    inputs: &TensorMap,
-    poison: bool,
-    progress: &mut dyn FnMut(f64),
-) -> Result<Run, Error> {
     let prepared = Prepared::of(ctx, compile(ctx, operator)?, inputs, poison)?;
     let wall = prepared.run(ctx, progress)?;
     Ok(Run {

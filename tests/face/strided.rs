@@ -1,7 +1,7 @@
 //! Tensors with strides: the bits are those of contiguous tensors.
 
 use subquad::gpu::{AdapterRequest, Context, Workspace, readback};
-use subquad::operator::mode::Mode;
+use subquad::operator::mode::{Direction, Mode};
 use subquad::operator::qkv::Qkv;
 use subquad::operator::{Operator, compile};
 use subquad::ops::linear::{FeatureMap, Gate, Rule};
@@ -114,6 +114,8 @@ fn recurrences_take_a_fused_projection() {
     let mut operators: Vec<(&str, Box<dyn Operator>)> = vec![
         ("linear", Box::new(cut(linear::Config::new(short)))),
         ("linear, bnhd", Box::new(cut(linear::Config::new(short.layout(Layout::Bnhd))))),
+        ("backward", Box::new(both_ways(short, Direction::Backward))),
+        ("in both directions, bnhd", Box::new(both_ways(short.layout(Layout::Bnhd), Direction::Both))),
     ];
     // Each of these compiles for seconds on a software adapter.
     if !quick() {
@@ -132,7 +134,14 @@ fn recurrences_take_a_fused_projection() {
     }
     if ctx.caps().f16 {
         fused_is_contiguous(&ctx, "f16", &linear::Config::new(short.dtype(DType::F16)), Layout::Bhnd);
+        let both = both_ways(short.dtype(DType::F16), Direction::Both);
+        fused_is_contiguous(&ctx, "f16 in both directions", &both, Layout::Bhnd);
     }
+}
+
+/// Runs against the tokens, of vectors whose lengths a kernel of its own computes.
+fn both_ways(qkv: Qkv, direction: Direction) -> linear::Config {
+    linear::Config { l2norm: true, mode: Mode::new().segment(32).direction(direction), ..linear::Config::new(qkv) }
 }
 
 /// One token, with a state.

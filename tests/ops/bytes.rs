@@ -43,6 +43,8 @@ pub(crate) fn tests() -> Vec<Trial> {
 fn expected(op: &Op, case: &Case) -> Ordering {
     let decode = case.flags.switch("decode") == Some(true);
     match op.name {
+        // How many segments packed sequences have depends on their borders.
+        _ if case.with.contains(&"cu_seqlens") => Ordering::Less,
         // Tokens of a memory that share a slot load it once.
         "ramnet" if !decode => Ordering::Less,
         // States whole tiles, with all that only fills them.

@@ -79,6 +79,30 @@ fn value_heads_that_share_a_key_head_stay_together() {
     }
 }
 
+/// q, k, v and o of these cases are over the limit; gates, what is made of them and strengths of all heads are not.
+fn runs_against_the_tokens_and_prepared_gates_are_cut_too() {
+    let (Some(ctx), Some(small)) = (context(), limited(48 << 10, 1 << 20)) else { return };
+    let axes = [("B", 3), ("H", 2), ("N", 200), ("D", 16), ("E", 16)];
+    let backward = [("direction", "backward")];
+    let gates = [("rule", "gated-delta"), ("l2norm", "true"), ("beta-sigmoid", "true"), ("direction", "both")];
+    for (flags, with) in [
+        (&backward[..], &[][..]),
+        (&[("rule", "gated-delta"), ("l2norm", "true")], &["g.G", "beta.N"]),
+        (&gates, &["a", "a_log", "dt_bias", "beta"]),
+    ] {
+        let op = find("linear").unwrap();
+        for layout in [Layout::Bhnd, Layout::Bnhd] {
+            let case = flags.iter().fold(Case::new("cut", &axes).layout(layout), |case, (n, v)| case.flag(n, v));
+            let case = with.iter().fold(case, |case, name| case.with(name));
+            let (operator, inputs) = prepare(op, &case);
+            let run = on_gpu(&small, operator.as_ref(), &inputs);
+            assert_matches(&format!("{flags:?} {layout}"), operator.as_ref(), &inputs, &run.outputs);
+            let steps = |ctx: &Context| operator.program(ctx.caps()).unwrap().steps().len();
+            assert!(steps(&small) > steps(ctx), "{flags:?} {layout}: nothing was cut");
+        }
+    }
+}
+
 fn a_tensor_over_the_largest_buffer_is_refused_with_both_numbers() {
     let Some(device) = limited(48 << 10, 64 << 10) else { return };
     for op in OPS.iter().filter(|op| op.inputs[0].name == "q") {
@@ -174,6 +198,7 @@ pub(crate) fn tests() -> Vec<Trial> {
     vec![
         test(tensors_over_one_binding_are_cut_where_the_layout_allows),
         test(value_heads_that_share_a_key_head_stay_together),
+        test(runs_against_the_tokens_and_prepared_gates_are_cut_too),
         test(a_tensor_over_the_largest_buffer_is_refused_with_both_numbers),
         test(channels_over_one_binding_are_cut_at_blocks_of_them),
         test(a_scan_over_one_binding_is_cut_at_groups_or_at_channels),

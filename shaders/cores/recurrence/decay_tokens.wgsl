@@ -12,7 +12,7 @@ fn load_decays(p: Place, first: u32, end: u32, invocation: u32) {
         if (first + i < end) {
             token = decay_token(p, first + i);
         }
-        wg_decay[i] = decay_factor(token.x, (first + i) % params.segment);
+        wg_decay[i] = decay_factor(token.x, (first + i - p.span.start) % params.segment);
         if (KEEP_LOGS == 1u) {
             wg_log[i] = token.x;
         }

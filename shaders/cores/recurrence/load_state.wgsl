@@ -7,6 +7,7 @@
 override CAUSAL: u32 = 1u; // 1: each token writes the state before it is read; 0: all queries read the state of segment 0
 override INIT: u32 = 0u;   // initial state: 0 zero, 1 from segments
 override STORE: u32 = 0u;  // 1: store the final state in segments
+override SUMMED: u32 = 0u; // 1: outputs are added to those of an earlier run
 
 fn stored(at: u32, exists: bool) -> f32 {
     if (!exists) {
@@ -72,6 +73,10 @@ fn store_outputs(p: Place, first: u32, end: u32, invocation: u32) {
             sum = normalize(row, sum, weight);
             sum = epilogue(p, n, row % TILE, col_thread, sum);
             let at = head_start(params.o, p.b, p.g * p.group + r) + n * params.o.token;
+            if (SUMMED == 1u && e < params.dim_v) {
+                count_load(four_of(e, params.dim_v));
+                sum += load_o(at, e);
+            }
             count_store(four_of(e, params.dim_v));
             store_o(at, e, sum);
         }

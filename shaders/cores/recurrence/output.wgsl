@@ -16,15 +16,18 @@ fn recurrence_output(
         return;
     }
     // Loops follow this place, because no compiler takes a broadcast number for one that all of a workgroup share.
-    let home = place(index);
+    let home = place(index, params.queries, invocation);
     let p = shared_place(home);
     let row_thread = same_in_row(invocation / COL_THREADS);
     let col_thread = invocation % COL_THREADS;
-    let end = min((home.segment + 1u) * params.segment, params.queries);
+    let end = home.span.end;
     begin_walk(p, initial_segment(p), INIT == 1u, invocation);
     load_state(p, invocation);
-    fetch_tile(p, home.segment * params.segment, end, CAUSAL == 1u, invocation);
-    for (var batch = home.segment * params.segment; batch < end; batch += BATCH) {
+    // A segment that is left over behind packed sequences has no tokens.
+    if (home.span.first < end) {
+        fetch_tile(p, home.span.first, end, CAUSAL == 1u, invocation);
+    }
+    for (var batch = home.span.first; batch < end; batch += BATCH) {
         if (CAUSAL == 1u) {
             load_decays(p, batch, end, invocation);
         }

@@ -1,6 +1,8 @@
 // Recurrence, between the passes: a left-to-right scan over the segment states, one invocation per state element.
-// Grid: state elements in blocks of 64, KV heads. Reads and writes segments, [B G][segments][segment_stride], and state,
-// packed as B G rows E, then B G rows.
+// Grid: state elements in blocks of 64, KV heads of carried states. Reads and writes segments, [B G][segments][segment_stride], and
+// state, packed as B G rows E, then B G rows; packed sequences have S states in the place of B.
+//
+// A variant brings segments_of(unit), the stored segments of a carried state.
 @group(0) @binding(SEGMENTS_BINDING) var<storage, read_write> segments: array<f32>; // [B G][segments][segment_stride]
 @group(0) @binding(STATE_BINDING) var<storage, read_write> state: array<f32>;
 
@@ -30,18 +32,19 @@ fn recurrence_scan(
     }
     let blocks = (params.state_len + 63u) / 64u;
     let element = select(index % blocks * 64u, 0u, MODE == 4u) + invocation;
-    let kv = select(index / blocks, index, MODE == 4u);
+    let unit = select(index / blocks, index, MODE == 4u);
     if (element >= params.state_len) {
         return;
     }
+    let own_segments = segments_of(unit);
     // First segment: its log decay, its running maximum, the running maximum of its initial state.
-    let home_segment = (kv * params.stored_segments + params.read_page) * params.segment_stride;
+    let home_segment = (own_segments.kv * params.stored_segments + own_segments.first) * params.segment_stride;
     let passed = home_segment + params.state_len;
     if (MODE == 4u) {
         if (element == 0u) {
             count_load(1u);
             count_store(1u);
-            segments[passed + 2u] = state[params.extra_state + kv];
+            segments[passed + 2u] = state[params.extra_state + unit];
         }
         return;
     }
@@ -52,8 +55,8 @@ fn recurrence_scan(
     }
     let size = params.rows * params.dim_v;
     let is_norm = element >= size;
-    let matrix = kv * size + initial_state_at(element / params.dim_v, element % params.dim_v);
-    let home = select(matrix, params.norm_offset + kv * params.rows + element - size, is_norm);
+    let matrix = unit * size + initial_state_at(element / params.dim_v, element % params.dim_v);
+    let home = select(matrix, params.norm_offset + unit * params.rows + element - size, is_norm);
     var sum = 0.0;
     if (CARRY == 1u && MODE != 2u) {
         count_load(1u);
@@ -67,14 +70,14 @@ fn recurrence_scan(
     }
     let row = select(0u, select(element / params.dim_v, element - size, is_norm), DECAY == 2u);
     let decayed = DECAY != 0u && MODE != 2u;
-    for (var start = 0u; start < params.segments; start += GROUP) {
+    for (var start = 0u; start < own_segments.count; start += GROUP) {
         // The loads of several segments are issued together, which hides their latency.
         var owns: array<f32, GROUP>;
         var logs: array<f32, GROUP>;
         var tops: array<f32, GROUP>;
         for (var i = 0u; i < GROUP; i++) {
-            let of_segment = min(start + i, params.segments - 1u) * params.segment_stride;
-            let counted = u32(start + i < params.segments);
+            let of_segment = min(start + i, own_segments.count - 1u) * params.segment_stride;
+            let counted = u32(start + i < own_segments.count);
             count_load(counted);
             owns[i] = segments[first + of_segment];
             if (decayed) {
@@ -87,7 +90,7 @@ fn recurrence_scan(
             }
         }
         for (var i = 0u; i < GROUP; i++) {
-            if (start + i >= params.segments) {
+            if (start + i >= own_segments.count) {
                 break;
             }
             let of_segment = (start + i) * params.segment_stride;
@@ -126,12 +129,12 @@ fn recurrence_scan(
         state[home] = sum;
         if (RUNNING_MAX == 1u && element == 0u) {
             count_store(1u);
-            state[params.extra_state + kv] = running_max;
+            state[params.extra_state + unit] = running_max;
         }
         if (POSITION == 1u && element == 0u) {
-            let at = params.extra_state + 2u * kv;
-            let low = bitcast<u32>(state[at]) + params.queries;
-            state[at + 1u] = bitcast<f32>(bitcast<u32>(state[at + 1u]) + u32(low < params.queries));
+            let at = position_at(own_segments.kv, own_segments.sequence);
+            let low = bitcast<u32>(state[at]) + own_segments.tokens;
+            state[at + 1u] = bitcast<f32>(bitcast<u32>(state[at + 1u]) + u32(low < own_segments.tokens));
             state[at] = bitcast<f32>(low);
         }
     }

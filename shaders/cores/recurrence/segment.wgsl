@@ -11,15 +11,15 @@ fn recurrence_segment(
         return;
     }
     // Loops follow this place, because no compiler takes a broadcast number for one that all of a workgroup share.
-    let home = place(index);
+    let home = place(index, params.keys, invocation);
     let p = shared_place(home);
     let row_thread = same_in_row(invocation / COL_THREADS);
     let col_thread = invocation % COL_THREADS;
-    let end = min((home.segment + 1u) * params.segment, params.keys);
+    let end = home.span.end;
     clear_state();
     clear_passed();
     begin_walk(p, 0u, false, invocation);
-    for (var batch = home.segment * params.segment; batch < end; batch += BATCH) {
+    for (var batch = home.span.first; batch < end; batch += BATCH) {
         workgroupBarrier();
         load_decays(p, batch, end, invocation);
         let stop = min(batch + BATCH, end);

@@ -25,6 +25,7 @@ fn shared_place(p: Place) -> Place {
         same_in_workgroup(p.g),
         same_in_workgroup(p.group),
         same_in_workgroup(p.key_head),
+        p.span,
     );
 }
 
@@ -43,8 +44,10 @@ fn fetch_key(p: Place, first: u32, end: u32, i: u32) -> vec4<f32> {
     let at = one_of(i, KEY_GROUPS);
     let n = first + at / ROW4;
     let d = at % ROW4 * 4u;
-    count_load(select(0u, four_of(d, params.dim_k), n < end && is_one_of(i, KEY_GROUPS)));
-    return load_k(head_start(params.k, p.b, p.key_head) + min(n, end - 1u) * params.k.token, d);
+    count_load(select(0u, vector_loads(d), n < end && is_one_of(i, KEY_GROUPS)));
+    let token = min(n, end - 1u);
+    let x = load_k(head_start(params.k, p.b, p.key_head) + token * params.k.token, d);
+    return key_factor(p.b, p.key_head, token) * x;
 }
 
 fn store_key(first: u32, end: u32, i: u32, x: vec4<f32>) {

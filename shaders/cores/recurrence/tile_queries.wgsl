@@ -16,8 +16,10 @@ fn fetch_query(p: Place, first: u32, end: u32, i: u32) -> vec4<f32> {
     let n = first + row % TILE;
     let d = at % ROW4 * 4u;
     let counted = n < end && r < p.group && is_one_of(i, QUERY_GROUPS);
-    count_load(select(0u, four_of(d, params.dim_k), counted));
-    return load_q(head_start(params.q, p.b, query_head(p, r)) + min(n, end - 1u) * params.q.token, d);
+    count_load(select(0u, vector_loads(d), counted));
+    let token = min(n, end - 1u);
+    let head = query_head(p, r);
+    return query_factor(p.b, head, token) * load_q(head_start(params.q, p.b, head) + token * params.q.token, d);
 }
 
 fn store_query(first: u32, i: u32, x: vec4<f32>) {

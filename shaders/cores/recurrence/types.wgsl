@@ -20,13 +20,15 @@ struct Params {
     state_len: u32,       // elements per state: rows E, plus rows if normalised
     share: u32,           // KV heads of the state per head of q and k: 1, or H / G for ssd
     extra_state: u32,     // first element in the carried state of the positions or running maxima, which follow the sums
-    _pad: u32,
+    sequences: u32,       // S, packed sequences
     q: Strides,
     k: Strides,
     v: Strides,
     o: Strides,
     g: Strides,           // strides of the decay's tensor
     beta: Strides,        // strides of beta (delta rules)
+    q_factor: Strides,    // strides of the factors of q and k, if there are any
+    k_factor: Strides,
     first: u32,           // walks in several dispatches: tokens of this one, from first up to end (exclusive)
     end: u32,
     read_page: u32,       // without a scan between passes: stored segments to start from and, in several dispatches, to write to
@@ -43,41 +45,30 @@ fn initial_state_at(d: u32, e: u32) -> u32 {
     return select(d * params.dim_v + e, e * params.rows + d, TRANSPOSED == 1u);
 }
 
-// A decoded workgroup index. The column split varies fastest, so that neighbouring workgroups read the same tokens.
-struct Place {
-    split: u32,      // column split
-    head_split: u32,
-    segment: u32,
-    kv: u32,         // batch * G + KV head
-    b: u32,          // batch and KV head; divisions by uniforms are too slow to repeat for each tile
-    g: u32,
-    group: u32,      // query heads per KV head
-    key_head: u32,   // head of k
+// First of the two words of the position of a sequence, of which every KV head has one of its own.
+fn position_at(kv: u32, sequence: u32) -> u32 {
+    return params.extra_state + 2u * (kv * max(params.sequences, 1u) + sequence);
+}
+
+// Tokens of a sequence, and those of one of its stored segments.
+struct Span {
+    sequence: u32,
+    start: u32,  // first token of the sequence
+    length: u32, // tokens of the sequence
+    first: u32,  // first token of the segment, and the one after its last
+    end: u32,
+}
+
+// Stored segments that a carried state is summed over.
+struct Stored {
+    sequence: u32,
+    kv: u32,
+    first: u32,
+    count: u32,
+    tokens: u32, // tokens of the sequence
 }
 
 // The head of q and k that a KV head of the state reads.
 fn key_head(g: u32) -> u32 {
     return g / params.share;
-}
-
-fn place(index: u32) -> Place {
-    var p: Place;
-    var rest = index;
-    p.split = rest % params.col_splits;
-    rest = rest / params.col_splits;
-    p.head_split = rest % params.head_splits;
-    rest = rest / params.head_splits;
-    p.segment = rest % params.segments;
-    p.kv = rest / params.segments;
-    p.b = p.kv / params.kv_heads;
-    p.g = p.kv % params.kv_heads;
-    p.group = params.heads / params.kv_heads;
-    p.key_head = key_head(p.g);
-    return p;
-}
-
-// The head of q that query head r of a KV head reads; of the last one if there are fewer. Heads of the state that share a head
-// of q and k have one query head each.
-fn query_head(p: Place, r: u32) -> u32 {
-    return select(p.g * p.group + min(r, p.group - 1u), p.key_head, params.share > 1u);
 }

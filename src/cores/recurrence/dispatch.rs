@@ -1,6 +1,7 @@
 //! Builds the dispatches of a recurrence for the chosen walk, with the cost of each.
 
-use super::kernels::{NARROW, rows};
+use super::kernels::{NARROW, borders, lookup_bytes, rows, spans};
+use super::runs::{Run, Runs};
 use super::{DecayKind, GATE_STRIDES, O_STRIDES, Params, Passes, Recurrence, STRIDES, Tiles};
 use crate::error::Error;
 use crate::gpu::Caps;
@@ -8,20 +9,20 @@ use crate::gpu::program::{Cost, Named, Operand, Program, Scratch, Step, check_wo
 use crate::gpu::shader::{Fragment, Kernel, Variant};
 use crate::tensor::DType;
 
+/// The dispatches of one run.
 pub(super) struct Dispatches<'a> {
     c: &'a Recurrence<'a>,
+    runs: Runs<'a>,
+    run: Run,
     tiles: Tiles,
     walk: Passes,
+    /// Key heads of all batch entries, and of all carried states.
     kv: u64,
+    units: u64,
     params: Params,
     operands: Vec<Named>,
     lanes: Fragment,
 }
-
-/// Buffers of the workspace, in order.
-const SEGMENTS: Operand = Operand::Workspace(0);
-const NO_STATE: Operand = Operand::Workspace(1);
-const PARTIALS: Operand = Operand::Workspace(2);
 
 impl<'a> Dispatches<'a> {
     /// The casts to u32 lose nothing that is used: every tensor has at most `u32::MAX` elements, and every sequence at
@@ -30,7 +31,9 @@ impl<'a> Dispatches<'a> {
         let s = c.qkv;
         let [q, k, v, o] = s.strides();
         let kv = s.kv_units() as u64;
-        let state = kv as usize * c.features.rows * s.dim_v;
+        let units = (c.mode.states(s.batch) * s.kv_heads) as u64;
+        let state = units as usize * c.features.rows * s.dim_v;
+        let [q_factor, k_factor] = c.prepared.factors.unwrap_or_default();
         let params = Params {
             queries: s.queries as u32,
             keys: s.keys as u32,
@@ -44,6 +47,7 @@ impl<'a> Dispatches<'a> {
             segment_stride: (c.state_len() + c.passed_len()) as u32,
             state_len: c.state_len() as u32,
             share: s.shared as u32,
+            sequences: c.mode.sequences.unwrap_or(0) as u32,
             norm_offset: state.next_multiple_of(4) as u32,
             scale: c.scale,
             norm_eps: c.normalize.unwrap_or(0.0),
@@ -53,14 +57,18 @@ impl<'a> Dispatches<'a> {
             v,
             o,
             g: c.decay.strides,
+            q_factor,
+            k_factor,
             ..Params::default()
         };
-        Self { c, tiles, walk, kv, params, operands: operands(c), lanes }
+        let runs = Runs::new(s, &c.mode);
+        Self { c, runs, run: Run::default(), tiles, walk, kv, units, params, operands: operands(c, &runs), lanes }
     }
 
-    pub(super) fn build(self, caps: &Caps) -> Result<Program, Error> {
+    /// The number of segments whose states are stored, and the dispatches of this run.
+    fn steps(&self) -> (usize, Vec<Step>) {
         let (c, s) = (self.c, self.c.qkv);
-        let (key_segments, steps) = match self.walk {
+        match self.walk {
             Passes::Decode => (0, vec![self.decode()]),
             Passes::Sequential => {
                 let whole = s.keys.next_multiple_of(self.tiles.tile);
@@ -77,30 +85,49 @@ impl<'a> Dispatches<'a> {
                 (stored, steps)
             }
             Passes::ReduceThenScan { keys, queries } => {
-                let segments = s.keys.div_ceil(keys);
-                let mut steps = self.parts(|part| self.segment(part, keys, segments));
-                let from = Params { stored_segments: segments as u32, ..self.params };
+                let segments = self.segments(s.keys, keys);
+                let from = Params { stored_segments: segments as u32, segment: keys as u32, ..self.params };
+                let borders = borders(&c.kernels.borders, &c.mode, self.run, &from, &self.operands);
+                let mut steps: Vec<Step> = borders.into_iter().collect();
+                steps.extend(self.parts(|part| self.segment(part, keys, segments)));
                 steps.extend(self.first_running_max(segments, from));
                 steps.push(self.scan(segments, if c.mode.causal { 0 } else { 1 }, from));
                 steps.extend(self.parts(|part| self.output(part, queries, from, true, false)));
                 (segments, steps)
             }
-        };
-        let mut pieces = Vec::new();
+        }
+    }
+
+    /// Number of stored segments of a sequence of so many tokens, or of all packed sequences together at most.
+    fn segments(&self, tokens: usize, length: usize) -> usize {
+        self.c.mode.sequences.map_or(tokens.div_ceil(length), |sequences| tokens / length + sequences)
+    }
+
+    pub(super) fn build(mut self, caps: &Caps) -> Result<Program, Error> {
+        let (c, s) = (self.c, self.c.qkv);
         let mut strides = STRIDES.to_vec();
         strides.extend(c.decay.slot.map(|gate| (gate, GATE_STRIDES)));
-        strides.extend(c.epilogue.beside_o.map(|slot| (slot, O_STRIDES)));
-        for step in steps {
-            pieces.extend(s.cut(c.op, step, &c.slots, &strides, caps)?);
-        }
-        // Where o has a companion of its shape, the uniform has one set of strides for both.
+        // Where o has a companion of its shape, the uniform has one set of strides for both: neither is cut where the other is not.
+        let beside = c.epilogue.beside_o.filter(|_| !self.runs.in_workspace());
+        strides.extend(beside.map(|slot| (slot, O_STRIDES)));
         let own = if c.epilogue.beside_o.is_some() { &STRIDES[..3] } else { &STRIDES[..] };
-        let pieces = s.strided(pieces, own);
-        let mut workspace = Vec::new();
+        let (mut pieces, mut key_segments) = (c.prepared.steps.clone(), 0);
+        let forward = self.params;
+        for run in self.runs.all() {
+            (self.run, self.params) = (run, run.params(forward));
+            let (segments, steps) = self.steps();
+            key_segments = segments;
+            for step in steps {
+                pieces.extend(run.strided(s.strided(s.cut(c.op, step, &c.slots, &strides, caps)?, own), s));
+            }
+        }
+        let mut workspace = c.prepared.workspace.clone();
+        self.runs.round(&c.kernels.round, own.len() == STRIDES.len(), &mut pieces, &mut workspace);
         if key_segments > 0 {
             let keep = matches!(self.walk, Passes::ReduceThenScan { .. }) || c.mode.carry;
             let count = if keep { self.kv * key_segments as u64 } else { 0 };
             let elements = count.saturating_mul(u64::from(self.params.segment_stride));
+            let elements = elements.saturating_add(c.mode.sequences.map_or(0, |sequences| sequences as u64 + 1));
             workspace.push(Scratch { name: "segment states", bytes: elements.saturating_mul(4).max(16) });
             workspace.push(Scratch { name: "no state", bytes: 16 });
             if let Some(splits) = c.features.row_splits {
@@ -118,12 +145,12 @@ impl<'a> Dispatches<'a> {
             c.features.rows.to_string()
         };
         let tile = format!("tiles of {} tokens, {rows} x {} of the state a workgroup", t.tile, 4 * t.col_threads);
-        let variant = match self.walk {
+        let variant: String = match self.walk {
             Passes::Decode => "one token".into(),
             Passes::Sequential => format!("one pass, {tile}"),
             Passes::ReduceThenScan { keys, .. } => format!("two passes, segments of {keys}, {tile}"),
         };
-        Ok(Program::new(c.op, variant, c.slots.clone(), workspace, pieces))
+        Ok(Program::new(c.op, variant + &c.mode.told(), c.slots.clone(), workspace, pieces))
     }
 
     /// One step for each part that the rows of the state are split into.
@@ -147,7 +174,7 @@ impl<'a> Dispatches<'a> {
         consts.extend([("DECAY", self.c.decay.kind.number()), ("KEEP_LOGS", keep_logs.into())]);
         overrides.push(self.normalize());
         overrides.extend(&self.c.overrides);
-        Variant::new(self.c.qkv.dtype, consts, overrides).with(&fragments.concat())
+        Variant::new(self.c.qkv.dtype, consts, overrides).with(&[self.c.prepared.fragment()]).with(&fragments.concat())
     }
 
     fn step(
@@ -170,6 +197,11 @@ impl<'a> Dispatches<'a> {
         2.0 * self.c.state_len() as f64 / self.c.row_splits() as f64
     }
 
+    /// The fragment that finds the tokens of a workgroup.
+    fn spans(&self) -> (Fragment, Option<(&'static str, u32)>) {
+        spans(&self.c.mode, false)
+    }
+
     fn state_bytes(&self) -> f64 {
         self.kv as f64 * self.c.state_len() as f64 * 4.0
     }
@@ -179,16 +211,20 @@ impl<'a> Dispatches<'a> {
         self.c.decay.cost * (self.kv as f64 * self.c.qkv.keys as f64)
     }
 
-    /// Number of tokens of all key heads, bytes of all keys, and bytes of all values.
+    /// Number of tokens of all key heads, bytes of all keys and their factors, and bytes of all values.
     fn key_bytes(&self) -> (f64, f64, f64) {
         let tokens = self.kv as f64 * self.c.qkv.keys as f64;
         let size = self.c.qkv.dtype.size() as f64;
-        (tokens, tokens * size * self.c.qkv.dim_k as f64, tokens * size * self.c.qkv.dim_v as f64)
+        let factors = tokens * self.c.prepared.factor_bytes(self.c.qkv, 4);
+        (tokens, tokens * size * self.c.qkv.dim_k as f64 + factors, tokens * size * self.c.qkv.dim_v as f64)
     }
 
     /// Number of tokens of all key heads if every segment of length `length` is padded to whole tiles of `tile`. Features are
     /// computed for all of them.
     fn padded(&self, tokens: usize, length: usize, tile: usize) -> f64 {
+        if self.c.mode.sequences.is_some() {
+            return (tokens + self.segments(tokens, length) * (tile - 1)) as f64 * self.kv as f64;
+        }
         let (whole, rest) = (tokens / length, tokens % length);
         (whole * length.next_multiple_of(tile) + rest.next_multiple_of(tile)) as f64 * self.kv as f64
     }
@@ -215,7 +251,7 @@ impl<'a> Dispatches<'a> {
         let cost = Cost {
             flops: tokens * self.touch(),
             exps: 0.0,
-            bytes_read: k * splits + v,
+            bytes_read: k * splits + v + lookup_bytes(&self.c.mode, false) * groups as f64,
             bytes_written: (self.state_bytes() / self.c.row_splits() as f64
                 + (self.kv as usize * self.c.passed_by_segment() * 4) as f64)
                 * segments as f64,
@@ -225,7 +261,9 @@ impl<'a> Dispatches<'a> {
         let mut consts = self.tiles.consts(self.tiles.segment_tile);
         consts.extend([("READ_HEADS", 0), ("ADVANCED", 0)]);
         consts.extend(&f.consts);
-        let spec = self.spec(&[&[self.lanes], &f.keys, &self.c.decay.tiled], true, consts, vec![]);
+        let (spans, overrides) = self.spans();
+        let overrides = overrides.into_iter().collect();
+        let spec = self.spec(&[&[self.lanes], &f.keys, &self.c.decay.tiled, &[spans]], true, consts, overrides);
         let step = self.step(&self.c.kernels.segment, rows(self.c.qkv, spec, false), params, groups, cost);
         step.own(self.c.own.get(part))
     }
@@ -238,21 +276,24 @@ impl<'a> Dispatches<'a> {
     fn scan(&self, segments: usize, mode: u32, from: Params) -> Step {
         let stride = self.c.state_len();
         let params = Params { segments: segments as u32, ..from };
-        let groups = self.kv * if mode == 4 { 1 } else { (stride as u64).div_ceil(64) };
+        let groups = self.units * if mode == 4 { 1 } else { (stride as u64).div_ceil(64) };
         let all = self.state_bytes() * segments as f64;
-        let carried = if self.c.mode.carry { self.state_bytes() } else { 0.0 };
+        let carried = if self.c.mode.carry { self.units as f64 * self.c.state_len() as f64 * 4.0 } else { 0.0 };
         let decays = mode < 2 && self.c.decay.kind != DecayKind::None;
         // Levels: every element reads those of all segments, and the carried one first. One element per key head writes
         // the running maxima that segments start from.
-        let running_maxes = self.kv as f64 * self.c.running_max_bytes();
+        let running_maxes = self.units as f64 * self.c.running_max_bytes();
         let relative = if running_maxes > 0.0 && mode < 2 { all } else { 0.0 };
         let first = if running_maxes > 0.0 && mode < 2 { carried } else { 0.0 };
         let starts = match mode {
-            0 => running_maxes * (segments - usize::from(self.c.mode.carry)) as f64,
+            0 => self.kv as f64 * self.c.running_max_bytes() * (segments - usize::from(self.c.mode.carry)) as f64,
             1 => running_maxes,
             _ => 0.0,
         };
         let last = if self.c.mode.carry { running_maxes } else { 0.0 };
+        // Every element finds the borders of its sequence.
+        let elements = if mode == 4 { stride.min(64) } else { stride };
+        let lookups = lookup_bytes(&self.c.mode, true) * self.units as f64 * elements as f64;
         let cost = Cost {
             flops: self.kv as f64 * segments as f64 * stride as f64,
             exps: if decays { all / 4.0 } else { 0.0 } + relative / 4.0,
@@ -261,7 +302,7 @@ impl<'a> Dispatches<'a> {
                 3 => carried,
                 4 => running_maxes,
                 _ => all * if decays { 2.0 } else { 1.0 } + carried + relative + first,
-            },
+            } + lookups,
             bytes_written: match mode {
                 0 => all + carried + starts + last,
                 2 => carried + last,
@@ -269,7 +310,8 @@ impl<'a> Dispatches<'a> {
                 _ => self.state_bytes() + if mode == 1 { carried + starts + last } else { 0.0 },
             },
         };
-        let overrides = vec![
+        let (spans, whole) = self.spans();
+        let mut overrides = vec![
             self.normalize(),
             ("TRANSPOSED", self.c.state.transposed.into()),
             ("CARRY", self.c.mode.carry.into()),
@@ -278,13 +320,14 @@ impl<'a> Dispatches<'a> {
             ("POSITION", self.c.state.position.into()),
             ("RUNNING_MAX", (self.c.decay.kind == DecayKind::Stabilized).into()),
         ];
-        let spec = Variant::new(DType::F32, vec![], overrides);
+        overrides.extend(whole);
+        let spec = Variant::new(DType::F32, vec![], overrides).with(&[spans]);
         self.step(&self.c.kernels.scan, (spec, None), params, groups, cost)
     }
 
     fn output(&self, part: usize, length: usize, from: Params, init: bool, store: bool) -> Step {
         let (c, t, s) = (self.c, self.tiles, self.c.qkv);
-        let segments = s.queries.div_ceil(length);
+        let segments = self.segments(s.queries, length);
         let params = Params { segment: length as u32, segments: segments as u32, ..from };
         let groups = self.kv * segments as u64 * (t.col_splits * t.head_splits) as u64;
         let all = self.rows() as f64;
@@ -314,8 +357,12 @@ impl<'a> Dispatches<'a> {
         let mut cost = Cost {
             flops: all * self.touch(),
             exps: 0.0,
-            bytes_read: all * s.dim_k as f64 * size * col_splits + if init { start } else { 0.0 } + waiting.0,
-            bytes_written: if last { all * s.dim_v as f64 * size } else { 0.0 }
+            bytes_read: all * (s.dim_k as f64 * size + c.prepared.factor_bytes(s, 4)) * col_splits
+                + if init { start } else { 0.0 }
+                + waiting.0
+                + lookup_bytes(&c.mode, false) * groups as f64
+                + if last { self.run.bytes_added(&self.runs) } else { 0.0 },
+            bytes_written: if last { self.runs.output_bytes() } else { 0.0 }
                 + if store { self.state_bytes() * share + running_max } else { 0.0 }
                 + waiting.1,
         } + c.epilogue.cost * all
@@ -336,12 +383,15 @@ impl<'a> Dispatches<'a> {
         consts.extend([("READ_HEADS", t.read_heads as u32), ("ADVANCED", (!store).into())]);
         consts.extend(&f.consts);
         let mut overrides = vec![("CAUSAL", c.mode.causal.into()), ("INIT", init.into()), ("STORE", store.into())];
+        overrides.push(("SUMMED", self.run.summed.into()));
+        let (spans, whole) = self.spans();
+        overrides.extend(whole);
         if c.features.row_splits.is_some() {
             overrides.extend([("FIRST", first.into()), ("LAST", last.into())]);
         }
         overrides.extend(&c.epilogue.overrides);
         let fragments = [&[self.lanes][..], &f.keys, &f.queries, &c.decay.tiled, &c.epilogue.tiled];
-        let spec = self.spec(&fragments, false, consts, overrides);
+        let spec = self.spec(&fragments, false, consts, overrides).with(&[self.runs.outputs(), spans]);
         self.step(&c.kernels.output, rows(s, spec, true), params, groups, cost).own(c.own.get(part))
     }
 
@@ -357,19 +407,20 @@ impl<'a> Dispatches<'a> {
         cost.bytes_read += 3.0 * self.key_bytes().2;
         // Every head of the state reads the q and k that it shares.
         cost.bytes_read += c.qkv.shared_bytes();
+        let vectors = (c.qkv.batch * (c.qkv.heads + c.qkv.kv_heads)) as f64;
+        cost.bytes_read += vectors * c.prepared.factor_bytes(c.qkv, 1);
         cost.bytes_read += c.decode_more;
         self.step(&c.kernels.decode, (spec, None), self.params, self.kv, cost).own(c.own.first())
     }
 }
 
 /// What the buffers of the kernels are bound to: slots and workspace by name.
-fn operands(c: &Recurrence<'_>) -> Vec<Named> {
+fn operands(c: &Recurrence<'_>, runs: &Runs<'_>) -> Vec<Named> {
     let slots = c.slots.iter().enumerate().map(|(i, slot)| (slot.name, Operand::Slot(i)));
     // An alias comes first, since another slot may have its name.
     let aliased = c.aliases.iter().filter_map(|(name, of)| {
         let slot = c.slots.iter().position(|slot| slot.name == *of)?;
         Some((*name, Operand::Slot(slot)))
     });
-    let workspace = [("segments", SEGMENTS), ("state", NO_STATE), ("partials", PARTIALS)];
-    aliased.chain(slots).chain(workspace).collect()
+    c.prepared.operands(runs, aliased.chain(slots), &["segments", "state", "partials"])
 }

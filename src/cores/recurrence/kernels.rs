@@ -1,10 +1,18 @@
 //! The kernels of the recurrences: the stages that every operator shares, and the fragments it chooses from.
 
 use super::Params;
+use super::runs::{Rounding, Run};
+use crate::gpu::program::{Cost, Named, Step};
 use crate::gpu::shader::{Fragment, Kernel, UniformData, Variant, fragment};
+use crate::operator::mode::Mode;
 use crate::operator::qkv::{Qkv, STRIDES_SOURCE};
+use crate::tensor::DType;
 
 const TYPES: Fragment = fragment!("cores/recurrence/types.wgsl");
+const PLACE: Fragment = fragment!("cores/recurrence/place.wgsl");
+/// Where the tokens of a workgroup are: in one sequence per batch entry, and in packed sequences.
+const SPANS: Fragment = fragment!("cores/recurrence/spans.wgsl");
+const SPANS_PACKED: Fragment = fragment!("cores/recurrence/spans_packed.wgsl");
 /// Computes decay factors.
 const DECAYS: Fragment = fragment!("cores/recurrence/decay.wgsl");
 const ROWS: Fragment = fragment!("cores/recurrence/rows.wgsl");
@@ -19,6 +27,12 @@ const WIDE_STATE: Fragment = fragment!("cores/recurrence/rows_wide_state.wgsl");
 /// Loads of a tile of keys and values, and of queries.
 const TILE: Fragment = fragment!("cores/recurrence/tile.wgsl");
 const TILE_QUERIES: Fragment = fragment!("cores/recurrence/tile_queries.wgsl");
+/// The element type of outputs: as the tensor stores them, or sums of several runs.
+pub(crate) const OUTPUTS_STORED: Fragment = fragment!("cores/recurrence/outputs_stored.wgsl");
+pub(crate) const OUTPUTS_F32: Fragment = fragment!("cores/recurrence/outputs_f32.wgsl");
+/// Queries and keys as they are, and multiplied by one factor per vector.
+pub(crate) const NO_FACTORS: Fragment = fragment!("cores/recurrence/factors_none.wgsl");
+pub(crate) const FACTORS: Fragment = fragment!("cores/recurrence/factors.wgsl");
 const STATE_WRITE: Fragment = fragment!("cores/recurrence/rank_one_update.wgsl");
 const STATE_READ: Fragment = fragment!("cores/recurrence/query_state.wgsl");
 const STORED: Fragment = fragment!("cores/recurrence/store_segment.wgsl");
@@ -26,6 +40,8 @@ const LOAD_STATE: Fragment = fragment!("cores/recurrence/load_state.wgsl");
 const SEGMENT: Fragment = fragment!("cores/recurrence/segment.wgsl");
 const SCAN: Fragment = fragment!("cores/recurrence/scan.wgsl");
 const OUTPUT: Fragment = fragment!("cores/recurrence/output.wgsl");
+const BORDERS: Fragment = fragment!("cores/recurrence/borders.wgsl");
+const ROUND: Fragment = fragment!("cores/recurrence/round.wgsl");
 const DECODE_LANES: Fragment = fragment!("cores/recurrence/decode_lanes.wgsl");
 const DECODE: Fragment = fragment!("cores/recurrence/decode.wgsl");
 
@@ -53,11 +69,18 @@ pub(crate) const NO_EPILOGUE: [Fragment; 2] =
     [fragment!("cores/recurrence/epilogue_none.wgsl"), fragment!("cores/recurrence/decode_epilogue_none.wgsl")];
 
 /// Why every index of the core is within bounds.
-pub(crate) const PROOF: &str =
-    "indices are below products of the consts that size the arrays; loops end at consts or uniforms";
+pub(crate) const PROOF: &str = "indices are below products of the consts that size the arrays, tokens below N, which no border of \
+                                sequences exceeds; loops end at consts, uniforms or such borders";
 
 /// Why every index of the scan is within bounds.
-const SCAN_PROOF: &str = "no array; one element of a state an invocation, guarded by its size; loops end at uniforms";
+const SCAN_PROOF: &str = "no array; one element of a state an invocation, guarded by its size; loops end at uniforms or at the \
+                          segments of a sequence";
+
+/// Why every index of the rounding is within bounds.
+const ROUND_PROOF: &str = "one element an invocation, guarded by the number of elements of a head; no loop";
+
+/// Why every index of the copy of borders is within bounds.
+const BORDERS_PROOF: &str = "one border an invocation, guarded by their number; no loop";
 
 /// The stages of an operator, under its own names.
 pub(crate) struct Kernels {
@@ -65,18 +88,20 @@ pub(crate) struct Kernels {
     pub(crate) scan: Kernel,
     pub(crate) output: Kernel,
     pub(crate) decode: Kernel,
+    pub(crate) round: Kernel,
+    pub(crate) borders: Kernel,
 }
 
 impl Kernels {
     /// The stages with these names, in the order of the fields.
-    pub(crate) const fn new([segment, scan, output, decode]: [&'static str; 4]) -> Self {
+    pub(crate) const fn new([segment, scan, output, decode, round, borders]: [&'static str; 6]) -> Self {
         let (params, proof) = (Params::UNIFORM, Some(PROOF));
         Self {
             segment: Kernel {
                 entry: "recurrence_segment",
                 ..Kernel::new(
                     segment,
-                    &[STRIDES_SOURCE, TYPES, DECAYS, ROWS, TILE, STATE_WRITE, STORED, SEGMENT],
+                    &[STRIDES_SOURCE, TYPES, PLACE, DECAYS, ROWS, TILE, STATE_WRITE, STORED, SEGMENT],
                     params,
                     proof,
                 )
@@ -92,6 +117,7 @@ impl Kernels {
                     &[
                         STRIDES_SOURCE,
                         TYPES,
+                        PLACE,
                         DECAYS,
                         ROWS,
                         TILE,
@@ -110,14 +136,52 @@ impl Kernels {
                 entry: "recurrence_decode",
                 ..Kernel::new(decode, &[STRIDES_SOURCE, TYPES, DECAYS, ROWS, DECODE_LANES, DECODE], params, None)
             },
+            borders: Kernel {
+                entry: "recurrence_borders",
+                ..Kernel::new(borders, &[STRIDES_SOURCE, TYPES, BORDERS], params, Some(BORDERS_PROOF))
+            },
+            round: Kernel {
+                entry: "recurrence_round",
+                ..Kernel::new(round, &[STRIDES_SOURCE, ROUND], Rounding::UNIFORM, Some(ROUND_PROOF))
+            },
         }
     }
 }
 
 /// What a kernel needs that walks along the tokens in its own way and writes outputs, and one that decodes a token.
-pub(crate) const WALK: [Fragment; 10] =
-    [STRIDES_SOURCE, TYPES, DECAYS, ROWS, TILE, TILE_QUERIES, STATE_WRITE, STATE_READ, STORED, LOAD_STATE];
+pub(crate) const WALK: [Fragment; 11] =
+    [STRIDES_SOURCE, TYPES, PLACE, DECAYS, ROWS, TILE, TILE_QUERIES, STATE_WRITE, STATE_READ, STORED, LOAD_STATE];
 pub(crate) const DECODE_WALK: [Fragment; 5] = [STRIDES_SOURCE, TYPES, DECAYS, ROWS, DECODE_LANES];
+
+/// Where the tokens of a workgroup are: the fragment and its overrides. `whole` says that packed sequences have one stored segment
+/// each.
+pub(crate) fn spans(mode: &Mode, whole: bool) -> (Fragment, Option<(&'static str, u32)>) {
+    match mode.sequences {
+        Some(_) => (SPANS_PACKED, Some(("WHOLE", whole.into()))),
+        None => (SPANS, None),
+    }
+}
+
+/// Bytes of borders that a workgroup reads to find its sequence.
+pub(crate) fn lookup_bytes(mode: &Mode, whole: bool) -> f64 {
+    let steps = |count: usize| if whole { 0 } else { count.next_power_of_two().ilog2() };
+    mode.sequences.map_or(0.0, |count| 4.0 * f64::from(steps(count) + 2))
+}
+
+/// Copies the borders of packed sequences, if there are such, behind the stored segments, for a run with this uniform.
+pub(crate) fn borders(
+    kernel: &'static Kernel,
+    mode: &Mode,
+    run: Run,
+    params: &Params,
+    operands: &[Named],
+) -> Option<Step> {
+    let count = mode.sequences? as u64 + 1;
+    let spec = Variant::new(DType::F32, vec![], vec![("BACKWARD", run.backward.into())]);
+    let bytes = mode.border_bytes();
+    let cost = Cost { bytes_read: bytes, bytes_written: bytes, ..Cost::default() };
+    Some(Step::new(kernel, spec, params, operands, count.div_ceil(64), cost))
+}
 
 /// Chooses how a kernel loads rows: four elements at once if D and E are multiples of four. Strided tensors need not be: then
 /// the second variant serves.

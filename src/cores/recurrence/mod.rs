@@ -18,6 +18,7 @@ pub(crate) mod cpu_decay;
 mod dispatch;
 pub(crate) mod kernels;
 pub(crate) mod reference;
+pub(crate) mod runs;
 mod tiles;
 
 use std::mem::offset_of;
@@ -26,13 +27,14 @@ use crate::cores::lanes::lanes;
 use crate::error::Error;
 use crate::gpu::Caps;
 use crate::gpu::grid::Grid;
-use crate::gpu::program::{Cost, Own, Program, check_indices};
+use crate::gpu::program::{Cost, Named, Operand, Own, Program, Scratch, Step, check_indices};
 use crate::gpu::shader::{Fragment, params};
 use crate::operator::mode::Mode;
 use crate::operator::qkv::Qkv;
 use crate::operator::qkv::{Strides, check_lengths};
 use crate::tensor::Slot;
 use kernels::Kernels;
+use runs::Runs;
 
 pub(crate) use tiles::MOST_ROWS;
 pub(crate) use tiles::{Passes, Tiles};
@@ -60,13 +62,15 @@ params! {
         pub(crate) state_len: u32,
         pub(crate) share: u32,
         pub(crate) extra_state: u32,
-        pub(crate) _pad: u32,
+        pub(crate) sequences: u32,
         pub(crate) q: Strides,
         pub(crate) k: Strides,
         pub(crate) v: Strides,
         pub(crate) o: Strides,
         pub(crate) g: Strides,
         pub(crate) beta: Strides,
+        pub(crate) q_factor: Strides,
+        pub(crate) k_factor: Strides,
         pub(crate) first: u32,
         pub(crate) end: u32,
         pub(crate) read_page: u32,
@@ -107,10 +111,49 @@ impl DecayKind {
     }
 }
 
+/// What dispatches before the kernels compute, and where the kernels find it.
+#[derive(Default)]
+pub(crate) struct Prepared {
+    pub(crate) steps: Vec<Step>,
+    /// The buffers, which are the first of the workspace.
+    pub(crate) workspace: Vec<Scratch>,
+    /// Buffers of the kernels with prepared contents.
+    pub(crate) operands: Vec<Named>,
+    /// Strides of the factors that queries and keys are multiplied by, if there are any.
+    pub(crate) factors: Option<[Strides; 2]>,
+}
+
+impl Prepared {
+    /// What the buffers of the kernels are bound to: those with prepared contents, sums of outputs, the operator's own, and the
+    /// workspace of the walk, in the order in which the program has them.
+    pub(crate) fn operands(
+        &self,
+        runs: &Runs<'_>,
+        own: impl Iterator<Item = Named>,
+        walk: &[&'static str],
+    ) -> Vec<Named> {
+        let count = self.workspace.len();
+        let sums = runs.scratch().map(|_| ("o", Operand::Workspace(count)));
+        let first = count + usize::from(sums.is_some());
+        let walk = walk.iter().copied().zip((first..).map(Operand::Workspace));
+        self.operands.iter().copied().chain(sums).chain(own).chain(walk).collect()
+    }
+
+    /// The fragment that multiplies queries and keys by their factors.
+    pub(crate) fn fragment(&self) -> Fragment {
+        if self.factors.is_some() { kernels::FACTORS } else { kernels::NO_FACTORS }
+    }
+
+    /// Bytes that are read in addition for each vector of q and k: one factor for every `elements` elements.
+    pub(crate) fn factor_bytes(&self, s: &Qkv, elements: usize) -> f64 {
+        if self.factors.is_some() { 4.0 * s.dim_k.div_ceil(elements) as f64 } else { 0.0 }
+    }
+}
+
 /// How the state decays before a token writes.
 pub(crate) struct Decay {
     pub(crate) kind: DecayKind,
-    /// The slot of the decay tensor, and its strides.
+    /// The slot of the decay tensor, unless it is prepared or the same for all tokens, and its strides.
     pub(crate) slot: Option<usize>,
     pub(crate) strides: Strides,
     /// Fragments for tiles of tokens, and for one token.
@@ -171,6 +214,7 @@ pub(crate) struct Recurrence<'a> {
     /// Buffers of the kernels that have another name than their slot, with the name of the slot.
     pub(crate) aliases: &'static [(&'static str, &'static str)],
     pub(crate) kernels: &'static Kernels,
+    pub(crate) prepared: Prepared,
     pub(crate) features: Features,
     pub(crate) decay: Decay,
     pub(crate) epilogue: Epilogue,

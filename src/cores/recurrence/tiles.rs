@@ -203,7 +203,8 @@ impl Recurrence<'_> {
         }
         let [state, token] = self.traffic(tiles);
         let longest = self.longest_segment(tiles, caps);
-        let groups = (s.batch * s.kv_heads * tiles.col_splits * tiles.head_splits) as u64;
+        let sequences = self.mode.states(s.batch);
+        let groups = (sequences * s.kv_heads * tiles.col_splits * tiles.head_splits) as u64;
         let fills = 2 * groups > caps.full_groups;
         let wanted = if fills { 1 } else { caps.full_groups.div_ceil(groups) as usize };
         let split = |tokens: usize| {
@@ -213,6 +214,10 @@ impl Recurrence<'_> {
         let segment = split(s.keys);
         if !self.mode.causal {
             return Passes::ReduceThenScan { keys: segment, queries: split(s.queries) };
+        }
+        if self.mode.sequences.is_some() {
+            let segment = segment.min(s.keys);
+            return Passes::ReduceThenScan { keys: segment, queries: segment };
         }
         if segment >= s.keys { Passes::Sequential } else { Passes::ReduceThenScan { keys: segment, queries: segment } }
     }

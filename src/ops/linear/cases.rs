@@ -109,12 +109,12 @@ pub(super) fn cases() -> Vec<Case> {
         );
     }
     list.extend(delta_cases());
-    list.extend(host_cases());
+    list.extend(form_cases());
     list
 }
 
-/// Cases of forms that have no kernels.
-fn host_cases() -> Vec<Case> {
+/// Cases of what more models ask.
+fn form_cases() -> Vec<Case> {
     let (mut list, wide) = (Vec::new(), [("H", 1), ("N", 40), ("D", 300), ("E", 260)]);
     let axes = &[("H", 4), ("G", 2), ("N", 150), ("D", 24), ("E", 20), ("seqs", 5)];
     let values = &[("B", 2), ("H", 2), ("V", 6), ("N", 70), ("D", 12), ("E", 10)];
@@ -137,8 +137,6 @@ fn host_cases() -> Vec<Case> {
             let case = flags.iter().fold(Case::new(format!("{what}_{rule}"), axes), |case, (n, v)| case.flag(n, v));
             tensors.iter().fold(case, |case, name| case.with(name))
         };
-        let plain = case;
-        let case = |what: &str, axes: &[(&'static str, usize)]| plain(what, axes).host();
         list.push(case("packed", axes).with("cu_seqlens").carry());
         list.push(case("packed_bnhd", axes).with("cu_seqlens").layout(Layout::Bnhd));
         list.push(case("packed_segments", axes).with("cu_seqlens").carry().flag("segment", "16"));
@@ -146,18 +144,19 @@ fn host_cases() -> Vec<Case> {
         list.push(case("backward", axes).flag("direction", "backward"));
         list.push(case("both_f16", batch).flag("direction", "both").dtype(DType::F16));
         list.push(case("packed_both", axes).with("cu_seqlens").flag("direction", "both").layout(Layout::Bnhd));
-        list.push(plain("value_heads", values).carry());
-        list.push(plain("value_heads_bnhd", values).layout(Layout::Bnhd));
-        list.push(plain("value_heads_decode", one).carry().flag("decode", "true"));
+        list.push(case("value_heads", values).carry());
+        list.push(case("value_heads_bnhd", values).layout(Layout::Bnhd));
+        list.push(case("value_heads_decode", one).carry().flag("decode", "true"));
         list.push(case("value_heads_packed", &[("H", 2), ("V", 4), ("N", 50), ("D", 8)]).with("cu_seqlens").carry());
         list.push(case("exchanged", batch).carry().flag("state-layout", "ed"));
+        list.push(case("exchanged_decode", one).carry().flag("decode", "true").flag("state-layout", "ed"));
         list.push(case("exchanged_packed", axes).with("cu_seqlens").carry().flag("state-layout", "ed"));
         list.push(case("l2norm", batch).flag("l2norm", "true").layout(Layout::Bnhd));
         list.push(case("l2norm_f16", values).flag("l2norm", "true").dtype(DType::F16));
     }
     for (rule, tensors) in [("gated", &[][..]), ("gated-delta", &["beta"])] {
         let case = |what: &str, axes: &[(&'static str, usize)]| {
-            let case = Case::new(format!("{rule}_{what}"), axes).flag("rule", rule).host();
+            let case = Case::new(format!("{rule}_{what}"), axes).flag("rule", rule);
             tensors.iter().fold(case, |case, name| case.with(name))
         };
         let made = |what: &str, axes: &[(&'static str, usize)]| case(what, axes).with("a").with("a_log");
@@ -166,11 +165,29 @@ fn host_cases() -> Vec<Case> {
         list.push(made("computed_f16", batch).with("dt_bias").dtype(DType::F16));
         list.push(made("computed_packed", axes).with("dt_bias").with("cu_seqlens").carry());
         list.push(made("computed_decode", one).with("dt_bias").carry().flag("decode", "true"));
+        // Kernels with all the buffers that they can have.
+        let all = |case: Case| case.with("dt_bias").flag("l2norm", "true");
+        list.push(all(made("all_packed", axes)).with("cu_seqlens").carry());
+        list.push(all(made("all_packed_both", axes)).with("cu_seqlens").flag("direction", "both").dtype(DType::F16));
+        list.push(all(made("all_decode", one)).carry().flag("decode", "true").flag("state-layout", "ed"));
         list.push(case("constant", batch).with("g.G").carry());
         list.push(case("constant_packed", axes).with("g.G").with("cu_seqlens").flag("direction", "both"));
         list.push(case("constant_values", values).with("g.G").layout(Layout::Bnhd).dtype(DType::F16));
     }
-    let delta = |what: &str| Case::new(format!("delta_{what}"), values).flag("rule", "delta").with("beta").host();
+    for (map, setting, value) in [("performer", "features", "20"), ("cosformer", "max-len", "60000")] {
+        let case = |what: &str, axes: &[(&'static str, usize)]| {
+            let case = Case::new(format!("{map}_{what}"), axes).flag("feature-map", map).flag(setting, value).carry();
+            case.flag("rule", "gated").with("a").with("a_log").flag("l2norm", "true")
+        };
+        list.push(case("all_packed", axes).with("cu_seqlens"));
+        list.push(case("all_decode", one).flag("decode", "true"));
+    }
+    list.push(
+        Case::new("l2norm_cross", &[("H", 2), ("N", 9), ("M", 30), ("D", 8)])
+            .flag("causal", "false")
+            .flag("l2norm", "true"),
+    );
+    let delta = |what: &str| Case::new(format!("delta_{what}"), values).flag("rule", "delta").with("beta");
     // beta is sigmoid of a normal number, so keys must have unit length.
     list.push(delta("sigmoid").flag("beta-sigmoid", "true").flag("l2norm", "true").carry());
     list.push(delta("one_beta").with("beta.N").carry());
@@ -183,7 +200,7 @@ fn host_cases() -> Vec<Case> {
     );
     list.push(Case::new("wider", &wide).carry());
     list.push(Case::new("wider_gated", &wide).flag("rule", "gated").with("g.D").carry());
-    list.push(Case::new("wider_delta", &wide).flag("rule", "delta").with("beta").flag("l2norm", "true").carry().host());
+    list.push(Case::new("wider_delta", &wide).flag("rule", "delta").with("beta").flag("l2norm", "true").carry());
     let widest = &[("H", 1), ("N", 20), ("D", 1024), ("E", 1024)];
     list.push(Case::new("widest_plain", widest).slow());
     // Workgroup memory holds few columns beside the log decays of so many channels.

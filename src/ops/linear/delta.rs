@@ -22,15 +22,18 @@
 use std::mem::offset_of;
 
 use super::layout::{KERNELS, decay_of, decode_rows};
+use super::prepare::prepared;
 use super::{Config, NAME};
 use crate::cores::lanes::lanes;
 use crate::cores::recurrence::kernels::*;
-use crate::cores::recurrence::{Decay, GATE_STRIDES, Params, STRIDES, Tiles};
+use crate::cores::recurrence::runs::{Run, Runs};
+use crate::cores::recurrence::{Decay, GATE_STRIDES, Params, Prepared, STRIDES, Tiles};
 use crate::error::Error;
 use crate::gpu::Caps;
 use crate::gpu::program::{Cost, Named, Operand, Program, Scratch, Step, check_indices, check_workspace};
 use crate::gpu::shader::{Fragment, Kernel, UniformData, Variant, fragment};
 use crate::operator::Operator;
+use crate::operator::mode::StateLayout;
 use crate::operator::qkv;
 use crate::tensor::{DType, Slot};
 
@@ -87,19 +90,28 @@ pub(super) fn program(c: &Config, caps: &Caps) -> Result<Program, Error> {
     check_indices(NAME, &slots)?;
     check_indices(NAME, std::slice::from_ref(&c.state_slot()))?;
     qkv::check_lengths(NAME, &c.qkv)?;
-    let gate = slots.iter().position(|slot| slot.name == "g");
-    let beta = slots.iter().position(|slot| slot.name == "beta");
-    let dispatches = Dispatches::new(c, &slots, gate, caps);
-    let steps = if c.mode.decode { vec![dispatches.decode()] } else { dispatches.walk(caps) };
+    let mut dispatches = Dispatches::new(c, &slots, prepared(c, &slots, caps)?, caps);
     let mut strides = STRIDES.to_vec();
-    strides.extend(gate.map(|slot| (slot, GATE_STRIDES)));
+    strides.extend(dispatches.decay.slot.map(|slot| (slot, GATE_STRIDES)));
+    let beta = slots.iter().position(|slot| slot.name == "beta").filter(|_| !c.beta_sigmoid && !c.beta_for_all_heads);
     strides.extend(beta.map(|slot| (slot, BETA_STRIDES)));
-    let mut workspace = Vec::new();
+    let (mut pieces, mut count) = (dispatches.prepared.steps.clone(), 0);
+    let forward = dispatches.params;
+    for run in dispatches.runs.all() {
+        (dispatches.run, dispatches.params) = (run, run.params(forward));
+        let steps = if c.mode.decode { vec![dispatches.decode()] } else { dispatches.walk(caps) };
+        count = steps.iter().filter(|step| step.kernel.name == WALK_KERNEL.name).count();
+        for step in steps {
+            let cut = c.qkv.cut(NAME, step, &slots, &strides, caps)?;
+            pieces.extend(run.strided(c.qkv.strided(cut, &STRIDES), &c.qkv));
+        }
+    }
+    let mut workspace = dispatches.prepared.workspace.clone();
+    dispatches.runs.round(&KERNELS.round, true, &mut pieces, &mut workspace);
     if !c.mode.decode {
         // The pages of one walk are adjacent.
-        let kept = c.mode.carry || steps.len() > 1;
-        let pages = if kept { PAGES } else { 0 };
-        let bytes = (pages * dispatches.kv * 4).saturating_mul(dispatches.state_len());
+        let states = (dispatches.pages * dispatches.units * 4).saturating_mul(dispatches.state_len());
+        let bytes = states.saturating_add(c.mode.border_bytes() as u64);
         workspace.push(Scratch { name: "segment states", bytes: bytes.max(16) });
         if !c.mode.carry {
             workspace.push(Scratch { name: "no state", bytes: 16 });
@@ -107,7 +119,7 @@ pub(super) fn program(c: &Config, caps: &Caps) -> Result<Program, Error> {
     }
     check_workspace(NAME, &workspace)?;
     let t = dispatches.tiles;
-    let variant = match steps.iter().filter(|step| step.kernel.name == WALK_KERNEL.name).count() {
+    let variant: String = match count {
         0 => "one token".into(),
         count => format!(
             "chunk by chunk, {count} after another, tiles of {} tokens, {} x {} of the state a workgroup",
@@ -116,18 +128,20 @@ pub(super) fn program(c: &Config, caps: &Caps) -> Result<Program, Error> {
             4 * t.col_threads
         ),
     };
-    let mut pieces = Vec::new();
-    for step in steps {
-        pieces.extend(c.qkv.cut(NAME, step, &slots, &strides, caps)?);
-    }
-    let pieces = c.qkv.strided(pieces, &STRIDES);
-    Ok(Program::new(NAME, variant, slots, workspace, pieces))
+    Ok(Program::new(NAME, variant + &c.mode.told(), slots, workspace, pieces))
 }
 
+/// The dispatches of one run.
 struct Dispatches<'a> {
     c: &'a Config,
+    runs: Runs<'a>,
+    run: Run,
+    prepared: Prepared,
     tiles: Tiles,
-    kv: u64,
+    /// Key heads of all sequences.
+    units: u64,
+    /// Pages of states that the workspace holds.
+    pages: u64,
     params: Params,
     decay: Decay,
     operands: Vec<Named>,
@@ -137,11 +151,14 @@ struct Dispatches<'a> {
 impl<'a> Dispatches<'a> {
     /// The casts to u32 lose nothing that is used: every tensor has at most `u32::MAX` elements, and every sequence at
     /// most 2^30 tokens.
-    fn new(c: &'a Config, slots: &[Slot], gate: Option<usize>, caps: &Caps) -> Self {
+    fn new(c: &'a Config, slots: &[Slot], prepared: Prepared, caps: &Caps) -> Self {
         let s = &c.qkv;
         let tiles = tiles(c);
+        let sequences = c.mode.sequences.unwrap_or(1);
+        let pages = if c.mode.carry || tokens(c, caps) < s.keys { PAGES } else { 0 };
         let [q, k, v, o] = s.strides();
-        let decay = decay_of(c, gate);
+        let decay = decay_of(c, slots);
+        let [q_factor, k_factor] = prepared.factors.unwrap_or_default();
         let params = Params {
             queries: s.queries as u32,
             keys: s.keys as u32,
@@ -151,8 +168,9 @@ impl<'a> Dispatches<'a> {
             dim_v: s.dim_v as u32,
             rows: s.dim_k as u32,
             segment: c.mode.segment.map_or(s.keys, |segment| segment.min(s.keys)) as u32,
-            segments: 1,
-            stored_segments: PAGES as u32,
+            segments: sequences as u32,
+            sequences: sequences as u32,
+            stored_segments: pages as u32 * sequences as u32,
             col_splits: tiles.col_splits as u32,
             head_splits: tiles.head_splits as u32,
             segment_stride: (s.dim_k * s.dim_v) as u32,
@@ -164,14 +182,30 @@ impl<'a> Dispatches<'a> {
             v,
             o,
             g: decay.strides,
-            beta: qkv::strides_of(s.layout, s.kv_heads, s.keys, 1),
+            beta: c.strength_strides(),
+            q_factor,
+            k_factor,
             ..Params::default()
         };
         let named = slots.iter().enumerate().map(|(i, slot)| (slot.name, Operand::Slot(i)));
-        let workspace = [("segments", Operand::Workspace(0)), ("state", Operand::Workspace(1))];
-        let operands = named.chain(gate.map(|slot| ("gate", Operand::Slot(slot)))).chain(workspace).collect();
-        let lanes = lanes(tiles.col_threads, caps);
-        Self { c, tiles, kv: s.kv_units() as u64, params, decay, operands, lanes }
+        let gate = slots.iter().position(|slot| slot.name == "g").map(|slot| ("gate", Operand::Slot(slot)));
+        let runs = Runs::new(s, &c.mode);
+        let operands = prepared.operands(&runs, named.chain(gate), &["segments", "state"]);
+        let run = Run::default();
+        let units = (s.kv_units() * sequences) as u64;
+        Self {
+            c,
+            runs,
+            run,
+            prepared,
+            tiles,
+            units,
+            pages,
+            params,
+            decay,
+            operands,
+            lanes: lanes(tiles.col_threads, caps),
+        }
     }
 
     fn state_len(&self) -> u64 {
@@ -180,7 +214,7 @@ impl<'a> Dispatches<'a> {
 
     /// Bytes of the states of all key heads.
     fn states(&self) -> f64 {
-        self.kv as f64 * self.state_len() as f64 * 4.0
+        self.units as f64 * self.state_len() as f64 * 4.0
     }
 
     /// Specialises a kernel with fragments of this rule.
@@ -192,21 +226,29 @@ impl<'a> Dispatches<'a> {
     ) -> Variant {
         consts.extend([("DECAY", self.decay.kind.number()), ("KEEP_LOGS", 0)]);
         let overrides = [("NORMALIZE", 0)].iter().chain(overrides).copied().collect();
-        Variant::new(self.c.qkv.dtype, consts, overrides).with(&fragments.concat())
+        let common = [self.prepared.fragment(), self.c.strengths_fragment()];
+        Variant::new(self.c.qkv.dtype, consts, overrides).with(&common).with(&fragments.concat())
     }
 
     fn step(&self, kernel: &'static Kernel, spec: Variant, params: &Params, groups: u64, cost: Cost) -> Step {
         Step::new(kernel, spec, params, &self.operands, groups, cost)
     }
 
+    fn transposed(&self) -> (&'static str, u32) {
+        ("TRANSPOSED", (self.c.mode.state_layout == StateLayout::Ed).into())
+    }
+
     /// A dispatch that copies the carried state to the page that the walk starts from, or back from the first page.
     fn copy(&self, back: bool, page: u32) -> Step {
         let mode = if back { 2 } else { 3 };
-        let overrides = vec![("NORMALIZE", 0), ("TRANSPOSED", 0), ("CARRY", 1), ("MODE", mode), ("DECAY", 0)];
-        let spec = Variant::new(DType::F32, vec![], overrides);
-        let cost = Cost { bytes_read: self.states(), bytes_written: self.states(), ..Cost::default() };
+        let overrides = vec![("NORMALIZE", 0), self.transposed(), ("CARRY", 1), ("MODE", mode), ("DECAY", 0)];
+        let (spans, whole) = spans(&self.c.mode, true);
+        let overrides = overrides.into_iter().chain(whole).collect();
+        let spec = Variant::new(DType::F32, vec![], overrides).with(&[spans]);
+        let lookups = self.units as f64 * self.state_len() as f64 * lookup_bytes(&self.c.mode, true);
+        let cost = Cost { bytes_read: self.states() + lookups, bytes_written: self.states(), ..Cost::default() };
         let params = Params { read_page: page, ..self.params };
-        self.step(&KERNELS.scan, spec, &params, self.kv * self.state_len().div_ceil(64), cost)
+        self.step(&KERNELS.scan, spec, &params, self.units * self.state_len().div_ceil(64), cost)
     }
 
     /// The dispatches along the sequence, between two that copy a carried state.
@@ -216,12 +258,13 @@ impl<'a> Dispatches<'a> {
         let count = keys.div_ceil(tokens);
         let carry = |back, page| c.mode.carry.then(|| self.copy(back, page));
         let walked = (0..count).map(|i| self.piece(i, count, tokens));
-        carry(false, self.page(count)).into_iter().chain(walked).chain(carry(true, 0)).collect()
+        let borders = borders(&KERNELS.borders, &c.mode, self.run, &self.params, &self.operands).into_iter();
+        borders.chain(carry(false, self.page(count))).chain(walked).chain(carry(true, 0)).collect()
     }
 
-    /// The page of states that the walk reads when it has so many pieces before it.
+    /// The first state of the page that the walk reads when it has so many pieces before it. A page has a state per sequence.
     fn page(&self, behind: usize) -> u32 {
-        behind as u32 % PAGES as u32
+        behind as u32 % PAGES as u32 * self.params.segments
     }
 
     /// The dispatch for piece `i` of `count`. States between dispatches alternate between two pages of the workspace,
@@ -236,32 +279,42 @@ impl<'a> Dispatches<'a> {
             write_page: self.page(count - 1 - i),
             ..self.params
         };
+        let groups = self.units * (t.col_splits * t.head_splits) as u64;
         let init = i > 0 || c.mode.carry;
         let store = c.mode.carry || i + 1 < count;
         let (cols, heads) = (t.col_splits as f64, t.head_splits as f64);
-        let len = (end - first) as f64;
-        let key_tokens = self.kv as f64 * len;
+        // Packed sequences may have their tokens in any of the pieces.
+        let len = if c.mode.sequences.is_some() { s.keys - first } else { end - first } as f64;
+        let key_tokens = s.kv_units() as f64 * len;
         let read = key_tokens * s.group() as f64;
         let touch = 2.0 * self.state_len() as f64;
         let (d, e, size) = (s.dim_k as f64, s.dim_v as f64, s.dtype.size() as f64);
-        let small = (c.gates_each() + 1) as f64;
+        let [decay, strength] = c.gate_sizes();
+        let small = (c.gates_each() * decay + strength) as f64;
+        let factor = self.prepared.factor_bytes(s, 4);
         let cost = Cost {
             flops: read * touch + key_tokens * (2.0 * touch + cols * overlap_flops(c, t)) * heads,
             exps: key_tokens * c.gates_each() as f64 * cols * heads,
-            bytes_read: read * d * size * cols
-                + key_tokens * ((d + small) * cols + e) * size * heads
+            bytes_read: read * (d * size + factor) * cols
+                + key_tokens * ((d * size + small + factor) * cols + e * size) * heads
+                + groups as f64 * lookup_bytes(&c.mode, true)
+                + self.run.bytes_added(&self.runs) * len / s.keys as f64
                 + if init { self.states() * heads } else { 0.0 },
-            bytes_written: read * e * size + if store { self.states() } else { 0.0 },
+            bytes_written: self.runs.output_bytes() * len / s.keys as f64 + if store { self.states() } else { 0.0 },
         };
         let mut consts = t.consts(t.tile);
         consts.push(("READ_HEADS", t.read_heads as u32));
         let overrides = [("CAUSAL", 1), ("INIT", init.into()), ("STORE", store.into())];
-        let groups = self.kv * (t.col_splits * t.head_splits) as u64;
+        let overrides = [&overrides[..], &[("SUMMED", self.run.summed.into())]].concat();
         let fragments = [
             &[IDENTITY, MAPPED_KEYS, MAPPED_QUERIES, NORMALIZE[0], NO_EPILOGUE[0], DELTA, self.lanes][..],
             &self.decay.tiled,
         ];
-        let (spec, narrow) = rows(s, self.spec(&fragments, consts, &overrides), true);
+        let fragments = [fragments[0], fragments[1], &[self.runs.outputs()]];
+        let (spans, whole) = spans(&c.mode, true);
+        let overrides: Vec<_> = overrides.into_iter().chain(whole).collect();
+        let spec = self.spec(&fragments, consts, &overrides).with(&[spans]);
+        let (spec, narrow) = rows(s, spec, true);
         self.step(&WALK_KERNEL, spec, &params, groups, cost).or_narrow(narrow)
     }
 
@@ -269,10 +322,12 @@ impl<'a> Dispatches<'a> {
         let c = self.c;
         let mut cost = c.cost();
         // The state is read once for the key, and once for each query head.
-        cost.bytes_read += c.qkv.group() as f64 * self.states() + c.qkv.shared_bytes();
+        cost.bytes_read += c.qkv.group() as f64 * self.states() + c.qkv.shared_bytes() + c.more_gate_bytes();
+        let vectors = (c.qkv.batch * (c.qkv.heads + c.qkv.kv_heads)) as f64;
+        cost.bytes_read += vectors * self.prepared.factor_bytes(&c.qkv, 1);
         let fragments =
             [&[IDENTITY, MAPPED_DECODE, NORMALIZE[1], NO_EPILOGUE[1], DELTA_DECODE][..], &self.decay.decode, &NARROW];
-        let spec = self.spec(&fragments, vec![("MAX_DIM", decode_rows(c))], &[("TRANSPOSED", 0)]);
-        self.step(&DECODE_KERNEL, spec, &self.params, self.kv, cost)
+        let spec = self.spec(&fragments, vec![("MAX_DIM", decode_rows(c))], &[self.transposed()]);
+        self.step(&DECODE_KERNEL, spec, &self.params, self.units, cost)
     }
 }

@@ -84,17 +84,4 @@ impl Config {
         }
         Ok(())
     }
-
-    /// A tensor or setting that has no kernels, and what of it has none; `None` if all of them have.
-    pub(super) fn without_kernels(&self) -> Option<(&'static str, &'static str)> {
-        let forms = [
-            (self.decays == Decays::Constant, ("g", " with one number per head")),
-            (matches!(self.decays, Decays::Computed { .. }), ("a", "")),
-            (self.beta_for_all_heads, ("beta", " for all heads")),
-            (self.beta_sigmoid, ("beta_sigmoid", "")),
-            (self.l2norm, ("l2norm", "")),
-        ];
-        let mode = self.mode.without_kernels().map(|setting| (setting, ""));
-        mode.or_else(|| forms.into_iter().find(|(there, _)| *there).map(|(_, what)| what))
-    }
 }

@@ -4,14 +4,16 @@
 //! The number of column splits `s` is 1 up to E = 64, 2 up to 128, 4 up to 256 (see
 //! [`recurrence`](crate::cores::recurrence)).
 
-use super::{Config, FeatureMap, Gate, NAME};
+use super::prepare::prepared;
+use super::{Config, Decays, FeatureMap, Gate, NAME};
 use crate::cores::recurrence::kernels::*;
-use crate::cores::recurrence::{CarriedState, Decay, DecayKind, Epilogue, Features, Recurrence, Tiles};
+use crate::cores::recurrence::{CarriedState, Decay, DecayKind, Epilogue, Features, Prepared, Recurrence, Tiles};
 use crate::error::Error;
 use crate::gpu::Caps;
 use crate::gpu::program::{Cost, Own, Program};
 use crate::gpu::shader::{Fragment, fragment, params};
-use crate::operator::qkv;
+use crate::operator::mode::StateLayout;
+use crate::tensor::Slot;
 
 const GATED: [Fragment; 2] = [fragment!("linear/gated.wgsl"), DECAY_TOKENS];
 const GATED_ROWS: Fragment = fragment!("linear/gated_rows.wgsl");
@@ -37,7 +39,8 @@ const POSITION_CARRIED: Fragment = fragment!("linear/position_carried.wgsl");
 /// Bytes of workgroup memory on a portable device.
 const WORKGROUP_BYTES: usize = 16384;
 
-pub(super) static KERNELS: Kernels = Kernels::new(["linear_segment", "linear_scan", "linear_output", "linear_decode"]);
+pub(super) static KERNELS: Kernels =
+    Kernels::new(["linear_segment", "linear_scan", "linear_output", "linear_decode", "linear_round", "linear_borders"]);
 
 params! {
     /// Must match `struct Own` in `shaders/linear/own.wgsl`.
@@ -98,26 +101,28 @@ fn features(c: &Config) -> Features {
 }
 
 /// The decay of a configuration.
-pub(super) fn decay_of(c: &Config, slot: Option<usize>) -> Decay {
+pub(super) fn decay_of(c: &Config, slots: &[Slot]) -> Decay {
+    let slot = slots.iter().position(|slot| slot.name == "g").filter(|_| c.decays == Decays::PerToken);
     let kind = if c.feature_map() == FeatureMap::Performer { DecayKind::Stabilized } else { decays(c) };
-    let (tiled, decode) = match kind {
+    let (mut tiled, decode) = match kind {
         DecayKind::Stabilized => {
-            let [tiled, decode] = if slot.is_some() { LOG_GATE } else { LOG_NONE };
+            let [tiled, decode] = if c.rule.gate().is_some() { LOG_GATE } else { LOG_NONE };
             (vec![tiled], decode)
         }
         DecayKind::PerHead => (GATED.to_vec(), GATED_DECODE),
         DecayKind::PerRow => (vec![GATED_ROWS], GATED_DECODE),
         DecayKind::None => (vec![NO_DECAY[0]], NO_DECAY[1]),
     };
+    tiled.push(c.gates_fragment());
     Decay {
         kind,
         slot,
-        strides: qkv::strides_of(c.qkv.layout, c.qkv.kv_heads, c.qkv.keys, c.gates_each()),
+        strides: if c.rule.gate().is_some() { c.gate_strides() } else { Default::default() },
         tiled,
-        decode: vec![decode],
+        decode: vec![c.gates_fragment(), decode],
         cost: Cost {
             exps: c.gates_each() as f64,
-            bytes_read: (c.gates_each() * c.qkv.dtype.size()) as f64,
+            bytes_read: (c.gates_each() * c.gate_sizes()[0]) as f64,
             ..Cost::default()
         },
     }
@@ -162,17 +167,17 @@ pub(super) fn essential(c: &Config) -> Cost {
     let (width, e) = (c.width() as f64, c.qkv.dim_v as f64);
     let size = c.qkv.dtype.size() as f64;
     let feature = feature(c) * vectors;
-    let state = if c.mode.carry { c.qkv.kv_units() as f64 * state_len(c) as f64 * 4.0 } else { 0.0 };
+    let states = c.mode.states(c.qkv.batch) * c.qkv.kv_heads;
+    let state = if c.mode.carry { (states * state_len(c)) as f64 * 4.0 } else { 0.0 };
     let columns = e + if c.normalize() { 1.0 } else { 0.0 };
     let tokens = (c.qkv.kv_units() * c.qkv.keys) as f64;
     let gates = tokens * c.gates_each() as f64;
-    let beta = if c.rule.is_delta() { tokens } else { 0.0 };
     // Under the delta rules, keys read the state before they write it.
     let meets = vectors + if c.rule.is_delta() { k / c.qkv.dim_k as f64 } else { 0.0 };
     Cost {
         flops: feature.flops + 2.0 * meets * width * columns,
         exps: feature.exps + gates,
-        bytes_read: (q + k + v + gates + beta) * size + state + omega_bytes(c).1,
+        bytes_read: (q + k + v) * size + c.gate_bytes() + c.mode.border_bytes() + state + omega_bytes(c).1,
         bytes_written: o * size + state,
     }
 }
@@ -207,7 +212,7 @@ pub(super) fn tiles(c: &Config) -> Tiles {
 /// Chooses how a configuration processes the sequence.
 #[cfg(test)]
 fn walk(c: &Config, caps: &Caps) -> crate::cores::recurrence::Passes {
-    recurrence(c).walk(&tiles(c), caps)
+    recurrence(c, Prepared::default()).walk(&tiles(c), caps)
 }
 
 /// How the state decays.
@@ -219,9 +224,8 @@ pub(super) fn decays(c: &Config) -> DecayKind {
     }
 }
 
-fn recurrence(c: &Config) -> Recurrence<'_> {
+fn recurrence(c: &Config, prepared: Prepared) -> Recurrence<'_> {
     let slots = c.slots();
-    let at = |name: &str| slots.iter().position(|slot| slot.name == name);
     let state = c.state_slot();
     // The part of the carried state that is not a sum.
     let extra = state.parts.iter().find(|part| ["position", "log_scale"].contains(&part.name));
@@ -237,7 +241,8 @@ fn recurrence(c: &Config) -> Recurrence<'_> {
         aliases: &[("gate", "g")],
         kernels: &KERNELS,
         features: features(c),
-        decay: decay_of(c, at("g")),
+        prepared,
+        decay: decay_of(c, &slots),
         epilogue: Epilogue {
             tiled: vec![if performer { FAVOR_NORMALIZE } else { NORMALIZE[0] }, NO_EPILOGUE[0]],
             decode,
@@ -248,7 +253,7 @@ fn recurrence(c: &Config) -> Recurrence<'_> {
         state: CarriedState {
             extra: extra.map_or(0, |part| part.offset),
             position: c.mode.carry && c.feature_map() == FeatureMap::Cosformer,
-            transposed: false,
+            transposed: c.mode.state_layout == StateLayout::Ed,
             slot: state.clone(),
         },
         normalize: c.normalize().then_some(c.norm_eps()),
@@ -257,7 +262,7 @@ fn recurrence(c: &Config) -> Recurrence<'_> {
         overrides: vec![],
         own: own(c).into_iter().collect(),
         essential: essential(c),
-        decode_more: met * vectors - all,
+        decode_more: met * vectors - all + c.more_gate_bytes(),
         slots,
     }
 }
@@ -271,7 +276,7 @@ pub(super) fn program(c: &Config, caps: &Caps) -> Result<Program, Error> {
         let what = format!("workgroup memory (bytes) for features of width {} and D = {}", c.width(), c.qkv.dim_k);
         return Err(Error::Limit { op: NAME.into(), what, needed: needed as u64, limit: WORKGROUP_BYTES as u64 });
     }
-    recurrence(c).program(&tiles, caps)
+    recurrence(c, prepared(c, &c.slots(), caps)?).program(&tiles, caps)
 }
 
 #[cfg(test)]

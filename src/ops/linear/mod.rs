@@ -53,9 +53,8 @@ mod delta_cpu;
 mod delta_steps;
 mod gates;
 mod layout;
-#[cfg(feature = "cpu")]
-mod lowered;
 mod maps;
+mod prepare;
 mod reference;
 #[cfg(feature = "catalog")]
 mod row;
@@ -66,7 +65,7 @@ use crate::gpu::program::{Program, check_memory};
 use crate::gpu::{Caps, pack};
 use crate::operator::mode::Mode;
 use crate::operator::qkv::Qkv;
-use crate::operator::{Algorithm, Configured, LogDecayFn, NO_PLAN, StateBasis, qkv, tensors, weights};
+use crate::operator::{Algorithm, Configured, LogDecayFn, StateBasis, qkv, tensors, weights};
 use crate::tensor::{Access, DType, HostTensor, Part, Slot, TensorMap};
 
 pub use gates::Decays;
@@ -288,9 +287,6 @@ impl Config {
     }
 
     fn program(&self, caps: &Caps) -> Result<Program, Error> {
-        if let Some((what, how)) = self.without_kernels() {
-            return Err(Error::rule(NAME, what, format!("{how}{NO_PLAN}")));
-        }
         if self.rule.is_delta() { delta::program(self, caps) } else { layout::program(self, caps) }
     }
 }
@@ -325,11 +321,6 @@ impl Configured for Config {
 
     fn state_elements(&self) -> u64 {
         self.state_slot().checked_count().unwrap_or(u64::MAX)
-    }
-
-    #[cfg(feature = "cpu")]
-    fn lowered(&self, tensors: &TensorMap) -> Option<(Self, TensorMap)> {
-        lowered::lowered(self, tensors)
     }
 
     fn state_basis(&self) -> StateBasis {

@@ -81,17 +81,21 @@ pub(super) fn cases() -> Vec<Case> {
 fn forms() -> Vec<Case> {
     let axes = &[("H", 4), ("G", 2), ("N", 90), ("D", 8), ("E", 6), ("seqs", 5)];
     let values = &[("B", 2), ("H", 2), ("V", 6), ("N", 40), ("D", 8), ("E", 6)];
-    let case = |name: &str, axes: &[(&'static str, usize)]| Case::new(name, axes).host();
     vec![
-        case("packed", axes).with("cu_seqlens").carry(),
-        case("packed_bnhd", axes).with("cu_seqlens").layout(Layout::Bnhd).flag("poly", "exact"),
-        case("packed_segments", axes).with("cu_seqlens").carry().flag("segment", "16"),
-        case("packed_empty", &[("H", 2), ("N", 9), ("D", 8), ("seqs", 30)]).with("cu_seqlens").carry(),
-        case("packed_both", axes).with("cu_seqlens").flag("direction", "both"),
-        case("backward", axes).flag("direction", "backward").layout(Layout::Bnhd),
-        case("both_f16", values).flag("direction", "both").dtype(DType::F16),
+        Case::new("packed", axes).with("cu_seqlens").carry(),
+        Case::new("packed_bnhd", axes).with("cu_seqlens").layout(Layout::Bnhd).flag("poly", "exact"),
+        Case::new("packed_segments", axes).with("cu_seqlens").carry().flag("segment", "16"),
+        Case::new("packed_empty", &[("H", 2), ("N", 9), ("D", 8), ("seqs", 30)]).with("cu_seqlens").carry(),
+        Case::new("packed_both", axes).with("cu_seqlens").flag("direction", "both"),
+        // The rows of the state are split over several dispatches.
+        Case::new("packed_exact", &[("H", 2), ("N", 60), ("D", 24), ("E", 6), ("seqs", 5)])
+            .with("cu_seqlens")
+            .flag("direction", "both")
+            .flag("poly", "exact"),
+        Case::new("backward", axes).flag("direction", "backward").layout(Layout::Bnhd),
+        Case::new("both_f16", values).flag("direction", "both").dtype(DType::F16),
         Case::new("value_heads", values).carry(),
-        case("value_heads_bnhd", values).layout(Layout::Bnhd).flag("poly", "nystrom"),
+        Case::new("value_heads_bnhd", values).layout(Layout::Bnhd).flag("poly", "nystrom").host(),
         Case::new("value_heads_cross", &[("H", 2), ("V", 4), ("N", 9), ("M", 30), ("D", 8)]).flag("causal", "false"),
         Case::new("value_heads_decode", &[("H", 2), ("V", 6), ("N", 1), ("D", 8)]).carry().flag("decode", "true"),
     ]

@@ -13,6 +13,7 @@ use crate::error::Error;
 use crate::gpu::Caps;
 use crate::gpu::program::{Cost, Own, Program};
 use crate::gpu::shader::{Fragment, fragment, params};
+use crate::operator::mode::StateLayout;
 
 const OWN: Fragment = fragment!("slay/own.wgsl");
 const FEATURES: Fragment = fragment!("slay/features.wgsl");
@@ -26,7 +27,8 @@ const MACLAURIN: Fragment = fragment!("slay/poly_maclaurin.wgsl");
 const TENSORSKETCH: Fragment = fragment!("slay/poly_tensorsketch.wgsl");
 const ONE: Fragment = fragment!("slay/poly_one.wgsl");
 
-static KERNELS: Kernels = Kernels::new(["slay_segment", "slay_scan", "slay_output", "slay_decode"]);
+static KERNELS: Kernels =
+    Kernels::new(["slay_segment", "slay_scan", "slay_output", "slay_decode", "slay_round", "slay_borders"]);
 
 params! {
     /// Must match `struct Own` in `shaders/slay/own.wgsl`.
@@ -104,12 +106,13 @@ pub(super) fn essential(c: &Config) -> Cost {
     let vectors = (q + k) / c.qkv.dim_k as f64;
     let (m, e) = (c.width() as f64, c.qkv.dim_v as f64);
     let size = c.qkv.dtype.size() as f64;
-    let state = if c.mode.carry { c.qkv.kv_units() as f64 * m * (e + 1.0) * 4.0 } else { 0.0 };
+    let states = (c.mode.states(c.qkv.batch) * c.qkv.kv_heads) as f64;
+    let state = if c.mode.carry { states * m * (e + 1.0) * 4.0 } else { 0.0 };
     let feature = feature(c, taken(c, c.anchors)) * vectors;
     Cost {
         flops: feature.flops + 2.0 * vectors * m * (e + 1.0),
         exps: feature.exps,
-        bytes_read: (q + k + v) * size + state + weights(c),
+        bytes_read: (q + k + v) * size + state + weights(c) + c.mode.border_bytes(),
         bytes_written: o * size + state,
     }
 }
@@ -186,6 +189,7 @@ pub(super) fn program(c: &Config, caps: &Caps) -> Result<Program, Error> {
         slots: c.slots(),
         aliases: &[],
         kernels: &KERNELS,
+        prepared: Default::default(),
         features: recurrence::Features {
             rows: c.width(),
             keys: vec![OWN, fragment, TYPES, FEATURES, RAW_KEYS, KEYS],
@@ -212,7 +216,12 @@ pub(super) fn program(c: &Config, caps: &Caps) -> Result<Program, Error> {
             beside_o: None,
             cost: Cost::default(),
         },
-        state: CarriedState { slot: c.state_slot(), transposed: false, extra: 0, position: false },
+        state: CarriedState {
+            slot: c.state_slot(),
+            transposed: c.mode.state_layout == StateLayout::Ed,
+            extra: 0,
+            position: false,
+        },
         normalize: Some(c.norm_eps),
         scale: 1.0,
         mode: c.mode,

@@ -172,9 +172,6 @@ impl Config {
     }
 
     fn program(&self, caps: &Caps) -> Result<Program, Error> {
-        if let Some(what) = self.mode.without_kernels() {
-            return Err(Error::rule(NAME, what, crate::operator::NO_PLAN));
-        }
         layout::program(self, caps)
     }
 }

@@ -48,18 +48,18 @@ fn forms() -> Vec<Case> {
     let plain = |name: &str, axes: &[(&'static str, usize)]| {
         Case::new(name, axes).with("a_log").with("d").with("z").with("dt_bias")
     };
-    let all = |name: &str, axes: &[(&'static str, usize)]| plain(name, axes).host();
     let limited = |case: Case| case.flag("dt-min", "0.009").flag("dt-max", "0.02").flag("dt-offset", "0.001");
     vec![
-        all("packed", &axes).with("cu_seqlens").carry(),
-        all("packed_f16", &axes).with("cu_seqlens").dtype(DType::F16),
-        all("packed_segments", &axes).with("cu_seqlens").carry().flag("segment", "16"),
-        all("packed_empty", &[("H", 2), ("N", 9), ("P", 4), ("S", 4), ("seqs", 30)]).with("cu_seqlens").carry(),
-        all("packed_both", &axes).with("cu_seqlens").flag("direction", "both"),
-        all("backward", &batch).flag("direction", "backward"),
-        all("both_f16", &batch).flag("direction", "both").dtype(DType::F16),
-        all("exchanged", &batch).carry().flag("state-layout", "ed"),
-        all("exchanged_packed", &axes).with("cu_seqlens").carry().flag("state-layout", "ed"),
+        plain("packed", &axes).with("cu_seqlens").carry(),
+        plain("packed_f16", &axes).with("cu_seqlens").dtype(DType::F16),
+        plain("packed_segments", &axes).with("cu_seqlens").carry().flag("segment", "16"),
+        plain("packed_empty", &[("H", 2), ("N", 9), ("P", 4), ("S", 4), ("seqs", 30)]).with("cu_seqlens").carry(),
+        plain("packed_both", &axes).with("cu_seqlens").flag("direction", "both"),
+        plain("backward", &batch).flag("direction", "backward"),
+        plain("both_f16", &batch).flag("direction", "both").dtype(DType::F16),
+        plain("exchanged", &batch).carry().flag("state-layout", "ed"),
+        plain("exchanged_decode", &one).carry().flag("decode", "true").flag("state-layout", "ed"),
+        plain("exchanged_packed", &axes).with("cu_seqlens").carry().flag("state-layout", "ed"),
         plain("skip_per_channel", &batch).with("d.P").carry(),
         plain("skip_per_channel_f16", &batch).with("d.P").dtype(DType::F16),
         limited(plain("limited", &batch).carry()),

@@ -10,6 +10,7 @@ use crate::error::Error;
 use crate::gpu::Caps;
 use crate::gpu::program::{Cost, Own, Program};
 use crate::gpu::shader::{Fragment, fragment, params};
+use crate::operator::mode::StateLayout;
 use crate::operator::qkv;
 use crate::tensor::Layout;
 
@@ -24,7 +25,8 @@ const EPILOGUE: Fragment = fragment!("ssd/epilogue.wgsl");
 const GATE: Fragment = fragment!("ssd/gate.wgsl");
 const NO_GATE: Fragment = fragment!("ssd/no_gate.wgsl");
 
-static KERNELS: Kernels = Kernels::new(["ssd_segment", "ssd_scan", "ssd_output", "ssd_decode"]);
+static KERNELS: Kernels =
+    Kernels::new(["ssd_segment", "ssd_scan", "ssd_output", "ssd_decode", "ssd_round", "ssd_borders"]);
 
 params! {
     /// Must match `struct Own` in `shaders/ssd/own.wgsl`.
@@ -50,12 +52,12 @@ fn elements(c: &Config) -> [f64; 3] {
 pub(super) fn essential(c: &Config) -> Cost {
     let [x, dt, b] = elements(c);
     let (size, gated) = (c.dtype.size() as f64, f64::from(u8::from(c.z)));
-    let state = if c.mode.carry { (c.batch * c.heads * c.dim * c.states * 4) as f64 } else { 0.0 };
+    let state = if c.mode.carry { (c.mode.states(c.batch) * c.heads * c.dim * c.states * 4) as f64 } else { 0.0 };
     let weights: usize = c.weights_slot().parts.iter().map(|part| part.shape.count() * 4).sum();
     Cost {
         flops: 4.0 * x * c.states as f64,
         exps: dt * (1.0 + f64::from(u8::from(c.softplus))) + gated * x,
-        bytes_read: (x + dt + 2.0 * b + gated * x) * size + state + weights as f64,
+        bytes_read: (x + dt + 2.0 * b + gated * x) * size + state + weights as f64 + c.mode.border_bytes(),
         bytes_written: x * size + state,
     }
 }
@@ -94,6 +96,7 @@ pub(super) fn program(c: &Config, caps: &Caps) -> Result<Program, Error> {
         qkv: &qkv,
         aliases: &[("k", "b"), ("v", "x"), ("q", "c"), ("o", "y")],
         kernels: &KERNELS,
+        prepared: Default::default(),
         features: Features {
             rows: c.states,
             keys: vec![IDENTITY, MAPPED_KEYS, PLAIN_WALK],
@@ -120,7 +123,12 @@ pub(super) fn program(c: &Config, caps: &Caps) -> Result<Program, Error> {
             beside_o: at("z"),
             cost: finish_cost,
         },
-        state: CarriedState { slot: c.state_slot(), transposed: true, extra: 0, position: false },
+        state: CarriedState {
+            slot: c.state_slot(),
+            transposed: c.mode.state_layout == StateLayout::De,
+            extra: 0,
+            position: false,
+        },
         normalize: None,
         scale: 1.0,
         mode: c.mode,

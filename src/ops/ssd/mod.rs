@@ -35,7 +35,7 @@ use crate::gpu::program::{Program, check_memory};
 use crate::gpu::{Caps, pack};
 use crate::operator::mode::Mode;
 use crate::operator::qkv::Qkv;
-use crate::operator::{Algorithm, Configured, LogDecayFn, NO_PLAN, StateBasis, tensors, weights};
+use crate::operator::{Algorithm, Configured, LogDecayFn, StateBasis, tensors, weights};
 use crate::tensor::{Access, DType, Layout, Shape, Slot};
 
 #[cfg(feature = "catalog")]
@@ -205,9 +205,6 @@ impl Config {
     }
 
     fn program(&self, caps: &Caps) -> Result<Program, Error> {
-        if let Some(what) = self.mode.without_kernels() {
-            return Err(Error::rule(NAME, what, NO_PLAN));
-        }
         layout::program(self, caps)
     }
 }

@@ -1,0 +1,2 @@
+// Outputs of a kernel: in the storage type of the tensor.
+alias Out = Elem;

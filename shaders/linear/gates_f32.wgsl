@@ -1,0 +1,2 @@
+// Element type of log decays: f32, as they were prepared.
+alias Gate = f32;

@@ -1,0 +1,2 @@
+// Element type of log decays: that of the tensor.
+alias Gate = Elem;

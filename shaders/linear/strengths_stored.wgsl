@@ -1,0 +1,2 @@
+// Element type of strengths: that of the tensor.
+alias Strength = Elem;
