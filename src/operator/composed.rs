@@ -132,6 +132,7 @@ impl<'a, C: Configured> Composed<'a, C> {
     }
 
     /// The outputs of a run in the order of the tokens.
+    #[cfg(feature = "cpu")]
     fn forward(&self, at: usize, reversed: bool, mut outputs: TensorMap) -> TensorMap {
         if !reversed {
             return outputs;
@@ -174,6 +175,7 @@ fn along(part: &Part) -> (usize, usize) {
 }
 
 /// Adds outputs in f32.
+#[cfg(feature = "cpu")]
 fn sums(one: &TensorMap, other: &TensorMap) -> TensorMap {
     let sum = |(name, tensor): (&str, &HostTensor)| {
         let mut values = tensor.to_f32();
@@ -216,8 +218,8 @@ pub(super) fn cpu<C: Configured>(config: &C, tensors: &TensorMap) -> TensorMap {
     joined(&whole, &done.into_iter().map(OnceLock::into_inner).collect::<Vec<_>>())
 }
 
-#[cfg(feature = "cpu")]
 /// Joins the outputs of the sequences, none for one without tokens, and their states.
+#[cfg(feature = "cpu")]
 fn joined<C: Configured>(whole: &Composed<'_, C>, done: &[Option<TensorMap>]) -> TensorMap {
     let mut joined = TensorMap::new();
     for part in whole.parts(Access::Write) {

@@ -53,7 +53,8 @@ fn without_a_directory_each_kernel_is_printed_once() {
             assert_eq!(text.matches(&format!("fn {entry}(")).count(), 1, "{name}: {entry}");
         }
     }
-    let label = "linear_scan.f32.count_off.NORMALIZE=1.TRANSPOSED=0.CARRY=0.MODE=0.DECAY=0.POSITION=0.RUNNING_MAX=0";
+    let label =
+        "linear_scan.f32.count_off.spans.NORMALIZE=1.TRANSPOSED=0.CARRY=0.MODE=0.DECAY=0.POSITION=0.RUNNING_MAX=0";
     let one = place.done(&format!("wgsl linear --kernel {label} --target native"));
     validate("linear_scan", &one);
     assert!(one.contains("override MODE: u32 = 0u;"), "{one}");
