@@ -120,7 +120,7 @@ fn begin_walk(p: Place, segment: u32, stored: bool, invocation: u32) {
         wg_running_max = NOTHING;
         if (stored) {
             count_load(1u);
-            wg_running_max = segments[running_max_at(p.kv, segment) + 1u];
+            wg_running_max = segment_at(running_max_at(p.kv, segment) + 1u);
         }
     }
 }

@@ -1,7 +1,6 @@
 // Copies the borders of packed sequences behind the stored segments, where kernels that have no binding to spare find them. None
 // exceeds N, so that no kernel leaves its tensors whatever the borders are. Grid: blocks of 64 borders.
 @group(0) @binding(CU_SEQLENS_BINDING) var<storage, read> cu_seqlens: array<u32>; // S + 1
-@group(0) @binding(SEGMENTS_BINDING) var<storage, read_write> segments: array<f32>;
 
 override BACKWARD: u32 = 0u; // 1: tokens and sequences are numbered from the last to the first
 
@@ -20,5 +19,5 @@ fn recurrence_borders(
     count_store(1u);
     let given = min(cu_seqlens[select(s, params.sequences - s, BACKWARD == 1u)], params.keys);
     let border = select(given, params.keys - given, BACKWARD == 1u);
-    segments[params.kv_heads * params.stored_segments * params.segment_stride + s] = bitcast<f32>(border);
+    write_segment(params.kv_heads * params.stored_segments * params.segment_stride + s, bitcast<f32>(border));
 }

@@ -1,34 +1,37 @@
 // Decay factors e^g, so that rounding errors do not accumulate. Often g is 0 or barely negative, and the state is multiplied by
 // thousands of factors: if each were rounded next to 1, all errors would point the same way.
 
-// Whether a factor e^g is that near 1.
-fn is_near_one(g: f32) -> bool {
-    return g <= 0.0 && g > -0.5;
+// Whether factors e^g are that near 1. Below, few tokens are remembered, and errors of so few do not matter.
+fn are_near_one(g: vec4<f32>) -> vec4<bool> {
+    return (g <= vec4<f32>(0.0)) & (g > vec4<f32>(-0.125));
 }
 
 // e^g - 1 for such g.
-fn change_of(g: f32) -> f32 {
-    let few = 1.0 + g * 0.2 * (1.0 + g * 0.16666667 * (1.0 + g * 0.14285715 * (1.0 + g * 0.125)));
-    return g * (1.0 + g * 0.5 * (1.0 + g * 0.33333334 * (1.0 + g * 0.25 * few)));
+fn changes_of(g: vec4<f32>) -> vec4<f32> {
+    let few = 1.0 + g * 0.25 * (1.0 + g * 0.2 * (1.0 + g * 0.16666667));
+    return g * (1.0 + g * 0.5 * (1.0 + g * 0.33333334 * few));
 }
 
-// The factor for token n of a segment. Near 1 it is rounded up for some tokens and down for others, by the fractional part of n
-// times the golden ratio, so that the errors of many tokens cancel. The rounding is to multiples of 2^-24, by way of whole
-// numbers, which no compiler rearranges.
-fn decay_factor(g: f32, n: u32) -> f32 {
-    if (is_near_one(g)) {
-        let part = f32((n * 2654435769u) >> 8u) * 5.9604645e-8;
-        return 1.0 + f32(i32(floor(change_of(g) * 16777216.0 + part))) * 5.9604645e-8;
-    }
+// Factors for token n of a segment. Near 1 they are rounded up for some tokens and down for others, by the fractional part of n
+// times the golden ratio, so that the errors of many tokens cancel. The rounding is to multiples of 2^-24 by way of `floor`, which
+// no compiler rearranges.
+fn decay_factors(g: vec4<f32>, n: u32) -> vec4<f32> {
+    let part = f32((n * 2654435769u) >> 8u) * 5.9604645e-8;
+    let near = 1.0 + floor(changes_of(max(g, vec4<f32>(-0.125))) * 16777216.0 + part) * 5.9604645e-8;
     // Avoid infinities: compilers may assume that there are none.
-    return select(exp(g), 0.0, g < -87.0);
+    let far = select(exp(g), vec4<f32>(0.0), g < vec4<f32>(-87.0));
+    return select(far, near, are_near_one(g));
 }
 
-// A factor as scans and single tokens use it, where nothing cancels: for g > -1/2 e^g - 1, which is not positive; otherwise e^g
+fn decay_factor(g: f32, n: u32) -> f32 {
+    return decay_factors(vec4<f32>(g), n).x;
+}
+
+// A factor as scans and single tokens use it, where nothing cancels: near 1 it is e^g - 1, which is not positive; otherwise e^g
 // itself, which is positive, or -1 (a factor of 0) if it underflows.
 fn decay_of(g: f32) -> f32 {
-    if (is_near_one(g)) {
-        return change_of(g);
+    if (are_near_one(vec4<f32>(g)).x) {
+        return changes_of(vec4<f32>(g)).x;
     }
     // Avoid infinities: compilers may assume that there are none.
     return select(exp(g), -1.0, g < -87.0);

@@ -14,7 +14,7 @@ fn stored(at: u32, exists: bool) -> f32 {
         return 0.0;
     }
     count_load(1u);
-    return segments[at];
+    return segment_at(at);
 }
 
 // The stored segment with the initial state. Non-causal: every query segment reads the state of the first segment, which holds the

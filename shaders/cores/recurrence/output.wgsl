@@ -23,10 +23,8 @@ fn recurrence_output(
     let end = home.span.end;
     begin_walk(p, initial_segment(p), INIT == 1u, invocation);
     load_state(p, invocation);
-    // A segment that is left over behind packed sequences has no tokens.
-    if (home.span.first < end) {
-        fetch_tile(p, home.span.first, end, CAUSAL == 1u, invocation);
-    }
+    // A segment that is left over behind packed sequences has no tokens: what it fetches is not used.
+    fetch_tile(p, home.span.first, max(end, 1u), CAUSAL == 1u, invocation);
     for (var batch = home.span.first; batch < end; batch += BATCH) {
         if (CAUSAL == 1u) {
             load_decays(p, batch, end, invocation);

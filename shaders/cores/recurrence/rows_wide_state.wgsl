@@ -3,14 +3,14 @@
 // Four columns of a stored state, whose row starts at `row`.
 fn stored_row(row: u32, e: u32) -> vec4<f32> {
     let at = row + min(e, params.dim_v - 4u);
-    return vec4<f32>(segments[at], segments[at + 1u], segments[at + 2u], segments[at + 3u]);
+    return vec4<f32>(segment_at(at), segment_at(at + 1u), segment_at(at + 2u), segment_at(at + 3u));
 }
 
 fn put_row(row: u32, e: u32, x: vec4<f32>) {
     if (e < params.dim_v) {
-        segments[row + e] = x.x;
-        segments[row + e + 1u] = x.y;
-        segments[row + e + 2u] = x.z;
-        segments[row + e + 3u] = x.w;
+        write_segment(row + e, x.x);
+        write_segment(row + e + 1u, x.y);
+        write_segment(row + e + 2u, x.z);
+        write_segment(row + e + 3u, x.w);
     }
 }

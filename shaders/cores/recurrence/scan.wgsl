@@ -3,7 +3,6 @@
 // state, packed as B G rows E, then B G rows; packed sequences have S states in the place of B.
 //
 // A variant brings segments_of(unit), the stored segments of a carried state.
-@group(0) @binding(SEGMENTS_BINDING) var<storage, read_write> segments: array<f32>; // [B G][segments][segment_stride]
 @group(0) @binding(STATE_BINDING) var<storage, read_write> state: array<f32>;
 
 override CARRY: u32 = 0u; // 1: there is a carried `state`; 0: the binding is not used

@@ -7,7 +7,7 @@ override WHOLE: u32 = 0u; // 1: every sequence has one stored segment, whatever 
 
 fn border(s: u32) -> u32 {
     count_load(1u);
-    return bitcast<u32>(segments[params.kv_heads * params.stored_segments * params.segment_stride + s]);
+    return bitcast<u32>(segment_at(params.kv_heads * params.stored_segments * params.segment_stride + s));
 }
 
 // First stored segment of sequence s, which starts at `start`.

@@ -1,7 +1,6 @@
 // Stores the state from registers to the workspace. Per segment: rows x E, then one sum of features per row if normalised,
 // then, with a decay, the logarithm of the segment's total decay, one number or one per row. Factors instead of logarithms
 // would lose precision: a state that lasts for many segments would multiply their rounding errors.
-@group(0) @binding(SEGMENTS_BINDING) var<storage, read_write> segments: array<f32>; // [B G][segments][segment_stride]
 
 // Log decay of the segment so far, for the rows of this invocation.
 const PASSED: u32 = select(1u, ROWS4, DECAY == 2u);
@@ -37,7 +36,7 @@ fn store_passed(p: Place, row_thread: u32, col_thread: u32) {
 fn put_segment(at: u32, value: f32, exists: bool) {
     if (exists) {
         count_store(1u);
-        segments[at] = value;
+        write_segment(at, value);
     }
 }
 

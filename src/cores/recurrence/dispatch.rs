@@ -44,7 +44,7 @@ impl<'a> Dispatches<'a> {
             rows: c.features.rows as u32,
             col_splits: tiles.col_splits as u32,
             head_splits: tiles.head_splits as u32,
-            segment_stride: (c.state_len() + c.passed_len()) as u32,
+            segment_stride: (c.state_len() + c.passed_len()).next_multiple_of(4) as u32,
             state_len: c.state_len() as u32,
             share: s.shared as u32,
             sequences: c.mode.sequences.unwrap_or(0) as u32,
@@ -128,7 +128,10 @@ impl<'a> Dispatches<'a> {
             let count = if keep { self.kv * key_segments as u64 } else { 0 };
             let elements = count.saturating_mul(u64::from(self.params.segment_stride));
             let elements = elements.saturating_add(c.mode.sequences.map_or(0, |sequences| sequences as u64 + 1));
-            workspace.push(Scratch { name: "segment states", bytes: elements.saturating_mul(4).max(16) });
+            workspace.push(Scratch {
+                name: "segment states",
+                bytes: elements.max(1).saturating_mul(4).next_multiple_of(16),
+            });
             workspace.push(Scratch { name: "no state", bytes: 16 });
             if let Some(splits) = c.features.row_splits {
                 let sums = if splits > 1 { self.rows() as u64 * (s.dim_v as u64 + 1) * 4 } else { 0 };
@@ -264,7 +267,7 @@ impl<'a> Dispatches<'a> {
         let (spans, overrides) = self.spans();
         let overrides = overrides.into_iter().collect();
         let spec = self.spec(&[&[self.lanes], &f.keys, &self.c.decay.tiled, &[spans]], true, consts, overrides);
-        let step = self.step(&self.c.kernels.segment, rows(self.c.qkv, spec, false), params, groups, cost);
+        let step = self.step(&self.c.kernels.segment, rows(self.c.qkv, spec, false, true), params, groups, cost);
         step.own(self.c.own.get(part))
     }
 
@@ -392,7 +395,7 @@ impl<'a> Dispatches<'a> {
         overrides.extend(&c.epilogue.overrides);
         let fragments = [&[self.lanes][..], &f.keys, &f.queries, &c.decay.tiled, &c.epilogue.tiled];
         let spec = self.spec(&fragments, false, consts, overrides).with(&[self.runs.outputs(), spans]);
-        self.step(&c.kernels.output, rows(s, spec, true), params, groups, cost).own(c.own.get(part))
+        self.step(&c.kernels.output, rows(s, spec, true, store), params, groups, cost).own(c.own.get(part))
     }
 
     fn decode(&self) -> Step {

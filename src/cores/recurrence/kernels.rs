@@ -20,6 +20,10 @@ const ROWS: Fragment = fragment!("cores/recurrence/rows.wgsl");
 pub(crate) const NARROW: [Fragment; 2] =
     [fragment!("cores/recurrence/rows_narrow.wgsl"), fragment!("cores/recurrence/rows_narrow_output.wgsl")];
 const NARROW_STATE: Fragment = fragment!("cores/recurrence/rows_narrow_state.wgsl");
+/// Stored segments: to read and write, and for kernels that write none.
+const SEGMENTS_STORED: Fragment = fragment!("cores/recurrence/segments_stored.wgsl");
+const SEGMENTS_READ: Fragment = fragment!("cores/recurrence/segments_read.wgsl");
+const SEGMENTS_READ_WIDE: Fragment = fragment!("cores/recurrence/segments_read_wide.wgsl");
 /// Loads of k, v and states, then loads of q and stores of o: four elements at once.
 const WIDE: [Fragment; 2] =
     [fragment!("cores/recurrence/rows_wide.wgsl"), fragment!("cores/recurrence/rows_wide_output.wgsl")];
@@ -108,7 +112,7 @@ impl Kernels {
             },
             scan: Kernel {
                 entry: "recurrence_scan",
-                ..Kernel::new(scan, &[STRIDES_SOURCE, TYPES, DECAYS, SCAN], params, Some(SCAN_PROOF))
+                ..Kernel::new(scan, &[STRIDES_SOURCE, TYPES, DECAYS, SEGMENTS_STORED, SCAN], params, Some(SCAN_PROOF))
             },
             output: Kernel {
                 entry: "recurrence_output",
@@ -138,7 +142,7 @@ impl Kernels {
             },
             borders: Kernel {
                 entry: "recurrence_borders",
-                ..Kernel::new(borders, &[STRIDES_SOURCE, TYPES, BORDERS], params, Some(BORDERS_PROOF))
+                ..Kernel::new(borders, &[STRIDES_SOURCE, TYPES, SEGMENTS_STORED, BORDERS], params, Some(BORDERS_PROOF))
             },
             round: Kernel {
                 entry: "recurrence_round",
@@ -184,9 +188,14 @@ pub(crate) fn borders(
 }
 
 /// Chooses how a kernel loads rows: four elements at once if D and E are multiples of four. Strided tensors need not be: then
-/// the second variant serves.
-pub(crate) fn rows(s: &Qkv, spec: Variant, output: bool) -> (Variant, Option<Variant>) {
-    let [wide, narrow] = [(WIDE_STATE, WIDE), (NARROW_STATE, NARROW)]
-        .map(|(state, rows)| spec.clone().with(&[state]).with(&rows[..if output { 2 } else { 1 }]));
+/// the second variant serves. `output` says whether it reads queries and writes outputs, `stores` whether it stores states.
+pub(crate) fn rows(s: &Qkv, spec: Variant, output: bool, stores: bool) -> (Variant, Option<Variant>) {
+    let [wide, narrow] = if stores {
+        [&[SEGMENTS_STORED, WIDE_STATE][..], &[SEGMENTS_STORED, NARROW_STATE]]
+    } else {
+        [&[SEGMENTS_READ_WIDE][..], &[SEGMENTS_READ, NARROW_STATE]]
+    };
+    let [wide, narrow] = [(wide, WIDE), (narrow, NARROW)]
+        .map(|(state, rows)| spec.clone().with(state).with(&rows[..if output { 2 } else { 1 }]));
     if s.dim_k.is_multiple_of(4) && s.dim_v.is_multiple_of(4) { (wide, Some(narrow)) } else { (narrow, None) }
 }

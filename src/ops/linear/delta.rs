@@ -314,7 +314,7 @@ impl<'a> Dispatches<'a> {
         let (spans, whole) = spans(&c.mode, true);
         let overrides: Vec<_> = overrides.into_iter().chain(whole).collect();
         let spec = self.spec(&fragments, consts, &overrides).with(&[spans]);
-        let (spec, narrow) = rows(s, spec, true);
+        let (spec, narrow) = rows(s, spec, true, true);
         self.step(&WALK_KERNEL, spec, &params, groups, cost).or_narrow(narrow)
     }
 

@@ -17,6 +17,8 @@ use crate::tensor::Slot;
 
 const GATED: [Fragment; 2] = [fragment!("linear/gated.wgsl"), DECAY_TOKENS];
 const GATED_ROWS: Fragment = fragment!("linear/gated_rows.wgsl");
+const GATE_ROWS_WIDE: Fragment = fragment!("linear/gate_rows_wide.wgsl");
+const GATE_ROWS_NARROW: Fragment = fragment!("linear/gate_rows_narrow.wgsl");
 const GATED_DECODE: Fragment = fragment!("linear/gated_decode.wgsl");
 const LOG_NONE: [Fragment; 2] = [fragment!("linear/log_none.wgsl"), fragment!("linear/log_none_decode.wgsl")];
 const LOG_GATE: [Fragment; 2] = [fragment!("linear/log_gate.wgsl"), fragment!("linear/log_gate_decode.wgsl")];
@@ -110,7 +112,10 @@ pub(super) fn decay_of(c: &Config, slots: &[Slot]) -> Decay {
             (vec![tiled], decode)
         }
         DecayKind::PerHead => (GATED.to_vec(), GATED_DECODE),
-        DecayKind::PerRow => (vec![GATED_ROWS], GATED_DECODE),
+        DecayKind::PerRow => {
+            let wide = c.qkv.dim_k.is_multiple_of(4);
+            (vec![if wide { GATE_ROWS_WIDE } else { GATE_ROWS_NARROW }, GATED_ROWS], GATED_DECODE)
+        }
         DecayKind::None => (vec![NO_DECAY[0]], NO_DECAY[1]),
     };
     tiled.push(c.gates_fragment());
