@@ -20,17 +20,20 @@ struct Params {
     state_len: u32,       // elements per state: rows E, plus rows if normalised
     share: u32,           // KV heads of the state per head of q and k: 1, or H / G for ssd
     extra_state: u32,     // first element in the carried state of the positions or running maxima, which follow the sums
-    _pad: u32,
+    first_segment: u32,   // first segment of this step
     q: Strides,
     k: Strides,
     v: Strides,
     o: Strides,
     g: Strides,           // strides of the decay's tensor
     beta: Strides,        // strides of beta (delta rules)
-    first: u32,           // walks in several dispatches: tokens of this one, from first up to end (exclusive)
+    first: u32,           // steps over some tokens: from first up to end (exclusive)
     end: u32,
     read_page: u32,       // without a scan between passes: stored segments to start from and, in several dispatches, to write to
     write_page: u32,
+    first_unit: u32,      // stored features: the first head of k, numbered over all batch entries, and where queries start
+    query_features: u32,
+    _pad: vec2<u32>,
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
@@ -67,7 +70,7 @@ fn place(index: u32) -> Place {
     rest = rest / params.col_splits;
     p.head_split = rest % params.head_splits;
     rest = rest / params.head_splits;
-    p.segment = rest % params.segments;
+    p.segment = params.first_segment + rest % params.segments;
     p.kv = rest / params.segments;
     p.b = p.kv / params.kv_heads;
     p.g = p.kv % params.kv_heads;

@@ -1,6 +1,9 @@
 //! Builds the dispatches of a recurrence for the chosen walk, with the cost of each.
 
-use super::kernels::{NARROW, rows};
+use std::ops::Range;
+
+use super::kernels::{GIVEN, K, NARROW, O, Q, STATES, STORED_VECTORS, V, rows};
+use super::stored::{Block, Of};
 use super::{DecayKind, GATE_STRIDES, O_STRIDES, Params, Passes, Recurrence, STRIDES, Tiles};
 use crate::error::Error;
 use crate::gpu::Caps;
@@ -18,7 +21,10 @@ pub(super) struct Dispatches<'a> {
     lanes: Fragment,
 }
 
-/// Buffers of the workspace, in order.
+/// A step, and the key heads that its workgroups cover.
+type Covering = (Range<usize>, Step);
+
+/// Buffers of the workspace, in order. Features are the last of them.
 const SEGMENTS: Operand = Operand::Workspace(0);
 const NO_STATE: Operand = Operand::Workspace(1);
 const PARTIALS: Operand = Operand::Workspace(2);
@@ -60,38 +66,17 @@ impl<'a> Dispatches<'a> {
 
     pub(super) fn build(self, caps: &Caps) -> Result<Program, Error> {
         let (c, s) = (self.c, self.c.qkv);
-        let (key_segments, steps) = match self.walk {
-            Passes::Decode => (0, vec![self.decode()]),
-            Passes::Sequential => {
-                let whole = s.keys.next_multiple_of(self.tiles.tile);
-                let mut steps = Vec::new();
-                // The carried state is copied to a place of its own: workgroups that read it do not wait for those that store.
-                let (stored, page) = if c.mode.carry { (2, 1) } else { (1, 0) };
-                let from = Params { stored_segments: stored as u32, read_page: page, ..self.params };
-                if c.mode.carry {
-                    steps.extend(self.first_running_max(1, from));
-                    steps.push(self.scan(1, 3, from));
-                }
-                steps.extend(self.parts(|part| self.output(part, whole, from, c.mode.carry, c.mode.carry)));
-                steps.extend(c.mode.carry.then(|| self.scan(1, 2, Params { read_page: 0, ..from })));
-                (stored, steps)
-            }
-            Passes::ReduceThenScan { keys, queries } => {
-                let segments = s.keys.div_ceil(keys);
-                let mut steps = self.parts(|part| self.segment(part, keys, segments));
-                let from = Params { stored_segments: segments as u32, ..self.params };
-                steps.extend(self.first_running_max(segments, from));
-                steps.push(self.scan(segments, if c.mode.causal { 0 } else { 1 }, from));
-                steps.extend(self.parts(|part| self.output(part, queries, from, true, false)));
-                (segments, steps)
-            }
+        let (key_segments, steps, feature_bytes) = match self.walk {
+            Passes::Decode => (0, vec![(0..c.units(), self.decode())], 0),
+            Passes::Sequential => self.sequential(caps)?,
+            Passes::ReduceThenScan { keys, queries } => self.two_passes(keys, queries, caps)?,
         };
         let mut pieces = Vec::new();
         let mut strides = STRIDES.to_vec();
         strides.extend(c.decay.slot.map(|gate| (gate, GATE_STRIDES)));
         strides.extend(c.epilogue.beside_o.map(|slot| (slot, O_STRIDES)));
-        for step in steps {
-            pieces.extend(s.cut(c.op, step, &c.slots, &strides, caps)?);
+        for (heads, step) in steps {
+            pieces.extend(s.cut_heads(c.op, step, heads, &c.slots, &strides, caps)?);
         }
         // Where o has a companion of its shape, the uniform has one set of strides for both.
         let own = if c.epilogue.beside_o.is_some() { &STRIDES[..3] } else { &STRIDES[..] };
@@ -109,6 +94,9 @@ impl<'a> Dispatches<'a> {
             } else if c.mode.carry {
                 workspace.pop();
             }
+            if c.features.stored.is_some() {
+                workspace.push(Scratch { name: "features", bytes: feature_bytes.max(16) });
+            }
         }
         check_workspace(c.op, &workspace)?;
         let t = self.tiles;
@@ -124,6 +112,97 @@ impl<'a> Dispatches<'a> {
             Passes::ReduceThenScan { keys, .. } => format!("two passes, segments of {keys}, {tile}"),
         };
         Ok(Program::new(c.op, variant, c.slots.clone(), workspace, pieces))
+    }
+
+    /// The steps of one pass over the sequence, how many segments they store, and bytes of features.
+    fn sequential(&self, caps: &Caps) -> Result<(usize, Vec<Covering>, u64), Error> {
+        let (c, s) = (self.c, self.c.qkv);
+        let whole = s.keys.next_multiple_of(self.tiles.tile);
+        let mut steps = Vec::new();
+        // The carried state is copied to a place of its own: workgroups that read it do not wait for those that store.
+        let (stored, page) = if c.mode.carry { (2, 1) } else { (1, 0) };
+        let from = Params { stored_segments: stored as u32, read_page: page, ..self.params };
+        if c.mode.carry {
+            steps.extend(self.of_all(self.first_running_max(1, from)));
+            steps.extend(self.of_all([self.scan(1, 3, from)]));
+        }
+        let blocks = c.blocks(s.keys, whole, Of::Both, caps)?;
+        for block in &blocks {
+            let from = self.in_block(from, block, whole, Of::Both);
+            steps.extend(self.of_block(block, c.store_features(from, &self.operands, block, Of::Both)));
+            steps.extend(
+                self.of_block(
+                    block,
+                    self.parts(|part| self.output(part, whole, block, from, c.mode.carry, c.mode.carry)),
+                ),
+            );
+        }
+        if c.mode.carry {
+            steps.extend(self.of_all([self.scan(1, 2, Params { read_page: 0, ..from })]));
+        }
+        Ok((stored, steps, self.feature_bytes(&blocks, Of::Both)))
+    }
+
+    /// The steps of reduce-then-scan, how many segments they store, and bytes of features. Features of keys and queries of the
+    /// whole sequence are stored once if they fit; otherwise those of the block that a pass is at.
+    fn two_passes(&self, keys: usize, queries: usize, caps: &Caps) -> Result<(usize, Vec<Covering>, u64), Error> {
+        let (c, s) = (self.c, self.c.qkv);
+        let segments = s.keys.div_ceil(keys);
+        let read = if c.mode.causal { Of::Both } else { Of::Queries };
+        let outputs = c.blocks(s.queries, queries, read, caps)?;
+        // Queries of the non-causal form have blocks of their own.
+        let at_once = c.mode.causal && outputs.len() == 1;
+        let wrote = if at_once { Of::Both } else { Of::Keys };
+        let sums = c.blocks(s.keys, keys, wrote, caps)?;
+        let from = Params { stored_segments: segments as u32, ..self.params };
+        let mut steps = Vec::new();
+        for block in &sums {
+            let from = self.in_block(from, block, keys, wrote);
+            steps.extend(self.of_block(block, c.store_features(from, &self.operands, block, wrote)));
+            steps.extend(self.of_block(block, self.parts(|part| self.segment(part, keys, block, from))));
+        }
+        steps.extend(self.of_all(self.first_running_max(segments, from)));
+        steps.extend(self.of_all([self.scan(segments, if c.mode.causal { 0 } else { 1 }, from)]));
+        for block in &outputs {
+            let from = self.in_block(from, block, queries, read);
+            if !at_once {
+                steps.extend(self.of_block(block, c.store_features(from, &self.operands, block, read)));
+            }
+            steps.extend(self.of_block(block, self.parts(|part| self.output(part, queries, block, from, true, false))));
+        }
+        Ok((segments, steps, self.feature_bytes(&sums, wrote).max(self.feature_bytes(&outputs, read))))
+    }
+
+    fn feature_bytes(&self, blocks: &[Block], of: Of) -> u64 {
+        blocks.iter().map(|block| self.c.block_bytes(block, of)).max().unwrap_or(0)
+    }
+
+    fn of_all(&self, steps: impl IntoIterator<Item = Step>) -> Vec<Covering> {
+        steps.into_iter().map(|step| (0..self.c.units(), step)).collect()
+    }
+
+    fn of_block(&self, block: &Block, steps: impl IntoIterator<Item = Step>) -> Vec<Covering> {
+        steps.into_iter().map(|step| (block.heads.clone(), step)).collect()
+    }
+
+    /// Parameters of the steps of a block, whose workspace has these features.
+    fn in_block(&self, from: Params, block: &Block, segment: usize, of: Of) -> Params {
+        let keys = if of == Of::Queries { 0 } else { block.heads.len() * block.tokens.len() };
+        Params {
+            segment: segment as u32,
+            segments: block.tokens.len().div_ceil(segment) as u32,
+            first_segment: (block.tokens.start / segment) as u32,
+            first: block.tokens.start as u32,
+            end: block.tokens.end as u32,
+            first_unit: block.heads.start as u32,
+            query_features: keys as u32,
+            ..from
+        }
+    }
+
+    /// Key heads of the state in a block. Heads of the state that share a head of k stay together.
+    fn kv(&self, block: &Block) -> u64 {
+        (block.heads.len() * self.c.qkv.shared) as u64
     }
 
     /// One step for each part that the rows of the state are split into.
@@ -170,64 +249,55 @@ impl<'a> Dispatches<'a> {
         2.0 * self.c.state_len() as f64 / self.c.row_splits() as f64
     }
 
+    /// Bytes of the states of all key heads.
     fn state_bytes(&self) -> f64 {
-        self.kv as f64 * self.c.state_len() as f64 * 4.0
+        self.states(self.kv)
     }
 
-    /// Work to compute the decay of all tokens of the key heads.
-    fn decays(&self) -> Cost {
-        self.c.decay.cost * (self.kv as f64 * self.c.qkv.keys as f64)
+    /// Bytes of the states of some key heads.
+    fn states(&self, kv: u64) -> f64 {
+        kv as f64 * self.c.state_len() as f64 * 4.0
     }
 
-    /// Number of tokens of all key heads, bytes of all keys, and bytes of all values.
-    fn key_bytes(&self) -> (f64, f64, f64) {
-        let tokens = self.kv as f64 * self.c.qkv.keys as f64;
-        let size = self.c.qkv.dtype.size() as f64;
-        (tokens, tokens * size * self.c.qkv.dim_k as f64, tokens * size * self.c.qkv.dim_v as f64)
+    /// Number of tokens of all key heads of a block, bytes that a walk loads of its keys, and bytes of its values.
+    fn key_bytes(&self, block: &Block) -> (f64, f64, f64) {
+        let tokens = self.kv(block) as f64 * block.tokens.len() as f64;
+        let value = (self.c.qkv.dtype.size() * self.c.qkv.dim_v) as f64;
+        (tokens, tokens * self.c.vector_bytes(), tokens * value)
     }
 
-    /// Number of tokens of all key heads if every segment of length `length` is padded to whole tiles of `tile`. Features are
-    /// computed for all of them.
-    fn padded(&self, tokens: usize, length: usize, tile: usize) -> f64 {
-        let (whole, rest) = (tokens / length, tokens % length);
-        (whole * length.next_multiple_of(tile) + rest.next_multiple_of(tile)) as f64 * self.kv as f64
+    /// Work to compute the features of the vectors of a block's key heads, if every segment of length `length` is padded to
+    /// whole tiles of `tile`.
+    fn features(&self, block: &Block, length: usize, tile: usize) -> Cost {
+        let (whole, rest) = (block.tokens.len() / length, block.tokens.len() % length);
+        let padded = whole * length.next_multiple_of(tile) + rest.next_multiple_of(tile);
+        self.c.features.cost * (padded as f64 * self.kv(block) as f64)
     }
 
-    /// Work to compute the features of `vectors` vectors in `groups` workgroups.
-    fn features(&self, vectors: f64, groups: f64) -> Cost {
-        let (once, each) = self.c.features.weight_bytes;
-        let mut cost = self.c.features.cost * vectors;
-        cost.bytes_read += once * groups + each * vectors;
-        cost
-    }
-
-    fn segment(&self, part: usize, length: usize, segments: usize) -> Step {
-        let params = Params {
-            segment: length as u32,
-            segments: segments as u32,
-            stored_segments: segments as u32,
-            head_splits: 1,
-            ..self.params
-        };
-        let groups = self.kv * segments as u64 * self.tiles.col_splits as u64;
-        let (tokens, k, v) = self.key_bytes();
+    fn segment(&self, part: usize, length: usize, block: &Block, from: Params) -> Step {
+        let params = Params { head_splits: 1, ..from };
+        let segments = params.segments as usize;
+        let kv = self.kv(block);
+        let each = segments as u64 * self.tiles.col_splits as u64;
+        let (tokens, k, v) = self.key_bytes(block);
         let splits = self.tiles.col_splits as f64;
         let cost = Cost {
             flops: tokens * self.touch(),
             exps: 0.0,
             bytes_read: k * splits + v,
-            bytes_written: (self.state_bytes() / self.c.row_splits() as f64
-                + (self.kv as usize * self.c.passed_by_segment() * 4) as f64)
+            bytes_written: (self.states(kv) / self.c.row_splits() as f64
+                + (kv as usize * self.c.passed_by_segment() * 4) as f64)
                 * segments as f64,
-        } + self.decays() * splits
-            + self.features(self.padded(self.c.qkv.keys, length, self.tiles.segment_tile) * splits, groups as f64);
+        } + self.c.decay.cost * (tokens * splits)
+            + self.features(block, length, self.tiles.segment_tile) * splits;
         let f = &self.c.features;
         let mut consts = self.tiles.consts(self.tiles.segment_tile);
         consts.extend([("READ_HEADS", 0), ("ADVANCED", 0)]);
         consts.extend(&f.consts);
+        consts.extend(self.c.stored_consts());
         let spec = self.spec(&[&[self.lanes], &f.keys, &self.c.decay.tiled], true, consts, vec![]);
-        let step = self.step(&self.c.kernels.segment, rows(self.c.qkv, spec, false), params, groups, cost);
-        step.own(self.c.own.get(part))
+        let step = self.step(&self.c.kernels.segment, self.rows_of(spec, &[V, STATES], 1), params, kv * each, cost);
+        self.number(step, block, each).own(self.c.own.get(part))
     }
 
     /// The carried running maximum goes to the first segment, before each element of the scan reads it.
@@ -282,24 +352,20 @@ impl<'a> Dispatches<'a> {
         self.step(&self.c.kernels.scan, (spec, None), params, groups, cost)
     }
 
-    fn output(&self, part: usize, length: usize, from: Params, init: bool, store: bool) -> Step {
+    fn output(&self, part: usize, length: usize, block: &Block, params: Params, init: bool, store: bool) -> Step {
         let (c, t, s) = (self.c, self.tiles, self.c.qkv);
-        let segments = s.queries.div_ceil(length);
-        let params = Params { segment: length as u32, segments: segments as u32, ..from };
-        let groups = self.kv * segments as u64 * (t.col_splits * t.head_splits) as u64;
-        let all = self.rows() as f64;
+        let (kv, segments) = (self.kv(block), params.segments as f64);
+        let each = u64::from(params.segments) * (t.col_splits * t.head_splits) as u64;
+        let (tokens, k, v) = self.key_bytes(block);
+        let all = tokens * s.group() as f64;
         let size = s.dtype.size() as f64;
-        let (tokens, k, v) = self.key_bytes();
         let (col_splits, head_splits) = (t.col_splits as f64, t.head_splits as f64);
         let share = 1.0 / c.row_splits() as f64;
         // Every column split reads the sums of features.
-        let norm = if c.normalize.is_some() {
-            self.kv as f64 * c.features.rows as f64 * 4.0 * (col_splits - 1.0)
-        } else {
-            0.0
-        };
-        let running_max = self.kv as f64 * c.running_max_bytes();
-        let start = (self.state_bytes() + norm + running_max * col_splits) * segments as f64 * head_splits * share;
+        let norm =
+            if c.normalize.is_some() { kv as f64 * c.features.rows as f64 * 4.0 * (col_splits - 1.0) } else { 0.0 };
+        let running_max = kv as f64 * c.running_max_bytes();
+        let start = (self.states(kv) + norm + running_max * col_splits) * segments * head_splits * share;
         // If rows are split into parts, the sums so far are stored between parts: E columns and one weight per row. The
         // last part reads the weight once per four columns.
         let (first, last) = (part == 0, part + 1 == c.row_splits());
@@ -310,16 +376,15 @@ impl<'a> Dispatches<'a> {
             (false, false) => (sums(1.0), sums(1.0)),
             (false, true) => (sums((s.dim_v as f64 / 4.0).ceil()), 0.0),
         };
-        let queries = self.padded(s.queries, length, t.tile) * (t.read_heads * t.head_splits) as f64 * col_splits;
         let mut cost = Cost {
             flops: all * self.touch(),
             exps: 0.0,
-            bytes_read: all * s.dim_k as f64 * size * col_splits + if init { start } else { 0.0 } + waiting.0,
+            bytes_read: all * c.vector_bytes() * col_splits + if init { start } else { 0.0 } + waiting.0,
             bytes_written: if last { all * s.dim_v as f64 * size } else { 0.0 }
-                + if store { self.state_bytes() * share + running_max } else { 0.0 }
+                + if store { self.states(kv) * share + running_max } else { 0.0 }
                 + waiting.1,
         } + c.epilogue.cost * all
-            + self.features(queries, groups as f64);
+            + self.features(block, length, t.tile) * ((t.read_heads * t.head_splits) as f64 * col_splits);
         if c.mode.causal {
             cost =
                 cost + Cost {
@@ -327,14 +392,15 @@ impl<'a> Dispatches<'a> {
                     exps: 0.0,
                     bytes_read: (k * col_splits + v) * head_splits,
                     bytes_written: 0.0,
-                } + self.decays() * (col_splits * head_splits)
-                    + self.features(self.padded(s.keys, length, t.tile) * col_splits * head_splits, 0.0);
+                } + c.decay.cost * (tokens * col_splits * head_splits)
+                    + self.features(block, length, t.tile) * (col_splits * head_splits);
         }
         let f = &c.features;
         let mut consts = t.consts(t.tile);
         // Without a state to store, the scan has run before.
         consts.extend([("READ_HEADS", t.read_heads as u32), ("ADVANCED", (!store).into())]);
         consts.extend(&f.consts);
+        consts.extend(c.stored_consts());
         let mut overrides = vec![("CAUSAL", c.mode.causal.into()), ("INIT", init.into()), ("STORE", store.into())];
         if c.features.row_splits.is_some() {
             overrides.extend([("FIRST", first.into()), ("LAST", last.into())]);
@@ -342,7 +408,21 @@ impl<'a> Dispatches<'a> {
         overrides.extend(&c.epilogue.overrides);
         let fragments = [&[self.lanes][..], &f.keys, &f.queries, &c.decay.tiled, &c.epilogue.tiled];
         let spec = self.spec(&fragments, false, consts, overrides);
-        self.step(&c.kernels.output, rows(s, spec, true), params, groups, cost).own(c.own.get(part))
+        let step = self.step(&c.kernels.output, self.rows_of(spec, &[V, O, STATES], 2), params, kv * each, cost);
+        self.number(step, block, each).own(c.own.get(part))
+    }
+
+    /// Chooses how a walk loads rows: these, and of keys, or of keys and queries, the vectors or what is stored of them.
+    fn rows_of(&self, spec: Variant, wanted: &[usize], vectors: usize) -> (Variant, Option<Variant>) {
+        if self.c.features.stored.is_some() {
+            return rows(self.c.qkv, spec.with(&STORED_VECTORS[..vectors]), wanted);
+        }
+        rows(self.c.qkv, spec.with(&GIVEN[..vectors]), &[wanted, &[K, Q][..vectors]].concat())
+    }
+
+    /// Numbers the workgroups of a step of which there are `each` per key head of the state.
+    fn number(&self, step: Step, block: &Block, each: u64) -> Step {
+        Step { first: (block.heads.start * self.c.qkv.shared) as u64 * each, ..step }
     }
 
     fn decode(&self) -> Step {
@@ -354,7 +434,8 @@ impl<'a> Dispatches<'a> {
         let mut cost = c.essential;
         // Query heads after the first read the state again. Each value is read by four lanes instead of one.
         cost.bytes_read += (c.qkv.group() - 1) as f64 * self.state_bytes();
-        cost.bytes_read += 3.0 * self.key_bytes().2;
+        let values = (self.c.qkv.dtype.size() * self.c.qkv.dim_v) as f64;
+        cost.bytes_read += 3.0 * self.kv as f64 * values;
         // Every head of the state reads the q and k that it shares.
         cost.bytes_read += c.qkv.shared_bytes();
         cost.bytes_read += c.decode_more;
@@ -370,6 +451,8 @@ fn operands(c: &Recurrence<'_>) -> Vec<Named> {
         let slot = c.slots.iter().position(|slot| slot.name == *of)?;
         Some((*name, Operand::Slot(slot)))
     });
-    let workspace = [("segments", SEGMENTS), ("state", NO_STATE), ("partials", PARTIALS)];
+    let before = if c.features.row_splits.is_some() { 3 } else { 2 - usize::from(c.mode.carry) };
+    let features = Operand::Workspace(before);
+    let workspace = [("segments", SEGMENTS), ("state", NO_STATE), ("partials", PARTIALS), ("features", features)];
     aliased.chain(slots).chain(workspace).collect()
 }

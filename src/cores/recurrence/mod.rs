@@ -18,6 +18,7 @@ pub(crate) mod cpu_decay;
 mod dispatch;
 pub(crate) mod kernels;
 pub(crate) mod reference;
+mod stored;
 mod tiles;
 
 use std::mem::offset_of;
@@ -34,6 +35,7 @@ use crate::operator::qkv::{Strides, check_lengths};
 use crate::tensor::Slot;
 use kernels::Kernels;
 
+pub(crate) use stored::Stored;
 pub(crate) use tiles::MOST_ROWS;
 pub(crate) use tiles::{Passes, Tiles};
 
@@ -60,7 +62,7 @@ params! {
         pub(crate) state_len: u32,
         pub(crate) share: u32,
         pub(crate) extra_state: u32,
-        pub(crate) _pad: u32,
+        pub(crate) first_segment: u32,
         pub(crate) q: Strides,
         pub(crate) k: Strides,
         pub(crate) v: Strides,
@@ -71,6 +73,9 @@ params! {
         pub(crate) end: u32,
         pub(crate) read_page: u32,
         pub(crate) write_page: u32,
+        pub(crate) first_unit: u32,
+        pub(crate) query_features: u32,
+        pub(crate) _pad: [u32; 2],
     }
 }
 
@@ -135,8 +140,8 @@ pub(crate) struct Features {
     pub(crate) row_splits: Option<usize>,
     /// Work to compute the features of one token once, without reading the token.
     pub(crate) cost: Cost,
-    /// Bytes of weights that a workgroup reads once, and bytes that it reads for each vector.
-    pub(crate) weight_bytes: (f64, f64),
+    /// Features that are computed in a dispatch of their own; `None` if a walk computes them from the vectors that it loads.
+    pub(crate) stored: Option<Stored>,
 }
 
 /// What happens to outputs after they are normalised.

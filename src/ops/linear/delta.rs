@@ -258,10 +258,21 @@ impl<'a> Dispatches<'a> {
         let overrides = [("CAUSAL", 1), ("INIT", init.into()), ("STORE", store.into())];
         let groups = self.kv * (t.col_splits * t.head_splits) as u64;
         let fragments = [
-            &[IDENTITY, MAPPED_KEYS, MAPPED_QUERIES, NORMALIZE[0], NO_EPILOGUE[0], DELTA, self.lanes][..],
+            &[
+                IDENTITY,
+                MAPPED_KEYS,
+                MAPPED_QUERIES,
+                GIVEN[0],
+                GIVEN[1],
+                PLAIN_SUMS,
+                NORMALIZE[0],
+                NO_EPILOGUE[0],
+                DELTA,
+                self.lanes,
+            ][..],
             &self.decay.tiled,
         ];
-        let (spec, narrow) = rows(s, self.spec(&fragments, consts, &overrides), true);
+        let (spec, narrow) = rows(s, self.spec(&fragments, consts, &overrides), &[Q, K, V, O, STATES]);
         self.step(&WALK_KERNEL, spec, &params, groups, cost).or_narrow(narrow)
     }
 

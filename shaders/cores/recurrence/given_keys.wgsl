@@ -1,0 +1,12 @@
+// A tile loads key vectors as they are given (tile.wgsl).
+fn group_size(i: u32) -> u32 {
+    return four_of(4u * i, params.dim_k);
+}
+
+fn in_group(i: u32) -> vec4<bool> {
+    return within(4u * i, params.dim_k);
+}
+
+fn load_key(p: Place, n: u32, i: u32) -> vec4<f32> {
+    return load_k(head_start(params.k, p.b, p.key_head) + n * params.k.token, 4u * i);
+}
