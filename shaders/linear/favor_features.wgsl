@@ -1,15 +1,16 @@
-// performer: features F^-1/2 e^(omega x - |x|^2 / 2) of the tile just loaded, where x is the loaded vector over D^(1/4).
+// performer: features F^-1/2 e^(omega x - |x|^2 / 2) of the tile just loaded, whose logarithms are stored (product_favor.wgsl).
 //
 // These features underflow f32: for a vector of norm 30 they are about e^-400. We therefore store a query's features relative
 // to its largest one, and the state relative to e^running_max, where that maximum is of the log features of the
 // keys so far and decays with the state. A running maximum keeps earlier outputs independent of later tokens. Each token
 // multiplies the stored state by e^(old running maximum + g - new running maximum), so the recurrence is a gated one.
 //
-// Prelude constants: those of projected.wgsl. A variant brings log_of(p, n), the log decay g of a token.
-const LANES: u32 = 8u;
+// Prelude constants: those of stored.wgsl. A variant brings log_of(p, n), the log decay g of a token.
 
-var<workgroup> wg_tops: array<f32, VECTORS * LANES>;
-// Exponents are relative to these: the running maximum after a key, the largest log feature of a query.
+// The largest log feature of each vector.
+var<workgroup> wg_top: array<f32, VECTORS>;
+// Exponents are relative to these: the running maximum after a key, the largest log feature of a query. Outputs of the tile
+// before still read them while the next tile is loaded.
 var<workgroup> wg_shift: array<f32, VECTORS>;
 var<workgroup> wg_log: array<f32, TILE>;
 var<workgroup> wg_decay: array<f32, TILE>;
@@ -45,49 +46,22 @@ fn value_scale(t: u32) -> f32 {
     return 1.0;
 }
 
-// Log features of four rows, from row 4 i on; NOTHING past the end.
-fn log_features(vector: u32, i: u32, g: u32) -> vec4<f32> {
-    var square = 0.0;
-    for (var d = 0u; d < (params.dim_k + 3u) / 4u; d++) {
-        let x = wg_u[vector * DIM_K4 + d];
-        square += dot(x, x);
+fn keep(vector: u32, i: u32, value: vec4<f32>) {
+    if (i >= MAPPED4) {
+        wg_top[vector] = value.x;
+        return;
     }
-    let logs = own.map.x * project(vector, i, g) - 0.5 * own.map.y * square;
-    let rows = 4u * i + vec4<u32>(0u, 1u, 2u, 3u);
-    return select(vec4<f32>(NOTHING), logs, rows < vec4<u32>(params.rows));
+    wg_phi[vector * MAPPED4 + i] = value;
 }
 
 fn finish_tile(p: Place, keys: bool, queries: bool, invocation: u32) {
     let first = select(TILE, 0u, keys);
     let count = select(TILE, VECTORS, queries) - first;
     workgroupBarrier();
-    // Neighbouring invocations share rows of omega.
-    for (var i = invocation; i < count * DIM4; i += INVOCATIONS) {
-        let vector = first + i % count;
-        wg_phi[vector * DIM4 + i / count] = log_features(vector, i / count, p.key_head);
-    }
-    workgroupBarrier();
-    for (var i = invocation; i < count * LANES; i += INVOCATIONS) {
-        let vector = first + i / LANES;
-        var top = vec4<f32>(NOTHING);
-        for (var row = i % LANES; row < DIM4; row += LANES) {
-            top = max(top, wg_phi[vector * DIM4 + row]);
-        }
-        wg_tops[vector * LANES + i % LANES] = max(max(top.x, top.y), max(top.z, top.w));
-    }
-    workgroupBarrier();
-    for (var i = invocation; i < count; i += INVOCATIONS) {
-        var top = NOTHING;
-        for (var lane = 0u; lane < LANES; lane++) {
-            top = max(top, wg_tops[(first + i) * LANES + lane]);
-        }
-        wg_shift[first + i] = top;
-    }
-    workgroupBarrier();
     if (invocation == 0u) {
         for (var t = 0u; t < TILE; t++) {
             if (keys) {
-                let top = select(NOTHING, wg_shift[t], t < wg_tokens);
+                let top = select(NOTHING, wg_top[t], t < wg_tokens);
                 let running_max = risen(wg_running_max, wg_log[t], top);
                 wg_decay[t] = (wg_running_max - running_max) + wg_log[t];
                 wg_running_max = running_max;
@@ -95,11 +69,14 @@ fn finish_tile(p: Place, keys: bool, queries: bool, invocation: u32) {
             wg_shift[t] = wg_running_max;
         }
     }
+    for (var i = max(first, TILE) + invocation; i < first + count; i += INVOCATIONS) {
+        wg_shift[i] = wg_top[i];
+    }
     workgroupBarrier();
-    for (var i = invocation; i < count * DIM4; i += INVOCATIONS) {
-        let vector = first + i / DIM4;
+    for (var i = invocation; i < count * MAPPED4; i += INVOCATIONS) {
+        let vector = first + i / MAPPED4;
         let there = vector >= TILE || vector < wg_tokens;
-        let at = first * DIM4 + i;
+        let at = first * MAPPED4 + i;
         wg_phi[at] = select(vec4<f32>(0.0), own.map.z * exp_down(wg_phi[at] - wg_shift[vector]), there);
     }
     if (keys) {

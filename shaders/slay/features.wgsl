@@ -1,23 +1,20 @@
-// Features of the spherical Yat kernel: a feature is the product of an entry of A, the map for the square, and an entry of
-// E, the random features of the exponential. Only A and E are stored: row i of a workgroup's state, in groups of four, is
-// A[i / E4] times E[i % E4].
+// Decode: features of the spherical Yat kernel. A feature is the product of an entry of A, the map for the square, and an entry
+// of E, the random features of the exponential.
 //
-// Prelude constants, in addition to those of the recurrences: DIM_K4, groups of four of D; PAL, entries of A per workgroup;
-// TAKEN, rows of weights needed for them; E4, groups of four of R F; SQUARED, 1 if E includes the square of its projections;
-// READ_HEADS, 0 if no queries are read; CACHED, 1 if the weights stay in workgroup memory, and CACHE, their size in vec4s.
+// Prelude constants, in addition to those of the recurrences: DIM_K4, groups of four of D; PAL, entries of A; TAKEN, rows of
+// weights needed for them; E4, groups of four of R F; SQUARED, 1 if E includes the square of its projections.
 
 @group(0) @binding(WEIGHTS_BINDING) var<storage, read> weights: array<f32>; // packed: weights of A, P D or 2 P D; then omega R G F D
 
 const NO_ROW: u32 = 0xffffffffu;
 
-// Vectors of a tile: TILE keys, then TILE queries per head.
-const VECTORS: u32 = TILE * (1u + READ_HEADS);
+const INVOCATIONS: u32 = COLUMNS * LANES;
+// A key and a query.
+const VECTORS: u32 = 2u;
 var<workgroup> wg_u: array<vec4<f32>, VECTORS * DIM_K4>; // as stored, then normalised to unit length
 var<workgroup> wg_a: array<f32, VECTORS * PAL>;
 // Scalars, because each feature is computed by its own invocation: writes to parts of one vec4 would race.
 var<workgroup> wg_e: array<f32, VECTORS * 4u * E4>;
-// Weights of this workgroup: TAKEN rows for the square's map, then R F rows of omega.
-var<workgroup> wg_w: array<vec4<f32>, CACHE>;
 
 // First element of a row of the weights, or the length of the weights if there is no such row.
 fn weight_start(row: u32, g: u32) -> u32 {
@@ -47,26 +44,12 @@ fn fetch_weights(row: u32, g: u32, d4: u32) -> vec4<f32> {
     );
 }
 
-fn cache_weights(g: u32, invocation: u32) {
-    if (CACHED == 1u) {
-        for (var i = invocation; i < (TAKEN + 4u * E4) * DIM_K4; i += INVOCATIONS) {
-            wg_w[i] = fetch_weights(i / DIM_K4, g, i % DIM_K4);
-        }
-    }
-}
-
 // Dot product of a row of the weights and a vector.
 fn project(row: u32, vector: u32, g: u32) -> f32 {
     var sum = 0.0;
     // The loop bound is dynamic on purpose: unrolled, these loops would make up most of the code.
     for (var d = 0u; d < (params.dim_k + 3u) / 4u; d++) {
-        var w: vec4<f32>;
-        if (CACHED == 1u) {
-            w = wg_w[row * DIM_K4 + d];
-        } else {
-            w = fetch_weights(row, g, d);
-        }
-        sum += dot(w, wg_u[vector * DIM_K4 + d]);
+        sum += dot(fetch_weights(row, g, d), wg_u[vector * DIM_K4 + d]);
     }
     return sum;
 }

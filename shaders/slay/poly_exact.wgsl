@@ -8,15 +8,10 @@ fn component(vector: u32, d: u32) -> f32 {
 }
 
 fn square_feature(i: u32, vector: u32, g: u32) -> f32 {
-    var rest = own.first_poly + i;
-    if (rest >= own.poly) {
+    if (own.first_poly + i >= own.poly) {
         return 0.0;
     }
-    var row = 0u;
-    while (rest >= params.dim_k - row) {
-        rest -= params.dim_k - row;
-        row++;
-    }
-    let x = component(vector, row) * component(vector, row + rest);
-    return select(1.4142135, 1.0, rest == 0u) * x;
+    let pair = components_of(own.first_poly + i);
+    let x = component(vector, pair.x) * component(vector, pair.y);
+    return select(1.4142135, 1.0, pair.x == pair.y) * x;
 }

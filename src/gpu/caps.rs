@@ -22,6 +22,8 @@ pub struct Caps {
     /// Largest number of floating-point operations in one dispatch, chosen to stay well below a desktop's watchdog. A
     /// dispatch that fills the device only once may exceed it: splitting it would leave cores idle.
     pub dispatch_flops: f64,
+    /// Largest workspace for features that a dispatch of their own stores. A longer run is processed in blocks.
+    pub feature_bytes: u64,
     /// Whether shaders keep all of wgpu's checks (tests, `check`).
     pub shader_checks: bool,
 }
@@ -49,6 +51,7 @@ impl Caps {
             software: false,
             full_groups: FULL_HARDWARE,
             dispatch_flops: DISPATCH_FLOPS_INTEGRATED,
+            feature_bytes: FEATURE_BYTES,
             shader_checks: false,
         }
     }
@@ -69,8 +72,14 @@ impl Caps {
                 wgpu::DeviceType::DiscreteGpu => DISPATCH_FLOPS_DISCRETE,
                 _ => DISPATCH_FLOPS_INTEGRATED,
             },
+            feature_bytes: FEATURE_BYTES,
             shader_checks,
         }
+    }
+
+    /// The largest workspace buffer that a kernel binds as a whole.
+    pub(crate) fn most_workspace(&self) -> u64 {
+        self.limits.max_storage_buffer_binding_size.min(self.limits.max_buffer_size)
     }
 
     /// Name of the tier: portable, and the extensions that faster variants may use.
@@ -95,6 +104,9 @@ impl Caps {
     }
 }
 
+/// Half of what a binding holds on every device. Of slay's default features it holds 200 thousand tokens over all heads, which
+/// fill any device.
+const FEATURE_BYTES: u64 = 64 << 20;
 /// Eight workgroups for each of 128 cores.
 const FULL_HARDWARE: u64 = 1024;
 /// A few for each core of a laptop's CPU.

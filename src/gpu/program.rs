@@ -2,9 +2,10 @@
 //! can be tested at shapes that no machine could hold.
 
 use std::fmt;
+use std::ops::Range;
 
 use super::caps::Caps;
-use super::shader::{self, Kernel, Uniform, UniformData, Variant};
+use super::shader::{self, Fragment, Kernel, Uniform, UniformData, Variant};
 use crate::error::Error;
 use crate::tensor::{Layout, Slot};
 
@@ -146,9 +147,12 @@ impl Step {
         Self { kernel, spec, narrow: None, params, own, operands, first: 0, groups, cost, strided }
     }
 
-    /// Sets the uniform `own`, if there is one. The fragment that declares it must be among those of the variant.
+    /// Sets the uniform `own`, if there is one and a fragment of the variant declares it.
     pub(crate) fn own(mut self, own: Option<&Own>) -> Self {
-        if let Some(own) = own {
+        let declares = |fragment: &Fragment| fragment.text.contains("var<uniform> own:");
+        if let Some(own) = own
+            && self.spec.fragments.iter().any(declares)
+        {
             for spec in std::iter::once(&mut self.spec).chain(&mut self.narrow) {
                 spec.own = Some(own.uniform);
             }
@@ -211,50 +215,65 @@ pub struct Share {
     pub base: usize,
 }
 
-/// Splits a step along its `units`, the slowest axis of its workgroup numbers, so that the part of each tensor in
-/// `shares` that a step binds is within the device's binding limit. A step that fits is returned unchanged.
+/// What a step can be cut into: the slowest axis of its workgroup numbers.
+#[derive(Debug, Clone)]
+pub struct Units<'a> {
+    /// Number of units that the tensors have.
+    pub all: u64,
+    /// One unit in words, for example "one key head".
+    pub name: &'a str,
+    /// Heads per unit.
+    pub heads: u64,
+    /// The heads that the step covers, numbered over all units.
+    pub covered: Range<u64>,
+}
+
+impl<'a> Units<'a> {
+    /// So many units of one head, all covered by the step.
+    pub fn whole(all: u64, name: &'a str) -> Self {
+        Self { all, name, heads: 1, covered: 0..all }
+    }
+}
+
+/// Splits a step along its `units` so that the part of each tensor in `shares` that a step binds is within the device's binding
+/// limit. A step that fits is returned unchanged.
 ///
 /// # Errors
 /// [`Error::Limit`] with both numbers if one unit does not fit.
-pub fn cut(
-    op: &'static str,
-    step: Step,
-    units: u64,
-    unit: &str,
-    shares: &[Share],
-    caps: &Caps,
-) -> Result<Vec<Step>, Error> {
+pub fn cut(op: &'static str, step: Step, units: &Units<'_>, shares: &[Share], caps: &Caps) -> Result<Vec<Step>, Error> {
     let limit = caps.limits.max_storage_buffer_binding_size;
     let align = u64::from(caps.limits.min_storage_buffer_offset_alignment);
-    let whole = |share: &Share| share.elements * units * share.size;
+    let whole = |share: &Share| share.elements * units.all * share.size;
     if shares.iter().all(|share| whole(share) <= limit) {
         return Ok(vec![step]);
     }
-    let mut most = units;
+    let mut most = units.all;
     for share in shares.iter().filter(|share| whole(share) > limit) {
         let bytes = share.elements * share.size;
         // A binding starts on an aligned offset, up to one alignment before the first unit.
         let slack = if bytes.is_multiple_of(align) { 0 } else { align };
         most = most.min((limit.saturating_sub(slack)) / bytes);
         if most == 0 {
-            let what = format!("tensor `{}` (bytes of {unit})", share.name);
+            let what = format!("tensor `{}` (bytes of {})", share.name, units.name);
             return Err(Error::Limit { op: op.into(), what, needed: bytes + slack, limit });
         }
     }
     let mut steps = Vec::new();
-    for start in (0..units).step_by(most as usize) {
-        let count = most.min(units - start);
-        let part = count as f64 / units as f64;
+    let Range { start: from, end: to } = units.covered;
+    for start in (from / units.heads..to.div_ceil(units.heads)).step_by(most as usize) {
+        let end = (start + most).min(to.div_ceil(units.heads));
+        let (first, last) = (from.max(start * units.heads), to.min(end * units.heads));
+        let groups = step.groups / (to - from);
         let mut piece = Step {
-            first: step.first + step.groups / units * start,
-            groups: step.groups / units * count,
-            cost: step.cost * part,
+            first: step.first + groups * (first - from),
+            groups: groups * (last - first),
+            cost: step.cost * ((last - first) as f64 / (to - from) as f64),
             ..step.clone()
         };
         for share in shares {
             let Operand::Slot(slot) = step.operands[share.operand] else { continue };
             let first = aligned(start * share.elements, share.size, caps);
-            let end = (start + count) * share.elements;
+            let end = end * share.elements;
             piece.operands[share.operand] = Operand::Part { slot, first, count: end - first };
             let base = share.base..share.base + 4;
             // Two tensors of one shape may share a base.

@@ -3,7 +3,7 @@
 
 use crate::error::Error;
 use crate::gpu::Caps;
-use crate::gpu::program::{self, Operand, Share, Step, check_memory};
+use crate::gpu::program::{self, Operand, Share, Step, Units, check_memory};
 use crate::tensor::{Access, DType, Shape, Slot};
 
 /// Shape and storage type of x and y, `[B, C, N]`. The axis order does not follow `--layout`.
@@ -111,7 +111,7 @@ impl Channels {
                 Some(Share { operand, name, size: self.dtype.size() as u64, elements, base })
             })
             .collect();
-        let mut steps = program::cut(op, step, self.rows().div_ceil(rows) as u64, block, &shares, caps)?;
+        let mut steps = program::cut(op, step, &Units::whole(self.rows().div_ceil(rows) as u64, block), &shares, caps)?;
         // The last block may have fewer rows.
         let all = self.rows() as u64 * self.length as u64;
         for operand in steps.iter_mut().flat_map(|step| &mut step.operands) {

@@ -1,8 +1,10 @@
 //! Shapes and checks for queries, keys and values, shared by every attention-like operator. Pure.
 
+use std::ops::Range;
+
 use crate::error::Error;
 use crate::gpu::Caps;
-use crate::gpu::program::{self, Operand, Share, Step, Strided, check_memory};
+use crate::gpu::program::{self, Operand, Share, Step, Strided, Units, check_memory};
 use crate::gpu::shader::{Fragment, fragment};
 use crate::tensor::{Access, DType, Layout, Shape, Slot};
 
@@ -284,18 +286,36 @@ impl Qkv {
         strides: &[(usize, usize)],
         caps: &Caps,
     ) -> Result<Vec<Step>, Error> {
-        let (units, unit) = match self.layout {
-            Layout::Bhnd => (self.batch * self.key_heads(), "one key head"),
-            Layout::Bnhd => (self.batch, "one batch entry"),
+        self.cut_heads(op, step, 0..self.batch * self.key_heads(), slots, strides, caps)
+    }
+
+    /// Splits a step as [`Qkv::cut`] does whose workgroups cover only these key heads, numbered over all batch entries.
+    ///
+    /// # Errors
+    /// [`Error::Limit`] if a single key head or batch entry does not fit.
+    pub(crate) fn cut_heads(
+        &self,
+        op: &'static str,
+        step: Step,
+        heads: Range<usize>,
+        slots: &[Slot],
+        strides: &[(usize, usize)],
+        caps: &Caps,
+    ) -> Result<Vec<Step>, Error> {
+        let (all, name, each) = match self.layout {
+            Layout::Bhnd => (self.batch * self.key_heads(), "one key head", 1),
+            Layout::Bnhd => (self.batch, "one batch entry", self.key_heads()),
         };
+        let covered = heads.start as u64..heads.end as u64;
+        let units = Units { all: all as u64, name, heads: each as u64, covered };
         let share = |&(i, base): &(usize, usize)| {
             let slot = slots.get(i)?;
             let operand = step.operands.iter().position(|operand| *operand == Operand::Slot(i))?;
-            let elements = slot.checked_count()? / units as u64;
+            let elements = slot.checked_count()? / all as u64;
             Some(Share { operand, name: slot.name, size: slot.dtype.size() as u64, elements, base: base + BASE })
         };
         let shares: Vec<_> = strides.iter().filter_map(share).collect();
-        program::cut(op, step, units as u64, unit, &shares, caps)
+        program::cut(op, step, &units, &shares, caps)
     }
 
     /// Says of these steps that they take tensors with strides in these slots, which the uniform has at these byte offsets and

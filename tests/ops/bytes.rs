@@ -244,7 +244,12 @@ fn plans_move_the_bytes_they_state() {
 
 /// What a program states, and the bytes that its kernels count.
 fn moved(ctx: &Context, operator: &dyn Operator, given: &TensorMap) -> (Cost, [f64; 2]) {
-    let program = counting(operator.program(ctx.caps()).unwrap());
+    moved_by(ctx, operator.program(ctx.caps()).unwrap(), given)
+}
+
+/// What a program states to move, and what it moves.
+pub(crate) fn moved_by(ctx: &Context, program: Program, given: &TensorMap) -> (Cost, [f64; 2]) {
+    let program = counting(program);
     let stated = program.cost();
     let plan = Plan::new(ctx, program).unwrap();
     let tensors = tensors_of(ctx, &plan, given);

@@ -22,7 +22,7 @@ fn place(index: u32, tokens: u32, invocation: u32) -> Place {
     rest = rest / params.col_splits;
     p.head_split = rest % params.head_splits;
     rest = rest / params.head_splits;
-    p.segment = rest % params.segments;
+    p.segment = params.first_segment + rest % params.segments;
     p.kv = rest / params.segments;
     p.b = p.kv / params.kv_heads;
     p.g = p.kv % params.kv_heads;

@@ -3,8 +3,9 @@
 // Each invocation holds only ROWS of the rows. A read therefore leaves one partial sum per row thread in workgroup memory;
 // after a barrier they are added in a fixed order. One workgroup reads a KV head's state for READ_HEADS query heads.
 //
-// Prelude constants: READ_HEADS, NORMED (1 if sums of features are kept) and those of rank_one_update.wgsl. The operator defines query_features(row, i) and query_feature_at(row, d), the features of
-// row r * TILE + t, and load_queries.
+// Prelude constants: READ_HEADS, NORMED (1 if sums of features are kept) and those of rank_one_update.wgsl. The operator
+// defines query_features(row, i) and query_feature_at(row, d), the features of row r * TILE + t, and load_queries; and
+// sum_scale(row), a factor that the features of the rows of an invocation lack.
 
 // Partial sums, [READ_HEADS][TILE][ROW_THREADS][COL_THREADS], and partial weights, of each invocation's rows of z.
 var<workgroup> wg_partial: array<vec4<f32>, READ_HEADS * TILE * INVOCATIONS>;
@@ -21,7 +22,7 @@ fn query_state(r: u32, t: u32, row_thread: u32, col_thread: u32) {
         sum += q.z * state_rows[4u * i + 2u];
         sum += q.w * state_rows[4u * i + 3u];
     }
-    wg_partial[(row * ROW_THREADS + row_thread) * COL_THREADS + col_thread] = sum;
+    wg_partial[(row * ROW_THREADS + row_thread) * COL_THREADS + col_thread] = sum_scale(row) * sum;
     if (NORMALIZE == 1u) {
         let invocation = row_thread * COL_THREADS + col_thread;
         var weight = 0.0;

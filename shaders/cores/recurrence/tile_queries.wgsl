@@ -14,16 +14,13 @@ fn fetch_query(p: Place, first: u32, end: u32, i: u32) -> vec4<f32> {
     let row = at / ROW4;
     let r = p.head_split * READ_HEADS + row / TILE;
     let n = first + row % TILE;
-    let d = at % ROW4 * 4u;
     let counted = n < end && r < p.group && is_one_of(i, QUERY_GROUPS);
-    count_load(select(0u, vector_loads(d), counted));
-    let token = min(n, end - 1u);
-    let head = query_head(p, r);
-    return query_factor(p.b, head, token) * load_q(head_start(params.q, p.b, head) + token * params.q.token, d);
+    count_load(select(0u, group_size(at % ROW4), counted));
+    return load_query(p, r, min(n, end - 1u), at % ROW4);
 }
 
 fn store_query(first: u32, i: u32, x: vec4<f32>) {
-    put_query(first + i / ROW4 % TILE, i, x, within(i % ROW4 * 4u, params.dim_k));
+    put_query(first + i / ROW4 % TILE, i, x, in_group(i % ROW4));
 }
 
 // Loads the queries of tokens first .. first + TILE of this workgroup's query heads.

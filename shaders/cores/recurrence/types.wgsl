@@ -29,10 +29,14 @@ struct Params {
     beta: Strides,        // strides of beta (delta rules)
     q_factor: Strides,    // strides of the factors of q and k, if there are any
     k_factor: Strides,
-    first: u32,           // walks in several dispatches: tokens of this one, from first up to end (exclusive)
+    first: u32,           // steps over some tokens: from first up to end (exclusive)
     end: u32,
     read_page: u32,       // without a scan between passes: stored segments to start from and, in several dispatches, to write to
     write_page: u32,
+    first_unit: u32,      // stored features: the first head of k, numbered over all batch entries, and where queries start
+    query_features: u32,
+    first_segment: u32,   // first segment of this step
+    _pad: u32,
 }
 
 @group(0) @binding(0) var<uniform> params: Params;

@@ -1,7 +1,12 @@
 //! Builds the dispatches of a recurrence for the chosen walk, with the cost of each.
 
-use super::kernels::{NARROW, borders, lookup_bytes, rows, spans};
+use std::ops::Range;
+
+use super::kernels::{
+    GIVEN, K, NARROW, NO_FACTORS, O, Q, STATES, STATES_READ, STORED_VECTORS, V, borders, lookup_bytes, rows, spans,
+};
 use super::runs::{Run, Runs};
+use super::stored::{Block, Of};
 use super::{DecayKind, GATE_STRIDES, O_STRIDES, Params, Passes, Recurrence, STRIDES, Tiles};
 use crate::error::Error;
 use crate::gpu::Caps;
@@ -23,6 +28,9 @@ pub(super) struct Dispatches<'a> {
     operands: Vec<Named>,
     lanes: Fragment,
 }
+
+/// A step, and the key heads that its workgroups cover.
+type Covering = (Range<usize>, Step);
 
 impl<'a> Dispatches<'a> {
     /// The casts to u32 lose nothing that is used: every tensor has at most `u32::MAX` elements, and every sequence at
@@ -65,39 +73,6 @@ impl<'a> Dispatches<'a> {
         Self { c, runs, run: Run::default(), tiles, walk, kv, units, params, operands: operands(c, &runs), lanes }
     }
 
-    /// The number of segments whose states are stored, and the dispatches of this run.
-    fn steps(&self) -> (usize, Vec<Step>) {
-        let (c, s) = (self.c, self.c.qkv);
-        match self.walk {
-            Passes::Decode => (0, vec![self.decode()]),
-            Passes::Sequential => {
-                let whole = s.keys.next_multiple_of(self.tiles.tile);
-                let mut steps = Vec::new();
-                // The carried state is copied to a place of its own: workgroups that read it do not wait for those that store.
-                let (stored, page) = if c.mode.carry { (2, 1) } else { (1, 0) };
-                let from = Params { stored_segments: stored as u32, read_page: page, ..self.params };
-                if c.mode.carry {
-                    steps.extend(self.first_running_max(1, from));
-                    steps.push(self.scan(1, 3, from));
-                }
-                steps.extend(self.parts(|part| self.output(part, whole, from, c.mode.carry, c.mode.carry)));
-                steps.extend(c.mode.carry.then(|| self.scan(1, 2, Params { read_page: 0, ..from })));
-                (stored, steps)
-            }
-            Passes::ReduceThenScan { keys, queries } => {
-                let segments = self.segments(s.keys, keys);
-                let from = Params { stored_segments: segments as u32, segment: keys as u32, ..self.params };
-                let borders = borders(&c.kernels.borders, &c.mode, self.run, &from, &self.operands);
-                let mut steps: Vec<Step> = borders.into_iter().collect();
-                steps.extend(self.parts(|part| self.segment(part, keys, segments)));
-                steps.extend(self.first_running_max(segments, from));
-                steps.push(self.scan(segments, if c.mode.causal { 0 } else { 1 }, from));
-                steps.extend(self.parts(|part| self.output(part, queries, from, true, false)));
-                (segments, steps)
-            }
-        }
-    }
-
     /// Number of stored segments of a sequence of so many tokens, or of all packed sequences together at most.
     fn segments(&self, tokens: usize, length: usize) -> usize {
         self.c.mode.sequences.map_or(tokens.div_ceil(length), |sequences| tokens / length + sequences)
@@ -111,14 +86,19 @@ impl<'a> Dispatches<'a> {
         let beside = c.epilogue.beside_o.filter(|_| !self.runs.in_workspace());
         strides.extend(beside.map(|slot| (slot, O_STRIDES)));
         let own = if c.epilogue.beside_o.is_some() { &STRIDES[..3] } else { &STRIDES[..] };
-        let (mut pieces, mut key_segments) = (c.prepared.steps.clone(), 0);
+        let (mut pieces, mut key_segments, mut feature_bytes) = (c.prepared.steps.clone(), 0, 0);
         let forward = self.params;
         for run in self.runs.all() {
             (self.run, self.params) = (run, run.params(forward));
-            let (segments, steps) = self.steps();
-            key_segments = segments;
-            for step in steps {
-                pieces.extend(run.strided(s.strided(s.cut(c.op, step, &c.slots, &strides, caps)?, own), s));
+            let (segments, steps, bytes) = match self.walk {
+                Passes::Decode => (0, vec![(0..c.units(), self.decode())], 0),
+                Passes::Sequential => self.sequential(caps)?,
+                Passes::ReduceThenScan { keys, queries } => self.two_passes(keys, queries, caps)?,
+            };
+            (key_segments, feature_bytes) = (segments, bytes);
+            for (heads, step) in steps {
+                let cut = s.cut_heads(c.op, step, heads, &c.slots, &strides, caps)?;
+                pieces.extend(run.strided(s.strided(cut, own), s));
             }
         }
         let mut workspace = c.prepared.workspace.clone();
@@ -139,6 +119,9 @@ impl<'a> Dispatches<'a> {
             } else if c.mode.carry {
                 workspace.pop();
             }
+            if c.features.stored.is_some() {
+                workspace.push(Scratch { name: "features", bytes: feature_bytes.max(16) });
+            }
         }
         check_workspace(c.op, &workspace)?;
         let t = self.tiles;
@@ -154,6 +137,98 @@ impl<'a> Dispatches<'a> {
             Passes::ReduceThenScan { keys, .. } => format!("two passes, segments of {keys}, {tile}"),
         };
         Ok(Program::new(c.op, variant + &c.mode.told(), c.slots.clone(), workspace, pieces))
+    }
+
+    /// The steps of one pass over the sequence, how many segments they store, and bytes of features.
+    fn sequential(&self, caps: &Caps) -> Result<(usize, Vec<Covering>, u64), Error> {
+        let (c, s) = (self.c, self.c.qkv);
+        let whole = s.keys.next_multiple_of(self.tiles.tile);
+        let mut steps = Vec::new();
+        // The carried state is copied to a place of its own: workgroups that read it do not wait for those that store.
+        let (stored, page) = if c.mode.carry { (2, 1) } else { (1, 0) };
+        let from = Params { stored_segments: stored as u32, read_page: page, ..self.params };
+        if c.mode.carry {
+            steps.extend(self.of_all(self.first_running_max(1, from)));
+            steps.extend(self.of_all([self.scan(1, 3, from)]));
+        }
+        let blocks = c.blocks(s.keys, whole, Of::Both, caps)?;
+        for block in &blocks {
+            let from = self.in_block(from, block, whole, Of::Both);
+            steps.extend(self.of_block(block, c.store_features(from, &self.operands, block, Of::Both)));
+            steps.extend(
+                self.of_block(
+                    block,
+                    self.parts(|part| self.output(part, whole, block, from, c.mode.carry, c.mode.carry)),
+                ),
+            );
+        }
+        if c.mode.carry {
+            steps.extend(self.of_all([self.scan(1, 2, Params { read_page: 0, ..from })]));
+        }
+        Ok((stored, steps, self.feature_bytes(&blocks, Of::Both)))
+    }
+
+    /// The steps of reduce-then-scan, how many segments they store, and bytes of features. Features of keys and queries of the
+    /// whole sequence are stored once if they fit; otherwise those of the block that a pass is at.
+    fn two_passes(&self, keys: usize, queries: usize, caps: &Caps) -> Result<(usize, Vec<Covering>, u64), Error> {
+        let (c, s) = (self.c, self.c.qkv);
+        let segments = self.segments(s.keys, keys);
+        let read = if c.mode.causal { Of::Both } else { Of::Queries };
+        let outputs = c.blocks(s.queries, queries, read, caps)?;
+        // Queries of the non-causal form have blocks of their own.
+        let at_once = c.mode.causal && outputs.len() == 1;
+        let wrote = if at_once { Of::Both } else { Of::Keys };
+        let sums = c.blocks(s.keys, keys, wrote, caps)?;
+        let from = Params { stored_segments: segments as u32, segment: keys as u32, ..self.params };
+        let borders = borders(&c.kernels.borders, &c.mode, self.run, &from, &self.operands);
+        let mut steps = self.of_all(borders);
+        for block in &sums {
+            let from = self.in_block(from, block, keys, wrote);
+            steps.extend(self.of_block(block, c.store_features(from, &self.operands, block, wrote)));
+            steps.extend(self.of_block(block, self.parts(|part| self.segment(part, keys, block, from))));
+        }
+        steps.extend(self.of_all(self.first_running_max(segments, from)));
+        steps.extend(self.of_all([self.scan(segments, if c.mode.causal { 0 } else { 1 }, from)]));
+        for block in &outputs {
+            let from = self.in_block(from, block, queries, read);
+            if !at_once {
+                steps.extend(self.of_block(block, c.store_features(from, &self.operands, block, read)));
+            }
+            steps.extend(self.of_block(block, self.parts(|part| self.output(part, queries, block, from, true, false))));
+        }
+        Ok((segments, steps, self.feature_bytes(&sums, wrote).max(self.feature_bytes(&outputs, read))))
+    }
+
+    fn feature_bytes(&self, blocks: &[Block], of: Of) -> u64 {
+        blocks.iter().map(|block| self.c.block_bytes(block, of)).max().unwrap_or(0)
+    }
+
+    fn of_all(&self, steps: impl IntoIterator<Item = Step>) -> Vec<Covering> {
+        steps.into_iter().map(|step| (0..self.c.units(), step)).collect()
+    }
+
+    fn of_block(&self, block: &Block, steps: impl IntoIterator<Item = Step>) -> Vec<Covering> {
+        steps.into_iter().map(|step| (block.heads.clone(), step)).collect()
+    }
+
+    /// Parameters of the steps of a block, whose workspace has these features.
+    fn in_block(&self, from: Params, block: &Block, segment: usize, of: Of) -> Params {
+        let keys = if of == Of::Queries { 0 } else { block.heads.len() * block.tokens.len() };
+        Params {
+            segment: segment as u32,
+            segments: self.segments(block.tokens.len(), segment) as u32,
+            first_segment: (block.tokens.start / segment) as u32,
+            first: block.tokens.start as u32,
+            end: block.tokens.end as u32,
+            first_unit: block.heads.start as u32,
+            query_features: keys as u32,
+            ..from
+        }
+    }
+
+    /// Key heads of the state in a block. Heads of the state that share a head of k stay together.
+    fn kv(&self, block: &Block) -> u64 {
+        (block.heads.len() * self.c.qkv.shared) as u64
     }
 
     /// One step for each part that the rows of the state are split into.
@@ -177,7 +252,13 @@ impl<'a> Dispatches<'a> {
         consts.extend([("DECAY", self.c.decay.kind.number()), ("KEEP_LOGS", keep_logs.into())]);
         overrides.push(self.normalize());
         overrides.extend(&self.c.overrides);
-        Variant::new(self.c.qkv.dtype, consts, overrides).with(&[self.c.prepared.fragment()]).with(&fragments.concat())
+        // Stored features have the factors of their vectors in them.
+        let factors = if self.c.features.stored.is_some() && !self.c.mode.decode {
+            NO_FACTORS
+        } else {
+            self.c.prepared.fragment()
+        };
+        Variant::new(self.c.qkv.dtype, consts, overrides).with(&[factors]).with(&fragments.concat())
     }
 
     fn step(
@@ -205,70 +286,61 @@ impl<'a> Dispatches<'a> {
         spans(&self.c.mode, false)
     }
 
+    /// Bytes of the states of all key heads.
     fn state_bytes(&self) -> f64 {
-        self.kv as f64 * self.c.state_len() as f64 * 4.0
+        self.states(self.kv)
     }
 
-    /// Work to compute the decay of all tokens of the key heads.
-    fn decays(&self) -> Cost {
-        self.c.decay.cost * (self.kv as f64 * self.c.qkv.keys as f64)
+    /// Bytes of the states of some key heads.
+    fn states(&self, kv: u64) -> f64 {
+        kv as f64 * self.c.state_len() as f64 * 4.0
     }
 
-    /// Number of tokens of all key heads, bytes of all keys and their factors, and bytes of all values.
-    fn key_bytes(&self) -> (f64, f64, f64) {
-        let tokens = self.kv as f64 * self.c.qkv.keys as f64;
-        let size = self.c.qkv.dtype.size() as f64;
-        let factors = tokens * self.c.prepared.factor_bytes(self.c.qkv, 4);
-        (tokens, tokens * size * self.c.qkv.dim_k as f64 + factors, tokens * size * self.c.qkv.dim_v as f64)
+    /// Number of tokens of all key heads of a block, bytes that a walk loads of its keys, and bytes of its values.
+    fn key_bytes(&self, block: &Block) -> (f64, f64, f64) {
+        let tokens = self.kv(block) as f64 * block.tokens.len() as f64;
+        let value = (self.c.qkv.dtype.size() * self.c.qkv.dim_v) as f64;
+        (tokens, tokens * self.c.vector_bytes(), tokens * value)
     }
 
-    /// Number of tokens of all key heads if every segment of length `length` is padded to whole tiles of `tile`. Features are
-    /// computed for all of them.
-    fn padded(&self, tokens: usize, length: usize, tile: usize) -> f64 {
-        if self.c.mode.sequences.is_some() {
-            return (tokens + self.segments(tokens, length) * (tile - 1)) as f64 * self.kv as f64;
-        }
+    /// Work to compute the features of the vectors of a block's key heads, if every segment of length `length` is padded to
+    /// whole tiles of `tile`.
+    fn features(&self, block: &Block, length: usize, tile: usize) -> Cost {
+        let tokens = block.tokens.len();
         let (whole, rest) = (tokens / length, tokens % length);
-        (whole * length.next_multiple_of(tile) + rest.next_multiple_of(tile)) as f64 * self.kv as f64
-    }
-
-    /// Work to compute the features of `vectors` vectors in `groups` workgroups.
-    fn features(&self, vectors: f64, groups: f64) -> Cost {
-        let (once, each) = self.c.features.weight_bytes;
-        let mut cost = self.c.features.cost * vectors;
-        cost.bytes_read += once * groups + each * vectors;
-        cost
-    }
-
-    fn segment(&self, part: usize, length: usize, segments: usize) -> Step {
-        let params = Params {
-            segment: length as u32,
-            segments: segments as u32,
-            stored_segments: segments as u32,
-            head_splits: 1,
-            ..self.params
+        let padded = match self.c.mode.sequences {
+            Some(_) => tokens + self.segments(tokens, length) * (tile - 1),
+            None => whole * length.next_multiple_of(tile) + rest.next_multiple_of(tile),
         };
-        let groups = self.kv * segments as u64 * self.tiles.col_splits as u64;
-        let (tokens, k, v) = self.key_bytes();
+        self.c.features.cost * (padded as f64 * self.kv(block) as f64)
+    }
+
+    fn segment(&self, part: usize, length: usize, block: &Block, from: Params) -> Step {
+        let params = Params { head_splits: 1, ..from };
+        let segments = params.segments as usize;
+        let kv = self.kv(block);
+        let each = segments as u64 * self.tiles.col_splits as u64;
+        let (tokens, k, v) = self.key_bytes(block);
         let splits = self.tiles.col_splits as f64;
         let cost = Cost {
             flops: tokens * self.touch(),
             exps: 0.0,
-            bytes_read: k * splits + v + lookup_bytes(&self.c.mode, false) * groups as f64,
-            bytes_written: (self.state_bytes() / self.c.row_splits() as f64
-                + (self.kv as usize * self.c.passed_by_segment() * 4) as f64)
+            bytes_read: k * splits + v + lookup_bytes(&self.c.mode, false) * (kv * each) as f64,
+            bytes_written: (self.states(kv) / self.c.row_splits() as f64
+                + (kv as usize * self.c.passed_by_segment() * 4) as f64)
                 * segments as f64,
-        } + self.decays() * splits
-            + self.features(self.padded(self.c.qkv.keys, length, self.tiles.segment_tile) * splits, groups as f64);
+        } + self.c.decay.cost * (tokens * splits)
+            + self.features(block, length, self.tiles.segment_tile) * splits;
         let f = &self.c.features;
         let mut consts = self.tiles.consts(self.tiles.segment_tile);
         consts.extend([("READ_HEADS", 0), ("ADVANCED", 0)]);
         consts.extend(&f.consts);
+        consts.extend(self.c.stored_consts());
         let (spans, overrides) = self.spans();
         let overrides = overrides.into_iter().collect();
         let spec = self.spec(&[&[self.lanes], &f.keys, &self.c.decay.tiled, &[spans]], true, consts, overrides);
-        let step = self.step(&self.c.kernels.segment, rows(self.c.qkv, spec, false, true), params, groups, cost);
-        step.own(self.c.own.get(part))
+        let step = self.step(&self.c.kernels.segment, self.rows_of(spec, &[V, STATES], 1), params, kv * each, cost);
+        self.number(step, block, each).own(self.c.own.get(part))
     }
 
     /// The carried running maximum goes to the first segment, before each element of the scan reads it.
@@ -328,24 +400,21 @@ impl<'a> Dispatches<'a> {
         self.step(&self.c.kernels.scan, (spec, None), params, groups, cost)
     }
 
-    fn output(&self, part: usize, length: usize, from: Params, init: bool, store: bool) -> Step {
+    fn output(&self, part: usize, length: usize, block: &Block, params: Params, init: bool, store: bool) -> Step {
         let (c, t, s) = (self.c, self.tiles, self.c.qkv);
-        let segments = self.segments(s.queries, length);
-        let params = Params { segment: length as u32, segments: segments as u32, ..from };
-        let groups = self.kv * segments as u64 * (t.col_splits * t.head_splits) as u64;
-        let all = self.rows() as f64;
-        let size = s.dtype.size() as f64;
-        let (tokens, k, v) = self.key_bytes();
+        let (kv, segments) = (self.kv(block), params.segments as f64);
+        let each = u64::from(params.segments) * (t.col_splits * t.head_splits) as u64;
+        let (tokens, k, v) = self.key_bytes(block);
+        let all = tokens * s.group() as f64;
+        // The part of all rows of outputs that the block has.
+        let covered = all / self.rows() as f64;
         let (col_splits, head_splits) = (t.col_splits as f64, t.head_splits as f64);
         let share = 1.0 / c.row_splits() as f64;
         // Every column split reads the sums of features.
-        let norm = if c.normalize.is_some() {
-            self.kv as f64 * c.features.rows as f64 * 4.0 * (col_splits - 1.0)
-        } else {
-            0.0
-        };
-        let running_max = self.kv as f64 * c.running_max_bytes();
-        let start = (self.state_bytes() + norm + running_max * col_splits) * segments as f64 * head_splits * share;
+        let norm =
+            if c.normalize.is_some() { kv as f64 * c.features.rows as f64 * 4.0 * (col_splits - 1.0) } else { 0.0 };
+        let running_max = kv as f64 * c.running_max_bytes();
+        let start = (self.states(kv) + norm + running_max * col_splits) * segments * head_splits * share;
         // If rows are split into parts, the sums so far are stored between parts: E columns and one weight per row. The
         // last part reads the weight once per four columns.
         let (first, last) = (part == 0, part + 1 == c.row_splits());
@@ -356,20 +425,19 @@ impl<'a> Dispatches<'a> {
             (false, false) => (sums(1.0), sums(1.0)),
             (false, true) => (sums((s.dim_v as f64 / 4.0).ceil()), 0.0),
         };
-        let queries = self.padded(s.queries, length, t.tile) * (t.read_heads * t.head_splits) as f64 * col_splits;
         let mut cost = Cost {
             flops: all * self.touch(),
             exps: 0.0,
-            bytes_read: all * (s.dim_k as f64 * size + c.prepared.factor_bytes(s, 4)) * col_splits
+            bytes_read: all * c.vector_bytes() * col_splits
                 + if init { start } else { 0.0 }
                 + waiting.0
-                + lookup_bytes(&c.mode, false) * groups as f64
-                + if last { self.run.bytes_added(&self.runs) } else { 0.0 },
-            bytes_written: if last { self.runs.output_bytes() } else { 0.0 }
-                + if store { self.state_bytes() * share + running_max } else { 0.0 }
+                + lookup_bytes(&c.mode, false) * (kv * each) as f64
+                + if last { self.run.bytes_added(&self.runs) * covered } else { 0.0 },
+            bytes_written: if last { self.runs.output_bytes() * covered } else { 0.0 }
+                + if store { self.states(kv) * share + running_max } else { 0.0 }
                 + waiting.1,
         } + c.epilogue.cost * all
-            + self.features(queries, groups as f64);
+            + self.features(block, length, t.tile) * ((t.read_heads * t.head_splits) as f64 * col_splits);
         if c.mode.causal {
             cost =
                 cost + Cost {
@@ -377,14 +445,15 @@ impl<'a> Dispatches<'a> {
                     exps: 0.0,
                     bytes_read: (k * col_splits + v) * head_splits,
                     bytes_written: 0.0,
-                } + self.decays() * (col_splits * head_splits)
-                    + self.features(self.padded(s.keys, length, t.tile) * col_splits * head_splits, 0.0);
+                } + c.decay.cost * (tokens * col_splits * head_splits)
+                    + self.features(block, length, t.tile) * (col_splits * head_splits);
         }
         let f = &c.features;
         let mut consts = t.consts(t.tile);
         // Without a state to store, the scan has run before.
         consts.extend([("READ_HEADS", t.read_heads as u32), ("ADVANCED", (!store).into())]);
         consts.extend(&f.consts);
+        consts.extend(c.stored_consts());
         let mut overrides = vec![("CAUSAL", c.mode.causal.into()), ("INIT", init.into()), ("STORE", store.into())];
         overrides.push(("SUMMED", self.run.summed.into()));
         let (spans, whole) = self.spans();
@@ -395,7 +464,22 @@ impl<'a> Dispatches<'a> {
         overrides.extend(&c.epilogue.overrides);
         let fragments = [&[self.lanes][..], &f.keys, &f.queries, &c.decay.tiled, &c.epilogue.tiled];
         let spec = self.spec(&fragments, false, consts, overrides).with(&[self.runs.outputs(), spans]);
-        self.step(&c.kernels.output, rows(s, spec, true, store), params, groups, cost).own(c.own.get(part))
+        let states = if store { STATES } else { STATES_READ };
+        let step = self.step(&c.kernels.output, self.rows_of(spec, &[V, O, states], 2), params, kv * each, cost);
+        self.number(step, block, each).own(c.own.get(part))
+    }
+
+    /// Chooses how a walk loads rows: these, and of keys, or of keys and queries, the vectors or what is stored of them.
+    fn rows_of(&self, spec: Variant, wanted: &[usize], vectors: usize) -> (Variant, Option<Variant>) {
+        if self.c.features.stored.is_some() {
+            return rows(self.c.qkv, spec.with(&STORED_VECTORS[..vectors]), wanted);
+        }
+        rows(self.c.qkv, spec.with(&GIVEN[..vectors]), &[wanted, &[K, Q][..vectors]].concat())
+    }
+
+    /// Numbers the workgroups of a step of which there are `each` per key head of the state.
+    fn number(&self, step: Step, block: &Block, each: u64) -> Step {
+        Step { first: (block.heads.start * self.c.qkv.shared) as u64 * each, ..step }
     }
 
     fn decode(&self) -> Step {
@@ -407,7 +491,8 @@ impl<'a> Dispatches<'a> {
         let mut cost = c.essential;
         // Query heads after the first read the state again. Each value is read by four lanes instead of one.
         cost.bytes_read += (c.qkv.group() - 1) as f64 * self.state_bytes();
-        cost.bytes_read += 3.0 * self.key_bytes().2;
+        let values = (self.c.qkv.dtype.size() * self.c.qkv.dim_v) as f64;
+        cost.bytes_read += 3.0 * self.kv as f64 * values;
         // Every head of the state reads the q and k that it shares.
         cost.bytes_read += c.qkv.shared_bytes();
         let vectors = (c.qkv.batch * (c.qkv.heads + c.qkv.kv_heads)) as f64;
@@ -425,5 +510,10 @@ fn operands(c: &Recurrence<'_>, runs: &Runs<'_>) -> Vec<Named> {
         let slot = c.slots.iter().position(|slot| slot.name == *of)?;
         Some((*name, Operand::Slot(slot)))
     });
-    c.prepared.operands(runs, aliased.chain(slots), &["segments", "state", "partials"])
+    let workspace: &[&str] = match (c.features.row_splits.is_some(), c.mode.carry) {
+        (true, _) => &["segments", "state", "partials", "features"],
+        (false, true) => &["segments", "features"],
+        (false, false) => &["segments", "state", "features"],
+    };
+    c.prepared.operands(runs, aliased.chain(slots), workspace)
 }

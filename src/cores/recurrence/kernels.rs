@@ -16,18 +16,37 @@ const SPANS_PACKED: Fragment = fragment!("cores/recurrence/spans_packed.wgsl");
 /// Computes decay factors.
 const DECAYS: Fragment = fragment!("cores/recurrence/decay.wgsl");
 const ROWS: Fragment = fragment!("cores/recurrence/rows.wgsl");
-/// Loads of k and v, then loads of q and stores of o: element by element.
-pub(crate) const NARROW: [Fragment; 2] =
-    [fragment!("cores/recurrence/rows_narrow.wgsl"), fragment!("cores/recurrence/rows_narrow_output.wgsl")];
+/// Loads of q, k and v, and stores of o: element by element, and four elements at once. A tensor's fragment follows the first,
+/// which all need.
+pub(crate) const NARROW: [Fragment; 5] = [
+    fragment!("cores/recurrence/rows_narrow.wgsl"),
+    fragment!("cores/recurrence/rows_narrow_q.wgsl"),
+    fragment!("cores/recurrence/rows_narrow_k.wgsl"),
+    fragment!("cores/recurrence/rows_narrow_v.wgsl"),
+    fragment!("cores/recurrence/rows_narrow_o.wgsl"),
+];
+const WIDE: [Fragment; 5] = [
+    fragment!("cores/recurrence/rows_wide.wgsl"),
+    fragment!("cores/recurrence/rows_wide_q.wgsl"),
+    fragment!("cores/recurrence/rows_wide_k.wgsl"),
+    fragment!("cores/recurrence/rows_wide_v.wgsl"),
+    fragment!("cores/recurrence/rows_wide_o.wgsl"),
+];
+/// Loads and stores of states.
 const NARROW_STATE: Fragment = fragment!("cores/recurrence/rows_narrow_state.wgsl");
 /// Stored segments: to read and write, and for kernels that write none.
 const SEGMENTS_STORED: Fragment = fragment!("cores/recurrence/segments_stored.wgsl");
 const SEGMENTS_READ: Fragment = fragment!("cores/recurrence/segments_read.wgsl");
 const SEGMENTS_READ_WIDE: Fragment = fragment!("cores/recurrence/segments_read_wide.wgsl");
-/// Loads of k, v and states, then loads of q and stores of o: four elements at once.
-const WIDE: [Fragment; 2] =
-    [fragment!("cores/recurrence/rows_wide.wgsl"), fragment!("cores/recurrence/rows_wide_output.wgsl")];
 const WIDE_STATE: Fragment = fragment!("cores/recurrence/rows_wide_state.wgsl");
+
+/// What a kernel loads or stores by rows: tensors, by their slots, states, and states that it only loads.
+pub(crate) const Q: usize = 0;
+pub(crate) const K: usize = 1;
+pub(crate) const V: usize = 2;
+pub(crate) const O: usize = 3;
+pub(crate) const STATES: usize = 4;
+pub(crate) const STATES_READ: usize = 5;
 /// Loads of a tile of keys and values, and of queries.
 const TILE: Fragment = fragment!("cores/recurrence/tile.wgsl");
 const TILE_QUERIES: Fragment = fragment!("cores/recurrence/tile_queries.wgsl");
@@ -48,6 +67,7 @@ const BORDERS: Fragment = fragment!("cores/recurrence/borders.wgsl");
 const ROUND: Fragment = fragment!("cores/recurrence/round.wgsl");
 const DECODE_LANES: Fragment = fragment!("cores/recurrence/decode_lanes.wgsl");
 const DECODE: Fragment = fragment!("cores/recurrence/decode.wgsl");
+const FEATURES: Fragment = fragment!("cores/recurrence/features.wgsl");
 
 /// A walk that prepares nothing.
 pub(crate) const PLAIN_WALK: Fragment = fragment!("cores/recurrence/walk_plain.wgsl");
@@ -55,9 +75,11 @@ pub(crate) const PLAIN_WALK: Fragment = fragment!("cores/recurrence/walk_plain.w
 pub(crate) const MAPPED_KEYS: Fragment = fragment!("cores/recurrence/load_k_mapped.wgsl");
 pub(crate) const MAPPED_QUERIES: Fragment = fragment!("cores/recurrence/load_q_mapped.wgsl");
 pub(crate) const MAPPED_DECODE: Fragment = fragment!("cores/recurrence/decode_mapped.wgsl");
-/// Loads keys and queries as they are stored, for features that need whole vectors.
-pub(crate) const RAW_KEYS: Fragment = fragment!("cores/recurrence/load_k_raw.wgsl");
-pub(crate) const RAW_QUERIES: Fragment = fragment!("cores/recurrence/load_q_raw.wgsl");
+/// What a tile loads of keys and of queries: the vectors, or features that a dispatch before stored.
+pub(crate) const GIVEN: [Fragment; 2] =
+    [fragment!("cores/recurrence/given_keys.wgsl"), fragment!("cores/recurrence/given_queries.wgsl")];
+pub(super) const STORED_VECTORS: [Fragment; 2] =
+    [fragment!("cores/recurrence/stored_keys.wgsl"), fragment!("cores/recurrence/stored_queries.wgsl")];
 /// The feature of an element is the element.
 pub(crate) const IDENTITY: Fragment = fragment!("cores/recurrence/feature_identity.wgsl");
 /// No decay: of a tile of tokens, and of one token.
@@ -65,6 +87,9 @@ pub(crate) const NO_DECAY: [Fragment; 2] =
     [fragment!("cores/recurrence/decay_none.wgsl"), fragment!("cores/recurrence/decode_decay_none.wgsl")];
 /// One decay factor per head. The operator computes the logarithm of a token's.
 pub(crate) const DECAY_TOKENS: Fragment = fragment!("cores/recurrence/decay_tokens.wgsl");
+/// Values, and sums that queries read, as given.
+pub(crate) const PLAIN_VALUES: Fragment = fragment!("cores/recurrence/values_plain.wgsl");
+pub(crate) const PLAIN_SUMS: Fragment = fragment!("cores/recurrence/sums_plain.wgsl");
 /// Divides sums by weights: for a row of a tile, and for one token.
 pub(crate) const NORMALIZE: [Fragment; 2] =
     [fragment!("cores/recurrence/normalize.wgsl"), fragment!("cores/recurrence/normalize_one.wgsl")];
@@ -152,6 +177,14 @@ impl Kernels {
     }
 }
 
+/// The kernel of this name that stores features of whole vectors.
+pub(crate) const fn features(name: &'static str) -> Kernel {
+    Kernel {
+        entry: "recurrence_features",
+        ..Kernel::new(name, &[STRIDES_SOURCE, TYPES, DECAYS, ROWS, FEATURES], Params::UNIFORM, Some(PROOF))
+    }
+}
+
 /// What a kernel needs that walks along the tokens in its own way and writes outputs, and one that decodes a token.
 pub(crate) const WALK: [Fragment; 11] =
     [STRIDES_SOURCE, TYPES, PLACE, DECAYS, ROWS, TILE, TILE_QUERIES, STATE_WRITE, STATE_READ, STORED, LOAD_STATE];
@@ -187,15 +220,15 @@ pub(crate) fn borders(
     Some(Step::new(kernel, spec, params, operands, count.div_ceil(64), cost))
 }
 
-/// Chooses how a kernel loads rows: four elements at once if D and E are multiples of four. Strided tensors need not be: then
-/// the second variant serves. `output` says whether it reads queries and writes outputs, `stores` whether it stores states.
-pub(crate) fn rows(s: &Qkv, spec: Variant, output: bool, stores: bool) -> (Variant, Option<Variant>) {
-    let [wide, narrow] = if stores {
-        [&[SEGMENTS_STORED, WIDE_STATE][..], &[SEGMENTS_STORED, NARROW_STATE]]
-    } else {
-        [&[SEGMENTS_READ_WIDE][..], &[SEGMENTS_READ, NARROW_STATE]]
+/// Chooses how a kernel loads and stores the rows that it wants: four elements at once if D and E are multiples of four. Strided
+/// tensors need not be: then the second variant serves.
+pub(crate) fn rows(s: &Qkv, spec: Variant, wanted: &[usize]) -> (Variant, Option<Variant>) {
+    let of = |[first, q, k, v, o]: [Fragment; 5], states: &[Fragment], read: &[Fragment]| {
+        let fragments: [&[Fragment]; 6] = [&[q], &[k], &[v], &[o], states, read];
+        let each: Vec<_> = wanted.iter().map(|&wanted| fragments[wanted]).collect();
+        spec.clone().with(&[first]).with(&each.concat())
     };
-    let [wide, narrow] = [(wide, WIDE), (narrow, NARROW)]
-        .map(|(state, rows)| spec.clone().with(state).with(&rows[..if output { 2 } else { 1 }]));
+    let wide = of(WIDE, &[SEGMENTS_STORED, WIDE_STATE], &[SEGMENTS_READ_WIDE]);
+    let narrow = of(NARROW, &[SEGMENTS_STORED, NARROW_STATE], &[SEGMENTS_READ, NARROW_STATE]);
     if s.dim_k.is_multiple_of(4) && s.dim_v.is_multiple_of(4) { (wide, Some(narrow)) } else { (narrow, None) }
 }

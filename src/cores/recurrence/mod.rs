@@ -19,6 +19,7 @@ mod dispatch;
 pub(crate) mod kernels;
 pub(crate) mod reference;
 pub(crate) mod runs;
+mod stored;
 mod tiles;
 
 use std::mem::offset_of;
@@ -36,6 +37,7 @@ use crate::tensor::Slot;
 use kernels::Kernels;
 use runs::Runs;
 
+pub(crate) use stored::Stored;
 pub(crate) use tiles::MOST_ROWS;
 pub(crate) use tiles::{Passes, Tiles};
 
@@ -75,6 +77,10 @@ params! {
         pub(crate) end: u32,
         pub(crate) read_page: u32,
         pub(crate) write_page: u32,
+        pub(crate) first_unit: u32,
+        pub(crate) query_features: u32,
+        pub(crate) first_segment: u32,
+        pub(crate) _pad: u32,
     }
 }
 
@@ -178,8 +184,8 @@ pub(crate) struct Features {
     pub(crate) row_splits: Option<usize>,
     /// Work to compute the features of one token once, without reading the token.
     pub(crate) cost: Cost,
-    /// Bytes of weights that a workgroup reads once, and bytes that it reads for each vector.
-    pub(crate) weight_bytes: (f64, f64),
+    /// Features that are computed in a dispatch of their own; `None` if a walk computes them from the vectors that it loads.
+    pub(crate) stored: Option<Stored>,
 }
 
 /// What happens to outputs after they are normalised.

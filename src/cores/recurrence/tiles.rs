@@ -194,6 +194,12 @@ impl Recurrence<'_> {
         (caps.dispatch_flops / (caps.full_groups as f64 * token)) as usize
     }
 
+    /// The largest number of segments whose states one binding holds.
+    fn most_segments(&self, caps: &Caps) -> usize {
+        let bytes = 4 * (self.state_len() + self.passed_len()) as u64 * self.qkv.kv_units() as u64;
+        (caps.most_workspace() / bytes).max(1) as usize
+    }
+
     /// Chooses how to process the sequence.
     pub(crate) fn walk(&self, tiles: &Tiles, caps: &Caps) -> Passes {
         let s = self.qkv;
@@ -208,10 +214,13 @@ impl Recurrence<'_> {
         let sequences = self.mode.states(s.batch);
         let groups = (sequences * s.kv_heads * tiles.col_splits * tiles.head_splits) as u64;
         let fills = 2 * groups > caps.full_groups;
-        let wanted = if fills { 1 } else { caps.full_groups.div_ceil(groups) as usize };
+        // Each block whose features are stored fills the device by itself.
+        let blocks = self.fillings(s.keys.max(s.queries), caps);
+        let wanted = if fills && blocks == 1 { 1 } else { (blocks * caps.full_groups).div_ceil(groups) as usize };
         let split = |tokens: usize| {
             let segments = segments::segments(tokens, state, token, wanted, longest);
-            tokens.div_ceil(segments).next_multiple_of(tiles.segment_tile)
+            let stored = tokens.div_ceil(self.longest_stored(caps));
+            tokens.div_ceil(segments.max(stored).min(self.most_segments(caps))).next_multiple_of(tiles.segment_tile)
         };
         let segment = split(s.keys);
         if !self.mode.causal {

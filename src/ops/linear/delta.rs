@@ -307,14 +307,25 @@ impl<'a> Dispatches<'a> {
         let overrides = [("CAUSAL", 1), ("INIT", init.into()), ("STORE", store.into())];
         let overrides = [&overrides[..], &[("SUMMED", self.run.summed.into())]].concat();
         let fragments = [
-            &[IDENTITY, MAPPED_KEYS, MAPPED_QUERIES, NORMALIZE[0], NO_EPILOGUE[0], DELTA, self.lanes][..],
+            &[
+                IDENTITY,
+                MAPPED_KEYS,
+                MAPPED_QUERIES,
+                GIVEN[0],
+                GIVEN[1],
+                PLAIN_SUMS,
+                NORMALIZE[0],
+                NO_EPILOGUE[0],
+                DELTA,
+                self.lanes,
+            ][..],
             &self.decay.tiled,
         ];
         let fragments = [fragments[0], fragments[1], &[self.runs.outputs()]];
         let (spans, whole) = spans(&c.mode, true);
         let overrides: Vec<_> = overrides.into_iter().chain(whole).collect();
         let spec = self.spec(&fragments, consts, &overrides).with(&[spans]);
-        let (spec, narrow) = rows(s, spec, true, true);
+        let (spec, narrow) = rows(s, spec, &[Q, K, V, O, STATES]);
         self.step(&WALK_KERNEL, spec, &params, groups, cost).or_narrow(narrow)
     }
 

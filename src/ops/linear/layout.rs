@@ -6,12 +6,14 @@
 
 use super::prepare::prepared;
 use super::{Config, Decays, FeatureMap, Gate, NAME};
-use crate::cores::recurrence::kernels::*;
-use crate::cores::recurrence::{CarriedState, Decay, DecayKind, Epilogue, Features, Prepared, Recurrence, Tiles};
+use crate::cores::recurrence::kernels::{self, *};
+use crate::cores::recurrence::{
+    CarriedState, Decay, DecayKind, Epilogue, Features, Prepared, Recurrence, Stored, Tiles,
+};
 use crate::error::Error;
 use crate::gpu::Caps;
 use crate::gpu::program::{Cost, Own, Program};
-use crate::gpu::shader::{Fragment, fragment, params};
+use crate::gpu::shader::{Fragment, Kernel, fragment, params};
 use crate::operator::mode::StateLayout;
 use crate::tensor::Slot;
 
@@ -24,9 +26,13 @@ const LOG_NONE: [Fragment; 2] = [fragment!("linear/log_none.wgsl"), fragment!("l
 const LOG_GATE: [Fragment; 2] = [fragment!("linear/log_gate.wgsl"), fragment!("linear/log_gate_decode.wgsl")];
 
 const OWN: Fragment = fragment!("linear/own.wgsl");
-const PROJECTED: [Fragment; 2] = [fragment!("linear/projected.wgsl"), fragment!("linear/projected_decode.wgsl")];
-const PROJECTED_RELU: [Fragment; 2] =
-    [fragment!("linear/projected_relu.wgsl"), fragment!("linear/projected_relu_decode.wgsl")];
+const PRODUCT: Fragment = fragment!("linear/product.wgsl");
+const STORED: Fragment = fragment!("linear/stored.wgsl");
+const PRODUCT_RELU: Fragment = fragment!("linear/product_relu.wgsl");
+const STORED_RELU: Fragment = fragment!("linear/stored_relu.wgsl");
+const PRODUCT_FAVOR: Fragment = fragment!("linear/product_favor.wgsl");
+const PROJECTED_DECODE: Fragment = fragment!("linear/projected_decode.wgsl");
+const PROJECTED_RELU_DECODE: Fragment = fragment!("linear/projected_relu_decode.wgsl");
 const EXPONENTIAL: Fragment = fragment!("lib/exponential.wgsl");
 const RUNNING_MAX: Fragment = fragment!("linear/running_max.wgsl");
 const FAVOR: [Fragment; 2] = [fragment!("linear/favor_features.wgsl"), fragment!("linear/favor_decode.wgsl")];
@@ -41,6 +47,7 @@ const POSITION_CARRIED: Fragment = fragment!("linear/position_carried.wgsl");
 /// Bytes of workgroup memory on a portable device.
 const WORKGROUP_BYTES: usize = 16384;
 
+static FEATURES: Kernel = kernels::features("linear_features");
 pub(super) static KERNELS: Kernels =
     Kernels::new(["linear_segment", "linear_scan", "linear_output", "linear_decode", "linear_round", "linear_borders"]);
 
@@ -65,40 +72,66 @@ fn features(c: &Config) -> Features {
     let mapped = |map| Features {
         rows: c.width(),
         keys: vec![map, MAPPED_KEYS, PLAIN_WALK],
-        queries: vec![MAPPED_QUERIES],
+        queries: vec![MAPPED_QUERIES, PLAIN_SUMS],
         decode: vec![map, MAPPED_DECODE],
         consts: vec![],
         decode_consts: vec![("MAX_DIM", max_dim)],
         row_splits: None,
         cost: feature(c),
-        weight_bytes: (0.0, omega_bytes(c).0),
+        stored: None,
     };
     let whole = |keys: &[Fragment], queries: &[Fragment], decode: &[Fragment]| Features {
-        keys: [&[OWN], keys].concat(),
+        keys: keys.to_vec(),
         queries: queries.to_vec(),
         decode: [&[OWN], decode].concat(),
         consts: vec![("DIM_K4", c.qkv.dim_k.div_ceil(4) as u32)],
         decode_consts: vec![("MAX_DIM", max_dim), ("DIM_K4", c.qkv.dim_k.div_ceil(4) as u32)],
         ..mapped(IDENTITY)
     };
+    let projected = |keys: &[Fragment], decode: &[Fragment], products: &[Fragment]| {
+        let stored = stored(c, products);
+        // The exponentials of performer are left to the walks.
+        let cost = Cost { flops: 0.0, ..feature(c) };
+        let consts = vec![("MAPPED4", stored.products as u32)];
+        let whole = whole(keys, &[PLAIN_SUMS], decode);
+        Features { consts, cost, stored: Some(stored), ..whole }
+    };
     let position = if c.mode.carry { POSITION_CARRIED } else { POSITION_NONE };
     match c.feature_map() {
         FeatureMap::Elu1 => mapped(fragment!("cores/recurrence/feature_elu1.wgsl")),
         FeatureMap::Relu => mapped(fragment!("cores/recurrence/feature_relu.wgsl")),
         FeatureMap::Identity => mapped(IDENTITY),
-        FeatureMap::Performer => whole(
-            &[EXPONENTIAL, RUNNING_MAX, RAW_KEYS, PROJECTED[0], FAVOR[0]],
-            &[RAW_QUERIES],
-            &[EXPONENTIAL, RUNNING_MAX, PROJECTED[1], FAVOR[1]],
+        FeatureMap::Performer => projected(
+            &[OWN, EXPONENTIAL, RUNNING_MAX, STORED, FAVOR[0]],
+            &[EXPONENTIAL, RUNNING_MAX, PROJECTED_DECODE, FAVOR[1]],
+            &[PRODUCT_FAVOR],
         ),
-        FeatureMap::PerformerRelu => whole(
-            &[RAW_KEYS, PROJECTED[0], PROJECTED_RELU[0], PLAIN_WALK],
-            &[RAW_QUERIES],
-            &[PROJECTED[1], PROJECTED_RELU[1]],
-        ),
-        FeatureMap::Cosformer => {
-            whole(&[ANGLE, COSFORMER_KEYS, position], &[COSFORMER_QUERIES], &[ANGLE, COSFORMER_DECODE])
+        FeatureMap::PerformerRelu => {
+            projected(&[STORED, STORED_RELU, PLAIN_WALK], &[PROJECTED_DECODE, PROJECTED_RELU_DECODE], &[PRODUCT_RELU])
         }
+        FeatureMap::Cosformer => {
+            whole(&[OWN, ANGLE, COSFORMER_KEYS, position], &[COSFORMER_QUERIES, PLAIN_SUMS], &[ANGLE, COSFORMER_DECODE])
+        }
+    }
+}
+
+/// Features that are stored: products with omega, and the largest of a vector under performer.
+fn stored(c: &Config, fragments: &[Fragment]) -> Stored {
+    let products = c.features.div_ceil(4);
+    let largest = usize::from(c.feature_map() == FeatureMap::Performer);
+    let row = products + largest;
+    let bytes_written = 16.0 * row as f64;
+    Stored {
+        kernel: &FEATURES,
+        fragments: [&[OWN, PRODUCT], fragments].concat(),
+        consts: vec![("RANDOM", c.features as u32)],
+        floats: largest,
+        largest: false,
+        products,
+        row,
+        loaded: row,
+        weights: omega_bytes(c).0,
+        cost: Cost { flops: feature(c).flops, bytes_written, ..Cost::default() },
     }
 }
 
@@ -116,7 +149,7 @@ pub(super) fn decay_of(c: &Config, slots: &[Slot]) -> Decay {
             let wide = c.qkv.dim_k.is_multiple_of(4);
             (vec![if wide { GATE_ROWS_WIDE } else { GATE_ROWS_NARROW }, GATED_ROWS], GATED_DECODE)
         }
-        DecayKind::None => (vec![NO_DECAY[0]], NO_DECAY[1]),
+        DecayKind::None => (vec![NO_DECAY[0], PLAIN_VALUES], NO_DECAY[1]),
     };
     tiled.push(c.gates_fragment());
     Decay {
@@ -203,15 +236,9 @@ pub(super) fn tiles(c: &Config) -> Tiles {
         let fixed = 4 * usize::from(performer);
         Tiles::new(rows, c.qkv.dim_v, c.qkv.group(), token_floats, decays, fixed, c.normalize()).for_several()
     };
-    let tiles = with(None);
-    match c.feature_map() {
-        FeatureMap::Elu1 | FeatureMap::Relu | FeatureMap::Identity | FeatureMap::Cosformer => tiles,
-        // Workgroup memory also holds the vector itself.
-        FeatureMap::PerformerRelu => with(Some(tiles.token_floats + 4 * c.qkv.dim_k.div_ceil(4))),
-        // Workgroup memory also holds the vector, its decay and its logarithm, and its largest exponent: the result, and a partial
-        // result of each of eight lanes.
-        FeatureMap::Performer => with(Some(tiles.token_floats + 4 * c.qkv.dim_k.div_ceil(4) + 11)),
-    }
+    // Workgroup memory also holds the decay of a performer's token with its logarithm, and the largest exponent of a vector, as it
+    // is stored and as the tile takes it.
+    with(performer.then(|| 4 * rows.div_ceil(4) + 4))
 }
 
 /// Chooses how a configuration processes the sequence.

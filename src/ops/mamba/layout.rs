@@ -17,7 +17,9 @@ use crate::cores::segments::segments;
 use crate::error::Error;
 use crate::gpu::Caps;
 use crate::gpu::grid::Grid;
-use crate::gpu::program::{self, Cost, Named, Operand, Program, Scratch, Share, Step, check_indices, check_workspace};
+use crate::gpu::program::{
+    self, Cost, Named, Operand, Program, Scratch, Share, Step, Units, check_indices, check_workspace,
+};
 use crate::gpu::shader::{Fragment, Kernel, UniformData, Variant, fragment, params};
 use crate::tensor::DType;
 
@@ -271,7 +273,7 @@ impl<'a> Dispatches<'a> {
                 Some(Share { operand, name, size: s.dtype.size() as u64, elements, base })
             })
             .collect();
-        program::cut(NAME, step, self.units as u64, "one group", &shares, caps)
+        program::cut(NAME, step, &Units::whole(self.units as u64, "one group"), &shares, caps)
     }
 
     fn params(&self, segment: usize, segments: usize, stored: usize) -> Params {

@@ -1,32 +1,38 @@
 //! Prepares the recurrence core for a configuration of SLAY: kernels, fragments, tiles and costs. Pure: no wgpu type.
 //!
-//! A workgroup stores A and E of the vectors of a tile, and multiplies them when a feature is needed. Features are not
-//! stored. The workgroup's rows of the state belong to some entries of A, times all of E. Up to 4096 rows, one
+//! A and E of all vectors are computed by a dispatch of their own and stored, for a block of the sequence at a time. A workgroup
+//! loads those of the vectors of a tile, and multiplies them when a feature is needed. The workgroup's rows of the state belong to some entries of A, times all of E. Up to 4096 rows, one
 //! workgroup holds all of them, and the columns are split over workgroups: the number of column splits `s` is `E / 64`
 //! rounded up to m = 256 and `E m / 16384` beyond. A wider state is processed in parts of its rows, one dispatch each,
 //! with partial outputs in the workspace between them.
 
 use super::{Config, NAME, Poly, quadrature};
-use crate::cores::recurrence::kernels::*;
-use crate::cores::recurrence::{self, CarriedState, Decay, DecayKind, Epilogue, MOST_ROWS, Recurrence, Tiles};
+use crate::cores::recurrence::kernels::{self, *};
+use crate::cores::recurrence::{self, CarriedState, Decay, DecayKind, Epilogue, MOST_ROWS, Recurrence, Stored, Tiles};
 use crate::error::Error;
 use crate::gpu::Caps;
 use crate::gpu::program::{Cost, Own, Program};
-use crate::gpu::shader::{Fragment, fragment, params};
+use crate::gpu::shader::{Fragment, Kernel, fragment, params};
 use crate::operator::mode::StateLayout;
 
 const OWN: Fragment = fragment!("slay/own.wgsl");
 const FEATURES: Fragment = fragment!("slay/features.wgsl");
-const TYPES: Fragment = fragment!("slay/types.wgsl");
-const KEYS: Fragment = fragment!("slay/keys.wgsl");
+const PRODUCT: Fragment = fragment!("slay/product.wgsl");
+const STORED: Fragment = fragment!("slay/stored.wgsl");
+const STORED_SQUARE: Fragment = fragment!("slay/stored_square.wgsl");
+const STORED_EXACT: Fragment = fragment!("slay/stored_exact.wgsl");
+const COMPONENTS: Fragment = fragment!("slay/components.wgsl");
 const PARTIALS: Fragment = fragment!("slay/partials.wgsl");
 const DECODE: Fragment = fragment!("slay/decode.wgsl");
-const ANCHOR: Fragment = fragment!("slay/poly_anchor.wgsl");
-const EXACT: Fragment = fragment!("slay/poly_exact.wgsl");
-const MACLAURIN: Fragment = fragment!("slay/poly_maclaurin.wgsl");
-const TENSORSKETCH: Fragment = fragment!("slay/poly_tensorsketch.wgsl");
-const ONE: Fragment = fragment!("slay/poly_one.wgsl");
+// Maps for the square: for stored features, and for a token that is decoded.
+const ANCHOR: [Fragment; 2] = [fragment!("slay/product_anchor.wgsl"), fragment!("slay/poly_anchor.wgsl")];
+const EXACT: [Fragment; 2] = [fragment!("slay/product_exact.wgsl"), fragment!("slay/poly_exact.wgsl")];
+const MACLAURIN: [Fragment; 2] = [fragment!("slay/product_maclaurin.wgsl"), fragment!("slay/poly_maclaurin.wgsl")];
+const TENSORSKETCH: [Fragment; 2] =
+    [fragment!("slay/product_tensorsketch.wgsl"), fragment!("slay/poly_tensorsketch.wgsl")];
+const ONE: [Fragment; 2] = [fragment!("slay/product_one.wgsl"), fragment!("slay/poly_one.wgsl")];
 
+static FEATURES_KERNEL: Kernel = kernels::features("slay_features");
 static KERNELS: Kernels =
     Kernels::new(["slay_segment", "slay_scan", "slay_output", "slay_decode", "slay_round", "slay_borders"]);
 
@@ -45,22 +51,20 @@ params! {
     }
 }
 
-/// Maximum number of bytes of weights that a workgroup caches. More would leave no room for tokens.
-const CACHE_BYTES: usize = 6144;
-
-/// How a workgroup stores the features of a configuration.
+/// How features of a configuration are stored, and what a workgroup holds of them.
 struct Features {
     /// Groups of four elements of D, and of R F.
     dim_k4: usize,
     e4: usize,
     /// Entries of A per workgroup.
     pal: usize,
-    /// Rows of weights that these entries need.
-    taken: usize,
-    /// Whether E is multiplied by the squares of its own projections (`hadamard`).
-    squared: bool,
-    /// vec4s of weights that a workgroup caches; 0 if it reads them again for each vector.
-    cache: usize,
+    /// Parts that the rows of the state are split into.
+    splits: usize,
+    /// vec4s stored for A: its entries, where each part starts with a vec4, or the unit vector under `exact`.
+    squares: usize,
+    /// Groups of four rows of weights that A needs, and vec4s of their products that are stored beside the features.
+    products: usize,
+    beside: usize,
 }
 
 impl Features {
@@ -75,28 +79,63 @@ impl Features {
         let dim_k4 = c.qkv.dim_k.div_ceil(4);
         let splits = c.poly_width().div_ceil(most);
         let pal = c.poly_width().div_ceil(splits);
-        let taken = taken(c, pal);
-        let cache = (taken + 4 * e4) * dim_k4;
-        let fits = cache * 16 <= CACHE_BYTES;
-        let squared = c.poly == Poly::Hadamard;
-        Ok(Self { dim_k4, e4, pal, taken, squared, cache: if fits { cache } else { 0 } })
+        let entries = splits * pal.div_ceil(4);
+        let sketched = (2 * c.anchors).div_ceil(4);
+        let [squares, products, beside] = match c.poly {
+            Poly::Exact => [dim_k4, dim_k4, 0],
+            Poly::Maclaurin => [entries, 2 * entries, 0],
+            Poly::TensorSketch => [entries, sketched, sketched],
+            Poly::Anchor | Poly::Nystrom | Poly::Laplace | Poly::Hadamard => [entries, entries, 0],
+        };
+        Ok(Self { dim_k4, e4, pal, splits, squares, products, beside })
     }
 
-    /// Floats of workgroup memory per vector: the vector, A and E.
-    fn floats(&self) -> usize {
-        4 * self.dim_k4 + self.pal + 4 * self.e4
+    /// vec4s of the entries of A per workgroup.
+    fn pal4(&self) -> usize {
+        self.pal.div_ceil(4)
     }
 
+    /// Floats of workgroup memory per vector: A and E, and the unit vector under `exact`.
+    fn floats(&self, c: &Config) -> usize {
+        4 * (self.pal4() + self.e4 + if c.poly == Poly::Exact { self.squares } else { 0 })
+    }
+
+    /// Consts of the kernel that stores features and of those that load them.
     fn consts(&self) -> Vec<(&'static str, u32)> {
-        vec![
-            ("DIM_K4", self.dim_k4 as u32),
-            ("PAL", self.pal as u32),
-            ("TAKEN", self.taken as u32),
-            ("SQUARED", self.squared.into()),
-            ("E4", self.e4 as u32),
-            ("CACHED", (self.cache > 0).into()),
-            ("CACHE", self.cache.max(1) as u32),
-        ]
+        let sizes = [("PAL", self.pal), ("PAL4", self.pal4()), ("SQUARES4", self.squares), ("E4", self.e4)];
+        sizes.map(|(name, size)| (name, size as u32)).into()
+    }
+
+    fn decode_consts(&self, c: &Config) -> Vec<(&'static str, u32)> {
+        let (pal, taken) = (c.poly_width(), taken(c));
+        let sizes = [("DIM_K4", self.dim_k4), ("PAL", pal), ("TAKEN", taken), ("E4", self.e4)];
+        let squared = ("SQUARED", usize::from(c.poly == Poly::Hadamard));
+        sizes.into_iter().chain([squared]).map(|(name, size)| (name, size as u32)).collect()
+    }
+
+    fn stored(&self, c: &Config, fragments: Vec<Fragment>) -> Stored {
+        let projected = taken(c);
+        let row = self.squares + self.e4 + self.beside;
+        let loaded = self.e4 + if c.poly == Poly::Exact { self.squares } else { self.pal4() };
+        // Every entry of a convolution reads all projections.
+        let read = if c.poly == Poly::TensorSketch { c.anchors * 2 * c.anchors } else { 0 };
+        let cost = Cost { bytes_read: 4.0 * read as f64, bytes_written: 16.0 * row as f64, ..feature(c, projected) };
+        let mut consts = self.consts();
+        let squared = u32::from(c.poly == Poly::Hadamard);
+        let products = self.products as u32;
+        consts.extend([("RANDOM", c.features as u32), ("SQUARED", squared), ("SQUARE_PRODUCTS4", products)]);
+        Stored {
+            kernel: &FEATURES_KERNEL,
+            fragments,
+            consts,
+            floats: 0,
+            largest: matches!(c.poly, Poly::Laplace | Poly::Hadamard),
+            products: self.products + self.e4,
+            row,
+            loaded,
+            weights: ((projected + c.nodes * c.features) * c.qkv.dim_k * 4) as f64,
+            cost,
+        }
     }
 }
 
@@ -108,7 +147,7 @@ pub(super) fn essential(c: &Config) -> Cost {
     let size = c.qkv.dtype.size() as f64;
     let states = (c.mode.states(c.qkv.batch) * c.qkv.kv_heads) as f64;
     let state = if c.mode.carry { states * m * (e + 1.0) * 4.0 } else { 0.0 };
-    let feature = feature(c, taken(c, c.anchors)) * vectors;
+    let feature = feature(c, taken(c)) * vectors;
     Cost {
         flops: feature.flops + 2.0 * vectors * m * (e + 1.0),
         exps: feature.exps,
@@ -123,14 +162,14 @@ fn weights(c: &Config) -> f64 {
     elements as f64 * 4.0
 }
 
-/// Rows of weights that `entries` entries of A need. The entries of a convolution need all rows.
-fn taken(c: &Config, entries: usize) -> usize {
-    c.poly.weight_rows(if c.poly == Poly::TensorSketch { c.anchors } else { entries })
+/// Rows of weights that A needs.
+fn taken(c: &Config) -> usize {
+    c.poly.weight_rows(c.anchors)
 }
 
-/// Rows of weights that are read to compute `entries` entries of A one after another.
-fn met(c: &Config, entries: usize) -> usize {
-    taken(c, entries) * if c.poly == Poly::TensorSketch { entries } else { 1 }
+/// Rows of weights that are read to compute the entries of A one after another: a convolution needs all of them for each.
+fn met(c: &Config) -> usize {
+    taken(c) * if c.poly == Poly::TensorSketch { c.anchors } else { 1 }
 }
 
 /// Work to compute A and E of one vector, which is projected on `projected` rows of weights for A.
@@ -142,7 +181,7 @@ fn feature(c: &Config, projected: usize) -> Cost {
 /// Builds the dispatches for this device.
 pub(super) fn program(c: &Config, caps: &Caps) -> Result<Program, Error> {
     c.validate()?;
-    let fragment = match c.poly {
+    let [product, decoded] = match c.poly {
         Poly::Anchor => ANCHOR,
         Poly::Exact => EXACT,
         Poly::Maclaurin => MACLAURIN,
@@ -155,8 +194,7 @@ pub(super) fn program(c: &Config, caps: &Caps) -> Result<Program, Error> {
     };
     let features = Features::of(c)?;
     let rows = features.pal * 4 * features.e4;
-    let fixed = 4 * features.cache.max(1);
-    let tiles = Tiles::new(rows, c.qkv.dim_v, c.qkv.group(), Some(features.floats()), 0, fixed, true).for_several();
+    let tiles = Tiles::new(rows, c.qkv.dim_v, c.qkv.group(), Some(features.floats(c)), 0, 0, true).for_several();
     let square = c.poly.weight_rows(c.anchors) * c.qkv.dim_k;
     let mut sizes = Sizes {
         nodes: c.nodes as u32,
@@ -171,17 +209,12 @@ pub(super) fn program(c: &Config, caps: &Caps) -> Result<Program, Error> {
         *node = [rate as f32, s as f32, weight as f32, 0.0];
     }
     let bytes = |rows: usize| ((rows + c.nodes * c.features) * c.qkv.dim_k * 4) as f64;
-    let weight_bytes =
-        if features.cache > 0 { (bytes(features.taken), 0.0) } else { (0.0, bytes(met(c, features.pal))) };
     // Each vector is projected on all weights, which the minimum work counts only once.
     let vectors = (c.qkv.batch * (c.qkv.heads + c.qkv.kv_heads)) as f64;
-    let decode_more = bytes(met(c, c.poly_width())) * vectors - weights(c);
-    let consts = features.consts();
-    let mut decode_consts = vec![("TILE", 1), ("READ_HEADS", 1), ("INVOCATIONS", 256)];
-    let pal = c.poly_width();
-    let whole = Features { pal, taken: taken(c, pal), cache: 0, ..features };
-    decode_consts.extend(whole.consts());
-    let splits = c.poly_width().div_ceil(features.pal);
+    let decode_more = bytes(met(c)) * vectors - weights(c);
+    let loaded = if c.poly == Poly::Exact { vec![COMPONENTS, STORED_EXACT] } else { vec![STORED_SQUARE] };
+    let components = (c.poly == Poly::Exact).then_some(COMPONENTS);
+    let splits = features.splits;
     let part = |part: usize| Own::new(&Sizes { first_poly: (part * features.pal) as u32, ..sizes });
     let recurrence = Recurrence {
         op: NAME,
@@ -192,14 +225,14 @@ pub(super) fn program(c: &Config, caps: &Caps) -> Result<Program, Error> {
         prepared: Default::default(),
         features: recurrence::Features {
             rows: c.width(),
-            keys: vec![OWN, fragment, TYPES, FEATURES, RAW_KEYS, KEYS],
-            queries: vec![RAW_QUERIES, PARTIALS],
-            decode: vec![OWN, fragment, TYPES, FEATURES, DECODE],
-            consts,
-            decode_consts,
+            keys: [vec![OWN, STORED], loaded].concat(),
+            queries: vec![PARTIALS],
+            decode: [OWN].into_iter().chain(components).chain([decoded, FEATURES, DECODE]).collect(),
+            consts: features.consts(),
+            decode_consts: features.decode_consts(c),
             row_splits: Some(splits),
-            cost: feature(c, met(c, c.poly_width())),
-            weight_bytes,
+            cost: Cost::default(),
+            stored: Some(features.stored(c, vec![OWN, PRODUCT, product])),
         },
         decay: Decay {
             kind: DecayKind::None,

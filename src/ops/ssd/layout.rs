@@ -100,13 +100,13 @@ pub(super) fn program(c: &Config, caps: &Caps) -> Result<Program, Error> {
         features: Features {
             rows: c.states,
             keys: vec![IDENTITY, MAPPED_KEYS, PLAIN_WALK],
-            queries: vec![MAPPED_QUERIES],
+            queries: vec![MAPPED_QUERIES, PLAIN_SUMS],
             decode: vec![IDENTITY, MAPPED_DECODE],
             consts: vec![],
             decode_consts: vec![("MAX_DIM", super::MAX_STATES as u32)],
             row_splits: None,
             cost: Cost::default(),
-            weight_bytes: (0.0, 0.0),
+            stored: None,
         },
         decay: Decay {
             kind: DecayKind::PerHead,

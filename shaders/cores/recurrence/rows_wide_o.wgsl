@@ -1,10 +1,5 @@
-// Loads of q and stores of o (rows_wide.wgsl).
-@group(0) @binding(Q_BINDING) var<storage, read> q: array<Row>; // queries: B, heads of q, N, D
+// Loads and stores of o (rows_wide.wgsl).
 @group(0) @binding(O_BINDING) var<storage, read_write> o: array<vec4<Out>>; // B H N E
-
-fn load_q(row: u32, d: u32) -> vec4<f32> {
-    return vec4<f32>(q[(row + min(d, params.dim_k - 4u)) / 4u]);
-}
 
 fn load_o(row: u32, e: u32) -> vec4<f32> {
     return vec4<f32>(o[(row + min(e, params.dim_v - 4u)) / 4u]);

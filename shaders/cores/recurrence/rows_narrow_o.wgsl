@@ -1,11 +1,5 @@
-// Loads of q and stores of o (rows_narrow.wgsl).
-@group(0) @binding(Q_BINDING) var<storage, read> q: array<Row>; // queries: B, heads of q, N, D
+// Loads and stores of o (rows_narrow.wgsl).
 @group(0) @binding(O_BINDING) var<storage, read_write> o: array<Out>; // B H N E
-
-fn load_q(row: u32, d: u32) -> vec4<f32> {
-    let at = four(row, d, params.dim_k);
-    return vec4<f32>(f32(q[at.x]), f32(q[at.y]), f32(q[at.z]), f32(q[at.w]));
-}
 
 fn load_o(row: u32, e: u32) -> vec4<f32> {
     let at = four(row, e, params.dim_v);
