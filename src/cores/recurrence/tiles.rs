@@ -213,7 +213,7 @@ impl Recurrence<'_> {
         let longest = self.longest_segment(tiles, caps);
         let sequences = self.mode.states(s.batch);
         let groups = (sequences * s.kv_heads * tiles.col_splits * tiles.head_splits) as u64;
-        let fills = 2 * groups > caps.full_groups;
+        let fills = 2 * groups >= caps.full_groups;
         // Each block whose features are stored fills the device by itself.
         let blocks = self.fillings(s.keys.max(s.queries), caps);
         let wanted = if fills && blocks == 1 { 1 } else { (blocks * caps.full_groups).div_ceil(groups) as usize };
