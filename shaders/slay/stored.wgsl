@@ -19,7 +19,7 @@ var<private> sum_a: u32;
 var<private> sum_e: u32;
 
 fn begin_walk(p: Place, segment: u32, stored: bool, invocation: u32) {
-    own_group = invocation / COL_THREADS * ROWS4;
+    own_group = same_in_row(invocation / COL_THREADS) * ROWS4;
     own_a = own_group / E4;
     own_e = own_group % E4;
     sum_a = invocation / 4u / E4;
