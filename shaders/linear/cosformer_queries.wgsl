@@ -1,4 +1,4 @@
-// cosformer: features of queries, as cosformer_keys.wgsl has them of keys. Outputs are complete in one dispatch.
+// cosformer: features of queries, as cosformer_keys.wgsl has them of keys.
 
 // Features of the queries, [READ_HEADS][TILE][DIM4].
 var<workgroup> wg_q: array<vec4<f32>, READ_HEADS * TILE * DIM4>;
@@ -9,10 +9,6 @@ fn query_features(row: u32, i: u32) -> vec4<f32> {
 
 fn query_feature_at(row: u32, d: u32) -> f32 {
     return select(wg_q[row * DIM4 + d / 4u][d % 4u], 0.0, d >= 8u * DIM_K4);
-}
-
-fn combine_row_splits(row: u32, split: u32, e: u32, sum: ptr<function, vec4<f32>>, weight: ptr<function, f32>) -> bool {
-    return true;
 }
 
 fn put_query(n: u32, i: u32, x: vec4<f32>, there: vec4<bool>) {

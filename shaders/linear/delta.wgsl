@@ -10,24 +10,25 @@
 // 2. The system multiplies with overlaps of keys that were rounded once and are the same whenever a key comes again. Under
 // strengths beta |k|^2 near 2 or below 0 the state does not shrink that rounding, and it adds up from token to token. From
 // the first such token of a tile on, tokens are taken one by one: the rounding of each differs and averages out, as in the
-// definition. Earlier tokens do not depend on it. Decays are products of consecutive factors, never quotients of two products, so a decay that underflows becomes 0.
+// definition. Earlier tokens do not depend on it. Decays are products of consecutive factors, never quotients of two
+// products, so a decay that underflows becomes 0.
 //
 // Rules whose low-rank term acts on the state before its decay (RWKV-7, DPLR) would need three changes: decays up to the
 // previous token, L(t - 1) and L(s, t - 1), on the right-hand side; another vector in place of k_t there; and a second vector
 // that is written with the result, so two updates of the state per token.
 //
-// Grid: column splits, head splits, sequences, KV heads. Reads q, k, v, beta, and a page of segments; writes o, and the other page at the
-// end. Prelude constants: those of cores/recurrence/output.wgsl, which also loads and stores the state.
+// Grid: column splits, head splits, sequences, KV heads. Reads q, k, v, beta, and a page of segments; writes o, and the
+// other page at the end. Prelude constants: those of cores/recurrence/output.wgsl, which also loads and stores the state.
 @group(0) @binding(BETA_BINDING) var<storage, read> beta: array<Strength>; // B G N
 
 var<workgroup> wg_beta: array<f32, TILE>;
 // [TILE][TILE]: the matrix of the system below its diagonal, and on it the strengths beta |k|^2.
 var<workgroup> wg_overlap: array<f32, TILE * TILE>;
-// Tokens of the tile that the system takes: those before the first with a strength above TAKEN or below 0.
+// Tokens of the tile that the system takes: those before the first with a strength above STRONGEST or below 0.
 var<workgroup> wg_taken: u32;
 
 // The strongest write that the system takes. The rounding of a write counts strength / (2 - strength) times: here three times.
-const TAKEN: f32 = 1.5;
+const STRONGEST: f32 = 1.5;
 
 fn load_beta(p: Place, first: u32, end: u32, invocation: u32) {
     let head = head_start(params.beta, p.b, p.g);
@@ -116,7 +117,7 @@ fn correct_values(row_thread: u32, col_thread: u32, invocation: u32) -> u32 {
         var taken = 0u;
         while (taken < TILE) {
             let strength = wg_overlap[taken * (TILE + 1u)];
-            if (strength < 0.0 || strength > TAKEN) {
+            if (strength < 0.0 || strength > STRONGEST) {
                 break;
             }
             taken++;

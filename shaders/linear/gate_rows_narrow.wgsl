@@ -6,7 +6,7 @@ fn log_at(at: u32, d: u32, counted: bool) -> f32 {
     return select(0.0, f32(gate[at + min(d, params.rows - 1u)]), d < params.rows);
 }
 
-// Of four rows of a workgroup's state, from row 4 i on, for the token whose log decays start at `at`.
+// Log decays of four rows of a workgroup's state, from row 4 i on, for the token whose log decays start at `at`.
 fn logs_of(at: u32, i: u32, counted: bool) -> vec4<f32> {
     return vec4<f32>(
         log_at(at, state_row(4u * i), counted),

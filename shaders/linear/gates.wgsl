@@ -1,4 +1,5 @@
-// Log decays or strengths of all tokens, from the tensor in which a model stores them. Grid: blocks of 64 tokens of a head, heads.
+// Log decays or strengths of all tokens, from the tensor in which a model stores them. Grid: blocks of 64 tokens of a head,
+// heads.
 //
 // A variant brings gate_of(head, x), the number for an element x of the tensor.
 @compute @workgroup_size(64)

@@ -1,4 +1,5 @@
-// Carried position of a sequence, one copy per KV head. A kernel that runs after the scan finds it advanced by all tokens already. Prelude constant: ADVANCED, 1 in such a kernel.
+// Carried position of a sequence, one copy per KV head. A kernel that runs after the scan finds it advanced by all tokens
+// already. Prelude constant: ADVANCED, 1 in such a kernel.
 @group(0) @binding(STATE_BINDING) var<storage, read> state: array<f32>; // packed: B G D' E, B G D', B G positions of two words
 
 fn first_place(p: Place) -> u32 {

@@ -1,5 +1,5 @@
-// What the kernels that prepare a tensor need: one number per token and head is made of the tensor's. Same layout as `Prepare` in
-// src/ops/linear/prepare.rs; a test compares them.
+// What the kernels that prepare a tensor need: one number per token and head is made of the tensor's. Same layout as
+// `Prepare` in src/ops/linear/prepare.rs; a test compares them.
 struct Params {
     grid: Grid,
     heads: u32,

@@ -2,9 +2,10 @@
 // features of the exponential. A vector's stored row is SQUARES4 vec4s for A, then E4 for E.
 //
 // Prelude constants, in addition to those of cores/recurrence/features.wgsl: SQUARES4, vec4s stored for A; SQUARE_PRODUCTS4,
-// groups of four rows of weights for it; PAL, entries of A per part of the rows, and PAL4, vec4s stored for these; E4, groups of
-// four of R F; RANDOM, F; SQUARED, 1 if E includes the square of its projections. A map for the square brings square_start(row), the start of a
-// row for A, and keep_square(home, i, along, scale), which gets projections 4 i .. 4 i + 3 of the unit vector.
+// groups of four rows of weights for it; PAL, entries of A per part of the rows, and PAL4, vec4s stored for these; E4,
+// groups of four of R F; RANDOM, F; SQUARED, 1 if E includes the square of its projections. A map for the square brings
+// square_start(row), the start of a row for A, and keep_square(home, i, along, scale), which gets projections 4 i .. 4 i +
+// 3 of the unit vector.
 @group(0) @binding(WEIGHTS_BINDING) var<storage, read> weights: array<f32>; // packed: weights of A, P D or 2 P D; then omega R G F D
 @group(0) @binding(FEATURES_BINDING) var<storage, read_write> features: array<vec2<f32>>; // [keys, then queries][2 FEATURES4]
 

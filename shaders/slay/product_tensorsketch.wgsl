@@ -1,5 +1,5 @@
-// The map for the square: the circular convolution of two count sketches. Every entry needs all rows of both, so the projections
-// are stored behind the features, P of the first sketch and P of the second.
+// The map for the square: the circular convolution of two count sketches. Every entry needs all rows of both, so the
+// projections are stored behind the features, P of the first sketch and P of the second.
 fn square_start(row: u32) -> u32 {
     return select(NO_ROW, square_row(row), row < 2u * own.poly);
 }

@@ -1,16 +1,16 @@
 // The rows of a workgroup's state: row i, in groups of four, is A[i / E4] times E[i % E4], so that products are not stored.
 //
-// Prelude constants, in addition to those of the recurrences: PAL, entries of A per workgroup, and PAL4, vec4s of them; SQUARES4,
-// vec4s stored for A; E4, groups of four of R F; READ_HEADS, 0 if no queries are read. A map for the square brings stored_at
-// (stored_keys.wgsl), keep(vector, i, x), which takes what is loaded as number i into workgroup memory, and finish_tile.
+// Prelude constants, in addition to those of the recurrences: PAL, entries of A per workgroup, and PAL4, vec4s of them;
+// SQUARES4, vec4s stored for A; E4, groups of four of R F; READ_HEADS, 0 if no queries are read. A map for the square
+// brings stored_at (stored_keys.wgsl), keep(vector, i, x), which takes what is loaded as number i into workgroup memory,
+// and finish_tile.
 
-// Vectors of a tile: TILE keys, then TILE queries per head.
-const VECTORS: u32 = TILE * (1u + READ_HEADS);
 var<workgroup> wg_a: array<f32, VECTORS * 4u * PAL4>; // 0 from PAL on
 var<workgroup> wg_e: array<vec4<f32>, VECTORS * E4>;
 
 // Places of the rows of an invocation, found once: its groups of four rows of the matrix, and its first row of the sums of
-// features. Groups of four rows follow each other within E if ROWS4 divides E4; otherwise each place is found where it is needed.
+// features. Groups of four rows follow each other within E if ROWS4 divides E4; otherwise each place is found where it is
+// needed.
 const FOLLOWING: bool = E4 % ROWS4 == 0u;
 var<private> own_group: u32;
 var<private> own_a: u32;
@@ -56,29 +56,12 @@ fn key_features(t: u32, i: u32) -> vec4<f32> {
     return square_at(t, i / E4) * wg_e[t * E4 + i % E4];
 }
 
-// From the last token on what is kept is zero, and so are features.
-fn put_key(n: u32, i: u32, x: vec4<f32>, there: vec4<bool>) {
-    keep(i / ROW4, i % ROW4, select(vec4<f32>(0.0), x, there));
-}
-
-fn put_query(n: u32, i: u32, x: vec4<f32>, there: vec4<bool>) {
-    keep(TILE + i / ROW4, i % ROW4, x);
-}
-
-fn query_features(row: u32, i: u32) -> vec4<f32> {
-    return key_features(TILE + row, i);
-}
-
 fn key_feature_at(t: u32, d: u32) -> f32 {
     // With one row per invocation, d is its own.
     if (NORM_ROWS == 1u && 4u * DIM4 == INVOCATIONS) {
         return square_at(t, sum_a) * wg_e[t * E4 + sum_e][d % 4u];
     }
     return square_at(t, d / 4u / E4) * wg_e[t * E4 + d / 4u % E4][d % 4u];
-}
-
-fn query_feature_at(row: u32, d: u32) -> f32 {
-    return key_feature_at(TILE + row, d);
 }
 
 // The stored state has rows in the order (r, p, f).

@@ -1,5 +1,5 @@
-// A of the exact map: products of components i <= j of the unit vector, which is stored in its place, j fastest, times sqrt 2 if
-// i < j.
+// A of the exact map: products of components i <= j of the unit vector, which is stored in its place, j fastest, times sqrt
+// 2 if i < j.
 var<workgroup> wg_u: array<vec4<f32>, VECTORS * SQUARES4>;
 
 fn stored_at(i: u32) -> u32 {

@@ -1,4 +1,5 @@
-// Where the weights of a head are, and the limits of its steps. Same layout as `Own` in src/ops/ssd/layout.rs; a test compares them.
+// Where the weights of a head are, and the limits of its steps. Same layout as `Own` in src/ops/ssd/layout.rs; a test
+// compares them.
 struct Own {
     skip: u32, // start of d in the weights
     bias: u32, // start of dt_bias

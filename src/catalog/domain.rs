@@ -59,8 +59,9 @@ pub fn meaningless(domain: Domain, tensor: &HostTensor) -> Option<Meaningless> {
     Some(Meaningless { count: values.iter().filter(wrong).count(), of: values.len(), at, value: values[at] })
 }
 
-/// Refuses values of 0 or more for [`Domain::Negative`], values above 0 for [`Domain::NotPositive`], and whole numbers outside of [`Domain::Count`]. Returns the text of a warning for log decays above 0. NaN is
-/// ignored here, because [`meaningless`] counts it.
+/// Refuses values of 0 or more for [`Domain::Negative`], values above 0 for [`Domain::NotPositive`], and whole
+/// numbers outside of [`Domain::Count`]. Returns the text of a warning for log decays above 0. NaN is ignored here,
+/// because [`meaningless`] counts it.
 ///
 /// # Errors
 /// [`Error::Tensor`] with the number of refused values, the first of them and its index.

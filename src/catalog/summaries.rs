@@ -119,8 +119,8 @@ pub struct State {
 }
 
 impl State {
-    /// Reads the tensors of a state file and checks their shapes, which must agree with each other and with those of `like`, the
-    /// state of another file.
+    /// Reads the tensors of a state file and checks their shapes, which must agree with each other and with those of
+    /// `like`, the state of another file.
     ///
     /// # Errors
     /// A sentence that names the tensor, without the file.

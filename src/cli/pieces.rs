@@ -25,8 +25,8 @@ pub(super) fn carried(operator: &dyn Operator, outputs: &TensorMap) -> TensorMap
     tensors.collect()
 }
 
-/// The tensors of the summary, if one is asked for, and what `--verify` found in them if they needed a run of their own. `state`
-/// is the one that the run left: if it came from a state file, the piece runs again from an empty state.
+/// The tensors of the summary, if one is asked for, and what `--verify` found in them if they needed a run of their
+/// own. `state` is the one that the run left: if it came from a state file, the piece runs again from an empty state.
 pub(super) fn summary(
     op: &'static Op,
     operator: &dyn Operator,

@@ -82,8 +82,8 @@ impl<C: Configured> Plan<C> {
     /// Binds tensors, with a workspace that several plans may share. Call [`Plan::reserve`] on it first.
     ///
     /// # Errors
-    /// The errors of [`Plan::bind`]; [`Error::Workspace`] if the workspace was not reserved, [`Error::Setting`] if it belongs to
-    /// another context.
+    /// The errors of [`Plan::bind`]; [`Error::Workspace`] if the workspace was not reserved, [`Error::Setting`] if it
+    /// belongs to another context.
     pub fn bind_in(&self, tensors: C::Tensors<'_>, workspace: &Workspace) -> Result<Recording, Error> {
         let bound: Bound<'_> = tensors.into();
         self.compiled.bind(&bound, workspace)

@@ -34,8 +34,9 @@ impl PartialEq for Origin {
 const ALIGN: u64 = 256;
 
 impl Tensor {
-    /// A view of `bytes` of a buffer that the caller owns. It must be a buffer of the device that it is bound on: one of another
-    /// device of the same `wgpu::Instance` is refused when it is bound, one of another instance wgpu takes for one of its own.
+    /// A view of `bytes` of a buffer that the caller owns. It must be a buffer of the device that it is bound on: one
+    /// of another device of the same `wgpu::Instance` is refused when it is bound, one of another instance wgpu takes
+    /// for one of its own.
     ///
     /// # Errors
     /// [`Error::Tensor`] if the range has another size than the shape needs, exceeds the buffer, or does not start on a

@@ -43,9 +43,9 @@ const NUDGES: usize = 6;
 /// Factor of the tolerance of an output with many rows.
 const ALL: f64 = 2.0;
 
-/// Factor of the tolerance of one row. The errors of one row scatter more than their mean over many rows. If all eight errors of
-/// a row, that of the output and those of seven runs, were normal, the first would exceed eight times the largest of the others
-/// four times in a million.
+/// Factor of the tolerance of one row. The errors of one row scatter more than their mean over many rows. If all
+/// eight errors of a row, that of the output and those of seven runs, were normal, the first would exceed eight times
+/// the largest of the others four times in a million.
 const ROW: f64 = 8.0;
 
 /// A row whose own error is this many times the usual one is judged only by itself.

@@ -207,8 +207,8 @@ fn extreme_decays_are_exact() {
     }
 }
 
-/// Thousands of factors just below 1: each rounded to the nearest number they would be wrong by the same, here by up to 2e-3. Values
-/// differ: sums of equal ones settle where rounding holds them, which says nothing about factors.
+/// Thousands of factors just below 1: each rounded to the nearest number they would be wrong by the same, here by up
+/// to 2e-3. Values differ: sums of equal ones settle where rounding holds them, which says nothing about factors.
 fn slow_decays_do_not_drift() {
     let qkv = Qkv::new().heads(1).len(20_000).dim(4);
     let c = Config { scale: Some(1.0), ..Config::new(qkv).rule(Rule::Gated(Gate::Head)) };

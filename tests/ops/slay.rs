@@ -502,8 +502,9 @@ fn a_long_sequence_takes_little_beside_its_tensors_and_stored_features() {
     assert!(bytes("segment states") as f64 <= 0.12 * tensors, "{} of {tensors}", bytes("segment states"));
     let stored = program.steps().iter().filter(|step| step.kernel.name == "slay_features").count();
     assert!(stored > 3, "{stored} dispatches that store features");
-    // Features are 40 floats of a vector of 32. Those of keys are stored and loaded in both passes, of queries in one. v is read
-    // twice and o written once; states of segments, as many as fill the device in each block, are less than 15 % more, and weights less than 10 %.
+    // Features are 40 floats of a vector of 32. Those of keys are stored and loaded in both passes, of queries in
+    // one. v is read twice and o written once; states of segments, as many as fill the device in each block, are less
+    // than 15 % more, and weights less than 10 %.
     let vectors = 8.0 * 131_072.0 * 4.0;
     let least = vectors * (3.0 * (32.0 + 2.0 * 40.0) + 3.0 * 32.0);
     assert!((least..1.25 * least).contains(&program.cost().bytes()), "{least}, {:?}", program.cost());
@@ -516,7 +517,8 @@ fn planned(ctx: &Context, program: Program, inputs: &TensorMap) -> TensorMap {
     prepared.outputs(ctx).unwrap()
 }
 
-/// Few bytes for features: blocks of segments of all heads, blocks of some heads, of keys and of queries. The blocks change no bit.
+/// Few bytes for features: blocks of segments of all heads, blocks of some heads, of keys and of queries. The blocks
+/// change no bit.
 fn blocks_of_stored_features_change_no_bit() {
     let Some(ctx) = support::context() else { return };
     let base =

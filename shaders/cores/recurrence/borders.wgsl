@@ -1,5 +1,5 @@
-// Copies the borders of packed sequences behind the stored segments, where kernels that have no binding to spare find them. None
-// exceeds N, so that no kernel leaves its tensors whatever the borders are. Grid: blocks of 64 borders.
+// Copies the borders of packed sequences behind the stored segments, where kernels that have no binding to spare find them.
+// None exceeds N, so that no kernel leaves its tensors whatever the borders are. Grid: blocks of 64 borders.
 @group(0) @binding(CU_SEQLENS_BINDING) var<storage, read> cu_seqlens: array<u32>; // S + 1
 
 override BACKWARD: u32 = 0u; // 1: tokens and sequences are numbered from the last to the first

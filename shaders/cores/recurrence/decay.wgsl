@@ -13,8 +13,8 @@ fn changes_of(g: vec4<f32>) -> vec4<f32> {
 }
 
 // Factors for token n of a segment. Near 1 they are rounded up for some tokens and down for others, by the fractional part of n
-// times the golden ratio, so that the errors of many tokens cancel. The rounding is to multiples of 2^-24 by way of `floor`, which
-// no compiler rearranges.
+// times the golden ratio, so that the errors of many tokens cancel. The rounding is to multiples of 2^-24 by way of
+// `floor`, which no compiler rearranges.
 fn decay_factors(g: vec4<f32>, n: u32) -> vec4<f32> {
     let part = f32((n * 2654435769u) >> 8u) * 5.9604645e-8;
     let near = 1.0 + floor(changes_of(max(g, vec4<f32>(-0.125))) * 16777216.0 + part) * 5.9604645e-8;

@@ -1,7 +1,8 @@
-// Decay by one factor per head: those of BATCH tokens at a time, so that few invocations' work is not repeated for each tile.
+// Decay by one factor per head. The factors of BATCH tokens are prepared at a time, so that few invocations' work is not
+// repeated for each tile.
 //
-// The operator defines: decay_token(p, n), the log decay of token n, then a factor of its values; SCALED, 1 if that is not 1. Prelude constant:
-// KEEP_LOGS, 1 if the state of a segment will be stored.
+// The operator defines: decay_token(p, n), the log decay of token n, then a factor of its values; SCALED, 1 if that is not 1.
+// Prelude constant: KEEP_LOGS, 1 if the state of a segment will be stored.
 var<workgroup> wg_decay: array<f32, BATCH>; // tokens past the end get no decay
 var<workgroup> wg_log: array<f32, select(1u, BATCH, KEEP_LOGS == 1u)>;
 var<workgroup> wg_scale: array<f32, select(1u, BATCH, SCALED == 1u)>;

@@ -10,9 +10,6 @@
 // normalises the scaled sums of a query; epilogue_one(b, h, e, o), the epilogue of an output.
 @group(0) @binding(STATE_BINDING) var<storage, read_write> state: array<f32>; // packed: sums of all KV heads, then their norms
 
-// Outputs have the storage type of the tensor.
-alias Out = Elem;
-
 const COLUMNS: u32 = 64u;
 const LANES: u32 = 4u;
 

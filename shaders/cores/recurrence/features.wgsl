@@ -1,5 +1,5 @@
-// Features of whole vectors: products of keys, or of queries, with rows of weights, from which the operator makes what the walks
-// load.
+// Features of whole vectors: products of keys, or of queries, with rows of weights, from which the operator makes what the
+// walks load.
 //
 // A workgroup takes VECTORS vectors of one head, and ROW_THREADS groups of four rows at a time. Invocation (row_thread,
 // vector_thread) holds EACH vectors times four rows in registers. Slices of 16 elements of both operands are staged in
@@ -9,11 +9,11 @@
 // weights; writes features. Tokens params.first .. params.end.
 //
 // Prelude constants: ROW_THREADS, VECTOR_THREADS; PRODUCTS4, groups of four rows of weights; FEATURES4, vec4s stored per
-// vector; LARGEST, 1 if of_vector needs the largest element. The operator declares features and defines: weight_start(row, g), by which weight(start, d) finds the elements of a row of
-// the weights of key head g, 0 past the end of either; of_vector(square, largest), a number of each vector from its squared length and its largest element;
-// keep_products(home, v, i, products), which stores what products 4 i .. 4 i + 3 of vector v of the tile become, with
-// wg_of_vector[v], in row `home` of features; finish_vectors(home, count, invocation), which completes the rows of `count`
-// vectors from `home` on.
+// vector; LARGEST, 1 if of_vector needs the largest element. The operator declares features and defines: weight_start(row,
+// g), by which weight(start, d) finds the elements of a row of the weights of key head g, 0 past the end of either;
+// of_vector(square, largest), a number of each vector from its squared length and its largest element; keep_products(home,
+// v, i, products), which stores what products 4 i .. 4 i + 3 of vector v of the tile become, with wg_of_vector[v], in row
+// `home` of features; finish_vectors(home, count, invocation), which completes the rows of `count` vectors from `home` on.
 override QUERIES: u32 = 0u; // 1: the vectors are queries
 
 const INVOCATIONS: u32 = ROW_THREADS * VECTOR_THREADS;

@@ -1,5 +1,5 @@
 // A tile loads key vectors as they are given, times their factor if they have one (tile.wgsl).
-fn group_size(i: u32) -> u32 {
+fn group_loads(i: u32) -> u32 {
     return vector_loads(4u * i);
 }
 

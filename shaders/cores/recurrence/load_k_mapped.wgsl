@@ -1,4 +1,5 @@
-// Features of a tile of keys in workgroup memory, for elementwise feature maps. The operator defines feature(x), of four elements.
+// Features of a tile of keys in workgroup memory, for elementwise feature maps. The operator defines feature(x), of four
+// elements.
 
 const ROW4: u32 = DIM4;
 

@@ -1,4 +1,4 @@
-// Features of a tile of queries in workgroup memory, for elementwise feature maps. Outputs are complete in one dispatch.
+// Features of a tile of queries in workgroup memory, for elementwise feature maps.
 
 // Features of the queries, [READ_HEADS][TILE][DIM4].
 var<workgroup> wg_q: array<vec4<f32>, READ_HEADS * TILE * DIM4>;
@@ -9,10 +9,6 @@ fn query_features(row: u32, i: u32) -> vec4<f32> {
 
 fn query_feature_at(row: u32, d: u32) -> f32 {
     return wg_q[row * DIM4 + d / 4u][d % 4u];
-}
-
-fn combine_row_splits(row: u32, split: u32, e: u32, sum: ptr<function, vec4<f32>>, weight: ptr<function, f32>) -> bool {
-    return true;
 }
 
 // Past the head dimension a feature is anything finite: the rows of the state there are zero.

@@ -17,8 +17,8 @@ fn stored(at: u32, exists: bool) -> f32 {
     return segment_at(at);
 }
 
-// The stored segment with the initial state. Non-causal: every query segment reads the state of the first segment, which holds the
-// sum over all of them.
+// The stored segment with the initial state. Non-causal: every query segment reads the state of the first segment, which
+// holds the sum over all of them.
 fn initial_segment(p: Place) -> u32 {
     return select(0u, p.segment, CAUSAL == 1u) + params.read_page;
 }

@@ -1,5 +1,5 @@
-// What a workgroup of the segment and output kernels works on. A variant brings span_of(segment, tokens, invocation), the tokens of
-// a stored segment, and segments_of(unit), the stored segments of a carried state.
+// What a workgroup of the segment and output kernels works on. A variant brings span_of(segment, tokens, invocation), the
+// tokens of a stored segment, and segments_of(unit), the stored segments of a carried state.
 
 // A decoded workgroup index. The column split varies fastest, so that neighbouring workgroups read the same tokens.
 struct Place {

@@ -8,10 +8,10 @@
 //
 // Prelude constants: TILE, ROWS (a multiple of 4), ROW_THREADS, COL_THREADS; DECAY, how the state decays before a token
 // writes: 0 not at all, 1 one factor for all rows, 2 one factor per row. The operator defines: key_features(t, i), the
-// features of token t of the tile, four from row 4 i on, and key_feature_at(t, d), that of row d; state_row(i), the row of the stored state that row i of the
-// workgroup is, or a row past its end; load_keys, which fills a tile, and finish_tile, which computes features from it;
-// decay(t, i), the decay factors of four rows (decay.wgsl), their logarithm log_decay(t, i), value_scale(t), a factor for the
-// token's values, and what prepares these: load_decays for BATCH tokens, load_decay for a tile.
+// features of token t of the tile, four from row 4 i on, and key_feature_at(t, d), that of row d; state_row(i), the row of the
+// stored state that row i of the workgroup is, or a row past its end; finish_tile, which computes features of a tile that is
+// loaded; decay(t, i), the decay factors of four rows (decay.wgsl), their logarithm log_decay(t, i), value_scale(t), a
+// factor for the token's values, and what prepares these: load_decays for BATCH tokens, load_decay for a tile.
 const INVOCATIONS: u32 = ROW_THREADS * COL_THREADS;
 const ROWS4: u32 = ROWS / 4u;
 const DIM4: u32 = ROW_THREADS * ROWS4;

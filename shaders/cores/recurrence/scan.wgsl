@@ -1,8 +1,6 @@
 // Recurrence, between the passes: a left-to-right scan over the segment states, one invocation per state element.
-// Grid: state elements in blocks of 64, KV heads of carried states. Reads and writes segments, [B G][segments][segment_stride], and
-// state, packed as B G rows E, then B G rows; packed sequences have S states in the place of B.
-//
-// A variant brings segments_of(unit), the stored segments of a carried state.
+// Grid: state elements in blocks of 64, KV heads of carried states. Reads and writes segments, [B G][segments][segment_stride],
+// and state, packed as B G rows E, then B G rows; packed sequences have S states in the place of B.
 @group(0) @binding(STATE_BINDING) var<storage, read_write> state: array<f32>;
 
 override CARRY: u32 = 0u; // 1: there is a carried `state`; 0: the binding is not used

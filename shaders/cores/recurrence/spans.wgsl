@@ -1,6 +1,6 @@
 // Every batch entry is one sequence. Its segments follow each other in the workspace.
 
-// The tokens of a stored segment: of so many tokens in all, without its sequence.
+// The tokens of a stored segment, of a sequence of `tokens` tokens.
 fn span_of(segment: u32, tokens: u32, invocation: u32) -> Span {
     let first = segment * params.segment;
     return Span(0u, 0u, tokens, first, min(first + params.segment, tokens));

@@ -1,11 +1,12 @@
 // Loads of a tile of tokens into workgroup memory: four elements of a row an invocation and turn.
 //
-// Loads of the next tile are issued before the tile at hand is processed, and wait in registers: that hides their latency. Where a
-// tile has many groups for each invocation, it is loaded when it is needed instead.
+// Loads of the next tile are issued before the tile at hand is processed, and wait in registers: that hides their latency.
+// Where a tile has many groups for each invocation, it is loaded when it is needed instead.
 //
-// Prelude constants: those of rank_one_update.wgsl. What is loaded of a key or a query (given_keys.wgsl, stored_keys.wgsl) says:
-// load_key(p, n, i) and load_query(p, r, n, i), its group i; group_size(i), elements of that group; in_group(i), which they are. The
-// operator's features say: ROW4, groups of four that are loaded of a key or a query; put_key(n, i, x, there), which stores group i of the tile, of token n, and `there` tells which of its elements exist;
+// Prelude constants: those of rank_one_update.wgsl. What is loaded of a key or a query (given_keys.wgsl, stored_keys.wgsl)
+// says: load_key(p, n, i) and load_query(p, r, n, i), its group i; group_loads(i), the loads of that group; in_group(i),
+// which of its four elements exist. The operator's features say: ROW4, groups of four that are loaded of a key or a query;
+// put_key(n, i, x, there), which stores group i of the tile, of token n, where `there` tells which of its elements exist;
 // and put_query(n, i, x, there), if there are queries.
 const KEY_GROUPS: u32 = TILE * ROW4;
 const VALUE_GROUPS: u32 = TILE * COL_THREADS;
@@ -44,7 +45,7 @@ fn one_of(i: u32, groups: u32) -> u32 {
 fn fetch_key(p: Place, first: u32, end: u32, i: u32) -> vec4<f32> {
     let at = one_of(i, KEY_GROUPS);
     let n = first + at / ROW4;
-    count_load(select(0u, group_size(at % ROW4), n < end && is_one_of(i, KEY_GROUPS)));
+    count_load(select(0u, group_loads(at % ROW4), n < end && is_one_of(i, KEY_GROUPS)));
     return load_key(p, min(n, end - 1u), at % ROW4);
 }
 
@@ -53,8 +54,8 @@ fn store_key(first: u32, end: u32, i: u32, x: vec4<f32>) {
     put_key(n, i, x, in_group(i % ROW4) & vec4<bool>(n < end));
 }
 
-// Group i of the values. Tokens from `end` on repeat the last one: their features are zero. Columns past the value dimension are
-// never stored.
+// Group i of the values. Tokens from `end` on repeat the last one: their features are zero. Columns past the value
+// dimension are never stored.
 fn fetch_value(p: Place, first: u32, end: u32, i: u32) -> vec4<f32> {
     let at = one_of(i, VALUE_GROUPS);
     let n = first + at / COL_THREADS;

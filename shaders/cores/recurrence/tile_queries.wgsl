@@ -15,7 +15,7 @@ fn fetch_query(p: Place, first: u32, end: u32, i: u32) -> vec4<f32> {
     let r = p.head_split * READ_HEADS + row / TILE;
     let n = first + row % TILE;
     let counted = n < end && r < p.group && is_one_of(i, QUERY_GROUPS);
-    count_load(select(0u, group_size(at % ROW4), counted));
+    count_load(select(0u, group_loads(at % ROW4), counted));
     return load_query(p, r, min(n, end - 1u), at % ROW4);
 }
 

@@ -12,7 +12,7 @@ struct Params {
     segments: u32,       // segments in this step
     col_splits: u32,     // workgroups that share the columns of a state
     head_splits: u32,    // workgroups that share the query heads of one KV head
-    segment_stride: u32, // elements from one segment to the next: state_len, then the log decay (and running maxima) it passes on
+    segment_stride: u32, // from one segment to the next: state_len, the log decay and running maxima it passes on, padding
     norm_offset: u32,     // first element of `norm` in the packed state
     scale: f32,
     norm_eps: f32,

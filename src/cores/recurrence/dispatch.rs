@@ -21,7 +21,7 @@ pub(super) struct Dispatches<'a> {
     run: Run,
     tiles: Tiles,
     walk: Passes,
-    /// Key heads of all batch entries, and of all carried states.
+    /// KV heads of all batch entries, and of all carried states.
     kv: u64,
     units: u64,
     params: Params,
@@ -82,7 +82,8 @@ impl<'a> Dispatches<'a> {
         let (c, s) = (self.c, self.c.qkv);
         let mut strides = STRIDES.to_vec();
         strides.extend(c.decay.slot.map(|gate| (gate, GATE_STRIDES)));
-        // Where o has a companion of its shape, the uniform has one set of strides for both: neither is cut where the other is not.
+        // Where o has a companion of its shape, the uniform has one set of strides for both: neither is cut where the
+        // other is not.
         let beside = c.epilogue.beside_o.filter(|_| !self.runs.in_workspace());
         strides.extend(beside.map(|slot| (slot, O_STRIDES)));
         let own = if c.epilogue.beside_o.is_some() { &STRIDES[..3] } else { &STRIDES[..] };
@@ -91,7 +92,7 @@ impl<'a> Dispatches<'a> {
         for run in self.runs.all() {
             (self.run, self.params) = (run, run.params(forward));
             let (segments, steps, bytes) = match self.walk {
-                Passes::Decode => (0, vec![(0..c.units(), self.decode())], 0),
+                Passes::Decode => (0, vec![(0..c.key_units(), self.decode())], 0),
                 Passes::Sequential => self.sequential(caps)?,
                 Passes::ReduceThenScan { keys, queries } => self.two_passes(keys, queries, caps)?,
             };
@@ -199,12 +200,13 @@ impl<'a> Dispatches<'a> {
         Ok((segments, steps, self.feature_bytes(&sums, wrote).max(self.feature_bytes(&outputs, read))))
     }
 
+    /// Bytes of the features of the largest of these blocks.
     fn feature_bytes(&self, blocks: &[Block], of: Of) -> u64 {
         blocks.iter().map(|block| self.c.block_bytes(block, of)).max().unwrap_or(0)
     }
 
     fn of_all(&self, steps: impl IntoIterator<Item = Step>) -> Vec<Covering> {
-        steps.into_iter().map(|step| (0..self.c.units(), step)).collect()
+        steps.into_iter().map(|step| (0..self.c.key_units(), step)).collect()
     }
 
     fn of_block(&self, block: &Block, steps: impl IntoIterator<Item = Step>) -> Vec<Covering> {

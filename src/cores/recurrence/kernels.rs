@@ -58,7 +58,7 @@ pub(crate) const NO_FACTORS: Fragment = fragment!("cores/recurrence/factors_none
 pub(crate) const FACTORS: Fragment = fragment!("cores/recurrence/factors.wgsl");
 const STATE_WRITE: Fragment = fragment!("cores/recurrence/rank_one_update.wgsl");
 const STATE_READ: Fragment = fragment!("cores/recurrence/query_state.wgsl");
-const STORED: Fragment = fragment!("cores/recurrence/store_segment.wgsl");
+const STORE_SEGMENT: Fragment = fragment!("cores/recurrence/store_segment.wgsl");
 const LOAD_STATE: Fragment = fragment!("cores/recurrence/load_state.wgsl");
 const SEGMENT: Fragment = fragment!("cores/recurrence/segment.wgsl");
 const SCAN: Fragment = fragment!("cores/recurrence/scan.wgsl");
@@ -90,6 +90,8 @@ pub(crate) const DECAY_TOKENS: Fragment = fragment!("cores/recurrence/decay_toke
 /// Values, and sums that queries read, as given.
 pub(crate) const PLAIN_VALUES: Fragment = fragment!("cores/recurrence/values_plain.wgsl");
 pub(crate) const PLAIN_SUMS: Fragment = fragment!("cores/recurrence/sums_plain.wgsl");
+/// Outputs are complete in one dispatch.
+pub(crate) const ONE_PART: Fragment = fragment!("cores/recurrence/one_part.wgsl");
 /// Divides sums by weights: for a row of a tile, and for one token.
 pub(crate) const NORMALIZE: [Fragment; 2] =
     [fragment!("cores/recurrence/normalize.wgsl"), fragment!("cores/recurrence/normalize_one.wgsl")];
@@ -130,7 +132,7 @@ impl Kernels {
                 entry: "recurrence_segment",
                 ..Kernel::new(
                     segment,
-                    &[STRIDES_SOURCE, TYPES, PLACE, DECAYS, ROWS, TILE, STATE_WRITE, STORED, SEGMENT],
+                    &[STRIDES_SOURCE, TYPES, PLACE, DECAYS, ROWS, TILE, STATE_WRITE, STORE_SEGMENT, SEGMENT],
                     params,
                     proof,
                 )
@@ -153,7 +155,7 @@ impl Kernels {
                         TILE_QUERIES,
                         STATE_WRITE,
                         STATE_READ,
-                        STORED,
+                        STORE_SEGMENT,
                         LOAD_STATE,
                         OUTPUT,
                     ],
@@ -163,7 +165,12 @@ impl Kernels {
             },
             decode: Kernel {
                 entry: "recurrence_decode",
-                ..Kernel::new(decode, &[STRIDES_SOURCE, TYPES, DECAYS, ROWS, DECODE_LANES, DECODE], params, None)
+                ..Kernel::new(
+                    decode,
+                    &[STRIDES_SOURCE, TYPES, DECAYS, ROWS, OUTPUTS_STORED, DECODE_LANES, DECODE],
+                    params,
+                    None,
+                )
             },
             borders: Kernel {
                 entry: "recurrence_borders",
@@ -186,12 +193,23 @@ pub(crate) const fn features(name: &'static str) -> Kernel {
 }
 
 /// What a kernel needs that walks along the tokens in its own way and writes outputs, and one that decodes a token.
-pub(crate) const WALK: [Fragment; 11] =
-    [STRIDES_SOURCE, TYPES, PLACE, DECAYS, ROWS, TILE, TILE_QUERIES, STATE_WRITE, STATE_READ, STORED, LOAD_STATE];
-pub(crate) const DECODE_WALK: [Fragment; 5] = [STRIDES_SOURCE, TYPES, DECAYS, ROWS, DECODE_LANES];
+pub(crate) const WALK: [Fragment; 11] = [
+    STRIDES_SOURCE,
+    TYPES,
+    PLACE,
+    DECAYS,
+    ROWS,
+    TILE,
+    TILE_QUERIES,
+    STATE_WRITE,
+    STATE_READ,
+    STORE_SEGMENT,
+    LOAD_STATE,
+];
+pub(crate) const DECODE_WALK: [Fragment; 6] = [STRIDES_SOURCE, TYPES, DECAYS, ROWS, OUTPUTS_STORED, DECODE_LANES];
 
-/// Where the tokens of a workgroup are: the fragment and its overrides. `whole` says that packed sequences have one stored segment
-/// each.
+/// Where the tokens of a workgroup are: the fragment and its overrides. `whole` says that packed sequences have one
+/// stored segment each.
 pub(crate) fn spans(mode: &Mode, whole: bool) -> (Fragment, Option<(&'static str, u32)>) {
     match mode.sequences {
         Some(_) => (SPANS_PACKED, Some(("WHOLE", whole.into()))),
@@ -220,8 +238,8 @@ pub(crate) fn borders(
     Some(Step::new(kernel, spec, params, operands, count.div_ceil(64), cost))
 }
 
-/// Chooses how a kernel loads and stores the rows that it wants: four elements at once if D and E are multiples of four. Strided
-/// tensors need not be: then the second variant serves.
+/// Chooses how a kernel loads and stores the rows that it wants: four elements at once if D and E are multiples of
+/// four. Strided tensors need not be: then the second variant serves.
 pub(crate) fn rows(s: &Qkv, spec: Variant, wanted: &[usize]) -> (Variant, Option<Variant>) {
     let of = |[first, q, k, v, o]: [Fragment; 5], states: &[Fragment], read: &[Fragment]| {
         let fragments: [&[Fragment]; 6] = [&[q], &[k], &[v], &[o], states, read];

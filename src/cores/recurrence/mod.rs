@@ -2,14 +2,14 @@
 //! `shaders/cores/recurrence`. Pure.
 //!
 //! The state of a key head is a matrix with one row per feature and one column per value dimension. Keys and values
-//! write it, queries read it. An operator describes its features, its decay and its outputs (`Recurrence`); the kernels are composed
-//! from fragments that belong to these.
+//! write it, queries read it. An operator describes its features, its decay and its outputs (`Recurrence`); the
+//! kernels are composed from fragments that belong to these.
 //!
 //! Memory traffic: with `s` column splits, one pass reads q and k `s` times, reads v once and writes o once. Two passes
 //! read k another `s` times and v once more. In total this is `(3 s + 3) / 4` times the bytes of q, k, v and o if D = E
 //! and H = G. If many query heads share a key head, every head split ([`Tiles::head_splits`]) reads its keys and values
 //! again. The plan chooses segments so long that the traffic of their states stays below a tenth of that of q, k, v and
-//! o; if this would leave most of the device idle, below a half.
+//! o; if this would leave part of the device idle, below a half.
 
 #[cfg(feature = "cpu")]
 pub(crate) mod cpu;
@@ -38,7 +38,7 @@ use kernels::Kernels;
 use runs::Runs;
 
 pub(crate) use stored::Stored;
-pub(crate) use tiles::MOST_ROWS;
+pub(crate) use tiles::{MOST_ROWS, WORKGROUP_BYTES};
 pub(crate) use tiles::{Passes, Tiles};
 
 params! {

@@ -1,7 +1,7 @@
 //! The runs that a recurrence consists of: along the tokens, against them, or both, whose outputs are added.
 //!
-//! A run against the tokens has negative strides from token to token. Outputs of the second run are added to those of the first:
-//! in o itself if it is stored in f32, otherwise in the workspace, from where they are rounded once.
+//! A run against the tokens has negative strides from token to token. Outputs of the second run are added to those of
+//! the first: in o itself if it is stored in f32, otherwise in the workspace, from where they are rounded once.
 
 use std::mem::offset_of;
 
@@ -106,8 +106,8 @@ impl<'a> Runs<'a> {
         self.qkv.elements()[3] * size as f64
     }
 
-    /// Rounds the outputs that are added in the workspace, if they are: adds the dispatch and the buffer of the sums. `strided` says
-    /// whether o may be a strided tensor.
+    /// Rounds the outputs that are added in the workspace, if they are: adds the dispatch and the buffer of the sums.
+    /// `strided` says whether o may be a strided tensor.
     pub(crate) fn round(
         &self,
         kernel: &'static Kernel,

@@ -4,7 +4,7 @@
 use std::ops::Range;
 
 use super::kernels::{K, Q, rows};
-use super::{Params, Recurrence};
+use super::{Params, Recurrence, WORKGROUP_BYTES};
 use crate::error::Error;
 use crate::gpu::Caps;
 use crate::gpu::program::{Cost, Named, Operand, Step};
@@ -15,9 +15,6 @@ use crate::gpu::shader::{Fragment, Kernel, Variant};
 const EACH: usize = 8;
 const SLICE: usize = 16;
 const MOST_ROW_THREADS: usize = 16;
-
-/// Bytes of workgroup memory on a portable device.
-const WORKGROUP_BYTES: usize = 16384;
 
 /// Features that a dispatch of their own stores, one row per vector.
 #[derive(Clone)]
@@ -86,7 +83,7 @@ impl Of {
 
 impl Recurrence<'_> {
     /// Number of key heads over all batch entries.
-    pub(super) fn units(&self) -> usize {
+    pub(super) fn key_units(&self) -> usize {
         self.qkv.batch * self.qkv.key_heads()
     }
 
@@ -104,7 +101,7 @@ impl Recurrence<'_> {
 
     /// How many times the workspace for features is filled, if all heads fill it together.
     pub(super) fn fillings(&self, tokens: usize, caps: &Caps) -> u64 {
-        let bytes = self.feature_bytes(Of::Both) * self.units() as u64;
+        let bytes = self.feature_bytes(Of::Both) * self.key_units() as u64;
         bytes.saturating_mul(tokens as u64).div_ceil(most_bytes(caps)).max(1)
     }
 
@@ -113,7 +110,7 @@ impl Recurrence<'_> {
     pub(super) fn blocks(&self, tokens: usize, segment: usize, of: Of, caps: &Caps) -> Result<Vec<Block>, Error> {
         // Where packed sequences begin is not known: their tokens are one block.
         let segment = if self.mode.sequences.is_some() { tokens } else { segment };
-        let (units, segments) = (self.units(), tokens.div_ceil(segment));
+        let (units, segments) = (self.key_units(), tokens.div_ceil(segment));
         let one = self.feature_bytes(of).saturating_mul(segment.min(tokens) as u64);
         let limit = caps.most_workspace();
         if one > limit {
@@ -133,7 +130,7 @@ impl Recurrence<'_> {
         Ok(blocks.collect())
     }
 
-    /// Bytes of the features of the largest block.
+    /// Bytes of the features of a block.
     pub(super) fn block_bytes(&self, block: &Block, of: Of) -> u64 {
         self.feature_bytes(of) * (block.heads.len() * block.tokens.len()) as u64
     }

@@ -5,10 +5,10 @@ use crate::cores::segments;
 use crate::gpu::Caps;
 
 /// Bytes of workgroup memory on a portable device.
-const WORKGROUP_BYTES: usize = 16384;
+pub(crate) const WORKGROUP_BYTES: usize = 16384;
 
-/// Bytes of workgroup memory per invocation that leave room for four waves of 64: half of the 64 KiB of a compute unit of AMD's,
-/// over 4 times 64 invocations.
+/// Bytes of workgroup memory per invocation that leave room for four waves of 64: half of the 64 KiB of a compute
+/// unit of AMD's, over 4 times 64 invocations.
 const BYTES_PER_INVOCATION: usize = 128;
 
 /// How one workgroup stores its part of a state, and how many tokens it processes at a time.
@@ -60,8 +60,8 @@ pub(crate) const MOST_ROWS: usize = INVOCATIONS * 16;
 impl Tiles {
     /// Chooses tiles for `rows` rows, `dim_v` columns and `group` query heads per key head. The features of a token use
     /// `token_floats` floats of workgroup memory (`None`: one per row), and `fixed_floats` floats are used once.
-    /// `decays` is the number of decay factors per token: 0, 1 for all rows, or more for one per row. `normalize` says whether sums
-    /// of features are kept.
+    /// `decays` is the number of decay factors per token: 0, 1 for all rows, or more for one per row. `normalize`
+    /// says whether sums of features are kept.
     pub fn new(
         rows: usize,
         dim_v: usize,
@@ -142,8 +142,8 @@ impl Tiles {
         4 * (self.fixed_floats + keys + queries + weights)
     }
 
-    /// Bytes of workgroup memory of the segment kernel with tiles of so many tokens: the logarithms of decays are there beside the
-    /// decays.
+    /// Bytes of workgroup memory of the segment kernel with tiles of so many tokens: the logarithms of decays are
+    /// there beside the decays.
     pub(crate) fn segment_bytes(&self, tile: usize) -> usize {
         4 * (self.fixed_floats + tile * (self.token_floats + 2 * self.decay_floats + 4 * self.col_threads))
     }
@@ -196,8 +196,10 @@ impl Recurrence<'_> {
 
     /// The largest number of segments whose states one binding holds.
     fn most_segments(&self, caps: &Caps) -> usize {
-        let bytes = 4 * (self.state_len() + self.passed_len()) as u64 * self.qkv.kv_units() as u64;
-        (caps.most_workspace() / bytes).max(1) as usize
+        let stride = (self.state_len() + self.passed_len()).next_multiple_of(4);
+        let most = caps.most_workspace() / (4 * stride as u64 * self.qkv.kv_units() as u64);
+        // Packed sequences take one segment more each.
+        (most as usize).saturating_sub(self.mode.sequences.unwrap_or(0)).max(1)
     }
 
     /// Chooses how to process the sequence.

@@ -17,7 +17,8 @@
 //! = G. The states between dispatches are each written and read once, which is less than 3% of the rest. If many query
 //! heads share a key head, every head split reads its keys and values again.
 //!
-//! Workspace: one state per key head if it is carried, two if there are several dispatches.
+//! Workspace: two states per key head and sequence if a state is carried or there are several dispatches, and the
+//! borders of packed sequences.
 
 use std::mem::offset_of;
 
@@ -314,6 +315,7 @@ impl<'a> Dispatches<'a> {
                 GIVEN[0],
                 GIVEN[1],
                 PLAIN_SUMS,
+                ONE_PART,
                 NORMALIZE[0],
                 NO_EPILOGUE[0],
                 DELTA,

@@ -137,8 +137,8 @@ wide! {
     }
 }
 
-/// `out += scores u`, `[rows, width]`, for scores that are zero above the diagonal. Rows of `u` that overflowed have no effect on
-/// rows of `out` before them: zero times infinity would be NaN.
+/// `out += scores u`, `[rows, width]`, for scores that are zero above the diagonal. Rows of `u` that overflowed have
+/// no effect on rows of `out` before them: zero times infinity would be NaN.
 fn add_lower(rows: usize, width: usize, scores: &[f32], u: &[f32], out: &mut [f32]) {
     let add = |u: &[f32], out: &mut [f32]| {
         product([rows, rows, width], Mat::rows(scores, rows), Mat::rows(u, width), Onto::Sum, out, width);

@@ -42,8 +42,8 @@ wide! {
 }
 
 wide! {
-    /// Adds the write of a token to a state: `S += k (beta (v - answer))^T`. `answer` is what the state returns for k; it becomes
-    /// the row that is written.
+    /// Adds the write of a token to a state: `S += k (beta (v - answer))^T`. `answer` is what the state returns for
+    /// k; it becomes the row that is written.
     pub(super) fn write(k: &[f32], beta: f32, v: &[f32], answer: &mut [f32], state: &mut [f32]) {
         for (answer, v) in answer.iter_mut().zip(v) {
             *answer = beta * (v - *answer);

@@ -8,7 +8,7 @@ use super::prepare::prepared;
 use super::{Config, Decays, FeatureMap, Gate, NAME};
 use crate::cores::recurrence::kernels::{self, *};
 use crate::cores::recurrence::{
-    CarriedState, Decay, DecayKind, Epilogue, Features, Prepared, Recurrence, Stored, Tiles,
+    CarriedState, Decay, DecayKind, Epilogue, Features, Prepared, Recurrence, Stored, Tiles, WORKGROUP_BYTES,
 };
 use crate::error::Error;
 use crate::gpu::Caps;
@@ -44,9 +44,6 @@ const COSFORMER_DECODE: Fragment = fragment!("linear/cosformer_decode.wgsl");
 const POSITION_NONE: Fragment = fragment!("linear/position_none.wgsl");
 const POSITION_CARRIED: Fragment = fragment!("linear/position_carried.wgsl");
 
-/// Bytes of workgroup memory on a portable device.
-const WORKGROUP_BYTES: usize = 16384;
-
 static FEATURES: Kernel = kernels::features("linear_features");
 pub(super) static KERNELS: Kernels =
     Kernels::new(["linear_segment", "linear_scan", "linear_output", "linear_decode", "linear_round", "linear_borders"]);
@@ -72,7 +69,7 @@ fn features(c: &Config) -> Features {
     let mapped = |map| Features {
         rows: c.width(),
         keys: vec![map, MAPPED_KEYS, PLAIN_WALK],
-        queries: vec![MAPPED_QUERIES, PLAIN_SUMS],
+        queries: vec![MAPPED_QUERIES, PLAIN_SUMS, ONE_PART],
         decode: vec![map, MAPPED_DECODE],
         consts: vec![],
         decode_consts: vec![("MAX_DIM", max_dim)],
@@ -93,7 +90,7 @@ fn features(c: &Config) -> Features {
         // The exponentials of performer are left to the walks.
         let cost = Cost { flops: 0.0, ..feature(c) };
         let consts = vec![("MAPPED4", stored.products as u32)];
-        let whole = whole(keys, &[PLAIN_SUMS], decode);
+        let whole = whole(keys, &[PLAIN_SUMS, ONE_PART], decode);
         Features { consts, cost, stored: Some(stored), ..whole }
     };
     let position = if c.mode.carry { POSITION_CARRIED } else { POSITION_NONE };
@@ -109,9 +106,11 @@ fn features(c: &Config) -> Features {
         FeatureMap::PerformerRelu => {
             projected(&[STORED, STORED_RELU, PLAIN_WALK], &[PROJECTED_DECODE, PROJECTED_RELU_DECODE], &[PRODUCT_RELU])
         }
-        FeatureMap::Cosformer => {
-            whole(&[OWN, ANGLE, COSFORMER_KEYS, position], &[COSFORMER_QUERIES, PLAIN_SUMS], &[ANGLE, COSFORMER_DECODE])
-        }
+        FeatureMap::Cosformer => whole(
+            &[OWN, ANGLE, COSFORMER_KEYS, position],
+            &[COSFORMER_QUERIES, PLAIN_SUMS, ONE_PART],
+            &[ANGLE, COSFORMER_DECODE],
+        ),
     }
 }
 
@@ -195,7 +194,7 @@ fn feature(c: &Config) -> Cost {
 /// Bytes of omega that one vector is multiplied with, and bytes of all of omega.
 fn omega_bytes(c: &Config) -> (f64, f64) {
     let one = if c.feature_map().projects() { (c.features * c.qkv.dim_k * 4) as f64 } else { 0.0 };
-    (one, one * if c.omega_per_head { c.qkv.kv_heads as f64 } else { 1.0 })
+    (one, one * if c.omega_per_head { c.qkv.key_heads() as f64 } else { 1.0 })
 }
 
 /// Minimum work: each input is read once and each output is written once.
@@ -236,8 +235,8 @@ pub(super) fn tiles(c: &Config) -> Tiles {
         let fixed = 4 * usize::from(performer);
         Tiles::new(rows, c.qkv.dim_v, c.qkv.group(), token_floats, decays, fixed, c.normalize()).for_several()
     };
-    // Workgroup memory also holds the decay of a performer's token with its logarithm, and the largest exponent of a vector, as it
-    // is stored and as the tile takes it.
+    // Workgroup memory also holds the decay of a performer's token with its logarithm, and the largest exponent of a
+    // vector, as it is stored and as the tile takes it.
     with(performer.then(|| 4 * rows.div_ceil(4) + 4))
 }
 

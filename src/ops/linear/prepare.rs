@@ -184,8 +184,8 @@ fn scratch(prepared: &mut Prepared, name: &'static str, count: usize) -> Operand
     Operand::Workspace(prepared.workspace.len() - 1)
 }
 
-/// A dispatch of `kernel`, which takes so many tokens per workgroup. `each` is its work per token and head, without the tensor and
-/// the result.
+/// A dispatch of `kernel`, which takes so many tokens per workgroup. `each` is its work per token and head, without
+/// the tensor and the result.
 fn step(
     c: &Config,
     (kernel, block, spec): (&'static Kernel, usize, Variant),

@@ -1,10 +1,11 @@
 //! Prepares the recurrence core for a configuration of SLAY: kernels, fragments, tiles and costs. Pure: no wgpu type.
 //!
-//! A and E of all vectors are computed by a dispatch of their own and stored, for a block of the sequence at a time. A workgroup
-//! loads those of the vectors of a tile, and multiplies them when a feature is needed. The workgroup's rows of the state belong to some entries of A, times all of E. Up to 4096 rows, one
-//! workgroup holds all of them, and the columns are split over workgroups: the number of column splits `s` is `E / 64`
-//! rounded up to m = 256 and `E m / 16384` beyond. A wider state is processed in parts of its rows, one dispatch each,
-//! with partial outputs in the workspace between them.
+//! A and E of all vectors are computed by a dispatch of their own and stored, for a block of the sequence at a time.
+//! A workgroup loads those of the vectors of a tile, and multiplies them when a feature is needed. The workgroup's
+//! rows of the state belong to some entries of A, times all of E. Up to 4096 rows, one workgroup holds all of them,
+//! and the columns are split over workgroups: the number of column splits `s` is `E / 64` rounded up to m = 256 and
+//! `E m / 16384` beyond. A wider state is processed in parts of its rows, one dispatch each, with partial outputs in
+//! the workspace between them.
 
 use super::{Config, NAME, Poly, quadrature};
 use crate::cores::recurrence::kernels::{self, *};

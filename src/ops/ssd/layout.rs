@@ -100,7 +100,7 @@ pub(super) fn program(c: &Config, caps: &Caps) -> Result<Program, Error> {
         features: Features {
             rows: c.states,
             keys: vec![IDENTITY, MAPPED_KEYS, PLAIN_WALK],
-            queries: vec![MAPPED_QUERIES, PLAIN_SUMS],
+            queries: vec![MAPPED_QUERIES, PLAIN_SUMS, ONE_PART],
             decode: vec![IDENTITY, MAPPED_DECODE],
             consts: vec![],
             decode_consts: vec![("MAX_DIM", super::MAX_STATES as u32)],
