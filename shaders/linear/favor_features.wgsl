@@ -42,10 +42,6 @@ fn log_decay(t: u32, i: u32) -> vec4<f32> {
     return vec4<f32>(wg_log[t]);
 }
 
-fn value_scale(t: u32) -> f32 {
-    return 1.0;
-}
-
 fn keep(vector: u32, i: u32, value: vec4<f32>) {
     if (i >= MAPPED4) {
         wg_top[vector] = value.x;

@@ -27,7 +27,3 @@ fn decay(t: u32, i: u32) -> vec4<f32> {
 fn log_decay(t: u32, i: u32) -> vec4<f32> {
     return wg_log[t * DIM4 + i];
 }
-
-fn value_scale(t: u32) -> f32 {
-    return 1.0;
-}

@@ -7,5 +7,3 @@ fn keep_products(home: u32, v: u32, i: u32, products: vec4<f32>) {
     count_store(4u);
     features[home * FEATURES4 + i] = max(products, vec4<f32>(0.0));
 }
-
-fn finish_vectors(home: u32, count: u32, invocation: u32) {}

@@ -23,7 +23,7 @@ fn prepare_key(b: u32, g: u32, invocation: u32) {
         count_load(four_of(d, params.dim_k));
         wg_u[i] = select(vec4<f32>(0.0), load_k(at, d), within(d, params.dim_k));
     }
-    make_features(0u, 1u, key_head(g), invocation);
+    make_features(0u, key_head(g), invocation);
 }
 
 fn prepare_query(b: u32, g: u32, h: u32, invocation: u32) {
@@ -33,5 +33,5 @@ fn prepare_query(b: u32, g: u32, h: u32, invocation: u32) {
         count_load(four_of(d, params.dim_k));
         wg_u[DIM_K4 + i] = select(vec4<f32>(0.0), load_q(at, d), within(d, params.dim_k));
     }
-    make_features(1u, 1u, key_head(g), invocation);
+    make_features(1u, key_head(g), invocation);
 }

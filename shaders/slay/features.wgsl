@@ -6,8 +6,6 @@
 
 @group(0) @binding(WEIGHTS_BINDING) var<storage, read> weights: array<f32>; // packed: weights of A, P D or 2 P D; then omega R G F D
 
-const NO_ROW: u32 = 0xffffffffu;
-
 const INVOCATIONS: u32 = COLUMNS * LANES;
 // A key and a query.
 const VECTORS: u32 = 2u;
@@ -16,20 +14,18 @@ var<workgroup> wg_a: array<f32, VECTORS * PAL>;
 // Scalars, because each feature is computed by its own invocation: writes to parts of one vec4 would race.
 var<workgroup> wg_e: array<f32, VECTORS * 4u * E4>;
 
-// First element of a row of the weights, or the length of the weights if there is no such row.
+// First element of a row of the weights.
 fn weight_start(row: u32, g: u32) -> u32 {
     if (row < TAKEN) {
-        let at = taken_row(row);
-        return select(arrayLength(&weights), at * params.dim_k, at != NO_ROW);
+        return row * params.dim_k;
     }
     let rf = row - TAKEN;
     let r = rf / own.features;
-    let at = own.omega + ((r * own.key_heads + g) * own.features + rf % own.features) * params.dim_k;
-    return select(arrayLength(&weights), at, r < own.nodes);
+    return own.omega + ((r * own.key_heads + g) * own.features + rf % own.features) * params.dim_k;
 }
 
 fn fetch_weight(start: u32, d: u32) -> f32 {
-    if (d >= params.dim_k || start == arrayLength(&weights)) {
+    if (d >= params.dim_k) {
         return 0.0;
     }
     count_load(1u);
@@ -60,11 +56,11 @@ fn exponential(rf: u32, vector: u32, g: u32) -> f32 {
     return node.z * select(1.0, x * x, SQUARED == 1u) * exp(node.x * x - node.y);
 }
 
-// Computes A and E of `count` vectors, which are in wg_u as stored. Starts and ends with a barrier.
-fn make_features(from_vector: u32, count: u32, g: u32, invocation: u32) {
+// Computes A and E of a vector, which is in wg_u as stored. Starts and ends with a barrier.
+fn make_features(vector: u32, g: u32, invocation: u32) {
     workgroupBarrier();
-    for (var i = invocation; i < count; i += INVOCATIONS) {
-        let first = (from_vector + i) * DIM_K4;
+    if (invocation == 0u) {
+        let first = vector * DIM_K4;
         var square = 0.0;
         for (var d = 0u; d < (params.dim_k + 3u) / 4u; d++) {
             square += dot(wg_u[first + d], wg_u[first + d]);
@@ -75,18 +71,15 @@ fn make_features(from_vector: u32, count: u32, g: u32, invocation: u32) {
         }
     }
     workgroupBarrier();
-    for (var i = invocation; i < count * 4u * E4; i += INVOCATIONS) {
-        let vector = from_vector + i / (4u * E4);
-        let rf = i % (4u * E4);
+    for (var rf = invocation; rf < 4u * E4; rf += INVOCATIONS) {
         var feature = 0.0;
         if (rf < own.nodes * own.features) {
             feature = exponential(rf, vector, g);
         }
         wg_e[vector * 4u * E4 + rf] = feature;
     }
-    for (var i = invocation; i < count * PAL; i += INVOCATIONS) {
-        let vector = from_vector + i / PAL;
-        wg_a[vector * PAL + i % PAL] = square_feature(i % PAL, vector, g);
+    for (var i = invocation; i < PAL; i += INVOCATIONS) {
+        wg_a[vector * PAL + i] = square_feature(i, vector, g);
     }
     workgroupBarrier();
 }

@@ -1,9 +1,4 @@
 // The map for the square: squared dot products with anchors.
-fn taken_row(i: u32) -> u32 {
-    let p = own.first_poly + i;
-    return select(NO_ROW, p, p < own.poly);
-}
-
 fn square_feature(i: u32, vector: u32, g: u32) -> f32 {
     let x = project(i, vector, g);
     return x * x * own.poly_scale;

@@ -1,8 +1,4 @@
 // No map for the square: the single entry is 1, or 0 for a vector of zeros, which has no direction.
-fn taken_row(i: u32) -> u32 {
-    return NO_ROW;
-}
-
 fn square_feature(i: u32, vector: u32, g: u32) -> f32 {
     var some = false;
     for (var d = 0u; d < (params.dim_k + 3u) / 4u; d++) {

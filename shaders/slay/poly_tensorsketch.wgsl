@@ -1,16 +1,8 @@
 // The map for the square: the circular convolution of two count sketches. Every entry needs all rows of both.
-fn taken_row(i: u32) -> u32 {
-    return i;
-}
-
 fn square_feature(i: u32, vector: u32, g: u32) -> f32 {
-    let p = own.first_poly + i;
-    if (p >= own.poly) {
-        return 0.0;
-    }
     var sum = 0.0;
     for (var j = 0u; j < own.poly; j++) {
-        sum += project(j, vector, g) * project(own.poly + (own.poly + p - j) % own.poly, vector, g);
+        sum += project(j, vector, g) * project(own.poly + (own.poly + i - j) % own.poly, vector, g);
     }
     return sum;
 }

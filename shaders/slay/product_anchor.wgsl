@@ -7,5 +7,3 @@ fn square_start(row: u32) -> u32 {
 fn keep_square(home: u32, i: u32, along: vec4<f32>, scale: f32) {
     put_features(home, i, along * along * own.poly_scale);
 }
-
-fn finish_vectors(home: u32, count: u32, invocation: u32) {}

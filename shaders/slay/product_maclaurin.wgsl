@@ -8,5 +8,3 @@ fn keep_square(home: u32, i: u32, along: vec4<f32>, scale: f32) {
     count_store(2u);
     features[home * FEATURES4 * 2u + i] = along.xz * along.yw * own.poly_scale;
 }
-
-fn finish_vectors(home: u32, count: u32, invocation: u32) {}

@@ -6,5 +6,3 @@ fn square_start(row: u32) -> u32 {
 fn keep_square(home: u32, i: u32, along: vec4<f32>, scale: f32) {
     put_features(home, i, vec4<f32>(select(1.0, 0.0, scale == 0.0), 0.0, 0.0, 0.0));
 }
-
-fn finish_vectors(home: u32, count: u32, invocation: u32) {}

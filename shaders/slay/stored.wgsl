@@ -57,7 +57,7 @@ fn key_features(t: u32, i: u32) -> vec4<f32> {
 }
 
 fn key_feature_at(t: u32, d: u32) -> f32 {
-    // With one row per invocation, d is its own.
+    // Where the sums of features have one row per invocation, row d is that of this invocation.
     if (NORM_ROWS == 1u && 4u * DIM4 == INVOCATIONS) {
         return square_at(t, sum_a) * wg_e[t * E4 + sum_e][d % 4u];
     }

@@ -77,11 +77,6 @@ impl Caps {
         }
     }
 
-    /// The largest workspace buffer that a kernel binds as a whole.
-    pub(crate) fn most_workspace(&self) -> u64 {
-        self.limits.max_storage_buffer_binding_size.min(self.limits.max_buffer_size)
-    }
-
     /// Name of the tier: portable, and the extensions that faster variants may use.
     pub fn tier(&self) -> &'static str {
         tier(self.f16, self.subgroups.is_some())

@@ -75,6 +75,8 @@ pub(crate) const PLAIN_WALK: Fragment = fragment!("cores/recurrence/walk_plain.w
 pub(crate) const MAPPED_KEYS: Fragment = fragment!("cores/recurrence/load_k_mapped.wgsl");
 pub(crate) const MAPPED_QUERIES: Fragment = fragment!("cores/recurrence/load_q_mapped.wgsl");
 pub(crate) const MAPPED_DECODE: Fragment = fragment!("cores/recurrence/decode_mapped.wgsl");
+/// Rows of stored features are complete when their products are kept.
+pub(crate) const PLAIN_VECTORS: Fragment = fragment!("cores/recurrence/vectors_plain.wgsl");
 /// What a tile loads of keys and of queries: the vectors, or features that a dispatch before stored.
 pub(crate) const GIVEN: [Fragment; 2] =
     [fragment!("cores/recurrence/given_keys.wgsl"), fragment!("cores/recurrence/given_queries.wgsl")];
@@ -141,37 +143,8 @@ impl Kernels {
                 entry: "recurrence_scan",
                 ..Kernel::new(scan, &[STRIDES_SOURCE, TYPES, DECAYS, SEGMENTS_STORED, SCAN], params, Some(SCAN_PROOF))
             },
-            output: Kernel {
-                entry: "recurrence_output",
-                ..Kernel::new(
-                    output,
-                    &[
-                        STRIDES_SOURCE,
-                        TYPES,
-                        PLACE,
-                        DECAYS,
-                        ROWS,
-                        TILE,
-                        TILE_QUERIES,
-                        STATE_WRITE,
-                        STATE_READ,
-                        STORE_SEGMENT,
-                        LOAD_STATE,
-                        OUTPUT,
-                    ],
-                    params,
-                    proof,
-                )
-            },
-            decode: Kernel {
-                entry: "recurrence_decode",
-                ..Kernel::new(
-                    decode,
-                    &[STRIDES_SOURCE, TYPES, DECAYS, ROWS, OUTPUTS_STORED, DECODE_LANES, DECODE],
-                    params,
-                    None,
-                )
-            },
+            output: Kernel { entry: "recurrence_output", ..Kernel::new(output, &OUTPUT_SOURCES, params, proof) },
+            decode: Kernel { entry: "recurrence_decode", ..Kernel::new(decode, &DECODE_SOURCES, params, None) },
             borders: Kernel {
                 entry: "recurrence_borders",
                 ..Kernel::new(borders, &[STRIDES_SOURCE, TYPES, SEGMENTS_STORED, BORDERS], params, Some(BORDERS_PROOF))
@@ -207,6 +180,20 @@ pub(crate) const WALK: [Fragment; 11] = [
     LOAD_STATE,
 ];
 pub(crate) const DECODE_WALK: [Fragment; 6] = [STRIDES_SOURCE, TYPES, DECAYS, ROWS, OUTPUTS_STORED, DECODE_LANES];
+
+const OUTPUT_SOURCES: [Fragment; 12] = followed(WALK, OUTPUT);
+const DECODE_SOURCES: [Fragment; 7] = followed(DECODE_WALK, DECODE);
+
+/// These fragments and one more: `MORE` is one more than `COUNT`.
+const fn followed<const COUNT: usize, const MORE: usize>(first: [Fragment; COUNT], last: Fragment) -> [Fragment; MORE] {
+    let mut all = [last; MORE];
+    let mut i = 0;
+    while i < COUNT {
+        all[i] = first[i];
+        i += 1;
+    }
+    all
+}
 
 /// Where the tokens of a workgroup are: the fragment and its overrides. `whole` says that packed sequences have one
 /// stored segment each.

@@ -112,7 +112,7 @@ impl Recurrence<'_> {
         let segment = if self.mode.sequences.is_some() { tokens } else { segment };
         let (units, segments) = (self.key_units(), tokens.div_ceil(segment));
         let one = self.feature_bytes(of).saturating_mul(segment.min(tokens) as u64);
-        let limit = caps.most_workspace();
+        let limit = caps.largest_binding();
         if one > limit {
             let what = "features of one segment (bytes)".into();
             return Err(Error::Limit { op: self.op.into(), what, needed: one, limit });
@@ -194,5 +194,5 @@ impl Recurrence<'_> {
 
 /// Maximum number of bytes of features in the workspace of this device.
 fn most_bytes(caps: &Caps) -> u64 {
-    caps.feature_bytes.min(caps.most_workspace())
+    caps.feature_bytes.min(caps.largest_binding())
 }

@@ -197,7 +197,7 @@ impl Recurrence<'_> {
     /// The largest number of segments whose states one binding holds.
     fn most_segments(&self, caps: &Caps) -> usize {
         let stride = (self.state_len() + self.passed_len()).next_multiple_of(4);
-        let most = caps.most_workspace() / (4 * stride as u64 * self.qkv.kv_units() as u64);
+        let most = caps.largest_binding() / (4 * stride as u64 * self.qkv.kv_units() as u64);
         // Packed sequences take one segment more each.
         (most as usize).saturating_sub(self.mode.sequences.unwrap_or(0)).max(1)
     }

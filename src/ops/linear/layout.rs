@@ -103,9 +103,11 @@ fn features(c: &Config) -> Features {
             &[EXPONENTIAL, RUNNING_MAX, PROJECTED_DECODE, FAVOR[1]],
             &[PRODUCT_FAVOR],
         ),
-        FeatureMap::PerformerRelu => {
-            projected(&[STORED, STORED_RELU, PLAIN_WALK], &[PROJECTED_DECODE, PROJECTED_RELU_DECODE], &[PRODUCT_RELU])
-        }
+        FeatureMap::PerformerRelu => projected(
+            &[STORED, STORED_RELU, PLAIN_WALK],
+            &[PROJECTED_DECODE, PROJECTED_RELU_DECODE],
+            &[PRODUCT_RELU, PLAIN_VECTORS],
+        ),
         FeatureMap::Cosformer => whole(
             &[OWN, ANGLE, COSFORMER_KEYS, position],
             &[COSFORMER_QUERIES, PLAIN_SUMS, ONE_PART],
@@ -148,9 +150,11 @@ pub(super) fn decay_of(c: &Config, slots: &[Slot]) -> Decay {
             let wide = c.qkv.dim_k.is_multiple_of(4);
             (vec![if wide { GATE_ROWS_WIDE } else { GATE_ROWS_NARROW }, GATED_ROWS], GATED_DECODE)
         }
-        DecayKind::None => (vec![NO_DECAY[0], PLAIN_VALUES], NO_DECAY[1]),
+        DecayKind::None => (vec![NO_DECAY[0]], NO_DECAY[1]),
     };
     tiled.push(c.gates_fragment());
+    // Decays of one per head come with a factor of the values.
+    tiled.extend((kind != DecayKind::PerHead).then_some(PLAIN_VALUES));
     Decay {
         kind,
         slot,

@@ -215,6 +215,9 @@ pub(super) fn program(c: &Config, caps: &Caps) -> Result<Program, Error> {
     let decode_more = bytes(met(c)) * vectors - weights(c);
     let loaded = if c.poly == Poly::Exact { vec![COMPONENTS, STORED_EXACT] } else { vec![STORED_SQUARE] };
     let components = (c.poly == Poly::Exact).then_some(COMPONENTS);
+    let mut stored = vec![OWN, PRODUCT, product];
+    // A convolution is completed when all projections are there.
+    stored.extend((c.poly != Poly::TensorSketch).then_some(PLAIN_VECTORS));
     let splits = features.splits;
     let part = |part: usize| Own::new(&Sizes { first_poly: (part * features.pal) as u32, ..sizes });
     let recurrence = Recurrence {
@@ -233,7 +236,7 @@ pub(super) fn program(c: &Config, caps: &Caps) -> Result<Program, Error> {
             decode_consts: features.decode_consts(c),
             row_splits: Some(splits),
             cost: Cost::default(),
-            stored: Some(features.stored(c, vec![OWN, PRODUCT, product])),
+            stored: Some(features.stored(c, stored)),
         },
         decay: Decay {
             kind: DecayKind::None,
