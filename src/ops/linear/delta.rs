@@ -306,7 +306,9 @@ impl<'a> Dispatches<'a> {
         let mut consts = t.consts(t.tile);
         consts.push(("READ_HEADS", t.read_heads as u32));
         let overrides = [("CAUSAL", 1), ("INIT", init.into()), ("STORE", store.into())];
-        let overrides = [&overrides[..], &[("SUMMED", self.run.summed.into())]].concat();
+        let (spans, whole) = spans(&c.mode, true);
+        let summed = ("SUMMED", self.run.summed.into());
+        let overrides: Vec<_> = overrides.into_iter().chain([summed]).chain(whole).collect();
         let fragments = [
             &[
                 IDENTITY,
@@ -320,13 +322,12 @@ impl<'a> Dispatches<'a> {
                 NO_EPILOGUE[0],
                 DELTA,
                 self.lanes,
+                self.runs.outputs(),
+                spans,
             ][..],
             &self.decay.tiled,
         ];
-        let fragments = [fragments[0], fragments[1], &[self.runs.outputs()]];
-        let (spans, whole) = spans(&c.mode, true);
-        let overrides: Vec<_> = overrides.into_iter().chain(whole).collect();
-        let spec = self.spec(&fragments, consts, &overrides).with(&[spans]);
+        let spec = self.spec(&fragments, consts, &overrides);
         let (spec, narrow) = rows(s, spec, &[Q, K, V, O, STATES]);
         self.step(&WALK_KERNEL, spec, &params, groups, cost).or_narrow(narrow)
     }
