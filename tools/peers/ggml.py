@@ -33,6 +33,11 @@ class InitParams(ctypes.Structure):
     _fields_ = [("size", ctypes.c_size_t), ("buffer", ctypes.c_void_p), ("no_alloc", ctypes.c_bool)]
 
 
+def span(array):
+    """Address, offset and bytes of an array, as ggml takes them."""
+    return array.ctypes.data_as(ctypes.c_void_p), ctypes.c_size_t(0), ctypes.c_size_t(array.nbytes)
+
+
 class Ggml:
     """The first device of ggml's Vulkan backend."""
 
@@ -40,10 +45,8 @@ class Ggml:
         folder = Path(folder)
         self.lib = ctypes.CDLL(str(folder / "libggml-base.so"), mode=ctypes.RTLD_GLOBAL)
         vulkan = ctypes.CDLL(str(folder / "libggml-vulkan.so"), mode=ctypes.RTLD_GLOBAL)
-        pointers = (
-            "ggml_init ggml_new_tensor_4d ggml_gated_linear_attn ggml_ssm_scan ggml_new_graph ggml_backend_alloc_ctx_tensors"
-        )
-        for name in pointers.split():
+        made = "ggml_init ggml_new_tensor_4d ggml_gated_linear_attn ggml_ssm_scan ggml_new_graph"
+        for name in [*made.split(), "ggml_backend_alloc_ctx_tensors"]:
             getattr(self.lib, name).restype = ctypes.c_void_p
         vulkan.ggml_backend_vk_init.restype = ctypes.c_void_p
         self.lib.ggml_nbytes.restype = ctypes.c_size_t
@@ -66,7 +69,7 @@ class Ggml:
         lib.ggml_backend_alloc_ctx_tensors(context, self.backend)
         for tensor, array in zip(tensors, inputs, strict=True):
             data = np.ascontiguousarray(array)
-            lib.ggml_backend_tensor_set(tensor, data.ctypes.data_as(ctypes.c_void_p), ctypes.c_size_t(0), ctypes.c_size_t(data.nbytes))
+            lib.ggml_backend_tensor_set(tensor, *span(data))
         seconds = []
         for _ in range(repeat + 1):
             start = time.perf_counter()
@@ -74,13 +77,13 @@ class Ggml:
                 sys.exit("ggml.py: ggml refused to compute the graph")
             seconds.append(time.perf_counter() - start)
         result = np.empty(lib.ggml_nbytes(output) // 4, np.float32)
-        lib.ggml_backend_tensor_get(output, result.ctypes.data_as(ctypes.c_void_p), ctypes.c_size_t(0), ctypes.c_size_t(result.nbytes))
+        lib.ggml_backend_tensor_get(output, *span(result))
         lib.ggml_free(context)
         return result, seconds[1:]
 
 
 def gated_linear(rng, n, h, d):
-    """GATED_LINEAR_ATTN, a decay for each channel: name, ggml's inputs and builder, our tensors and arguments, ours as theirs."""
+    """GATED_LINEAR_ATTN with a decay for each channel: names, ggml's inputs and builder, our tensors and arguments."""
     q, k, v = (rng.standard_normal((n, h, d), np.float32) for _ in range(3))
     g = np.float32(-0.1) * rng.random((n, h, d), np.float32)
     state = np.zeros((1, h * d * d), np.float32)
@@ -90,7 +93,8 @@ def gated_linear(rng, n, h, d):
 
     ours = {"q": q[None], "k": k[None], "v": v[None], "g": g[None]}
     flags = ["--rule", "gated", "--layout", "bnhd"]
-    bench = ["linear", "--length", n, "--heads", h, "--dim", d, "--flag", "rule=gated", "--with", "g.D", "--layout", "bnhd"]
+    bench = ["linear", "--length", n, "--heads", h, "--dim", d, "--flag", "rule=gated", "--with", "g.D"]
+    bench += ["--layout", "bnhd"]
     return "GATED_LINEAR_ATTN", "linear", [k, v, q, np.exp(g), state], build, ours, flags, bench, lambda o: o["o"]
 
 
@@ -115,13 +119,15 @@ def our_output(binary, operator, tensors, flags):
     with tempfile.TemporaryDirectory() as folder:
         given, found = Path(folder, "in.safetensors"), Path(folder, "out.safetensors")
         tensorfile.save(given, tensors)
-        command = [binary, "run", operator, "--input", given, "--output", found, "--backend", "vulkan", "--quiet", *flags]
+        command = [binary, "run", operator, "--input", given, "--output", found, "--backend", "vulkan", *flags]
+        command.append("--quiet")
         subprocess.run([str(word) for word in command], check=True)
         return tensorfile.load(found)[0]
 
 
 def our_seconds(binary, words):
-    command = [binary, "bench", *words, "--backend", "vulkan", "--adapter", "0", "--format", "json", "--repeat", "5", "--quiet"]
+    command = [binary, "bench", *words, "--backend", "vulkan", "--adapter", "0", "--format", "json", "--repeat", "5"]
+    command.append("--quiet")
     text = subprocess.run([str(word) for word in command], check=True, capture_output=True, text=True).stdout
 
     def times(value):
@@ -155,7 +161,7 @@ def main():
             their_seconds += ggml.run(build, inputs, 5)[1]
             our.append(our_seconds(given.binary, bench))
         a, b = sorted(their_seconds)[len(their_seconds) // 2], sorted(our)[len(our) // 2]
-        print(f"{name} N={given.length}: ggml {1e3 * a:.2f} ms, ours {1e3 * b:.2f} ms, ratio {a / b:.2f}; outputs differ by {rms:.1e}")
+        print(f"{name} N={given.length}: ggml {1e3 * a:.2f} ms, ours {1e3 * b:.2f} ms, {a / b:.2f}; differ by {rms:.1e}")
     return 1 if failed else 0
 
 
