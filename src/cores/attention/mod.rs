@@ -20,8 +20,12 @@
 
 #[cfg(feature = "cpu")]
 pub(crate) mod cpu;
+mod split_k;
+mod tiled;
 
 use std::mem::offset_of;
+
+pub(crate) use tiled::Tiles;
 
 use crate::error::Error;
 use crate::gpu::Caps;
@@ -31,14 +35,6 @@ use crate::gpu::shader::{Fragment, Kernel, UniformData, Variant, fragment, param
 use crate::operator::qkv::Qkv;
 use crate::operator::qkv::{STRIDES_SOURCE, Strides, check_lengths};
 use crate::tensor::{Access, DType, HostTensor, Slot, TensorMap, Values};
-
-/// Rows per workgroup, and keys per tile.
-const ROWS: usize = 64;
-const KEYS: usize = 32;
-/// Keys per workgroup in the split-K form.
-const SPLIT_KEYS: usize = 128;
-/// Columns per workgroup in the dispatch that combines the splits.
-const MERGE_COLUMNS: usize = 64;
 
 params! {
     /// Must match `struct Params` in `shaders/cores/attention/types.wgsl`.
@@ -174,119 +170,6 @@ impl Mask {
     }
 }
 
-/// The tile sizes of the core for given shapes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Tiles {
-    /// Invocations along the keys of a tile, and along the columns of the values.
-    col_threads: usize,
-    /// Groups of four columns per invocation.
-    out4: usize,
-    /// Groups of four dimensions per chunk.
-    dim4: usize,
-    /// Workgroups that the columns are split over.
-    col_splits: usize,
-    /// Query heads per workgroup, and queries of each of them.
-    block_heads: usize,
-    row_queries: usize,
-    /// Workgroups that the query heads of a key head are split over.
-    head_splits: usize,
-    /// Workgroups along the queries.
-    row_blocks: usize,
-}
-
-impl Tiles {
-    pub(crate) fn new(s: &Qkv) -> Self {
-        let col_splits = s.dim_v.div_ceil(256);
-        let (col_threads, out4) = match s.dim_v.div_ceil(col_splits) {
-            ..=16 => (4, 1),
-            17..=32 => (8, 1),
-            33..=64 => (8, 2),
-            65..=128 => (16, 2),
-            _ => (16, 4),
-        };
-        let dim4 = s.dim_k.div_ceil(4).next_power_of_two().min(8);
-        let head_splits = s.group().div_ceil((ROWS / s.queries.min(4)).min(s.group()));
-        let block_heads = s.group().div_ceil(head_splits);
-        let row_queries = (ROWS / block_heads).min(s.queries);
-        let row_blocks = s.queries.div_ceil(row_queries);
-        Self { col_threads, out4, dim4, col_splits, block_heads, row_queries, head_splits, row_blocks }
-    }
-
-    pub(crate) fn consts(&self) -> Vec<(&'static str, u32)> {
-        let width = self.col_threads * self.out4;
-        vec![
-            ("COL_THREADS", self.col_threads as u32),
-            ("KEYS_EACH", (KEYS / self.col_threads) as u32),
-            ("OUT4", self.out4 as u32),
-            ("DIM4", self.dim4 as u32),
-            ("VALUE_KEYS", (256 / width).min(KEYS) as u32),
-        ]
-    }
-
-    pub(crate) fn groups(&self, s: &Qkv) -> u64 {
-        (self.col_splits * self.row_blocks * self.head_splits) as u64 * s.kv_units() as u64
-    }
-
-    /// The uniform. `score` is the parameter of the score, for example the scale of softmax.
-    pub(crate) fn params(&self, s: &Qkv, mask: Mask, score: f32) -> Params {
-        let [q, k, v, o] = s.strides();
-        Params {
-            queries: s.queries as u32,
-            keys: s.keys as u32,
-            heads: s.heads as u32,
-            kv_heads: s.kv_heads as u32,
-            dim_k: s.dim_k as u32,
-            dim_v: s.dim_v as u32,
-            // A window that covers all keys is the same as no window.
-            window: mask.window.filter(|w| *w < s.keys).unwrap_or(0) as u32,
-            row_queries: self.row_queries as u32,
-            block_heads: self.block_heads as u32,
-            head_splits: self.head_splits as u32,
-            row_blocks: self.row_blocks as u32,
-            col_splits: self.col_splits as u32,
-            score,
-            q,
-            k,
-            v,
-            o,
-            ..Params::default()
-        }
-    }
-
-    /// Work of the tiled form. `key_size` is the number of bytes per element of keys and values.
-    pub(crate) fn cost(&self, s: &Qkv, mask: Mask, key_size: usize) -> Cost {
-        let (mut seen, mut visits, mut tiles) = (0.0, 0.0, 0.0);
-        for block in 0..self.row_blocks {
-            let first = block * self.row_queries;
-            let queries = self.row_queries.min(s.queries - first);
-            let keys = mask.keys(s, first).start..mask.keys(s, first + queries - 1).end;
-            seen += keys.len() as f64;
-            tiles += keys.len().div_ceil(KEYS) as f64;
-            visits += (queries * keys.len().div_ceil(KEYS)) as f64;
-        }
-        let (d, e, size) = (s.dim_k as f64, s.dim_v as f64, s.dtype.size() as f64);
-        let units = s.kv_units() as f64;
-        // Values are read once by all column splits together, keys and queries once by each of them.
-        let splits = self.col_splits as f64;
-        let rows = units * s.group() as f64 * visits;
-        // Rows, dimensions and columns that only pad a tile are counted, because they take time too.
-        let dims = s.dim_k.next_multiple_of(4 * self.dim4) + 4 * self.col_threads * self.out4;
-        let products = units * self.head_splits as f64 * splits * tiles * (ROWS * KEYS) as f64;
-        Cost {
-            flops: products * 2.0 * dims as f64,
-            exps: products,
-            bytes_read: rows * d * splits * size
-                + units * self.head_splits as f64 * seen * (d * splits + e) * key_size as f64,
-            bytes_written: s.elements()[3] * size,
-        }
-    }
-
-    /// Describes the tiles, for people.
-    pub(crate) fn describe(&self) -> String {
-        format!("tiles of {} queries x {} heads by {KEYS} keys", self.row_queries, self.block_heads)
-    }
-}
-
 /// Minimum work: the parts of the inputs that are seen are read once, each output is written once, and only pairs of a
 /// query and a key that it sees are computed.
 pub(crate) fn essential(s: &Qkv, mask: Mask) -> Cost {
@@ -353,40 +236,6 @@ impl Attention<'_> {
         Ok(Program::new(self.op, variant, slots, workspace, pieces))
     }
 
-    /// Whether to use the split-K form: if a key head has so few rows that a block of the tiled form would be mostly
-    /// empty, or if the blocks alone would leave the device idle and each has a long cache to process. The partial
-    /// outputs must also fit into one binding.
-    fn splits(&self, caps: &Caps) -> bool {
-        let s = self.qkv;
-        let rows = s.queries.saturating_mul(s.group());
-        let idle = 4 * Tiles::new(s).groups(s) <= caps.full_groups;
-        let few = rows <= 8 || (idle && rows <= 256 && self.most_seen() >= 16 * rows);
-        few && self.partials().saturating_mul(4) <= caps.largest_binding().min(4 * u64::from(u32::MAX))
-    }
-
-    /// The first key that any query sees. All later keys are seen by some query.
-    fn first_key(&self) -> usize {
-        self.mask.keys(self.qkv, 0).start.min(self.qkv.keys - 1)
-    }
-
-    /// Keys from the first that any query sees to the last.
-    fn most_seen(&self) -> usize {
-        let s = self.qkv;
-        match (self.lengths, self.mask.window) {
-            (false, _) => s.keys - self.first_key(),
-            // Where the last key is, a run finds out.
-            (true, Some(window)) if self.mask.causal => window.saturating_add(s.queries - 1).min(s.keys),
-            (true, _) => s.keys,
-        }
-    }
-
-    /// Elements of the partial outputs: per row and split, E outputs, a maximum and a sum of weights.
-    fn partials(&self) -> u64 {
-        let s = self.qkv;
-        let rows = (s.batch * s.heads) as u64 * s.queries as u64;
-        rows.saturating_mul(self.most_seen().div_ceil(SPLIT_KEYS) as u64).saturating_mul(s.dim_v as u64 + 2)
-    }
-
     fn step(
         &self,
         kernel: &'static Kernel,
@@ -418,62 +267,5 @@ impl Attention<'_> {
         }
         step.spec.overrides.extend(&self.overrides);
         step
-    }
-
-    fn tiled(&self) -> Parts {
-        let (s, tiles) = (self.qkv, Tiles::new(self.qkv));
-        let params = tiles.params(s, self.mask, self.score);
-        let cost = tiles.cost(s, self.mask, s.dtype.size());
-        let fragments = self.weights(self.fragments[0]);
-        let step = self.step(&self.kernels[0], &fragments, tiles.consts(), params, cost);
-        let step = Step { groups: tiles.groups(s), ..step };
-        (tiles.describe(), Vec::new(), vec![self.weighing(step, 16 * tiles.col_threads)])
-    }
-
-    fn split(&self) -> Parts {
-        let s = self.qkv;
-        let rows = s.queries * s.group();
-        let split_rows = rows.next_power_of_two().min(8);
-        let row_blocks = rows.div_ceil(split_rows);
-        // Keys before the first one that any query sees are not read.
-        let first = self.first_key();
-        let seen = self.most_seen();
-        let splits = seen.div_ceil(SPLIT_KEYS);
-        let col_splits = s.dim_v.div_ceil(MERGE_COLUMNS);
-        let all_rows = s.batch * s.heads * s.queries;
-        let elements = self.partials();
-        let params = Params {
-            row_blocks: row_blocks as u32,
-            col_splits: col_splits as u32,
-            splits: splits as u32,
-            first_key: first as u32,
-            ..Tiles::new(s).params(s, self.mask, self.score)
-        };
-        let (units, size) = (s.kv_units() as f64, s.dtype.size() as f64);
-        let (d, e) = (s.dim_k as f64, s.dim_v as f64);
-        let pairs = units * (row_blocks * split_rows * splits * SPLIT_KEYS) as f64;
-        let own = Cost {
-            flops: pairs * 2.0 * (d + e),
-            exps: pairs,
-            bytes_read: (units * (row_blocks * seen) as f64 * (d + e) + units * (rows * splits) as f64 * d) * size,
-            bytes_written: elements as f64 * 4.0,
-        };
-        let merge = Cost {
-            flops: (all_rows * splits) as f64 * e * 4.0,
-            exps: (all_rows * splits) as f64 * e * 2.0,
-            // Every column reads the maximum and the sum.
-            bytes_read: (all_rows * splits) as f64 * e * 3.0 * 4.0,
-            bytes_written: all_rows as f64 * e * size,
-        };
-        let consts = vec![("SPLIT_ROWS", split_rows as u32)];
-        let own = Step {
-            groups: (s.kv_units() * row_blocks * splits) as u64,
-            ..self.step(&self.kernels[1], &self.weights(self.fragments[1]), consts, params, own)
-        };
-        let merge =
-            Step { groups: (all_rows * col_splits) as u64, ..self.step(&self.kernels[2], &[], vec![], params, merge) };
-        let variant = format!("{splits} splits of {SPLIT_KEYS} keys, {split_rows} rows a workgroup");
-        let workspace = vec![Scratch { name: "partial outputs", bytes: elements * 4 }];
-        (variant, workspace, vec![self.weighing(own, SPLIT_KEYS), merge])
     }
 }
