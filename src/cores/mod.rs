@@ -3,4 +3,5 @@
 pub(crate) mod attention;
 pub(crate) mod lanes;
 pub(crate) mod recurrence;
+pub(crate) mod rows;
 pub(crate) mod segments;

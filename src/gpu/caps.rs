@@ -24,6 +24,8 @@ pub struct Caps {
     pub dispatch_flops: f64,
     /// Largest workspace for features that a dispatch of their own stores. A longer run is processed in blocks.
     pub feature_bytes: u64,
+    /// 32-bit registers that an invocation can use without spilling: an estimate by vendor.
+    pub registers: u32,
     /// Whether shaders keep all of wgpu's checks (tests, `check`).
     pub shader_checks: bool,
 }
@@ -52,6 +54,7 @@ impl Caps {
             full_groups: FULL_HARDWARE,
             dispatch_flops: DISPATCH_FLOPS_INTEGRATED,
             feature_bytes: FEATURE_BYTES,
+            registers: REGISTERS,
             shader_checks: false,
         }
     }
@@ -73,6 +76,7 @@ impl Caps {
                 _ => DISPATCH_FLOPS_INTEGRATED,
             },
             feature_bytes: FEATURE_BYTES,
+            registers: if software || MANY_REGISTERS.contains(&info.vendor) { 2 * REGISTERS } else { REGISTERS },
             shader_checks,
         }
     }
@@ -102,6 +106,10 @@ impl Caps {
 /// Half of what a binding holds on every device. Of slay's default features it holds 200 thousand tokens over all heads, which
 /// fill any device.
 const FEATURE_BYTES: u64 = 64 << 20;
+/// Apple and Intel have as many. A software adapter has few but keeps the rest in its cache.
+const REGISTERS: u32 = 128;
+/// AMD, NVIDIA, Qualcomm.
+const MANY_REGISTERS: [u32; 3] = [0x1002, 0x10de, 0x5143];
 /// Eight workgroups for each of 128 cores.
 const FULL_HARDWARE: u64 = 1024;
 /// A few for each core of a laptop's CPU.

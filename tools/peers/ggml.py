@@ -45,7 +45,7 @@ class Ggml:
         folder = Path(folder)
         self.lib = ctypes.CDLL(str(folder / "libggml-base.so"), mode=ctypes.RTLD_GLOBAL)
         vulkan = ctypes.CDLL(str(folder / "libggml-vulkan.so"), mode=ctypes.RTLD_GLOBAL)
-        made = "ggml_init ggml_new_tensor_4d ggml_gated_linear_attn ggml_ssm_scan ggml_new_graph"
+        made = "ggml_init ggml_new_tensor_4d ggml_gated_linear_attn ggml_ssm_scan ggml_flash_attn_ext ggml_new_graph"
         for name in [*made.split(), "ggml_backend_alloc_ctx_tensors"]:
             getattr(self.lib, name).restype = ctypes.c_void_p
         vulkan.ggml_backend_vk_init.restype = ctypes.c_void_p
@@ -115,6 +115,20 @@ def ssm_scan(rng, n, h, p, s):
     return "SSM_SCAN", "ssd", [state, x, dt, a, b, c, ids], build, ours, [], bench, lambda o: o["y"]
 
 
+def flash_attention(rng, n, h, d):
+    """FLASH_ATTN_EXT without a mask, that is not causal; its output is in layout bnhd."""
+    q, k, v = (rng.standard_normal((1, h, n, d), np.float32) for _ in range(3))
+
+    def build(lib, context, t):
+        floats = [ctypes.c_float(x) for x in (d**-0.5, 0, 0)]
+        return lib.ggml_flash_attn_ext(context, *t, ctypes.c_void_p(None), *floats)
+
+    bench = ["softmax", "--length", n, "--heads", h, "--dim", d, "--flag", "causal=false"]
+    ours = {"q": q, "k": k, "v": v}
+    flags = ["--no-causal"]
+    return "FLASH_ATTN_EXT", "softmax", [q, k, v], build, ours, flags, bench, lambda o: o["o"].transpose(0, 2, 1, 3)
+
+
 def our_output(binary, operator, tensors, flags):
     with tempfile.TemporaryDirectory() as folder:
         given, found = Path(folder, "in.safetensors"), Path(folder, "out.safetensors")
@@ -146,7 +160,8 @@ def main():
     parser.add_argument("--turns", type=int, default=3)
     given = parser.parse_args()
     ggml, rng, failed = Ggml(given.folder), np.random.default_rng(1), False
-    for form in (gated_linear(rng, given.length, 8, 64), ssm_scan(rng, given.length, 8, 64, 128)):
+    n = given.length
+    for form in (gated_linear(rng, n, 8, 64), ssm_scan(rng, n, 8, 64, 128), flash_attention(rng, n, 8, 64)):
         name, operator, inputs, build, tensors, flags, bench, theirs_of = form
         ours = theirs_of(our_output(given.binary, operator, tensors, flags)).ravel().astype(np.float64)
         theirs, _ = ggml.run(build, inputs, 0)

@@ -2,34 +2,46 @@
 // weights and, when weights are exponentials of scores, a running maximum. Scores never leave the workgroup.
 //
 // A workgroup has ROWS rows: a range of queries for each query head that shares its KV head. Invocation (row_thread,
-// col_thread) owns rows row_thread + 16 i. For each of them it holds the scores of every COL_THREADS-th key, and later
-// every COL_THREADS-th group of four output columns. Keys are processed in tiles of KEYS, head dimensions in chunks of
-// 4 DIM4 (so workgroup memory does not grow with the head dimension), and the values of a tile in passes of VALUE_KEYS.
+// col_thread) owns rows row_thread + ROW_THREADS i. For each of them it holds the scores of every COL_THREADS-th key, and later
+// every COL_THREADS-th group of four output columns. Keys are processed in tiles of KEYS. Head dimensions come in slices of
+// 4 DIM4, so that workgroup memory does not grow with the head dimension. The weights of a tile come in parts of PART_KEYS, the
+// values of a part in passes of VALUE_KEYS.
+//
+// Loads have no branches: rows, keys and dimensions past the end repeat the last one. Products of dimensions past the end are
+// zero because the keys are, keys past the end are hidden like those that a query does not see, rows and columns past the end
+// are not stored.
 //
 // Grid: column splits, row blocks, head splits, KV heads. Reads q, k, v; writes o.
 //
-// Consts of the prelude: COL_THREADS, KEYS_EACH, OUT4, DIM4, VALUE_KEYS. Needs loads.wgsl, keys_all.wgsl or
-// keys_lengths.wgsl, a score (scaled.wgsl, or the operator's own), and squares.wgsl, or no_squares.wgsl where the score takes
-// none.
-@group(0) @binding(O_BINDING) var<storage, read_write> o: array<Elem>; // B H N E
-
-const ROW_THREADS: u32 = 16u;
-const ROWS_EACH: u32 = 4u;
+// Consts of the prelude: ROW_THREADS, ROWS_EACH, COL_THREADS, KEYS_EACH, OUT4, DIM4, VALUE_KEYS, ODD_DIMS. Needs rows of q, k,
+// v and o, lanes for rows of COL_THREADS, keys_all.wgsl or keys_lengths.wgsl, a score (scaled.wgsl, or the operator's own), and
+// squares.wgsl, or no_squares.wgsl where the score takes none.
 const ROWS: u32 = ROW_THREADS * ROWS_EACH;
 const KEYS: u32 = COL_THREADS * KEYS_EACH;
 const INVOCATIONS: u32 = ROW_THREADS * COL_THREADS;
 const WIDTH: u32 = COL_THREADS * OUT4; // columns per workgroup, in groups of four
-// One column of padding per row, so that rows start in different banks.
-const DIM_STRIDE: u32 = DIM4 + 1u;
-const KEY_STRIDE: u32 = KEYS + 1u;
+const ROWS4: u32 = ROWS_EACH / 4u;
+const PART_KEYS: u32 = 32u;
+const PARTS: u32 = KEYS / PART_KEYS;
+const PART_EACH: u32 = KEYS_EACH / PARTS;
+// One group of padding per key, so that keys start in different banks.
+const KEY_STRIDE: u32 = DIM4 + 1u;
+const QUERY_TURNS: u32 = ROWS * DIM4 / INVOCATIONS;
+const KEY_TURNS: u32 = KEYS * DIM4 / INVOCATIONS;
+const VALUE_TURNS: u32 = VALUE_KEYS * WIDTH / INVOCATIONS;
+const SPACE: u32 = 512u;
+const NO_PAIR: u32 = 0xffffffffu;
+// Maxima of a row are combined in two steps: four neighbours first, into vectors behind those of the invocations.
+const QUARTERS: u32 = COL_THREADS / 4u;
+const QUARTERS_AT: u32 = ROWS * QUARTERS;
 
-// Two uses, one after the other: a chunk of the queries, [ROWS][DIM_STRIDE]; the weights of a tile,
-// [ROW_THREADS][KEY_STRIDE]. One vec4 holds the weights of the four rows of a row thread: if several invocations wrote
-// parts of the same vec4, the writes would race.
-var<workgroup> wg_rows: array<vec4<f32>, ROWS * 9u>;
-// Three uses, one after the other: a chunk of the keys, [KEYS][DIM_STRIDE]; the maxima or sums of four rows from every
-// invocation, [ROW_THREADS][COL_THREADS]; the values of one pass, [VALUE_KEYS][WIDTH].
-var<workgroup> wg_keys: array<vec4<f32>, 288>;
+// Two uses, one after the other: a slice of the queries, [ROWS][DIM4]; a part of the weights of a tile,
+// [ROW_THREADS][ROWS4][PART_KEYS]. One vec4 holds the weights of four rows of a row thread: if several invocations wrote parts
+// of the same vec4, the writes would race.
+var<workgroup> wg_rows: array<vec4<f32>, SPACE>;
+// Three uses, one after the other: a slice of the keys, [KEYS][KEY_STRIDE], and behind it sums of squares; the maxima or sums
+// of four rows from every invocation, [ROW_THREADS][ROWS4][COL_THREADS]; the values of one pass, [VALUE_KEYS][WIDTH].
+var<workgroup> wg_keys: array<vec4<f32>, SPACE>;
 
 // The block that a workgroup processes.
 struct Block {
@@ -40,204 +52,306 @@ struct Block {
     heads: u32,   // number of query heads
     query: u32,   // first query
     queries: u32, // queries per head
-    column: u32,  // first value column, in groups of four
+    column: u32,  // first value column
 }
 
 // Decodes a workgroup index. The last queries see the most keys and come first, so that the shortest workgroups run at
 // the end and fill the idle units.
 fn block_of(index: u32) -> Block {
-    var block: Block;
-    var rest = index;
-    block.column = (rest % params.col_splits) * WIDTH;
-    rest = rest / params.col_splits;
-    block.query = (params.row_blocks - 1u - rest % params.row_blocks) * params.row_queries;
+    var rest = index / params.col_splits;
+    let query = (params.row_blocks - 1u - rest % params.row_blocks) * params.row_queries;
     rest = rest / params.row_blocks;
     let group = params.heads / params.kv_heads;
     let first = (rest % params.head_splits) * params.block_heads;
     let kv = rest / params.head_splits;
-    block.batch = kv / params.kv_heads;
-    block.keys = key_count(block.batch);
-    block.kv_head = kv % params.kv_heads;
-    block.head = block.kv_head * group + first;
-    block.heads = min(params.block_heads, group - first);
-    block.queries = min(params.row_queries, params.queries - block.query);
-    return block;
+    let batch = kv / params.kv_heads;
+    let kv_head = kv % params.kv_heads;
+    return Block(
+        same_in_workgroup(batch),
+        same_in_workgroup(key_count(batch)),
+        same_in_workgroup(kv_head),
+        same_in_workgroup(kv_head * group + first),
+        same_in_workgroup(min(params.block_heads, group - first)),
+        same_in_workgroup(query),
+        same_in_workgroup(min(params.row_queries, params.queries - query)),
+        same_in_workgroup(index % params.col_splits * WIDTH * 4u),
+    );
 }
 
-// True if this row of the workgroup lies inside the block.
-fn row_exists(block: Block, row: u32) -> bool {
-    return row / params.row_queries < block.heads && row % params.row_queries < block.queries;
+var<private> block: Block;
+
+// A row of the workgroup: its query head and query, or those of the last row that exists.
+struct BlockRow {
+    head: u32,
+    query: u32,
+    exists: bool,
 }
 
-// First element of a row of the workgroup, in q or o.
-fn row_start(s: Strides, block: Block, row: u32) -> u32 {
-    return head_start(s, block.batch, block.head + row / params.row_queries)
-        + (block.query + row % params.row_queries) * s.token;
+fn row_of(row: u32) -> BlockRow {
+    let head = row / params.row_queries;
+    let query = row % params.row_queries;
+    return BlockRow(
+        block.head + min(head, block.heads - 1u),
+        block.query + min(query, block.queries - 1u),
+        head < block.heads && query < block.queries,
+    );
 }
 
-// Loads one chunk of dimensions, starting at `first`, of the queries and of keys key .. key + KEYS. Pads with zeros.
-fn load_chunk(block: Block, key: u32, end: u32, first: u32, invocation: u32) {
-    for (var i = invocation; i < ROWS * DIM4; i += INVOCATIONS) {
-        let row = i / DIM4;
-        let d = first + (i % DIM4) * 4u;
-        var four = vec4<f32>(0.0);
-        if (row_exists(block, row)) {
-            four = load_q4(row_start(params.q, block, row), d);
-        }
-        wg_rows[row * DIM_STRIDE + i % DIM4] = four;
-    }
-    let k_head = head_start(params.k, block.batch, block.kv_head);
-    for (var i = invocation; i < KEYS * DIM4; i += INVOCATIONS) {
-        let j = i / DIM4;
-        let d = first + (i % DIM4) * 4u;
-        var four = vec4<f32>(0.0);
-        if (key + j < end) {
-            let at = k_head + (key + j) * params.k.token;
-            four = load_k4(at, d);
-        }
-        wg_keys[j * DIM_STRIDE + i % DIM4] = four;
-    }
+// First element of a row, in q or o.
+fn row_start(s: Strides, row: BlockRow) -> u32 {
+    return head_start(s, block.batch, row.head) + row.query * s.token;
+}
+
+// First elements of a row of the workgroup and of a key, for scores that load them.
+fn q_start(row: u32) -> u32 {
+    return row_start(params.q, row_of(row));
+}
+
+fn k_start(key: u32) -> u32 {
+    return head_start(params.k, block.batch, block.kv_head) + key * params.k.token;
+}
+
+// Four elements of a slice, without those past the end of a row.
+fn whole_dims(four: vec4<f32>, d: u32) -> vec4<f32> {
+    return select(four, select(vec4<f32>(0.0), four, within(d, params.dim_k)), vec4<bool>(ODD_DIMS != 0u));
 }
 
 // Loads the values of keys key .. key + VALUE_KEYS.
-fn load_values(block: Block, key: u32, end: u32, invocation: u32) {
+fn load_values(key: u32, end: u32, invocation: u32) {
     let v_head = head_start(params.v, block.batch, block.kv_head);
-    for (var i = invocation; i < VALUE_KEYS * WIDTH; i += INVOCATIONS) {
-        let j = i / WIDTH;
-        let e = (block.column + i % WIDTH) * 4u;
-        var four = vec4<f32>(0.0);
-        if (key + j < end) {
-            let at = v_head + (key + j) * params.v.token;
-            four = load_v4(at, e);
-        }
-        wg_keys[i] = four;
+    let e = block.column + invocation % WIDTH * 4u;
+    var fetched: array<vec4<f32>, VALUE_TURNS>;
+    for (var turn = 0u; turn < VALUE_TURNS; turn++) {
+        let j = key + invocation / WIDTH + INVOCATIONS / WIDTH * turn;
+        count_load(select(0u, four_of(e, params.dim_v), j < end));
+        fetched[turn] = load_v(v_head + min(j, end - 1u) * params.v.token, e);
+    }
+    for (var turn = 0u; turn < VALUE_TURNS; turn++) {
+        wg_keys[invocation + INVOCATIONS * turn] = fetched[turn];
     }
 }
 
-fn store_output(at: u32, value: f32, e: u32) {
-    if (e < params.dim_v) {
-        count_store(1u);
-        o[at + e] = Elem(value);
+// Publishes maxima or sums of the rows of an invocation.
+fn put_rows(row_thread: u32, col_thread: u32, r: u32, own: vec4<f32>) {
+    wg_keys[(row_thread * ROWS4 + r) * COL_THREADS + col_thread] = own;
+}
+
+// Combines the published maxima four by four.
+fn combine_maxima(invocation: u32) {
+    if (invocation < QUARTERS * ROWS / 4u) {
+        let at = invocation * 4u;
+        wg_keys[QUARTERS_AT + invocation] = max(max(wg_keys[at], wg_keys[at + 1u]), max(wg_keys[at + 2u], wg_keys[at + 3u]));
     }
+}
+
+// Maxima of four rows over all invocations that share them.
+fn all_maxima(row_thread: u32, r: u32) -> vec4<f32> {
+    let home = QUARTERS_AT + (row_thread * ROWS4 + r) * QUARTERS;
+    var all = wg_keys[home];
+    for (var c = 1u; c < QUARTERS; c++) {
+        all = max(all, wg_keys[home + c]);
+    }
+    return all;
+}
+
+// Sums of four rows over all invocations that share them.
+fn all_sums(row_thread: u32, r: u32) -> vec4<f32> {
+    let home = (row_thread * ROWS4 + r) * COL_THREADS;
+    var all = wg_keys[home];
+    for (var c = 1u; c < COL_THREADS; c++) {
+        all += wg_keys[home + c];
+    }
+    return all;
 }
 
 // Processes one block.
-fn attention(block: Block, invocation: u32) {
-    let row_thread = invocation / COL_THREADS;
+fn attention(invocation: u32) {
+    let row_thread = same_in_row(invocation / COL_THREADS);
     let col_thread = invocation % COL_THREADS;
-    // Per row: the range of keys it sees, the running maximum, and this invocation's share of the sum of weights.
-    var sees_from: array<u32, ROWS_EACH>;
-    var sees_to: array<u32, ROWS_EACH>;
+    // Per row: the running maximum, and this invocation's share of the sum of weights.
     var top: array<f32, ROWS_EACH>;
     var sum: array<f32, ROWS_EACH>;
     var out: array<vec4<f32>, ROWS_EACH * OUT4>;
     for (var i = 0u; i < ROWS_EACH; i++) {
-        let query = block.query + (row_thread + ROW_THREADS * i) % params.row_queries;
-        sees_from[i] = keys_start(query, block.keys);
-        sees_to[i] = keys_end(query, block.keys);
         top[i] = LOWEST;
         sum[i] = 0.0;
     }
     for (var i = 0u; i < ROWS_EACH * OUT4; i++) {
         out[i] = vec4<f32>(0.0);
     }
+    // The rows that this invocation loads.
+    var loads_at: array<u32, QUERY_TURNS>;
+    var loads: array<bool, QUERY_TURNS>;
+    for (var turn = 0u; turn < QUERY_TURNS; turn++) {
+        let row = row_of((invocation + INVOCATIONS * turn) / DIM4);
+        loads_at[turn] = row_start(params.q, row);
+        loads[turn] = row.exists;
+    }
 
-    // Tiles that no row sees are skipped.
+    // Tiles that no row sees are skipped. Tiles of which every row sees all keys need no mask.
+    let last_query = block.query + block.queries - 1u;
     let start = keys_start(block.query, block.keys);
-    let end = keys_end(block.query + block.queries - 1u, block.keys);
+    let end = keys_end(last_query, block.keys);
+    let all_from = keys_start(last_query, block.keys);
+    let all_to = keys_end(block.query, block.keys);
     let k_head = head_start(params.k, block.batch, block.kv_head);
+    let own_line = invocation / DIM4;
+    let own_d = invocation % DIM4 * 4u;
+    let hidden = select(LOWEST, 0.0, EXPONENTIAL == 0u);
     for (var key = start; key < end; key += KEYS) {
         var score: array<f32, ROWS_EACH * KEYS_EACH>;
         for (var i = 0u; i < ROWS_EACH * KEYS_EACH; i++) {
             score[i] = 0.0;
         }
+        start_squares();
         for (var first = 0u; first < params.dim_k; first += 4u * DIM4) {
+            let d = first + own_d;
             workgroupBarrier();
-            load_chunk(block, key, end, first, invocation);
+            var queries: array<vec4<f32>, QUERY_TURNS>;
+            var keys: array<vec4<f32>, KEY_TURNS>;
+            for (var turn = 0u; turn < QUERY_TURNS; turn++) {
+                count_load(select(0u, four_of(d, params.dim_k), loads[turn]));
+                queries[turn] = load_q(loads_at[turn], d);
+            }
+            for (var turn = 0u; turn < KEY_TURNS; turn++) {
+                let j = key + own_line + INVOCATIONS / DIM4 * turn;
+                count_load(select(0u, four_of(d, params.dim_k), j < end));
+                keys[turn] = load_k(k_head + min(j, end - 1u) * params.k.token, d);
+            }
+            for (var turn = 0u; turn < QUERY_TURNS; turn++) {
+                wg_rows[invocation + INVOCATIONS * turn] = whole_dims(queries[turn], d);
+            }
+            for (var turn = 0u; turn < KEY_TURNS; turn++) {
+                let own = own_line + INVOCATIONS / DIM4 * turn;
+                wg_keys[own * KEY_STRIDE + invocation % DIM4] = whole_dims(keys[turn], d);
+            }
             workgroupBarrier();
-            add_squares(key == start, first == 0u, invocation);
+            add_squares(invocation);
             for (var c = 0u; c < DIM4; c++) {
-                var keys: array<vec4<f32>, KEYS_EACH>;
+                var own_keys: array<vec4<f32>, KEYS_EACH>;
                 for (var j = 0u; j < KEYS_EACH; j++) {
-                    keys[j] = wg_keys[(col_thread + COL_THREADS * j) * DIM_STRIDE + c];
+                    own_keys[j] = wg_keys[(col_thread + COL_THREADS * j) * KEY_STRIDE + c];
                 }
                 for (var i = 0u; i < ROWS_EACH; i++) {
-                    let row = wg_rows[(row_thread + ROW_THREADS * i) * DIM_STRIDE + c];
+                    let row = wg_rows[(row_thread + ROW_THREADS * i) * DIM4 + c];
                     for (var j = 0u; j < KEYS_EACH; j++) {
-                        score[i * KEYS_EACH + j] += dot(row, keys[j]);
+                        var own = score[i * KEYS_EACH + j];
+                        own += row.x * own_keys[j].x;
+                        own += row.y * own_keys[j].y;
+                        own += row.z * own_keys[j].z;
+                        own += row.w * own_keys[j].w;
+                        score[i * KEYS_EACH + j] = own;
                     }
                 }
             }
         }
+        put_squares(invocation);
         workgroupBarrier();
-        var own_top: vec4<f32>;
-        for (var i = 0u; i < ROWS_EACH; i++) {
-            let row = row_thread + ROW_THREADS * i;
-            let q_at = row_start(params.q, block, row);
-            let q_square = row_square(row);
-            var largest = LOWEST;
-            for (var j = 0u; j < KEYS_EACH; j++) {
-                let own = col_thread + COL_THREADS * j;
-                let at = key + own;
-                let product = score[i * KEYS_EACH + j];
-                let s = score_of(product, q_square, key_square(own), q_at, k_head + at * params.k.token);
-                score[i * KEYS_EACH + j] = s;
-                if (at >= sees_from[i] && at < sees_to[i]) {
-                    largest = max(largest, s);
-                }
-            }
-            own_top[i] = largest;
-        }
-        var all_top = vec4<f32>(top[0], top[1], top[2], top[3]);
-        if (EXPONENTIAL != 0u) {
-            wg_keys[invocation] = own_top;
-            workgroupBarrier();
-            for (var c = 0u; c < COL_THREADS; c++) {
-                all_top = max(all_top, wg_keys[row_thread * COL_THREADS + c]);
-            }
-        }
-        var weights: array<vec4<f32>, KEYS_EACH>;
-        for (var i = 0u; i < ROWS_EACH; i++) {
-            let largest = all_top[i];
-            if (EXPONENTIAL != 0u) {
-                let shrink = exp(top[i] - largest);
-                top[i] = largest;
-                sum[i] *= shrink;
-                for (var c = 0u; c < OUT4; c++) {
-                    out[i * OUT4 + c] *= shrink;
-                }
-            }
-            for (var j = 0u; j < KEYS_EACH; j++) {
-                let own = col_thread + COL_THREADS * j;
-                var weight = 0.0;
-                if (key + own >= sees_from[i] && key + own < sees_to[i]) {
-                    weight = weight_of(score[i * KEYS_EACH + j], largest);
-                }
-                sum[i] += weight;
-                weights[j][i] = weight;
-            }
-        }
+        var k_square: array<f32, KEYS_EACH>;
         for (var j = 0u; j < KEYS_EACH; j++) {
-            wg_rows[row_thread * KEY_STRIDE + col_thread + COL_THREADS * j] = weights[j];
+            k_square[j] = key_square(col_thread + COL_THREADS * j);
         }
-        for (var some = 0u; some < KEYS && key + some < end; some += VALUE_KEYS) {
+        for (var i = 0u; i < ROWS_EACH; i++) {
+            let q_square = row_square(row_thread + ROW_THREADS * i);
+            for (var j = 0u; j < KEYS_EACH; j++) {
+                score[i * KEYS_EACH + j] = score_of(score[i * KEYS_EACH + j], q_square, k_square[j]);
+            }
+        }
+        // Scores that need the vectors themselves are rare. They are made one by one: that needs no copy of the code for each.
+        while (REVISED) {
+            var pair = NO_PAIR;
+            for (var i = 0u; i < ROWS_EACH * KEYS_EACH; i++) {
+                pair = select(pair, i, is_rough(score[i]));
+            }
+            if (pair == NO_PAIR) {
+                break;
+            }
+            let at = min(key + col_thread + pair % KEYS_EACH * COL_THREADS, end - 1u);
+            let exact = exact_score(row_thread + pair / KEYS_EACH * ROW_THREADS, at);
+            for (var i = 0u; i < ROWS_EACH * KEYS_EACH; i++) {
+                score[i] = select(score[i], exact, pair == i);
+            }
+        }
+        if (key < all_from || key + KEYS > all_to) {
+            for (var i = 0u; i < ROWS_EACH; i++) {
+                let query = row_of(row_thread + ROW_THREADS * i).query;
+                let sees_from = keys_start(query, block.keys);
+                let sees_to = keys_end(query, block.keys);
+                for (var j = 0u; j < KEYS_EACH; j++) {
+                    let at = key + col_thread + COL_THREADS * j;
+                    let seen = at >= sees_from && at < sees_to;
+                    score[i * KEYS_EACH + j] = select(hidden, score[i * KEYS_EACH + j], seen);
+                }
+            }
+        }
+        if (EXPONENTIAL != 0u) {
+            squares_read();
+            for (var r = 0u; r < ROWS4; r++) {
+                var own = vec4<f32>(top[4u * r], top[4u * r + 1u], top[4u * r + 2u], top[4u * r + 3u]);
+                for (var i = 0u; i < 4u; i++) {
+                    for (var j = 0u; j < KEYS_EACH; j++) {
+                        own[i] = max(own[i], score[(4u * r + i) * KEYS_EACH + j]);
+                    }
+                }
+                put_rows(row_thread, col_thread, r, own);
+            }
             workgroupBarrier();
-            load_values(block, key + some, end, invocation);
+            combine_maxima(invocation);
             workgroupBarrier();
-            for (var j = 0u; j < VALUE_KEYS; j += 4u) {
-                let row = row_thread * KEY_STRIDE + some + j;
-                let w0 = wg_rows[row];
-                let w1 = wg_rows[row + 1u];
-                let w2 = wg_rows[row + 2u];
-                let w3 = wg_rows[row + 3u];
-                for (var c = 0u; c < OUT4; c++) {
-                    let at = j * WIDTH + col_thread + COL_THREADS * c;
-                    let v0 = wg_keys[at];
-                    let v1 = wg_keys[at + WIDTH];
-                    let v2 = wg_keys[at + 2u * WIDTH];
-                    let v3 = wg_keys[at + 3u * WIDTH];
-                    for (var i = 0u; i < ROWS_EACH; i++) {
-                        out[i * OUT4 + c] += w0[i] * v0 + w1[i] * v1 + w2[i] * v2 + w3[i] * v3;
+            for (var r = 0u; r < ROWS4; r++) {
+                let all = all_maxima(row_thread, r);
+                for (var i = 0u; i < 4u; i++) {
+                    let row = 4u * r + i;
+                    // While a row has seen no key, its weights are zero.
+                    let base = select(all[i], 0.0, all[i] == LOWEST);
+                    let shrink = exp2(top[row] - base);
+                    top[row] = all[i];
+                    sum[row] *= shrink;
+                    for (var c = 0u; c < OUT4; c++) {
+                        out[row * OUT4 + c] *= shrink;
+                    }
+                    for (var j = 0u; j < KEYS_EACH; j++) {
+                        score[row * KEYS_EACH + j] = exp2(score[row * KEYS_EACH + j] - base);
+                    }
+                }
+            }
+        }
+        for (var i = 0u; i < ROWS_EACH; i++) {
+            for (var j = 0u; j < KEYS_EACH; j++) {
+                sum[i] += score[i * KEYS_EACH + j];
+            }
+        }
+        for (var part = 0u; part < PARTS; part++) {
+            if (part > 0u) {
+                workgroupBarrier();
+            }
+            for (var j = 0u; j < PART_EACH; j++) {
+                for (var r = 0u; r < ROWS4; r++) {
+                    var own: vec4<f32>;
+                    for (var i = 0u; i < 4u; i++) {
+                        let at = (4u * r + i) * KEYS_EACH + j;
+                        own[i] = select(score[at], score[at + KEYS_EACH - PART_EACH], part > 0u);
+                    }
+                    wg_rows[(row_thread * ROWS4 + r) * PART_KEYS + col_thread + COL_THREADS * j] = own;
+                }
+            }
+            for (var some = 0u; some < PART_KEYS; some += VALUE_KEYS) {
+                workgroupBarrier();
+                load_values(key + part * PART_KEYS + some, end, invocation);
+                workgroupBarrier();
+                for (var first = 0u; first < VALUE_KEYS; first += 8u) {
+                    for (var turn = 0u; turn < 8u; turn++) {
+                        let j = first + turn;
+                        var weights: array<vec4<f32>, ROWS4>;
+                        for (var r = 0u; r < ROWS4; r++) {
+                            weights[r] = wg_rows[(row_thread * ROWS4 + r) * PART_KEYS + some + j];
+                        }
+                        for (var c = 0u; c < OUT4; c++) {
+                            let value = wg_keys[j * WIDTH + col_thread + COL_THREADS * c];
+                            for (var i = 0u; i < ROWS_EACH; i++) {
+                                out[i * OUT4 + c] += weights[i / 4u][i % 4u] * value;
+                            }
+                        }
                     }
                 }
             }
@@ -245,24 +359,23 @@ fn attention(block: Block, invocation: u32) {
     }
 
     workgroupBarrier();
-    wg_keys[invocation] = vec4<f32>(sum[0], sum[1], sum[2], sum[3]);
-    workgroupBarrier();
-    var totals = vec4<f32>(0.0);
-    for (var c = 0u; c < COL_THREADS; c++) {
-        totals += wg_keys[row_thread * COL_THREADS + c];
+    for (var r = 0u; r < ROWS4; r++) {
+        let own = vec4<f32>(sum[4u * r], sum[4u * r + 1u], sum[4u * r + 2u], sum[4u * r + 3u]);
+        put_rows(row_thread, col_thread, r, own);
     }
-    for (var i = 0u; i < ROWS_EACH; i++) {
-        let row = row_thread + ROW_THREADS * i;
-        let divisor = divisor_of(totals[i]);
-        if (row_exists(block, row)) {
-            let at = row_start(params.o, block, row);
-            for (var c = 0u; c < OUT4; c++) {
-                let e = (block.column + col_thread + COL_THREADS * c) * 4u;
-                let four = out[i * OUT4 + c] / divisor;
-                store_output(at, four.x, e);
-                store_output(at, four.y, e + 1u);
-                store_output(at, four.z, e + 2u);
-                store_output(at, four.w, e + 3u);
+    workgroupBarrier();
+    for (var r = 0u; r < ROWS4; r++) {
+        let totals = all_sums(row_thread, r);
+        for (var i = 0u; i < 4u; i++) {
+            let row = row_of(row_thread + ROW_THREADS * (4u * r + i));
+            let factor = 1.0 / divisor_of(totals[i]);
+            if (row.exists) {
+                let at = row_start(params.o, row);
+                for (var c = 0u; c < OUT4; c++) {
+                    let e = block.column + (col_thread + COL_THREADS * c) * 4u;
+                    count_store(four_of(e, params.dim_v));
+                    store_o(at, e, out[(4u * r + i) * OUT4 + c] * factor);
+                }
             }
         }
     }
@@ -278,5 +391,6 @@ fn attention_tiled(
     if (index >= params.grid.end) {
         return;
     }
-    attention(block_of(index), invocation);
+    block = block_of(index);
+    attention(invocation);
 }

@@ -4,7 +4,7 @@
 //
 // Rows of a key head are numbered (query head, query). For each row and split: the weighted sum of values (E), then the
 // largest score (0 where weights are no exponentials) and the sum of weights relative to it.
-// Consts of the prelude: SPLIT_ROWS. Needs loads.wgsl, keys_all.wgsl or keys_lengths.wgsl, and a score.
+// Consts of the prelude: SPLIT_ROWS. Needs rows of q, k and v, keys_all.wgsl or keys_lengths.wgsl, and a score.
 @group(0) @binding(PARTIALS_BINDING) var<storage, read_write> partials: array<f32>; // [B H N][splits][E + 2]
 
 const SPLIT_KEYS: u32 = 128u;
@@ -22,6 +22,21 @@ var<workgroup> wg_queries: array<vec4<f32>, SPLIT_ROWS * CHUNK4>;
 var<workgroup> wg_weights: array<f32, SPLIT_ROWS * SPLIT_KEYS>;
 var<workgroup> wg_tree: array<f32, SPLIT_KEYS>;
 
+fn load_q4(at: u32, d: u32) -> vec4<f32> {
+    count_load(four_of(d, params.dim_k));
+    return select(vec4<f32>(0.0), load_q(at, d), within(d, params.dim_k));
+}
+
+fn load_k4(at: u32, d: u32) -> vec4<f32> {
+    count_load(four_of(d, params.dim_k));
+    return select(vec4<f32>(0.0), load_k(at, d), within(d, params.dim_k));
+}
+
+fn load_v4(at: u32, e: u32) -> vec4<f32> {
+    count_load(four_of(e, params.dim_v));
+    return load_v(at, e);
+}
+
 fn put(at: u32, value: f32) {
     count_store(1u);
     partials[at] = value;
@@ -37,6 +52,18 @@ fn partial_start(kv: u32, row: u32, split: u32) -> u32 {
 fn row_start(b: u32, g: u32, row: u32) -> u32 {
     let per_kv = params.heads / params.kv_heads;
     return head_start(params.q, b, g * per_kv + row / params.queries) + row % params.queries * params.q.token;
+}
+
+// The batch entry and KV head of the workgroup.
+var<private> own_head: vec2<u32>;
+
+// First elements of a row and of a key, for scores that load them.
+fn q_start(row: u32) -> u32 {
+    return row_start(own_head.x, own_head.y, row);
+}
+
+fn k_start(key: u32) -> u32 {
+    return head_start(params.k, own_head.x, own_head.y) + key * params.k.token;
 }
 
 // Maximum or sum over all invocations, returned to all of them. The order of the reduction tree is fixed.
@@ -61,6 +88,7 @@ fn split_k(index: u32, invocation: u32) {
     let kv = index / params.splits / params.row_blocks;
     let b = kv / params.kv_heads;
     let g = kv % params.kv_heads;
+    own_head = vec2<u32>(b, g);
     let rows = params.heads / params.kv_heads * params.queries;
     let keys = key_count(b);
     let first_key = split_start(keys) + split * SPLIT_KEYS;
@@ -113,8 +141,10 @@ fn split_k(index: u32, invocation: u32) {
         let row = first_row + r;
         let query = row % params.queries;
         let seen = row < rows && key < end && key >= keys_start(query, keys) && key < keys_end(query, keys);
-        let k_at = k_head + key * params.k.token;
-        let s = score_of(product[r], q_square[r], k_square, row_start(b, g, row), k_at);
+        var s = score_of(product[r], q_square[r], k_square);
+        if (REVISED && is_rough(s)) {
+            s = exact_score(row, key);
+        }
         var largest = 0.0;
         if (EXPONENTIAL != 0u) {
             largest = over_all(invocation, select(LOWEST, s, seen), true);

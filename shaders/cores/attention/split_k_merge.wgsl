@@ -21,8 +21,8 @@ fn split_k_merge(index: u32, invocation: u32) {
         let at = home + s * stride;
         count_load(3u);
         let largest = max(top, partials[at + params.dim_v]);
-        let before = exp(top - largest);
-        let own = exp(partials[at + params.dim_v] - largest);
+        let before = exp2(top - largest);
+        let own = exp2(partials[at + params.dim_v] - largest);
         sum = sum * before + partials[at + params.dim_v + 1u] * own;
         out = out * before + partials[at + e] * own;
         top = largest;

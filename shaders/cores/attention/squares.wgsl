@@ -1,32 +1,58 @@
-// Sums of squares of a workgroup's rows and keys, accumulated from the chunks that tiled attention loads: for rows during
-// the first tile, for keys during every tile.
-var<workgroup> wg_row_squares: array<f32, ROWS>;
-var<workgroup> wg_key_squares: array<f32, KEYS>;
+// Sums of squares of a workgroup's rows and keys, for scores that need them, made from the slices that tiled attention loads.
+// The lines of a tile are its rows, then its keys. Each belongs to one invocation until its sum is complete.
+const LINES: u32 = ROWS + KEYS;
+const LINE_TURNS: u32 = (LINES + INVOCATIONS - 1u) / INVOCATIONS;
+// Where complete sums are in wg_keys: behind a slice, one vector each, since invocations that write parts of one would race.
+const SQUARES_AT: u32 = KEYS * KEY_STRIDE;
 
-// Adds one chunk. Each sum belongs to a single invocation until the barrier after the last chunk.
-fn add_squares(first_tile: bool, first_chunk: bool, invocation: u32) {
-    if (first_tile && invocation < ROWS) {
-        var sum = select(wg_row_squares[invocation], 0.0, first_chunk);
-        for (var c = 0u; c < DIM4; c++) {
-            let four = wg_rows[invocation * DIM_STRIDE + c];
-            sum += dot(four, four);
-        }
-        wg_row_squares[invocation] = sum;
+var<private> own_squares: array<f32, LINE_TURNS>;
+
+fn start_squares() {
+    for (var turn = 0u; turn < LINE_TURNS; turn++) {
+        own_squares[turn] = 0.0;
     }
-    if (invocation < KEYS) {
-        var sum = select(wg_key_squares[invocation], 0.0, first_chunk);
+}
+
+// Adds one slice.
+fn add_squares(invocation: u32) {
+    for (var turn = 0u; turn < LINE_TURNS; turn++) {
+        let line = invocation + INVOCATIONS * turn;
         for (var c = 0u; c < DIM4; c++) {
-            let four = wg_keys[invocation * DIM_STRIDE + c];
-            sum += dot(four, four);
+            var four: vec4<f32>;
+            if (line < ROWS) {
+                four = wg_rows[line * DIM4 + c];
+            } else {
+                four = wg_keys[min(line - ROWS, KEYS - 1u) * KEY_STRIDE + c];
+            }
+            var sum = own_squares[turn];
+            sum += four.x * four.x;
+            sum += four.y * four.y;
+            sum += four.z * four.z;
+            sum += four.w * four.w;
+            own_squares[turn] = sum;
         }
-        wg_key_squares[invocation] = sum;
+    }
+}
+
+// Publishes the sums. A barrier must follow.
+fn put_squares(invocation: u32) {
+    for (var turn = 0u; turn < LINE_TURNS; turn++) {
+        let line = invocation + INVOCATIONS * turn;
+        if (line < LINES) {
+            wg_keys[SQUARES_AT + line] = vec4<f32>(own_squares[turn]);
+        }
     }
 }
 
 fn row_square(row: u32) -> f32 {
-    return wg_row_squares[row];
+    return wg_keys[SQUARES_AT + row].x;
 }
 
 fn key_square(key: u32) -> f32 {
-    return wg_key_squares[key];
+    return wg_keys[SQUARES_AT + ROWS + key].x;
+}
+
+// All have read the sums: what they are kept in may be overwritten.
+fn squares_read() {
+    workgroupBarrier();
 }

@@ -15,7 +15,7 @@ struct Params {
     col_splits: u32,  // workgroups that share the value columns
     splits: u32,      // workgroups that share the keys (split-K only)
     first_key: u32,   // first key of the first split
-    score: f32,       // argument of the score function: the scale of a dot product, or the epsilon of the Yat kernel
+    score: f32,       // argument of the score function: the scale of a dot product times log2(e), or the epsilon of the Yat kernel
     norm_eps: f32,    // added to the sum of weights
     q: Strides,
     k: Strides,
@@ -48,12 +48,15 @@ fn keys_start(n: u32, keys: u32) -> u32 {
     return end - params.window;
 }
 
+// Scores whose exponentials are weights are in units of log 2, for powers of two.
+const LOG2_E: f32 = 1.4426950408889634;
+
 // Weight of a score. Exponentials are relative to the running maximum.
 fn weight_of(score: f32, largest: f32) -> f32 {
     if (EXPONENTIAL == 0u) {
         return score;
     }
-    return exp(score - largest);
+    return exp2(score - largest);
 }
 
 // Divisor of the weighted sums. If the total weight is 0 (a row that sees no key), the sums are 0 and stay 0.

@@ -1,4 +1,4 @@
-// Rows of stored states (rows_narrow.wgsl).
+// Rows of stored states (lib/rows/narrow.wgsl).
 
 // Four columns of a stored state, whose row starts at `row`.
 fn stored_row(row: u32, e: u32) -> vec4<f32> {

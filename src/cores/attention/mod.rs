@@ -2,9 +2,10 @@
 //! `shaders/cores/attention`. Pure.
 //!
 //! A workgroup processes a block of 64 rows. A row is one query of one query head; query heads that share a key head
-//! share a block if there is room. The workgroup goes through the keys that its queries see in tiles of 32, with a
-//! running maximum and sum, so that no score is written to memory. Every block reads its keys and values once, and its
-//! queries once per tile of keys.
+//! share a block if there is room. The workgroup goes through the keys that its queries see in tiles of 64 (32 where
+//! invocations have few registers or values few columns), with a running maximum and sum, so that no score is written to
+//! memory. Every block reads its keys and values once, and its queries once per tile of keys. Only tiles that some row
+//! does not see as a whole are masked.
 //!
 //! An operator that applies the core directly to q, k and v ([`Attention`]) also has a split-K form. It is used if a
 //! key head has at most eight rows, or if it has more rows but the tiled form would leave the device idle with a long
@@ -15,8 +16,8 @@
 //! serves a growing cache. Tiles behind the last key cost nothing; splits behind it find no key, and so do little.
 //!
 //! Operators differ in two points. The score of a query and a key is a WGSL fragment of the operator, which receives
-//! their product and, if it needs them, their sums of squares. The weights are the exponentials of the scores, or the
-//! scores themselves.
+//! their product and, if it needs them, their sums of squares, and may ask for the vectors themselves in rare cases. The
+//! weights are the exponentials of the scores, or the scores themselves.
 
 #[cfg(feature = "cpu")]
 pub(crate) mod cpu;
@@ -27,6 +28,7 @@ use std::mem::offset_of;
 
 pub(crate) use tiled::Tiles;
 
+use crate::cores::rows::{OUTPUTS_STORED, ROWS};
 use crate::error::Error;
 use crate::gpu::Caps;
 use crate::gpu::grid::Grid;
@@ -69,10 +71,10 @@ pub(crate) const STRIDES: [(usize, usize); 4] =
 
 /// Defines `Params` and the mask, which is the range of keys that a query sees.
 const TYPES: Fragment = fragment!("cores/attention/types.wgsl");
-/// Loads rows of q, k and v, four elements at a time.
-const LOADS: Fragment = fragment!("cores/attention/loads.wgsl");
 /// The score of softmax: the product times the scale.
 pub(crate) const SCALED: Fragment = fragment!("cores/attention/scaled.wgsl");
+/// For scores that never need the vectors themselves.
+pub(crate) const FINAL: Fragment = fragment!("cores/attention/scores_final.wgsl");
 /// Sums of squares for a score that needs them, and empty functions for a score that does not.
 pub(crate) const SQUARES: Fragment = fragment!("cores/attention/squares.wgsl");
 pub(crate) const NO_SQUARES: Fragment = fragment!("cores/attention/no_squares.wgsl");
@@ -81,14 +83,14 @@ const CORE: Fragment = fragment!("cores/attention/attention.wgsl");
 /// The split-K form: pass 1 processes one split of the keys per workgroup, pass 2 combines the splits.
 const SPLIT: Fragment = fragment!("cores/attention/split_k.wgsl");
 const MERGE: Fragment = fragment!("cores/attention/split_k_merge.wgsl");
-/// Keys and values with the storage type of the queries.
-const KEYS_STORED: Fragment = fragment!("cores/attention/keys_stored.wgsl");
-/// Keys and values stored as f32.
-pub(crate) const KEYS_F32: Fragment = fragment!("cores/attention/keys_f32.wgsl");
-
 /// Keys that a batch entry has: those of the tensor, or as many as slot `lengths` says.
 pub(crate) const KEYS_ALL: Fragment = fragment!("cores/attention/keys_all.wgsl");
 const KEYS_LENGTHS: Fragment = fragment!("cores/attention/keys_lengths.wgsl");
+
+/// The parameter of [`SCALED`]: scores whose exponentials are weights are in units of log 2, for powers of two.
+pub(crate) fn scaled(scale: f32) -> f32 {
+    scale * std::f32::consts::LOG2_E
+}
 
 /// Why every index of the core is within bounds.
 pub(crate) const PROOF: &str = "indices are below products of the consts that size the arrays; loops end at consts, uniforms or the keys seen, which are \
@@ -96,13 +98,13 @@ pub(crate) const PROOF: &str = "indices are below products of the consts that si
 
 /// The tiled form. A variant brings the score, [`KEYS_ALL`] or [`KEYS_LENGTHS`], and the storage type of the keys.
 pub(crate) const fn tiled_kernel(name: &'static str, proof: &'static str) -> Kernel {
-    let sources = &[STRIDES_SOURCE, TYPES, LOADS, CORE];
+    let sources = &[STRIDES_SOURCE, TYPES, ROWS, OUTPUTS_STORED, CORE];
     Kernel { entry: "attention_tiled", ..Kernel::new(name, sources, Params::UNIFORM, Some(proof)) }
 }
 
 /// Pass 1 of the form for few queries, which splits the keys. A variant brings the same fragments as for [`tiled_kernel`].
 pub(crate) const fn split_kernel(name: &'static str) -> Kernel {
-    let sources = &[STRIDES_SOURCE, TYPES, LOADS, SPLIT];
+    let sources = &[STRIDES_SOURCE, TYPES, ROWS, SPLIT];
     Kernel { entry: "attention_split_k", ..Kernel::new(name, sources, Params::UNIFORM, None) }
 }
 
@@ -227,7 +229,7 @@ impl Attention<'_> {
         caps.require(self.op, self.qkv.dtype)?;
         check_indices(self.op, &slots)?;
         check_lengths(self.op, self.qkv)?;
-        let (variant, workspace, steps) = if self.splits(caps) { self.split() } else { self.tiled() };
+        let (variant, workspace, steps) = if self.splits(caps) { self.split(caps) } else { self.tiled(caps) };
         let mut pieces = Vec::new();
         for step in steps {
             pieces.extend(self.qkv.cut(self.op, step, &slots, &STRIDES, caps)?);
@@ -239,33 +241,31 @@ impl Attention<'_> {
     fn step(
         &self,
         kernel: &'static Kernel,
-        fragments: &[Fragment],
-        consts: Vec<(&'static str, u32)>,
+        (spec, narrow): (Variant, Option<Variant>),
         params: Params,
         cost: Cost,
     ) -> Step {
-        let overrides = vec![("CAUSAL", self.mask.causal.into())];
-        let spec = Variant::new(self.qkv.dtype, consts, overrides).with(&[KEYS_STORED]).with(fragments);
         let params = Params { norm_eps: self.norm_eps, ..params };
-        Step::new(kernel, spec, &params, &OPERANDS, 0, cost)
+        Step::new(kernel, spec, &params, &OPERANDS, 0, cost).or_narrow(narrow)
     }
 
-    /// The fragments of a kernel that makes weights.
-    fn weights(&self, score: &[Fragment]) -> Vec<Fragment> {
+    /// The variant of a kernel that makes weights, with the fragments of the score.
+    fn weighing(&self, score: &[Fragment]) -> Variant {
+        let mut overrides = vec![("CAUSAL", self.mask.causal.into())];
+        overrides.extend((!self.exponential).then_some(("EXPONENTIAL", 0)));
+        overrides.extend(&self.overrides);
         let keys = if self.lengths { KEYS_LENGTHS } else { KEYS_ALL };
-        score.iter().copied().chain([keys]).collect()
+        Variant::new(self.qkv.dtype, vec![], overrides).with(score).with(&[keys])
     }
 
-    /// A step of a kernel that makes weights, in workgroups of so many, whose cost is stated for exponentials.
-    fn weighing(&self, mut step: Step, invocations: usize) -> Step {
+    /// A step of a kernel that makes weights, in workgroups of so many, whose cost is stated for exponentials of all keys.
+    fn weighed(&self, mut step: Step, invocations: usize) -> Step {
         if self.lengths {
             step.cost.bytes_read += step.groups as f64 * invocations as f64 * 4.0;
         }
         if !self.exponential {
-            step.spec.overrides.push(("EXPONENTIAL", 0));
             step.cost.exps = 0.0;
         }
-        step.spec.overrides.extend(&self.overrides);
         step
     }
 }

@@ -1,8 +1,10 @@
 //! The split-K form of the core, for few queries and many keys: when it is chosen, its two dispatches, bytes and flops.
 
 use super::{Attention, Params, Parts, Tiles};
+use crate::cores::rows::{K, KEYS_STORED, Q, V, rows as rows_of};
 use crate::gpu::Caps;
 use crate::gpu::program::{Cost, Scratch, Step};
+use crate::gpu::shader::Variant;
 
 /// Keys per workgroup in the split-K form.
 const SPLIT_KEYS: usize = 128;
@@ -16,7 +18,7 @@ impl Attention<'_> {
     pub(super) fn splits(&self, caps: &Caps) -> bool {
         let s = self.qkv;
         let rows = s.queries.saturating_mul(s.group());
-        let idle = 4 * Tiles::new(s).groups(s) <= caps.full_groups;
+        let idle = 4 * Tiles::new(s, caps).groups(s) <= caps.full_groups;
         let few = rows <= 8 || (idle && rows <= 256 && self.most_seen() >= 16 * rows);
         few && self.partials().saturating_mul(4) <= caps.largest_binding().min(4 * u64::from(u32::MAX))
     }
@@ -44,7 +46,7 @@ impl Attention<'_> {
         rows.saturating_mul(self.most_seen().div_ceil(SPLIT_KEYS) as u64).saturating_mul(s.dim_v as u64 + 2)
     }
 
-    pub(super) fn split(&self) -> Parts {
+    pub(super) fn split(&self, caps: &Caps) -> Parts {
         let s = self.qkv;
         let rows = s.queries * s.group();
         let split_rows = rows.next_power_of_two().min(8);
@@ -61,7 +63,7 @@ impl Attention<'_> {
             col_splits: col_splits as u32,
             splits: splits as u32,
             first_key: first as u32,
-            ..Tiles::new(s).params(s, self.mask, self.score)
+            ..Tiles::new(s, caps).params(s, self.mask, self.score)
         };
         let (units, size) = (s.kv_units() as f64, s.dtype.size() as f64);
         let (d, e) = (s.dim_k as f64, s.dim_v as f64);
@@ -79,15 +81,17 @@ impl Attention<'_> {
             bytes_read: (all_rows * splits) as f64 * e * 3.0 * 4.0,
             bytes_written: all_rows as f64 * e * size,
         };
-        let consts = vec![("SPLIT_ROWS", split_rows as u32)];
+        let mut spec = self.weighing(self.fragments[1]);
+        spec.consts.push(("SPLIT_ROWS", split_rows as u32));
+        let spec = rows_of(s, &spec, KEYS_STORED, &[Q, K, V], [&[], &[]]);
         let own = Step {
             groups: (s.kv_units() * row_blocks * splits) as u64,
-            ..self.step(&self.kernels[1], &self.weights(self.fragments[1]), consts, params, own)
+            ..self.step(&self.kernels[1], spec, params, own)
         };
-        let merge =
-            Step { groups: (all_rows * col_splits) as u64, ..self.step(&self.kernels[2], &[], vec![], params, merge) };
+        let spec = (Variant::new(s.dtype, vec![], vec![]), None);
+        let merge = Step { groups: (all_rows * col_splits) as u64, ..self.step(&self.kernels[2], spec, params, merge) };
         let variant = format!("{splits} splits of {SPLIT_KEYS} keys, {split_rows} rows a workgroup");
         let workspace = vec![Scratch { name: "partial outputs", bytes: elements * 4 }];
-        (variant, workspace, vec![self.weighing(own, SPLIT_KEYS), merge])
+        (variant, workspace, vec![self.weighed(own, SPLIT_KEYS), merge])
     }
 }

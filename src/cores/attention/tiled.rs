@@ -1,21 +1,34 @@
 //! The tiled form of the core: tile sizes, uniform, bytes and flops.
 
 use super::{Attention, Mask, Params, Parts};
+use crate::cores::lanes::lanes;
+use crate::cores::rows::{K, KEYS_STORED, O, Q, V, rows};
+use crate::gpu::Caps;
 use crate::gpu::program::{Cost, Step};
+use crate::gpu::shader::{Fragment, Variant};
 use crate::operator::qkv::Qkv;
 
-/// Rows per workgroup, and keys per tile.
+/// Rows per workgroup.
 const ROWS: usize = 64;
-const KEYS: usize = 32;
+/// Keys of a tile whose weights are in workgroup memory at a time (`PART_KEYS` in the shader), and vectors of four floats that
+/// each of its two arrays holds (`SPACE`): 16 KiB together.
+const PART_KEYS: usize = 32;
+const SPACE: usize = 512;
+/// Registers of an invocation that 64 products of queries and keys, their operands and eight rows of outputs take.
+const WIDE_REGISTERS: u32 = 192;
 
 /// The tile sizes of the core for given shapes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Tiles {
+    /// Rows per invocation.
+    rows_each: usize,
     /// Invocations along the keys of a tile, and along the columns of the values.
     col_threads: usize,
+    /// Keys per invocation.
+    keys_each: usize,
     /// Groups of four columns per invocation.
     out4: usize,
-    /// Groups of four dimensions per chunk.
+    /// Groups of four dimensions per slice.
     dim4: usize,
     /// Workgroups that the columns are split over.
     col_splits: usize,
@@ -29,32 +42,63 @@ pub(crate) struct Tiles {
 }
 
 impl Tiles {
-    pub(crate) fn new(s: &Qkv) -> Self {
+    /// The tiles for these shapes on this device. More products per invocation need fewer loads each: 8 by 4 where the
+    /// registers suffice, else 4 by 4.
+    pub(crate) fn new(s: &Qkv, caps: &Caps) -> Self {
         let col_splits = s.dim_v.div_ceil(256);
-        let (col_threads, out4) = match s.dim_v.div_ceil(col_splits) {
-            ..=16 => (4, 1),
-            17..=32 => (8, 1),
-            33..=64 => (8, 2),
-            65..=128 => (16, 2),
-            _ => (16, 4),
+        let wide = caps.registers >= WIDE_REGISTERS;
+        let (rows_each, col_threads, keys_each, out4) = match s.dim_v.div_ceil(col_splits) {
+            ..=16 => (4, 4, 8, 1),
+            17..=32 => (4, 8, 4, 1),
+            33..=64 if wide => (8, 16, 4, 1),
+            33..=64 => (4, 8, 4, 2),
+            65..=128 => (4, 16, 4, 2),
+            _ => (4, 16, 4, 4),
         };
-        let dim4 = s.dim_k.div_ceil(4).next_power_of_two().min(8);
+        // Keys are padded by one group each. Fewer than four groups would leave invocations without one to load.
+        let most = if col_threads * keys_each * 9 + 2 * ROWS <= SPACE { 8 } else { 4 };
+        let dim4 = s.dim_k.div_ceil(4).next_power_of_two().clamp(4, most);
         let head_splits = s.group().div_ceil((ROWS / s.queries.min(4)).min(s.group()));
         let block_heads = s.group().div_ceil(head_splits);
         let row_queries = (ROWS / block_heads).min(s.queries);
         let row_blocks = s.queries.div_ceil(row_queries);
-        Self { col_threads, out4, dim4, col_splits, block_heads, row_queries, head_splits, row_blocks }
+        Self {
+            rows_each,
+            col_threads,
+            keys_each,
+            out4,
+            dim4,
+            col_splits,
+            block_heads,
+            row_queries,
+            head_splits,
+            row_blocks,
+        }
     }
 
-    pub(crate) fn consts(&self) -> Vec<(&'static str, u32)> {
+    fn keys(&self) -> usize {
+        self.col_threads * self.keys_each
+    }
+
+    pub(crate) fn invocations(&self) -> usize {
+        ROWS / self.rows_each * self.col_threads
+    }
+
+    /// The variant of a kernel with these tiles. `keys` is the storage type of keys and values.
+    pub(crate) fn variant(&self, s: &Qkv, caps: &Caps, keys: Fragment, spec: Variant) -> (Variant, Option<Variant>) {
         let width = self.col_threads * self.out4;
-        vec![
+        let mut spec = spec.with(&[lanes(self.col_threads, caps)]);
+        spec.consts.extend([
+            ("ROW_THREADS", (ROWS / self.rows_each) as u32),
+            ("ROWS_EACH", self.rows_each as u32),
             ("COL_THREADS", self.col_threads as u32),
-            ("KEYS_EACH", (KEYS / self.col_threads) as u32),
+            ("KEYS_EACH", self.keys_each as u32),
             ("OUT4", self.out4 as u32),
             ("DIM4", self.dim4 as u32),
-            ("VALUE_KEYS", (256 / width).min(KEYS) as u32),
-        ]
+            ("VALUE_KEYS", (SPACE / width).min(PART_KEYS) as u32),
+            ("ODD_DIMS", (!s.dim_k.is_multiple_of(4 * self.dim4)).into()),
+        ]);
+        rows(s, &spec, keys, &[Q, K, V, O], [&[], &[]])
     }
 
     pub(crate) fn groups(&self, s: &Qkv) -> u64 {
@@ -95,8 +139,8 @@ impl Tiles {
             let queries = self.row_queries.min(s.queries - first);
             let keys = mask.keys(s, first).start..mask.keys(s, first + queries - 1).end;
             seen += keys.len() as f64;
-            tiles += keys.len().div_ceil(KEYS) as f64;
-            visits += (queries * keys.len().div_ceil(KEYS)) as f64;
+            tiles += keys.len().div_ceil(self.keys()) as f64;
+            visits += (queries * keys.len().div_ceil(self.keys())) as f64;
         }
         let (d, e, size) = (s.dim_k as f64, s.dim_v as f64, s.dtype.size() as f64);
         let units = s.kv_units() as f64;
@@ -105,7 +149,7 @@ impl Tiles {
         let rows = units * s.group() as f64 * visits;
         // Rows, dimensions and columns that only pad a tile are counted, because they take time too.
         let dims = s.dim_k.next_multiple_of(4 * self.dim4) + 4 * self.col_threads * self.out4;
-        let products = units * self.head_splits as f64 * splits * tiles * (ROWS * KEYS) as f64;
+        let products = units * self.head_splits as f64 * splits * tiles * (ROWS * self.keys()) as f64;
         Cost {
             flops: products * 2.0 * dims as f64,
             exps: products,
@@ -117,18 +161,17 @@ impl Tiles {
 
     /// Describes the tiles, for people.
     pub(crate) fn describe(&self) -> String {
-        format!("tiles of {} queries x {} heads by {KEYS} keys", self.row_queries, self.block_heads)
+        format!("tiles of {} queries x {} heads by {} keys", self.row_queries, self.block_heads, self.keys())
     }
 }
 
 impl Attention<'_> {
-    pub(super) fn tiled(&self) -> Parts {
-        let (s, tiles) = (self.qkv, Tiles::new(self.qkv));
+    pub(super) fn tiled(&self, caps: &Caps) -> Parts {
+        let (s, tiles) = (self.qkv, Tiles::new(self.qkv, caps));
         let params = tiles.params(s, self.mask, self.score);
         let cost = tiles.cost(s, self.mask, s.dtype.size());
-        let fragments = self.weights(self.fragments[0]);
-        let step = self.step(&self.kernels[0], &fragments, tiles.consts(), params, cost);
-        let step = Step { groups: tiles.groups(s), ..step };
-        (tiles.describe(), Vec::new(), vec![self.weighing(step, 16 * tiles.col_threads)])
+        let spec = tiles.variant(s, caps, KEYS_STORED, self.weighing(self.fragments[0]));
+        let step = Step { groups: tiles.groups(s), ..self.step(&self.kernels[0], spec, params, cost) };
+        (tiles.describe(), Vec::new(), vec![self.weighed(step, tiles.invocations())])
     }
 }

@@ -3,7 +3,8 @@
 use std::ops::Range;
 
 use super::kernels::{
-    GIVEN, K, NARROW, NO_FACTORS, O, Q, STATES, STATES_READ, STORED_VECTORS, V, borders, lookup_bytes, rows, spans,
+    GIVEN, K, KEYS_STORED, NARROW, NO_FACTORS, O, Q, STATES, STATES_READ, STORED_VECTORS, V, borders, lookup_bytes,
+    rows, spans,
 };
 use super::runs::{Run, Runs};
 use super::stored::{Block, Of};
@@ -474,9 +475,9 @@ impl<'a> Dispatches<'a> {
     /// Chooses how a walk loads rows: these, and of keys, or of keys and queries, the vectors or what is stored of them.
     fn rows_of(&self, spec: Variant, wanted: &[usize], vectors: usize) -> (Variant, Option<Variant>) {
         if self.c.features.stored.is_some() {
-            return rows(self.c.qkv, spec.with(&STORED_VECTORS[..vectors]), wanted);
+            return rows(self.c.qkv, &spec.with(&STORED_VECTORS[..vectors]), wanted);
         }
-        rows(self.c.qkv, spec.with(&GIVEN[..vectors]), &[wanted, &[K, Q][..vectors]].concat())
+        rows(self.c.qkv, &spec.with(&GIVEN[..vectors]), &[wanted, &[K, Q][..vectors]].concat())
     }
 
     /// Numbers the workgroups of a step of which there are `each` per key head of the state.
@@ -488,7 +489,7 @@ impl<'a> Dispatches<'a> {
         let c = self.c;
         let mut overrides = vec![("TRANSPOSED", c.state.transposed.into())];
         overrides.extend(&c.epilogue.overrides);
-        let fragments = [&c.features.decode[..], &c.decay.decode, &c.epilogue.decode, &NARROW];
+        let fragments = [&c.features.decode[..], &c.decay.decode, &c.epilogue.decode, &[KEYS_STORED], &NARROW];
         let spec = self.spec(&fragments, false, c.features.decode_consts.clone(), overrides);
         let mut cost = c.essential;
         // Query heads after the first read the state again. Each value is read by four lanes instead of one.

@@ -2,6 +2,8 @@
 
 use super::Params;
 use super::runs::{Rounding, Run};
+use crate::cores;
+pub(crate) use crate::cores::rows::{K, KEYS_STORED, NARROW, O, OUTPUTS_STORED, Q, ROWS, V};
 use crate::gpu::program::{Cost, Named, Step};
 use crate::gpu::shader::{Fragment, Kernel, UniformData, Variant, fragment};
 use crate::operator::mode::Mode;
@@ -15,23 +17,7 @@ const SPANS: Fragment = fragment!("cores/recurrence/spans.wgsl");
 const SPANS_PACKED: Fragment = fragment!("cores/recurrence/spans_packed.wgsl");
 /// Computes decay factors.
 const DECAYS: Fragment = fragment!("cores/recurrence/decay.wgsl");
-const ROWS: Fragment = fragment!("cores/recurrence/rows.wgsl");
-/// Loads of q, k and v, and stores of o: element by element, and four elements at once. A tensor's fragment follows the first,
-/// which all need.
-pub(crate) const NARROW: [Fragment; 5] = [
-    fragment!("cores/recurrence/rows_narrow.wgsl"),
-    fragment!("cores/recurrence/rows_narrow_q.wgsl"),
-    fragment!("cores/recurrence/rows_narrow_k.wgsl"),
-    fragment!("cores/recurrence/rows_narrow_v.wgsl"),
-    fragment!("cores/recurrence/rows_narrow_o.wgsl"),
-];
-const WIDE: [Fragment; 5] = [
-    fragment!("cores/recurrence/rows_wide.wgsl"),
-    fragment!("cores/recurrence/rows_wide_q.wgsl"),
-    fragment!("cores/recurrence/rows_wide_k.wgsl"),
-    fragment!("cores/recurrence/rows_wide_v.wgsl"),
-    fragment!("cores/recurrence/rows_wide_o.wgsl"),
-];
+const VECTOR_LOADS: Fragment = fragment!("cores/recurrence/vector_loads.wgsl");
 /// Loads and stores of states.
 const NARROW_STATE: Fragment = fragment!("cores/recurrence/rows_narrow_state.wgsl");
 /// Stored segments: to read and write, and for kernels that write none.
@@ -40,19 +26,12 @@ const SEGMENTS_READ: Fragment = fragment!("cores/recurrence/segments_read.wgsl")
 const SEGMENTS_READ_WIDE: Fragment = fragment!("cores/recurrence/segments_read_wide.wgsl");
 const WIDE_STATE: Fragment = fragment!("cores/recurrence/rows_wide_state.wgsl");
 
-/// What a kernel loads or stores by rows: tensors, by their slots, states, and states that it only loads.
-pub(crate) const Q: usize = 0;
-pub(crate) const K: usize = 1;
-pub(crate) const V: usize = 2;
-pub(crate) const O: usize = 3;
+/// States that a kernel loads and stores by rows, besides tensors, and states that it only loads.
 pub(crate) const STATES: usize = 4;
 pub(crate) const STATES_READ: usize = 5;
 /// Loads of a tile of keys and values, and of queries.
 const TILE: Fragment = fragment!("cores/recurrence/tile.wgsl");
 const TILE_QUERIES: Fragment = fragment!("cores/recurrence/tile_queries.wgsl");
-/// The element type of outputs: as the tensor stores them, or sums of several runs.
-pub(crate) const OUTPUTS_STORED: Fragment = fragment!("cores/recurrence/outputs_stored.wgsl");
-pub(crate) const OUTPUTS_F32: Fragment = fragment!("cores/recurrence/outputs_f32.wgsl");
 /// Queries and keys as they are, and multiplied by one factor per vector.
 pub(crate) const NO_FACTORS: Fragment = fragment!("cores/recurrence/factors_none.wgsl");
 pub(crate) const FACTORS: Fragment = fragment!("cores/recurrence/factors.wgsl");
@@ -134,7 +113,18 @@ impl Kernels {
                 entry: "recurrence_segment",
                 ..Kernel::new(
                     segment,
-                    &[STRIDES_SOURCE, TYPES, PLACE, DECAYS, ROWS, TILE, STATE_WRITE, STORE_SEGMENT, SEGMENT],
+                    &[
+                        STRIDES_SOURCE,
+                        TYPES,
+                        PLACE,
+                        DECAYS,
+                        ROWS,
+                        VECTOR_LOADS,
+                        TILE,
+                        STATE_WRITE,
+                        STORE_SEGMENT,
+                        SEGMENT,
+                    ],
                     params,
                     proof,
                 )
@@ -161,17 +151,23 @@ impl Kernels {
 pub(crate) const fn features(name: &'static str) -> Kernel {
     Kernel {
         entry: "recurrence_features",
-        ..Kernel::new(name, &[STRIDES_SOURCE, TYPES, DECAYS, ROWS, FEATURES], Params::UNIFORM, Some(PROOF))
+        ..Kernel::new(
+            name,
+            &[STRIDES_SOURCE, TYPES, DECAYS, ROWS, VECTOR_LOADS, FEATURES],
+            Params::UNIFORM,
+            Some(PROOF),
+        )
     }
 }
 
 /// What a kernel needs that walks along the tokens in its own way and writes outputs, and one that decodes a token.
-pub(crate) const WALK: [Fragment; 11] = [
+pub(crate) const WALK: [Fragment; 12] = [
     STRIDES_SOURCE,
     TYPES,
     PLACE,
     DECAYS,
     ROWS,
+    VECTOR_LOADS,
     TILE,
     TILE_QUERIES,
     STATE_WRITE,
@@ -179,13 +175,15 @@ pub(crate) const WALK: [Fragment; 11] = [
     STORE_SEGMENT,
     LOAD_STATE,
 ];
-pub(crate) const DECODE_WALK: [Fragment; 6] = [STRIDES_SOURCE, TYPES, DECAYS, ROWS, OUTPUTS_STORED, DECODE_LANES];
+pub(crate) const DECODE_WALK: [Fragment; 7] =
+    [STRIDES_SOURCE, TYPES, DECAYS, ROWS, VECTOR_LOADS, OUTPUTS_STORED, DECODE_LANES];
 
-const OUTPUT_SOURCES: [Fragment; 12] = followed(WALK, OUTPUT);
-const DECODE_SOURCES: [Fragment; 7] = followed(DECODE_WALK, DECODE);
+const OUTPUT_SOURCES: [Fragment; 13] = followed(WALK, OUTPUT);
+const DECODE_SOURCES: [Fragment; 8] = followed(DECODE_WALK, DECODE);
 
 /// These fragments and one more: `MORE` is one more than `COUNT`.
 const fn followed<const COUNT: usize, const MORE: usize>(first: [Fragment; COUNT], last: Fragment) -> [Fragment; MORE] {
+    assert!(MORE == COUNT + 1, "one more than the fragments given");
     let mut all = [last; MORE];
     let mut i = 0;
     while i < COUNT {
@@ -225,15 +223,13 @@ pub(crate) fn borders(
     Some(Step::new(kernel, spec, params, operands, count.div_ceil(64), cost))
 }
 
-/// Chooses how a kernel loads and stores the rows that it wants: four elements at once if D and E are multiples of
-/// four. Strided tensors need not be: then the second variant serves.
-pub(crate) fn rows(s: &Qkv, spec: Variant, wanted: &[usize]) -> (Variant, Option<Variant>) {
-    let of = |[first, q, k, v, o]: [Fragment; 5], states: &[Fragment], read: &[Fragment]| {
-        let fragments: [&[Fragment]; 6] = [&[q], &[k], &[v], &[o], states, read];
-        let each: Vec<_> = wanted.iter().map(|&wanted| fragments[wanted]).collect();
-        spec.clone().with(&[first]).with(&each.concat())
+/// Chooses how a kernel loads and stores the rows that it wants, of tensors and of states ([`cores::rows::rows`]).
+pub(crate) fn rows(s: &Qkv, spec: &Variant, wanted: &[usize]) -> (Variant, Option<Variant>) {
+    let (states, tensors): (Vec<usize>, Vec<usize>) = wanted.iter().partition(|wanted| **wanted >= STATES);
+    let of = |stored: &[Fragment], read: &[Fragment]| {
+        states.iter().flat_map(|&of| if of == STATES { stored } else { read }).copied().collect::<Vec<_>>()
     };
-    let wide = of(WIDE, &[SEGMENTS_STORED, WIDE_STATE], &[SEGMENTS_READ_WIDE]);
-    let narrow = of(NARROW, &[SEGMENTS_STORED, NARROW_STATE], &[SEGMENTS_READ, NARROW_STATE]);
-    if s.dim_k.is_multiple_of(4) && s.dim_v.is_multiple_of(4) { (wide, Some(narrow)) } else { (narrow, None) }
+    let wide = of(&[SEGMENTS_STORED, WIDE_STATE], &[SEGMENTS_READ_WIDE]);
+    let narrow = of(&[SEGMENTS_STORED, NARROW_STATE], &[SEGMENTS_READ, NARROW_STATE]);
+    cores::rows::rows(s, spec, KEYS_STORED, &tensors, [&wide, &narrow])
 }

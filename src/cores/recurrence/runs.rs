@@ -6,7 +6,7 @@
 use std::mem::offset_of;
 
 use super::Params;
-use super::kernels::{OUTPUTS_F32, OUTPUTS_STORED};
+use crate::cores::rows::{OUTPUTS_F32, OUTPUTS_STORED};
 use crate::gpu::grid::Grid;
 use crate::gpu::program::{Cost, Operand, Scratch, Step, backward};
 use crate::gpu::shader::{Fragment, Kernel, Variant, params};

@@ -185,7 +185,7 @@ impl Recurrence<'_> {
         let spec = Variant::new(s.dtype, consts, vec![("QUERIES", (slot == Q).into())])
             .with(&[self.prepared.fragment()])
             .with(&stored.fragments);
-        let (spec, narrow) = rows(s, spec, &[K]);
+        let (spec, narrow) = rows(s, &spec, &[K]);
         let named = [&[("k", Operand::Slot(slot))], named].concat();
         let step = Step::new(stored.kernel, spec, &params, &named, groups, cost).or_narrow(narrow);
         Step { first: (block.heads.start * tiles) as u64, ..step }.own(self.own.first())

@@ -328,7 +328,7 @@ impl<'a> Dispatches<'a> {
             &self.decay.tiled,
         ];
         let spec = self.spec(&fragments, consts, &overrides);
-        let (spec, narrow) = rows(s, spec, &[Q, K, V, O, STATES]);
+        let (spec, narrow) = rows(s, &spec, &[Q, K, V, O, STATES]);
         self.step(&WALK_KERNEL, spec, &params, groups, cost).or_narrow(narrow)
     }
 
@@ -339,8 +339,12 @@ impl<'a> Dispatches<'a> {
         cost.bytes_read += c.qkv.group() as f64 * self.states() + c.qkv.shared_bytes() + c.more_gate_bytes();
         let vectors = (c.qkv.batch * (c.qkv.heads + c.qkv.kv_heads)) as f64;
         cost.bytes_read += vectors * self.prepared.factor_bytes(&c.qkv, 1);
-        let fragments =
-            [&[IDENTITY, MAPPED_DECODE, NORMALIZE[1], NO_EPILOGUE[1], DELTA_DECODE][..], &self.decay.decode, &NARROW];
+        let fragments = [
+            &[IDENTITY, MAPPED_DECODE, NORMALIZE[1], NO_EPILOGUE[1], DELTA_DECODE][..],
+            &self.decay.decode,
+            &[KEYS_STORED],
+            &NARROW,
+        ];
         let spec = self.spec(&fragments, vec![("MAX_DIM", decode_rows(c))], &[self.transposed()]);
         self.step(&DECODE_KERNEL, spec, &self.params, self.units, cost)
     }

@@ -11,7 +11,8 @@
 use std::ops::Range;
 
 use super::{Config, NAME, Pool, Projection, Sharing};
-use crate::cores::attention::{self, KEYS_ALL, KEYS_F32, Mask, NO_SQUARES, SCALED, Tiles};
+use crate::cores::attention::{self, FINAL, KEYS_ALL, Mask, NO_SQUARES, SCALED, Tiles};
+use crate::cores::rows::KEYS_F32;
 use crate::error::Error;
 use crate::gpu::Caps;
 use crate::gpu::grid::Grid;
@@ -122,7 +123,7 @@ pub(super) fn program(c: &Config, caps: &Caps) -> Result<Program, Error> {
     steps.extend(s.strided(values.steps(VALUES)?, &[(2, x)]));
     // Only q and o can be strided here: this step reads the projected k and v.
     let [q, _, _, o] = attention::STRIDES;
-    steps.extend(s.strided(s.cut(NAME, attention(c), &s.slots(), &attention::STRIDES, caps)?, &[q, o]));
+    steps.extend(s.strided(s.cut(NAME, attention(c, caps), &s.slots(), &attention::STRIDES, caps)?, &[q, o]));
 
     let mut workspace = vec![
         Scratch { name: "projected keys", bytes: keys.elements(1) * 4 },
@@ -131,7 +132,7 @@ pub(super) fn program(c: &Config, caps: &Caps) -> Result<Program, Error> {
     let partials = [&keys, &values].iter().filter(|half| half.splits > 1).map(|half| half.elements(half.splits)).max();
     workspace.extend(partials.map(|elements| Scratch { name: "partial sums", bytes: elements * 4 }));
     check_workspace(NAME, &workspace)?;
-    let tiles = Tiles::new(&c.short()).describe();
+    let tiles = Tiles::new(&c.short(), caps).describe();
     let splits = keys.splits.max(values.splits);
     let how = match c.projection {
         Projection::Matrices { .. } => "projected",
@@ -146,15 +147,17 @@ fn spec(dtype: DType, extra: &[Fragment], consts: Vec<(&'static str, u32)>, swit
 }
 
 /// The last dispatch: the tiled attention core over the projected keys and values.
-fn attention(c: &Config) -> Step {
+fn attention(c: &Config, caps: &Caps) -> Step {
     let short = c.short();
-    let tiles = Tiles::new(&short);
-    let mut params = tiles.params(&short, MASK, c.effective_scale());
+    let tiles = Tiles::new(&short, caps);
+    let mut params = tiles.params(&short, MASK, attention::scaled(c.effective_scale()));
     let [_, k, v, _] = short.layout(Layout::Bhnd).strides();
     (params.k, params.v) = (k, v);
-    let spec = spec(c.qkv.dtype, &[KEYS_F32, KEYS_ALL, SCALED, NO_SQUARES], tiles.consts(), ("CAUSAL", 0));
+    let spec = spec(c.qkv.dtype, &[KEYS_ALL, SCALED, FINAL, NO_SQUARES], vec![], ("CAUSAL", 0));
+    let (spec, narrow) = tiles.variant(&short, caps, KEYS_F32, spec);
     let cost = tiles.cost(&short, MASK, DType::F32.size());
     Step::new(&ATTEND, spec, &params, &[("q", Q), ("k", KEYS), ("v", VALUES), ("o", O)], tiles.groups(&short), cost)
+        .or_narrow(narrow)
 }
 
 /// The dispatches that shorten the keys, or those that shorten the values.

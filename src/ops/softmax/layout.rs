@@ -2,7 +2,7 @@
 //! k and v. Pure: no wgpu type.
 
 use super::{Config, NAME};
-use crate::cores::attention::{self, Attention, NO_SQUARES, PROOF, SCALED};
+use crate::cores::attention::{self, Attention, FINAL, NO_SQUARES, PROOF, SCALED};
 use crate::error::Error;
 use crate::gpu::Caps;
 use crate::gpu::program::Program;
@@ -21,12 +21,12 @@ pub(super) fn program(c: &Config, caps: &Caps) -> Result<Program, Error> {
         op: NAME,
         qkv: &c.qkv,
         mask: c.mask(),
-        score: c.effective_scale(),
+        score: attention::scaled(c.effective_scale()),
         exponential: true,
         norm_eps: 0.0,
         lengths: c.lengths,
         kernels: &KERNELS,
-        fragments: [&[SCALED, NO_SQUARES], &[SCALED]],
+        fragments: [&[SCALED, FINAL, NO_SQUARES], &[SCALED, FINAL]],
         overrides: vec![],
     };
     attention.program(caps)

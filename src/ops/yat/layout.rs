@@ -11,8 +11,8 @@ use crate::gpu::shader::{Fragment, Kernel, fragment};
 const SCORE: Fragment = fragment!("yat/score.wgsl");
 
 /// Why every index is within bounds.
-const PROOF: &str = "as those of the core (see attend); a pair whose distance is taken anew has no zero vector in it, so it \
-                     is of a row and a key of the tensors";
+const PROOF: &str = "as those of the core; a pair whose distance is computed from the vectors is of a row and a key of the \
+                     tensors, because those past the end repeat the last one";
 
 static KERNELS: [Kernel; 3] = [
     attention::tiled_kernel("yat_attention", PROOF),

@@ -1,5 +1,5 @@
-// Loads of v (rows_narrow.wgsl).
-@group(0) @binding(V_BINDING) var<storage, read> v: array<Row>; // values: B G M E
+// Loads of v (narrow.wgsl).
+@group(0) @binding(V_BINDING) var<storage, read> v: array<KeyRow>; // values: B G M E
 
 fn load_v(row: u32, e: u32) -> vec4<f32> {
     let at = four(row, e, params.dim_v);

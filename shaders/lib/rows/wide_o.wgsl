@@ -1,4 +1,4 @@
-// Loads and stores of o (rows_wide.wgsl).
+// Loads and stores of o (wide.wgsl).
 @group(0) @binding(O_BINDING) var<storage, read_write> o: array<vec4<Out>>; // B H N E
 
 fn load_o(row: u32, e: u32) -> vec4<f32> {

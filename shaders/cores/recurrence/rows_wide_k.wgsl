@@ -1,6 +1,0 @@
-// Loads of k (rows_wide.wgsl).
-@group(0) @binding(K_BINDING) var<storage, read> k: array<Row>; // keys: B, heads of k, M, D
-
-fn load_k(row: u32, d: u32) -> vec4<f32> {
-    return vec4<f32>(k[(row + min(d, params.dim_k - 4u)) / 4u]);
-}
