@@ -8,7 +8,7 @@
 @group(0) @binding(Q_TAIL_BINDING) var<storage, read> q_tail: array<f32>; // B H T D; a dummy if there is none
 @group(0) @binding(WEIGHTS_BINDING) var<storage, read> weights: array<f32>; // a dummy if there are none
 
-override CAUSAL: u32 = 1u;   // 1: query i sees only keys up to i + M - N
+override CAUSAL: u32 = 1u;   // 1: query i sees only keys up to its own
 override KQ_PRE: u32 = 1u;   // 1: this stage exists; below likewise
 override HEAD_PRE: u32 = 1u;
 
@@ -70,7 +70,7 @@ fn keys_end(row: i32) -> i32 {
     if (CAUSAL == 0u) {
         return i32(params.keys);
     }
-    return clamp(row + 1 + i32(params.keys) - i32(params.queries), 0, i32(params.keys));
+    return clamp(row + 1 + params.shift, 0, i32(params.keys));
 }
 
 fn load_query(batch: u32, head: u32, row: i32, d: u32) -> f32 {

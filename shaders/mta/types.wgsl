@@ -29,6 +29,9 @@ struct Params {
     scale: f32,        // factor of the scores
     factor: f32,       // factor of the norm
     norm_eps: f32,     // added to the norm's mean square
+    shift: i32,        // position of query 0 among the keys
+    pad: u32,
+    pads: vec2<u32>,
     q: Strides,
     k: Strides,
     v: Strides,

@@ -148,8 +148,8 @@ impl AbsentAxes {
 
     fn lacks(&self, letter: &str) -> bool {
         match letter {
-            "B" => self.batch,
-            "H" | "G" => self.heads,
+            "B" | "1|B" => self.batch,
+            "H" | "G" | "1|H" => self.heads,
             _ => false,
         }
     }

@@ -15,8 +15,10 @@ pub enum Domain {
     Negative,
     /// Values of 0 or less. Others are refused.
     NotPositive,
-    /// Finite values and minus infinity, the logarithm of 0.
+    /// Finite values and minus infinity: the logarithm of 0, or the score of a hidden pair.
     Logarithm,
+    /// Bytes, of which 0 is false. Others are refused.
+    Mask,
     /// Whole numbers from 0 to 2^32 - 1. Others are refused.
     Count,
     /// Logarithms of a decay: 0 or less, including minus infinity. Values above 0 make a state grow and cause a
@@ -30,7 +32,7 @@ impl Domain {
         match self {
             Self::Extended => value.is_infinite(),
             Self::LogDecay | Self::Logarithm => value == f32::NEG_INFINITY,
-            Self::Finite | Self::Negative | Self::NotPositive | Self::Count => false,
+            Self::Finite | Self::Negative | Self::NotPositive | Self::Mask | Self::Count => false,
         }
     }
 }
@@ -74,7 +76,7 @@ pub fn check(op: &Op, spec: &TensorSpec, tensor: &HostTensor) -> Result<Option<S
         return Err(Error::tensor(op.name, spec.name, format!("whole numbers from 0 to {}", u32::MAX), found));
     }
     let values = match spec.domain {
-        Domain::Count | Domain::Logarithm | Domain::Finite | Domain::Extended => return Ok(None),
+        Domain::Count | Domain::Mask | Domain::Logarithm | Domain::Finite | Domain::Extended => return Ok(None),
         Domain::Negative | Domain::NotPositive | Domain::LogDecay => tensor.to_f32(),
     };
     let wrong = |value: f32| if spec.domain == Domain::Negative { value >= 0.0 } else { value > 0.0 };

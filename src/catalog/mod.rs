@@ -2,6 +2,7 @@
 //! inputs.
 
 pub mod absent_axes;
+pub mod attention;
 pub mod case;
 pub mod channels;
 pub mod domain;

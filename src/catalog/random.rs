@@ -5,6 +5,7 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
 use crate::catalog::case::Case;
+use crate::catalog::domain::Domain;
 use crate::catalog::flags::Flags;
 use crate::catalog::spec::{Draw, Op, Role, TensorSpec};
 use crate::error::Error;
@@ -39,9 +40,13 @@ pub fn given(op: &Op, case: &Case) -> Result<TensorMap, Error> {
         let shape = case
             .shape(op, spec)
             .ok_or_else(|| Error::Usage(format!("{}: `{}` has an axis without a length", op.name, spec.name)))?;
-        if let Draw::Borders(axis) = spec.draw {
+        if let Draw::Borders(axis) | Draw::Lengths(axis) = spec.draw {
             let last = case.axis(op, axis).unwrap_or(0);
-            return Ok((spec.name.to_owned(), borders(case.seed, stream(op, spec), shape, last)));
+            let whole = if matches!(spec.draw, Draw::Borders(_)) { borders } else { lengths };
+            return Ok((spec.name.to_owned(), whole(case.seed, stream(op, spec), shape, last)));
+        }
+        if spec.domain == Domain::Mask {
+            return Ok((spec.name.to_owned(), draw(op, spec, &case.flags, shape, case.seed)?.cast(DType::U8)));
         }
         let dtype = if spec.role == Role::Sequence { case.dtype } else { DType::F32 };
         Ok((spec.name.to_owned(), draw(op, spec, &case.flags, shape, case.seed)?.cast(dtype)))
@@ -110,7 +115,7 @@ fn draw(op: &Op, spec: &TensorSpec, flags: &Flags, shape: Shape, seed: u64) -> R
         fixed => fixed,
     };
     match distribution {
-        Draw::Normal | Draw::Borders(_) | Draw::ByFlags(_) => {}
+        Draw::Normal | Draw::Borders(_) | Draw::Lengths(_) | Draw::ByFlags(_) => {}
         Draw::Positive => values.iter_mut().for_each(|x| *x = x.abs()),
         Draw::Shaped(change) => change(&shape, &mut values),
     }
@@ -122,11 +127,22 @@ fn stream(op: &Op, spec: &TensorSpec) -> u64 {
     op.inputs.iter().chain(op.state).position(|other| other.name == spec.name).unwrap_or(0) as u64
 }
 
+/// Random whole numbers from 0 to `last`.
+fn whole(seed: u64, stream: u64, count: usize, last: usize) -> Vec<i64> {
+    let within = |x: f32| ((libm::tanh(f64::from(x)) + 1.0) / 2.0 * last as f64) as i64;
+    normal(seed, stream, count).into_iter().map(within).collect()
+}
+
+/// Lengths up to `last`. The first one is `last`, so that nothing that depends on a length is always hidden.
+fn lengths(seed: u64, stream: u64, shape: Shape, last: usize) -> HostTensor {
+    let mut values = whole(seed, stream, shape.count(), last);
+    values.iter_mut().take(1).for_each(|first| *first = last as i64);
+    HostTensor::new(shape, Values::I64(values))
+}
+
 /// Whole numbers from 0 to `last` in ascending order, the first 0 and the last one `last`, for sequences of random lengths.
 fn borders(seed: u64, stream: u64, shape: Shape, last: usize) -> HostTensor {
-    let count = shape.count();
-    let within = |x: f32| ((libm::tanh(f64::from(x)) + 1.0) / 2.0 * last as f64) as i64;
-    let mut values: Vec<i64> = normal(seed, stream, count).into_iter().map(within).collect();
+    let mut values = whole(seed, stream, shape.count(), last);
     values.sort_unstable();
     if let [first, .., end] = &mut values[..] {
         (*first, *end) = (0, last as i64);

@@ -52,6 +52,8 @@ pub struct TensorSpec {
     pub any_rank: bool,
     /// The values it may contain.
     pub domain: Domain,
+    /// Whether its last axis may be longer than the operator needs: the first elements are then used.
+    pub longer: bool,
 }
 
 /// Distribution of the values of a random tensor.
@@ -65,6 +67,8 @@ pub enum Draw {
     Shaped(fn(&Shape, &mut [f32])),
     /// Whole numbers from 0 to the length of this axis, which do not decrease.
     Borders(&'static str),
+    /// Whole numbers from 0 to the length of this axis, the first of which is that length.
+    Lengths(&'static str),
     /// A distribution that depends on flags. The function must return one of the other variants.
     ByFlags(fn(&Flags) -> Draw),
 }
@@ -84,6 +88,7 @@ impl TensorSpec {
             alternative: None,
             any_rank: false,
             domain: Domain::Finite,
+            longer: false,
         }
     }
 
@@ -94,7 +99,8 @@ impl TensorSpec {
 
     /// An optional weight. If it is not given but the operator needs it, it is drawn from the seed.
     ///
-    /// An axis written `1|H` has length 1 or the length of H.
+    /// An axis written `1|H` has length 1 or the length of H; in a random input it has that of H if the case says so under
+    /// the name `1|H`.
     pub const fn weight(name: &'static str, axes: &'static str) -> Self {
         Self { role: Role::Weight, optional: true, ..Self::stream(name, axes) }
     }
@@ -154,6 +160,12 @@ impl TensorSpec {
     pub fn forms(&self, layout: Layout) -> String {
         let forms: Vec<_> = self.each_form(layout).map(|(_, letters)| format!("[{}]", letters.join(", "))).collect();
         forms.join(" or ")
+    }
+
+    /// Allows its last axis to be longer than the operator needs.
+    #[must_use]
+    pub const fn or_longer(self) -> Self {
+        Self { longer: true, ..self }
     }
 
     /// Sets the values it may contain.

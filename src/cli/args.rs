@@ -9,6 +9,7 @@ use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches, ColorChoice, Command, value_parser};
 
 use super::{adapters, bench, check, completions, diff, inspect, merge, names, sample, wgsl};
+use crate::catalog::attention::LSE;
 use crate::catalog::flags::FlagKind;
 use crate::catalog::packed::Packed;
 use crate::catalog::spec::{Causality, Op, Role, TensorSpec};
@@ -99,6 +100,12 @@ fn run(op: &'static Op) -> Command {
             .arg(path("state-in").help("File with the state to start from, all of its tensors"))
             .arg(path("state-out").help("File to write the state after the last token to"))
             .arg(state_any());
+    }
+    if op.outputs.iter().any(|spec| spec.name == LSE.name) {
+        command = command.arg(
+            path("lse-out")
+                .help("File to write `lse` to: the logarithm of the sum of exponentials of every row, by which outputs over parts of the keys can be merged"),
+        );
     }
     if op.summaries.is_some() {
         command = command.arg(path("summary-out").help(

@@ -134,13 +134,7 @@ impl Headers {
             read: Vec::new(),
         };
         for (spec, name, in_params, (dtype, shape)) in heads {
-            match (spec.domain == Domain::Count, dtype == DType::I64) {
-                (false, true) => {
-                    return Err(Error::tensor(op.name, spec.name, "f32, f16, bf16 or f64", "whole numbers"));
-                }
-                (true, false) => return Err(Error::tensor(op.name, spec.name, "i64, i32 or u32", dtype.name())),
-                _ => {}
-            }
+            check_dtype(op, spec, dtype)?;
             let full = headers.absent.complete(op, spec, options.layout, &shape)?;
             let cached = headers.cached(spec, &full, options)?;
             headers.shapes.push((spec.name.to_owned(), cached));
@@ -200,8 +194,8 @@ impl Headers {
         let op = self.op;
         let slots = operator.slots();
         for (_, part) in parts(&slots, Access::Read) {
-            if let Some((_, shape)) = self.shapes.iter().find(|(name, shape)| name == part.name && *shape != part.shape)
-            {
+            let fits = |given: &Shape| *given == part.shape || self.cut(part, given).is_some();
+            if let Some((_, shape)) = self.shapes.iter().find(|(name, shape)| name == part.name && !fits(shape)) {
                 return Err(Error::tensor(op.name, part.name, part.shape.to_string(), shape.to_string()));
             }
         }
@@ -216,6 +210,13 @@ impl Headers {
             }
         }
         Ok(())
+    }
+
+    /// How many elements of its last axis are used of a tensor that is longer than the operator needs, where it may be.
+    pub(super) fn cut(&self, part: &Part, given: &Shape) -> Option<usize> {
+        self.op.inputs.iter().find(|spec| spec.name == part.name && spec.longer)?;
+        let ([before @ .., used], [lead @ .., length]) = (part.shape.dims(), given.dims()) else { return None };
+        (before == lead && used < length).then_some(*used)
     }
 
     /// Prints the names of the tensors in the input that the operator does not read.
@@ -268,6 +269,17 @@ impl ReadAs {
 pub(super) fn parts(slots: &[Slot], access: Access) -> impl Iterator<Item = (&Slot, &Part)> {
     let slots = slots.iter().filter(move |slot| slot.access == access);
     slots.flat_map(|slot| slot.parts.iter().map(move |part| (slot, part)))
+}
+
+/// Refuses a tensor of another kind than the operator takes: numbers, whole numbers or a mask.
+fn check_dtype(op: &Op, spec: &TensorSpec, dtype: DType) -> Result<(), Error> {
+    let (expected, fits) = match spec.domain {
+        Domain::Count => ("i64, i32 or u32", dtype == DType::I64),
+        Domain::Mask => ("bool or u8", dtype == DType::U8),
+        _ => ("f32, f16, bf16 or f64", dtype.is_float()),
+    };
+    let found = if dtype == DType::I64 && spec.domain != Domain::Mask { "whole numbers" } else { dtype.name() };
+    if fits { Ok(()) } else { Err(Error::tensor(op.name, spec.name, expected, found)) }
 }
 
 /// The tensors of a state file that the operator knows.

@@ -41,7 +41,9 @@ impl Inputs {
         let files = Files::open(options)?;
         let headers = Headers::of(op, options, &files, ui)?;
         // The shapes do not depend on the storage type, which is known only when an adapter is open.
-        headers.check(&*headers.configure(options, options.dtype.unwrap_or(DType::F32))?)?;
+        let operator = headers.configure(options, options.dtype.unwrap_or(DType::F32))?;
+        headers.check(&*operator)?;
+        let slots = operator.slots();
 
         let wanted = |in_params: bool| {
             let found = headers.found.iter().filter(move |found| found.in_params == in_params);
@@ -68,6 +70,13 @@ impl Inputs {
             {
                 warn_non_finite(op, cache.name, &before, "", options.strict, ui)?;
                 tensor = kv_cache::extend(&before, &tensor, options.layout);
+            }
+            let part = parts(&slots, Access::Read).map(|(_, part)| part).find(|part| part.name == spec.name);
+            if let Some(used) = part.and_then(|part| headers.cut(part, tensor.shape())) {
+                let axis = tensor.shape().rank() - 1;
+                let length = tensor.shape().dims()[axis];
+                ui.note(&format!("{}: the first {used} of {length} columns are used, as many as k has tokens", spec.name));
+                tensor = tensor.select(axis, &(0..used).collect::<Vec<_>>());
             }
             tensors.insert(spec.name, tensor);
         }

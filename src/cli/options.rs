@@ -9,6 +9,7 @@ use super::args;
 use super::names::Names;
 use super::report;
 use super::target::TargetArgs;
+use crate::catalog::attention::{ALIGN, LSE};
 use crate::catalog::flags::{FlagKind, Flags};
 use crate::catalog::packed::Packed;
 use crate::catalog::spec::{Causality, Op};
@@ -28,6 +29,8 @@ pub(super) struct Options {
     pub state_out: Option<PathBuf>,
     /// Where a summary of the piece goes.
     pub summary_out: Option<PathBuf>,
+    /// Where the logarithms of the sums go.
+    pub lse_out: Option<PathBuf>,
     /// Whether a state is taken whatever made it.
     pub state_any: bool,
     pub save_params: Option<PathBuf>,
@@ -52,7 +55,11 @@ impl Options {
     /// Reads the arguments of `run OP`.
     pub(super) fn parse(op: &Op, matches: &ArgMatches) -> Result<Self, Error> {
         let path = |name| args::path_of(matches, name).map(Path::to_path_buf);
-        let flags = flags(op, matches);
+        let mut flags = flags(op, matches);
+        let lse_out = path("lse-out");
+        if lse_out.is_some() {
+            flags.set(LSE.name, "true");
+        }
         let packed = packed(op, &flags)?;
         let layout = args::layout_of(matches);
         if packed.is_some() && layout == Some(Layout::Bhnd) {
@@ -67,6 +74,7 @@ impl Options {
             output: path("output"),
             state_out: path("state-out"),
             summary_out: path("summary-out"),
+            lse_out,
             state_any: args::is_on(matches, "state-any"),
             save_params: path("save-params"),
             names: Names::parse(op, matches)?,
@@ -115,6 +123,9 @@ impl Options {
         if let Some(word) = self.flags.word("direction").filter(|word| *word != "forward" && self.carry()) {
             return refuse(&format!("--direction {word} cannot be used with --state-in or --state-out"));
         }
+        if self.flags.word(ALIGN.name) == Some("start") && self.carry() {
+            return refuse("--align start cannot be used with --state-in or --state-out, whose keys come before the queries");
+        }
         if self.flags.switch("decode") == Some(true) && !self.carry() {
             return refuse("--decode needs --state-in or --state-out");
         }
@@ -139,6 +150,7 @@ impl Options {
             ("output", self.output.as_ref()),
             ("state-out", self.state_out.as_ref()),
             ("summary-out", self.summary_out.as_ref()),
+            ("lse-out", self.lse_out.as_ref()),
             ("save-params", self.save_params.as_ref()),
         ]);
         check_files(op.name, self.json, &inputs, &outputs)
@@ -239,7 +251,8 @@ pub(super) fn as_typed(op: &Op, flags: &Flags) -> String {
         matches!(name, "causal" | "decode")
             || op.flags.iter().any(|flag| flag.name == name && matches!(flag.kind, FlagKind::Switch))
     };
-    let words = flags.iter().map(|(name, value)| match (is_switch(name), value) {
+    // What a file of its own asks for is none of the flags.
+    let words = flags.iter().filter(|(name, _)| *name != LSE.name).map(|(name, value)| match (is_switch(name), value) {
         (true, "true") => format!("--{name}"),
         (true, _) => format!("--{}", args::negative(name)),
         (false, value) => format!("--{name} {value}"),

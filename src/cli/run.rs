@@ -16,6 +16,7 @@ use super::reference;
 use super::report::{self, Ui};
 use super::summary::{Summary, Written};
 use super::target::Target;
+use crate::catalog::attention::LSE;
 use crate::catalog::domain::Domain;
 use crate::catalog::random;
 use crate::catalog::spec::Op;
@@ -81,15 +82,17 @@ pub(super) fn run(op: &'static Op, matches: &ArgMatches) -> Result<Outcome, Erro
         }
     }
     for (name, tensor) in outputs.iter().chain(state.iter()) {
+        let domain = inputs::output(op, name).map_or(Domain::Finite, |spec| spec.domain);
         let half = tensor.dtype() == DType::F16;
         let when = if half { " in f16, which ends at 65504 (--dtype f32 has more room)" } else { "" };
-        finite::check(op.name, name, (tensor, Domain::Finite), when, options.strict, &mut ui)?;
+        finite::check(op.name, name, (tensor, domain), when, options.strict, &mut ui)?;
     }
     let (summary, summary_verdicts) = pieces::summary(op, &*operator, &target, &inputs, &state, &options, &mut ui)?;
     if options.state_in.is_none() && options.state_out.is_none() {
         // What was carried only for the summary is shown there.
         state = TensorMap::new();
     }
+    let lse: TensorMap = outputs.remove(LSE.name).map(|lse| (LSE.name.to_owned(), lse)).into_iter().collect();
     let metadata = metadata(op, &options, &target, dtype);
     let (mut of_state, mut of_summary) = (metadata.clone(), metadata.clone());
     of_state.insert(provenance::KEY.to_owned(), made.text());
@@ -98,6 +101,7 @@ pub(super) fn run(op: &'static Op, matches: &ArgMatches) -> Result<Outcome, Erro
         (&options.output, &outputs, &metadata),
         (&options.state_out, &state, &of_state),
         (&options.summary_out, &summary, &of_summary),
+        (&options.lse_out, &lse, &metadata),
     ];
     if !drawn.is_empty() {
         files.push((&options.save_params, &drawn, &metadata));
@@ -125,6 +129,7 @@ pub(super) fn run(op: &'static Op, matches: &ArgMatches) -> Result<Outcome, Erro
             Written { path: options.output.as_deref(), tensors: &outputs, verdicts: &verdicts },
             Written { path: options.state_out.as_deref(), tensors: &state, verdicts: &verdicts },
             Written { path: options.summary_out.as_deref(), tensors: &summary, verdicts: &summary_verdicts },
+            Written { path: options.lse_out.as_deref(), tensors: &lse, verdicts: &verdicts },
         ],
         drawn: &drawn,
         warnings: ui.warnings(),
@@ -133,8 +138,8 @@ pub(super) fn run(op: &'static Op, matches: &ArgMatches) -> Result<Outcome, Erro
         report::json(&summary.json())?;
     } else if !options.quiet {
         // A tensor file may occupy standard output.
-        let taken =
-            [&options.output, &options.state_out, &options.summary_out].into_iter().flatten().any(|path| is_dash(path));
+        let files = [&options.output, &options.state_out, &options.summary_out, &options.lse_out];
+        let taken = files.into_iter().flatten().any(|path| is_dash(path));
         if taken {
             report::stderr_lines(&summary.text());
         } else {

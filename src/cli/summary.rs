@@ -10,6 +10,7 @@ use super::headers::ReadAs;
 use super::options::Options;
 use super::report;
 use super::target::Target;
+use crate::catalog::attention::LSE;
 use crate::catalog::spec::Op;
 use crate::tensor::{DType, TensorMap};
 use crate::verify::tolerance::{Comparison, WrongRow};
@@ -25,8 +26,8 @@ pub(super) struct Summary<'a> {
     pub workspace_bytes: u64,
     /// How the shapes of the inputs were read.
     pub read: &'a [ReadAs],
-    /// Outputs, then the state, then the summary of the piece.
-    pub written: [Written<'a>; 3],
+    /// Outputs, then the state, then the summary of the piece, then the logarithms of the sums.
+    pub written: [Written<'a>; 4],
     /// Parameters drawn from the seed.
     pub drawn: &'a TensorMap,
     pub warnings: &'a [String],
@@ -107,10 +108,11 @@ impl Summary<'_> {
     /// One object. `report::SCHEMA` is its version.
     pub(super) fn json(&self) -> Value {
         let mut flags = Map::new();
-        for (name, value) in self.options.flags.iter() {
+        for (name, value) in self.options.flags.iter().filter(|(name, _)| *name != LSE.name) {
             flags.insert(name.to_owned(), Value::from(value));
         }
-        let [outputs, state, summary] = self.written.each_ref().map(Written::json);
+        let [mut outputs, state, summary, lse] = self.written.each_ref().map(Written::json);
+        outputs.extend(lse);
         let mut verdicts = self.written.iter().flat_map(|written| written.verdicts);
         json!({
             "schema": report::SCHEMA,

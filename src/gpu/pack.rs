@@ -33,6 +33,7 @@ pub fn placed(name: &'static str, access: Access, dtype: DType, mut parts: Vec<P
 /// value. A slot of one part is not copied.
 pub fn pack<'t>(slot: &Slot, tensors: &'t TensorMap) -> Cow<'t, HostTensor> {
     let given = |part: &Part| match tensors.get(part.name) {
+        Some(tensor) if part.dtype == DType::U8 => Cow::Owned(tensor.to_bits()),
         Some(tensor) if tensor.dtype() == part.dtype => Cow::Borrowed(tensor),
         Some(tensor) => Cow::Owned(tensor.cast(part.dtype)),
         None if part.initial == 0.0 => Cow::Owned(HostTensor::zeros(part.shape.clone(), part.dtype)),
@@ -70,6 +71,7 @@ pub fn unpack(slot: &Slot, packed: HostTensor) -> TensorMap {
         Values::F16(v) => Values::F16(v[range].to_vec()),
         Values::I64(v) => Values::I64(v[range].to_vec()),
         Values::U32(v) => Values::U32(v[range].to_vec()),
+        Values::U8(v) => Values::U8(v[range].to_vec()),
     };
     slot.parts
         .iter()

@@ -302,7 +302,7 @@ impl Plan {
                 });
             };
             let fits = match slot.parts.as_slice() {
-                [only] => only.shape == *tensor.shape(),
+                [_] => slot.shape() == *tensor.shape(),
                 _ => Some(tensor.shape().count() as u64) == slot.checked_count(),
             };
             if !fits || tensor.dtype() != slot.dtype {

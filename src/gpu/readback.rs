@@ -167,6 +167,7 @@ pub async fn read(ctx: &Context, tensor: &Tensor) -> Result<HostTensor, Error> {
             DType::F16 => Values::F16(bytemuck::pod_collect_to_vec(bytes)),
             DType::I64 => Values::I64(bytemuck::pod_collect_to_vec(bytes)),
             DType::U32 => Values::U32(bytemuck::pod_collect_to_vec(bytes)),
+            DType::U8 => Values::U8(bytes.to_vec()),
         }
     };
     let values = read_mapped(ctx, tensor.buffer(), tensor.offset() - before, span, collect).await?;

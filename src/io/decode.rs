@@ -19,6 +19,8 @@ pub(super) enum Elem {
     I64,
     I32,
     U32,
+    /// One byte, 0 or not 0; the element type of masks. Files call it u8 or bool.
+    U8,
 }
 
 impl Elem {
@@ -28,6 +30,7 @@ impl Elem {
             Elem::F32 | Elem::Bf16 | Elem::F64 => DType::F32,
             Elem::F16 => DType::F16,
             Elem::I64 | Elem::I32 | Elem::U32 => DType::I64,
+            Elem::U8 => DType::U8,
         }
     }
 }
@@ -38,7 +41,7 @@ pub(super) fn unreadable(dtype: &str) -> String {
         "V2" => " (bfloat16 is saved by numpy as these raw bytes: save it as f4, or as safetensors)",
         _ => "",
     };
-    format!("expected dtype f32, f16, bf16, f64, i64, i32 or u32, found {dtype}{hint}")
+    format!("expected dtype f32, f16, bf16, f64, i64, i32, u32, u8 or bool, found {dtype}{hint}")
 }
 
 /// Elements in a file: how many, of what type, in which byte order.
@@ -66,6 +69,7 @@ impl Data {
             Elem::F64 => Values::F32(self.converted(r, |x: f64| x as f32)?),
             Elem::I32 => Values::I64(self.converted(r, |x: i32| i64::from(x))?),
             Elem::U32 => Values::I64(self.converted(r, |x: u32| i64::from(x))?),
+            Elem::U8 => Values::U8(self.same(r)?),
         })
     }
 
@@ -142,6 +146,7 @@ pub(super) fn row_major(values: Values, shape: &[usize]) -> Told<Values> {
         Values::F16(v) => Values::F16(transposed::<f16>(&v, shape)?),
         Values::I64(v) => Values::I64(transposed(&v, shape)?),
         Values::U32(v) => Values::U32(transposed(&v, shape)?),
+        Values::U8(v) => Values::U8(transposed(&v, shape)?),
     })
 }
 

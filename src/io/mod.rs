@@ -97,7 +97,7 @@ impl Entry {
 ///
 /// # Errors
 /// [`Error::File`] if the file is missing, of another format, damaged, or holds a tensor of another dtype than f32,
-/// f16, bf16, f64, i64, i32 or u32.
+/// f16, bf16, f64, i64, i32, u32, u8 or bool.
 pub fn read(path: &Path) -> Result<TensorFile, Error> {
     read_only(path, &|_| true)
 }

@@ -106,6 +106,7 @@ fn start(tensor: &HostTensor) -> Told<Vec<u8>> {
         DType::F16 => "<f2",
         DType::I64 => "<i8",
         DType::U32 => "<u4",
+        DType::U8 => "|u1",
     };
     let axes = tensor.shape().dims();
     let mut list = axes.iter().map(usize::to_string).collect::<Vec<_>>().join(", ");
@@ -138,13 +139,14 @@ fn elem(dtype: &str) -> Option<(Elem, bool)> {
         b'<' => false,
         _ => cfg!(target_endian = "big"),
     };
-    let elem = match dtype.strip_prefix(['<', '>', '=']).unwrap_or(dtype) {
+    let elem = match dtype.strip_prefix(['<', '>', '=', '|']).unwrap_or(dtype) {
         "f4" => Elem::F32,
         "f2" => Elem::F16,
         "f8" => Elem::F64,
         "i8" => Elem::I64,
         "i4" => Elem::I32,
         "u4" => Elem::U32,
+        "u1" | "b1" => Elem::U8,
         _ => return None,
     };
     Some((elem, big))

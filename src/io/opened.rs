@@ -80,7 +80,7 @@ impl Opened {
     /// Reads the tensors that are wanted. The others take no memory, and are skipped if the file can seek.
     ///
     /// # Errors
-    /// [`Error::File`] if a wanted tensor is of another dtype than f32, f16, bf16, f64, i64, i32 or u32, or if its data
+    /// [`Error::File`] if a wanted tensor is of another dtype than f32, f16, bf16, f64, i64, i32, u32, u8 or bool, or if its data
     /// is damaged.
     pub fn load(self, wanted: Wanted<'_>) -> Result<TensorFile, Error> {
         let Self { path, listing: Listing { metadata, entries, .. }, mut body } = self;

@@ -87,6 +87,7 @@ pub(super) fn write(out: &mut dyn Write, tensors: &TensorMap, metadata: &BTreeMa
             DType::F16 => Dtype::F16,
             DType::I64 => Dtype::I64,
             DType::U32 => Dtype::U32,
+            DType::U8 => Dtype::U8,
         };
         let end = offset + tensor.bytes().len();
         let info = TensorInfo { dtype, shape: tensor.shape().dims().to_vec(), data_offsets: (offset, end) };
@@ -115,6 +116,7 @@ fn elem(dtype: Dtype) -> Option<Elem> {
         Dtype::I64 => Elem::I64,
         Dtype::I32 => Elem::I32,
         Dtype::U32 => Elem::U32,
+        Dtype::U8 | Dtype::BOOL => Elem::U8,
         _ => return None,
     })
 }

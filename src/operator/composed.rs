@@ -26,13 +26,18 @@ const STATE: &str = "state";
 ///
 /// # Errors
 /// [`Error::Tensor`].
-pub(super) fn check_borders<C: Configured>(config: &C, tensors: &TensorMap) -> Result<(), Error> {
-    let Some(Values::U32(borders)) = tensors.get(BORDERS).map(HostTensor::values) else { return Ok(()) };
+pub(super) fn check_mode<C: Configured>(config: &C, tensors: &TensorMap) -> Result<(), Error> {
     if config.mode().sequences.is_none() {
         return Ok(());
     }
-    let refuse = |expected: String, found: String| Err(Error::tensor(C::ALGORITHM.name, BORDERS, expected, found));
-    let length = length(&Operator::slots(config));
+    check_borders(C::ALGORITHM.name, length(&Operator::slots(config)), tensors)
+}
+
+/// Does the same for an operator of that name over so many tokens whose mode has no packed sequences, because it runs them by
+/// itself.
+pub(crate) fn check_borders(op: &'static str, length: usize, tensors: &TensorMap) -> Result<(), Error> {
+    let Some(Values::U32(borders)) = tensors.get(BORDERS).map(HostTensor::values) else { return Ok(()) };
+    let refuse = |expected: String, found: String| Err(Error::tensor(op, BORDERS, expected, found));
     if let Some(first) = borders.first().filter(|first| **first != 0) {
         return refuse("0 as its first value".into(), first.to_string());
     }

@@ -7,6 +7,7 @@
 pub mod channels;
 mod composed;
 pub mod mode;
+pub mod pairs;
 mod plan;
 #[doc(hidden)]
 pub mod progress;
@@ -22,6 +23,7 @@ use crate::gpu::program::{Cost, Program};
 use crate::operator::mode::Mode;
 use crate::tensor::{Access, DType, HostTensor, Slot, Tensor, TensorMap, Values};
 
+pub(crate) use composed::check_borders;
 pub(crate) use plan::named;
 pub use plan::{Plan, compile};
 
@@ -267,7 +269,7 @@ impl<C: Configured> Operator for C {
     }
 
     fn check_values(&self, tensors: &TensorMap) -> Result<(), Error> {
-        composed::check_borders(self, tensors)?;
+        composed::check_mode(self, tensors)?;
         Configured::check_values(self, tensors)
     }
 

@@ -15,6 +15,8 @@ pub enum Values {
     I64(Vec<i64>),
     /// Indices.
     U32(Vec<u32>),
+    /// Masks: 0 is false.
+    U8(Vec<u8>),
 }
 
 /// Applies a generic function to the values, whatever their type.
@@ -25,6 +27,7 @@ macro_rules! map {
             Values::F16($inner) => Values::F16($body),
             Values::I64($inner) => Values::I64($body),
             Values::U32($inner) => Values::U32($body),
+            Values::U8($inner) => Values::U8($body),
         }
     };
 }
@@ -50,6 +53,7 @@ impl HostTensor {
             Values::F16(v) => v.len(),
             Values::I64(v) => v.len(),
             Values::U32(v) => v.len(),
+            Values::U8(v) => v.len(),
         };
         assert_eq!(shape.count(), len, "a tensor of shape {shape} cannot hold {len} values");
         Self { shape, values }
@@ -64,6 +68,7 @@ impl HostTensor {
             DType::F16 => Values::F16(vec![f16::ZERO; n]),
             DType::I64 => Values::I64(vec![0; n]),
             DType::U32 => Values::U32(vec![0; n]),
+            DType::U8 => Values::U8(vec![0; n]),
         };
         Self { shape, values }
     }
@@ -80,6 +85,7 @@ impl HostTensor {
             Values::F16(_) => DType::F16,
             Values::I64(_) => DType::I64,
             Values::U32(_) => DType::U32,
+            Values::U8(_) => DType::U8,
         }
     }
 
@@ -100,6 +106,7 @@ impl HostTensor {
             }
             Values::I64(v) => v.iter().map(|&x| x as f32).collect(),
             Values::U32(v) => v.iter().map(|&x| x as f32).collect(),
+            Values::U8(v) => v.iter().map(|&x| f32::from(x)).collect(),
         }
     }
 
@@ -110,10 +117,11 @@ impl HostTensor {
             Values::F16(v) => v.iter().map(|&x| f64::from(x)).collect(),
             Values::I64(v) => v.iter().map(|&x| x as f64).collect(),
             Values::U32(v) => v.iter().map(|&x| f64::from(x)).collect(),
+            Values::U8(v) => v.iter().map(|&x| f64::from(x)).collect(),
         }
     }
 
-    /// Converts to the storage type `dtype`. f32 to f16 rounds to nearest even.
+    /// Converts to the storage type `dtype`. f32 to f16 rounds to nearest even. Every number but 0 is 1 as u8.
     #[must_use]
     pub fn cast(&self, dtype: DType) -> Self {
         if dtype == self.dtype() {
@@ -130,8 +138,22 @@ impl HostTensor {
             }
             DType::I64 => Values::I64(self.to_f64().iter().map(|&x| x as i64).collect()),
             DType::U32 => Values::U32(self.to_f64().iter().map(|&x| x as u32).collect()),
+            DType::U8 => Values::U8(self.to_f32().iter().map(|&x| u8::from(x != 0.0)).collect()),
         };
         Self { shape: self.shape.clone(), values }
+    }
+
+    /// The mask as a GPU stores it, u32: element i of a row is bit `i % 32` of word `i / 32`, 1 where the element is not 0. The
+    /// last axis then has as many words as its elements need.
+    #[must_use]
+    pub fn to_bits(&self) -> Self {
+        let mut dims = self.shape.dims().to_vec();
+        let row = dims.pop().unwrap_or(1);
+        let word = |elements: &[u8]| elements.iter().rev().fold(0u32, |word, x| word << 1 | u32::from(*x != 0));
+        let Values::U8(values) = &self.cast(DType::U8).values else { unreachable!("it was just cast") };
+        let words: Vec<u32> = values.chunks(row.max(1)).flat_map(|row| row.chunks(32).map(word)).collect();
+        dims.push(row.div_ceil(32));
+        Self::new(dims, Values::U32(words))
     }
 
     /// The same values with another shape. Panics if the counts differ.
@@ -167,6 +189,7 @@ impl HostTensor {
             DType::F16 => joined!(F16),
             DType::I64 => joined!(I64),
             DType::U32 => joined!(U32),
+            DType::U8 => joined!(U8),
         };
         Self::new(dims, values)
     }
@@ -187,6 +210,7 @@ impl HostTensor {
             Values::F16(v) => bytemuck::cast_slice(v),
             Values::I64(v) => bytemuck::cast_slice(v),
             Values::U32(v) => bytemuck::cast_slice(v),
+            Values::U8(v) => v,
         }
     }
 
@@ -195,7 +219,7 @@ impl HostTensor {
         match &self.values {
             Values::F32(v) => v.iter().filter(|x| !x.is_finite()).count(),
             Values::F16(v) => v.iter().filter(|x| !x.is_finite()).count(),
-            Values::I64(_) | Values::U32(_) => 0,
+            Values::I64(_) | Values::U32(_) | Values::U8(_) => 0,
         }
     }
 }

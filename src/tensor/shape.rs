@@ -14,6 +14,8 @@ pub enum DType {
     I64,
     /// 32-bit unsigned integer: indices of slots and rows. Files may contain it, but it is read as I64.
     U32,
+    /// 8-bit unsigned integer on the host: a mask, where 0 is false. On a GPU a mask has one bit per element, in words of U32.
+    U8,
 }
 
 impl DType {
@@ -24,6 +26,7 @@ impl DType {
             DType::F16 => 2,
             DType::I64 => 8,
             DType::U32 => 4,
+            DType::U8 => 1,
         }
     }
 
@@ -32,13 +35,14 @@ impl DType {
         matches!(self, DType::F32 | DType::F16)
     }
 
-    /// Lower-case name: `f32`, `f16`, `i64`, `u32`.
+    /// Lower-case name: `f32`, `f16`, `i64`, `u32`, `u8`.
     pub const fn name(self) -> &'static str {
         match self {
             DType::F32 => "f32",
             DType::F16 => "f16",
             DType::I64 => "i64",
             DType::U32 => "u32",
+            DType::U8 => "u8",
         }
     }
 }

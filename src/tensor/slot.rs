@@ -38,8 +38,8 @@ pub struct Part {
     pub shape: Shape,
     /// First element within the slot.
     pub offset: usize,
-    /// Storage type in files: the storage type of the slot, or I64 for a count. A count occupies two 4-byte elements of
-    /// the slot, with the low word first.
+    /// Storage type in files: the storage type of the slot, I64 for a count, or U8 for a mask. A count occupies two 4-byte
+    /// elements of the slot, with the low word first; a mask has its bits in words ([`super::HostTensor::to_bits`]).
     pub dtype: DType,
     /// Initial value of its elements if it is not given.
     pub initial: f32,
@@ -59,12 +59,29 @@ impl Part {
     /// Number of elements that it occupies in a slot of this storage type, including all copies; `None` if it exceeds
     /// u64.
     pub fn elements(&self, slot: DType) -> Option<u64> {
+        if self.dtype == DType::U8 {
+            return self.in_words().checked_count();
+        }
         let each = if self.dtype == slot { 1 } else { self.dtype.size().div_ceil(slot.size()) };
         self.shape.checked_count()?.checked_mul((each * self.copies) as u64)
     }
 }
 
+impl Part {
+    /// The shape of a mask in words of 32 elements.
+    fn in_words(&self) -> Shape {
+        let mut dims = self.shape.dims().to_vec();
+        dims.iter_mut().last().into_iter().for_each(|row| *row = row.div_ceil(32));
+        dims.into()
+    }
+}
+
 impl Slot {
+    /// A mask: 8 bits per element in files and on the host, one bit on a GPU.
+    pub fn mask(name: &'static str, shape: impl Into<Shape>) -> Self {
+        Self { name, access: Access::Read, dtype: DType::U32, parts: vec![Part::new(name, shape, DType::U8)] }
+    }
+
     /// A plain tensor.
     pub fn plain(name: &'static str, access: Access, dtype: DType, shape: impl Into<Shape>) -> Self {
         Self { name, access, dtype, parts: vec![Part::new(name, shape, dtype)] }
@@ -77,9 +94,10 @@ impl Slot {
         self
     }
 
-    /// Shape of the tensor to bind: that of the only part, or `[length]` of a pack.
+    /// Shape of the tensor to bind: that of the only part (of a mask in words), or `[length]` of a pack.
     pub fn shape(&self) -> Shape {
         match self.parts.as_slice() {
+            [only] if only.dtype == DType::U8 => only.in_words(),
             [only] => only.shape.clone(),
             _ => [self.checked_count().and_then(|n| usize::try_from(n).ok()).unwrap_or(usize::MAX)].into(),
         }

@@ -14,6 +14,12 @@ pub trait Float:
     /// `e^x`.
     #[must_use]
     fn exp(self) -> Self;
+    /// Natural logarithm.
+    #[must_use]
+    fn ln(self) -> Self;
+    /// Hyperbolic tangent.
+    #[must_use]
+    fn tanh(self) -> Self;
     /// `ln(1 + x)`.
     #[must_use]
     fn ln_1p(self) -> Self;
@@ -30,6 +36,12 @@ impl Float for f32 {
     }
     fn exp(self) -> Self {
         f32::exp(self)
+    }
+    fn ln(self) -> Self {
+        f32::ln(self)
+    }
+    fn tanh(self) -> Self {
+        f32::tanh(self)
     }
     fn ln_1p(self) -> Self {
         f32::ln_1p(self)
@@ -48,6 +60,12 @@ impl Float for f64 {
     }
     fn exp(self) -> Self {
         f64::exp(self)
+    }
+    fn ln(self) -> Self {
+        f64::ln(self)
+    }
+    fn tanh(self) -> Self {
+        f64::tanh(self)
     }
     fn ln_1p(self) -> Self {
         f64::ln_1p(self)

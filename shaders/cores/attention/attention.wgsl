@@ -14,8 +14,8 @@
 // Grid: column splits, row blocks, head splits, KV heads. Reads q, k, v; writes o.
 //
 // Consts of the prelude: ROW_THREADS, ROWS_EACH, COL_THREADS, KEYS_EACH, OUT4, DIM4, VALUE_KEYS, ODD_DIMS. Needs rows of q, k,
-// v and o, lanes for rows of COL_THREADS, keys_all.wgsl or keys_lengths.wgsl, a score (scaled.wgsl, or the operator's own), and
-// squares.wgsl, or no_squares.wgsl where the score takes none.
+// v and o, lanes for rows of COL_THREADS, and one fragment each of keys_*, seen_*, pairs_*, a score (scaled.wgsl, or the operator's own),
+// squares.wgsl or no_squares.wgsl, sink.wgsl or no_sink.wgsl, lse.wgsl or no_lse.wgsl.
 const ROWS: u32 = ROW_THREADS * ROWS_EACH;
 const KEYS: u32 = COL_THREADS * KEYS_EACH;
 const INVOCATIONS: u32 = ROW_THREADS * COL_THREADS;
@@ -284,6 +284,22 @@ fn attention(invocation: u32) {
                 }
             }
         }
+        if (PAIRS) {
+            for (var i = 0u; i < ROWS_EACH; i++) {
+                let row = row_of(row_thread + ROW_THREADS * i);
+                let pairs = pair_row(block.batch, row.head, row.query);
+                for (var j = 0u; j < KEYS_EACH; j++) {
+                    let own = score[i * KEYS_EACH + j];
+                    // Others are hidden already, or of rows that are not stored.
+                    if (row.exists && own > LOWEST) {
+                        let at = key + col_thread + COL_THREADS * j;
+                        let extra = pair_extra(pairs, at);
+                        let seen = pair_seen(pairs, at, extra);
+                        score[i * KEYS_EACH + j] = select(hidden, with_extra(own, extra), seen);
+                    }
+                }
+            }
+        }
         if (EXPONENTIAL != 0u) {
             squares_read();
             for (var r = 0u; r < ROWS4; r++) {
@@ -368,8 +384,20 @@ fn attention(invocation: u32) {
         let totals = all_sums(row_thread, r);
         for (var i = 0u; i < 4u; i++) {
             let row = row_of(row_thread + ROW_THREADS * (4u * r + i));
-            let factor = 1.0 / divisor_of(totals[i]);
             if (row.exists) {
+                var total = totals[i];
+                var largest = top[4u * r + i];
+                var shrink = 1.0;
+                if (SINK) {
+                    let score = sink_of(row.head);
+                    largest = max(largest, score);
+                    shrink = exp2(top[4u * r + i] - largest);
+                    total = total * shrink + exp2(score - largest);
+                }
+                if (LSE && block.column == 0u && col_thread == 0u) {
+                    store_lse(block.batch, row.head, row.query, largest, total);
+                }
+                let factor = shrink / divisor_of(total);
                 let at = row_start(params.o, row);
                 for (var c = 0u; c < OUT4; c++) {
                     let e = block.column + (col_thread + COL_THREADS * c) * 4u;

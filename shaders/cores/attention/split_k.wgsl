@@ -4,7 +4,8 @@
 //
 // Rows of a key head are numbered (query head, query). For each row and split: the weighted sum of values (E), then the
 // largest score (0 where weights are no exponentials) and the sum of weights relative to it.
-// Consts of the prelude: SPLIT_ROWS. Needs rows of q, k and v, keys_all.wgsl or keys_lengths.wgsl, and a score.
+// Consts of the prelude: SPLIT_ROWS. Needs rows of q, k and v, and one fragment each of keys_*, seen_*, pairs_* and
+// a score.
 @group(0) @binding(PARTIALS_BINDING) var<storage, read_write> partials: array<f32>; // [B H N][splits][E + 2]
 
 const SPLIT_KEYS: u32 = 128u;
@@ -140,10 +141,16 @@ fn split_k(index: u32, invocation: u32) {
     for (var r = 0u; r < SPLIT_ROWS; r++) {
         let row = first_row + r;
         let query = row % params.queries;
-        let seen = row < rows && key < end && key >= keys_start(query, keys) && key < keys_end(query, keys);
+        var seen = row < rows && key < end && key >= keys_start(query, keys) && key < keys_end(query, keys);
         var s = score_of(product[r], q_square[r], k_square);
         if (REVISED && is_rough(s)) {
             s = exact_score(row, key);
+        }
+        if (PAIRS && seen) {
+            let pairs = pair_row(b, g * (params.heads / params.kv_heads) + row / params.queries, query);
+            let extra = pair_extra(pairs, key);
+            seen = pair_seen(pairs, key, extra);
+            s = with_extra(s, extra);
         }
         var largest = 0.0;
         if (EXPONENTIAL != 0u) {

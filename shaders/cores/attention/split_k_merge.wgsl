@@ -1,5 +1,6 @@
 // Split-K, pass 2: merges the splits of a row, in order.
 // Grid: column blocks of 64, rows (batch, query head, query). Reads partials; writes o.
+// Needs sink.wgsl or no_sink.wgsl, and lse.wgsl or no_lse.wgsl.
 @group(0) @binding(PARTIALS_BINDING) var<storage, read> partials: array<f32>; // [B H N][splits][E + 2]
 @group(0) @binding(O_BINDING) var<storage, read_write> o: array<Elem>; // B H N E
 
@@ -28,6 +29,17 @@ fn split_k_merge(index: u32, invocation: u32) {
         top = largest;
     }
     let head = row / params.queries;
+    if (SINK) {
+        let score = sink_of(head % params.heads);
+        let largest = max(top, score);
+        let before = exp2(top - largest);
+        sum = sum * before + exp2(score - largest);
+        out *= before;
+        top = largest;
+    }
+    if (LSE && e == 0u) {
+        store_lse(head / params.heads, head % params.heads, row % params.queries, top, sum);
+    }
     let at = head_start(params.o, head / params.heads, head % params.heads) + row % params.queries * params.o.token;
     count_store(1u);
     o[at + e] = Elem(out / divisor_of(sum));

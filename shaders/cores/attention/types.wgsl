@@ -17,10 +17,16 @@ struct Params {
     first_key: u32,   // first key of the first split
     score: f32,       // argument of the score function: the scale of a dot product times log2(e), or the epsilon of the Yat kernel
     norm_eps: f32,    // added to the sum of weights
+    cap: f32,         // largest size of a score (capped.wgsl only)
+    sequences: u32,   // packed sequences (seen_packed.wgsl only)
+    pad: vec2<u32>,
     q: Strides,
     k: Strides,
     v: Strides,
     o: Strides,
+    bias: Strides,    // 0 from one batch entry or head to the next if they share it
+    mask: Strides,    // in words
+    lse: Strides,
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
@@ -30,23 +36,6 @@ override EXPONENTIAL: u32 = 1u; // whether weights are exponentials of scores, o
 
 // At most any score. A row that has seen no key has this as its running maximum.
 const LOWEST: f32 = -3.4028234e38;
-
-// One past the last of so many keys that query n sees.
-fn keys_end(n: u32, keys: u32) -> u32 {
-    if (CAUSAL == 0u) {
-        return keys;
-    }
-    return u32(max(i32(n) + 1 + i32(keys) - i32(params.queries), 0));
-}
-
-// The first of so many keys that query n sees.
-fn keys_start(n: u32, keys: u32) -> u32 {
-    let end = keys_end(n, keys);
-    if (CAUSAL == 0u || params.window == 0u || end <= params.window) {
-        return 0u;
-    }
-    return end - params.window;
-}
 
 // Scores whose exponentials are weights are in units of log 2, for powers of two.
 const LOG2_E: f32 = 1.4426950408889634;

@@ -6,12 +6,15 @@ use crate::cpu::simd;
 use crate::cpu::simd::wide;
 use std::ops::Range;
 
-use crate::cores::attention::{Mask, essential, key_counts};
+use half::slice::HalfFloatSliceExt;
+
+use crate::cores::attention::{Extras, Mask, Seen, essential};
 use crate::cpu::matrix::{Mat, Onto, product};
 use crate::cpu::threads::{each, scratch};
 use crate::cpu::tiles::{Output, Source};
+use crate::operator::pairs::Pairs;
 use crate::operator::qkv::Qkv;
-use crate::tensor::TensorMap;
+use crate::tensor::{DType, Layout, TensorMap, Values};
 
 /// Queries per block and keys per tile. Measured at head dim 64: half as many queries were slower, because the matrix
 /// products pack the keys more often. Twice as many of either gain at most 3%, and leave fewer blocks for short
@@ -23,14 +26,16 @@ const KEYS: usize = 256;
 pub(crate) struct Attend<'a> {
     /// Shapes. M is the length of `k` and `v` as given here.
     pub(crate) shape: Qkv,
-    /// The mask: which keys a query sees.
-    pub(crate) mask: Mask,
+    /// Which keys a query sees.
+    pub(crate) seen: Seen,
     /// Keys of each batch entry, where they are not all those of the tensor.
     pub(crate) lengths: Option<Vec<usize>>,
     /// How the product of a query and a key becomes a score.
     pub(crate) score: Score<'a>,
     /// How scores become weights.
     pub(crate) weights: Weights,
+    /// What single pairs and complete rows have.
+    pub(crate) beside: Beside<'a>,
     /// `[B, H, N, D]`.
     pub(crate) q: Source<'a>,
     /// `[B, G, M, D]`.
@@ -43,6 +48,8 @@ pub(crate) struct Attend<'a> {
 pub(crate) enum Score<'a> {
     /// The score is the product times this factor.
     Scaled(f32),
+    /// The same, s, held within a cap C: C tanh(s / C).
+    Capped { scale: f32, cap: f32 },
     /// The score is computed by a function.
     Map(&'a dyn Map),
 }
@@ -54,6 +61,110 @@ pub(crate) enum Weights {
     Softmax,
     /// The weights are the scores, divided by their sum plus this number.
     Plain(f32),
+}
+
+/// What single pairs of a query and a key have, and what complete rows have; only for [`Weights::Softmax`].
+#[derive(Default)]
+pub(crate) struct Beside<'a> {
+    /// Added to the scores. Minus infinity hides a pair.
+    bias: Option<PairTensor<'a>>,
+    /// 0 hides a pair.
+    mask: Option<PairTensor<'a>>,
+    /// A score for each query head that joins the sum of every row.
+    sink: Option<&'a [f32]>,
+    /// Takes the logarithm of the sum of every row, `[B, H, N, 1]`.
+    lse: Option<Output>,
+}
+
+/// A tensor `[1|B, 1|H, N, M]`.
+struct PairTensor<'a> {
+    values: &'a Values,
+    /// Elements from one batch entry, head and query to the next.
+    strides: [usize; 3],
+}
+
+impl<'a> PairTensor<'a> {
+    fn new(tensors: &'a TensorMap, name: &str, s: &Qkv, pairs: Option<Pairs>) -> Option<Self> {
+        let [batch, head, token, _] = pairs?.strides(s, s.keys).map(|stride| stride as usize);
+        Some(Self { values: tensors.get(name)?.values(), strides: [batch, head, token] })
+    }
+
+    /// Element of the first of these keys.
+    fn at(&self, [batch, head, query]: [usize; 3], keys: &Range<usize>) -> Range<usize> {
+        let start = batch * self.strides[0] + head * self.strides[1] + query * self.strides[2] + keys.start;
+        start..start + keys.len()
+    }
+
+    /// The numbers of these keys, in place or converted into `space`.
+    fn numbers<'b>(&'b self, row: [usize; 3], keys: &Range<usize>, space: &'b mut [f32]) -> &'b [f32] {
+        match self.values {
+            Values::F32(x) => &x[self.at(row, keys)],
+            Values::F16(x) => {
+                let space = &mut space[..keys.len()];
+                x[self.at(row, keys)].convert_to_f32_slice(space);
+                space
+            }
+            Values::I64(_) | Values::U32(_) | Values::U8(_) => unreachable!("a bias is f32 or f16"),
+        }
+    }
+
+    fn flags(&self, row: [usize; 3], keys: &Range<usize>) -> &[u8] {
+        match self.values {
+            Values::U8(x) => &x[self.at(row, keys)],
+            _ => unreachable!("a mask is u8"),
+        }
+    }
+}
+
+impl Beside<'_> {
+    /// Adds the bias to the scores of these queries and keys, times `factor`, and gives hidden pairs a score of minus infinity.
+    /// A row of `scores` has one key and all queries.
+    fn add(&self, [batch, head]: [usize; 2], queries: Range<usize>, keys: Range<usize>, factor: f32, scores: &mut [f32]) {
+        /// Keys whose scores stay in the cache while the queries are gone through.
+        const KEYS: usize = 16;
+        let rows = queries.len();
+        let mut space = [0.0; KEYS];
+        for (some, scores) in keys.clone().step_by(KEYS).zip(scores.chunks_mut(KEYS * rows)) {
+            let some = some..(some + KEYS).min(keys.end);
+            for (i, query) in queries.clone().enumerate() {
+                let row = [batch, head, query];
+                if let Some(bias) = &self.bias {
+                    for (score, x) in scores[i..].iter_mut().step_by(rows).zip(bias.numbers(row, &some, &mut space)) {
+                        *score = if *x == f32::NEG_INFINITY { *x } else { *score + x * factor };
+                    }
+                }
+                if let Some(mask) = &self.mask {
+                    for (score, x) in scores[i..].iter_mut().step_by(rows).zip(mask.flags(row, &some)) {
+                        *score = if *x == 0 { f32::NEG_INFINITY } else { *score };
+                    }
+                }
+            }
+        }
+    }
+
+    /// Adds the sink of a head to the sums, whose maxima are those of powers of two. `shrink` becomes the factor of the outputs.
+    fn add_sink(&self, head: usize, top: &mut [f32], sum: &mut [f32], shrink: &mut [f32]) {
+        let Some(sinks) = self.sink else { return shrink.fill(1.0) };
+        let sink = sinks[head] * std::f32::consts::LOG2_E;
+        for ((top, sum), shrink) in top.iter_mut().zip(sum).zip(shrink) {
+            let largest = top.max(sink);
+            *shrink = exp2(*top - largest);
+            *sum = *sum * *shrink + exp2(sink - largest);
+            *top = largest;
+        }
+    }
+
+    /// Stores the logarithms of the sums of these queries.
+    fn store_lse(&self, [batch, head]: [usize; 2], queries: Range<usize>, top: &[f32], sum: &[f32]) {
+        let Some(lse) = &self.lse else { return };
+        let mut logs = [0.0; QUERIES];
+        for ((log, top), sum) in logs.iter_mut().zip(top).zip(sum) {
+            let log2 = f64::from(*top) + f64::from(*sum).log2();
+            *log = if *sum == 0.0 { f32::NEG_INFINITY } else { (log2 * std::f64::consts::LN_2) as f32 };
+        }
+        // SAFETY: blocks do not overlap, and each is visited once.
+        unsafe { lse.store(batch, head, queries, &mut logs, &[1.0; QUERIES]) };
+    }
 }
 
 /// A score that needs more than the product of a query and a key. It must be symmetric in the two vectors.
@@ -71,23 +182,36 @@ pub(crate) trait Map: Sync {
     );
 }
 
-/// Attention over q, k and v of `tensors` as they are, with their lengths if they are to be taken; returns o.
+/// Attention over q, k and v of `tensors` as they are, and what else there is of [`Extras`]; returns the outputs.
 pub(crate) fn run(
     shape: Qkv,
     mask: Mask,
-    lengths: bool,
+    extras: &Extras,
     score: Score<'_>,
     weights: Weights,
     tensors: &TensorMap,
 ) -> TensorMap {
-    let lengths = lengths.then(|| key_counts(&shape, tensors));
+    let lengths = extras.key_counts(&shape, tensors);
+    let seen = Seen { mask, borders: extras.borders(tensors) };
+    let beside = Beside {
+        bias: PairTensor::new(tensors, "bias", &shape, extras.bias),
+        mask: PairTensor::new(tensors, "mask", &shape, extras.mask),
+        sink: tensors.get("sink").filter(|_| extras.sink).and_then(|sink| match sink.values() {
+            Values::F32(sinks) => Some(&sinks[..]),
+            _ => None,
+        }),
+        lse: extras.lse.then(|| Output::new(DType::F32, Layout::Bhnd, [shape.batch, shape.heads, shape.queries, 1])),
+    };
     let [q, k, v] = ["q", "k", "v"].map(|name| {
         let tensor = tensors.get(name).unwrap_or_else(|| panic!("tensor {name} is missing"));
         Source::new(tensor, shape.layout, None)
     });
     let o = Output::new(shape.dtype, shape.layout, [shape.batch, shape.heads, shape.queries, shape.dim_v]);
-    Attend { shape, mask, lengths, score, weights, q, k, v }.run(&o);
-    [("o".to_owned(), o.finish())].into_iter().collect()
+    let attend = Attend { shape, seen, lengths, score, weights, beside, q, k, v };
+    attend.run(&o);
+    let lse = attend.beside.lse.map(Output::finish);
+    let lse = lse.map(|lse| ("lse".to_owned(), lse.reshape([shape.batch, shape.heads, shape.queries])));
+    [("o".to_owned(), o.finish())].into_iter().chain(lse).collect()
 }
 
 /// Describes the tiles, for people.
@@ -101,7 +225,7 @@ impl Attend<'_> {
         let s = &self.shape;
         let blocks = s.queries.div_ceil(QUERIES);
         let heads = s.batch * s.heads;
-        each(heads * blocks, essential(s, self.mask).flops as u64, |task| {
+        each(heads * blocks, essential(s, self.seen.mask).flops as u64, |task| {
             // The last blocks of a causal head have the most work, so they are started first.
             let first = (blocks - 1 - task % blocks) * QUERIES;
             self.block(task / blocks, first..(first + QUERIES).min(s.queries), o);
@@ -118,14 +242,18 @@ impl Attend<'_> {
         let shape = self.shape.keys(keys);
         let kv_head = head / self.shape.group();
         let rows = queries.len();
-        let seen = self.mask.keys(&shape, queries.start).start..self.mask.keys(&shape, queries.end - 1).end;
+        let seen = self.seen.keys(&shape, queries.start).start..self.seen.keys(&shape, queries.end - 1).end;
         let tile = KEYS.min(seen.len());
         let space = (rows * dim_k.max(dim_v)).max(tile * dim_k.max(dim_v));
         let sizes = [rows * dim_k, space, space, tile * rows, rows * dim_v, rows, rows, rows, rows, tile];
         scratch(sizes, |[q, space, v_space, scores, out, top, shrink, sum, q_squares, k_squares]| {
             // Exponentials are computed as powers of two: e^x = 2^(x log2 e).
             let base = if self.weights == Weights::Softmax { std::f32::consts::LOG2_E } else { 1.0 };
-            let scale = if let Score::Scaled(scale) = self.score { scale * base } else { 1.0 };
+            let scale = match self.score {
+                Score::Scaled(scale) => scale * base,
+                Score::Capped { scale, cap } => scale / cap,
+                Score::Map(_) => 1.0,
+            };
             let given = self.q.tile(batch, head, queries.clone(), space);
             for i in 0..rows {
                 let row = given.row(i, dim_k);
@@ -151,7 +279,7 @@ impl Attend<'_> {
                 }
                 // The range of queries of this block that see key j.
                 let seers = |j: usize| {
-                    let all = self.mask.queries(&shape, keys.start + j);
+                    let all = self.seen.queries(&shape, keys.start + j);
                     let from = all.start.clamp(queries.start, queries.end) - queries.start;
                     from..(all.end.clamp(queries.start, queries.end) - queries.start).max(from)
                 };
@@ -174,6 +302,12 @@ impl Attend<'_> {
                             map.map(&mut row[seers], squares, k_squares[j], base, &|i, a, b| apart(at + i, j, a, b));
                         }
                     }
+                }
+                if let Score::Capped { cap, .. } = self.score {
+                    hold(scores, cap * base);
+                }
+                if self.beside.bias.is_some() || self.beside.mask.is_some() {
+                    self.beside.add([batch, head], queries.clone(), keys.clone(), base, scores);
                 }
                 // Scores of hidden keys are overwritten, not multiplied by zero, so that they have no effect however
                 // large they are. (Values that are not finite still have an effect: a weight of zero times such a value
@@ -203,9 +337,17 @@ impl Attend<'_> {
                     product([dim_v, width, rows], v.t(), Mat::rows(scores, rows), Onto::Sum, out, rows);
                 }
             }
+            if self.weights == Weights::Softmax {
+                self.beside.add_sink(head, top, sum, shrink);
+                self.beside.store_lse([batch, head], queries.clone(), top, sum);
+            } else {
+                shrink.fill(1.0);
+            }
             // A query without any weight, for example one that sees no key, gives zeros.
             let more = if let Weights::Plain(more) = self.weights { more } else { 0.0 };
-            sum.iter_mut().for_each(|sum| *sum = if *sum + more == 0.0 { 1.0 } else { 1.0 / (*sum + more) });
+            for (sum, shrink) in sum.iter_mut().zip(&*shrink) {
+                *sum = *shrink / if *sum + more == 0.0 { 1.0 } else { *sum + more };
+            }
             for (i, row) in space.chunks_exact_mut(dim_v).take(rows).enumerate() {
                 row.iter_mut().zip(out[i..].iter().step_by(rows)).for_each(|(x, out)| *x = *out);
             }
@@ -272,6 +414,31 @@ wide! {
     }
 }
 
+wide! {
+    /// Replaces every x by `cap tanh(x)`.
+    fn hold(scores: &mut [f32], cap: f32) {
+        for x in scores.iter_mut() {
+            *x = cap * tanh(*x);
+        }
+    }
+}
+
+/// `tanh x` for any x, within a few units in the last place, without branches.
+#[inline(always)]
+fn tanh(x: f32) -> f32 {
+    // NaN stays what it is.
+    let size = if x.abs() > 20.0 { 20.0 } else { x.abs() };
+    // Near 0: a polynomial for (tanh x - x) / x^3 (Cephes, tanhf).
+    let z = size * size;
+    let mut p = -5.704_988_7e-3;
+    for c in [2.063_908_9e-2, -5.373_971_6e-2, 1.333_144_2e-1, -3.333_328e-1] {
+        p = p * z + c;
+    }
+    let e = exp2(-2.0 * std::f32::consts::LOG2_E * size);
+    let y = if size < 0.625 { size + size * z * p } else { (1.0 - e) / (1.0 + e) };
+    y.copysign(x)
+}
+
 /// `2^x` for `x <= 0`, with an error of at most 1 ulp. It has no branches, so that a loop over it is vectorised. The
 /// result is 0 below the range of normal numbers and for minus infinity, and NaN for NaN.
 #[inline(always)]
@@ -293,6 +460,17 @@ fn exp2(x: f32) -> f32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn hyperbolic_tangents_are_right_to_the_last_places() {
+        for i in -2_000_000..2_000_000i32 {
+            let x = i as f32 * 1.1e-5;
+            let (got, want) = (f64::from(tanh(x)), f64::from(x).tanh());
+            assert!((got - want).abs() <= 2e-7 * want.abs(), "tanh {x}: {got}, expected {want}");
+        }
+        assert_eq!([tanh(3e38), tanh(f32::NEG_INFINITY), tanh(0.0)], [1.0, -1.0, 0.0]);
+        assert!(tanh(f32::NAN).is_nan() && tanh(1e-30) == 1e-30);
+    }
 
     #[test]
     fn powers_of_two_are_right_to_the_last_place() {

@@ -12,8 +12,9 @@
 //! cache. Each workgroup processes 128 keys and writes a maximum, a sum and E partial outputs per row. A second
 //! dispatch combines these in order. Keys and values are read once per eight rows.
 //!
-//! Keys are those of the tensor, or in each batch entry as many as a small buffer says ([`KEYS_LENGTHS`]): then one plan
-//! serves a growing cache. Tiles behind the last key cost nothing; splits behind it find no key, and so do little.
+//! Keys are those of the tensor, or in each batch entry as many as a small buffer says: then one plan serves a growing cache.
+//! Tiles behind the last key cost nothing; splits behind it find no key, and so do little. What else there may be beside
+//! q, k, v and o is in [`Extras`]; each is a fragment that costs nothing where it is left out.
 //!
 //! Operators differ in two points. The score of a query and a key is a WGSL fragment of the operator, which receives
 //! their product and, if it needs them, their sums of squares, and may ask for the vectors themselves in rare cases. The
@@ -21,22 +22,30 @@
 
 #[cfg(feature = "cpu")]
 pub(crate) mod cpu;
+mod extras;
+pub(crate) mod reference;
+mod seen;
 mod split_k;
 mod tiled;
 
 use std::mem::offset_of;
 
+pub(crate) use extras::{Extras, PLAIN};
+pub(crate) use seen::Mask;
+#[cfg(feature = "cpu")]
+use seen::Seen;
 pub(crate) use tiled::Tiles;
 
 use crate::cores::rows::{OUTPUTS_STORED, ROWS};
 use crate::error::Error;
 use crate::gpu::Caps;
 use crate::gpu::grid::Grid;
-use crate::gpu::program::{Cost, Named, Operand, Program, Scratch, Step, check_indices};
+use crate::gpu::program::{Cost, Named, Operand, Program, Scratch, Step, check_indices, check_workspace};
 use crate::gpu::shader::{Fragment, Kernel, UniformData, Variant, fragment, params};
+use crate::operator::pairs::Align;
 use crate::operator::qkv::Qkv;
 use crate::operator::qkv::{STRIDES_SOURCE, Strides, check_lengths};
-use crate::tensor::{Access, DType, HostTensor, Slot, TensorMap, Values};
+use crate::tensor::Slot;
 
 params! {
     /// Must match `struct Params` in `shaders/cores/attention/types.wgsl`.
@@ -58,10 +67,16 @@ params! {
         first_key: u32,
         score: f32,
         norm_eps: f32,
+        cap: f32,
+        sequences: u32,
+        pad: [u32; 2],
         q: Strides,
         pub(crate) k: Strides,
         pub(crate) v: Strides,
         o: Strides,
+        bias: Strides,
+        mask: Strides,
+        lse: Strides,
     }
 }
 
@@ -69,10 +84,13 @@ params! {
 pub(crate) const STRIDES: [(usize, usize); 4] =
     [(0, offset_of!(Params, q)), (1, offset_of!(Params, k)), (2, offset_of!(Params, v)), (3, offset_of!(Params, o))];
 
-/// Defines `Params` and the mask, which is the range of keys that a query sees.
+/// Defines `Params`, and how scores become weights.
 const TYPES: Fragment = fragment!("cores/attention/types.wgsl");
-/// The score of softmax: the product times the scale.
+/// The score of softmax: the product times the scale, also held within a cap.
 pub(crate) const SCALED: Fragment = fragment!("cores/attention/scaled.wgsl");
+pub(crate) const CAPPED: Fragment = fragment!("cores/attention/capped.wgsl");
+pub(crate) const TANH: Fragment = fragment!("lib/tanh.wgsl");
+pub(crate) const EXPONENTIAL: Fragment = fragment!("lib/exponential.wgsl");
 /// For scores that never need the vectors themselves.
 pub(crate) const FINAL: Fragment = fragment!("cores/attention/scores_final.wgsl");
 /// Sums of squares for a score that needs them, and empty functions for a score that does not.
@@ -83,9 +101,6 @@ const CORE: Fragment = fragment!("cores/attention/attention.wgsl");
 /// The split-K form: pass 1 processes one split of the keys per workgroup, pass 2 combines the splits.
 const SPLIT: Fragment = fragment!("cores/attention/split_k.wgsl");
 const MERGE: Fragment = fragment!("cores/attention/split_k_merge.wgsl");
-/// Keys that a batch entry has: those of the tensor, or as many as slot `lengths` says.
-pub(crate) const KEYS_ALL: Fragment = fragment!("cores/attention/keys_all.wgsl");
-const KEYS_LENGTHS: Fragment = fragment!("cores/attention/keys_lengths.wgsl");
 
 /// The parameter of [`SCALED`]: scores whose exponentials are weights are in units of log 2, for powers of two.
 pub(crate) fn scaled(scale: f32) -> f32 {
@@ -93,10 +108,11 @@ pub(crate) fn scaled(scale: f32) -> f32 {
 }
 
 /// Why every index of the core is within bounds.
-pub(crate) const PROOF: &str = "indices are below products of the consts that size the arrays; loops end at consts, uniforms or the keys seen, which are \
-     among those of the tensor whatever `lengths` says";
+pub(crate) const PROOF: &str = "indices are below products of the consts that size the arrays; loops end at consts, uniforms or \
+     the keys seen, which are among those of the tensor whatever `lengths` and `cu_seqlens` say; rows and keys past the end \
+     read the last pair";
 
-/// The tiled form. A variant brings the score, [`KEYS_ALL`] or [`KEYS_LENGTHS`], and the storage type of the keys.
+/// The tiled form. A variant brings the score, the fragments of [`Extras`] or [`PLAIN`], and the storage type of the keys.
 pub(crate) const fn tiled_kernel(name: &'static str, proof: &'static str) -> Kernel {
     let sources = &[STRIDES_SOURCE, TYPES, ROWS, OUTPUTS_STORED, CORE];
     Kernel { entry: "attention_tiled", ..Kernel::new(name, sources, Params::UNIFORM, Some(proof)) }
@@ -108,68 +124,10 @@ pub(crate) const fn split_kernel(name: &'static str) -> Kernel {
     Kernel { entry: "attention_split_k", ..Kernel::new(name, sources, Params::UNIFORM, None) }
 }
 
-/// The slot of the key counts.
-pub(crate) fn lengths_slot(s: &Qkv) -> Slot {
-    Slot::plain("lengths", Access::Read, DType::U32, [s.batch])
-}
-
-/// Keys of each batch entry, as the slot says.
-pub(crate) fn key_counts(s: &Qkv, tensors: &TensorMap) -> Vec<usize> {
-    match tensors.get("lengths").map(HostTensor::values) {
-        Some(Values::U32(lengths)) => lengths.iter().map(|length| (*length as usize).min(s.keys)).collect(),
-        _ => panic!("tensor lengths is missing"),
-    }
-}
-
 /// Creates the kernel of pass 2 of the split-K form, which combines the splits.
 pub(crate) const fn merge_kernel(name: &'static str) -> Kernel {
     let sources = &[STRIDES_SOURCE, TYPES, MERGE];
     Kernel { entry: "attention_split_k_merge", ..Kernel::new(name, sources, Params::UNIFORM, None) }
-}
-
-/// The mask: which keys a query sees.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Mask {
-    pub(crate) causal: bool,
-    /// Maximum number of keys per query, the last of which is its own key; only if causal.
-    pub(crate) window: Option<usize>,
-}
-
-impl Mask {
-    /// Keys that query `n` of `s` sees. The last query is aligned with the last key, as with a cache.
-    pub(crate) fn keys(&self, s: &Qkv, n: usize) -> std::ops::Range<usize> {
-        if !self.causal {
-            return 0..s.keys;
-        }
-        let end = (n + 1 + s.keys).saturating_sub(s.queries);
-        end.saturating_sub(self.window.unwrap_or(end))..end
-    }
-
-    /// Queries that see key `j`.
-    #[cfg(feature = "cpu")]
-    pub(crate) fn queries(&self, s: &Qkv, j: usize) -> std::ops::Range<usize> {
-        if !self.causal {
-            return 0..s.queries;
-        }
-        let first = (j + s.queries).saturating_sub(s.keys);
-        let end =
-            self.window.map_or(s.queries, |w| (j + s.queries).saturating_add(w).saturating_sub(s.keys).min(s.queries));
-        first..end.max(first)
-    }
-
-    /// Number of pairs of a query and a key that it sees, for one head.
-    pub(crate) fn pairs(&self, s: &Qkv) -> f64 {
-        if !self.causal {
-            return s.queries as f64 * s.keys as f64;
-        }
-        // The end of the keys seen grows by one with each query, up to M. If N > M, the first queries see no key. No
-        // query sees more keys than the window.
-        let seen = s.queries.min(s.keys);
-        let (last, first) = (s.keys as f64, (s.keys - seen + 1) as f64);
-        let window = self.window.map_or(last, |w| w.min(s.keys) as f64);
-        let growing = (window - first).max(0.0).min(seen as f64);
-        growing * (first + first + growing - 1.0) / 2.0 + (seen as f64 - growing) * window.min(last)
-    }
 }
 
 /// Minimum work: the parts of the inputs that are seen are read once, each output is written once, and only pairs of a
@@ -178,8 +136,8 @@ pub(crate) fn essential(s: &Qkv, mask: Mask) -> Cost {
     let [q, k, v, o] = s.elements();
     let size = s.dtype.size() as f64;
     let pairs = (s.batch * s.heads) as f64 * mask.pairs(s);
-    let keys = (s.keys - mask.keys(s, 0).start) as f64 / s.keys as f64;
-    let queries = if mask.causal { s.queries.min(s.keys) as f64 / s.queries as f64 } else { 1.0 };
+    let keys = mask.span(s).len() as f64 / s.keys as f64;
+    let queries = mask.seeing(s) as f64 / s.queries as f64;
     Cost {
         flops: 2.0 * pairs * (s.dim_k + s.dim_v) as f64,
         exps: pairs,
@@ -199,9 +157,9 @@ pub(crate) struct Attention<'a> {
     pub(crate) exponential: bool,
     /// Added to the sum of weights.
     pub(crate) norm_eps: f32,
-    /// Whether slot 4 says how many keys each batch entry has.
-    pub(crate) lengths: bool,
-    /// The tiled form; the two of few queries. The first two [`with_lengths`] if they are to read them.
+    /// What there is beside q, k, v and o.
+    pub(crate) extras: Extras,
+    /// The tiled form; the two of few queries.
     pub(crate) kernels: &'static [Kernel; 3],
     /// The fragments of the score, for the tiled form and for the split-K form.
     pub(crate) fragments: [&'static [Fragment]; 2],
@@ -209,33 +167,28 @@ pub(crate) struct Attention<'a> {
     pub(crate) overrides: Vec<(&'static str, u32)>,
 }
 
-/// Every buffer of the kernels.
-const OPERANDS: [Named; 6] = [
-    ("q", Operand::Slot(0)),
-    ("k", Operand::Slot(1)),
-    ("v", Operand::Slot(2)),
-    ("o", Operand::Slot(3)),
-    ("lengths", Operand::Slot(4)),
-    ("partials", Operand::Workspace(0)),
-];
-
 type Parts = (String, Vec<Scratch>, Vec<Step>);
 
 impl Attention<'_> {
     /// Builds the dispatches for this device.
     pub(crate) fn program(&self, caps: &Caps) -> Result<Program, Error> {
-        let mut slots = self.qkv.slots();
-        slots.extend(self.lengths.then(|| lengths_slot(self.qkv)));
+        let slots = self.slots();
         caps.require(self.op, self.qkv.dtype)?;
         check_indices(self.op, &slots)?;
         check_lengths(self.op, self.qkv)?;
         let (variant, workspace, steps) = if self.splits(caps) { self.split(caps) } else { self.tiled(caps) };
+        check_workspace(self.op, &workspace)?;
         let mut pieces = Vec::new();
+        let shares = [&STRIDES[..], &self.extras.shares(self.qkv, &slots)].concat();
         for step in steps {
-            pieces.extend(self.qkv.cut(self.op, step, &slots, &STRIDES, caps)?);
+            pieces.extend(self.qkv.cut(self.op, step, &slots, &shares, caps)?);
         }
         let pieces = self.qkv.strided(pieces, &STRIDES);
         Ok(Program::new(self.op, variant, slots, workspace, pieces))
+    }
+
+    fn slots(&self) -> Vec<Slot> {
+        self.qkv.slots().into_iter().chain(self.extras.slots(self.qkv)).collect()
     }
 
     fn step(
@@ -245,23 +198,32 @@ impl Attention<'_> {
         params: Params,
         cost: Cost,
     ) -> Step {
-        let params = Params { norm_eps: self.norm_eps, ..params };
-        Step::new(kernel, spec, &params, &OPERANDS, 0, cost).or_narrow(narrow)
+        let mut params = Params { norm_eps: self.norm_eps, ..params };
+        self.extras.set(&mut params, self.qkv);
+        let slots = self.slots();
+        let operands = slots.iter().enumerate().map(|(at, slot)| (slot.name, Operand::Slot(at)));
+        let operands: Vec<Named> = operands.chain([("partials", Operand::Workspace(0))]).collect();
+        Step::new(kernel, spec, &params, &operands, 0, cost).or_narrow(narrow)
     }
 
     /// The variant of a kernel that makes weights, with the fragments of the score.
     fn weighing(&self, score: &[Fragment]) -> Variant {
         let mut overrides = vec![("CAUSAL", self.mask.causal.into())];
         overrides.extend((!self.exponential).then_some(("EXPONENTIAL", 0)));
+        if self.extras.sequences.is_none() {
+            overrides.push(("ALIGN_START", (self.mask.align == Align::Start).into()));
+        }
         overrides.extend(&self.overrides);
-        let keys = if self.lengths { KEYS_LENGTHS } else { KEYS_ALL };
-        Variant::new(self.qkv.dtype, vec![], overrides).with(score).with(&[keys])
+        Variant::new(self.qkv.dtype, vec![], overrides).with(score).with(&self.extras.of_weights())
     }
 
-    /// A step of a kernel that makes weights, in workgroups of so many, whose cost is stated for exponentials of all keys.
-    fn weighed(&self, mut step: Step, invocations: usize) -> Step {
-        if self.lengths {
-            step.cost.bytes_read += step.groups as f64 * invocations as f64 * 4.0;
+    /// A step of a kernel that makes weights, in workgroups of so many invocations, each of which asks for the keys of so many
+    /// queries, at most. Its cost is stated for exponentials of all keys.
+    fn weighed(&self, mut step: Step, invocations: usize, asked: usize) -> Step {
+        let each = self.extras.seen_bytes(self.mask.causal, asked);
+        step.cost.bytes_read += (step.groups * invocations as u64) as f64 * each;
+        if self.extras.softcap.is_some() {
+            step.cost.exps *= 2.0;
         }
         if !self.exponential {
             step.cost.exps = 0.0;

@@ -5,6 +5,7 @@ use crate::cores::rows::{K, KEYS_STORED, Q, V, rows as rows_of};
 use crate::gpu::Caps;
 use crate::gpu::program::{Cost, Scratch, Step};
 use crate::gpu::shader::Variant;
+use crate::operator::pairs::Align;
 
 /// Keys per workgroup in the split-K form.
 const SPLIT_KEYS: usize = 128;
@@ -20,19 +21,16 @@ impl Attention<'_> {
         let rows = s.queries.saturating_mul(s.group());
         let idle = 4 * Tiles::new(s, caps).groups(s) <= caps.full_groups;
         let few = rows <= 8 || (idle && rows <= 256 && self.most_seen() >= 16 * rows);
-        few && self.partials().saturating_mul(4) <= caps.largest_binding().min(4 * u64::from(u32::MAX))
+        // A device has eight bindings. The two dispatches of this form have fewer each.
+        let must = self.extras.bindings() > 8;
+        must || few && self.partials().saturating_mul(4) <= caps.largest_binding().min(4 * u64::from(u32::MAX))
     }
 
-    /// The first key that any query sees. All later keys are seen by some query.
-    fn first_key(&self) -> usize {
-        self.mask.keys(self.qkv, 0).start.min(self.qkv.keys - 1)
-    }
-
-    /// Keys from the first that any query sees to the last.
+    /// Number of keys from the first that any query sees to the last.
     fn most_seen(&self) -> usize {
         let s = self.qkv;
-        match (self.lengths, self.mask.window) {
-            (false, _) => s.keys - self.first_key(),
+        match (self.extras.lengths && self.mask.align == Align::End, self.mask.window) {
+            (false, _) => self.mask.span(s).len(),
             // Where the last key is, a run finds out.
             (true, Some(window)) if self.mask.causal => window.saturating_add(s.queries - 1).min(s.keys),
             (true, _) => s.keys,
@@ -52,7 +50,7 @@ impl Attention<'_> {
         let split_rows = rows.next_power_of_two().min(8);
         let row_blocks = rows.div_ceil(split_rows);
         // Keys before the first one that any query sees are not read.
-        let first = self.first_key();
+        let first = self.mask.span(s).start;
         let seen = self.most_seen();
         let splits = seen.div_ceil(SPLIT_KEYS);
         let col_splits = s.dim_v.div_ceil(MERGE_COLUMNS);
@@ -71,15 +69,16 @@ impl Attention<'_> {
         let own = Cost {
             flops: pairs * 2.0 * (d + e),
             exps: pairs,
-            bytes_read: (units * (row_blocks * seen) as f64 * (d + e) + units * (rows * splits) as f64 * d) * size,
+            bytes_read: (units * (row_blocks * seen) as f64 * (d + e) + units * (rows * splits) as f64 * d) * size
+                + self.extras.pair_bytes(s, self.mask),
             bytes_written: elements as f64 * 4.0,
         };
         let merge = Cost {
             flops: (all_rows * splits) as f64 * e * 4.0,
             exps: (all_rows * splits) as f64 * e * 2.0,
             // Every column reads the maximum and the sum.
-            bytes_read: (all_rows * splits) as f64 * e * 3.0 * 4.0,
-            bytes_written: all_rows as f64 * e * size,
+            bytes_read: (all_rows * splits) as f64 * e * 3.0 * 4.0 + if self.extras.sink { all_rows as f64 * e * 4.0 } else { 0.0 },
+            bytes_written: all_rows as f64 * e * size + if self.extras.lse { all_rows as f64 * 4.0 } else { 0.0 },
         };
         let mut spec = self.weighing(self.fragments[1]);
         spec.consts.push(("SPLIT_ROWS", split_rows as u32));
@@ -88,10 +87,10 @@ impl Attention<'_> {
             groups: (s.kv_units() * row_blocks * splits) as u64,
             ..self.step(&self.kernels[1], spec, params, own)
         };
-        let spec = (Variant::new(s.dtype, vec![], vec![]), None);
+        let spec = (Variant::new(s.dtype, vec![], vec![]).with(&self.extras.of_outputs()), None);
         let merge = Step { groups: (all_rows * col_splits) as u64, ..self.step(&self.kernels[2], spec, params, merge) };
         let variant = format!("{splits} splits of {SPLIT_KEYS} keys, {split_rows} rows a workgroup");
         let workspace = vec![Scratch { name: "partial outputs", bytes: elements * 4 }];
-        (variant, workspace, vec![self.weighed(own, SPLIT_KEYS), merge])
+        (variant, workspace, vec![self.weighed(own, SPLIT_KEYS, split_rows), merge])
     }
 }

@@ -170,8 +170,16 @@ impl Attention<'_> {
         let (s, tiles) = (self.qkv, Tiles::new(self.qkv, caps));
         let params = tiles.params(s, self.mask, self.score);
         let cost = tiles.cost(s, self.mask, s.dtype.size());
-        let spec = tiles.variant(s, caps, KEYS_STORED, self.weighing(self.fragments[0]));
-        let step = Step { groups: tiles.groups(s), ..self.step(&self.kernels[0], spec, params, cost) };
-        (tiles.describe(), Vec::new(), vec![self.weighed(step, tiles.invocations())])
+        let spec = self.weighing(self.fragments[0]).with(&self.extras.of_outputs());
+        let spec = tiles.variant(s, caps, KEYS_STORED, spec);
+        let mut step = Step { groups: tiles.groups(s), ..self.step(&self.kernels[0], spec, params, cost) };
+        // Every column split visits every pair, and each of its invocations reads the sinks of its rows.
+        let rows = (s.batch * s.heads * s.queries) as f64;
+        let sinks = if self.extras.sink { rows * (4 * tiles.col_threads) as f64 } else { 0.0 };
+        step.cost.bytes_read += tiles.col_splits as f64 * (self.extras.pair_bytes(s, self.mask) + sinks);
+        step.cost.bytes_written += if self.extras.lse { 4.0 * rows } else { 0.0 };
+        // The first and the last row are asked for by each invocation, others once for each tile that needs a mask.
+        let asked = 2 + tiles.rows_each * s.keys.div_ceil(tiles.keys());
+        (tiles.describe(), Vec::new(), vec![self.weighed(step, tiles.invocations(), asked)])
     }
 }

@@ -4,7 +4,7 @@
 use super::{Config, Pool, Projection, Sharing};
 use crate::cores::attention::Mask;
 use crate::cores::attention::cpu as attention;
-use crate::cores::attention::cpu::{Attend, Score, Weights};
+use crate::cores::attention::cpu::{Attend, Beside, Score, Weights};
 use crate::cpu::matrix::{Mat, Onto, product};
 use crate::cpu::scan::Scan;
 use crate::cpu::tiles::{Output, Source};
@@ -51,10 +51,11 @@ pub(super) fn run(config: &Config, tensors: &TensorMap) -> TensorMap {
     let o = Output::new(s.dtype, s.layout, [s.batch, s.heads, s.queries, s.dim_v]);
     Attend {
         shape: short,
-        mask: Mask { causal: false, window: None },
+        seen: Mask::OPEN.into(),
         lengths: None,
         score: Score::Scaled(config.effective_scale()),
         weights: Weights::Softmax,
+        beside: Beside::default(),
         q: source("q"),
         k: Source::new(&keys, Layout::Bhnd, None),
         v: Source::new(&values, Layout::Bhnd, None),

@@ -11,7 +11,7 @@
 use std::ops::Range;
 
 use super::{Config, NAME, Pool, Projection, Sharing};
-use crate::cores::attention::{self, FINAL, KEYS_ALL, Mask, NO_SQUARES, SCALED, Tiles};
+use crate::cores::attention::{self, FINAL, Mask, NO_SQUARES, PLAIN, SCALED, Tiles};
 use crate::cores::rows::KEYS_F32;
 use crate::error::Error;
 use crate::gpu::Caps;
@@ -102,7 +102,7 @@ pub(super) fn essential(c: &Config) -> Cost {
     }
 }
 
-const MASK: Mask = Mask { causal: false, window: None };
+const MASK: Mask = Mask::OPEN;
 
 /// Builds the dispatches for this device.
 pub(super) fn program(c: &Config, caps: &Caps) -> Result<Program, Error> {
@@ -153,7 +153,7 @@ fn attention(c: &Config, caps: &Caps) -> Step {
     let mut params = tiles.params(&short, MASK, attention::scaled(c.effective_scale()));
     let [_, k, v, _] = short.layout(Layout::Bhnd).strides();
     (params.k, params.v) = (k, v);
-    let spec = spec(c.qkv.dtype, &[KEYS_ALL, SCALED, FINAL, NO_SQUARES], vec![], ("CAUSAL", 0));
+    let spec = spec(c.qkv.dtype, &[SCALED, FINAL, NO_SQUARES], vec![], ("CAUSAL", 0)).with(&PLAIN);
     let (spec, narrow) = tiles.variant(&short, caps, KEYS_F32, spec);
     let cost = tiles.cost(&short, MASK, DType::F32.size());
     Step::new(&ATTEND, spec, &params, &[("q", Q), ("k", KEYS), ("v", VALUES), ("o", O)], tiles.groups(&short), cost)

@@ -9,8 +9,8 @@ use crate::error::Error;
 use crate::operator::Operator;
 use crate::tensor::Shape;
 
-const E: TensorSpec = TensorSpec::weight("e", "1|H K M").drawn(Draw::Shaped(johnson_lindenstrauss));
-const F: TensorSpec = TensorSpec::weight("f", "1|H K M").drawn(Draw::Shaped(johnson_lindenstrauss));
+const E: TensorSpec = TensorSpec::weight("e", "1|H K M").or_longer().drawn(Draw::Shaped(johnson_lindenstrauss));
+const F: TensorSpec = TensorSpec::weight("f", "1|H K M").or_longer().drawn(Draw::Shaped(johnson_lindenstrauss));
 
 /// This operator's row.
 pub const OP: Op = Op {
@@ -70,8 +70,8 @@ fn configure(request: &Request<'_>) -> Result<Box<dyn Operator>, Error> {
             return refuse(format!("none with --pool {pool}, which takes its place"));
         }
         let [heads, rows, keys] = [0, 1, 2].map(|axis| shape.dims()[axis]);
-        if keys != qkv.keys {
-            return refuse(format!("length M = {} as in k", qkv.keys));
+        if keys < qkv.keys {
+            return refuse(format!("length M = {} as in k, or longer", qkv.keys));
         }
         if heads != 1 && heads != qkv.heads {
             return refuse(format!("1 or H = {} heads", qkv.heads));

@@ -69,6 +69,9 @@ pub(super) fn cases() -> Vec<Case> {
     list.push(with(Case::new("cache", &cross), &ALL));
     let more = [("H", 2), ("N", 60), ("M", 20), ("D", 8), ("E", 12)];
     list.push(with(Case::new("more_queries_than_keys", &more), &["kq_pre", "kq_post", "head_pre"]));
+    list.push(with(Case::new("start", &cross).flag("align", "start"), &ALL));
+    list.push(with(Case::new("start_more_queries", &more).flag("align", "start"), &["kq_pre", "kq_post", "head_pre"]));
+    list.push(Case::new("start_none", &cross).flag("align", "start"));
     let settings = Case::new("settings", &small).flag("scale", "0.1").flag("depth", "3");
     list.push(with(settings, &["kq_pre", "norm", "gate_weight"]));
     let wide = [("H", 2), ("N", 40), ("D", 8), ("E", 9), ("1|E", 9)];

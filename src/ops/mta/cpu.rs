@@ -8,7 +8,7 @@ use std::ops::Range;
 
 use super::{Config, Gates, NORM_EPS, Taps};
 use crate::cores::attention::cpu as attention;
-use crate::cores::attention::cpu::{Attend, Score, Weights};
+use crate::cores::attention::cpu::{Attend, Beside, Score, Weights};
 use crate::cpu::matrix::{Mat, Onto, product};
 use crate::cpu::simd::{exp_signed, wide};
 use crate::cpu::threads::{each, each_mut, scratch, zeros};
@@ -36,7 +36,8 @@ pub(super) fn run(config: &Config, tensors: &TensorMap) -> TensorMap {
     let o = Output::new(DType::F32, s.layout, [s.batch, s.heads, s.queries, s.dim_v]);
     if config.plain() {
         let score = Score::Scaled(config.effective_scale());
-        Attend { shape: *s, mask: config.mask(), lengths: None, score, weights: Weights::Softmax, q, k, v }.run(&o);
+        let (seen, beside) = (config.mask().into(), Beside::default());
+        Attend { shape: *s, seen, lengths: None, score, weights: Weights::Softmax, beside, q, k, v }.run(&o);
     } else {
         let weight = |name: &str, given: bool| if given { tensor(name).to_f32() } else { Vec::new() };
         let core = Core {

@@ -2,8 +2,8 @@
 //! after the softmax.
 //!
 //! For every batch entry and query head `h`, which reads key head `h / (H / G)`. Query i sees all keys or, if causal,
-//! the keys j with `j <= i + M - N` (the last query is aligned with the last key, as with a cache). A stage whose
-//! tensor is absent is skipped.
+//! the keys j with `j <= i + M - N` (the last query is aligned with the last key, as with a cache), or `j <= i` if the first
+//! query is aligned with the first key ([`Align`]). A stage whose tensor is absent is skipped.
 //!
 //! ```text
 //! S_h[i,j]  = scale q_i . k_j where i sees j, else 0
@@ -44,6 +44,7 @@ use crate::cores::attention::Mask;
 use crate::error::Error;
 use crate::gpu::pack;
 use crate::gpu::program::check_memory;
+use crate::operator::pairs::{self, Align};
 use crate::operator::qkv::Qkv;
 use crate::operator::{Algorithm, Configured, qkv, tensors, weights};
 use crate::tensor::{Access, DType, Shape, Slot};
@@ -110,8 +111,10 @@ pub struct Gate {
 pub struct Config {
     /// Shapes of q, k, v and o, their storage type and axis order.
     pub qkv: Qkv,
-    /// Whether query i sees only keys up to i + M - N.
+    /// Whether query i sees only keys up to its own.
     pub causal: bool,
+    /// Which key is a causal query's own if M and N differ.
+    pub align: Align,
     /// Factor of the scores; `None` means `1 / sqrt(D)`.
     pub scale: Option<f32>,
     /// The key-query convolution before the softmax: `kq_pre [H, cq, ck]`.
@@ -138,6 +141,7 @@ impl Config {
         Self {
             qkv,
             causal: true,
+            align: Align::End,
             scale: None,
             kq_pre: None,
             kq_post: None,
@@ -190,11 +194,16 @@ impl Config {
         if !self.causal {
             return s.keys;
         }
-        (row + 1 + s.keys as isize - s.queries as isize).clamp(0, s.keys as isize) as usize
+        (row + 1 + self.shift()).clamp(0, s.keys as isize) as usize
+    }
+
+    /// Position of the first query among the keys.
+    pub(crate) fn shift(&self) -> isize {
+        self.align.shift(self.qkv.queries, self.qkv.keys)
     }
 
     pub(crate) fn mask(&self) -> Mask {
-        Mask { causal: self.causal, window: None }
+        Mask { causal: self.causal, window: None, align: self.align }
     }
 
     /// Checks the settings on their own.
@@ -230,6 +239,12 @@ impl Config {
         }
         if self.carry && !self.causal {
             return Err(Error::setting(NAME, "carry", "the causal form", "the non-causal form"));
+        }
+        if self.align == Align::Start && !self.causal {
+            return Err(Error::rule(NAME, "align", pairs::NOT_CAUSAL));
+        }
+        if self.align == Align::Start && self.carry {
+            return Err(Error::rule(NAME, "align", pairs::WITH_CACHE));
         }
         if self.carry && keys < queries {
             let expected = format!("M of N = {queries} or more with a carried state");

@@ -36,8 +36,8 @@ pub const OP: Op = Op {
     outputs: &[catalog::qkv::OUTPUT],
     state: &[
         TensorSpec::state("q_tail", "B H T D"),
-        TensorSpec::cache("k", "B G M D"),
-        TensorSpec::cache("v", "B G M E"),
+        catalog::attention::CACHE[0],
+        catalog::attention::CACHE[1],
     ],
     axes: &[
         catalog::qkv::AXES[0],
@@ -62,6 +62,7 @@ pub const OP: Op = Op {
             kind: FlagKind::Text("LAYER"),
             help: "Index of the layer, from 0, which sets the factor of the norm; needs the tensor norm [default: no factor]",
         },
+        catalog::attention::ALIGN,
     ],
     causal: Causality::Both,
     recurrent: false,
@@ -139,6 +140,7 @@ fn configure(request: &Request<'_>) -> Result<Box<dyn Operator>, Error> {
     };
     let config = Config {
         causal: flags.switch("causal").unwrap_or(true),
+        align: catalog::attention::align(flags),
         scale: flags.number(NAME, "scale")?,
         kq_pre,
         kq_post,

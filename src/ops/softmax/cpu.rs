@@ -7,6 +7,7 @@ use crate::tensor::TensorMap;
 
 /// Runs the operator. [`crate::operator::Operator::cpu`] describes the tensors.
 pub(super) fn run(config: &Config, tensors: &TensorMap) -> TensorMap {
-    let score = Score::Scaled(config.effective_scale());
-    attention::run(config.qkv, config.mask(), config.lengths, score, Weights::Softmax, tensors)
+    let scale = config.effective_scale();
+    let score = config.softcap.map_or(Score::Scaled(scale), |cap| Score::Capped { scale, cap });
+    attention::run(config.qkv, config.rule(), &config.extras(), score, Weights::Softmax, tensors)
 }

@@ -2,7 +2,7 @@
 //! k and v. Pure: no wgpu type.
 
 use super::{Config, NAME};
-use crate::cores::attention::{self, Attention, FINAL, NO_SQUARES, PROOF, SCALED};
+use crate::cores::attention::{self, Attention, CAPPED, EXPONENTIAL, FINAL, NO_SQUARES, PROOF, SCALED, TANH};
 use crate::error::Error;
 use crate::gpu::Caps;
 use crate::gpu::program::Program;
@@ -17,16 +17,20 @@ static KERNELS: [Kernel; 3] = [
 /// Builds the dispatches for this device.
 pub(super) fn program(c: &Config, caps: &Caps) -> Result<Program, Error> {
     c.validate()?;
+    let scale = c.effective_scale();
     let attention = Attention {
         op: NAME,
         qkv: &c.qkv,
-        mask: c.mask(),
-        score: attention::scaled(c.effective_scale()),
+        mask: c.rule(),
+        score: c.softcap.map_or(attention::scaled(scale), |cap| scale / cap),
         exponential: true,
         norm_eps: 0.0,
-        lengths: c.lengths,
+        extras: c.extras(),
         kernels: &KERNELS,
-        fragments: [&[SCALED, FINAL, NO_SQUARES], &[SCALED, FINAL]],
+        fragments: match c.softcap {
+            None => [&[SCALED, FINAL, NO_SQUARES], &[SCALED, FINAL]],
+            Some(_) => [&[EXPONENTIAL, TANH, CAPPED, FINAL, NO_SQUARES], &[EXPONENTIAL, TANH, CAPPED, FINAL]],
+        },
         overrides: vec![],
     };
     attention.program(caps)

@@ -2,9 +2,11 @@
 
 use super::{Config, NAME, cases};
 use crate::catalog;
+use crate::catalog::attention::{self, BIAS, LENGTHS, LSE, MASK, SINK};
 use crate::catalog::flags::{Flag, FlagKind};
+use crate::catalog::recurrent::{CU_SEQLENS, SEQUENCES};
 use crate::catalog::request::Request;
-use crate::catalog::spec::{Causality, Op};
+use crate::catalog::spec::{AxisDefault, Causality, Op};
 use crate::error::Error;
 use crate::operator::Operator;
 
@@ -12,10 +14,30 @@ use crate::operator::Operator;
 pub const OP: Op = Op {
     name: NAME,
     summary: "exact softmax attention, tiled: the baseline for the others",
-    inputs: &catalog::qkv::INPUTS,
-    outputs: &[catalog::qkv::OUTPUT],
-    state: &[],
-    axes: &catalog::qkv::AXES,
+    inputs: &[
+        catalog::qkv::INPUTS[0],
+        catalog::qkv::INPUTS[1],
+        catalog::qkv::INPUTS[2],
+        BIAS,
+        MASK,
+        SINK,
+        LENGTHS,
+        CU_SEQLENS,
+    ],
+    outputs: &[catalog::qkv::OUTPUT, LSE],
+    state: &attention::CACHE,
+    axes: &[
+        catalog::qkv::AXES[0],
+        catalog::qkv::AXES[1],
+        catalog::qkv::AXES[2],
+        catalog::qkv::AXES[3],
+        catalog::qkv::AXES[4],
+        catalog::qkv::AXES[5],
+        catalog::qkv::AXES[6],
+        SEQUENCES,
+        ("1|B", AxisDefault::Length(1)),
+        ("1|H", AxisDefault::Length(1)),
+    ],
     flags: &[
         Flag { name: "scale", kind: FlagKind::Number, help: "Factor of the scores [default: 1/sqrt D]" },
         Flag {
@@ -23,6 +45,12 @@ pub const OP: Op = Op {
             kind: FlagKind::Count,
             help: "Query i sees only keys i-W+1 to i; needs the causal form [default: no window]",
         },
+        Flag {
+            name: "softcap",
+            kind: FlagKind::Number,
+            help: "C: a score s becomes C tanh(s / C), after the scale and before the bias [default: no cap]",
+        },
+        attention::ALIGN,
     ],
     causal: Causality::Both,
     recurrent: false,
@@ -35,11 +63,21 @@ pub const OP: Op = Op {
 
 fn configure(request: &Request<'_>) -> Result<Box<dyn Operator>, Error> {
     let flags = request.flags;
+    let qkv = catalog::qkv::of(&OP, request)?;
+    attention::check_cache(NAME, request)?;
     let config = Config {
         causal: flags.switch("causal").unwrap_or(true),
+        align: attention::align(flags),
+        lengths: request.optional(NAME, &LENGTHS)?.is_some(),
+        sequences: request.optional(NAME, &CU_SEQLENS)?.map(|shape| shape.dims()[0] - 1),
         window: flags.count(NAME, "window")?,
         scale: flags.number(NAME, "scale")?,
-        ..Config::new(catalog::qkv::of(&OP, request)?)
+        softcap: flags.number(NAME, "softcap")?,
+        bias: attention::pairs(NAME, request, &BIAS, &qkv)?,
+        mask: attention::pairs(NAME, request, &MASK, &qkv)?,
+        sink: request.optional(NAME, &SINK)?.is_some(),
+        lse: flags.word(LSE.name).is_some(),
+        qkv,
     };
     config.validate()?;
     Ok(Box::new(config))

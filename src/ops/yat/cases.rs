@@ -53,5 +53,14 @@ pub(super) fn cases() -> Vec<Case> {
     list.push(Case::new("few_queries", &[("H", 2), ("G", 1), ("N", 7), ("M", 500), ("D", 17), ("E", 9)]));
     list.push(Case::new("some_queries_long_cache", &[("H", 1), ("N", 20), ("M", 700), ("D", 17), ("E", 70)]));
     list.push(Case::new("few_queries_few_keys", &[("H", 1), ("N", 8), ("M", 3), ("D", 8)]));
+    let batch = [("B", 3), ("H", 4), ("G", 2), ("N", 70), ("M", 200), ("D", 24), ("E", 20)];
+    list.push(Case::new("start", &batch).flag("align", "start"));
+    list.push(Case::new("start_more_queries", &[("H", 1), ("N", 90), ("M", 40), ("D", 24)]).flag("align", "start"));
+    list.push(Case::new("lengths", &batch).with("lengths"));
+    let few = [("B", 3), ("H", 4), ("G", 2), ("N", 3), ("M", 300), ("D", 24), ("E", 20)];
+    list.push(open(Case::new("lengths_few_queries", &few).with("lengths")).flag("norm", "softmax"));
+    let packed = [("H", 4), ("G", 2), ("N", 200), ("D", 24), ("E", 20), ("seqs", 5)];
+    list.push(Case::new("sequences", &packed).with("cu_seqlens"));
+    list.push(open(Case::new("sequences_open_f16", &packed).with("cu_seqlens")).dtype(DType::F16));
     list
 }

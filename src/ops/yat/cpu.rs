@@ -13,7 +13,7 @@ pub(super) fn run(config: &Config, tensors: &TensorMap) -> TensorMap {
         Norm::Kernel => Weights::Plain(config.norm_eps),
         Norm::Softmax => Weights::Softmax,
     };
-    attention::run(config.qkv, config.mask(), config.lengths, Score::Map(config), weights, tensors)
+    attention::run(config.qkv, config.rule(), &config.extras(), Score::Map(config), weights, tensors)
 }
 
 /// If the squared distance is below this share of the sum of both squares, its difference form is mostly rounding

@@ -26,11 +26,11 @@ pub(super) fn program(c: &Config, caps: &Caps) -> Result<Program, Error> {
     let attention = Attention {
         op: NAME,
         qkv: &c.qkv,
-        mask: c.mask(),
+        mask: c.rule(),
         score: c.epsilon,
         exponential: c.norm == Norm::Softmax,
         norm_eps: if c.norm == Norm::Kernel { c.norm_eps } else { 0.0 },
-        lengths: c.lengths,
+        extras: c.extras(),
         kernels: &KERNELS,
         fragments: [&[SCORE, SQUARES], &[SCORE]],
         overrides: vec![("EUCLIDEAN", (c.kernel == YatKernel::Euclidean).into())],

@@ -11,9 +11,9 @@
 //! ```
 //!
 //! The sums run over the keys j that query i sees: all keys; if causal, those with `j <= i + M - N` (the last query is
-//! aligned with the last key, as with a cache). A query that sees no key, or has no weight, gives zeros. Lengths are at
-//! least 1e-12, so that a zero vector has score 0. The largest spherical score is `1 / epsilon`, for a key in the
-//! direction of the query.
+//! aligned with the last key, as with a cache), or with `j <= i` ([`Align`]). Key counts for each batch entry and packed
+//! sequences are as in softmax. A query that sees no key, or has no weight, gives zeros. Lengths are at least 1e-12, so that a
+//! zero vector has score 0. The largest spherical score is `1 / epsilon`, for a key in the direction of the query.
 //!
 //! Source: "SLAY: Geometry-aware spherical linearized attention with Yat-kernel" (arXiv 2602.04915), equations 1 to 5,
 //! and its code, azettaai/slay. There are two norms because the paper and the code disagree: the paper divides by the
@@ -39,12 +39,14 @@ mod reference;
 #[cfg(feature = "catalog")]
 mod row;
 
-use crate::cores::attention::{self, Mask};
+use crate::cores::attention::{self, Extras, Mask};
 use crate::error::Error;
 use crate::gpu::program::Cost;
 use crate::operator::qkv::Qkv;
 use crate::operator::{Algorithm, Configured, tensors};
-use crate::tensor::Slot;
+use crate::tensor::{Slot, TensorMap};
+
+pub use crate::operator::pairs::Align;
 
 #[cfg(feature = "catalog")]
 pub use row::OP;
@@ -74,12 +76,17 @@ pub enum Norm {
 pub struct Config {
     /// Shapes of q, k, v and o, their storage type and axis order. Any D and E.
     pub qkv: Qkv,
-    /// Whether query i sees only keys up to i + M - N.
+    /// Whether query i sees only keys up to its own.
     pub causal: bool,
+    /// Which key is a causal query's own if M and N differ.
+    pub align: Align,
     /// Whether a tensor `lengths` `[B]` says how many of the M keys each batch entry has. The others are not read, and causal
-    /// queries are aligned at that length in the place of M. A length above M counts as M. A run takes the lengths that are in
-    /// the buffer then, so that one plan and one recording serve a cache that grows.
+    /// queries are aligned at that length in the place of M. A kernel takes a length above M as M. A run takes the lengths
+    /// that are in the buffer then, so that one plan and one recording serve a cache that grows.
     pub lengths: bool,
+    /// S: number of sequences that are packed one after another into the one batch entry, whose borders are the values of a
+    /// tensor `cu_seqlens` `[S+1]`, from 0 to N = M.
+    pub sequences: Option<usize>,
     /// The kernel.
     pub kernel: Kernel,
     /// How its values become weights.
@@ -96,7 +103,9 @@ impl Config {
         Self {
             qkv,
             causal: true,
+            align: Align::End,
             lengths: false,
+            sequences: None,
             kernel: Kernel::Spherical,
             norm: Norm::Kernel,
             epsilon: 1e-3,
@@ -116,23 +125,25 @@ impl Config {
         if !(self.norm_eps.is_finite() && self.norm_eps >= 0.0) {
             return Err(Error::setting(NAME, "norm_eps", "a finite number of 0 or more", self.norm_eps.to_string()));
         }
-        Ok(())
+        self.extras().check(NAME, &self.qkv, self.rule())
     }
 
-    fn mask(&self) -> Mask {
-        Mask { causal: self.causal, window: None }
+    /// Which keys a query sees.
+    fn rule(&self) -> Mask {
+        Mask { causal: self.causal, window: None, align: self.align }
+    }
+
+    fn extras(&self) -> Extras {
+        Extras { lengths: self.lengths, sequences: self.sequences, ..Extras::default() }
     }
 
     /// Every tensor with its exact shape and storage type.
     pub fn slots(&self) -> Vec<Slot> {
-        let mut slots = self.qkv.slots();
-        slots.extend(self.lengths.then(|| attention::lengths_slot(&self.qkv)));
-        slots
+        self.qkv.slots().into_iter().chain(self.extras().slots(&self.qkv)).collect()
     }
 
     fn cost(&self) -> Cost {
-        let mut cost = attention::essential(&self.qkv, self.mask());
-        cost.bytes_read += if self.lengths { self.qkv.batch as f64 * 4.0 } else { 0.0 };
+        let cost = attention::essential(&self.qkv, self.rule()) + self.extras().essential(&self.qkv, self.rule());
         match self.norm {
             Norm::Kernel => Cost { exps: 0.0, ..cost },
             Norm::Softmax => cost,
@@ -153,6 +164,10 @@ impl Configured for Config {
         #[cfg(feature = "cpu")]
         cpu: crate::operator::CpuBackend { run: cpu::run, variant: |_| crate::cores::attention::cpu::variant() },
     };
+
+    fn check_values(&self, tensors: &TensorMap) -> Result<(), Error> {
+        self.extras().check_values(NAME, &self.qkv, tensors)
+    }
 }
 
 tensors! {
@@ -170,5 +185,7 @@ tensors! {
     optional {
         /// `[B]`, u32; given if and only if [`Config::lengths`].
         lengths,
+        /// `[S+1]`, u32; given if and only if [`Config::sequences`].
+        cu_seqlens,
     }
 }

@@ -2,7 +2,7 @@
 //! kernels and the `cpu` backend, which are compared with it.
 
 use super::{Config, Kernel, Norm};
-use crate::cores::attention::key_counts;
+use crate::cores::attention::reference::Rule;
 use crate::operator::ReferenceOutputs;
 use crate::operator::Rows;
 use crate::tensor::TensorMap;
@@ -23,16 +23,15 @@ pub(super) fn outputs<T: Float>(config: &Config, tensors: &TensorMap, rows: Rows
     let o_at = c.layout.strides(c.heads, queries.len(), e);
     let [epsilon, norm_eps] = [config.epsilon, config.norm_eps].map(|x| T::of(f64::from(x)));
     let mut o = vec![0.0; c.batch * c.heads * queries.len() * e];
-    let counts = config.lengths.then(|| key_counts(c, tensors));
+    let rule = Rule::new(c, config.rule(), &config.extras(), tensors);
     for b in 0..c.batch {
-        let keys = counts.as_ref().map_or(c.keys, |counts| counts[b]);
         for h in 0..c.heads {
             let g = h / c.group();
             for (at, &i) in queries.iter().enumerate() {
                 let row = &q[b * q_at.batch + h * q_at.head + i * q_at.token..][..d];
-                // Query i sees key j if j <= i + M - N (of M keys that there are).
-                let end = if config.causal { (i + 1 + keys).saturating_sub(c.queries) } else { keys };
-                let scores: Vec<T> = (0..end)
+                let seen = rule.keys(b, i);
+                let scores: Vec<T> = seen
+                    .iter()
                     .map(|j| {
                         let key = &k[b * k_at.batch + g * k_at.head + j * k_at.token..][..d];
                         match config.kernel {
@@ -51,7 +50,7 @@ pub(super) fn outputs<T: Float>(config: &Config, tensors: &TensorMap, rows: Rows
                 };
                 let o_row = &mut o[b * o_at.batch + h * o_at.head + at * o_at.token..][..e];
                 for (x, value) in o_row.iter_mut().enumerate() {
-                    let column = (0..end).map(|j| v[b * v_at.batch + g * v_at.head + j * v_at.token + x]);
+                    let column = seen.iter().map(|j| v[b * v_at.batch + g * v_at.head + j * v_at.token + x]);
                     let sum = weights.iter().zip(column).fold(T::of(0.0), |sum, (&w, v)| sum + w * v);
                     *value = (sum / divisor).wide();
                 }

@@ -2,7 +2,9 @@
 
 use super::{Config, Kernel, NAME, Norm, cases};
 use crate::catalog;
+use crate::catalog::attention::{self, LENGTHS};
 use crate::catalog::flags::{Flag, FlagKind};
+use crate::catalog::recurrent::{CU_SEQLENS, SEQUENCES};
 use crate::catalog::request::Request;
 use crate::catalog::spec::{Causality, Op};
 use crate::error::Error;
@@ -12,10 +14,19 @@ use crate::operator::Operator;
 pub const OP: Op = Op {
     name: NAME,
     summary: "exact attention with the Yat kernel, tiled; slay approximates it",
-    inputs: &catalog::qkv::INPUTS,
+    inputs: &[catalog::qkv::INPUTS[0], catalog::qkv::INPUTS[1], catalog::qkv::INPUTS[2], LENGTHS, CU_SEQLENS],
     outputs: &[catalog::qkv::OUTPUT],
-    state: &[],
-    axes: &catalog::qkv::AXES,
+    state: &attention::CACHE,
+    axes: &[
+        catalog::qkv::AXES[0],
+        catalog::qkv::AXES[1],
+        catalog::qkv::AXES[2],
+        catalog::qkv::AXES[3],
+        catalog::qkv::AXES[4],
+        catalog::qkv::AXES[5],
+        catalog::qkv::AXES[6],
+        SEQUENCES,
+    ],
     flags: &[
         Flag {
             name: "kernel",
@@ -37,6 +48,7 @@ pub const OP: Op = Op {
             kind: FlagKind::Number,
             help: "Number added to the sum of the kernel [default: 1e-6]",
         },
+        attention::ALIGN,
     ],
     causal: Causality::Both,
     recurrent: false,
@@ -49,8 +61,12 @@ pub const OP: Op = Op {
 
 fn configure(request: &Request<'_>) -> Result<Box<dyn Operator>, Error> {
     let flags = request.flags;
+    attention::check_cache(NAME, request)?;
     let mut config = Config {
         causal: flags.switch("causal").unwrap_or(true),
+        align: attention::align(flags),
+        lengths: request.optional(NAME, &LENGTHS)?.is_some(),
+        sequences: request.optional(NAME, &CU_SEQLENS)?.map(|shape| shape.dims()[0] - 1),
         kernel: if flags.word("kernel") == Some("euclidean") { Kernel::Euclidean } else { Kernel::Spherical },
         norm: if flags.word("norm") == Some("softmax") { Norm::Softmax } else { Norm::Kernel },
         ..Config::new(catalog::qkv::of(&OP, request)?)
