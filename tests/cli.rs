@@ -2,6 +2,8 @@
 //! opened. One test needs an adapter, unless SUBQUAD_ALLOW_NO_ADAPTER=1.
 #![cfg(feature = "cli")]
 
+#[path = "cli/attention.rs"]
+mod attention;
 #[path = "cli/bench.rs"]
 mod bench;
 #[path = "cli/channels.rs"]

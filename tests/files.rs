@@ -143,7 +143,7 @@ fn other_dtypes() {
         [("bool", "BOOL", 3), ("c64", "C64", 16), ("f32", "F32", 8), ("f8", "F8_E4M3", 7), ("i16", "I16", 8)];
     assert_eq!(found, expected.into_iter().chain([("u64", "U64", 32), ("u8", "U8", 5)]).collect::<Vec<_>>());
     let message = sentence(&io::read(&data("refused.safetensors")).unwrap_err());
-    assert!(message.contains("expected dtype f32, f16, bf16, f64, i64, i32 or u32, found "), "{message}");
+    assert!(message.contains("expected dtype f32, f16, bf16, f64, i64, i32, u32, u8 or bool, found "), "{message}");
 
     let listing = io::inspect(&data("refused.npz")).unwrap();
     let found: Vec<_> = listing.entries.iter().map(|e| (e.name.as_str(), e.dtype.as_str(), e.bytes)).collect();
@@ -165,7 +165,7 @@ fn other_dtypes() {
     }
     assert_eq!(found.len(), expected.len());
     let message = sentence(&io::read(&data("refused.npz")).unwrap_err());
-    assert!(message.ends_with("tensor `bool`: expected dtype f32, f16, bf16, f64, i64, i32 or u32, found |b1"));
+    assert!(message.ends_with("tensor `i16`: expected dtype f32, f16, bf16, f64, i64, i32, u32, u8 or bool, found <i2"));
 }
 
 /// Each tensor alone is what it is among all; of the others only the headers are told, whatever their dtype.

@@ -31,7 +31,7 @@ fn shaders() -> &'static [Shader] {
     static SHADERS: OnceLock<Vec<Shader>> = OnceLock::new();
     SHADERS.get_or_init(|| {
         let all = OPS.iter().flat_map(|op| op.kernels()).chain(primitives::kernels()).chain(probes::kernels());
-        let list: Vec<_> = all.chain(self_test::kernels()).chain(with_lengths()).chain(with_subgroups()).collect();
+        let list: Vec<_> = all.chain(self_test::kernels()).chain(with_subgroups()).collect();
         assert!(list.len() >= OPS.len(), "operators without kernels");
         let resolve = |(kernel, spec): (&'static Kernel, Variant)| {
             let label = spec.label(kernel);
@@ -45,30 +45,6 @@ fn shaders() -> &'static [Shader] {
 /// The first shader of a kernel.
 fn shader(name: &str) -> &'static Shader {
     shaders().iter().find(|shader| shader.kernel.name == name).unwrap()
-}
-
-/// Kernels that read `lengths`, which no case has, since the command line does not.
-fn with_lengths() -> Vec<(&'static Kernel, Variant)> {
-    let caps = Caps { f16: true, ..Caps::portable() };
-    let mut list: Vec<(&'static Kernel, Variant)> = Vec::new();
-    let dims = [(16, 16), (24, 20), (40, 64), (128, 128), (70, 300)];
-    let forms = [(70, DType::F32), (70, DType::F16), (3, DType::F32), (3, DType::F16)];
-    for ((d, e), (queries, dtype)) in dims.into_iter().flat_map(|dims| forms.map(|form| (dims, form))) {
-        let qkv = Qkv::new().heads(2).len(queries).dim(d).dim_v(e).keys(300).dtype(dtype);
-        let soft = softmax::Config { lengths: true, ..softmax::Config::new(qkv) };
-        let yat = yat::Config { lengths: true, ..yat::Config::new(qkv) };
-        let euclidean = yat::Config { kernel: yat::Kernel::Euclidean, norm: yat::Norm::Softmax, ..yat.clone() };
-        let operators: [&dyn Operator; 4] =
-            [&soft, &softmax::Config { causal: false, ..soft.clone() }, &yat, &euclidean];
-        for step in operators.iter().flat_map(|operator| operator.program(&caps).unwrap().steps().to_vec()) {
-            let reads = bindings(step.kernel, &step.spec).iter().any(|binding| binding.name == "lengths");
-            if reads && !list.iter().any(|(kernel, spec)| kernel.name == step.kernel.name && *spec == step.spec) {
-                list.push((step.kernel, step.spec));
-            }
-        }
-    }
-    assert!(list.len() >= 40, "{} kernels", list.len());
-    list
 }
 
 /// Kernels that only software adapters with subgroups take.

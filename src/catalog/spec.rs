@@ -99,8 +99,7 @@ impl TensorSpec {
 
     /// An optional weight. If it is not given but the operator needs it, it is drawn from the seed.
     ///
-    /// An axis written `1|H` has length 1 or the length of H; in a random input it has that of H if the case says so under
-    /// the name `1|H`.
+    /// An axis written `1|H` has length 1 or the length of H; in a random input 1, or what the case says under that name.
     pub const fn weight(name: &'static str, axes: &'static str) -> Self {
         Self { role: Role::Weight, optional: true, ..Self::stream(name, axes) }
     }

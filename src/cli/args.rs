@@ -104,7 +104,7 @@ fn run(op: &'static Op) -> Command {
     if op.outputs.iter().any(|spec| spec.name == LSE.name) {
         command = command.arg(
             path("lse-out")
-                .help("File to write `lse` to: the logarithm of the sum of exponentials of every row, by which outputs over parts of the keys can be merged"),
+                .help("File to write `lse` to, the logarithm of the sum of exponentials of every row"),
         );
     }
     if op.summaries.is_some() {

@@ -139,14 +139,15 @@ fn elem(dtype: &str) -> Option<(Elem, bool)> {
         b'<' => false,
         _ => cfg!(target_endian = "big"),
     };
-    let elem = match dtype.strip_prefix(['<', '>', '=', '|']).unwrap_or(dtype) {
+    let elem = match dtype.strip_prefix(['<', '>', '=']).unwrap_or(dtype) {
         "f4" => Elem::F32,
         "f2" => Elem::F16,
         "f8" => Elem::F64,
         "i8" => Elem::I64,
         "i4" => Elem::I32,
         "u4" => Elem::U32,
-        "u1" | "b1" => Elem::U8,
+        // One byte has no order.
+        "u1" | "b1" | "|u1" | "|b1" => Elem::U8,
         _ => return None,
     };
     Some((elem, big))

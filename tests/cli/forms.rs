@@ -99,9 +99,9 @@ fn borders_are_whole_numbers_from_0_to_n_that_do_not_decrease() {
     bordered(&place, 1, &[0, 0, 6, 6]);
     place.done(&format!("run linear {CPU} --verify"));
     // Operators that do not take it refuse it by name.
-    let sentence = "softmax: tensor `cu_seqlens`: would change the result, and softmax does not read it; remove it from \
+    let sentence = "linformer: tensor `cu_seqlens`: would change the result, and linformer does not read it; remove it from \
                     the file, or rename it if it is something else";
-    place.refuse(&format!("run softmax {CPU}"), 1, sentence);
+    place.refuse(&format!("run linformer {CPU}"), 1, sentence);
     let other = HostTensor::f32([2], vec![0.0, 6.0]);
     let mut tensors = place.read("in.safetensors").tensors;
     tensors.insert("cu_seqlens", other);

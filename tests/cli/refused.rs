@@ -91,11 +91,11 @@ fn a_head_wider_than_any_model_has_is_refused() {
 #[test]
 fn dtypes_that_cannot_be_read_are_refused() {
     let place = Place::new();
-    let header = r#"{"q":{"dtype":"U8","shape":[2,2],"data_offsets":[0,4]}}"#;
+    let header = r#"{"q":{"dtype":"I8","shape":[2,2],"data_offsets":[0,4]}}"#;
     raw(&place.path("in.safetensors"), header, 4);
     let ran = place.run(&format!("{RUN} in.safetensors"));
     assert_eq!(ran.code, 1, "{ran:?}");
-    for word in ["error: in.safetensors: ", "`q`", "U8", "f32"] {
+    for word in ["error: in.safetensors: ", "`q`", "I8", "f32"] {
         assert!(ran.err.to_lowercase().contains(&word.to_lowercase()), "{word} in {ran:?}");
     }
 

@@ -252,14 +252,14 @@ fn a_tensor_that_is_not_read_may_have_any_dtype() {
         }
     }
     // It may even have the name of one that is wanted, where the input has that: only there is it looked up.
-    raw(&place.path("q.safetensors"), r#"{"q":{"dtype":"BOOL","shape":[2],"data_offsets":[0,2]}}"#, 2);
+    raw(&place.path("q.safetensors"), r#"{"q":{"dtype":"I8","shape":[2],"data_offsets":[0,2]}}"#, 2);
     place.done(&format!("{RUN} plain.npz --params q.safetensors --output q.npz"));
     same(&place.tensor("q.npz", "o"), &expected);
-    let sentence = "q.safetensors: tensor `q`: expected dtype f32, f16, bf16, f64, i64, i32 or u32, found BOOL";
+    let sentence = "q.safetensors: tensor `q`: expected dtype f32, f16, bf16, f64, i64, i32, u32, u8 or bool, found I8";
     place.refuse("run linear --backend cpu --input q.safetensors --params plain.npz", 1, sentence);
     place.refuse("run linear --backend cpu --input k.npz --params q.safetensors", 1, sentence);
     // A missing tensor is reported with those of either file, of whatever dtype.
-    raw(&place.path("m.safetensors"), r#"{"query":{"dtype":"BOOL","shape":[2],"data_offsets":[0,2]}}"#, 2);
+    raw(&place.path("m.safetensors"), r#"{"query":{"dtype":"I8","shape":[2],"data_offsets":[0,2]}}"#, 2);
     let sentence = "linear: tensor `q`: expected [B, H, N, D], found none (given: k, query)";
     place.refuse("run linear --backend cpu --input k.npz --params m.safetensors", 1, sentence);
     place.refuse("run linear --backend cpu --params k.npz --input m.safetensors", 1, sentence);

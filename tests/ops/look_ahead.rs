@@ -118,7 +118,7 @@ fn one(op: &Op, case: &Case) -> Result<Completion, Failed> {
         let before = run(operator.as_ref(), &inputs);
         for (at, how, changed) in &changes {
             let (at, after) = (*at, run(operator.as_ref(), changed));
-            for spec in op.outputs {
+            for spec in op.outputs.iter().filter(|spec| before.get(spec.name).is_some()) {
                 let axis = length_axis(op.outputs, case, spec.name).unwrap();
                 let part = |outputs: &TensorMap, from, to| cut(outputs.get(spec.name).unwrap(), axis, from, to);
                 let what = format!("{backend}, token {at} {how}: {}", spec.name);

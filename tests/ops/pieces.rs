@@ -61,6 +61,7 @@ pub(crate) fn join(pieces: &[HostTensor], axis: usize) -> HostTensor {
 /// A single token is decoded, unless there is a segment.
 pub(crate) fn in_pieces(op: &Op, case: &Case, inputs: &TensorMap, cuts: &[usize], run: &Runner) -> TensorMap {
     let (mut state, mut pieces) = (TensorMap::new(), Vec::new());
+    let outputs: Vec<_> = op.outputs.iter().filter(|spec| !spec.optional).collect();
     for ends in cuts.windows(2) {
         let (from, to) = (ends[0], ends[1]);
         let mut piece = case.clone();
@@ -76,9 +77,9 @@ pub(crate) fn in_pieces(op: &Op, case: &Case, inputs: &TensorMap, cuts: &[usize]
         let mut tensors: TensorMap = inputs.iter().map(part).collect();
         state.into_iter().for_each(|(name, tensor)| tensors.insert(name, tensor));
         state = run(piece.configure(op).unwrap().as_ref(), &tensors);
-        pieces.push(op.outputs.iter().map(|spec| state.remove(spec.name).unwrap()).collect::<Vec<_>>());
+        pieces.push(outputs.iter().map(|spec| state.remove(spec.name).unwrap()).collect::<Vec<_>>());
     }
-    for (at, spec) in op.outputs.iter().enumerate() {
+    for (at, spec) in outputs.iter().enumerate() {
         let of: Vec<HostTensor> = pieces.iter().map(|outputs| outputs[at].clone()).collect();
         state.insert(spec.name, join(&of, length_axis(op.outputs, case, spec.name).unwrap()));
     }

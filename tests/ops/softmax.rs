@@ -2,11 +2,12 @@
 
 use libtest_mimic::Trial;
 use proptest::prelude::*;
+use subquad::catalog::random;
 use subquad::gpu::Caps;
 use subquad::operator::qkv::Qkv;
 use subquad::operator::{Operator, Precision, Rows};
-use subquad::ops::softmax::Config;
-use subquad::tensor::{DType, HostTensor, Layout, TensorMap};
+use subquad::ops::softmax::{Align, Config, Pairs};
+use subquad::tensor::{DType, HostTensor, Layout, TensorMap, Values};
 use subquad::verify::tolerance;
 
 use crate::support::{assert_matches, backends, inputs, roomy, test, tokens};
@@ -79,6 +80,166 @@ fn pieces_with_a_growing_cache_equal_the_whole() {
     }
 }
 
+/// Attention over the first keys and over the others, each with the logarithms of its sums, gives that over all keys.
+fn outputs_over_parts_of_the_keys_merge_by_their_logarithms() {
+    let (queries, keys, cut) = (40, 300, 170);
+    for dtype in [DType::F32, DType::F16] {
+        let whole = Config {
+            lse: true,
+            softcap: Some(2.0),
+            ..Config::new(Qkv::new().batch(2).heads(4).len(queries).dim(20).dim_v(12).kv_heads(2).keys(keys).dtype(dtype))
+        };
+        let all = inputs(&whole.qkv);
+        let part = |range: std::ops::Range<usize>| {
+            let mut part = all.clone();
+            for name in ["k", "v"] {
+                part.insert(name, tokens(all.get(name).unwrap(), range.clone()).cast(dtype));
+            }
+            part
+        };
+        // Every query sees all of the first keys; the last queries and keys are aligned as before.
+        let first = Config { causal: false, qkv: whole.qkv.keys(cut), ..whole.clone() };
+        let second = Config { qkv: whole.qkv.keys(keys - cut), ..whole.clone() };
+        for (backend, run) in crate::support::backends_for(dtype) {
+            let [a, b, want] = [(&first, part(0..cut)), (&second, part(cut..keys)), (&whole, all.clone())]
+                .map(|(config, tensors)| run(config, &tensors));
+            let [a, b, want] = [a, b, want].map(|outputs| ["o", "lse"].map(|name| outputs.get(name).unwrap().to_f64()));
+            let dim = whole.qkv.dim_v;
+            let (mut o, mut lse) = (Vec::new(), Vec::new());
+            for (row, (x, y)) in a[1].iter().zip(&b[1]).enumerate() {
+                let top = x.max(*y);
+                let log = top + ((x - top).exp() + (y - top).exp()).ln();
+                lse.push(log);
+                let of = |part: &Vec<f64>, own: f64, e: usize| part[row * dim + e] * (own - log).exp();
+                o.extend((0..dim).map(|e| of(&a[0], *x, e) + of(&b[0], *y, e)));
+            }
+            let bound = if dtype == DType::F16 { 1e-3 } else { 1e-6 };
+            let errors = [tolerance::relative_rms(&o, &want[0]), tolerance::relative_rms(&lse, &want[1])];
+            assert!(errors[0] < bound && errors[1] < 1e-6, "{backend} {dtype}: {errors:.2?}");
+        }
+    }
+}
+
+/// A sink is a key whose value is zero.
+fn a_sink_is_a_key_without_a_value() {
+    for queries in [70, 3] {
+        let c = Config {
+            causal: false,
+            sink: true,
+            lse: true,
+            scale: Some(1.0),
+            ..Config::new(Qkv::new().heads(2).len(queries).dim(8).dim_v(6).keys(90))
+        };
+        let mut all = inputs(&c.qkv);
+        let sinks = [0.7f32, -1.5];
+        all.insert("sink", HostTensor::f32([2], sinks.to_vec()));
+        // The last key has one dimension to itself.
+        let longer = Config { sink: false, qkv: c.qkv.keys(91).dim_k(9), ..c.clone() };
+        let wider = |name: &str, last: &dyn Fn(usize) -> f32| {
+            let tensor = all.get(name).unwrap();
+            let [_, heads, len, dim] = tensor.shape().dims().try_into().unwrap();
+            let values = tensor.to_f32();
+            let rows = values.chunks_exact(dim).enumerate();
+            let values = rows.flat_map(|(row, x)| x.iter().copied().chain([last(row / len)]).collect::<Vec<_>>()).collect();
+            HostTensor::f32([1, heads, len, dim + 1], values)
+        };
+        let with_row = |tensor: &HostTensor, row: &dyn Fn(usize) -> Vec<f32>| {
+            let [_, heads, len, dim] = tensor.shape().dims().try_into().unwrap();
+            let values = tensor.to_f32();
+            let values = values.chunks_exact(len * dim).enumerate();
+            let values = values.flat_map(|(head, x)| [x.to_vec(), row(head)].concat()).collect();
+            HostTensor::f32([1, heads, len + 1, dim], values)
+        };
+        let mut more = TensorMap::new();
+        more.insert("q", wider("q", &|_| 1.0));
+        more.insert("k", with_row(&wider("k", &|_| 0.0), &|head| [vec![0.0; 8], vec![sinks[head]]].concat()));
+        more.insert("v", with_row(all.get("v").unwrap(), &|_| vec![0.0; 6]));
+        for (backend, run) in backends() {
+            let (got, want) = (run(&c, &all), run(&longer, &more));
+            for name in ["o", "lse"] {
+                let [got, want] = [&got, &want].map(|outputs| outputs.get(name).unwrap().to_f64());
+                let error = tolerance::relative_rms(&got, &want);
+                assert!(error < 1e-6, "{backend}, {queries} queries: {name} {error:.2e}");
+            }
+        }
+    }
+}
+
+/// With a single key the logarithm of the sum is the score itself.
+fn capped_scores_are_right_over_the_whole_range() {
+    let count = 3000;
+    let scores: Vec<f32> = (0..count).map(|i| (i as f32 / 100.0 - 14.0).exp2() * if i % 2 == 0 { 1.0 } else { -1.0 }).collect();
+    let c = Config {
+        softcap: Some(1.0),
+        scale: Some(1.0),
+        lse: true,
+        ..Config::new(Qkv::new().heads(count).len(1).dim(1))
+    };
+    let mut all = inputs(&c.qkv);
+    all.insert("q", HostTensor::f32([1, count, 1, 1], scores.clone()));
+    all.insert("k", HostTensor::f32([1, count, 1, 1], vec![1.0; count]));
+    for (backend, run) in backends() {
+        let got = run(&c, &all).get("lse").unwrap().to_f64();
+        for (x, got) in scores.iter().zip(got) {
+            let want = f64::from(*x).tanh();
+            assert!((got - want).abs() <= 3e-7 * want.abs(), "{backend}: tanh {x} = {want}, found {got}");
+        }
+    }
+}
+
+/// Rows of which a bias hides all pairs, a mask does, or nothing is left by both.
+fn rows_that_see_nothing_give_zeros_and_the_logarithm_of_nothing() {
+    for queries in [70, 3] {
+        let c = Config {
+            causal: false,
+            bias: Some(Pairs::SHARED),
+            mask: Some(Pairs::SHARED),
+            lse: true,
+            ..Config::new(Qkv::new().heads(2).len(queries).dim(8).keys(90))
+        };
+        let mut all = inputs(&c.qkv);
+        let hidden = |i: usize, j: usize| [i == 0, i == 2 && j < 40];
+        let pairs = || (0..queries).flat_map(|i| (0..90).map(move |j| (i, j)));
+        let bias = pairs().map(|(i, j)| if hidden(i, j)[0] || (i == 2 && j >= 40) { f32::NEG_INFINITY } else { 0.5 });
+        let mask = pairs().map(|(i, j)| u8::from(!(i == 1 || hidden(i, j)[1])));
+        all.insert("bias", HostTensor::f32([1, 1, queries, 90], bias.collect()));
+        all.insert("mask", HostTensor::new([1, 1, queries, 90], Values::U8(mask.collect())));
+        let sunk = Config { sink: true, ..c.clone() };
+        all.insert("sink", HostTensor::f32([2], vec![0.25, -3.0]));
+        for (backend, run) in backends() {
+            let (got, with_sink) = (run(&c, &all), run(&sunk, &all));
+            for head in 0..2 {
+                let row = |outputs: &TensorMap, name: &str, i: usize, dim: usize| {
+                    let at = (head * queries + i) * dim;
+                    outputs.get(name).unwrap().to_f32()[at..at + dim].to_vec()
+                };
+                for i in 0..queries {
+                    let empty = i < 3;
+                    assert_eq!(row(&got, "o", i, 8).iter().all(|x| *x == 0.0), empty, "{backend} {i}");
+                    assert_eq!(row(&got, "lse", i, 1)[0] == f32::NEG_INFINITY, empty, "{backend} {i}");
+                    assert_eq!(row(&with_sink, "o", i, 8).iter().all(|x| *x == 0.0), empty, "{backend} {i}");
+                    assert_eq!(row(&with_sink, "lse", i, 1)[0] == [0.25, -3.0][head], empty, "{backend} {i}");
+                }
+            }
+        }
+    }
+}
+
+/// A device has eight bindings. What needs more runs as split-K, whatever its shape.
+fn no_dispatch_has_more_than_eight_buffers() {
+    let every = Config {
+        lengths: true,
+        bias: Some(Pairs::SHARED),
+        mask: Some(Pairs::SHARED),
+        sink: true,
+        lse: true,
+        ..Config::new(Qkv::new().heads(8).len(2048).dim(64))
+    };
+    let steps = |c: &Config| c.program(&roomy()).unwrap().steps().iter().map(|step| step.operands.len()).collect::<Vec<_>>();
+    assert_eq!(steps(&every), [7, 4]);
+    assert_eq!(steps(&Config { lengths: false, ..every }), [8]);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() })]
     fn any_shape_matches_the_definition_on_the_cpu(
@@ -86,13 +247,37 @@ proptest! {
         (queries, keys) in (1usize..=300, 1usize..=600),
         (dim_k, dim_v) in (1usize..=80, 1usize..=80),
         window in prop::option::of(1usize..=400),
-        bnhd in any::<bool>(),
-        causal in any::<bool>(),
+        (bnhd, causal, start) in (any::<bool>(), any::<bool>(), any::<bool>()),
+        (bias, mask, sink, lse) in (prop::option::of(any::<(bool, bool)>()), prop::option::of(any::<(bool, bool)>()), any::<bool>(), any::<bool>()),
+        softcap in prop::option::of(0.5f32..30.0),
     ) {
         let layout = if bnhd { Layout::Bnhd } else { Layout::Bhnd };
         let qkv = Qkv::new().batch(batch).heads(kv_heads * group).len(queries).dim(dim_k).dim_v(dim_v).kv_heads(kv_heads).keys(keys).layout(layout);
-        let c = Config { causal, window: window.filter(|_| causal), ..Config::new(qkv) };
-        let all = inputs(&qkv);
+        let pairs = |given: Option<(bool, bool)>| given.map(|(batch, heads)| Pairs { batch, heads });
+        let c = Config {
+            causal,
+            align: if start && causal { Align::Start } else { Align::End },
+            window: window.filter(|_| causal),
+            softcap,
+            bias: pairs(bias),
+            mask: pairs(mask),
+            sink,
+            lse,
+            ..Config::new(qkv)
+        };
+        let mut all = inputs(&qkv);
+        for (name, pairs, least) in [("bias", c.bias, 1.3), ("mask", c.mask, 0.5)] {
+            let Some(pairs) = pairs else { continue };
+            let shape = pairs.shape(&qkv);
+            let values = random::normal(5, least as u64, shape.count());
+            let hidden = if name == "bias" { f32::NEG_INFINITY } else { 0.0 };
+            let values = values.into_iter().map(|x| if x > least { hidden } else { x }).collect();
+            let tensor = HostTensor::f32(shape, values);
+            all.insert(name, if name == "mask" { tensor.cast(DType::U8) } else { tensor });
+        }
+        if sink {
+            all.insert("sink", HostTensor::f32([qkv.heads], random::normal(6, 0, qkv.heads)));
+        }
         assert_matches("cpu", &c, &all, &c.cpu(&all).unwrap());
     }
 
@@ -100,10 +285,13 @@ proptest! {
         queries in 1usize..200,
         keys in 1usize..200,
         window in prop::option::of(1usize..=250),
+        start in any::<bool>(),
     ) {
-        let c = Config { window, ..Config::new(Qkv::new().heads(1).len(queries).dim(1).keys(keys)) };
+        let align = if start { Align::Start } else { Align::End };
+        let c = Config { window, align, ..Config::new(Qkv::new().heads(1).len(queries).dim(1).keys(keys)) };
         let seen = |i: usize, j: usize| {
-            j + queries <= i + keys && window.is_none_or(|w| i + keys < j + queries + w)
+            let (own, j) = (if start { i + queries } else { i + keys }, j + queries);
+            j <= own && window.is_none_or(|w| own < j + w)
         };
         let pairs = (0..queries).map(|i| (0..keys).filter(|&j| seen(i, j)).count()).sum::<usize>();
         prop_assert_eq!(c.cost().flops, 4.0 * pairs as f64);
@@ -171,8 +359,47 @@ fn refused_before_anything_runs() {
             Config { qkv: base.qkv.keys(1 << 31), ..base.clone() },
             "softmax: tensor `k` (elements) needs 137438953472, the limit of this device is 4294967295",
         ),
+        (Config { softcap: Some(0.0), ..base.clone() }, "softmax: `softcap`: expected a finite number above 0, found 0"),
+        (
+            Config { align: Align::Start, causal: false, ..base.clone() },
+            "softmax: `align` start needs the causal form: without it every query sees every key",
+        ),
+        (
+            Config { sequences: Some(0), ..base.clone() },
+            "softmax: tensor `cu_seqlens`: expected [S+1], the borders of one sequence or more, found [1]",
+        ),
+        (
+            Config { sequences: Some(2), qkv: base.qkv.batch(2), ..base.clone() },
+            "softmax: tensor `q`: expected batch B = 1 with cu_seqlens, found 2",
+        ),
+        (
+            Config { sequences: Some(2), qkv: base.qkv.keys(9), ..base.clone() },
+            "softmax: tensor `k`: expected M = N = 8 with cu_seqlens, found M = 9",
+        ),
+        (
+            Config { sequences: Some(2), lengths: true, ..base.clone() },
+            "softmax: tensor `cu_seqlens`: expected none with lengths, which are those of batch entries, found [3]",
+        ),
     ] {
         assert_eq!(config.program(&Caps::portable()).unwrap_err().to_string(), sentence);
+    }
+    let mut all = inputs(&base.qkv);
+    for (config, name, values, sentence) in [
+        (
+            Config { lengths: true, ..base.clone() },
+            "lengths",
+            vec![9],
+            "softmax: tensor `lengths`: expected at most M = 8 keys, found 9 at 0",
+        ),
+        (
+            Config { sequences: Some(2), ..base },
+            "cu_seqlens",
+            vec![0, 9, 8],
+            "softmax: tensor `cu_seqlens`: expected values that do not decrease, found 8 after 9 at 2",
+        ),
+    ] {
+        all.insert(name, HostTensor::new([values.len()], Values::U32(values)));
+        assert_eq!(config.cpu(&all).unwrap_err().to_string(), sentence);
     }
 }
 
@@ -181,6 +408,11 @@ pub(crate) fn tests() -> Vec<Trial> {
         test(queries_that_see_no_key_give_zeros),
         test(scores_of_a_hundred_do_not_overflow),
         test(pieces_with_a_growing_cache_equal_the_whole),
+        test(outputs_over_parts_of_the_keys_merge_by_their_logarithms),
+        test(a_sink_is_a_key_without_a_value),
+        test(capped_scores_are_right_over_the_whole_range),
+        test(rows_that_see_nothing_give_zeros_and_the_logarithm_of_nothing),
+        test(no_dispatch_has_more_than_eight_buffers),
         test(any_shape_matches_the_definition_on_the_cpu),
         test(work_is_that_of_the_pairs_the_mask_lets_through),
         test(work_and_workspace_of_large_shapes),

@@ -6,7 +6,7 @@ use crate::catalog::attention::{self, BIAS, LENGTHS, LSE, MASK, SINK};
 use crate::catalog::flags::{Flag, FlagKind};
 use crate::catalog::recurrent::{CU_SEQLENS, SEQUENCES};
 use crate::catalog::request::Request;
-use crate::catalog::spec::{AxisDefault, Causality, Op};
+use crate::catalog::spec::{Causality, Op};
 use crate::error::Error;
 use crate::operator::Operator;
 
@@ -35,8 +35,6 @@ pub const OP: Op = Op {
         catalog::qkv::AXES[5],
         catalog::qkv::AXES[6],
         SEQUENCES,
-        ("1|B", AxisDefault::Length(1)),
-        ("1|H", AxisDefault::Length(1)),
     ],
     flags: &[
         Flag { name: "scale", kind: FlagKind::Number, help: "Factor of the scores [default: 1/sqrt D]" },
