@@ -165,7 +165,9 @@ fn other_dtypes() {
     }
     assert_eq!(found.len(), expected.len());
     let message = sentence(&io::read(&data("refused.npz")).unwrap_err());
-    assert!(message.ends_with("tensor `i16`: expected dtype f32, f16, bf16, f64, i64, i32, u32, u8 or bool, found <i2"));
+    assert!(
+        message.ends_with("tensor `i16`: expected dtype f32, f16, bf16, f64, i64, i32, u32, u8 or bool, found <i2")
+    );
 }
 
 /// Each tensor alone is what it is among all; of the others only the headers are told, whatever their dtype.

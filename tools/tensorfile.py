@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-DTYPES = {"F16": "<f2", "F32": "<f4", "F64": "<f8", "I32": "<i4", "I64": "<i8"}
+DTYPES = {"F16": "<f2", "F32": "<f4", "F64": "<f8", "I32": "<i4", "I64": "<i8", "BOOL": "|b1", "U8": "|u1"}
 
 
 def save(path, tensors, metadata=None):

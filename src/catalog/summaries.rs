@@ -136,7 +136,7 @@ impl State {
             };
             let (dims, found) = (tensor.shape().dims(), format!("{} {}", tensor.dtype(), tensor.shape()));
             let refuse = |expected: &str| Err(format!("tensor `{}`: expected {expected}, found {found}", spec.name));
-            if whole != (tensor.dtype() == DType::I64) {
+            if !(if whole { tensor.dtype() == DType::I64 } else { tensor.dtype().is_float() }) {
                 return refuse(if whole { "whole numbers" } else { "f32 or f16" });
             }
             if dims.len() != axes.len() || dims.contains(&0) {

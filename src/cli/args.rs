@@ -102,10 +102,8 @@ fn run(op: &'static Op) -> Command {
             .arg(state_any());
     }
     if op.outputs.iter().any(|spec| spec.name == LSE.name) {
-        command = command.arg(
-            path("lse-out")
-                .help("File to write `lse` to, the logarithm of the sum of exponentials of every row"),
-        );
+        command = command
+            .arg(path("lse-out").help("File to write `lse` to, the logarithm of the sum of exponentials of every row"));
     }
     if op.summaries.is_some() {
         command = command.arg(path("summary-out").help(

@@ -204,7 +204,8 @@ impl Headers {
             let Some((_, dtype, shape)) = state.iter().find(|(name, ..)| *name == part.name) else {
                 return Err(self.missing_state(part.name, part.shape.to_string()));
             };
-            if *shape != part.shape || (*dtype == DType::I64) != (part.dtype == DType::I64) {
+            let fits = if part.dtype == DType::I64 { *dtype == DType::I64 } else { dtype.is_float() };
+            if *shape != part.shape || !fits {
                 let expected = format!("{} {} in the state file", part.dtype, part.shape);
                 return Err(Error::tensor(op.name, part.name, expected, format!("{dtype} {shape}")));
             }

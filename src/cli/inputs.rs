@@ -75,7 +75,10 @@ impl Inputs {
             if let Some(used) = part.and_then(|part| headers.cut(part, tensor.shape())) {
                 let axis = tensor.shape().rank() - 1;
                 let length = tensor.shape().dims()[axis];
-                ui.note(&format!("{}: the first {used} of {length} columns are used, as many as k has tokens", spec.name));
+                ui.note(&format!(
+                    "{}: the first {used} of {length} columns are used, as many as k has tokens",
+                    spec.name
+                ));
                 tensor = tensor.select(axis, &(0..used).collect::<Vec<_>>());
             }
             tensors.insert(spec.name, tensor);

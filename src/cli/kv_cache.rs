@@ -47,7 +47,7 @@ pub(super) fn extended(
 ) -> Result<Shape, Error> {
     let [batch, heads, new, dim] = axes(tensor, layout);
     let [b, h, old, d] = axes(cache, Layout::Bhnd);
-    if [batch, heads, dim] != [b, h, d] || dtype == DType::I64 || old == 0 {
+    if [batch, heads, dim] != [b, h, d] || !dtype.is_float() || old == 0 {
         let expected = format!("f32 [{batch}, {heads}, M, {dim}] in the state file");
         return Err(Error::tensor(op.name, spec.name, expected, format!("{dtype} {cache}")));
     }

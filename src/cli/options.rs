@@ -124,7 +124,9 @@ impl Options {
             return refuse(&format!("--direction {word} cannot be used with --state-in or --state-out"));
         }
         if self.flags.word(ALIGN.name) == Some("start") && self.carry() {
-            return refuse("--align start cannot be used with --state-in or --state-out, whose keys come before the queries");
+            return refuse(
+                "--align start cannot be used with --state-in or --state-out, whose keys come before the queries",
+            );
         }
         if self.flags.switch("decode") == Some(true) && !self.carry() {
             return refuse("--decode needs --state-in or --state-out");
@@ -252,10 +254,11 @@ pub(super) fn as_typed(op: &Op, flags: &Flags) -> String {
             || op.flags.iter().any(|flag| flag.name == name && matches!(flag.kind, FlagKind::Switch))
     };
     // What a file of its own asks for is none of the flags.
-    let words = flags.iter().filter(|(name, _)| *name != LSE.name).map(|(name, value)| match (is_switch(name), value) {
-        (true, "true") => format!("--{name}"),
-        (true, _) => format!("--{}", args::negative(name)),
-        (false, value) => format!("--{name} {value}"),
-    });
+    let words =
+        flags.iter().filter(|(name, _)| *name != LSE.name).map(|(name, value)| match (is_switch(name), value) {
+            (true, "true") => format!("--{name}"),
+            (true, _) => format!("--{}", args::negative(name)),
+            (false, value) => format!("--{name} {value}"),
+        });
     words.collect::<Vec<_>>().join(" ")
 }

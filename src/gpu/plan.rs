@@ -394,7 +394,7 @@ fn whole<'t>(bound: &Bound<'t>) -> (&'t wgpu::Buffer, u64, u64) {
 
 fn describe(slot: &Slot) -> String {
     match slot.parts.as_slice() {
-        [only] => format!("{} {}", slot.dtype, only.shape),
+        [_] => format!("{} {}", slot.dtype, slot.shape()),
         parts => {
             let names: Vec<_> = parts.iter().map(|p| format!("{} {}", p.name, p.shape)).collect();
             let count = slot.checked_count().unwrap_or(u64::MAX);

@@ -43,7 +43,8 @@ fn tensors_of_other_shapes_and_kinds_are_refused() {
     refused("lengths", zeros(&[2]), "", 1, "tensor `lengths`: expected i64, i32 or u32, found f32");
     refused("lengths", whole(&[7]), "", 1, "tensor `lengths`: expected [2], found [1]");
     refused("lengths", whole(&[3, 8]), "", 1, "tensor `lengths`: expected at most M = 7 keys, found 8 at 1");
-    let negative = "tensor `lengths`: expected whole numbers from 0 to 4294967295, found 1 of 2 that are not, the first -1";
+    let negative =
+        "tensor `lengths`: expected whole numbers from 0 to 4294967295, found 1 of 2 that are not, the first -1";
     refused("lengths", whole(&[3, -1]), "", 1, negative);
     refused("cu_seqlens", whole(&[0, 7]), "", 1, "tensor `q`: expected batch B = 1 with cu_seqlens, found 2");
 }
@@ -168,7 +169,8 @@ fn pieces_with_a_cache_equal_the_whole() {
         let whole = place.tensor("o.npz", "o");
         let mut state = String::new();
         for (at, pair) in [0, 17, 18, 80, 90].windows(2).enumerate() {
-            let cut = shapes.iter().map(|(name, shape)| ((*name).to_owned(), rows(&filled(name, shape), pair[0], pair[1])));
+            let cut =
+                shapes.iter().map(|(name, shape)| ((*name).to_owned(), rows(&filled(name, shape), pair[0], pair[1])));
             place.write_map("in.npz", &cut.collect());
             place.done(&format!("run {op} {CPU} {flags} --state-out s{at}.npz {state} --verify"));
             close(&place.tensor("o.npz", "o"), &rows(&whole, pair[0], pair[1]));
@@ -193,7 +195,8 @@ fn pieces_with_a_cache_equal_the_whole() {
 fn packed_sequences_are_what_each_is_alone() {
     let place = Place::new();
     let shapes: &[(&str, &[usize])] = &[("q", &[1, 4, 20, 8]), ("k", &[1, 2, 20, 8]), ("v", &[1, 2, 20, 5])];
-    for (op, flags) in [("softmax", ""), ("softmax", "--no-causal"), ("softmax", "--window 3"), ("yat", "--no-causal")] {
+    for (op, flags) in [("softmax", ""), ("softmax", "--no-causal"), ("softmax", "--window 3"), ("yat", "--no-causal")]
+    {
         let mut all = tensors(shapes);
         all.insert("cu_seqlens", whole(&[0, 7, 7, 8, 20]));
         place.write_map("in.npz", &all);

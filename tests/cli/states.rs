@@ -102,7 +102,7 @@ fn a_state_that_lacks_a_part_or_has_another_shape_is_refused_by_name() {
         1,
         "linear: tensor `state`: expected [1, 2, 4, 3] in the state file, found none (given: m)",
     );
-    raw(&file, r#"{"norm":{"dtype":"BOOL","shape":[2],"data_offsets":[0,2]}}"#, 2);
+    raw(&file, r#"{"norm":{"dtype":"I8","shape":[2],"data_offsets":[0,2]}}"#, 2);
     let ran = place.run(&run_mask);
     assert!(ran.code == 1 && ran.err.contains("mask.safetensors: tensor `norm`: expected dtype f32"), "{ran:?}");
     // Half precision is read as well.

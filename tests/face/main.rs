@@ -2,6 +2,7 @@
 //! something does not fit.
 
 mod lengths;
+mod pairs;
 mod refused;
 mod strided;
 

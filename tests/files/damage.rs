@@ -186,7 +186,11 @@ fn hostile_npy() {
         (f4("2"), 8, "header: expected `(`"),
         (f4(&deep("(", ")")), 8, "header: expected a shape"),
         (dictionary("'<f4'", "Maybe", "(2,)"), 8, "header: expected True or False"),
-        (dictionary("'<i2'", "False", "(2,)"), 4, "expected dtype f32, f16, bf16, f64, i64, i32, u32, u8 or bool, found <i2"),
+        (
+            dictionary("'<i2'", "False", "(2,)"),
+            4,
+            "expected dtype f32, f16, bf16, f64, i64, i32, u32, u8 or bool, found <i2",
+        ),
         (dictionary("'=i2'", "False", "(2,)"), 4, "found =i2"),
         (dictionary("'|f4'", "False", "(2,)"), 8, "found |f4"),
         (dictionary("''", "False", "(2,)"), 8, "expected dtype"),

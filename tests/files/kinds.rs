@@ -121,7 +121,9 @@ fn headers_come_before_data() {
     }
     let opened = io::open(&data("refused.npz")).unwrap();
     let message = sentence(&opened.head("i16").unwrap_err());
-    assert!(message.ends_with("tensor `i16`: expected dtype f32, f16, bf16, f64, i64, i32, u32, u8 or bool, found <i2"));
+    assert!(
+        message.ends_with("tensor `i16`: expected dtype f32, f16, bf16, f64, i64, i32, u32, u8 or bool, found <i2")
+    );
     // Masks are bytes, whatever a file calls them.
     for (name, tensor) in [("refused.npz", "bool"), ("refused.safetensors", "bool"), ("refused.safetensors", "u8")] {
         let found = io::read_only(&data(name), &|name| name == tensor).unwrap();

@@ -110,6 +110,34 @@ fn runs_against_the_tokens_and_prepared_gates_are_cut_too() {
     }
 }
 
+/// A bias of these heads is 117600 bytes, what the two query heads of one key head have 39200.
+fn biases_and_masks_are_cut_with_their_heads() {
+    let (Some(ctx), Some(small)) = (context(), limited(48 << 10, 1 << 20)) else { return };
+    let op = find("softmax").unwrap();
+    let axes = [("B", 1), ("H", 6), ("G", 3), ("N", 70), ("D", 16), ("1|H", 6)];
+    let case = Case::new("cut", &axes).with("bias").with("mask").with("sink").flag("lse", "true");
+    for layout in [Layout::Bhnd, Layout::Bnhd] {
+        let (operator, inputs) = prepare(op, &case.clone().layout(layout));
+        // Of bnhd a whole batch entry is the least.
+        if layout == Layout::Bnhd {
+            let error = operator.program(small.caps()).unwrap_err().to_string();
+            let sentence = "softmax: tensor `bias` (bytes of one batch entry) needs 117";
+            assert!(error.starts_with(sentence), "{error}");
+            continue;
+        }
+        let run = on_gpu(&small, operator.as_ref(), &inputs);
+        assert_matches("bias and mask", operator.as_ref(), &inputs, &run.outputs);
+        let steps = |ctx: &Context| operator.program(ctx.caps()).unwrap().steps().len();
+        assert!(steps(&small) > steps(ctx), "nothing was cut");
+    }
+    // One for all heads is not cut.
+    let shared = Case::new("shared", &[("H", 2), ("N", 70), ("M", 200), ("D", 16)]).with("bias");
+    let (operator, _) = prepare(op, &shared);
+    let error = Plan::new(&small, operator.program(small.caps()).unwrap()).unwrap_err().to_string();
+    let sentence = "softmax: tensor `bias` (bytes in one binding) needs 56000, the limit of this device is 49152";
+    assert_eq!(error, sentence);
+}
+
 fn a_tensor_over_the_largest_buffer_is_refused_with_both_numbers() {
     let Some(device) = limited(48 << 10, 64 << 10) else { return };
     for op in OPS.iter().filter(|op| op.inputs[0].name == "q") {
@@ -206,6 +234,7 @@ pub(crate) fn tests() -> Vec<Trial> {
         test(tensors_over_one_binding_are_cut_where_the_layout_allows),
         test(value_heads_that_share_a_key_head_stay_together),
         test(runs_against_the_tokens_and_prepared_gates_are_cut_too),
+        test(biases_and_masks_are_cut_with_their_heads),
         test(a_tensor_over_the_largest_buffer_is_refused_with_both_numbers),
         test(channels_over_one_binding_are_cut_at_blocks_of_them),
         test(a_scan_over_one_binding_is_cut_at_groups_or_at_channels),

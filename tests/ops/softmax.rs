@@ -87,7 +87,9 @@ fn outputs_over_parts_of_the_keys_merge_by_their_logarithms() {
         let whole = Config {
             lse: true,
             softcap: Some(2.0),
-            ..Config::new(Qkv::new().batch(2).heads(4).len(queries).dim(20).dim_v(12).kv_heads(2).keys(keys).dtype(dtype))
+            ..Config::new(
+                Qkv::new().batch(2).heads(4).len(queries).dim(20).dim_v(12).kv_heads(2).keys(keys).dtype(dtype),
+            )
         };
         let all = inputs(&whole.qkv);
         let part = |range: std::ops::Range<usize>| {
@@ -140,7 +142,8 @@ fn a_sink_is_a_key_without_a_value() {
             let [_, heads, len, dim] = tensor.shape().dims().try_into().unwrap();
             let values = tensor.to_f32();
             let rows = values.chunks_exact(dim).enumerate();
-            let values = rows.flat_map(|(row, x)| x.iter().copied().chain([last(row / len)]).collect::<Vec<_>>()).collect();
+            let values =
+                rows.flat_map(|(row, x)| x.iter().copied().chain([last(row / len)]).collect::<Vec<_>>()).collect();
             HostTensor::f32([1, heads, len, dim + 1], values)
         };
         let with_row = |tensor: &HostTensor, row: &dyn Fn(usize) -> Vec<f32>| {
@@ -168,7 +171,8 @@ fn a_sink_is_a_key_without_a_value() {
 /// With a single key the logarithm of the sum is the score itself.
 fn capped_scores_are_right_over_the_whole_range() {
     let count = 3000;
-    let scores: Vec<f32> = (0..count).map(|i| (i as f32 / 100.0 - 14.0).exp2() * if i % 2 == 0 { 1.0 } else { -1.0 }).collect();
+    let scores: Vec<f32> =
+        (0..count).map(|i| (i as f32 / 100.0 - 14.0).exp2() * if i % 2 == 0 { 1.0 } else { -1.0 }).collect();
     let c = Config {
         softcap: Some(1.0),
         scale: Some(1.0),
@@ -235,7 +239,8 @@ fn no_dispatch_has_more_than_eight_buffers() {
         lse: true,
         ..Config::new(Qkv::new().heads(8).len(2048).dim(64))
     };
-    let steps = |c: &Config| c.program(&roomy()).unwrap().steps().iter().map(|step| step.operands.len()).collect::<Vec<_>>();
+    let steps =
+        |c: &Config| c.program(&roomy()).unwrap().steps().iter().map(|step| step.operands.len()).collect::<Vec<_>>();
     assert_eq!(steps(&every), [7, 4]);
     assert_eq!(steps(&Config { lengths: false, ..every }), [8]);
 }
@@ -359,7 +364,10 @@ fn refused_before_anything_runs() {
             Config { qkv: base.qkv.keys(1 << 31), ..base.clone() },
             "softmax: tensor `k` (elements) needs 137438953472, the limit of this device is 4294967295",
         ),
-        (Config { softcap: Some(0.0), ..base.clone() }, "softmax: `softcap`: expected a finite number above 0, found 0"),
+        (
+            Config { softcap: Some(0.0), ..base.clone() },
+            "softmax: `softcap`: expected a finite number above 0, found 0",
+        ),
         (
             Config { align: Align::Start, causal: false, ..base.clone() },
             "softmax: `align` start needs the causal form: without it every query sees every key",

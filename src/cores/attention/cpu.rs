@@ -89,21 +89,17 @@ impl<'a> PairTensor<'a> {
         Some(Self { values: tensors.get(name)?.values(), strides: [batch, head, token] })
     }
 
-    /// Element of the first of these keys.
+    /// The elements of these keys.
     fn at(&self, [batch, head, query]: [usize; 3], keys: &Range<usize>) -> Range<usize> {
         let start = batch * self.strides[0] + head * self.strides[1] + query * self.strides[2] + keys.start;
         start..start + keys.len()
     }
 
-    /// The numbers of these keys, in place or converted into `space`.
-    fn numbers<'b>(&'b self, row: [usize; 3], keys: &Range<usize>, space: &'b mut [f32]) -> &'b [f32] {
+    /// Copies the numbers of these keys.
+    fn numbers(&self, row: [usize; 3], keys: &Range<usize>, to: &mut [f32]) {
         match self.values {
-            Values::F32(x) => &x[self.at(row, keys)],
-            Values::F16(x) => {
-                let space = &mut space[..keys.len()];
-                x[self.at(row, keys)].convert_to_f32_slice(space);
-                space
-            }
+            Values::F32(x) => to.copy_from_slice(&x[self.at(row, keys)]),
+            Values::F16(x) => x[self.at(row, keys)].convert_to_f32_slice(to),
             Values::I64(_) | Values::U32(_) | Values::U8(_) => unreachable!("a bias is f32 or f16"),
         }
     }
@@ -119,25 +115,33 @@ impl<'a> PairTensor<'a> {
 impl Beside<'_> {
     /// Adds the bias to the scores of these queries and keys, times `factor`, and gives hidden pairs a score of minus infinity.
     /// A row of `scores` has one key and all queries.
-    fn add(&self, [batch, head]: [usize; 2], queries: Range<usize>, keys: Range<usize>, factor: f32, scores: &mut [f32]) {
-        /// Keys whose scores stay in the cache while the queries are gone through.
-        const KEYS: usize = 16;
+    fn add(
+        &self,
+        [batch, head]: [usize; 2],
+        queries: Range<usize>,
+        keys: Range<usize>,
+        factor: f32,
+        scores: &mut [f32],
+    ) {
         let rows = queries.len();
-        let mut space = [0.0; KEYS];
-        for (some, scores) in keys.clone().step_by(KEYS).zip(scores.chunks_mut(KEYS * rows)) {
-            let some = some..(some + KEYS).min(keys.end);
-            for (i, query) in queries.clone().enumerate() {
-                let row = [batch, head, query];
-                if let Some(bias) = &self.bias {
-                    for (score, x) in scores[i..].iter_mut().step_by(rows).zip(bias.numbers(row, &some, &mut space)) {
-                        *score = if *x == f32::NEG_INFINITY { *x } else { *score + x * factor };
+        for (some, scores) in keys.clone().step_by(BLOCK).zip(scores.chunks_mut(BLOCK * rows)) {
+            let some = some..(some + BLOCK).min(keys.end);
+            for first in (0..rows).step_by(BLOCK) {
+                let mut block = [[0.0; BLOCK]; BLOCK];
+                for (numbers, query) in block.iter_mut().zip(queries.clone().skip(first)) {
+                    let (row, numbers) = ([batch, head, query], &mut numbers[..some.len()]);
+                    if let Some(bias) = &self.bias {
+                        bias.numbers(row, &some, numbers);
+                    }
+                    if let Some(mask) = &self.mask {
+                        let shown = mask.flags(row, &some);
+                        numbers
+                            .iter_mut()
+                            .zip(shown)
+                            .for_each(|(x, shown)| *x = if *shown == 0 { f32::NEG_INFINITY } else { *x });
                     }
                 }
-                if let Some(mask) = &self.mask {
-                    for (score, x) in scores[i..].iter_mut().step_by(rows).zip(mask.flags(row, &some)) {
-                        *score = if *x == 0 { f32::NEG_INFINITY } else { *score };
-                    }
-                }
+                add_block(&mut scores[first..], rows, (rows - first).min(BLOCK), &block, factor);
             }
         }
     }
@@ -354,6 +358,32 @@ impl Attend<'_> {
             // SAFETY: blocks do not overlap, and each is visited once.
             unsafe { o.store(batch, head, queries.clone(), space, sum) };
         });
+    }
+}
+
+/// A lower bias that is finite counts as this: in units of log 2 it stays above the score of a hidden pair.
+const LEAST_BIAS: f32 = -2.3e38;
+
+/// Queries and keys whose biases are turned at a time.
+const BLOCK: usize = 8;
+
+wide! {
+    /// Adds `factor` times a block with a row for each query to scores with a row for each key. The block may have more queries
+    /// and keys than there are scores. A pair whose number is minus infinity gets that as its score, whatever it was.
+    fn add_block(scores: &mut [f32], rows: usize, queries: usize, block: &[[f32; BLOCK]; BLOCK], factor: f32) {
+        for (j, row) in scores.chunks_mut(rows).enumerate() {
+            let add = |score: &mut f32, x: f32| {
+                let least = if x > LEAST_BIAS { x } else { LEAST_BIAS };
+                *score = if x == f32::NEG_INFINITY { x } else { *score + least * factor };
+            };
+            if let Some(row) = row.first_chunk_mut::<BLOCK>().filter(|_| queries == BLOCK) {
+                for i in 0..BLOCK {
+                    add(&mut row[i], block[i][j]);
+                }
+            } else {
+                row.iter_mut().take(queries).zip(block).for_each(|(score, numbers)| add(score, numbers[j]));
+            }
+        }
     }
 }
 

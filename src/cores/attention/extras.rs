@@ -89,15 +89,16 @@ impl Extras {
         slots.extend(self.bias.map(|pairs| Slot::plain("bias", Access::Read, s.dtype, pairs.shape(s)).along(2)));
         slots.extend(self.mask.map(|pairs| Slot::mask("mask", pairs.shape(s)).along(2)));
         slots.extend(self.sink.then(|| Slot::plain("sink", Access::Read, DType::F32, [s.heads])));
-        slots.extend(self.lse.then(|| {
-            Slot::plain("lse", Access::Write, DType::F32, [s.batch, s.heads, s.queries]).along(2)
-        }));
+        slots.extend(
+            self.lse.then(|| Slot::plain("lse", Access::Write, DType::F32, [s.batch, s.heads, s.queries]).along(2)),
+        );
         slots
     }
 
     /// Bindings of the tiled form.
     pub(crate) fn bindings(&self) -> usize {
-        let extra = [self.lengths || self.sequences.is_some(), self.bias.is_some(), self.mask.is_some(), self.sink, self.lse];
+        let extra =
+            [self.lengths || self.sequences.is_some(), self.bias.is_some(), self.mask.is_some(), self.sink, self.lse];
         4 + extra.into_iter().filter(|given| *given).count()
     }
 
@@ -196,8 +197,13 @@ impl Extras {
     /// Minimum work beside that of q, k, v and o.
     pub(crate) fn essential(&self, s: &Qkv, rule: Mask) -> Cost {
         let pairs = rule.pairs(s);
-        let numbers = |pairs_of: Option<Pairs>, bits: usize| pairs_of.map_or(0.0, |of| (of.count(s) * bits) as f64 / 8.0 * pairs);
-        let few = [(self.lengths, s.batch), (self.sequences.is_some(), self.sequences.unwrap_or(0).saturating_add(1)), (self.sink, s.heads)];
+        let numbers =
+            |pairs_of: Option<Pairs>, bits: usize| pairs_of.map_or(0.0, |of| (of.count(s) * bits) as f64 / 8.0 * pairs);
+        let few = [
+            (self.lengths, s.batch),
+            (self.sequences.is_some(), self.sequences.unwrap_or(0).saturating_add(1)),
+            (self.sink, s.heads),
+        ];
         let few: usize = few.into_iter().filter(|(given, _)| *given).map(|(_, count)| count).sum();
         Cost {
             exps: if self.softcap.is_some() { (s.batch * s.heads) as f64 * pairs } else { 0.0 },

@@ -27,7 +27,8 @@ impl Rule {
         } else {
             vec![s.keys as i64; s.batch]
         };
-        let sequence = |borders: &[u32], token: usize| borders.iter().filter(|border| **border as usize <= token).count();
+        let sequence =
+            |borders: &[u32], token: usize| borders.iter().filter(|border| **border as usize <= token).count();
         let sequences = extras.sequences.map(|_| {
             let borders = given("cu_seqlens");
             (0..s.keys).map(|token| sequence(&borders, token)).collect()

@@ -63,7 +63,13 @@ impl Mask {
         }
         // Sum over queries that stand at positions 0 to x - 1 of the keys up to their own.
         let keys = s.keys as f64;
-        let up_to = |x: f64| if x <= keys { x.max(0.0) * (x.max(0.0) + 1.0) / 2.0 } else { keys * (keys + 1.0) / 2.0 + (x - keys) * keys };
+        let up_to = |x: f64| {
+            if x <= keys {
+                x.max(0.0) * (x.max(0.0) + 1.0) / 2.0
+            } else {
+                keys * (keys + 1.0) / 2.0 + (x - keys) * keys
+            }
+        };
         let first = self.align.shift(s.queries, s.keys) as f64;
         let all = |before: f64| up_to(first + s.queries as f64 - before) - up_to(first - before);
         // A window leaves out the keys up to the one that is W before a query's own.
@@ -120,9 +126,10 @@ mod tests {
     fn keys_queries_and_pairs_agree_with_the_rule() {
         for (queries, keys) in [(1, 1), (5, 5), (3, 9), (9, 3), (7, 1), (1, 7)] {
             let s = Qkv::new().len(queries).keys(keys);
-            for (align, window) in [Align::End, Align::Start].into_iter().flat_map(|align| {
-                [None, Some(1), Some(2), Some(4), Some(usize::MAX)].map(|window| (align, window))
-            }) {
+            for (align, window) in [Align::End, Align::Start]
+                .into_iter()
+                .flat_map(|align| [None, Some(1), Some(2), Some(4), Some(usize::MAX)].map(|window| (align, window)))
+            {
                 let mask = Mask { causal: true, window, align };
                 let shift = if align == Align::End { keys as i64 - queries as i64 } else { 0 };
                 let sees = |n: usize, j: usize| {

@@ -77,7 +77,8 @@ impl Attention<'_> {
             flops: (all_rows * splits) as f64 * e * 4.0,
             exps: (all_rows * splits) as f64 * e * 2.0,
             // Every column reads the maximum and the sum.
-            bytes_read: (all_rows * splits) as f64 * e * 3.0 * 4.0 + if self.extras.sink { all_rows as f64 * e * 4.0 } else { 0.0 },
+            bytes_read: (all_rows * splits) as f64 * e * 3.0 * 4.0
+                + if self.extras.sink { all_rows as f64 * e * 4.0 } else { 0.0 },
             bytes_written: all_rows as f64 * e * size + if self.extras.lse { all_rows as f64 * 4.0 } else { 0.0 },
         };
         let mut spec = self.weighing(self.fragments[1]);

@@ -9,7 +9,8 @@
 //! o_i = sum_r softmax_r(scale * q_i . k'_r) v'_r
 //! ```
 //!
-//! The projections e and f are `[K, M]`, either one for all heads or one for each query head. Without f, e is used for
+//! The projections e and f are `[K, M]`, either one for all heads or one for each query head. In files they may be longer: then
+//! their first M columns are used, as in a layer that was trained for longer inputs. Without f, e is used for
 //! both keys and values. Instead of a projection, row r may pool the tokens from `floor(r M / K)` to
 //! `ceil((r + 1) M / K) - 1` by their mean or by their maximum, which skips NaN.
 //!

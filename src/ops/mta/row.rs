@@ -34,11 +34,7 @@ pub const OP: Op = Op {
         GATE_BIAS,
     ],
     outputs: &[catalog::qkv::OUTPUT],
-    state: &[
-        TensorSpec::state("q_tail", "B H T D"),
-        catalog::attention::CACHE[0],
-        catalog::attention::CACHE[1],
-    ],
+    state: &[TensorSpec::state("q_tail", "B H T D"), catalog::attention::CACHE[0], catalog::attention::CACHE[1]],
     axes: &[
         catalog::qkv::AXES[0],
         catalog::qkv::AXES[1],

@@ -19,13 +19,13 @@
 //! | [`Config::softcap`] | | a score s becomes `C tanh(s / C)` (Gemma 2, arXiv 2408.00118, section 2.2) |
 //! | [`Config::bias`] | `bias [1\|B, 1\|H, N, M]` | is added to the scores, after the cap; minus infinity hides a pair |
 //! | [`Config::mask`] | `mask [1\|B, 1\|H, N, M]` | 0 hides a pair; with causal, both hold |
-//! | [`Config::sink`] | `sink [H]` | `exp(sink)` joins the sum of every row, without a value (gpt-oss, arXiv 2508.10925; Xiao et al., arXiv 2309.17453) |
+//! | [`Config::sink`] | `sink [H]` | `exp(sink)` joins the sum of every row, without a value (gpt-oss, arXiv 2508.10925) |
 //! | [`Config::lengths`] | `lengths [B]` | keys from `lengths[b]` on are not seen |
 //! | [`Config::sequences`] | `cu_seqlens [S+1]` | packed sequences: a query sees no key across a border |
-//! | [`Config::lse`] | `lse [B, H, N]`, written | logarithm of the sum of exponentials, the sink included; minus infinity for an empty sum |
+//! | [`Config::lse`] | `lse [B, H, N]`, written | logarithm of the sum of exponentials and of the sink; minus infinity of an empty sum |
 //!
-//! Outputs o_1 and o_2 over two parts of the keys are merged as `(o_1 e^(lse_1 - lse) + o_2 e^(lse_2 - lse))`, where `lse` is the
-//! logarithm of `e^lse_1 + e^lse_2`.
+//! Outputs o_1 and o_2 over two parts of the keys are merged as `o_1 e^(lse_1 - lse) + o_2 e^(lse_2 - lse)`, where `lse` is
+//! the logarithm of `e^lse_1 + e^lse_2`.
 //!
 //! Values of keys that a query does not see have a weight of exactly zero, so finite values have no effect. A value
 //! that is not finite may turn outputs of queries in the same tile into NaN.
