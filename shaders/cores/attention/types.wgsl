@@ -14,7 +14,7 @@ struct Params {
     row_blocks: u32,  // workgroups along the queries
     col_splits: u32,  // workgroups that share the value columns
     splits: u32,      // workgroups that share the keys (split-K only)
-    first_key: u32,   // first key of the first split
+    _pad: u32,
     score: f32,       // argument of the score function: the scale of a dot product times log2(e), or the epsilon of the Yat kernel
     norm_eps: f32,    // added to the sum of weights
     q: Strides,

@@ -9,11 +9,12 @@
 //!
 //! An operator that applies the core directly to q, k and v ([`Attention`]) also has a split-K form. It is used if a
 //! key head has at most eight rows, or if it has more rows but the tiled form would leave the device idle with a long
-//! cache. Each workgroup processes 128 keys and writes a maximum, a sum and E partial outputs per row. A second
-//! dispatch combines these in order. Keys and values are read once per eight rows.
+//! cache. As many workgroups as fill the device share the keys that a block of up to eight rows sees, in tiles of 128. Each
+//! writes a maximum, a sum and E partial outputs per row, and a second dispatch combines these in order. Keys and values are
+//! read once per block, whichever query heads its rows are of.
 //!
 //! Keys are those of the tensor, or in each batch entry as many as a small buffer says ([`KEYS_LENGTHS`]): then one plan
-//! serves a growing cache. Tiles behind the last key cost nothing; splits behind it find no key, and so do little.
+//! serves a growing cache. Tiles behind the last key cost nothing, and splits share the keys that there are.
 //!
 //! Operators differ in two points. The score of a query and a key is a WGSL fragment of the operator, which receives
 //! their product and, if it needs them, their sums of squares, and may ask for the vectors themselves in rare cases. The
@@ -55,7 +56,7 @@ params! {
         row_blocks: u32,
         col_splits: u32,
         splits: u32,
-        first_key: u32,
+        _pad: u32,
         score: f32,
         norm_eps: f32,
         q: Strides,
@@ -96,6 +97,10 @@ pub(crate) fn scaled(scale: f32) -> f32 {
 pub(crate) const PROOF: &str = "indices are below products of the consts that size the arrays; loops end at consts, uniforms or the keys seen, which are \
      among those of the tensor whatever `lengths` says";
 
+/// Why every index of the form that splits keys is within bounds.
+const SPLIT_PROOF: &str = "rows and keys are clamped to those of the tensors, splits to their number; other indices are below products of the consts \
+     that size the arrays; loops end at consts, uniforms or the keys seen";
+
 /// The tiled form. A variant brings the score, [`KEYS_ALL`] or [`KEYS_LENGTHS`], and the storage type of the keys.
 pub(crate) const fn tiled_kernel(name: &'static str, proof: &'static str) -> Kernel {
     let sources = &[STRIDES_SOURCE, TYPES, ROWS, OUTPUTS_STORED, CORE];
@@ -105,7 +110,7 @@ pub(crate) const fn tiled_kernel(name: &'static str, proof: &'static str) -> Ker
 /// Pass 1 of the form for few queries, which splits the keys. A variant brings the same fragments as for [`tiled_kernel`].
 pub(crate) const fn split_kernel(name: &'static str) -> Kernel {
     let sources = &[STRIDES_SOURCE, TYPES, ROWS, SPLIT];
-    Kernel { entry: "attention_split_k", ..Kernel::new(name, sources, Params::UNIFORM, None) }
+    Kernel { entry: "attention_split_k", ..Kernel::new(name, sources, Params::UNIFORM, Some(SPLIT_PROOF)) }
 }
 
 /// The slot of the key counts.
@@ -123,8 +128,8 @@ pub(crate) fn key_counts(s: &Qkv, tensors: &TensorMap) -> Vec<usize> {
 
 /// Creates the kernel of pass 2 of the split-K form, which combines the splits.
 pub(crate) const fn merge_kernel(name: &'static str) -> Kernel {
-    let sources = &[STRIDES_SOURCE, TYPES, MERGE];
-    Kernel { entry: "attention_split_k_merge", ..Kernel::new(name, sources, Params::UNIFORM, None) }
+    let sources = &[STRIDES_SOURCE, TYPES, ROWS, OUTPUTS_STORED, MERGE];
+    Kernel { entry: "attention_split_k_merge", ..Kernel::new(name, sources, Params::UNIFORM, Some(SPLIT_PROOF)) }
 }
 
 /// The mask: which keys a query sees.
