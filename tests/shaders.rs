@@ -14,6 +14,7 @@ use subquad::gpu::shader::{bindings, print};
 use subquad::gpu::{Caps, Kernel, Variant, self_test};
 use subquad::measure::probes;
 use subquad::operator::Operator;
+use subquad::operator::mode::Mode;
 use subquad::operator::qkv::Qkv;
 use subquad::ops::{OPS, linear, primitives, slay, softmax, ssd, yat};
 use subquad::tensor::DType;
@@ -47,10 +48,32 @@ fn shader(name: &str) -> &'static Shader {
     shaders().iter().find(|shader| shader.kernel.name == name).unwrap()
 }
 
-/// Kernels that only software adapters with subgroups take.
+/// Kernels that only devices with subgroups take, or only software adapters with subgroups.
 fn with_subgroups() -> Vec<(&'static Kernel, Variant)> {
     let caps = Caps { f16: true, subgroups: Some((8, 8)), software: true, ..Caps::portable() };
     let mut list: Vec<(&'static Kernel, Variant)> = Vec::new();
+    let mut take = |operator: &dyn Operator, caps: &Caps| {
+        for step in operator.program(caps).unwrap().steps() {
+            for spec in [Some(&step.spec), step.narrow.as_ref()].into_iter().flatten() {
+                let known = list.iter().any(|(kernel, other)| kernel.name == step.kernel.name && other == spec);
+                if !known && uses_subgroups(&print(step.kernel, spec)) {
+                    list.push((step.kernel, spec.clone()));
+                }
+            }
+        }
+    };
+    for (size, dtype) in [(4, DType::F32), (8, DType::F16), (32, DType::F32), (32, DType::F16), (64, DType::F32)] {
+        let caps = Caps { subgroups: Some((size, size)), software: size < 32, ..caps.clone() };
+        for heads in [1, 2, 6, 8] {
+            let qkv = Qkv::new().heads(heads).kv_heads(1).len(1).dim(64).keys(5000).dtype(dtype);
+            take(&softmax::Config::new(qkv), &caps);
+            take(&yat::Config::new(qkv), &caps);
+        }
+        let one = linear::Config::new(Qkv::new().heads(2).len(1).dim(64).dtype(dtype));
+        let one = linear::Config { normalize: Some(true), mode: Mode::new().carry().decode(), ..one };
+        take(&one, &caps);
+        take(&linear::Config { feature_map: Some(linear::FeatureMap::Performer), ..one.clone() }, &caps);
+    }
     let forms = [(64, DType::F32), (128, DType::F16), (40, DType::F32)];
     for (dim, dtype) in forms {
         let plain = linear::Config::new(Qkv::new().heads(2).len(5000).dim(dim).dtype(dtype));
@@ -60,18 +83,16 @@ fn with_subgroups() -> Vec<(&'static Kernel, Variant)> {
         let spherical = slay::Config::new(Qkv::new().heads(2).len(5000).dim(dim).dtype(dtype));
         let spaces = ssd::Config { dtype, ..ssd::Config::new(5000, 2, dim, 128) };
         let operators: [&dyn Operator; 6] = [&plain, &performer, &gated, &delta, &spherical, &spaces];
-        for step in operators.iter().flat_map(|operator| operator.program(&caps).unwrap().steps().to_vec()) {
-            let broadcasts = print(step.kernel, &step.spec).contains(BROADCAST);
-            if broadcasts && !list.iter().any(|(kernel, spec)| kernel.name == step.kernel.name && *spec == step.spec) {
-                list.push((step.kernel, step.spec));
-            }
-        }
+        operators.iter().for_each(|operator| take(*operator, &caps));
     }
-    assert!(list.len() >= 20, "{} kernels", list.len());
+    assert!(list.len() >= 60, "{} kernels", list.len());
     list
 }
 
-const BROADCAST: &str = "subgroupBroadcastFirst(";
+/// Whether a shader calls functions of subgroups.
+fn uses_subgroups(text: &str) -> bool {
+    ["subgroupBroadcastFirst(", "subgroupMax(", "subgroupAdd("].iter().any(|call| text.contains(call))
+}
 
 #[test]
 fn kernels_fit_the_portable_limits_and_their_declarations() {
@@ -154,7 +175,7 @@ fn kernels_translate_for_vulkan_metal_and_dx12() {
             write("spv", "spv", bytemuck::cast_slice(&words));
             // naga takes these operations without asking, and does not know the directive that browsers ask for.
             let printed = print(kernel, spec);
-            let asked = if printed.contains(BROADCAST) { "enable subgroups;\n" } else { "" };
+            let asked = if uses_subgroups(&printed) { "enable subgroups;\n" } else { "" };
             write("web", "wgsl", format!("{asked}{printed}").as_bytes());
         }
     });

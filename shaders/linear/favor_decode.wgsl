@@ -18,27 +18,15 @@ fn log_feature(product: f32) -> f32 {
     return own.map.x * product - 0.5 * own.map.y * square;
 }
 
-// Maximum over all invocations, returned to all of them.
-fn top_all(invocation: u32, value: f32) -> f32 {
-    workgroupBarrier();
-    wg_sum[invocation] = value;
-    workgroupBarrier();
-    for (var half = COLUMNS * LANES / 2u; half > 0u; half /= 2u) {
-        if (invocation < half) {
-            wg_sum[invocation] = max(wg_sum[invocation], wg_sum[invocation + half]);
-        }
-        workgroupBarrier();
-    }
-    return wg_sum[0];
-}
-
 fn map_key(b: u32, g: u32, invocation: u32) {
-    var top = NOTHING;
+    var largest: array<f32, REDUCED>;
+    largest[0] = NOTHING;
     for (var row = invocation; row < params.rows; row += COLUMNS * LANES) {
         wg_key[row] = log_feature(wg_key[row]);
-        top = max(top, wg_key[row]);
+        largest[0] = max(largest[0], wg_key[row]);
     }
-    top = top_all(invocation, top);
+    all_max(invocation, &largest);
+    let top = largest[0];
     if (invocation == 0u) {
         let at = params.extra_state + b * params.kv_heads + g;
         count_load(1u);
@@ -56,12 +44,14 @@ fn map_key(b: u32, g: u32, invocation: u32) {
 }
 
 fn map_query(invocation: u32) {
-    var top = NOTHING;
+    var largest: array<f32, REDUCED>;
+    largest[0] = NOTHING;
     for (var row = invocation; row < params.rows; row += COLUMNS * LANES) {
         wg_query[row] = log_feature(wg_query[row]);
-        top = max(top, wg_query[row]);
+        largest[0] = max(largest[0], wg_query[row]);
     }
-    top = top_all(invocation, top);
+    all_max(invocation, &largest);
+    let top = largest[0];
     for (var row = invocation; row < params.rows; row += COLUMNS * LANES) {
         wg_query[row] = own.map.z * exp_down(vec4<f32>(wg_query[row] - top)).x;
     }

@@ -2,41 +2,26 @@
 // tokens of one split.
 // Grid: column tiles, row tiles, splits, units (batch, head). Reads x, matrix; writes projected.
 //
-// Invocation (row_thread, col_thread) owns rows row_thread + 16 i and four columns. Tokens are processed in steps of 16.
-// Prelude constant: COL_THREADS.
-@group(0) @binding(X_BINDING) var<storage, read> x: array<Elem>; // B G M dim: k or v
-@group(0) @binding(MATRIX_BINDING) var<storage, read> matrix: array<f32>; // 1|H K M: e or f
-@group(0) @binding(PROJECTED_BINDING) var<storage, read_write> projected: array<f32>; // [splits][units][K][dim]
-
-const ROW_THREADS: u32 = 16u;
-const ROWS_EACH: u32 = 4u;
-const ROWS: u32 = ROW_THREADS * ROWS_EACH;
+// Invocation (row_thread, col_thread) owns rows row_thread + ROW_THREADS i and four columns. Tokens are processed in steps of 16.
+// Rows, columns and tokens past the end repeat the last ones; only the matrix is zero for tokens past the end.
+//
+// Consts of the prelude: COL_THREADS, ROWS_EACH. Needs x_wide.wgsl or x_narrow.wgsl, matrix_wide.wgsl or matrix_narrow.wgsl,
+// and lanes.
+const ROWS: u32 = 64u;
+const ROW_THREADS: u32 = ROWS / ROWS_EACH;
 const TOKENS: u32 = 16u;
 const TOKENS4: u32 = TOKENS / 4u;
+const INVOCATIONS: u32 = ROW_THREADS * COL_THREADS;
+// Groups of four elements that an invocation loads per step.
+const MATRIX_EACH: u32 = ROWS * TOKENS4 / INVOCATIONS;
+const X_EACH: u32 = TOKENS * COL_THREADS / INVOCATIONS;
 // One column of padding per row, so that rows start in different banks.
 const ROW_STRIDE: u32 = TOKENS4 + 1u;
-const INVOCATIONS: u32 = ROW_THREADS * COL_THREADS;
 
 var<workgroup> wg_matrix: array<vec4<f32>, ROWS * ROW_STRIDE>;
 var<workgroup> wg_x: array<vec4<f32>, TOKENS * COL_THREADS>;
 
-fn load_matrix(at: u32, token: u32, exists: bool) -> f32 {
-    if (!exists) {
-        return 0.0;
-    }
-    count_load(1u);
-    return matrix[at + token - params.matrix_base];
-}
-
-fn load_x(at: u32, d: u32, exists: bool) -> f32 {
-    if (!exists || d >= params.dim) {
-        return 0.0;
-    }
-    count_load(1u);
-    return f32(x[at + d]);
-}
-
-@compute @workgroup_size(ROW_THREADS * COL_THREADS)
+@compute @workgroup_size(INVOCATIONS)
 fn linformer_project(
     @builtin(workgroup_id) group: vec3<u32>,
     @builtin(num_workgroups) groups: vec3<u32>,
@@ -54,36 +39,47 @@ fn linformer_project(
     let unit = params.first_unit + rest / params.splits;
     let head = unit % params.heads;
     let kv_head = head / (params.heads / params.kv_heads);
-    let x_head = head_start(params.x, unit / params.heads, kv_head);
-    let row_thread = invocation / COL_THREADS;
+    let row_thread = same_in_row(invocation / COL_THREADS);
     let col_thread = invocation % COL_THREADS;
-    let end = min((split + 1u) * params.split_len, params.keys);
+    let start = split * params.split_len;
+    let end = min(start + params.split_len, params.keys);
+
+    // Where this invocation's groups of the matrix and of x start.
+    var matrix_at: array<u32, MATRIX_EACH>;
+    for (var i = 0u; i < MATRIX_EACH; i++) {
+        let r = min(first_row + (invocation + i * INVOCATIONS) / TOKENS4, params.end_row - 1u);
+        matrix_at[i] = head * params.matrix_head + r * params.matrix_row - params.matrix_base;
+    }
+    let x_at = head_start(params.x, unit / params.heads, kv_head);
+    let own_t = invocation % TOKENS4 * 4u;
+    let own_d = first_col + invocation % COL_THREADS * 4u;
 
     var sum: array<vec4<f32>, ROWS_EACH>;
     for (var i = 0u; i < ROWS_EACH; i++) {
         sum[i] = vec4<f32>(0.0);
     }
-    for (var token = split * params.split_len; token < end; token += TOKENS) {
-        workgroupBarrier();
-        for (var i = invocation; i < ROWS * TOKENS4; i += INVOCATIONS) {
-            let r = first_row + i / TOKENS4;
-            let t = token + i % TOKENS4 * 4u;
-            let at = head * params.matrix_head + r * params.keys;
-            let there = r < params.end_row;
-            wg_matrix[i / TOKENS4 * ROW_STRIDE + i % TOKENS4] = vec4<f32>(
-                load_matrix(at, t, there && t < end),
-                load_matrix(at, t + 1u, there && t + 1u < end),
-                load_matrix(at, t + 2u, there && t + 2u < end),
-                load_matrix(at, t + 3u, there && t + 3u < end),
-            );
+    for (var token = start; token < end; token += TOKENS) {
+        var matrix_next: array<vec4<f32>, MATRIX_EACH>;
+        var x_next: array<vec4<f32>, X_EACH>;
+        for (var i = 0u; i < MATRIX_EACH; i++) {
+            let there = first_row + (invocation + i * INVOCATIONS) / TOKENS4 < params.end_row;
+            count_load(select(0u, four_of(token + own_t, end), there));
+            matrix_next[i] = load_matrix(matrix_at[i], token + own_t);
         }
-        for (var i = invocation; i < TOKENS * COL_THREADS; i += INVOCATIONS) {
-            let t = token + i / COL_THREADS;
-            let d = first_col + i % COL_THREADS * 4u;
-            let at = x_head + t * params.x.token;
-            let there = t < end;
-            wg_x[i] =
-                vec4<f32>(load_x(at, d, there), load_x(at, d + 1u, there), load_x(at, d + 2u, there), load_x(at, d + 3u, there));
+        for (var i = 0u; i < X_EACH; i++) {
+            let t = token + invocation / COL_THREADS + i * ROW_THREADS;
+            count_load(select(0u, four_of(own_d, params.dim), t < end));
+            x_next[i] = load_x(x_at + min(t, end - 1u) * params.x.token, own_d);
+        }
+        let first = token + own_t;
+        let there = vec4<u32>(first, first + 1u, first + 2u, first + 3u) < vec4<u32>(end);
+        workgroupBarrier();
+        for (var i = 0u; i < MATRIX_EACH; i++) {
+            let own = invocation + i * INVOCATIONS;
+            wg_matrix[own / TOKENS4 * ROW_STRIDE + own % TOKENS4] = select(vec4<f32>(0.0), matrix_next[i], there);
+        }
+        for (var i = 0u; i < X_EACH; i++) {
+            wg_x[invocation + i * INVOCATIONS] = x_next[i];
         }
         workgroupBarrier();
         for (var t = 0u; t < TOKENS4; t++) {
@@ -93,18 +89,18 @@ fn linformer_project(
             let x3 = wg_x[(4u * t + 3u) * COL_THREADS + col_thread];
             for (var i = 0u; i < ROWS_EACH; i++) {
                 let m = wg_matrix[(row_thread + ROW_THREADS * i) * ROW_STRIDE + t];
-                sum[i] += m.x * x0 + m.y * x1 + m.z * x2 + m.w * x3;
+                sum[i] += m.x * x0;
+                sum[i] += m.y * x1;
+                sum[i] += m.z * x2;
+                sum[i] += m.w * x3;
             }
         }
     }
     for (var i = 0u; i < ROWS_EACH; i++) {
         let r = first_row + row_thread + ROW_THREADS * i;
-        let d = first_col + col_thread * 4u;
-        for (var c = 0u; c < 4u; c++) {
-            if (r < params.end_row && d + c < params.dim) {
-                count_store(1u);
-                projected[home(split, unit, r, d + c)] = sum[i][c];
-            }
+        if (r < params.end_row) {
+            count_store(four_of(own_d, params.dim));
+            store_projected(home(split, unit, r, 0u), own_d, sum[i]);
         }
     }
 }

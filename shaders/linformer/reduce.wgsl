@@ -1,7 +1,8 @@
 // Adds the splits, in order.
-// Grid: blocks of 64 elements of all results. Reads partials; writes projected.
-@group(0) @binding(PARTIALS_BINDING) var<storage, read> partials: array<f32>; // [splits][units][K][dim]
-@group(0) @binding(PROJECTED_BINDING) var<storage, read_write> projected: array<f32>; // [units][K][dim]
+// Grid: blocks of 64 groups of elements of all results. Reads partials; writes projected. Needs groups_of_one.wgsl or
+// groups_of_four.wgsl.
+@group(0) @binding(PARTIALS_BINDING) var<storage, read> partials: array<Group>; // [splits][units][K][dim]
+@group(0) @binding(PROJECTED_BINDING) var<storage, read_write> projected: array<Group>; // [units][K][dim]
 
 @compute @workgroup_size(64)
 fn linformer_reduce(
@@ -13,18 +14,18 @@ fn linformer_reduce(
     if (index >= params.grid.end) {
         return;
     }
-    let all = params.units * params.rank * params.dim;
-    let element = index * 64u + invocation;
-    if (element >= all) {
+    let all = params.units * params.rank * params.dim / GROUP;
+    let own = index * 64u + invocation;
+    if (own >= all) {
         return;
     }
-    count_load(1u);
-    var value = partials[element];
+    count_load(GROUP);
+    var value = partials[own];
     for (var split = 1u; split < params.splits; split++) {
-        count_load(1u);
-        let next = partials[split * all + element];
+        count_load(GROUP);
+        let next = partials[split * all + own];
         value = select(value + next, max(value, next), POOL == 2u);
     }
-    count_store(1u);
-    projected[element] = finish(value, element / params.dim % params.rank);
+    count_store(GROUP);
+    projected[own] = value / count_of(own * GROUP / params.dim % params.rank);
 }

@@ -17,7 +17,7 @@ struct Params {
     end_row: u32,     // end (exclusive) of the rows (of K) of this step
     matrix_head: u32, // elements from one head's projection to the next; 0: all heads share one
     matrix_base: u32, // first element of the matrix binding
-    _pad: u32,
+    matrix_row: u32,  // elements from one row of the projection to the next
     x: Strides,       // strides of k or v
 }
 
@@ -39,13 +39,13 @@ fn window(r: u32) -> vec2<u32> {
     );
 }
 
-// Final value of a sum or maximum over all splits.
-fn finish(value: f32, r: u32) -> f32 {
+// By what the sum or maximum of row r over all splits is divided.
+fn count_of(r: u32) -> f32 {
     if (POOL == 1u) {
         let tokens = window(r);
-        return value / f32(tokens.y - tokens.x);
+        return f32(tokens.y - tokens.x);
     }
-    return value;
+    return 1.0;
 }
 
 // Offset of element (r, d) of a unit. Units follow each other; each split has all of them.

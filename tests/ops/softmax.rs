@@ -330,7 +330,8 @@ fn work_and_workspace_of_large_shapes() {
     assert_eq!(program.steps().len(), 2);
     let extra = program.cost().bytes() / decode.cost().bytes();
     assert!(extra < 1.1, "{extra}");
-    assert_eq!(program.workspace_bytes(), 32 * 1024 * 130 * 4);
+    // A maximum, a sum and 128 outputs per query head and split; the splits of the eight key heads fill the device.
+    assert_eq!(program.workspace_bytes(), 32 * (roomy().full_groups / 8) * (128 + 4) * 4);
 }
 
 /// Keys are split where blocks of queries are mostly empty or leave the machine idle, and the partial outputs fit.
@@ -341,8 +342,8 @@ fn keys_are_split_where_that_pays() {
     assert_eq!(steps(Qkv::new().heads(1).len(200).dim(64).keys(100_000)), 2, "200 queries of one head");
     assert_eq!(steps(Qkv::new().heads(8).len(2048).dim(64)), 1, "as many queries as keys");
     assert_eq!(steps(Qkv::new().batch(8).heads(64).len(64).dim(64).keys(4096)), 1, "heads that keep the machine busy");
-    // 545 MB of partial outputs pass a binding; the tiled form needs none.
-    let many = Qkv::new().batch(64).heads(32).len(8).dim(128).keys(8192).dtype(DType::F16);
+    // 277 MB of partial outputs pass a binding; the tiled form needs none.
+    let many = Qkv::new().batch(512).heads(128).len(8).dim(128).dtype(DType::F16);
     let program = Config::new(many).program(&Caps { f16: true, ..Caps::portable() }).unwrap();
     assert_eq!(program.workspace_bytes(), 0);
 }

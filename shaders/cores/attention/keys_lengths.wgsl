@@ -5,8 +5,3 @@ fn key_count(batch: u32) -> u32 {
     count_load(1u);
     return min(lengths[batch], params.keys);
 }
-
-// Where the first of the workgroups that share the keys starts: at the first key that any query sees.
-fn split_start(keys: u32) -> u32 {
-    return keys_start(0u, keys);
-}

@@ -14,12 +14,13 @@ struct Params {
     row_blocks: u32,  // workgroups along the queries
     col_splits: u32,  // workgroups that share the value columns
     splits: u32,      // workgroups that share the keys (split-K only)
-    first_key: u32,   // first key of the first split
+    sequences: u32,   // number of packed sequences, if there are any
     score: f32,       // argument of the score function: the scale of a dot product times log2(e), or the epsilon of the Yat kernel
     norm_eps: f32,    // added to the sum of weights
-    cap: f32,         // largest size of a score (capped.wgsl only)
-    sequences: u32,   // packed sequences (seen_packed.wgsl only)
-    pad: vec2<u32>,
+    cap: f32,         // C: a score s becomes C tanh(s / C); 0: it stays
+    _pad0: u32,
+    _pad1: u32,
+    _pad2: u32,
     q: Strides,
     k: Strides,
     v: Strides,

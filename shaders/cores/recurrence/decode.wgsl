@@ -1,4 +1,6 @@
-// Recurrence, decode (one token): updates the state and reads it, lane by lane (decode_lanes.wgsl).
+// Recurrence, decode (one token): updates the state and reads it, lane by lane (decode_lanes.wgsl). Needs a reduction.
+const REDUCED: u32 = 1u;
+
 @compute @workgroup_size(COLUMNS * LANES)
 fn recurrence_decode(
     @builtin(workgroup_id) group: vec3<u32>,
@@ -22,7 +24,8 @@ fn recurrence_decode(
         prepare_query(b, g, h, invocation);
         var all_weight = 0.0;
         if (NORMALIZE == 1u) {
-            var weight = 0.0;
+            var weight: array<f32, REDUCED>;
+            weight[0] = 0.0;
             for (var d = invocation; d < params.rows; d += COLUMNS * LANES) {
                 count_load(1u);
                 var z = state[norm + d];
@@ -32,9 +35,10 @@ fn recurrence_decode(
                     count_store(1u);
                     state[norm + d] = z;
                 }
-                weight += query_feature(d) * z;
+                weight[0] += query_feature(d) * z;
             }
-            all_weight = params.scale * sum_all(invocation, weight);
+            all_sum(invocation, &weight);
+            all_weight = params.scale * weight[0];
         }
         workgroupBarrier();
         for (var first = 0u; first < params.dim_v; first += COLUMNS) {

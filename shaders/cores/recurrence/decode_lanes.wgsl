@@ -12,19 +12,6 @@
 
 const COLUMNS: u32 = 64u;
 const LANES: u32 = 4u;
+const INVOCATIONS: u32 = COLUMNS * LANES;
 
-var<workgroup> wg_sum: array<f32, COLUMNS * LANES>;
-
-// Sum over all invocations, returned to all of them. The order of the reduction tree is fixed.
-fn sum_all(invocation: u32, value: f32) -> f32 {
-    workgroupBarrier();
-    wg_sum[invocation] = value;
-    workgroupBarrier();
-    for (var half = COLUMNS * LANES / 2u; half > 0u; half /= 2u) {
-        if (invocation < half) {
-            wg_sum[invocation] += wg_sum[invocation + half];
-        }
-        workgroupBarrier();
-    }
-    return wg_sum[0];
-}
+var<workgroup> wg_sum: array<f32, INVOCATIONS>;

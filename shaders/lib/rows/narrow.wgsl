@@ -6,8 +6,3 @@ alias KeyRow = KeyElem;
 fn within(first: u32, size: u32) -> vec4<bool> {
     return vec4<u32>(first, first + 1u, first + 2u, first + 3u) < vec4<u32>(size);
 }
-
-// Indices of four elements of the row that starts at `row`.
-fn four(row: u32, first: u32, size: u32) -> vec4<u32> {
-    return row + min(vec4<u32>(first, first + 1u, first + 2u, first + 3u), vec4<u32>(size - 1u));
-}

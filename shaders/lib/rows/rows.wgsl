@@ -5,3 +5,8 @@
 fn four_of(first: u32, size: u32) -> u32 {
     return min(max(first, size) - first, 4u);
 }
+
+// Indices of four elements of the row that starts at `row`.
+fn four(row: u32, first: u32, size: u32) -> vec4<u32> {
+    return row + min(vec4<u32>(first, first + 1u, first + 2u, first + 3u), vec4<u32>(size - 1u));
+}

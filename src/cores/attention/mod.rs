@@ -9,12 +9,13 @@
 //!
 //! An operator that applies the core directly to q, k and v ([`Attention`]) also has a split-K form. It is used if a
 //! key head has at most eight rows, or if it has more rows but the tiled form would leave the device idle with a long
-//! cache. Each workgroup processes 128 keys and writes a maximum, a sum and E partial outputs per row. A second
-//! dispatch combines these in order. Keys and values are read once per eight rows.
+//! cache. As many workgroups as fill the device share the keys that a block of up to eight rows sees, in tiles of 128. Each
+//! writes a maximum, a sum and E partial outputs per row, and a second dispatch combines these in order. Keys and values are
+//! read once per block, whichever query heads its rows are of.
 //!
 //! Keys are those of the tensor, or in each batch entry as many as a small buffer says: then one plan serves a growing cache.
-//! Tiles behind the last key cost nothing; splits behind it find no key, and so do little. What else there may be beside
-//! q, k, v and o is in [`Extras`]; each is a fragment that costs nothing where it is left out.
+//! Tiles behind the last key cost nothing, and splits share the keys that there are. What else there may be beside q, k, v
+//! and o is in [`Extras`]; each is a fragment that costs nothing where it is left out.
 //!
 //! Operators differ in two points. The score of a query and a key is a WGSL fragment of the operator, which receives
 //! their product and, if it needs them, their sums of squares, and may ask for the vectors themselves in rare cases. The
@@ -64,12 +65,11 @@ params! {
         row_blocks: u32,
         col_splits: u32,
         splits: u32,
-        first_key: u32,
+        sequences: u32,
         score: f32,
         norm_eps: f32,
         cap: f32,
-        sequences: u32,
-        pad: [u32; 2],
+        pad: [u32; 3],
         q: Strides,
         pub(crate) k: Strides,
         pub(crate) v: Strides,
@@ -112,6 +112,10 @@ pub(crate) const PROOF: &str = "indices are below products of the consts that si
      the keys seen, which are among those of the tensor whatever `lengths` and `cu_seqlens` say; rows and keys past the end \
      read the last pair";
 
+/// Why every index of the form that splits keys is within bounds.
+const SPLIT_PROOF: &str = "rows and keys are clamped to those of the tensors, splits to their number; other indices are below \
+     products of the consts that size the arrays; loops end at consts, uniforms or the keys seen";
+
 /// The tiled form. A variant brings the score, the fragments of [`Extras`] or [`PLAIN`], and the storage type of the keys.
 pub(crate) const fn tiled_kernel(name: &'static str, proof: &'static str) -> Kernel {
     let sources = &[STRIDES_SOURCE, TYPES, ROWS, OUTPUTS_STORED, CORE];
@@ -121,13 +125,13 @@ pub(crate) const fn tiled_kernel(name: &'static str, proof: &'static str) -> Ker
 /// Pass 1 of the form for few queries, which splits the keys. A variant brings the same fragments as for [`tiled_kernel`].
 pub(crate) const fn split_kernel(name: &'static str) -> Kernel {
     let sources = &[STRIDES_SOURCE, TYPES, ROWS, SPLIT];
-    Kernel { entry: "attention_split_k", ..Kernel::new(name, sources, Params::UNIFORM, None) }
+    Kernel { entry: "attention_split_k", ..Kernel::new(name, sources, Params::UNIFORM, Some(SPLIT_PROOF)) }
 }
 
 /// Creates the kernel of pass 2 of the split-K form, which combines the splits.
 pub(crate) const fn merge_kernel(name: &'static str) -> Kernel {
-    let sources = &[STRIDES_SOURCE, TYPES, MERGE];
-    Kernel { entry: "attention_split_k_merge", ..Kernel::new(name, sources, Params::UNIFORM, None) }
+    let sources = &[STRIDES_SOURCE, TYPES, ROWS, OUTPUTS_STORED, MERGE];
+    Kernel { entry: "attention_split_k_merge", ..Kernel::new(name, sources, Params::UNIFORM, Some(SPLIT_PROOF)) }
 }
 
 /// Minimum work: the parts of the inputs that are seen are read once, each output is written once, and only pairs of a

@@ -1,16 +1,38 @@
 //! The split-K form of the core, for few queries and many keys: when it is chosen, its two dispatches, bytes and flops.
 
 use super::{Attention, Params, Parts, Tiles};
-use crate::cores::rows::{K, KEYS_STORED, Q, V, rows as rows_of};
+use crate::cores::lanes::{lanes, reducing};
+use crate::cores::rows::{K, KEYS_STORED, O, Q, V, rows as rows_of};
 use crate::gpu::Caps;
 use crate::gpu::program::{Cost, Scratch, Step};
 use crate::gpu::shader::Variant;
 use crate::operator::pairs::Align;
 
-/// Keys per workgroup in the split-K form.
-const SPLIT_KEYS: usize = 128;
-/// Columns per workgroup in the dispatch that combines the splits.
-const MERGE_COLUMNS: usize = 64;
+/// Invocations per workgroup of the two dispatches. Those of the first are the keys of a tile too.
+const TILE_KEYS: usize = 128;
+const MERGE_INVOCATIONS: usize = 64;
+/// Rows per workgroup at most.
+const MOST_ROWS: usize = 8;
+/// Splits per row at most. The second dispatch holds a factor of each.
+const MOST_SPLITS: usize = 1024;
+/// Groups of four elements of its queries that a workgroup holds at most, and of a key or value that are loaded at once.
+const QUERY_SPACE: usize = 256;
+const BATCH: usize = 8;
+
+/// How rows, columns and keys are shared among workgroups.
+struct Splits {
+    /// Rows per key head, and per workgroup.
+    rows: usize,
+    split_rows: usize,
+    row_blocks: usize,
+    /// Groups of four columns per workgroup of the two dispatches.
+    columns4: usize,
+    merge_columns4: usize,
+    /// Groups of four dimensions of a query that a workgroup holds.
+    dim4: usize,
+    /// Workgroups that share the keys of a block of rows.
+    splits: usize,
+}
 
 impl Attention<'_> {
     /// Whether to use the split-K form: if a key head has so few rows that a block of the tiled form would be mostly
@@ -20,78 +42,121 @@ impl Attention<'_> {
         let s = self.qkv;
         let rows = s.queries.saturating_mul(s.group());
         let idle = 4 * Tiles::new(s, caps).groups(s) <= caps.full_groups;
-        let few = rows <= 8 || (idle && rows <= 256 && self.most_seen() >= 16 * rows);
+        let few = rows <= MOST_ROWS || (idle && rows <= 256 && self.most_seen() >= 16 * rows);
         // A device has eight bindings. The two dispatches of this form have fewer each.
         let must = self.extras.bindings() > 8;
-        must || few && self.partials().saturating_mul(4) <= caps.largest_binding().min(4 * u64::from(u32::MAX))
+        must || few && self.partials(caps).saturating_mul(4) <= caps.largest_binding().min(4 * u64::from(u32::MAX))
     }
 
-    /// Number of keys from the first that any query sees to the last.
+    /// Number of keys from the first that any query sees to the last, at most.
     fn most_seen(&self) -> usize {
         let s = self.qkv;
         match (self.extras.lengths && self.mask.align == Align::End, self.mask.window) {
-            (false, _) => self.mask.span(s).len(),
+            (false, _) => self.mask.span(s).len().max(1),
             // Where the last key is, a run finds out.
             (true, Some(window)) if self.mask.causal => window.saturating_add(s.queries - 1).min(s.keys),
             (true, _) => s.keys,
         }
     }
 
-    /// Elements of the partial outputs: per row and split, E outputs, a maximum and a sum of weights.
-    fn partials(&self) -> u64 {
+    /// The splits of these shapes: as many as fill the device, each at least a tile.
+    fn sizes(&self, caps: &Caps) -> Splits {
+        let s = self.qkv;
+        let rows = s.queries * s.group();
+        let split_rows = rows.next_power_of_two().min(MOST_ROWS);
+        let row_blocks = rows.div_ceil(split_rows);
+        let columns4 = s.dim_v.div_ceil(4).next_power_of_two();
+        let (columns4, merge_columns4) = (columns4.min(TILE_KEYS), columns4.min(MERGE_INVOCATIONS));
+        let dim4 = s.dim_k.div_ceil(4).next_power_of_two().min(QUERY_SPACE / split_rows);
+        let others = (s.kv_units() * row_blocks * s.dim_v.div_ceil(4 * columns4)) as u64;
+        let wanted = caps.full_groups.div_ceil(others) as usize;
+        let splits = self.most_seen().div_ceil(TILE_KEYS).min(wanted).min(MOST_SPLITS);
+        Splits { rows, split_rows, row_blocks, columns4, merge_columns4, dim4, splits }
+    }
+
+    /// Elements of the partial outputs: per row and split, E outputs in groups of four, and a group with maximum and sum.
+    fn partials(&self, caps: &Caps) -> u64 {
         let s = self.qkv;
         let rows = (s.batch * s.heads) as u64 * s.queries as u64;
-        rows.saturating_mul(self.most_seen().div_ceil(SPLIT_KEYS) as u64).saturating_mul(s.dim_v as u64 + 2)
+        rows.saturating_mul(self.sizes(caps).splits as u64).saturating_mul(s.dim_v.next_multiple_of(4) as u64 + 4)
+    }
+
+    /// Keys that each block of rows sees.
+    fn seen(&self, sizes: &Splits) -> impl Iterator<Item = usize> {
+        let s = *self.qkv;
+        let mask = self.mask;
+        let (rows, each) = (sizes.rows, sizes.split_rows);
+        (0..sizes.row_blocks).map(move |block| {
+            let (first, last) = (block * each, ((block + 1) * each).min(rows) - 1);
+            let one_head = first / s.queries == last / s.queries;
+            let (from, to) = if one_head { (first % s.queries, last % s.queries) } else { (0, s.queries - 1) };
+            mask.keys(&s, to).end.saturating_sub(mask.keys(&s, from).start)
+        })
     }
 
     pub(super) fn split(&self, caps: &Caps) -> Parts {
         let s = self.qkv;
-        let rows = s.queries * s.group();
-        let split_rows = rows.next_power_of_two().min(8);
-        let row_blocks = rows.div_ceil(split_rows);
-        // Keys before the first one that any query sees are not read.
-        let first = self.mask.span(s).start;
-        let seen = self.most_seen();
-        let splits = seen.div_ceil(SPLIT_KEYS);
-        let col_splits = s.dim_v.div_ceil(MERGE_COLUMNS);
+        let sizes = self.sizes(caps);
+        let Splits { rows, split_rows, row_blocks, columns4, merge_columns4, dim4, splits } = sizes;
+        let [col_splits, merge_blocks] = [columns4, merge_columns4].map(|columns| s.dim_v.div_ceil(4 * columns));
         let all_rows = s.batch * s.heads * s.queries;
-        let elements = self.partials();
+        let elements = self.partials(caps);
         let params = Params {
             row_blocks: row_blocks as u32,
             col_splits: col_splits as u32,
             splits: splits as u32,
-            first_key: first as u32,
             ..Tiles::new(s, caps).params(s, self.mask, self.score)
         };
         let (units, size) = (s.kv_units() as f64, s.dtype.size() as f64);
-        let (d, e) = (s.dim_k as f64, s.dim_v as f64);
-        let pairs = units * (row_blocks * split_rows * splits * SPLIT_KEYS) as f64;
+        let (d, e, columns) = (s.dim_k as f64, s.dim_v as f64, col_splits as f64);
+        // Per block of rows: keys that it sees, tiles of them, and loads of its queries by all its workgroups.
+        let (mut seen, mut tiles, mut visits) = (0.0, 0.0, 0.0);
+        for (block, keys) in self.seen(&sizes).enumerate() {
+            let own = keys.div_ceil(TILE_KEYS);
+            let loads = if s.dim_k <= 4 * dim4 { own.div_ceil(own.div_ceil(splits).max(1)) } else { own };
+            seen += keys as f64;
+            tiles += own as f64;
+            visits += (loads * split_rows.min(rows - block * split_rows)) as f64;
+        }
+        let pairs = units * columns * tiles * (split_rows * TILE_KEYS) as f64;
         let own = Cost {
-            flops: pairs * 2.0 * (d + e),
+            flops: pairs * 2.0 * (d + (4 * columns4) as f64),
             exps: pairs,
-            bytes_read: (units * (row_blocks * seen) as f64 * (d + e) + units * (rows * splits) as f64 * d) * size
-                + self.extras.pair_bytes(s, self.mask),
+            bytes_read: units * (seen * (d * columns + e) + visits * d * columns) * size
+                + columns * self.extras.pair_bytes(s, self.mask),
             bytes_written: elements as f64 * 4.0,
         };
+        let partials = (all_rows * splits) as f64;
         let merge = Cost {
-            flops: (all_rows * splits) as f64 * e * 4.0,
-            exps: (all_rows * splits) as f64 * e * 2.0,
-            // Every column reads the maximum and the sum.
-            bytes_read: (all_rows * splits) as f64 * e * 3.0 * 4.0
-                + if self.extras.sink { all_rows as f64 * e * 4.0 } else { 0.0 },
+            flops: partials * e * 2.0,
+            exps: partials * merge_blocks as f64,
+            // Every block of columns reads the maxima twice and the sums once.
+            bytes_read: partials * (s.dim_v.next_multiple_of(4) + 3 * merge_blocks) as f64 * 4.0
+                + if self.extras.sink { (all_rows * merge_blocks * merge_columns4) as f64 * 4.0 } else { 0.0 },
             bytes_written: all_rows as f64 * e * size + if self.extras.lse { all_rows as f64 * 4.0 } else { 0.0 },
         };
-        let mut spec = self.weighing(self.fragments[1]);
-        spec.consts.push(("SPLIT_ROWS", split_rows as u32));
+        let mut spec = reducing(self.weighing(self.fragments[1]), TILE_KEYS, caps).with(&[lanes(columns4, caps)]);
+        spec.consts.extend([
+            ("SPLIT_ROWS", split_rows as u32),
+            ("COLUMNS4", columns4 as u32),
+            ("DIM4", dim4 as u32),
+            ("BATCH", dim4.min(BATCH) as u32),
+            ("VALUE_BATCH", columns4.min(BATCH) as u32),
+        ]);
         let spec = rows_of(s, &spec, KEYS_STORED, &[Q, K, V], [&[], &[]]);
         let own = Step {
-            groups: (s.kv_units() * row_blocks * splits) as u64,
+            groups: (s.kv_units() * row_blocks * col_splits * splits) as u64,
             ..self.step(&self.kernels[1], spec, params, own)
         };
-        let spec = (Variant::new(s.dtype, vec![], vec![]).with(&self.extras.of_outputs()), None);
-        let merge = Step { groups: (all_rows * col_splits) as u64, ..self.step(&self.kernels[2], spec, params, merge) };
-        let variant = format!("{splits} splits of {SPLIT_KEYS} keys, {split_rows} rows a workgroup");
+        let consts = vec![("COLUMNS4", merge_columns4 as u32), ("MOST_SPLITS", MOST_SPLITS as u32)];
+        let spec = reducing(Variant::new(s.dtype, consts, vec![]), MERGE_INVOCATIONS, caps);
+        let spec = spec.with(&self.extras.of_outputs());
+        let spec = rows_of(s, &spec, KEYS_STORED, &[O], [&[], &[]]);
+        let params = Params { col_splits: merge_blocks as u32, ..params };
+        let merge =
+            Step { groups: (all_rows * merge_blocks) as u64, ..self.step(&self.kernels[2], spec, params, merge) };
+        let variant = format!("{splits} splits of the keys, tiles of {TILE_KEYS} by {split_rows} rows");
         let workspace = vec![Scratch { name: "partial outputs", bytes: elements * 4 }];
-        (variant, workspace, vec![self.weighed(own, SPLIT_KEYS, split_rows), merge])
+        (variant, workspace, vec![self.weighed(own, TILE_KEYS, 2 + split_rows), merge])
     }
 }

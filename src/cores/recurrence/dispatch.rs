@@ -9,6 +9,7 @@ use super::kernels::{
 use super::runs::{Run, Runs};
 use super::stored::{Block, Of};
 use super::{DecayKind, GATE_STRIDES, O_STRIDES, Params, Passes, Recurrence, STRIDES, Tiles};
+use crate::cores::lanes::reducing;
 use crate::error::Error;
 use crate::gpu::Caps;
 use crate::gpu::program::{Cost, Named, Operand, Program, Scratch, Step, check_workspace};
@@ -29,6 +30,9 @@ pub(super) struct Dispatches<'a> {
     operands: Vec<Named>,
     lanes: Fragment,
 }
+
+/// Invocations per workgroup of the kernel that decodes a token.
+const DECODE_INVOCATIONS: usize = 256;
 
 /// A step, and the key heads that its workgroups cover.
 type Covering = (Range<usize>, Step);
@@ -93,7 +97,7 @@ impl<'a> Dispatches<'a> {
         for run in self.runs.all() {
             (self.run, self.params) = (run, run.params(forward));
             let (segments, steps, bytes) = match self.walk {
-                Passes::Decode => (0, vec![(0..c.key_units(), self.decode())], 0),
+                Passes::Decode => (0, vec![(0..c.key_units(), self.decode(caps))], 0),
                 Passes::Sequential => self.sequential(caps)?,
                 Passes::ReduceThenScan { keys, queries } => self.two_passes(keys, queries, caps)?,
             };
@@ -485,12 +489,13 @@ impl<'a> Dispatches<'a> {
         Step { first: (block.heads.start * self.c.qkv.shared) as u64 * each, ..step }
     }
 
-    fn decode(&self) -> Step {
+    fn decode(&self, caps: &Caps) -> Step {
         let c = self.c;
         let mut overrides = vec![("TRANSPOSED", c.state.transposed.into())];
         overrides.extend(&c.epilogue.overrides);
         let fragments = [&c.features.decode[..], &c.decay.decode, &c.epilogue.decode, &[KEYS_STORED], &NARROW];
         let spec = self.spec(&fragments, false, c.features.decode_consts.clone(), overrides);
+        let spec = reducing(spec, DECODE_INVOCATIONS, caps);
         let mut cost = c.essential;
         // Query heads after the first read the state again. Each value is read by four lanes instead of one.
         cost.bytes_read += (c.qkv.group() - 1) as f64 * self.state_bytes();

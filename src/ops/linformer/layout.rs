@@ -12,7 +12,8 @@ use std::ops::Range;
 
 use super::{Config, NAME, Pool, Projection, Sharing};
 use crate::cores::attention::{self, FINAL, Mask, NO_SQUARES, PLAIN, SCALED, Tiles};
-use crate::cores::rows::KEYS_F32;
+use crate::cores::lanes::lanes;
+use crate::cores::rows::{KEYS_F32, ROWS as ROWS_SOURCE};
 use crate::error::Error;
 use crate::gpu::Caps;
 use crate::gpu::grid::Grid;
@@ -40,7 +41,7 @@ params! {
         end_row: u32,
         matrix_head: u32,
         matrix_base: u32,
-        _pad: u32,
+        matrix_row: u32,
         x: Strides,
     }
 }
@@ -49,13 +50,22 @@ const TYPES: Fragment = fragment!("linformer/types.wgsl");
 
 static PROJECT: Kernel = Kernel::new(
     "linformer_project",
-    &[STRIDES_SOURCE, TYPES, fragment!("linformer/project.wgsl")],
+    &[STRIDES_SOURCE, TYPES, ROWS_SOURCE, fragment!("linformer/project.wgsl")],
     Params::UNIFORM,
     Some(attention::PROOF),
 );
+/// What an invocation adds up: one element, or four where rows are multiples of four.
+const GROUP: [Fragment; 2] = [fragment!("linformer/groups_of_one.wgsl"), fragment!("linformer/groups_of_four.wgsl")];
+/// Loads of x and of the matrix: element by element, and four elements at once.
+const X: [Fragment; 2] = [fragment!("linformer/x_narrow.wgsl"), fragment!("linformer/x_wide.wgsl")];
+const MATRIX: [Fragment; 2] = [fragment!("linformer/matrix_narrow.wgsl"), fragment!("linformer/matrix_wide.wgsl")];
 
-static POOL: Kernel =
-    Kernel::new("linformer_pool", &[STRIDES_SOURCE, TYPES, fragment!("linformer/pool.wgsl")], Params::UNIFORM, None);
+static POOL: Kernel = Kernel::new(
+    "linformer_pool",
+    &[STRIDES_SOURCE, TYPES, ROWS_SOURCE, fragment!("linformer/pool.wgsl")],
+    Params::UNIFORM,
+    None,
+);
 
 static REDUCE: Kernel = Kernel::new(
     "linformer_reduce",
@@ -68,8 +78,8 @@ static ATTEND: Kernel = attention::tiled_kernel("linformer_attention", attention
 
 /// Rows of the rank per tile.
 const ROWS: usize = 64;
-/// Elements per workgroup that pools or adds up splits.
-const ELEMENTS: usize = 64;
+/// Groups of elements per workgroup that pools or adds up splits.
+const GROUPS: usize = 64;
 
 // Slots as in `Config::slots`, and workspace buffers in order.
 const Q: Operand = Operand::Slot(0);
@@ -207,13 +217,18 @@ impl<'a> Half<'a> {
     fn col_tiles(&self) -> usize {
         match self.matrix {
             Some(_) => self.dim.div_ceil(4 * self.col_threads),
-            None => (self.c.rank * self.dim).div_ceil(ELEMENTS),
+            None => (self.c.rank * self.dim.div_ceil(4)).div_ceil(GROUPS),
         }
     }
 
     fn groups(&self, units: Range<usize>, rows: Range<usize>) -> u64 {
         let row_tiles = if self.matrix.is_some() { rows.len().div_ceil(ROWS) } else { 1 };
         (units.len() * row_tiles * self.col_tiles() * self.splits) as u64
+    }
+
+    /// Elements of a row of the matrix.
+    fn matrix_row(&self) -> usize {
+        self.c.qkv.keys
     }
 
     fn pool(&self) -> u32 {
@@ -239,7 +254,8 @@ impl<'a> Half<'a> {
             row_tiles: 1,
             col_tiles: self.col_tiles() as u32,
             end_row: c.rank as u32,
-            matrix_head: if shared { 0 } else { (c.rank * c.qkv.keys) as u32 },
+            matrix_head: if shared { 0 } else { (c.rank * self.matrix_row()) as u32 },
+            matrix_row: self.matrix_row() as u32,
             x: c.qkv.strides()[self.slot],
             ..Params::default()
         }
@@ -259,8 +275,9 @@ impl<'a> Half<'a> {
                 bytes_written: all as f64 * 4.0,
                 ..Cost::default()
             };
-            let spec = spec(DType::F32, &[], vec![], ("POOL", self.pool()));
-            let groups = all.div_ceil(ELEMENTS as u64);
+            let four = self.dim.is_multiple_of(4);
+            let spec = spec(DType::F32, &[GROUP[usize::from(four)]], vec![], ("POOL", self.pool()));
+            let groups = all.div_ceil(if four { 4 * GROUPS as u64 } else { GROUPS as u64 });
             steps.push(Step::new(
                 &REDUCE,
                 spec,
@@ -335,7 +352,7 @@ impl<'a> Half<'a> {
             Sharing::PerHead if one_batch => (units.start % heads, (units.end - 1) % heads),
             Sharing::PerHead => (0, heads - 1),
         };
-        let row = |head: usize, row: usize| ((head * self.c.rank + row) * self.c.qkv.keys) as u64;
+        let row = |head: usize, row: usize| ((head * self.c.rank + row) * self.matrix_row()) as u64;
         Some(self.part(row(first, rows.start), row(last, rows.end), DType::F32))
     }
 
@@ -359,9 +376,9 @@ impl<'a> Half<'a> {
         let (results, count) = (units.len() as f64, rows.len() as f64);
         let written = results * count * self.splits as f64 * dim * 4.0;
         let groups = self.groups(units, rows);
-        let (kernel, spec, cost) = match self.matrix {
+        let (kernel, spec, narrow, cost) = match self.matrix {
             Some(_) => {
-                let spec = spec(c.qkv.dtype, &[], vec![("COL_THREADS", self.col_threads as u32)], ("POOL", 0));
+                let (spec, narrow) = self.project();
                 let row_tiles = params.row_tiles as f64;
                 let cost = Cost {
                     // Rows and columns that only pad a tile are counted.
@@ -371,7 +388,7 @@ impl<'a> Half<'a> {
                     bytes_written: written,
                     ..Cost::default()
                 };
-                (&PROJECT, spec, cost)
+                (&PROJECT, spec, narrow, cost)
             }
             None => {
                 // Neighbouring windows share a token if M is not a multiple of K.
@@ -379,13 +396,34 @@ impl<'a> Half<'a> {
                 let tokens: usize = (0..c.rank).map(window).sum();
                 let read = results * tokens as f64 * dim;
                 let cost = Cost { flops: read, bytes_read: read * size, bytes_written: written, ..Cost::default() };
-                (&POOL, spec(c.qkv.dtype, &[], vec![], ("POOL", self.pool())), cost)
+                let (spec, narrow) = self.by_rows(&spec(c.qkv.dtype, &[], vec![], ("POOL", self.pool())));
+                (&POOL, spec, narrow, cost)
             }
         };
         let bind = |slot, part: Part| Operand::Part { slot, first: part.first, count: part.count };
         let mut operands = vec![("x", bind(self.slot, x)), ("projected", to)];
         operands.extend(self.matrix.zip(matrix).map(|((slot, _), part)| ("matrix", bind(slot, part))));
-        Step::new(kernel, spec, &params, &operands, groups, cost)
+        Step::new(kernel, spec, &params, &operands, groups, cost).or_narrow(narrow)
+    }
+
+    /// The variant of the kernel that projects, and the one for odd strides of x.
+    fn project(&self) -> (Variant, Option<Variant>) {
+        let consts = vec![("COL_THREADS", self.col_threads as u32), ("ROWS_EACH", self.rows_each() as u32)];
+        let matrix = MATRIX[usize::from(self.matrix_row().is_multiple_of(4))];
+        let spec = spec(self.c.qkv.dtype, &[matrix, lanes(self.col_threads, self.caps)], consts, ("POOL", 0));
+        self.by_rows(&spec)
+    }
+
+    /// The variant of a kernel that loads x: four elements at once where rows are multiples of four, and then another for odd
+    /// strides.
+    fn by_rows(&self, spec: &Variant) -> (Variant, Option<Variant>) {
+        let [narrow, wide] = X.map(|x| spec.clone().with(&[x]));
+        if self.dim.is_multiple_of(4) { (wide, Some(narrow)) } else { (narrow, None) }
+    }
+
+    /// Rows per invocation: more take fewer loads each, but few columns leave too few invocations.
+    fn rows_each(&self) -> usize {
+        if self.col_threads == 16 { 8 } else { 4 }
     }
 }
 

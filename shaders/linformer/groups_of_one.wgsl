@@ -1,0 +1,3 @@
+// An invocation adds up one element.
+alias Group = f32;
+const GROUP: u32 = 1u;
