@@ -12,6 +12,9 @@
 //! cache. Each workgroup processes 128 keys and writes a maximum, a sum and E partial outputs per row. A second
 //! dispatch combines these in order. Keys and values are read once per eight rows.
 //!
+//! On a device with matrix units, f16 storage takes a third form in the place of the tiled one ([`matrix`]): the same blocks,
+//! with products of small matrices.
+//!
 //! Keys are those of the tensor, or in each batch entry as many as a small buffer says ([`KEYS_LENGTHS`]): then one plan
 //! serves a growing cache. Tiles behind the last key cost nothing; splits behind it find no key, and so do little.
 //!
@@ -21,11 +24,13 @@
 
 #[cfg(feature = "cpu")]
 pub(crate) mod cpu;
+mod matrix;
 mod split_k;
 mod tiled;
 
 use std::mem::offset_of;
 
+pub(crate) use matrix::matrix_kernel;
 pub(crate) use tiled::Tiles;
 
 use crate::cores::rows::{OUTPUTS_STORED, ROWS};
@@ -78,6 +83,8 @@ pub(crate) const FINAL: Fragment = fragment!("cores/attention/scores_final.wgsl"
 /// Sums of squares for a score that needs them, and empty functions for a score that does not.
 pub(crate) const SQUARES: Fragment = fragment!("cores/attention/squares.wgsl");
 pub(crate) const NO_SQUARES: Fragment = fragment!("cores/attention/no_squares.wgsl");
+/// Finds the rows of a workgroup.
+const BLOCK: Fragment = fragment!("cores/attention/block.wgsl");
 /// The tiled form.
 const CORE: Fragment = fragment!("cores/attention/attention.wgsl");
 /// The split-K form: pass 1 processes one split of the keys per workgroup, pass 2 combines the splits.
@@ -98,7 +105,7 @@ pub(crate) const PROOF: &str = "indices are below products of the consts that si
 
 /// The tiled form. A variant brings the score, [`KEYS_ALL`] or [`KEYS_LENGTHS`], and the storage type of the keys.
 pub(crate) const fn tiled_kernel(name: &'static str, proof: &'static str) -> Kernel {
-    let sources = &[STRIDES_SOURCE, TYPES, ROWS, OUTPUTS_STORED, CORE];
+    let sources = &[STRIDES_SOURCE, TYPES, ROWS, OUTPUTS_STORED, BLOCK, CORE];
     Kernel { entry: "attention_tiled", ..Kernel::new(name, sources, Params::UNIFORM, Some(proof)) }
 }
 
@@ -201,8 +208,8 @@ pub(crate) struct Attention<'a> {
     pub(crate) norm_eps: f32,
     /// Whether slot 4 says how many keys each batch entry has.
     pub(crate) lengths: bool,
-    /// The tiled form; the two of few queries. The first two [`with_lengths`] if they are to read them.
-    pub(crate) kernels: &'static [Kernel; 3],
+    /// The tiled form; the two of few queries; the form for matrix units.
+    pub(crate) kernels: &'static [Kernel; 4],
     /// The fragments of the score, for the tiled form and for the split-K form.
     pub(crate) fragments: [&'static [Fragment]; 2],
     /// Overrides for the operator's score.
@@ -229,7 +236,11 @@ impl Attention<'_> {
         caps.require(self.op, self.qkv.dtype)?;
         check_indices(self.op, &slots)?;
         check_lengths(self.op, self.qkv)?;
-        let (variant, workspace, steps) = if self.splits(caps) { self.split(caps) } else { self.tiled(caps) };
+        let (variant, workspace, steps) = match matrix::Matrices::new(self.qkv, caps) {
+            _ if self.splits(caps) => self.split(caps),
+            Some(form) => self.matrices(&form, caps),
+            None => self.tiled(caps),
+        };
         let mut pieces = Vec::new();
         for step in steps {
             pieces.extend(self.qkv.cut(self.op, step, &slots, &STRIDES, caps)?);
