@@ -386,7 +386,7 @@ impl Target {
     /// Any adapter, software too; `None`, with a printed line, where there is none and that is allowed.
     pub(super) fn any() -> Option<Self> {
         let request = AdapterRequest { software: true, ..AdapterRequest::default() };
-        match context::best(context::candidates(&request), &request).and_then(|best| Self::of(best, false)) {
+        match context::best(context::candidates(&request), &request).and_then(|best| Self::of(best, false, false)) {
             Ok(target) => Some(target),
             Err(error) if std::env::var("SUBQUAD_ALLOW_NO_ADAPTER").is_ok_and(|v| v == "1") => {
                 eprintln!("SKIPPED: {error}");

@@ -58,8 +58,8 @@ const START: f32 = 7.0; // exponent of the largest weight of a row when its refe
 // Terms of a row: a weight is the power of two of its term or, where weights are no exponentials, the term.
 alias Terms = array<vec4<f32>, PART4>;
 
-// A row of the workgroup, as an invocation sees it.
-struct Row {
+// A part of a row of the workgroup, which one invocation has.
+struct RowPart {
     row: u32,
     sees_from: u32, // first key
     sees: u32,      // number of keys
@@ -80,7 +80,7 @@ fn first_limit() -> f32 {
 }
 
 // The terms of a row's part of the tile at `key`, from the products in workgroup memory.
-fn terms_of(row: Row, part: u32, key: u32, end: u32, masked: bool) -> Terms {
+fn terms_of(row: RowPart, part: u32, key: u32, end: u32, masked: bool) -> Terms {
     var terms: Terms;
     put_scores(row, part, key, end);
     for (var c = 0u; c < PART4; c++) {
@@ -113,7 +113,7 @@ fn largest_of(terms: Terms) -> f32 {
 }
 
 // Stores weights as f16, of terms to a reference that has grown by `growth` since. Returns their sum.
-fn put_weights(terms: Terms, row: Row, part: u32, growth: f32) -> f32 {
+fn put_weights(terms: Terms, row: RowPart, part: u32, growth: f32) -> f32 {
     var own = terms;
     var sum = vec4<f32>(0.0);
     for (var c = 0u; c < PART4; c++) {
@@ -171,8 +171,9 @@ fn load_queries(invocation: u32) {
     }
 }
 
-// Processes one block.
-fn attention(invocation: u32, subgroup: u32) {
+// Processes one block, which is an argument because its end is the end of a loop with barriers: browsers take what is in a
+// private variable for different in each invocation.
+fn attention(own: Block, invocation: u32, subgroup: u32) {
     let first_row = subgroup * SUBGROUP_ROWS;
     let part = invocation % PARTS;
     load_queries(invocation);
@@ -190,7 +191,7 @@ fn attention(invocation: u32, subgroup: u32) {
     for (var e = 0u; e < ROW_TILES * COLUMN_TILES; e++) {
         out[e] = zero_c();
     }
-    var rows: array<Row, ROWS_EACH>;
+    var rows: array<RowPart, ROWS_EACH>;
     for (var i = 0u; i < ROWS_EACH; i++) {
         let row = invocation / PARTS + INVOCATIONS / PARTS * i;
         let query = row_of(row).query;
@@ -204,11 +205,11 @@ fn attention(invocation: u32, subgroup: u32) {
     }
 
     // Tiles that no row sees are skipped. Masks are needed where some row does not see all keys of a tile.
-    let last = block.query + block.queries - 1u;
-    let end = keys_end(last, block.keys);
-    let whole_from = keys_start(last, block.keys);
-    let whole_to = keys_end(block.query, block.keys);
-    for (var key = keys_start(block.query, block.keys); key < end; key += KEYS) {
+    let last = own.query + own.queries - 1u;
+    let end = keys_end(last, own.keys);
+    let whole_from = keys_start(last, own.keys);
+    let whole_to = keys_end(own.query, own.keys);
+    for (var key = keys_start(own.query, own.keys); key < end; key += KEYS) {
         workgroupBarrier();
         load_tile(key, end, invocation);
         workgroupBarrier();
@@ -353,6 +354,7 @@ fn attention_matrix(
     if (index >= params.grid.end) {
         return;
     }
-    block = block_of(index);
-    attention(lane.invocation, subgroup_of(lane) % SUBGROUPS);
+    let own = block_of(index);
+    block = own;
+    attention(own, lane.invocation, subgroup_of(lane) % SUBGROUPS);
 }

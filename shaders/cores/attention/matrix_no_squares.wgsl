@@ -5,7 +5,7 @@ fn row_square(row: u32) -> f32 {
     return 0.0;
 }
 
-fn put_scores(row: Row, part: u32, key: u32, end: u32) {}
+fn put_scores(row: RowPart, part: u32, key: u32, end: u32) {}
 
 fn scores_at(at: u32) -> vec4<f32> {
     let products = wg_floats[at];

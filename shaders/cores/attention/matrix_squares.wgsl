@@ -25,7 +25,7 @@ fn put_key_squares(invocation: u32) {
 
 // Writes scores over the products of a row's part of the tile at `key`. Each belongs to a single invocation. The loop is not
 // to be unrolled: a score may have a loop of its own.
-fn put_scores(row: Row, part: u32, key: u32, end: u32) {
+fn put_scores(row: RowPart, part: u32, key: u32, end: u32) {
     for (var i = 0u; i < 4u * PART4; i++) {
         let j = 4u * PART4 * part + i;
         var square = 0.0;
