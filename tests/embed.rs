@@ -190,6 +190,38 @@ fn clones_of_a_context_share_pipelines() {
 }
 
 /// The examples check their own results.
+/// Only an adapter says which matrices its units multiply: a context that is given the adapter too uses them, if the device has
+/// their features.
+#[test]
+fn a_context_made_with_the_adapter_uses_its_matrix_units() {
+    let Some(adapter) = adapter() else { return };
+    let units = wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX | wgpu::Features::SHADER_F16 | wgpu::Features::SUBGROUP;
+    let open = |features| {
+        let descriptor = wgpu::DeviceDescriptor {
+            required_features: features,
+            required_limits: adapter.limits(),
+            // SAFETY: the device runs what the library records.
+            experimental_features: unsafe { wgpu::ExperimentalFeatures::enabled() },
+            ..Default::default()
+        };
+        pollster::block_on(adapter.request_device(&descriptor)).unwrap()
+    };
+    let (device, queue) = open(wgpu::Features::empty());
+    assert_eq!(Context::from_device_of(&adapter, device, queue).caps().matrix, None);
+    if !adapter.features().contains(units) {
+        eprintln!("SKIPPED: {} has no matrix units", adapter.get_info().name);
+        return;
+    }
+    let (device, queue) = open(units);
+    let without = Context::from_device(device.clone(), queue.clone());
+    let with = Context::from_device_of(&adapter, device, queue);
+    let tier = with.caps().tier();
+    assert!(with.caps().matrix.is_none_or(|matrix| tier.ends_with(&format!("+matrix{}", matrix.tile))), "{tier}");
+    let config = softmax::Config::new(Qkv::new().heads(2).len(100).dim(16).dtype(DType::F16));
+    let takes = |ctx: &Context| config.program(ctx.caps()).unwrap().variant().starts_with("matrix units");
+    assert_eq!([takes(&without), takes(&with)], [false, with.caps().matrix.is_some()]);
+}
+
 #[test]
 fn the_examples_run() {
     if device().is_none() {

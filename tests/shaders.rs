@@ -10,8 +10,8 @@ use std::sync::OnceLock;
 use naga::back::{hlsl, msl, spv};
 use rayon::prelude::*;
 use subquad::gpu::limits::{self, Resolved};
-use subquad::gpu::shader::{bindings, print};
-use subquad::gpu::{Caps, Kernel, Variant, self_test};
+use subquad::gpu::shader::{bindings, print, uses_matrix_units};
+use subquad::gpu::{Caps, Kernel, Matrix, Variant, self_test};
 use subquad::measure::probes;
 use subquad::operator::Operator;
 use subquad::operator::mode::Mode;
@@ -32,7 +32,7 @@ fn shaders() -> &'static [Shader] {
     static SHADERS: OnceLock<Vec<Shader>> = OnceLock::new();
     SHADERS.get_or_init(|| {
         let all = OPS.iter().flat_map(|op| op.kernels()).chain(primitives::kernels()).chain(probes::kernels());
-        let list: Vec<_> = all.chain(self_test::kernels()).chain(with_subgroups()).collect();
+        let list: Vec<_> = all.chain(self_test::kernels()).chain(with_subgroups()).chain(with_matrices()).collect();
         assert!(list.len() >= OPS.len(), "operators without kernels");
         let resolve = |(kernel, spec): (&'static Kernel, Variant)| {
             let label = spec.label(kernel);
@@ -93,14 +93,50 @@ fn with_subgroups() -> Vec<(&'static Kernel, Variant)> {
 fn uses_subgroups(text: &str) -> bool {
     ["subgroupBroadcastFirst(", "subgroupMax(", "subgroupAdd("].iter().any(|call| text.contains(call))
 }
+/// Kernels for matrix units, and their emulation.
+fn with_matrices() -> Vec<(&'static Kernel, Variant)> {
+    let mut list: Vec<(&'static Kernel, Variant)> = Vec::new();
+    for (tile, lanes, emulated) in [(8, 8, true), (8, 8, false), (16, 32, false), (16, 64, false)] {
+        let matrix = Some(Matrix { tile, lanes, emulated });
+        let caps = Caps { f16: true, matrix, limits: roomier(), ..Caps::portable() };
+        // The emulation is for any device: what Tint compiles must fit into 16 KiB.
+        let dims: &[(usize, usize)] =
+            if emulated { &[(7, 5), (8, 8)] } else { &[(21, 19), (24, 20), (64, 64), (128, 128)] };
+        for &(d, e) in dims {
+            let qkv = Qkv::new().heads(2).len(300).dim(d).dim_v(e).dtype(DType::F16);
+            let soft = softmax::Config::new(qkv);
+            let spherical = yat::Config::new(qkv);
+            let euclidean = yat::Config { kernel: yat::Kernel::Euclidean, ..spherical.clone() };
+            let lengths = softmax::Config { lengths: true, causal: false, ..soft.clone() };
+            let operators: [&dyn Operator; 4] = [&soft, &lengths, &spherical, &euclidean];
+            for step in operators.iter().flat_map(|operator| operator.program(&caps).unwrap().steps().to_vec()) {
+                assert!(step.kernel.entry == MATRIX, "{}", step.kernel.name);
+                for spec in std::iter::once(step.spec).chain(step.narrow) {
+                    if !list.iter().any(|(kernel, other)| kernel.name == step.kernel.name && *other == spec) {
+                        list.push((step.kernel, spec));
+                    }
+                }
+            }
+        }
+    }
+    list
+}
+
+const MATRIX: &str = "attention_matrix";
+
+/// The limits that kernels for matrix units need: 32 KiB of workgroup memory, which no device with such units lacks.
+fn roomier() -> wgpu::Limits {
+    wgpu::Limits { max_compute_workgroup_storage_size: 32768, ..wgpu::Limits::default() }
+}
 
 #[test]
 fn kernels_fit_the_portable_limits_and_their_declarations() {
-    let portable = wgpu::Limits::default();
+    let (portable, roomier) = (wgpu::Limits::default(), roomier());
     let mut labels = HashSet::new();
     for Shader { kernel, spec, label, resolved } in shaders() {
         let needs = limits::needs(kernel, spec, resolved).unwrap_or_else(|e| panic!("{label}: {e}"));
-        limits::check(kernel, &needs, &portable).unwrap_or_else(|e| panic!("{label}: {e}"));
+        let limits = if uses_matrix_units(spec) { &roomier } else { &portable };
+        limits::check(kernel, &needs, limits).unwrap_or_else(|e| panic!("{label}: {e}"));
         assert!(labels.insert(label), "{label}: two specialisations of one label");
     }
 }
@@ -144,15 +180,29 @@ fn uniforms_are_the_same_in_rust_and_wgsl() {
 fn kernels_translate_for_vulkan_metal_and_dx12() {
     let dump = std::env::var_os("SUBQUAD_DUMP_WGSL").map(PathBuf::from);
     if let Some(dir) = &dump {
-        for folder in ["spv", "web"] {
+        for folder in ["spv", "units", "web"] {
             std::fs::create_dir_all(dir.join(folder)).unwrap();
         }
     }
     shaders().par_iter().for_each(|Shader { kernel, spec, label, resolved }| {
         let (module, info) = (&resolved.module, &resolved.info);
 
-        let words = spv::write_vec(module, info, &spv::Options { lang_version: (1, 3), ..Default::default() }, None)
+        // Matrix units need Vulkan's memory model, which SPIR-V has from 1.5 on.
+        let units = uses_matrix_units(spec);
+        let lang_version = if units { (1, 5) } else { (1, 3) };
+        let words = spv::write_vec(module, info, &spv::Options { lang_version, ..Default::default() }, None)
             .unwrap_or_else(|e| panic!("{label}: SPIR-V: {e}"));
+        let write = |folder: &str, extension: &str, bytes: &[u8]| {
+            if let Some(dir) = &dump {
+                let stem = spec.file_stem(kernel);
+                std::fs::write(dir.join(folder).join(format!("{stem}.{extension}")), bytes).unwrap();
+            }
+        };
+        write(if units { "units" } else { "spv" }, "spv", bytemuck::cast_slice(&words));
+        if units {
+            // Neither naga's writers for Metal and DX12 nor browsers know them.
+            return;
+        }
 
         let options = msl::Options { lang_version: (2, 4), fake_missing_bindings: true, ..Default::default() };
         let (metal, _) = msl::write_string(module, info, &options, &msl::PipelineOptions::default())
@@ -167,17 +217,10 @@ fn kernels_translate_for_vulkan_metal_and_dx12() {
             .unwrap_or_else(|e| panic!("{label}: HLSL: {e}"));
         assert!(text.contains(kernel.entry), "{label}: no such function in the HLSL");
 
-        if let Some(dir) = &dump {
-            let stem = spec.file_stem(kernel);
-            let write = |folder: &str, extension: &str, bytes: &[u8]| {
-                std::fs::write(dir.join(folder).join(format!("{stem}.{extension}")), bytes).unwrap();
-            };
-            write("spv", "spv", bytemuck::cast_slice(&words));
-            // naga takes these operations without asking, and does not know the directive that browsers ask for.
-            let printed = print(kernel, spec);
-            let asked = if uses_subgroups(&printed) { "enable subgroups;\n" } else { "" };
-            write("web", "wgsl", format!("{asked}{printed}").as_bytes());
-        }
+        // naga takes these operations without asking, and does not know the directive that browsers ask for.
+        let printed = print(kernel, spec);
+        let asked = if uses_subgroups(&printed) { "enable subgroups;\n" } else { "" };
+        write("web", "wgsl", format!("{asked}{printed}").as_bytes());
     });
 }
 

@@ -40,9 +40,9 @@ pub(super) fn adapters(matches: &ArgMatches) -> Result<Outcome, Error> {
     let cpu = ["-", &Target::Cpu.to_string(), "cpu", "cpu", "-"];
     rows.push(cpu.map(str::to_owned).to_vec());
     let mut text = report::table(&header, &rows, &[]);
-    let header = ["index", "tier", "f16", "subgroups", "timestamps", "refused"];
+    let header = ["index", "tier", "f16", "subgroups", "matrices", "timestamps", "refused"];
     let mut rows: Vec<_> = candidates.iter().map(features).collect();
-    rows.push(["-", "-", "yes", "-", "-", "no"].map(str::to_owned).to_vec());
+    rows.push(["-", "-", "yes", "-", "-", "-", "no"].map(str::to_owned).to_vec());
     text.push('\n');
     text.push_str(&report::table(&header, &rows, &[]));
     if !candidates.is_empty() {
@@ -112,6 +112,7 @@ fn features(candidate: &Candidate) -> Vec<String> {
         candidate.tier.into(),
         yes(candidate.f16),
         subgroups,
+        candidate.matrix.map_or_else(|| "no".into(), |matrix| format!("{0}x{0}", matrix.tile)),
         yes(candidate.timestamps),
         refused(candidate).unwrap_or_else(|| "no".into()),
     ]
@@ -139,6 +140,7 @@ fn object(candidate: &Candidate) -> Value {
         "driver": candidate.driver(),
         "f16": candidate.f16,
         "subgroups": candidate.subgroups.map(|(least, most)| [least, most]),
+        "matrix": candidate.matrix.map(|matrix| matrix.tile),
         "timestamps": candidate.timestamps,
         "tier": candidate.tier,
         "limits": {

@@ -147,6 +147,7 @@ fn run(op: &'static Op) -> Command {
         .arg(backend())
         .arg(adapter())
         .arg(force_adapter())
+        .arg(tier())
         .arg(seed("Seed for drawing parameters that the files lack"))
         .arg(on(
             "verify",
@@ -258,6 +259,14 @@ pub(super) fn adapters() -> Arg {
 /// `--force-adapter`.
 pub(super) fn force_adapter() -> Arg {
     on("force-adapter", "Use the adapter even if it is known to compute wrong results, with a warning")
+}
+
+/// `--tier`.
+pub(super) fn tier() -> Arg {
+    value("tier").value_name("TIER").value_parser(["auto", "portable"]).help(
+        "Kernels to choose from; portable: those of any WebGPU device, without subgroups, matrix units or more than 16 KiB \
+         of workgroup memory [default: auto, all that the adapter has]",
+    )
 }
 
 /// `--seed`.

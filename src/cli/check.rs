@@ -26,6 +26,7 @@ pub(super) fn command() -> Command {
         .arg(args::adapters())
         .arg(args::backend())
         .arg(args::force_adapter())
+        .arg(args::tier())
         .arg(args::on("quick", "Only the quick cases"))
         .arg(
             args::value("case")

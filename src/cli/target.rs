@@ -16,13 +16,15 @@ use crate::operator::Operator;
 use crate::tensor::TensorMap;
 use crate::verify::run::{self, Run};
 
-/// The values of `--backend`, `--adapter` and `--force-adapter`.
+/// The values of `--backend`, `--adapter`, `--force-adapter` and `--tier`.
 #[derive(Debug, Clone, Default)]
 pub(super) struct TargetArgs {
     backend: Option<String>,
     adapter: Option<String>,
     /// Whether an adapter that computes wrong results may be used.
     force: bool,
+    /// Whether only kernels of any WebGPU device are used.
+    portable: bool,
 }
 
 /// The values of the environment variables that wgpu programs honour.
@@ -49,15 +51,18 @@ impl TargetArgs {
             args::word_of(matches, "backend"),
             args::word_of(matches, "adapter"),
             args::is_on(matches, "force-adapter"),
+            is_portable(matches),
         )
     }
 
-    /// Makes a target of the values of `--backend`, `--adapter` and `--force-adapter`.
+    /// Makes a target of the values of `--backend`, `--adapter`, `--force-adapter` and `--tier`.
     ///
     /// # Errors
     /// [`Error::Usage`] if they contradict each other.
-    fn new(backend: Option<&str>, adapter: Option<&str>, force: bool) -> Result<Self, Error> {
-        for (flag, given) in [("--adapter", adapter.is_some()), ("--force-adapter", force)] {
+    fn new(backend: Option<&str>, adapter: Option<&str>, force: bool, portable: bool) -> Result<Self, Error> {
+        for (flag, given) in
+            [("--adapter", adapter.is_some()), ("--force-adapter", force), ("--tier portable", portable)]
+        {
             if given && backend == Some("cpu") {
                 return Err(Error::Usage(format!("{flag} cannot be used with --backend cpu")));
             }
@@ -66,7 +71,7 @@ impl TargetArgs {
             return Err(Error::Usage("--adapter needs an index or a part of a name".into()));
         }
         let [backend, adapter] = [backend, adapter].map(|word| word.map(str::to_owned));
-        Ok(Self { backend, adapter, force })
+        Ok(Self { backend, adapter, force, portable })
     }
 
     /// Whether `--backend` was given.
@@ -76,7 +81,7 @@ impl TargetArgs {
 
     /// A flag takes precedence over a variable: `--backend` over `WGPU_BACKEND`, `--adapter` over `WGPU_ADAPTER_NAME`.
     fn resolve(&self, variables: &Variables) -> Result<Choice, Error> {
-        let mut request = AdapterRequest { force: self.force, ..AdapterRequest::default() };
+        let mut request = AdapterRequest { force: self.force, portable: self.portable, ..AdapterRequest::default() };
         let mut asked = Vec::new();
         match self.backend.as_deref() {
             Some("cpu") => return Ok(Choice::Cpu),
@@ -111,6 +116,11 @@ impl TargetArgs {
         request.software = !asked.is_empty();
         Ok(Choice::Gpu { request, asked: (!asked.is_empty()).then(|| asked.join(", ")) })
     }
+}
+
+/// Whether `--tier` asks for kernels of any WebGPU device only.
+fn is_portable(matches: &ArgMatches) -> bool {
+    args::word_of(matches, "tier") == Some("portable")
 }
 
 /// `--adapter` as an index or a part of a name.
@@ -184,6 +194,7 @@ pub(super) struct Opened {
     context: Context,
     candidate: Candidate,
     shader_checks: bool,
+    portable: bool,
 }
 
 impl Target {
@@ -205,7 +216,7 @@ impl Target {
                 // The next best was taken instead.
                 candidates.iter().for_each(|other| skipped(other, ui));
                 warn(&candidate, ui);
-                let target = Self::Gpu(Box::new(Opened { context, candidate, shader_checks }));
+                let target = Self::Gpu(Box::new(Opened { context, candidate, shader_checks, portable: args.portable }));
                 let why = asked.unwrap_or_else(|| "the best hardware adapter".into());
                 ui.note(&format!("running on {target} ({why})"));
                 Ok(target)
@@ -226,9 +237,9 @@ impl Target {
     }
 
     /// Opens an adapter without testing it.
-    fn of(candidate: Candidate, shader_checks: bool) -> Result<Self, Error> {
+    fn of(candidate: Candidate, shader_checks: bool, portable: bool) -> Result<Self, Error> {
         let context = pollster::block_on(candidate.open(shader_checks))?;
-        Ok(Self::Gpu(Box::new(Opened { context, candidate, shader_checks })))
+        Ok(Self::Gpu(Box::new(Opened { context, candidate, shader_checks, portable })))
     }
 
     /// Opens a new device on the same adapter, after a device is lost. The adapter is looked up again.
@@ -236,10 +247,11 @@ impl Target {
         let Self::Gpu(opened) = self else { return Ok(()) };
         let select = Some(Select::Index(opened.candidate.index));
         let backends = opened.candidate.info.backend.into();
-        let request = AdapterRequest { backends, select, software: true, ..AdapterRequest::default() };
+        let portable = opened.portable;
+        let request = AdapterRequest { backends, select, software: true, portable, ..AdapterRequest::default() };
         let same = |c: &Candidate| c.info.name == opened.candidate.info.name;
         let candidate = context::best(context::candidates(&request).into_iter().filter(same).collect(), &request)?;
-        *self = Self::of(candidate, opened.shader_checks)?;
+        *self = Self::of(candidate, opened.shader_checks, portable)?;
         Ok(())
     }
 
@@ -247,13 +259,13 @@ impl Target {
     pub(super) fn several(matches: &ArgMatches, shader_checks: bool, ui: &mut Ui) -> Result<Several, Error> {
         let mut several = Several { open: Vec::new(), failed: Vec::new() };
         let backend = args::word_of(matches, "backend");
-        let force = args::is_on(matches, "force-adapter");
+        let (force, portable) = (args::is_on(matches, "force-adapter"), is_portable(matches));
         let adapters: Vec<_> = matches.get_many::<String>("adapter").into_iter().flatten().collect();
         if adapters.is_empty() {
-            several.open.push(Self::open(&TargetArgs::new(backend, None, force)?, shader_checks, ui)?);
+            several.open.push(Self::open(&TargetArgs::new(backend, None, force, portable)?, shader_checks, ui)?);
         }
         for adapter in adapters {
-            let one = TargetArgs::new(backend, Some(adapter), force)?;
+            let one = TargetArgs::new(backend, Some(adapter), force, portable)?;
             if adapter == "all" {
                 several.add_all(&one, shader_checks, ui)?;
             } else if adapter == "cpu" && backend.is_none() {
@@ -374,7 +386,7 @@ impl Target {
     /// Any adapter, software too; `None`, with a printed line, where there is none and that is allowed.
     pub(super) fn any() -> Option<Self> {
         let request = AdapterRequest { software: true, ..AdapterRequest::default() };
-        match context::best(context::candidates(&request), &request).and_then(|best| Self::of(best, false)) {
+        match context::best(context::candidates(&request), &request).and_then(|best| Self::of(best, false, false)) {
             Ok(target) => Some(target),
             Err(error) if std::env::var("SUBQUAD_ALLOW_NO_ADAPTER").is_ok_and(|v| v == "1") => {
                 eprintln!("SKIPPED: {error}");
@@ -413,7 +425,8 @@ impl Several {
     /// [`Error::NoAdapter`] if nothing is left to run on.
     fn add_all(&mut self, args: &TargetArgs, shader_checks: bool, ui: &mut Ui) -> Result<(), Error> {
         let backends = wgpu::Backends::all();
-        let mut request = AdapterRequest { backends, software: true, ..AdapterRequest::default() };
+        let portable = args.portable;
+        let mut request = AdapterRequest { backends, software: true, portable, ..AdapterRequest::default() };
         let named = args.backend().filter(|backend| *backend != "auto");
         if let Some(backend) = named {
             request.backends = wgpu::Backends::from_comma_list(backend);
@@ -434,7 +447,7 @@ impl Several {
                         continue;
                     }
                     warn(&candidate, ui);
-                    self.open.push(Target::Gpu(Box::new(Opened { context, candidate, shader_checks })));
+                    self.open.push(Target::Gpu(Box::new(Opened { context, candidate, shader_checks, portable })));
                 }
                 Err(error) => {
                     report::error(&error);
@@ -473,7 +486,7 @@ mod tests {
         let [backend, adapter] = variables.map(|word| given(word).map(str::to_owned));
         let variables = Variables { backend, adapter };
         let [backend, adapter] = flags.map(given);
-        match TargetArgs::new(backend, adapter, false).and_then(|args| args.resolve(&variables)) {
+        match TargetArgs::new(backend, adapter, false, false).and_then(|args| args.resolve(&variables)) {
             Err(error) => error.to_string(),
             Ok(Choice::Cpu) => "cpu".into(),
             Ok(Choice::Gpu { request, asked }) => format!(

@@ -12,6 +12,8 @@ pub struct Caps {
     pub f16: bool,
     /// Smallest and largest subgroup, where subgroup operations are on.
     pub subgroups: Option<(u32, u32)>,
+    /// Matrix units that multiply f16 and add up in f32, where their features are on.
+    pub matrix: Option<Matrix>,
     /// Whether passes can be timed on the GPU.
     pub timestamps: bool,
     /// Whether the CPU does the work (lavapipe, SwiftShader, WARP).
@@ -49,6 +51,7 @@ impl Caps {
             limits: wgpu::Limits::default(),
             f16: false,
             subgroups: None,
+            matrix: None,
             timestamps: false,
             software: false,
             full_groups: FULL_HARDWARE,
@@ -59,7 +62,13 @@ impl Caps {
         }
     }
 
-    pub(super) fn of(device: &wgpu::Device, info: &wgpu::AdapterInfo, shader_checks: bool) -> Self {
+    /// `matrices` are those that the adapter lists.
+    pub(super) fn of(
+        device: &wgpu::Device,
+        info: &wgpu::AdapterInfo,
+        matrices: &[wgpu::CooperativeMatrixProperties],
+        shader_checks: bool,
+    ) -> Self {
         let features = device.features();
         let software = is_software(info);
         let subgroups = features.contains(wgpu::Features::SUBGROUP);
@@ -67,6 +76,7 @@ impl Caps {
             limits: device.limits(),
             f16: features.contains(wgpu::Features::SHADER_F16),
             subgroups: subgroups.then_some((info.subgroup_min_size, info.subgroup_max_size)),
+            matrix: Matrix::of(features, info, matrices),
             timestamps: features.contains(wgpu::Features::TIMESTAMP_QUERY),
             software,
             full_groups: if software { FULL_SOFTWARE } else { FULL_HARDWARE },
@@ -83,7 +93,7 @@ impl Caps {
 
     /// Name of the tier: portable, and the extensions that faster variants may use.
     pub fn tier(&self) -> &'static str {
-        tier(self.f16, self.subgroups.is_some())
+        tier(self.f16, self.subgroups.is_some(), self.matrix)
     }
 
     /// Bytes of the largest buffer that can be created and bound as a whole.
@@ -100,6 +110,40 @@ impl Caps {
             return Err(Error::Feature { op, what: "f16 storage", feature: "SHADER_F16" });
         }
         Ok(())
+    }
+}
+
+/// Matrices that a subgroup multiplies: square ones of f16, with a sum of f32.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Matrix {
+    /// Rows and columns: 8 or 16.
+    pub tile: u32,
+    /// Invocations of the largest subgroup. Workgroups are multiples of it.
+    pub lanes: u32,
+    /// Whether kernels compute the products themselves instead, with the same data flow. Only tests ask for it.
+    pub emulated: bool,
+}
+
+impl Matrix {
+    /// Features of a device with matrix units.
+    pub(super) const FEATURES: wgpu::Features = wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX
+        .union(wgpu::Features::SHADER_F16)
+        .union(wgpu::Features::SUBGROUP);
+
+    /// The largest matrices that the adapter lists, on a device or adapter with these features.
+    pub(super) fn of(
+        features: wgpu::Features,
+        info: &wgpu::AdapterInfo,
+        listed: &[wgpu::CooperativeMatrixProperties],
+    ) -> Option<Self> {
+        use wgpu::CooperativeScalarType::{F16, F32};
+        let lists = |tile: &u32| {
+            listed.iter().any(|one| {
+                [one.m_size, one.n_size, one.k_size] == [*tile; 3] && one.ab_type == F16 && one.cr_type == F32
+            })
+        };
+        let tile = [16, 8].into_iter().find(lists).filter(|_| features.contains(Self::FEATURES))?;
+        Some(Self { tile, lanes: info.subgroup_max_size, emulated: false })
     }
 }
 
@@ -122,12 +166,14 @@ const DISPATCH_FLOPS_DISCRETE: f64 = 2e12;
 const DISPATCH_FLOPS_SOFTWARE: f64 = 3e9;
 
 /// Name of the tier with these capabilities.
-pub(super) fn tier(f16: bool, subgroups: bool) -> &'static str {
-    match (f16, subgroups) {
-        (true, true) => "portable+f16+subgroups",
-        (true, false) => "portable+f16",
-        (false, true) => "portable+subgroups",
-        (false, false) => "portable",
+pub(super) fn tier(f16: bool, subgroups: bool, matrix: Option<Matrix>) -> &'static str {
+    match (f16, subgroups, matrix) {
+        (_, _, Some(Matrix { tile: 16, .. })) => "portable+f16+subgroups+matrix16",
+        (_, _, Some(_)) => "portable+f16+subgroups+matrix8",
+        (true, true, None) => "portable+f16+subgroups",
+        (true, false, None) => "portable+f16",
+        (false, true, None) => "portable+subgroups",
+        (false, false, None) => "portable",
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, OnceLock};
 
-use super::caps::{Caps, is_software, tier};
+use super::caps::{Caps, Matrix, is_software, tier};
 use super::pipeline::KernelCache;
 use crate::error::Error;
 use crate::tensor::Origin;
@@ -28,6 +28,9 @@ pub struct AdapterRequest {
     pub software: bool,
     /// Whether shaders keep all of wgpu's checks.
     pub shader_checks: bool,
+    /// Whether the device has no more than every WebGPU device has, but for f16, timestamps and the sizes of buffers: no
+    /// subgroups, no matrix units, 16 KiB of workgroup memory.
+    pub portable: bool,
     /// Whether an adapter may be used although [`Context::self_test`] found that it computes wrong results.
     pub force: bool,
 }
@@ -35,7 +38,7 @@ pub struct AdapterRequest {
 impl Default for AdapterRequest {
     fn default() -> Self {
         let backends = wgpu::Backends::all().difference(wgpu::Backends::GL);
-        Self { backends, select: None, software: false, shader_checks: false, force: false }
+        Self { backends, select: None, software: false, shader_checks: false, portable: false, force: false }
     }
 }
 
@@ -73,6 +76,8 @@ pub struct Candidate {
     pub f16: bool,
     /// Subgroup sizes.
     pub subgroups: Option<(u32, u32)>,
+    /// Its matrix units.
+    pub matrix: Option<Matrix>,
     /// Whether it can time passes.
     pub timestamps: bool,
     /// Whether it runs on the CPU.
@@ -83,6 +88,8 @@ pub struct Candidate {
     pub refused: Option<String>,
     /// What it computes wrong, if [`Candidate::open_tested`] found something.
     pub fault: Option<String>,
+    /// All matrices that it lists.
+    matrices: Vec<wgpu::CooperativeMatrixProperties>,
     adapter: wgpu::Adapter,
 }
 
@@ -138,12 +145,10 @@ async fn adapters(backends: wgpu::Backends) -> Vec<wgpu::Adapter> {
 
 fn candidate(index: usize, adapter: wgpu::Adapter, request: &AdapterRequest) -> Candidate {
     let info = adapter.get_info();
-    let limits = adapter.limits();
-    let features = adapter.features();
+    let mut limits = adapter.limits();
+    let mut features = adapter.features();
     let software = is_software(&info);
     let f16 = features.contains(wgpu::Features::SHADER_F16);
-    let subgroups =
-        features.contains(wgpu::Features::SUBGROUP).then_some((info.subgroup_min_size, info.subgroup_max_size));
     let compute = adapter.get_downlevel_capabilities().flags.contains(wgpu::DownlevelFlags::COMPUTE_SHADERS);
     let refused = if !compute {
         Some("it has no compute shaders".to_owned())
@@ -159,6 +164,14 @@ fn candidate(index: usize, adapter: wgpu::Adapter, request: &AdapterRequest) -> 
             _ => None,
         }
     };
+    if request.portable {
+        features &= !(wgpu::Features::SUBGROUP | wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX);
+        limits = only_portable(limits);
+    }
+    let subgroups =
+        features.contains(wgpu::Features::SUBGROUP).then_some((info.subgroup_min_size, info.subgroup_max_size));
+    let matrices = adapter.cooperative_matrix_properties();
+    let matrix = Matrix::of(features, &info, &matrices);
     let timestamps = features.contains(wgpu::Features::TIMESTAMP_QUERY);
     Candidate {
         index,
@@ -166,17 +179,33 @@ fn candidate(index: usize, adapter: wgpu::Adapter, request: &AdapterRequest) -> 
         limits,
         f16,
         subgroups,
+        matrix,
         timestamps,
         software,
-        tier: tier(f16, subgroups.is_some()),
+        tier: tier(f16, subgroups.is_some(), matrix),
         refused,
         fault: None,
+        matrices,
         adapter,
     }
 }
 
 /// Why a request without software adapters refuses one.
 pub(crate) const SLOW: &str = "it is a software adapter, slower than the cpu backend; name it to use it";
+
+/// Limits of kernels as WebGPU's defaults have them, of buffers and bindings as they are.
+fn only_portable(limits: wgpu::Limits) -> wgpu::Limits {
+    let base = wgpu::Limits::default();
+    wgpu::Limits {
+        max_storage_buffers_per_shader_stage: base.max_storage_buffers_per_shader_stage,
+        max_compute_workgroup_storage_size: base.max_compute_workgroup_storage_size,
+        max_compute_invocations_per_workgroup: base.max_compute_invocations_per_workgroup,
+        max_compute_workgroup_size_x: base.max_compute_workgroup_size_x,
+        max_compute_workgroup_size_y: base.max_compute_workgroup_size_y,
+        max_compute_workgroup_size_z: base.max_compute_workgroup_size_z,
+        ..limits
+    }
+}
 
 /// The first limit below WebGPU's defaults, which every kernel relies on.
 fn below_portable(limits: &wgpu::Limits) -> Option<String> {
@@ -224,19 +253,32 @@ impl Context {
     /// Wraps a device and queue of the caller, who keeps them: nothing is submitted, polled or installed by this.
     ///
     /// Faster tiers are open where the device was made with their features (`SHADER_F16`, `SUBGROUP`,
-    /// `TIMESTAMP_QUERY`) and limits.
+    /// `TIMESTAMP_QUERY`) and limits. Matrix units need [`Context::from_device_of`].
     pub fn from_device(device: wgpu::Device, queue: wgpu::Queue) -> Self {
-        Self::wrap(device, queue, false, Trouble::default())
+        Self::wrap(device, queue, &[], false, Trouble::default())
+    }
+
+    /// Like [`Context::from_device`], with the adapter that the device was made of: only an adapter says which matrices its
+    /// units multiply. They are used if the device was made with `EXPERIMENTAL_COOPERATIVE_MATRIX`, `SHADER_F16` and
+    /// `SUBGROUP`, and with more workgroup memory than WebGPU's default (32 KiB is enough).
+    pub fn from_device_of(adapter: &wgpu::Adapter, device: wgpu::Device, queue: wgpu::Queue) -> Self {
+        Self::wrap(device, queue, &adapter.cooperative_matrix_properties(), false, Trouble::default())
     }
 
     /// Like [`Context::from_device`], with all of wgpu's checks inside shaders. The tests use it.
     pub fn from_device_checked(device: wgpu::Device, queue: wgpu::Queue) -> Self {
-        Self::wrap(device, queue, true, Trouble::default())
+        Self::wrap(device, queue, &[], true, Trouble::default())
     }
 
-    fn wrap(device: wgpu::Device, queue: wgpu::Queue, shader_checks: bool, trouble: Trouble) -> Self {
+    fn wrap(
+        device: wgpu::Device,
+        queue: wgpu::Queue,
+        matrices: &[wgpu::CooperativeMatrixProperties],
+        shader_checks: bool,
+        trouble: Trouble,
+    ) -> Self {
         let info = device.adapter_info();
-        let caps = Caps::of(&device, &info, shader_checks);
+        let caps = Caps::of(&device, &info, matrices, shader_checks);
         Self(Arc::new(Inner {
             device,
             queue,
@@ -428,11 +470,20 @@ impl Candidate {
     ) -> Result<Context, Error> {
         let mut limits = self.limits.clone();
         change(&mut limits);
-        let wanted = wgpu::Features::SHADER_F16 | wgpu::Features::SUBGROUP | wgpu::Features::TIMESTAMP_QUERY;
+        let mut wanted = wgpu::Features::SHADER_F16 | wgpu::Features::TIMESTAMP_QUERY;
+        wanted.set(wgpu::Features::SUBGROUP, self.subgroups.is_some());
+        wanted.set(Matrix::FEATURES, self.matrix.is_some());
+        // SAFETY: matrix units are used by one kernel, in the shapes that the adapter lists, with every address within
+        // workgroup memory; its results are compared with the definition on each adapter that `check` runs on.
+        let experimental_features = match self.matrix {
+            Some(_) => unsafe { wgpu::ExperimentalFeatures::enabled() },
+            None => wgpu::ExperimentalFeatures::disabled(),
+        };
         let descriptor = wgpu::DeviceDescriptor {
             label: Some("subquad"),
             required_features: self.adapter.features() & wanted,
             required_limits: limits,
+            experimental_features,
             ..Default::default()
         };
         let (device, queue) = self
@@ -449,7 +500,7 @@ impl Candidate {
         device.on_uncaptured_error(Arc::new(move |error| {
             let _ = failed.set(error.to_string());
         }));
-        Ok(Context::wrap(device, queue, shader_checks, trouble))
+        Ok(Context::wrap(device, queue, &self.matrices, shader_checks, trouble))
     }
 }
 

@@ -37,7 +37,9 @@ fn defect(kernel: &Kernel, message: impl Into<String>) -> Error {
 
 /// The naga capabilities that kernels of this crate may use beyond plain WGSL.
 pub fn capabilities() -> naga::valid::Capabilities {
-    naga::valid::Capabilities::SHADER_FLOAT16 | naga::valid::Capabilities::SUBGROUP
+    naga::valid::Capabilities::SHADER_FLOAT16
+        | naga::valid::Capabilities::SUBGROUP
+        | naga::valid::Capabilities::COOPERATIVE_MATRIX
 }
 
 /// Parses, validates and specialises a kernel.

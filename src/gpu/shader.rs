@@ -228,15 +228,26 @@ pub(crate) use params;
 const ELEM_F32: Fragment = fragment!("lib/elem_f32.wgsl");
 const ELEM_F16: Fragment = fragment!("lib/elem_f16.wgsl");
 const GRID: Fragment = fragment!("lib/grid.wgsl");
+/// Products of small matrices by matrix units.
+pub(crate) const MATRIX_UNITS: Fragment = fragment!("lib/matrix_units.wgsl");
 /// The counters of loads and stores, switched off. A test replaces this fragment to switch them on.
 const COUNT_OFF: Fragment = fragment!("lib/count_off.wgsl");
+
+/// Whether a kernel multiplies by a GPU's matrix units, which WGSL in browsers does not have.
+pub fn uses_matrix_units(spec: &Variant) -> bool {
+    spec.fragments.iter().any(|fragment| fragment.path == MATRIX_UNITS.path)
+}
 
 /// Joins prelude, fragments and files.
 pub fn assemble(kernel: &Kernel, spec: &Variant) -> Assembled {
     let mut text = String::new();
-    // The only directive that the kernels need. naga and browsers both require it.
+    // naga and browsers both require it.
     if spec.elem == DType::F16 {
         text.push_str("enable f16;\n");
+    }
+    // naga alone knows these types.
+    if uses_matrix_units(spec) {
+        text.push_str("enable wgpu_cooperative_matrix;\n");
     }
     for (name, value) in &spec.consts {
         let _ = writeln!(text, "const {name}: u32 = {value}u;");

@@ -169,6 +169,7 @@ fn usage_is_judged_before_files() {
     for (flags, sentence) in [
         ("--backend cpu --adapter 0", "--adapter cannot be used with --backend cpu"),
         ("--backend cpu --force-adapter", "--force-adapter cannot be used with --backend cpu"),
+        ("--backend cpu --tier portable", "--tier portable cannot be used with --backend cpu"),
         ("--scale wide", "linear: --scale: expected a finite number, found `wide`"),
         ("--scale nan", "linear: --scale: expected a finite number, found `nan`"),
         ("--seed -1", "linear: --seed: expected a whole number from 0 to 2^64 - 1, found `-1`"),

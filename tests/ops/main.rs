@@ -23,6 +23,7 @@ mod linear_maps;
 mod linformer;
 mod look_ahead;
 mod mamba;
+mod matrix;
 mod mta;
 mod pieces;
 mod primitives;
@@ -56,6 +57,7 @@ fn main() -> ExitCode {
         linear_maps::tests(),
         linformer::tests(),
         mamba::tests(),
+        matrix::tests(),
         mta::tests(),
         primitives::tests(),
         ramnet::tests(),

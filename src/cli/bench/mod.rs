@@ -63,6 +63,7 @@ pub(super) fn command() -> Command {
         .arg(args::adapters())
         .arg(args::backend())
         .arg(args::force_adapter())
+        .arg(args::tier())
         .next_help_heading("How long")
         .arg(
             args::value("repeat")

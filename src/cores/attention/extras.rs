@@ -152,7 +152,8 @@ impl Extras {
         [if self.sink { SINK } else { NO_SINK }, if self.lse { LSE } else { NO_LSE }]
     }
 
-    fn has_pairs(&self) -> bool {
+    /// Whether single pairs are treated by themselves.
+    pub(super) fn has_pairs(&self) -> bool {
         self.bias.is_some() || self.mask.is_some()
     }
 

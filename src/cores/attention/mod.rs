@@ -13,6 +13,9 @@
 //! writes a maximum, a sum and E partial outputs per row, and a second dispatch combines these in order. Keys and values are
 //! read once per block, whichever query heads its rows are of.
 //!
+//! On a device with matrix units, f16 storage takes a third form in the place of the tiled one ([`matrix`]): the same blocks,
+//! with products of small matrices.
+//!
 //! Keys are those of the tensor, or in each batch entry as many as a small buffer says: then one plan serves a growing cache.
 //! Tiles behind the last key cost nothing, and splits share the keys that there are. What else there may be beside q, k, v
 //! and o is in [`Extras`]; each is a fragment that costs nothing where it is left out.
@@ -24,6 +27,7 @@
 #[cfg(feature = "cpu")]
 pub(crate) mod cpu;
 mod extras;
+mod matrix;
 pub(crate) mod reference;
 mod seen;
 mod split_k;
@@ -32,6 +36,7 @@ mod tiled;
 use std::mem::offset_of;
 
 pub(crate) use extras::{Extras, PLAIN};
+pub(crate) use matrix::matrix_kernel;
 pub(crate) use seen::Mask;
 #[cfg(feature = "cpu")]
 use seen::Seen;
@@ -96,6 +101,8 @@ pub(crate) const FINAL: Fragment = fragment!("cores/attention/scores_final.wgsl"
 /// Sums of squares for a score that needs them, and empty functions for a score that does not.
 pub(crate) const SQUARES: Fragment = fragment!("cores/attention/squares.wgsl");
 pub(crate) const NO_SQUARES: Fragment = fragment!("cores/attention/no_squares.wgsl");
+/// Finds the rows of a workgroup.
+const BLOCK: Fragment = fragment!("cores/attention/block.wgsl");
 /// The tiled form.
 const CORE: Fragment = fragment!("cores/attention/attention.wgsl");
 /// The split-K form: pass 1 processes one split of the keys per workgroup, pass 2 combines the splits.
@@ -118,7 +125,7 @@ const SPLIT_PROOF: &str = "rows and keys are clamped to those of the tensors, sp
 
 /// The tiled form. A variant brings the score, the fragments of [`Extras`] or [`PLAIN`], and the storage type of the keys.
 pub(crate) const fn tiled_kernel(name: &'static str, proof: &'static str) -> Kernel {
-    let sources = &[STRIDES_SOURCE, TYPES, ROWS, OUTPUTS_STORED, CORE];
+    let sources = &[STRIDES_SOURCE, TYPES, ROWS, OUTPUTS_STORED, BLOCK, CORE];
     Kernel { entry: "attention_tiled", ..Kernel::new(name, sources, Params::UNIFORM, Some(proof)) }
 }
 
@@ -163,8 +170,8 @@ pub(crate) struct Attention<'a> {
     pub(crate) norm_eps: f32,
     /// What there is beside q, k, v and o.
     pub(crate) extras: Extras,
-    /// The tiled form; the two of few queries.
-    pub(crate) kernels: &'static [Kernel; 3],
+    /// The tiled form; the two of few queries; the form for matrix units.
+    pub(crate) kernels: &'static [Kernel; 4],
     /// The fragments of the score, for the tiled form and for the split-K form.
     pub(crate) fragments: [&'static [Fragment]; 2],
     /// Overrides for the operator's score.
@@ -180,7 +187,11 @@ impl Attention<'_> {
         caps.require(self.op, self.qkv.dtype)?;
         check_indices(self.op, &slots)?;
         check_lengths(self.op, self.qkv)?;
-        let (variant, workspace, steps) = if self.splits(caps) { self.split(caps) } else { self.tiled(caps) };
+        let (variant, workspace, steps) = match matrix::Matrices::new(self, caps) {
+            _ if self.splits(caps) => self.split(caps),
+            Some(form) => self.matrices(&form, caps),
+            None => self.tiled(caps),
+        };
         check_workspace(self.op, &workspace)?;
         let mut pieces = Vec::new();
         let shares = [&STRIDES[..], &self.extras.shares(self.qkv, &slots)].concat();

@@ -134,13 +134,10 @@ impl Tiles {
     /// Work of the tiled form. `key_size` is the number of bytes per element of keys and values.
     pub(crate) fn cost(&self, s: &Qkv, mask: Mask, key_size: usize) -> Cost {
         let (mut seen, mut visits, mut tiles) = (0.0, 0.0, 0.0);
-        for block in 0..self.row_blocks {
-            let first = block * self.row_queries;
-            let queries = self.row_queries.min(s.queries - first);
-            let keys = mask.keys(s, first).start..mask.keys(s, first + queries - 1).end;
-            seen += keys.len() as f64;
-            tiles += keys.len().div_ceil(self.keys()) as f64;
-            visits += (queries * keys.len().div_ceil(self.keys())) as f64;
+        for (queries, keys) in self.blocks(s, mask) {
+            seen += keys as f64;
+            tiles += keys.div_ceil(self.keys()) as f64;
+            visits += (queries * keys.div_ceil(self.keys())) as f64;
         }
         let (d, e, size) = (s.dim_k as f64, s.dim_v as f64, s.dtype.size() as f64);
         let units = s.kv_units() as f64;
@@ -159,9 +156,29 @@ impl Tiles {
         }
     }
 
+    /// Queries of each block of a group of heads, and the number of keys that the block sees.
+    pub(super) fn blocks(&self, s: &Qkv, mask: Mask) -> impl Iterator<Item = (usize, usize)> {
+        (0..self.row_blocks).map(move |block| {
+            let first = block * self.row_queries;
+            let queries = self.row_queries.min(s.queries - first);
+            let keys = mask.keys(s, first).start..mask.keys(s, first + queries - 1).end;
+            (queries, keys.len())
+        })
+    }
+
+    /// Number of groups of heads, over the batch.
+    pub(super) fn head_groups(&self, s: &Qkv) -> usize {
+        s.kv_units() * self.head_splits
+    }
+
     /// Describes the tiles, for people.
     pub(crate) fn describe(&self) -> String {
-        format!("tiles of {} queries x {} heads by {} keys", self.row_queries, self.block_heads, self.keys())
+        self.rows_by(self.keys())
+    }
+
+    /// Describes tiles of the same rows by so many keys.
+    pub(super) fn rows_by(&self, keys: usize) -> String {
+        format!("tiles of {} queries x {} heads by {keys} keys", self.row_queries, self.block_heads)
     }
 }
 

@@ -8,10 +8,11 @@ use crate::gpu::Caps;
 use crate::gpu::program::Program;
 use crate::gpu::shader::Kernel;
 
-static KERNELS: [Kernel; 3] = [
+static KERNELS: [Kernel; 4] = [
     attention::tiled_kernel("softmax_attention", PROOF),
     attention::split_kernel("softmax_split_k"),
     attention::merge_kernel("softmax_split_k_merge"),
+    attention::matrix_kernel("softmax_matrix"),
 ];
 
 /// Builds the dispatches for this device.

@@ -14,10 +14,11 @@ const SCORE: Fragment = fragment!("yat/score.wgsl");
 const PROOF: &str = "as those of the core; a pair whose distance is computed from the vectors is of a row and a key of the \
                      tensors, because those past the end repeat the last one";
 
-static KERNELS: [Kernel; 3] = [
+static KERNELS: [Kernel; 4] = [
     attention::tiled_kernel("yat_attention", PROOF),
     attention::split_kernel("yat_split_k"),
     attention::merge_kernel("yat_split_k_merge"),
+    attention::matrix_kernel("yat_matrix"),
 ];
 
 /// Builds the dispatches for this device.
