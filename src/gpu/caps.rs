@@ -26,7 +26,8 @@ pub struct Caps {
     pub dispatch_flops: f64,
     /// Largest workspace for features that a dispatch of their own stores. A longer run is processed in blocks.
     pub feature_bytes: u64,
-    /// 32-bit registers that an invocation can use without spilling: an estimate by vendor.
+    /// 32-bit registers that an invocation can use without spilling: an estimate by vendor. A device that was made with no
+    /// more than WebGPU's defaults counts as one with few.
     pub registers: u32,
     /// Whether shaders keep all of wgpu's checks (tests, `check`).
     pub shader_checks: bool,
@@ -72,6 +73,8 @@ impl Caps {
         let features = device.features();
         let software = is_software(info);
         let subgroups = features.contains(wgpu::Features::SUBGROUP);
+        let memory = |limits: &wgpu::Limits| limits.max_compute_workgroup_storage_size;
+        let more = subgroups || memory(&device.limits()) > memory(&wgpu::Limits::default());
         Self {
             limits: device.limits(),
             f16: features.contains(wgpu::Features::SHADER_F16),
@@ -86,7 +89,7 @@ impl Caps {
                 _ => DISPATCH_FLOPS_INTEGRATED,
             },
             feature_bytes: FEATURE_BYTES,
-            registers: if software || MANY_REGISTERS.contains(&info.vendor) { 2 * REGISTERS } else { REGISTERS },
+            registers: if more && (software || MANY_REGISTERS.contains(&info.vendor)) { 2 } else { 1 } * REGISTERS,
             shader_checks,
         }
     }

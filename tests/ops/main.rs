@@ -34,6 +34,7 @@ mod ssd;
 mod summaries;
 mod support;
 mod table;
+mod tiles;
 mod yat;
 
 use std::process::ExitCode;
@@ -45,6 +46,7 @@ fn main() -> ExitCode {
         cases::tests(),
         bytes::tests(),
         table::tests(),
+        tiles::tests(),
         pieces::tests(),
         summaries::tests(),
         look_ahead::tests(),

@@ -2,15 +2,14 @@
 //! has any, and by their emulation on every adapter with f16.
 
 use libtest_mimic::{Completion, Failed, Trial};
-use subquad::gpu::{Caps, Context, Matrix, Plan, Program, limits};
+use subquad::gpu::{Caps, Context, Matrix, Program, limits};
 use subquad::operator::Operator;
 use subquad::operator::qkv::Qkv;
 use subquad::ops::{softmax, yat};
 use subquad::tensor::{DType, HostTensor, Layout, TensorMap, Values};
-use subquad::verify::run::Prepared;
 
 use crate::bytes::moved_by;
-use crate::support::{assert_matches, context, inputs, test};
+use crate::support::{assert_matches, context, inputs, on_gpu_with, test};
 
 pub(crate) fn tests() -> Vec<Trial> {
     let mut trials = vec![
@@ -159,9 +158,7 @@ fn run(case: &Case) -> Result<Completion, Failed> {
 fn on(ctx: &Context, operator: &dyn Operator, caps: &Caps, inputs: &TensorMap) -> TensorMap {
     let program = operator.program(caps).unwrap();
     assert!(takes(&program), "{program}");
-    let prepared = Prepared::of(ctx, Plan::new(ctx, program).unwrap(), inputs, true).unwrap();
-    prepared.run(ctx, &mut |_| {}).unwrap();
-    prepared.outputs(ctx).unwrap()
+    on_gpu_with(ctx, program, inputs)
 }
 
 /// Scores that rise along the keys move the reference of a row again and again, by more than f16 holds; others lie far below

@@ -8,11 +8,11 @@ use libtest_mimic::Trial;
 use subquad::catalog::case::Case;
 use subquad::catalog::random;
 use subquad::catalog::spec::{Op, Role, TensorSpec};
-use subquad::gpu::{AdapterRequest, Caps, Context, Select};
+use subquad::gpu::{AdapterRequest, Caps, Context, Plan, Program, Select};
 use subquad::operator::qkv::Qkv;
 use subquad::operator::{Operator, Rows};
 use subquad::tensor::{DType, HostTensor, TensorMap, Values};
-use subquad::verify::run::{self, Run};
+use subquad::verify::run::{self, Prepared, Run};
 use subquad::verify::tolerance::Reference;
 
 /// A trial that runs a test function, named as the function in its module: `softmax::refused_before_anything_runs`.
@@ -112,6 +112,13 @@ pub(crate) fn prepare(op: &Op, case: &Case) -> (Box<dyn Operator>, TensorMap) {
 /// Runs on the device with outputs and workspace poisoned.
 pub(crate) fn on_gpu(ctx: &Context, operator: &dyn Operator, inputs: &TensorMap) -> Run {
     run::gpu(ctx, operator, inputs, true, &mut |_| {}).unwrap()
+}
+
+/// Outputs of a program of the operator for other capabilities than those of the device, with outputs and workspace poisoned.
+pub(crate) fn on_gpu_with(ctx: &Context, program: Program, inputs: &TensorMap) -> TensorMap {
+    let prepared = Prepared::of(ctx, Plan::new(ctx, program).unwrap(), inputs, true).unwrap();
+    prepared.run(ctx, &mut |_| {}).unwrap();
+    prepared.outputs(ctx).unwrap()
 }
 
 /// Every output within the rule of `tolerance`.
