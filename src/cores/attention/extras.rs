@@ -166,8 +166,8 @@ impl Extras {
         params.lse = Pairs { batch: true, heads: true }.strides(s, 1);
     }
 
-    /// Slots that are cut along with q, k, v and o if a device's bindings are too small, with the byte offsets of their strides:
-    /// those whose heads lie one after another.
+    /// Slots that are cut along with q, k, v and o if a device's bindings are too small, with the byte offsets of their
+    /// strides: those whose heads lie one after another.
     pub(super) fn shares(&self, s: &Qkv, slots: &[Slot]) -> Vec<(usize, usize)> {
         let whole = |pairs: Option<Pairs>| pairs.is_some_and(|pairs| pairs.is_whole(s));
         let all = [
@@ -189,7 +189,7 @@ impl Extras {
     /// Bytes that an invocation reads, at most, to find the keys that so many queries see.
     pub(super) fn seen_bytes(&self, causal: bool, queries: usize) -> f64 {
         let lengths = if self.lengths { 4.0 } else { 0.0 };
-        // A search by halves for the border in front of a query, and for the one behind it unless that is the query's own place.
+        // A search by halves for the border in front of a query, and in the non-causal form for the one behind it.
         let ends = queries * if causal { 1 } else { 2 };
         let loads = self.sequences.map_or(0, |sequences| ends * (sequences.next_power_of_two().ilog2() as usize + 1));
         lengths + 4.0 * loads as f64
