@@ -6,7 +6,6 @@
 
 @group(0) @binding(WEIGHTS_BINDING) var<storage, read> weights: array<f32>; // packed: weights of A, P D or 2 P D; then omega R G F D
 
-const INVOCATIONS: u32 = COLUMNS * LANES;
 // A key and a query.
 const VECTORS: u32 = 2u;
 var<workgroup> wg_u: array<vec4<f32>, VECTORS * DIM_K4>; // as stored, then normalised to unit length
