@@ -472,7 +472,9 @@ impl Candidate {
         change(&mut limits);
         let mut wanted = wgpu::Features::SHADER_F16 | wgpu::Features::TIMESTAMP_QUERY;
         wanted.set(wgpu::Features::SUBGROUP, self.subgroups.is_some());
-        wanted.set(Matrix::FEATURES, self.matrix.is_some());
+        if self.matrix.is_some() {
+            wanted |= Matrix::FEATURES;
+        }
         // SAFETY: matrix units are used by one kernel, in the shapes that the adapter lists, with every address within
         // workgroup memory; its results are compared with the definition on each adapter that `check` runs on.
         let experimental_features = match self.matrix {

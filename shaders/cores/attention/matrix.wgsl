@@ -178,6 +178,9 @@ fn attention(own: Block, invocation: u32, subgroup: u32) {
     let first_row = subgroup * SUBGROUP_ROWS;
     let part = invocation % PARTS;
     load_queries(invocation);
+    for (var i = invocation; i < TILE * SCORE_STRIDE; i += INVOCATIONS) {
+        wg_floats[i] = vec4<f32>(0.0);
+    }
     if (invocation == 0u) {
         wg_exceeds = 0u;
     }
@@ -188,9 +191,10 @@ fn attention(own: Block, invocation: u32, subgroup: u32) {
             queries[r * DIM_TILES + d] = matrix_a((first_row + r * TILE) * DIM_STRIDE + d * TILE4, DIM_STRIDE);
         }
     }
+    // Zeros from memory: of zeros that it knows, NVK copies all outputs twice per tile.
     var out: array<MatrixC, ROW_TILES * COLUMN_TILES>;
     for (var e = 0u; e < ROW_TILES * COLUMN_TILES; e++) {
-        out[e] = zero_c();
+        out[e] = matrix_c(0u, SCORE_STRIDE);
     }
     var rows: array<RowPart, ROWS_EACH>;
     for (var i = 0u; i < ROWS_EACH; i++) {
