@@ -11,7 +11,7 @@ use subquad::catalog::random;
 use subquad::catalog::spec::Op;
 use subquad::gpu::program::Operand;
 use subquad::gpu::shader;
-use subquad::gpu::{Context, Cost, Fragment, Plan, Program, Schedule, Workspace, readback};
+use subquad::gpu::{Context, Cost, Fragment, Plan, Program, Schedule, Workspace, pack, readback};
 use subquad::operator::Operator;
 use subquad::operator::channels::Channels;
 use subquad::operator::mode::Mode;
@@ -82,7 +82,7 @@ fn tensors_of(ctx: &Context, plan: &Plan, given: &TensorMap) -> Vec<Tensor> {
             let shape = slot.shape();
             match slot.access {
                 Access::Read if given.get(slot.name).is_some() => {
-                    readback::upload(ctx, slot.name, &given.get(slot.name).unwrap().cast(slot.dtype)).unwrap()
+                    readback::upload(ctx, slot.name, &pack::pack(slot, given)).unwrap()
                 }
                 Access::Read => {
                     let values = random::normal(5, i as u64, shape.count());
