@@ -109,7 +109,10 @@ fn a_wrong_map_is_usage() {
         ("--map q", "expected NAME=TENSOR, found `q`"),
         ("--map =x", "expected NAME=TENSOR, found `=x`"),
         ("--map q=", "expected NAME=TENSOR, found `q=`"),
-        ("--map o=x", "expected a tensor that softmax reads (q, k, v), found `o`"),
+        (
+            "--map o=x",
+            "expected a tensor that softmax reads (q, k, v, bias, mask, sink, lengths, cu_seqlens), found `o`",
+        ),
         ("--map q=x --map q=y", "`q` is given twice"),
     ] {
         place.refuse(&format!("run softmax -i nowhere.npz {flags}"), 2, &format!("softmax: --map: {sentence}"));

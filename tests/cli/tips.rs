@@ -24,7 +24,10 @@ fn a_flag_of_another_operator_is_said_to_be_its() {
     tip("run softmax -i f --feature-map elu1", "--feature-map is a flag of linear");
     tip("run softmax -i f --no-normalize", "--no-normalize is a flag of linear");
     tip("run softmax -i f --epsilon=1", "--epsilon is a flag of yat and slay");
-    tip("run yat -i f --state-in s", "--state-in is a flag of mta, linear, slay, ramnet, ssd, mamba and conv1d");
+    tip(
+        "run linformer -i f --state-in s",
+        "--state-in is a flag of softmax, yat, mta, linear, slay, ramnet, ssd, mamba and conv1d",
+    );
     tip("sample linear -o f --window 3", "--window is a flag of softmax");
     tip("bench softmax --feature-map elu1", "to set a flag of an operator, use `--flag feature-map=VALUE`");
 }

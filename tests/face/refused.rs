@@ -31,7 +31,7 @@ fn a_workspace_that_was_not_reserved_is_named_with_the_call() {
     let tensors = softmax::Tensors::new(&q, &k, &v, &o);
     let mut workspace = Workspace::new();
     let text = plan.bind_in(tensors, &workspace).unwrap_err().to_string();
-    let expected = "softmax: workspace `partial outputs`: expected 240 bytes, found 0; call plan.reserve(&mut workspace) \
+    let expected = "softmax: workspace `partial outputs`: expected 288 bytes, found 0; call plan.reserve(&mut workspace) \
                     before it is bound";
     assert_eq!(text, expected);
     plan.reserve(&mut workspace).unwrap();

@@ -96,8 +96,9 @@ fn all_sums(row_thread: u32, r: u32) -> vec4<f32> {
     return all;
 }
 
-// Processes one block.
-fn attention(invocation: u32) {
+// Processes one block, which is an argument because its keys are the bounds of a loop with barriers: browsers take what is in a
+// private variable for different in each invocation.
+fn attention(own: Block, invocation: u32) {
     let row_thread = same_in_row(invocation / COL_THREADS);
     let col_thread = invocation % COL_THREADS;
     // Per row: the running maximum, and this invocation's share of the sum of weights.
@@ -121,11 +122,11 @@ fn attention(invocation: u32) {
     }
 
     // Tiles that no row sees are skipped. Tiles of which every row sees all keys need no mask.
-    let last_query = block.query + block.queries - 1u;
-    let start = keys_start(block.query, block.keys);
-    let end = keys_end(last_query, block.keys);
-    let all_from = keys_start(last_query, block.keys);
-    let all_to = keys_end(block.query, block.keys);
+    let last_query = own.query + own.queries - 1u;
+    let start = keys_start(own.query, own.keys);
+    let end = keys_end(last_query, own.keys);
+    let all_from = keys_start(last_query, own.keys);
+    let all_to = keys_end(own.query, own.keys);
     let k_head = head_start(params.k, block.batch, block.kv_head);
     let own_line = invocation / DIM4;
     let own_d = invocation % DIM4 * 4u;
@@ -351,6 +352,7 @@ fn attention_tiled(
     if (index >= params.grid.end) {
         return;
     }
-    block = block_of(index);
-    attention(invocation);
+    let own = block_of(index);
+    block = own;
+    attention(own, invocation);
 }

@@ -7,5 +7,5 @@ fn mask_row(b: u32, h: u32, n: u32) -> u32 {
 
 fn mask_at(row: u32, key: u32) -> bool {
     count_load(1u);
-    return (mask[row + key / 32u] >> (key % 32u) & 1u) != 0u;
+    return ((mask[row + key / 32u] >> (key % 32u)) & 1u) != 0u;
 }
