@@ -1,83 +1,47 @@
-// Weighted sums of values, with a running maximum and sum of the softmax. If stages follow the softmax, weights come from
-// the maxima and sums of pass 1 instead, and go through these stages first.
-// Grid: column splits, row blocks, head blocks, units. Reads q, k, q_tail, weights, stats, v; writes o.
-@group(0) @binding(STATS_BINDING) var<storage, read> stats: array<f32>; // B H rows 2; a dummy if there are none
-@group(0) @binding(V_BINDING) var<storage, read> v: array<Elem>; // B G M E
-@group(0) @binding(O_BINDING) var<storage, read_write> o: array<Elem>; // B H N E
+// Weighted sums of values, with a running maximum and sum of the softmax. If a convolution follows the softmax, weights come
+// from the maxima and sums of pass 1 instead, and go through it first.
+// Grid: column splits, splits of the keys, row blocks, heads. Reads q, k, q_tail, weights, stats, v; writes o or partials.
+//
+// Consts of the prelude: those of tile.wgsl, VALUE_KEYS. Needs rows of v, and output_whole.wgsl or output_split.wgsl.
+@group(0) @binding(STATS_BINDING) var<storage, read> stats: array<f32>; // B H rows splits 2; a dummy if there are none
 
-override POST: u32 = 1u;      // 1: stages follow the softmax
-override KQ_POST: u32 = 1u;   // 1: a convolution is one of them
-override HEAD_POST: u32 = 1u; // 1: head mixing is one of them
+override KQ_POST: u32 = 1u; // 1: a convolution follows the softmax
 
-const VALUES: u32 = 256u;           // start of the values in wg_space, after the weights
-const OUT_EACH: u32 = COLUMNS / KEYS; // columns per invocation
+// A tile's weights meet the values in two parts.
+const PART_KEYS: u32 = KEYS / 2u;
+const WIDTH: u32 = COL_THREADS * OUT4; // columns per workgroup, in groups of four
+const VALUES_AT: u32 = PART_KEYS * LINE;
+const VALUE_TURNS: u32 = (VALUE_KEYS * WIDTH + INVOCATIONS - 1u) / INVOCATIONS;
 
-// For each head, at this invocation's cell of the tile: the weight, or the score if the softmax is still to come.
-var<private> cell_weights: array<f32, HEADS>;
-
-// Weights of the block's heads at this invocation's cell of the tile at `key`, after all stages.
-fn make_weights(block: Block, first: i32, key: i32, invocation: u32) {
-    for (var h = 0u; h < HEADS; h++) {
-        cell_weights[h] = 0.0;
-    }
-    let above = params.post_queries - 1u;
-    let side = params.post_keys / 2u;
-    let tile = Tile(first - i32(above), ROWS + above, key - i32(side), KEYS + 2u * side);
-    let start = select(block.head, block.group, HEAD_POST == 1u);
-    let count = select(block.heads, params.group, HEAD_POST == 1u);
-    for (var some = 0u; some < count; some += HEADS) {
-        let heads = min(HEADS, count - some);
-        make_scores(block.batch, start + some, heads, tile, invocation);
-        for (var h = 0u; h < heads; h++) {
-            let head = start + some + h;
-            workgroupBarrier();
-            for (var i = 0u; i < SCORE_EACH; i++) {
-                let cell = invocation + INVOCATIONS * i;
-                if (cell < tile.height * tile.width) {
-                    let row = tile.row + i32(cell / tile.width);
-                    let at_key = tile.key + i32(cell % tile.width);
-                    var weight = 0.0;
-                    if (at_key >= 0 && at_key < keys_end(row)) {
-                        let at = stat_at(block.batch, head, row);
-                        count_load(2u);
-                        weight = exp(scores[i * HEADS + h % HEADS] - stats[at]) * stats[at + 1u];
-                    }
-                    wg_space[cell] = weight;
-                }
-            }
-            workgroupBarrier();
-            let at = invocation / KEYS * tile.width + invocation % KEYS;
-            var weight = wg_space[at];
-            if (KQ_POST == 1u) {
-                let taps = params.kq_post + head * params.post_queries * params.post_keys;
-                weight = convolved(at, tile.width, taps, params.post_queries, params.post_keys);
-            }
-            if (HEAD_POST == 1u) {
-                // head_post is [group, in, out], one group after another.
-                let factors = params.head_post + head * params.group + block.head - block.group;
-                for (var to = 0u; to < block.heads; to++) {
-                    cell_weights[to % HEADS] += weights[factors + to] * weight;
-                }
-            } else {
-                cell_weights[h % HEADS] = weight;
-            }
+// Loads the values of keys key .. key + VALUE_KEYS. Keys outside the block's repeat the outermost; their weights are 0.
+fn load_values(block: Block, key: i32, invocation: u32) {
+    let v_head = head_start(params.v, block.batch, key_head(block.head));
+    for (var turn = 0u; turn < VALUE_TURNS; turn++) {
+        let i = invocation + INVOCATIONS * turn;
+        if (VALUE_KEYS * WIDTH % INVOCATIONS == 0u || i < VALUE_KEYS * WIDTH) {
+            let own = key + i32(i / WIDTH);
+            let e = block.column + i % WIDTH * 4u;
+            count_load(select(0u, four_of(e, params.dim_v), own >= block.start && own < block.end));
+            wg_space[VALUES_AT + i] = load_v(v_head + u32(clamp(own, block.start, block.end - 1)) * params.v.token, e);
         }
     }
 }
 
-// Loads the values of VALUE_KEYS keys from `key` on, with zeros past the end.
-fn load_values(block: Block, head: u32, key: i32, end: i32, invocation: u32) {
-    let values = head_start(params.v, block.batch, head / (params.heads / params.kv_heads));
-    for (var i = invocation; i < VALUE_KEYS * COLUMNS; i += INVOCATIONS) {
-        let own = key + i32(i / COLUMNS);
-        let e = block.column + i % COLUMNS;
-        var value = 0.0;
-        if (own < end && e < params.dim_v) {
-            count_load(1u);
-            value = f32(v[values + u32(own) * params.v.token + e]);
+// Maximum and sum of a row over all splits.
+fn row_stats(block: Block, row: i32) -> vec2<f32> {
+    var top = LOWEST;
+    var sum = 0.0;
+    if (row >= -i32(params.rows_before) && row < i32(params.queries)) {
+        let at = stat_at(block.batch, block.head, row);
+        for (var split = 0u; split < params.splits; split++) {
+            count_load(2u);
+            let own = stats[at + 2u * split];
+            let largest = max(top, own);
+            sum = sum * exp(top - largest) + stats[at + 2u * split + 1u] * exp(own - largest);
+            top = largest;
         }
-        wg_space[VALUES + i] = value;
     }
+    return vec2<f32>(top, select(1.0 / sum, 0.0, sum == 0.0));
 }
 
 @compute @workgroup_size(INVOCATIONS)
@@ -90,95 +54,124 @@ fn mta_output(
     if (index >= params.grid.end) {
         return;
     }
-    let block = block_of(index);
-    let first = i32(block.rows * ROWS);
-    let row = invocation / KEYS;
-    let lane = invocation % KEYS;
-    let query = first + i32(row);
-    var top: array<f32, HEADS>; // running maximum of the row
-    var sum: array<f32, HEADS>; // sum over this invocation's keys
-    var out: array<f32, HEADS * OUT_EACH>;
-    for (var h = 0u; h < HEADS; h++) {
-        top[h] = LOWEST;
-        sum[h] = 0.0;
+    let block = block_of(index, 0u);
+    let row_thread = same_in_row(invocation / COL_THREADS);
+    let col_thread = invocation % COL_THREADS;
+    let above = POST_QUERIES - 1u;
+    start_tiles(block, invocation);
+    // Running maxima of this invocation's rows, and its share of their sums; or maxima and factors of pass 1.
+    var top = vec4<f32>(LOWEST);
+    var sum = vec4<f32>(0.0);
+    if (KQ_POST != 0u) {
+        let at = params.kq_post + block.head * params.post_queries * params.post_keys;
+        stage_taps(params.pre_keys * TAPS4, at, params.post_queries, params.post_keys, 1.0, invocation);
+        for (var i = 0u; i < 4u; i++) {
+            let own = row_stats(block, block.first - i32(above) + i32(4u * row_thread + i));
+            top[i] = own.x;
+            sum[i] = own.y;
+        }
     }
-    for (var i = 0u; i < HEADS * OUT_EACH; i++) {
-        out[i] = 0.0;
+    var out: array<vec4<f32>, 4u * OUT4>;
+    for (var i = 0u; i < 4u * OUT4; i++) {
+        out[i] = vec4<f32>(0.0);
     }
-    let end = keys_end(min(first + i32(ROWS), i32(params.queries)) - 1);
-    let own_end = keys_end(query);
-    for (var key = 0; key < end; key += i32(KEYS)) {
-        if (POST == 1u) {
-            make_weights(block, first, key, invocation);
-        } else {
-            make_scores(block.batch, block.head, block.heads, Tile(first, ROWS, key, KEYS), invocation);
-            for (var h = 0u; h < HEADS; h++) {
-                cell_weights[h] = scores[h];
+    let home = row_thread * COL_THREADS;
+    for (var key = max(block.start - lag(), 0); key < block.stop; key += i32(KEYS)) {
+        make_scores(block, key, row_thread, col_thread, invocation);
+        let first = key - lag();
+        var weight: array<vec4<f32>, 4>;
+        if (KQ_POST != 0u) {
+            // The weights that the convolution reads: of all keys, and 0 where a row does not see a key.
+            let score_ends = row_ends(block, above, row_thread);
+            for (var j = 0u; j < 4u; j++) {
+                let own = col_thread + COL_THREADS * j;
+                let at = key - lag_before() + i32(own);
+                let four = exp(wg_space[NEW_AT + own * LINE + row_thread] - top) * sum;
+                let seen = vec4<i32>(at) < select(vec4<i32>(at), score_ends, at >= 0);
+                wg_space[NEW_AT + own * LINE + row_thread] = select(vec4<f32>(0.0), four, seen);
+            }
+            put_kept(1u, params.post_keys, invocation);
+            workgroupBarrier();
+            convolve(1u, POST_QUERIES, params.post_keys, invocation);
+        }
+        for (var j = 0u; j < 4u; j++) {
+            weight[j] = wg_space[NEW_AT + (col_thread + COL_THREADS * j) * LINE + row_thread];
+        }
+        if ((first < block.start) | (first + i32(KEYS) > min(keys_end(block.first), block.end))) {
+            let hidden = vec4<f32>(select(LOWEST, 0.0, KQ_POST != 0u));
+            let ends = min(row_ends(block, 0u, row_thread), vec4<i32>(block.end));
+            for (var j = 0u; j < 4u; j++) {
+                let at = first + i32(col_thread + COL_THREADS * j);
+                let seen = vec4<i32>(at) < select(vec4<i32>(at), ends, at >= block.start);
+                weight[j] = select(hidden, weight[j], seen);
             }
         }
-        let seen = key + i32(lane) < own_end;
-        for (var h = 0u; h < block.heads; h++) {
-            var own: array<f32, OUT_EACH>;
-            for (var x = 0u; x < OUT_EACH; x++) {
-                own[x] = out[h % HEADS * OUT_EACH + x];
-            }
-            var weight = select(0.0, cell_weights[h % HEADS], seen);
-            if (POST == 0u) {
-                workgroupBarrier();
-                wg_space[invocation] = select(LOWEST, weight, seen);
-                workgroupBarrier();
-                let before = top[h % HEADS];
-                var largest = before;
-                for (var i = 0u; i < KEYS; i++) {
-                    largest = max(largest, wg_space[row * KEYS + i]);
-                }
-                let shrink = exp(before - largest);
-                top[h % HEADS] = largest;
-                weight = select(0.0, exp(weight - largest), seen);
-                sum[h % HEADS] = sum[h % HEADS] * shrink + weight;
-                for (var x = 0u; x < OUT_EACH; x++) {
-                    own[x] *= shrink;
-                }
-            }
+        if (KQ_POST == 0u) {
+            wg_space[invocation] = max(max(weight[0], weight[1]), max(weight[2], weight[3]));
             workgroupBarrier();
-            wg_space[invocation] = weight;
-            for (var some = 0u; some < KEYS; some += VALUE_KEYS) {
-                workgroupBarrier();
-                load_values(block, block.head + h, key + i32(some), end, invocation);
+            var largest = top;
+            for (var c = 0u; c < COL_THREADS; c++) {
+                largest = max(largest, wg_space[home + c]);
+            }
+            // While a row has seen no key, its weights are 0.
+            let base = select(largest, vec4<f32>(0.0), largest == vec4<f32>(LOWEST));
+            let shrink = exp(top - base);
+            top = largest;
+            sum *= shrink;
+            for (var i = 0u; i < 4u * OUT4; i++) {
+                out[i] *= shrink[i / OUT4];
+            }
+            for (var j = 0u; j < 4u; j++) {
+                weight[j] = exp(weight[j] - base);
+                sum += weight[j];
+            }
+        }
+        for (var part = 0u; part < 2u && first + i32(part * PART_KEYS) < block.end; part++) {
+            workgroupBarrier();
+            for (var j = 0u; j < 2u; j++) {
+                wg_space[(col_thread + COL_THREADS * j) * LINE + row_thread] = select(weight[j], weight[j + 2u], part > 0u);
+            }
+            for (var some = 0u; some < PART_KEYS; some += VALUE_KEYS) {
+                if (some > 0u) {
+                    workgroupBarrier();
+                }
+                load_values(block, first + i32(part * PART_KEYS + some), invocation);
                 workgroupBarrier();
                 for (var j = 0u; j < VALUE_KEYS; j++) {
-                    let factor = wg_space[row * KEYS + some + j];
-                    for (var x = 0u; x < OUT_EACH; x++) {
-                        own[x] += factor * wg_space[VALUES + j * COLUMNS + lane + KEYS * x];
+                    let four = wg_space[(some + j) * LINE + row_thread];
+                    for (var c = 0u; c < OUT4; c++) {
+                        let value = wg_space[VALUES_AT + j * WIDTH + col_thread + COL_THREADS * c];
+                        for (var i = 0u; i < 4u; i++) {
+                            out[i * OUT4 + c] += four[i] * value;
+                        }
                     }
                 }
             }
-            for (var x = 0u; x < OUT_EACH; x++) {
-                out[h % HEADS * OUT_EACH + x] = own[x];
-            }
         }
     }
-    for (var h = 0u; h < block.heads; h++) {
-        var total = 1.0;
-        if (POST == 0u) {
-            workgroupBarrier();
-            wg_space[invocation] = sum[h % HEADS];
-            workgroupBarrier();
-            total = 0.0;
-            for (var i = 0u; i < KEYS; i++) {
-                total += wg_space[row * KEYS + i];
-            }
+    // Final weights are not normalised: the first split says so for all.
+    var total = vec4<f32>(select(0.0, 1.0, block.split == 0u));
+    if (KQ_POST == 0u) {
+        workgroupBarrier();
+        wg_space[invocation] = sum;
+        workgroupBarrier();
+        total = vec4<f32>(0.0);
+        for (var c = 0u; c < COL_THREADS; c++) {
+            total += wg_space[home + c];
         }
-        // If the total weight is 0 (a row that sees no key), the sums are 0 and stay 0.
-        let over = select(1.0 / total, 0.0, total == 0.0);
-        if (query < i32(params.queries)) {
-            let at = head_start(params.o, block.batch, block.head + h) + u32(query) * params.o.token;
-            for (var x = 0u; x < OUT_EACH; x++) {
-                let e = block.column + lane + KEYS * x;
-                if (e < params.dim_v) {
-                    count_store(1u);
-                    o[at + e] = Elem(out[h % HEADS * OUT_EACH + x] * over);
-                }
+    } else {
+        top = vec4<f32>(0.0);
+    }
+    for (var i = 0u; i < 4u; i++) {
+        let own = 4u * row_thread + i;
+        let row = block.first + i32(own);
+        if (own < OUT_ROWS && row < i32(params.queries)) {
+            for (var c = 0u; c < OUT4; c++) {
+                let e = block.column + 4u * (col_thread + COL_THREADS * c);
+                store_output(block, u32(row), e, out[i * OUT4 + c], total[i]);
+            }
+            if (col_thread == 0u && block.column == 0u) {
+                store_sums(block, u32(row), top[i], total[i]);
             }
         }
     }

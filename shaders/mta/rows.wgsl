@@ -1,7 +1,6 @@
-// Pass 1, if stages follow the softmax: the maximum of each row's scores, and the reciprocal of the sum of exponentials
-// relative to it.
-// Grid: row blocks, head blocks, units. Reads q, k, q_tail, weights; writes stats.
-@group(0) @binding(STATS_BINDING) var<storage, read_write> stats: array<f32>; // B H rows 2
+// Pass 1, if a convolution follows the softmax: the maximum of each row's scores, and the sum of exponentials relative to
+// it. Grid: splits of the keys, row blocks, heads. Reads q, k, q_tail, weights; writes stats.
+@group(0) @binding(STATS_BINDING) var<storage, read_write> stats: array<f32>; // B H rows splits 2
 
 @compute @workgroup_size(INVOCATIONS)
 fn mta_rows(
@@ -13,51 +12,55 @@ fn mta_rows(
     if (index >= params.grid.end) {
         return;
     }
-    let block = block_of(index);
-    let first = i32(block.rows * ROWS) - i32(params.rows_before);
-    let row = first + i32(invocation / KEYS);
-    let lane = i32(invocation % KEYS);
-    // Maximum and sum over this invocation's keys.
-    var top: array<f32, HEADS>;
-    var sum: array<f32, HEADS>;
-    for (var h = 0u; h < HEADS; h++) {
-        top[h] = LOWEST;
-        sum[h] = 0.0;
-    }
-    let end = keys_end(min(first + i32(ROWS), i32(params.queries)) - 1);
-    let own_end = keys_end(row);
-    for (var key = 0; key < end; key += i32(KEYS)) {
-        make_scores(block.batch, block.head, block.heads, Tile(first, ROWS, key, KEYS), invocation);
-        if (key + lane < own_end) {
-            for (var h = 0u; h < block.heads; h++) {
-                let before = top[h % HEADS];
-                let score = scores[h % HEADS];
-                let largest = max(before, score);
-                sum[h % HEADS] = sum[h % HEADS] * exp(before - largest) + exp(score - largest);
-                top[h % HEADS] = largest;
-            }
+    let block = block_of(index, params.rows_before);
+    let row_thread = same_in_row(invocation / COL_THREADS);
+    let col_thread = invocation % COL_THREADS;
+    let ends = min(row_ends(block, 0u, row_thread), vec4<i32>(block.end));
+    start_tiles(block, invocation);
+    // Maxima and sums of this invocation's rows over its own keys.
+    var top = vec4<f32>(LOWEST);
+    var sum = vec4<f32>(0.0);
+    for (var key = max(block.start - lag(), 0); key < block.stop; key += i32(KEYS)) {
+        make_scores(block, key, row_thread, col_thread, invocation);
+        var four: array<vec4<f32>, 4>;
+        var largest = top;
+        for (var j = 0u; j < 4u; j++) {
+            let own = col_thread + COL_THREADS * j;
+            let at = key - lag() + i32(own);
+            let seen = vec4<i32>(at) < select(vec4<i32>(at), ends, at >= block.start);
+            four[j] = select(vec4<f32>(LOWEST), wg_space[NEW_AT + own * LINE + row_thread], seen);
+            largest = max(largest, four[j]);
         }
-    }
-    for (var h = 0u; h < block.heads; h++) {
-        workgroupBarrier();
-        wg_space[invocation] = top[h % HEADS];
-        workgroupBarrier();
-        var largest = LOWEST;
-        for (var i = 0u; i < KEYS; i++) {
-            largest = max(largest, wg_space[invocation / KEYS * KEYS + i]);
+        let base = select(largest, vec4<f32>(0.0), largest == vec4<f32>(LOWEST));
+        sum *= exp(top - base);
+        for (var j = 0u; j < 4u; j++) {
+            sum += exp(four[j] - base);
         }
-        workgroupBarrier();
-        wg_space[invocation] = sum[h % HEADS] * exp(top[h % HEADS] - largest);
-        workgroupBarrier();
-        if (lane == 0 && row < i32(params.queries)) {
-            var total = 0.0;
-            for (var i = 0u; i < KEYS; i++) {
-                total += wg_space[invocation + i];
-            }
-            let at = stat_at(block.batch, block.head + h, row);
+        top = largest;
+    }
+    workgroupBarrier();
+    wg_space[invocation] = top;
+    workgroupBarrier();
+    let home = row_thread * COL_THREADS;
+    var largest = top;
+    for (var c = 0u; c < COL_THREADS; c++) {
+        largest = max(largest, wg_space[home + c]);
+    }
+    workgroupBarrier();
+    wg_space[invocation] = sum * exp(top - select(largest, vec4<f32>(0.0), largest == vec4<f32>(LOWEST)));
+    workgroupBarrier();
+    if (col_thread < 4u) {
+        var total = 0.0;
+        for (var c = 0u; c < COL_THREADS; c++) {
+            total += wg_space[home + c][col_thread];
+        }
+        let own = 4u * row_thread + col_thread;
+        let row = block.first + i32(own);
+        if (own < OUT_ROWS && row < i32(params.queries)) {
+            let at = stat_at(block.batch, block.head, row) + 2u * block.split;
             count_store(2u);
-            stats[at] = largest;
-            stats[at + 1u] = select(1.0 / total, 0.0, total == 0.0);
+            stats[at] = largest[col_thread];
+            stats[at + 1u] = total;
         }
     }
 }

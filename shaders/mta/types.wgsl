@@ -20,12 +20,12 @@ struct Params {
     norm: u32,
     gate_weight: u32,
     gate_bias: u32,
-    batch_units: u32,  // units per batch entry: 1 if heads are mixed, else the KV heads
-    unit_heads: u32,   // query heads per unit
-    group: u32,        // heads whose weights are mixed; without mixing all of a unit
-    head_blocks: u32,  // workgroups that share the heads of a unit
+    group: u32,        // heads whose weights are mixed after the softmax; all of them if none are
+    head_blocks: u32,  // workgroups that share the heads of a batch entry
     row_blocks: u32,   // workgroups along the queries
     col_splits: u32,   // workgroups that share the value columns
+    splits: u32,       // workgroups that share the keys
+    split_keys: u32,   // keys of each of them
     scale: f32,        // factor of the scores
     factor: f32,       // factor of the norm
     norm_eps: f32,     // added to the norm's mean square

@@ -30,7 +30,7 @@ mod extras;
 mod matrix;
 pub(crate) mod reference;
 mod seen;
-mod split_k;
+pub(crate) mod split_k;
 mod tiled;
 
 use std::mem::offset_of;

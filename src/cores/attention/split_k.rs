@@ -14,7 +14,7 @@ const MERGE_INVOCATIONS: usize = 64;
 /// Rows per workgroup at most.
 const MOST_ROWS: usize = 8;
 /// Splits per row at most. The second dispatch holds a factor of each.
-const MOST_SPLITS: usize = 1024;
+pub(crate) const MOST_SPLITS: usize = 1024;
 /// Groups of four elements of its queries that a workgroup holds at most, and of a key or value that are loaded at once.
 const QUERY_SPACE: usize = 256;
 const BATCH: usize = 8;
@@ -25,9 +25,8 @@ struct Splits {
     rows: usize,
     split_rows: usize,
     row_blocks: usize,
-    /// Groups of four columns per workgroup of the two dispatches.
+    /// Groups of four columns per workgroup.
     columns4: usize,
-    merge_columns4: usize,
     /// Groups of four dimensions of a query that a workgroup holds.
     dim4: usize,
     /// Workgroups that share the keys of a block of rows.
@@ -65,13 +64,12 @@ impl Attention<'_> {
         let rows = s.queries * s.group();
         let split_rows = rows.next_power_of_two().min(MOST_ROWS);
         let row_blocks = rows.div_ceil(split_rows);
-        let columns4 = s.dim_v.div_ceil(4).next_power_of_two();
-        let (columns4, merge_columns4) = (columns4.min(TILE_KEYS), columns4.min(MERGE_INVOCATIONS));
+        let columns4 = s.dim_v.div_ceil(4).next_power_of_two().min(TILE_KEYS);
         let dim4 = s.dim_k.div_ceil(4).next_power_of_two().min(QUERY_SPACE / split_rows);
         let others = (s.kv_units() * row_blocks * s.dim_v.div_ceil(4 * columns4)) as u64;
         let wanted = caps.full_groups.div_ceil(others) as usize;
         let splits = self.most_seen().div_ceil(TILE_KEYS).min(wanted).min(MOST_SPLITS);
-        Splits { rows, split_rows, row_blocks, columns4, merge_columns4, dim4, splits }
+        Splits { rows, split_rows, row_blocks, columns4, dim4, splits }
     }
 
     /// Elements of the partial outputs: per row and split, E outputs in groups of four, and a group with maximum and sum.
@@ -97,9 +95,8 @@ impl Attention<'_> {
     pub(super) fn split(&self, caps: &Caps) -> Parts {
         let s = self.qkv;
         let sizes = self.sizes(caps);
-        let Splits { rows, split_rows, row_blocks, columns4, merge_columns4, dim4, splits } = sizes;
-        let [col_splits, merge_blocks] = [columns4, merge_columns4].map(|columns| s.dim_v.div_ceil(4 * columns));
-        let all_rows = s.batch * s.heads * s.queries;
+        let Splits { rows, split_rows, row_blocks, columns4, dim4, splits } = sizes;
+        let col_splits = s.dim_v.div_ceil(4 * columns4);
         let elements = self.partials(caps);
         let params = Params {
             row_blocks: row_blocks as u32,
@@ -126,15 +123,6 @@ impl Attention<'_> {
                 + columns * self.extras.pair_bytes(s, self.mask),
             bytes_written: elements as f64 * 4.0,
         };
-        let partials = (all_rows * splits) as f64;
-        let merge = Cost {
-            flops: partials * e * 2.0,
-            exps: partials * merge_blocks as f64,
-            // Every block of columns reads the maxima twice and the sums once.
-            bytes_read: partials * (s.dim_v.next_multiple_of(4) + 3 * merge_blocks) as f64 * 4.0
-                + if self.extras.sink { (all_rows * merge_blocks * merge_columns4) as f64 * 4.0 } else { 0.0 },
-            bytes_written: all_rows as f64 * e * size + if self.extras.lse { all_rows as f64 * 4.0 } else { 0.0 },
-        };
         let mut spec = reducing(self.weighing(self.fragments[1]), TILE_KEYS, caps).with(&[lanes(columns4, caps)]);
         spec.consts.extend([
             ("SPLIT_ROWS", split_rows as u32),
@@ -148,15 +136,33 @@ impl Attention<'_> {
             groups: (s.kv_units() * row_blocks * col_splits * splits) as u64,
             ..self.step(&self.kernels[1], spec, params, own)
         };
-        let consts = vec![("COLUMNS4", merge_columns4 as u32), ("MOST_SPLITS", MOST_SPLITS as u32)];
-        let spec = reducing(Variant::new(s.dtype, consts, vec![]), MERGE_INVOCATIONS, caps);
-        let spec = spec.with(&self.extras.of_outputs());
-        let spec = rows_of(s, &spec, KEYS_STORED, &[O], [&[], &[]]);
-        let params = Params { col_splits: merge_blocks as u32, ..params };
-        let merge =
-            Step { groups: (all_rows * merge_blocks) as u64, ..self.step(&self.kernels[2], spec, params, merge) };
         let variant = format!("{splits} splits of the keys, tiles of {TILE_KEYS} by {split_rows} rows");
         let workspace = vec![Scratch { name: "partial outputs", bytes: elements * 4 }];
-        (variant, workspace, vec![self.weighed(own, TILE_KEYS, 2 + split_rows), merge])
+        (variant, workspace, vec![self.weighed(own, TILE_KEYS, 2 + split_rows), self.merge(splits, caps)])
+    }
+
+    /// The second dispatch, for any kernel that stores, per row and split in `partials`, E sums in groups of four, and
+    /// a group with the maximum that they are relative to, in units of log 2, and the sum of weights.
+    pub(crate) fn merge(&self, splits: usize, caps: &Caps) -> Step {
+        let s = self.qkv;
+        let columns4 = s.dim_v.div_ceil(4).next_power_of_two().min(MERGE_INVOCATIONS);
+        let blocks = s.dim_v.div_ceil(4 * columns4);
+        let rows = s.batch * s.heads * s.queries;
+        let partials = (rows * splits) as f64;
+        let cost = Cost {
+            flops: partials * s.dim_v as f64 * 2.0,
+            exps: partials * blocks as f64,
+            // Every block of columns reads the maxima twice and the sums once.
+            bytes_read: partials * (s.dim_v.next_multiple_of(4) + 3 * blocks) as f64 * 4.0
+                + if self.extras.sink { (rows * blocks * columns4) as f64 * 4.0 } else { 0.0 },
+            bytes_written: (rows * s.dim_v * s.dtype.size()) as f64
+                + if self.extras.lse { rows as f64 * 4.0 } else { 0.0 },
+        };
+        let consts = vec![("COLUMNS4", columns4 as u32), ("MOST_SPLITS", MOST_SPLITS as u32)];
+        let spec = reducing(Variant::new(s.dtype, consts, vec![]), MERGE_INVOCATIONS, caps);
+        let spec = rows_of(s, &spec.with(&self.extras.of_outputs()), KEYS_STORED, &[O], [&[], &[]]);
+        let params = Tiles::new(s, caps).params(s, self.mask, self.score);
+        let params = Params { col_splits: blocks as u32, splits: splits as u32, ..params };
+        Step { groups: (rows * blocks) as u64, ..self.step(&self.kernels[2], spec, params, cost) }
     }
 }

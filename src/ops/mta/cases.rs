@@ -91,6 +91,13 @@ pub(super) fn cases() -> Vec<Case> {
     let decode = [("B", 2), ("H", 4), ("G", 2), ("N", 1), ("M", 150), ("D", 12), ("E", 20)];
     list.push(with(Case::new("decode", &decode), &["kq_pre", "kq_post"]).carry());
     list.push(with(Case::new("decode_all", &decode), &ALL).carry());
+    // Few queries and so many keys that workgroups share them.
+    let long = [("H", 2), ("N", 3), ("M", 700), ("D", 12), ("E", 20)];
+    list.push(with(Case::new("long_cache", &long), &["kq_pre"]));
+    list.push(with(Case::new("long_cache_carried", &long), &["kq_pre", "kq_post", "norm"]).carry());
+    list.push(with(open(Case::new("long_open", &long)), &["kq_post"]));
+    list.push(with(Case::new("long_plain", &long), &["norm", "gate_weight"]));
+    list.push(with(Case::new("odd", &[("H", 3), ("N", 33), ("D", 3), ("E", 5)]), &["kq_pre"]));
     // There are fewer earlier rows than the convolutions reach back to.
     list.push(
         with(Case::new("decode_short", &[("H", 2), ("N", 1), ("M", 3), ("D", 8)]), &["kq_pre", "kq_post"]).carry(),

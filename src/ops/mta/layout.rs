@@ -1,18 +1,18 @@
-//! Builds the GPU program of a configuration: tiles, uniforms, workspace and dispatches. Pure: no wgpu type.
+//! Builds the GPU program of a configuration: uniforms, workspace and dispatches. Pure: no wgpu type.
 //!
-//! A workgroup processes 8 rows, for up to 16 heads that are mixed, and goes through the keys that the rows see in
-//! tiles of 32. Raw scores are computed for one head at a time in workgroup memory, including the rows and keys that
-//! the convolutions reach. The mixed scores are held in registers, so that 16 KiB are enough for any kernel size and
-//! number of heads. If the softmax is the last stage of the weights, one pass with a running maximum and sum is enough.
-//! Otherwise, a first pass writes the maximum and the sum of every row, and a second pass computes the scores again.
+//! Without a stage before or after the softmax it is the attention core. Otherwise heads that are not mixed have
+//! workgroups of their own (`tiles.rs`), and heads that are mixed share them (`mixed.rs`). If the softmax is the last
+//! stage of the weights, one pass with a running maximum and sum is enough. Otherwise, a first pass writes the maximum
+//! and the sum of every row, and a second pass computes the scores again.
 //!
 //! Workspace: with a stage after the softmax, 8 bytes per head and row. The rows are those of q and, with a carried
-//! state, the `cq_post - 1` rows before them. Nothing has the size of queries times keys.
+//! state, the `cq_post - 1` rows before them. If few queries see many keys, workgroups share the keys; then each share
+//! of the keys adds 8 bytes, and E + 4 numbers for each query. Nothing has the size of queries times keys.
 
 use std::mem::offset_of;
 
-use super::{Config, Gates, MAX_GATE, NAME, NORM_EPS, Taps};
-use crate::cores::attention;
+use super::{Config, Gates, MAX_GATE, NAME, NORM_EPS, Taps, mixed, tiles};
+use crate::cores::attention::{self, Attention, Extras, FINAL, NO_SQUARES, PROOF, SCALED};
 use crate::error::Error;
 use crate::gpu::Caps;
 use crate::gpu::grid::Grid;
@@ -20,86 +20,80 @@ use crate::gpu::program::{Cost, Named, Operand, Program, Scratch, Step, check_in
 use crate::gpu::shader::{Fragment, Kernel, UniformData, Variant, fragment, params};
 use crate::operator::qkv::Qkv;
 use crate::operator::qkv::{STRIDES_SOURCE, Strides, check_lengths};
-use crate::tensor::Layout;
 
 params! {
     /// Must match `struct Params` in `shaders/mta/types.wgsl`.
-    struct Params {
-        grid: Grid,
-        queries: u32,
-        keys: u32,
-        heads: u32,
-        kv_heads: u32,
-        dim_k: u32,
-        dim_v: u32,
-        tail: u32,
-        rows_before: u32,
-        pre_queries: u32,
-        pre_keys: u32,
-        post_queries: u32,
-        post_keys: u32,
-        kq_pre: u32,
-        kq_post: u32,
-        head_pre: u32,
-        head_post: u32,
-        norm: u32,
-        gate_weight: u32,
-        gate_bias: u32,
-        batch_units: u32,
-        unit_heads: u32,
-        group: u32,
-        head_blocks: u32,
-        row_blocks: u32,
-        col_splits: u32,
-        scale: f32,
-        factor: f32,
-        norm_eps: f32,
-        shift: i32,
-        pad: u32,
-        pads: [u32; 2],
-        q: Strides,
-        k: Strides,
-        v: Strides,
-        o: Strides,
+    pub(super) struct Params {
+        pub(super) grid: Grid,
+        pub(super) queries: u32,
+        pub(super) keys: u32,
+        pub(super) heads: u32,
+        pub(super) kv_heads: u32,
+        pub(super) dim_k: u32,
+        pub(super) dim_v: u32,
+        pub(super) tail: u32,
+        pub(super) rows_before: u32,
+        pub(super) pre_queries: u32,
+        pub(super) pre_keys: u32,
+        pub(super) post_queries: u32,
+        pub(super) post_keys: u32,
+        pub(super) kq_pre: u32,
+        pub(super) kq_post: u32,
+        pub(super) head_pre: u32,
+        pub(super) head_post: u32,
+        pub(super) norm: u32,
+        pub(super) gate_weight: u32,
+        pub(super) gate_bias: u32,
+        pub(super) group: u32,
+        pub(super) head_blocks: u32,
+        pub(super) row_blocks: u32,
+        pub(super) col_splits: u32,
+        pub(super) splits: u32,
+        pub(super) split_keys: u32,
+        pub(super) scale: f32,
+        pub(super) factor: f32,
+        pub(super) norm_eps: f32,
+        pub(super) shift: i32,
+        pub(super) pad: u32,
+        pub(super) pads: [u32; 2],
+        pub(super) q: Strides,
+        pub(super) k: Strides,
+        pub(super) v: Strides,
+        pub(super) o: Strides,
     }
 }
 
-const TYPES: Fragment = fragment!("mta/types.wgsl");
-const SCORES: Fragment = fragment!("mta/scores.wgsl");
+pub(super) const TYPES: Fragment = fragment!("mta/types.wgsl");
+pub(super) const SCORES: Fragment = fragment!("mta/scores.wgsl");
 
-/// Why every index of the kernels is within bounds.
-const PROOF: &str = "cells of a tile, and lines of its dimensions, are below what the consts that size the arrays were chosen \
-                     for; rows and keys outside the sequence are not read; loops end at consts, uniforms or the keys seen";
-
-const fn kernel(name: &'static str, sources: &'static [Fragment]) -> Kernel {
-    Kernel::new(name, sources, Params::UNIFORM, Some(PROOF))
+pub(super) const fn kernel(name: &'static str, sources: &'static [Fragment], proof: &'static str) -> Kernel {
+    Kernel::new(name, sources, Params::UNIFORM, Some(proof))
 }
 
-static ROWS_PASS: Kernel = kernel("mta_rows", &[STRIDES_SOURCE, TYPES, SCORES, fragment!("mta/rows.wgsl")]);
+/// Why every index of the kernels that finish rows and copy queries is within bounds.
+const ROWS_PROOF: &str = "rows and dimensions are below the sizes of the tensors; loops end at uniforms";
 
-static OUTPUT: Kernel = kernel("mta_output", &[STRIDES_SOURCE, TYPES, SCORES, fragment!("mta/output.wgsl")]);
+static FINISH: Kernel = kernel("mta_finish", &[STRIDES_SOURCE, TYPES, fragment!("mta/finish.wgsl")], ROWS_PROOF);
 
-static FINISH: Kernel = kernel("mta_finish", &[STRIDES_SOURCE, TYPES, fragment!("mta/finish.wgsl")]);
+static TAIL: Kernel = kernel("mta_tail", &[STRIDES_SOURCE, TYPES, fragment!("mta/tail.wgsl")], ROWS_PROOF);
 
-static TAIL: Kernel = kernel("mta_tail", &[STRIDES_SOURCE, TYPES, fragment!("mta/tail.wgsl")]);
+/// The attention core, without a stage before or after the softmax.
+static PLAIN: [Kernel; 4] = [
+    attention::tiled_kernel("mta_attention", PROOF),
+    attention::split_kernel("mta_split_k"),
+    attention::merge_kernel("mta_split_k_merge"),
+    attention::matrix_kernel("mta_matrix"),
+];
 
-/// Rows and keys of a tile (`ROWS` and `KEYS` in the shader). Each invocation processes one cell of it.
-const ROWS: usize = 8;
-const KEYS: usize = 32;
-const INVOCATIONS: usize = ROWS * KEYS;
-/// Maximum number of heads that a workgroup mixes.
-const HEADS: usize = 16;
 /// Bytes of workgroup memory on every device.
-const MEMORY: usize = 16384;
-/// Maximum columns of the values times heads per workgroup, whose outputs the invocations hold.
-const OUT: usize = 64 * KEYS;
+pub(super) const MEMORY: usize = 16384;
 /// Invocations per workgroup that finishes rows or copies queries.
 const LANES: usize = 64;
 
-const Q: Named = ("q", Operand::Slot(0));
-const K: Named = ("k", Operand::Slot(1));
-const V: Named = ("v", Operand::Slot(2));
-const O: Named = ("o", Operand::Slot(3));
+pub(super) const Q: Named = ("q", Operand::Slot(0));
+pub(super) const K: Named = ("k", Operand::Slot(1));
+pub(super) const V: Named = ("v", Operand::Slot(2));
+pub(super) const O: Named = ("o", Operand::Slot(3));
 
 /// Slots of q, k, v and o (0 to 3), with the byte offsets of their strides in [`Params`].
 const STRIDES: [(usize, usize); 4] =
@@ -138,185 +132,116 @@ fn finish_cost(c: &Config) -> Cost {
     Cost { flops: norm + gate, exps: rows * gates, ..Cost::default() }
 }
 
+/// What the passes over the scores of a configuration are.
+pub(super) struct Parts {
+    pub(super) variant: String,
+    pub(super) workspace: Vec<Scratch>,
+    pub(super) steps: Vec<Step>,
+    /// The shapes for splitting steps.
+    pub(super) units: Qkv,
+}
+
 /// Builds the dispatches for this device.
 pub(super) fn program(c: &Config, caps: &Caps) -> Result<Program, Error> {
     c.validate()?;
     caps.require(NAME, c.qkv.dtype)?;
-    check_indices(NAME, &c.slots())?;
-    check_lengths(NAME, &c.qkv)?;
-    let plan = Layouts { c, output: Tiles::output(c), rows: c.post().then(|| Tiles::rows(c)) };
-    let workspace = plan.workspace();
-    check_workspace(NAME, &workspace)?;
-    if let Some(stats) = workspace.iter().find(|scratch| scratch.bytes > caps.largest_binding()) {
-        let what = format!("workspace `{}` (bytes)", stats.name);
-        return Err(Error::Limit { op: NAME.into(), what, needed: stats.bytes, limit: caps.largest_binding() });
-    }
     let slots = c.slots();
+    check_indices(NAME, &slots)?;
+    check_lengths(NAME, &c.qkv)?;
+    let layouts = Layouts { c };
+    let parts = if c.plain() {
+        layouts.plain(caps)?
+    } else if c.head_pre || c.head_post.is_some() {
+        mixed::parts(&layouts)
+    } else {
+        tiles::parts(&layouts, caps)
+    };
+    check_workspace(NAME, &parts.workspace)?;
+    if let Some(large) = parts.workspace.iter().find(|scratch| scratch.bytes > caps.largest_binding()) {
+        let what = format!("workspace `{}` (bytes)", large.name);
+        return Err(Error::Limit { op: NAME.into(), what, needed: large.bytes, limit: caps.largest_binding() });
+    }
     let mut steps = Vec::new();
-    for step in plan.steps() {
-        steps.extend(plan.units().cut(NAME, step, &slots, &STRIDES, caps)?);
+    for step in parts.steps.into_iter().chain(layouts.finish()).chain(layouts.keep_queries()) {
+        // Kernels of the core have its uniform.
+        let strides =
+            if PLAIN.iter().any(|kernel| std::ptr::eq(step.kernel, kernel)) { attention::STRIDES } else { STRIDES };
+        steps.extend(parts.units.cut(NAME, step, &slots, &strides, caps)?);
     }
-    Ok(Program::new(NAME, plan.describe(), slots, workspace, steps))
-}
-
-/// The tile sizes of a pass.
-#[derive(Debug, Clone, Copy)]
-struct Tiles {
-    /// Rows and keys whose scores are computed for a tile.
-    scores: (usize, usize),
-    /// Rows and keys whose raw scores are computed for a tile.
-    raw: (usize, usize),
-    /// Query heads per unit; and query heads per group, which are those that are mixed, or all of the unit.
-    unit_heads: usize,
-    group: usize,
-    /// Heads per workgroup.
-    heads: usize,
-    /// Columns of the values per workgroup.
-    columns: usize,
-    /// Rows of all workgroups together.
-    rows: usize,
-}
-
-impl Tiles {
-    fn new(c: &Config, reach: (usize, usize), group: Option<usize>, mixed: bool) -> Self {
-        let pre = Taps::halo(c.kq_pre);
-        let scores = (ROWS + reach.0, KEYS + 2 * reach.1);
-        let unit_heads = if mixes(c) { c.qkv.heads } else { c.qkv.group() };
-        let group = group.unwrap_or(unit_heads);
-        let heads = if mixed { group.next_power_of_two().min(HEADS) } else { 1 };
-        Self {
-            scores,
-            raw: (scores.0 + pre.0, scores.1 + 2 * pre.1),
-            unit_heads,
-            group,
-            heads,
-            columns: KEYS,
-            rows: c.qkv.queries,
-        }
-    }
-
-    /// The pass for maxima and sums.
-    fn rows(c: &Config) -> Self {
-        Self { rows: c.qkv.queries + rows_before(c), ..Self::new(c, (0, 0), None, c.head_pre) }
-    }
-
-    /// The pass for the output.
-    fn output(c: &Config) -> Self {
-        let tiles = Self::new(c, Taps::halo(c.kq_post), c.head_post, mixes(c));
-        let columns = c.qkv.dim_v.next_power_of_two().clamp(KEYS, 8 * KEYS).min(OUT / tiles.heads);
-        Self { columns, ..tiles }
-    }
-
-    /// Number of raw tiles that a workgroup computes for a tile of the output. If heads are mixed before the softmax,
-    /// every head is computed again for each block of heads.
-    fn raw_tiles(&self, c: &Config) -> usize {
-        let chunks = if c.head_post.is_some() { self.group.div_ceil(self.heads) } else { 1 };
-        match (c.head_pre, c.head_post.is_some()) {
-            (true, _) => c.qkv.heads * chunks,
-            (false, true) => self.group,
-            (false, false) => 1,
-        }
-    }
-
-    fn head_blocks(&self) -> usize {
-        self.unit_heads / self.group * self.group.div_ceil(self.heads)
-    }
-
-    fn row_blocks(&self) -> usize {
-        self.rows.div_ceil(ROWS)
-    }
-
-    fn col_splits(&self, c: &Config) -> usize {
-        c.qkv.dim_v.div_ceil(self.columns)
-    }
-
-    /// Consts of the prelude. The cells per invocation are rounded up to a few values, so that there are few different
-    /// kernels.
-    fn consts(&self, c: &Config) -> Vec<(&'static str, u32)> {
-        let each = |(rows, keys): (usize, usize), numbers: &[usize]| {
-            let least = (rows * keys).div_ceil(INVOCATIONS);
-            numbers.iter().copied().find(|number| *number >= least).unwrap_or(least)
-        };
-        let most = (ROWS + 30) * (KEYS + 60);
-        let raw_each = each(self.raw, &[1, 2, 3, 4, 6, 8, 11, 14]);
-        let score_each = each(self.scores, &[1, 2, 3, 4, 6]);
-        let value_keys = KEYS * KEYS / self.columns;
-        let space = (raw_each * INVOCATIONS).min(most).max(INVOCATIONS + value_keys * self.columns);
-        let lines = self.raw.0 + self.raw.1;
-        let room = (MEMORY - space.next_multiple_of(4) * 4) / 16;
-        let dims = [8, 4, 2, 1].into_iter().find(|four| lines * four <= room && (four / 2) * 4 < c.qkv.dim_k);
-        let dim4 = dims.unwrap_or(1);
-        vec![
-            ("HEADS", self.heads as u32),
-            ("RAW_EACH", raw_each as u32),
-            ("SCORE_EACH", score_each as u32),
-            ("SPACE", space as u32),
-            ("DIMS", (lines * dim4).next_multiple_of(64).min(room) as u32),
-            ("DIM4", dim4 as u32),
-            ("COLUMNS", self.columns as u32),
-            ("VALUE_KEYS", value_keys as u32),
-        ]
-    }
-}
-
-/// Whether heads use each other's scores or weights. If so, the unit that workgroups are numbered by is a batch entry.
-fn mixes(c: &Config) -> bool {
-    c.head_pre || c.head_post.is_some()
+    Ok(Program::new(NAME, parts.variant, slots, parts.workspace, steps))
 }
 
 /// Number of rows before the first query whose maxima and sums are stored.
-fn rows_before(c: &Config) -> usize {
+pub(super) fn rows_before(c: &Config) -> usize {
     Taps::halo(c.kq_post).0.min(c.rows_before())
 }
 
-/// All passes of a configuration.
-struct Layouts<'a> {
-    c: &'a Config,
-    output: Tiles,
-    rows: Option<Tiles>,
+/// A configuration, and what all its passes have in common.
+pub(super) struct Layouts<'a> {
+    pub(super) c: &'a Config,
 }
 
 impl Layouts<'_> {
-    /// The shapes for splitting steps. If heads are mixed, steps are split at batch entries.
-    fn units(&self) -> Qkv {
-        let layout = if mixes(self.c) { Layout::Bnhd } else { self.c.qkv.layout };
-        self.c.qkv.layout(layout)
+    fn plain(&self, caps: &Caps) -> Result<Parts, Error> {
+        let Program { variant, workspace, mut steps, .. } = self.attention().program(caps)?;
+        // The norm and the gate take no strided tensors, and neither do other configurations.
+        steps.iter_mut().for_each(|step| step.strided.clear());
+        Ok(Parts { variant, workspace, steps, units: self.c.qkv })
     }
 
-    fn workspace(&self) -> Vec<Scratch> {
+    /// The attention core, which serves without a stage before or after the softmax, and merges outputs of shared keys.
+    fn attention(&self) -> Attention<'_> {
+        let c = self.c;
+        Attention {
+            op: NAME,
+            qkv: &c.qkv,
+            mask: c.mask(),
+            score: attention::scaled(c.effective_scale()),
+            exponential: true,
+            norm_eps: 0.0,
+            extras: Extras::default(),
+            kernels: &PLAIN,
+            fragments: [&[SCALED, FINAL, NO_SQUARES], &[SCALED, FINAL]],
+            overrides: vec![],
+        }
+    }
+
+    /// The dispatch that merges the outputs of so many workgroups, which share the keys.
+    pub(super) fn merge(&self, splits: usize, partials: Operand, caps: &Caps) -> Step {
+        let mut step = self.attention().merge(splits, caps);
+        for operand in &mut step.operands {
+            if matches!(operand, Operand::Workspace(_)) {
+                *operand = partials;
+            }
+        }
+        step
+    }
+
+    /// Scratch buffers: a few bytes that stand for tensors that are absent, and maxima and sums if a stage follows the
+    /// softmax.
+    pub(super) fn workspace(&self, splits: usize) -> Vec<Scratch> {
         let s = &self.c.qkv;
         let rows = s.queries as u64 + rows_before(self.c) as u64;
-        let stats = ((s.batch * s.heads) as u64).saturating_mul(rows).saturating_mul(8);
+        let stats = ((s.batch * s.heads * splits) as u64).saturating_mul(rows).saturating_mul(8);
         let mut list = vec![Scratch { name: "absent", bytes: 16 }];
         list.extend(self.c.post().then_some(Scratch { name: "maxima and sums", bytes: stats }));
         list
     }
 
-    /// The operand of a tensor that may be absent.
-    fn slot(&self, name: &str) -> Operand {
-        // If the tensor is absent, the kernel binds a few bytes of workspace instead and does not read them.
-        self.c.slots().iter().position(|slot| slot.name == name).map_or(Operand::Workspace(0), Operand::Slot)
+    /// The operand of a tensor that may be absent. If it is, the kernel binds a few bytes of workspace instead and does
+    /// not read them.
+    pub(super) fn slot(&self, name: &'static str) -> Named {
+        let slot = self.c.slots().iter().position(|slot| slot.name == name);
+        (name, slot.map_or(Operand::Workspace(0), Operand::Slot))
     }
 
-    /// How often each score is computed, except near the ends of the sequence.
-    fn recompute(&self) -> f64 {
-        let c = self.c;
-        let made = |tiles: &Tiles| {
-            let again = tiles.raw_tiles(c) * tiles.head_blocks() * tiles.col_splits(c);
-            (tiles.raw.0 * tiles.raw.1 * again) as f64 / (INVOCATIONS * tiles.unit_heads) as f64
-        };
-        let first = self.rows.as_ref().map_or(0.0, |tiles| made(&Tiles { columns: c.qkv.dim_v, ..*tiles }));
-        first + made(&self.output)
+    /// The operand of maxima and sums.
+    pub(super) fn stats(&self) -> Named {
+        ("stats", Operand::Workspace(usize::from(self.c.post())))
     }
 
-    fn describe(&self) -> String {
-        let passes = if self.rows.is_some() { "two passes" } else { "one pass" };
-        let heads = self.output.heads;
-        let times = self.recompute();
-        format!("{passes}, tiles of {ROWS} queries x {heads} heads by {KEYS} keys, scores computed {times:.1} times")
-    }
-
-    fn params(&self, tiles: &Tiles) -> Params {
+    /// The uniform, as far as it does not depend on a pass.
+    pub(super) fn params(&self) -> Params {
         let c = self.c;
         let s = &c.qkv;
         let weights = c.weights_slot();
@@ -347,12 +272,8 @@ impl Layouts<'_> {
             norm: at("norm"),
             gate_weight: at("gate_weight"),
             gate_bias: at("gate_bias"),
-            batch_units: (s.heads / tiles.unit_heads) as u32,
-            unit_heads: tiles.unit_heads as u32,
-            group: tiles.group as u32,
-            head_blocks: tiles.head_blocks() as u32,
-            row_blocks: tiles.row_blocks() as u32,
-            col_splits: tiles.col_splits(c) as u32,
+            splits: 1,
+            split_keys: s.keys as u32,
             scale: c.effective_scale(),
             factor: c.depth_factor() as f32,
             norm_eps: NORM_EPS,
@@ -365,61 +286,8 @@ impl Layouts<'_> {
         }
     }
 
-    fn step(&self, kernel: &'static Kernel, tiles: &Tiles, operands: &[Named], groups: usize, cost: Cost) -> Step {
-        let spec = Variant::new(self.c.qkv.dtype, vec![], vec![]);
-        Step::new(kernel, spec, &self.params(tiles), operands, groups as u64, cost)
-    }
-
-    /// Specialises a step that computes scores.
-    fn scoring(&self, mut step: Step, tiles: &Tiles) -> Step {
-        let c = self.c;
-        step.spec.consts = tiles.consts(c);
-        step.spec.overrides.extend([
-            ("CAUSAL", c.causal.into()),
-            ("KQ_PRE", c.kq_pre.is_some().into()),
-            ("HEAD_PRE", c.head_pre.into()),
-        ]);
-        step
-    }
-
-    fn steps(&self) -> Vec<Step> {
-        let c = self.c;
-        let s = &c.qkv;
-        let [tail, weights] = ["q_tail", "weights"].map(|name| (name, self.slot(name)));
-        let stats = ("stats", Operand::Workspace(usize::from(c.post())));
-        let units = |tiles: &Tiles| s.batch * s.heads / tiles.unit_heads * tiles.head_blocks() * tiles.row_blocks();
-        let mut steps = Vec::new();
-        if let Some(tiles) = self.rows {
-            // This pass does not read the values.
-            let tiles = Tiles { columns: s.dim_v, ..tiles };
-            let cost = Cost { bytes_written: self.stats_bytes(), ..self.cost(&tiles, 0.0) };
-            let step = self.step(&ROWS_PASS, &tiles, &[Q, K, tail, weights, stats], units(&tiles), cost);
-            steps.push(self.scoring(step, &Tiles { columns: KEYS, ..tiles }));
-        }
-        let tiles = &self.output;
-        let columns = tiles.columns * tiles.col_splits(c);
-        let [.., o] = s.elements();
-        let cost = Cost { bytes_written: o * s.dtype.size() as f64, ..self.cost(tiles, columns as f64) };
-        let groups = units(tiles) * tiles.col_splits(c);
-        let mut step =
-            self.scoring(self.step(&OUTPUT, tiles, &[Q, K, tail, weights, stats, V, O], groups, cost), tiles);
-        step.spec.overrides.extend([
-            ("POST", c.post().into()),
-            ("KQ_POST", c.kq_post.is_some().into()),
-            ("HEAD_POST", c.head_post.is_some().into()),
-        ]);
-        steps.push(step);
-        steps.extend(self.finish(weights));
-        if c.tail_slot().is_some() {
-            let elements = (s.batch * s.heads * c.tail() * s.dim_k) as f64;
-            let cost = Cost { bytes_read: elements * 4.0, bytes_written: elements * 4.0, ..Cost::default() };
-            let groups = s.batch * s.heads * s.dim_k.div_ceil(LANES);
-            steps.push(self.step(&TAIL, tiles, &[Q, tail], groups, cost));
-        }
-        steps
-    }
-
-    fn finish(&self, weights: Named) -> Option<Step> {
+    /// The norm and the gate.
+    fn finish(&self) -> Option<Step> {
         let c = self.c;
         if !c.norm && c.gate.is_none() {
             return None;
@@ -429,16 +297,16 @@ impl Layouts<'_> {
         let reads = 1.0 + f64::from(u8::from(c.norm)) + f64::from(u8::from(self.gates() == 1));
         let cost = Cost { bytes_read: reads * bytes, bytes_written: bytes, ..finish_cost(c) };
         let rows = c.qkv.batch * c.qkv.heads * c.qkv.queries;
-        let mut step = self.step(&FINISH, &self.output, &[weights, O], rows, cost);
         // Workgroup memory for one row, rounded up to a few sizes.
         let room = [64, 256].into_iter().find(|room| c.qkv.dim_v <= *room).unwrap_or(MAX_GATE);
-        step.spec.consts = vec![("ROOM", if self.gates() == 2 { room as u32 } else { 1 })];
-        step.spec.overrides = vec![
+        let consts = vec![("ROOM", if self.gates() == 2 { room as u32 } else { 1 })];
+        let overrides = vec![
             ("NORM", c.norm.into()),
             ("GATES", self.gates()),
             ("BIAS", c.gate.is_some_and(|gate| gate.bias).into()),
         ];
-        Some(step)
+        let spec = Variant::new(c.qkv.dtype, consts, overrides);
+        Some(Step::new(&FINISH, spec, &self.params(), &[self.slot("weights"), O], rows as u64, cost))
     }
 
     /// Value of the const `GATES` in the shader.
@@ -446,42 +314,14 @@ impl Layouts<'_> {
         self.c.gate.map_or(0, |gate| if gate.gates == Gates::Scalar { 1 } else { 2 })
     }
 
-    fn stats_bytes(&self) -> f64 {
-        self.workspace().get(1).map_or(0, |stats| stats.bytes) as f64
-    }
-
-    /// Reads and computations of a pass, including those that only pad a tile. `columns` is the number of columns of
-    /// the values.
-    fn cost(&self, tiles: &Tiles, columns: f64) -> Cost {
+    /// The copy of the last queries to the state.
+    fn keep_queries(&self) -> Option<Step> {
         let (c, s) = (self.c, &self.c.qkv);
-        // Number of tiles of all row blocks, for one block of heads and columns.
-        let before = tiles.rows as isize - s.queries as isize;
-        let last = |block: usize| ((block + 1) * ROWS).min(tiles.rows) as isize - 1 - before;
-        let walked: usize = (0..tiles.row_blocks()).map(|block| c.keys_seen(last(block)).div_ceil(KEYS)).sum();
-        let head_blocks = s.batch * s.heads / tiles.unit_heads * tiles.head_blocks();
-        let walked = (walked * head_blocks * tiles.col_splits(c)) as f64;
-        let cells = |(rows, keys): (usize, usize)| (rows * keys) as f64;
-        let taps = |taps: Option<Taps>| taps.map_or(0, |taps| taps.queries * taps.keys) as f64;
-        let raw_tiles = tiles.raw_tiles(c) as f64;
-        let weighed = if c.head_post.is_some() { tiles.group } else { tiles.heads } as f64;
-        let dims = s.dim_k.next_multiple_of(4) as f64;
-        let mixed = |given: bool| if given { 2.0 * tiles.heads as f64 } else { 0.0 };
-        let raw = cells(tiles.raw) * 2.0 * dims;
-        let scores = cells(tiles.scores) * (2.0 * taps(c.kq_pre) + mixed(c.head_pre));
-        let after = weighed * INVOCATIONS as f64 * (2.0 * taps(c.kq_post) + mixed(c.head_post.is_some()));
-        let values = tiles.heads as f64 * INVOCATIONS as f64 / tiles.col_splits(c) as f64 * 2.0 * columns;
-        let exps = if c.post() { weighed * cells(tiles.scores) } else { tiles.heads as f64 * INVOCATIONS as f64 };
-        let size = s.dtype.size() as f64;
-        let lines = (tiles.raw.0 + tiles.raw.1) as f64 * s.dim_k as f64;
-        let read_values = tiles.heads as f64 * KEYS as f64 * columns / tiles.col_splits(c) as f64;
-        let stats = if c.post() && columns > 0.0 { 8.0 * weighed * cells(tiles.scores) } else { 0.0 };
-        let weights = c.weights_slot().and_then(|slot| slot.checked_bytes()).unwrap_or(0) as f64;
-        let tail = c.tail_slot().and_then(|slot| slot.checked_bytes()).unwrap_or(0) as f64;
-        Cost {
-            flops: walked * (raw_tiles * (raw + scores) + if columns > 0.0 { after + values } else { 0.0 }),
-            exps: walked * exps,
-            bytes_read: walked * (raw_tiles * lines * size + read_values * size + stats) + weights + tail,
-            bytes_written: 0.0,
-        }
+        c.tail_slot()?;
+        let bytes = (s.batch * s.heads * c.tail() * s.dim_k * 4) as f64;
+        let cost = Cost { bytes_read: bytes, bytes_written: bytes, ..Cost::default() };
+        let groups = s.batch * s.heads * s.dim_k.div_ceil(LANES);
+        let spec = Variant::new(s.dtype, vec![], vec![]);
+        Some(Step::new(&TAIL, spec, &self.params(), &[Q, self.slot("q_tail")], groups as u64, cost))
     }
 }

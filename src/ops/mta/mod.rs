@@ -36,9 +36,11 @@ mod cases;
 #[cfg(feature = "cpu")]
 mod cpu;
 mod layout;
+mod mixed;
 mod reference;
 #[cfg(feature = "catalog")]
 mod row;
+mod tiles;
 
 use crate::cores::attention::Mask;
 use crate::error::Error;
@@ -175,7 +177,6 @@ impl Config {
     }
 
     /// Whether there is no stage before or after the softmax.
-    #[cfg(feature = "cpu")]
     pub(crate) fn plain(&self) -> bool {
         !(self.post() || self.kq_pre.is_some() || self.head_pre)
     }
