@@ -10,7 +10,7 @@ use std::sync::OnceLock;
 use naga::back::{hlsl, msl, spv};
 use rayon::prelude::*;
 use subquad::gpu::limits::{self, Resolved};
-use subquad::gpu::shader::{bindings, print, uses_matrix_units};
+use subquad::gpu::shader::{print, uses_matrix_units};
 use subquad::gpu::{Caps, Kernel, Matrix, Variant, self_test};
 use subquad::measure::probes;
 use subquad::operator::Operator;

@@ -177,7 +177,8 @@ fn references_that_move_change_no_result() {
         };
         let q = first(all.get("q").unwrap(), &|_| 1.0, scale);
         let k = first(all.get("k").unwrap(), &|token| offset + slope * token as f32, 1.0);
-        (all.insert("q", q), all.insert("k", k));
+        all.insert("q", q);
+        all.insert("k", k);
         let config = softmax::Config { scale: Some(1.0), ..config.clone() };
         for caps in forms(ctx) {
             let what = format!("{:?}, {scale} {slope} {offset}", caps.matrix);

@@ -461,7 +461,7 @@ fn tanh(x: f32) -> f32 {
     // Near 0: a polynomial for (tanh x - x) / x^3 (Cephes, tanhf).
     let z = size * size;
     let mut p = -5.704_988_7e-3;
-    for c in [2.063_908_9e-2, -5.373_971_6e-2, 1.333_144_2e-1, -3.333_328e-1] {
+    for c in [2.063_909e-2, -5.373_971_6e-2, 1.333_144_2e-1, -3.333_328e-1] {
         p = p * z + c;
     }
     let e = exp2(-2.0 * std::f32::consts::LOG2_E * size);

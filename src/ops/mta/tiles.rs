@@ -294,7 +294,7 @@ impl Passes<'_> {
             let mut cost = self.cost(tiles, [c.kq_pre, None]);
             cost.bytes_written = heads * (tiles.rows * self.splits()) as f64 * 8.0;
             let params = Params { post_queries: 1, post_keys: 1, ..self.params(tiles) };
-            steps.push(self.step(&ROWS_PASS, tiles, &params, [c.kq_pre, None], (&[rows::Q, rows::K], &[]), &[], cost));
+            steps.push(self.step(&ROWS_PASS, tiles, &params, [c.kq_pre, None], (&[rows::Q, rows::K], &[], &[]), cost));
         }
         let tiles = &self.output;
         let taps = [c.kq_pre, c.kq_post];
@@ -310,13 +310,13 @@ impl Passes<'_> {
         let partials = ("partials", Operand::Workspace(1 + usize::from(c.post())));
         let mut step = match &split {
             None => {
-                let wanted = (&[rows::Q, rows::K, rows::V, rows::O][..], &[WHOLE, OUTPUTS_STORED][..]);
-                self.step(&OUTPUT, tiles, &params, taps, wanted, &[V, O], cost)
+                let wanted = (&[rows::Q, rows::K, rows::V, rows::O][..], &[WHOLE, OUTPUTS_STORED][..], &[V, O][..]);
+                self.step(&OUTPUT, tiles, &params, taps, wanted, cost)
             }
             Some(partial) => {
                 cost.bytes_written = partial.bytes as f64;
-                let wanted = (&[rows::Q, rows::K, rows::V][..], &[SPLIT][..]);
-                self.step(&OUTPUT, tiles, &params, taps, wanted, &[V, partials], cost)
+                let wanted = (&[rows::Q, rows::K, rows::V][..], &[SPLIT][..], &[V, partials][..]);
+                self.step(&OUTPUT, tiles, &params, taps, wanted, cost)
             }
         };
         for spec in std::iter::once(&mut step.spec).chain(&mut step.narrow) {
@@ -350,8 +350,7 @@ impl Passes<'_> {
         tiles: &Tiles,
         params: &Params,
         taps: [Option<Taps>; 2],
-        (wanted, fragments): (&[usize], &[Fragment]),
-        operands: &[Named],
+        (wanted, fragments, operands): (&[usize], &[Fragment], &[Named]),
         cost: Cost,
     ) -> Step {
         let (c, s) = (self.c, &self.c.qkv);
