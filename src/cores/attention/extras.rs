@@ -120,12 +120,14 @@ impl Extras {
     }
 
     /// Keys of each batch entry.
+    #[cfg(feature = "cpu")]
     pub(crate) fn key_counts(&self, s: &Qkv, tensors: &TensorMap) -> Option<Vec<usize>> {
         let all = u32s("lengths", tensors).filter(|_| self.lengths)?;
         Some(all.iter().map(|length| (*length as usize).min(s.keys)).collect())
     }
 
     /// The borders of packed sequences.
+    #[cfg(feature = "cpu")]
     pub(crate) fn borders(&self, tensors: &TensorMap) -> Option<Vec<usize>> {
         let all = u32s("cu_seqlens", tensors).filter(|_| self.sequences.is_some())?;
         Some(all.iter().map(|border| *border as usize).collect())
@@ -216,6 +218,7 @@ impl Extras {
 }
 
 /// The whole numbers of a tensor.
+#[cfg(feature = "cpu")]
 fn u32s<'t>(name: &str, tensors: &'t TensorMap) -> Option<&'t [u32]> {
     match tensors.get(name)?.values() {
         Values::U32(values) => Some(values),
