@@ -10,9 +10,11 @@
 // convolves, it has a strip of eight rows at two neighbouring keys instead.
 //
 // Consts of the prelude: ROW_THREADS, COL_THREADS, DIM4, PRE_QUERIES, POST_QUERIES, TAPS4, NEW_AT, KEPT_EACH, OUT4,
-// SPACE, TAPS. Needs rows of q and k, and lanes for rows of COL_THREADS.
-const ROWS: u32 = 4u * ROW_THREADS;
-const KEYS: u32 = 4u * COL_THREADS;
+// SPACE, TAPS. Needs rows of q and k, cores/attention/products.wgsl, and lanes for rows of COL_THREADS.
+const ROWS_EACH: u32 = 4u;
+const KEYS_EACH: u32 = 4u;
+const ROWS: u32 = ROWS_EACH * ROW_THREADS;
+const KEYS: u32 = KEYS_EACH * COL_THREADS;
 const INVOCATIONS: u32 = ROW_THREADS * COL_THREADS;
 const ABOVE: u32 = PRE_QUERIES + POST_QUERIES - 2u;
 const OUT_ROWS: u32 = ROWS - ABOVE;
@@ -33,8 +35,6 @@ var<workgroup> wg_space: array<vec4<f32>, SPACE>;
 // The kernels of the convolutions: [before the softmax, after it][ck][TAPS4].
 var<workgroup> wg_taps: array<vec4<f32>, TAPS>;
 
-// Products, then scores or weights, of this invocation's cells.
-var<private> cells: array<f32, 16>;
 // This invocation's share of the lines kept of a tile: raw scores, then weights.
 var<private> kept: array<vec4<f32>, 2u * KEPT_EACH>;
 
@@ -107,12 +107,18 @@ fn row_in_slot(slot: u32) -> u32 {
     return slot % ROW_THREADS * 4u + slot / ROW_THREADS;
 }
 
+fn slice_row(slot: u32, c: u32) -> vec4<f32> {
+    return wg_space[slot * DIM4 + c];
+}
+
+fn slice_key(key: u32, c: u32) -> vec4<f32> {
+    return wg_space[ROWS * DIM4 + key * KEY_STRIDE + c];
+}
+
 // Multiplies the rows by the keys from `key` on. Loads have no branches: rows and keys past the ends repeat the outermost,
 // and their products are not used.
 fn multiply(block: Block, key: i32, row_thread: u32, col_thread: u32, invocation: u32) {
-    for (var i = 0u; i < 16u; i++) {
-        cells[i] = 0.0;
-    }
+    clear_cells();
     for (var first = 0u; first < params.dim_k; first += 4u * DIM4) {
         let d = first + invocation % DIM4 * 4u;
         workgroupBarrier();
@@ -131,23 +137,7 @@ fn multiply(block: Block, key: i32, row_thread: u32, col_thread: u32, invocation
             }
         }
         workgroupBarrier();
-        for (var c = 0u; c < DIM4; c++) {
-            var keys: array<vec4<f32>, 4>;
-            for (var j = 0u; j < 4u; j++) {
-                keys[j] = wg_space[ROWS * DIM4 + (col_thread + COL_THREADS * j) * KEY_STRIDE + c];
-            }
-            for (var i = 0u; i < 4u; i++) {
-                let row = wg_space[(row_thread + ROW_THREADS * i) * DIM4 + c];
-                for (var j = 0u; j < 4u; j++) {
-                    var own = cells[i * 4u + j];
-                    own += row.x * keys[j].x;
-                    own += row.y * keys[j].y;
-                    own += row.z * keys[j].z;
-                    own += row.w * keys[j].w;
-                    cells[i * 4u + j] = own;
-                }
-            }
-        }
+        add_products(row_thread, col_thread);
     }
 }
 
@@ -216,9 +206,7 @@ fn convolve(stage: u32, queries: u32, keys: u32, invocation: u32) {
     keep(stage, keys, invocation);
     let own = invocation % STRIPS;
     let at = 2u * same_in_row(invocation / STRIPS);
-    for (var i = 0u; i < 16u; i++) {
-        cells[i] = 0.0;
-    }
+    clear_cells();
     // A line is the second key's at one tap and the first key's at the next. Two taps at a time, so that these are in the
     // same registers for both.
     var taps_at = stage * params.pre_keys * TAPS4;

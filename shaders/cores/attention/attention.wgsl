@@ -14,7 +14,7 @@
 // Grid: column splits, row blocks, head splits, KV heads. Reads q, k, v; writes o.
 //
 // Consts of the prelude: ROW_THREADS, ROWS_EACH, COL_THREADS, KEYS_EACH, OUT4, DIM4, VALUE_KEYS, ODD_DIMS. Needs rows of q, k,
-// v and o, block.wgsl, lanes for rows of COL_THREADS, and one fragment each of keys_*, seen_*, pairs_*, a score (scaled.wgsl, or
+// v and o, block.wgsl, products.wgsl, lanes for rows of COL_THREADS, and one fragment each of keys_*, seen_*, pairs_*, a score (scaled.wgsl, or
 // the operator's own), squares.wgsl or no_squares.wgsl, sink.wgsl or no_sink.wgsl, lse.wgsl or no_lse.wgsl.
 const ROWS: u32 = ROW_THREADS * ROWS_EACH;
 const KEYS: u32 = COL_THREADS * KEYS_EACH;
@@ -96,6 +96,14 @@ fn all_sums(row_thread: u32, r: u32) -> vec4<f32> {
     return all;
 }
 
+fn slice_row(row: u32, c: u32) -> vec4<f32> {
+    return wg_rows[row * DIM4 + c];
+}
+
+fn slice_key(key: u32, c: u32) -> vec4<f32> {
+    return wg_keys[key * KEY_STRIDE + c];
+}
+
 // Processes one block, which is an argument because its keys are the bounds of a loop with barriers: browsers take what is in a
 // private variable for different in each invocation.
 fn attention(own: Block, invocation: u32) {
@@ -132,10 +140,7 @@ fn attention(own: Block, invocation: u32) {
     let own_d = invocation % DIM4 * 4u;
     let hidden = select(LOWEST, 0.0, EXPONENTIAL == 0u);
     for (var key = start; key < end; key += KEYS) {
-        var score: array<f32, ROWS_EACH * KEYS_EACH>;
-        for (var i = 0u; i < ROWS_EACH * KEYS_EACH; i++) {
-            score[i] = 0.0;
-        }
+        clear_cells();
         start_squares();
         for (var first = 0u; first < params.dim_k; first += 4u * DIM4) {
             let d = first + own_d;
@@ -160,23 +165,7 @@ fn attention(own: Block, invocation: u32) {
             }
             workgroupBarrier();
             add_squares(invocation);
-            for (var c = 0u; c < DIM4; c++) {
-                var own_keys: array<vec4<f32>, KEYS_EACH>;
-                for (var j = 0u; j < KEYS_EACH; j++) {
-                    own_keys[j] = wg_keys[(col_thread + COL_THREADS * j) * KEY_STRIDE + c];
-                }
-                for (var i = 0u; i < ROWS_EACH; i++) {
-                    let row = wg_rows[(row_thread + ROW_THREADS * i) * DIM4 + c];
-                    for (var j = 0u; j < KEYS_EACH; j++) {
-                        var own = score[i * KEYS_EACH + j];
-                        own += row.x * own_keys[j].x;
-                        own += row.y * own_keys[j].y;
-                        own += row.z * own_keys[j].z;
-                        own += row.w * own_keys[j].w;
-                        score[i * KEYS_EACH + j] = own;
-                    }
-                }
-            }
+            add_products(row_thread, col_thread);
         }
         put_squares(invocation);
         workgroupBarrier();
@@ -187,14 +176,14 @@ fn attention(own: Block, invocation: u32) {
         for (var i = 0u; i < ROWS_EACH; i++) {
             let q_square = row_square(row_thread + ROW_THREADS * i);
             for (var j = 0u; j < KEYS_EACH; j++) {
-                score[i * KEYS_EACH + j] = score_of(score[i * KEYS_EACH + j], q_square, k_square[j]);
+                cells[i * KEYS_EACH + j] = score_of(cells[i * KEYS_EACH + j], q_square, k_square[j]);
             }
         }
         // Scores that need the vectors themselves are rare. They are made one by one: that needs no copy of the code for each.
         while (REVISED) {
             var pair = NO_PAIR;
             for (var i = 0u; i < ROWS_EACH * KEYS_EACH; i++) {
-                pair = select(pair, i, is_rough(score[i]));
+                pair = select(pair, i, is_rough(cells[i]));
             }
             if (pair == NO_PAIR) {
                 break;
@@ -202,7 +191,7 @@ fn attention(own: Block, invocation: u32) {
             let at = min(key + col_thread + pair % KEYS_EACH * COL_THREADS, end - 1u);
             let exact = exact_score(row_thread + pair / KEYS_EACH * ROW_THREADS, at);
             for (var i = 0u; i < ROWS_EACH * KEYS_EACH; i++) {
-                score[i] = select(score[i], exact, pair == i);
+                cells[i] = select(cells[i], exact, pair == i);
             }
         }
         if (key < all_from || key + KEYS > all_to) {
@@ -213,7 +202,7 @@ fn attention(own: Block, invocation: u32) {
                 for (var j = 0u; j < KEYS_EACH; j++) {
                     let at = key + col_thread + COL_THREADS * j;
                     let seen = at >= sees_from && at < sees_to;
-                    score[i * KEYS_EACH + j] = select(hidden, score[i * KEYS_EACH + j], seen);
+                    cells[i * KEYS_EACH + j] = select(hidden, cells[i * KEYS_EACH + j], seen);
                 }
             }
         }
@@ -222,13 +211,13 @@ fn attention(own: Block, invocation: u32) {
                 let row = row_of(row_thread + ROW_THREADS * i);
                 let pairs = pair_row(block.batch, row.head, row.query);
                 for (var j = 0u; j < KEYS_EACH; j++) {
-                    let own = score[i * KEYS_EACH + j];
+                    let own = cells[i * KEYS_EACH + j];
                     // Others are hidden already, or of rows that are not stored.
                     if (row.exists && own > LOWEST) {
                         let at = key + col_thread + COL_THREADS * j;
                         let extra = pair_extra(pairs, at);
                         let seen = pair_seen(pairs, at, extra);
-                        score[i * KEYS_EACH + j] = select(hidden, with_extra(own, extra), seen);
+                        cells[i * KEYS_EACH + j] = select(hidden, with_extra(own, extra), seen);
                     }
                 }
             }
@@ -239,7 +228,7 @@ fn attention(own: Block, invocation: u32) {
                 var own = vec4<f32>(top[4u * r], top[4u * r + 1u], top[4u * r + 2u], top[4u * r + 3u]);
                 for (var i = 0u; i < 4u; i++) {
                     for (var j = 0u; j < KEYS_EACH; j++) {
-                        own[i] = max(own[i], score[(4u * r + i) * KEYS_EACH + j]);
+                        own[i] = max(own[i], cells[(4u * r + i) * KEYS_EACH + j]);
                     }
                 }
                 put_rows(row_thread, col_thread, r, own);
@@ -260,14 +249,14 @@ fn attention(own: Block, invocation: u32) {
                         out[row * OUT4 + c] *= shrink;
                     }
                     for (var j = 0u; j < KEYS_EACH; j++) {
-                        score[row * KEYS_EACH + j] = exp2(score[row * KEYS_EACH + j] - base);
+                        cells[row * KEYS_EACH + j] = exp2(cells[row * KEYS_EACH + j] - base);
                     }
                 }
             }
         }
         for (var i = 0u; i < ROWS_EACH; i++) {
             for (var j = 0u; j < KEYS_EACH; j++) {
-                sum[i] += score[i * KEYS_EACH + j];
+                sum[i] += cells[i * KEYS_EACH + j];
             }
         }
         for (var part = 0u; part < PARTS; part++) {
@@ -279,7 +268,7 @@ fn attention(own: Block, invocation: u32) {
                     var own: vec4<f32>;
                     for (var i = 0u; i < 4u; i++) {
                         let at = (4u * r + i) * KEYS_EACH + j;
-                        own[i] = select(score[at], score[at + KEYS_EACH - PART_EACH], part > 0u);
+                        own[i] = select(cells[at], cells[at + KEYS_EACH - PART_EACH], part > 0u);
                     }
                     wg_rows[(row_thread * ROWS4 + r) * PART_KEYS + col_thread + COL_THREADS * j] = own;
                 }
@@ -318,19 +307,11 @@ fn attention(own: Block, invocation: u32) {
         for (var i = 0u; i < 4u; i++) {
             let row = row_of(row_thread + ROW_THREADS * (4u * r + i));
             if (row.exists) {
-                var total = totals[i];
-                var largest = top[4u * r + i];
-                var shrink = 1.0;
-                if (SINK) {
-                    let score = sink_of(row.head);
-                    largest = max(largest, score);
-                    shrink = exp2(top[4u * r + i] - largest);
-                    total = total * shrink + exp2(score - largest);
-                }
+                let sums = with_sink(row.head, top[4u * r + i], totals[i]);
                 if (LSE && block.column == 0u && col_thread == 0u) {
-                    store_lse(block.batch, row.head, row.query, largest, total);
+                    store_lse(block.batch, row.head, row.query, sums.x, sums.y);
                 }
-                let factor = shrink / divisor_of(total);
+                let factor = sums.z / divisor_of(sums.y);
                 let at = row_start(params.o, row);
                 for (var c = 0u; c < OUT4; c++) {
                     let e = block.column + (col_thread + COL_THREADS * c) * 4u;

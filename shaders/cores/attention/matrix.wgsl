@@ -322,19 +322,12 @@ fn attention(own: Block, invocation: u32, subgroup: u32) {
             let row = row_of(rows[i].row);
             if (row.exists) {
                 // Only weights that are no exponentials have a unit that matters.
-                var unit = select(exp2(rows[i].reference), 1.0, EXPONENTIAL != 0u);
-                var total = sum * unit;
-                var largest = rows[i].reference;
-                if (SINK) {
-                    let score = sink_of(row.head);
-                    largest = max(largest, score);
-                    unit = exp2(rows[i].reference - largest);
-                    total = sum * unit + exp2(score - largest);
-                }
+                let unit = select(exp2(rows[i].reference), 1.0, EXPONENTIAL != 0u);
+                let sums = with_sink(row.head, rows[i].reference, sum * unit);
                 if (LSE && first == 0u && part == 0u) {
-                    store_lse(block.batch, row.head, row.query, largest, total);
+                    store_lse(block.batch, row.head, row.query, sums.x, sums.y);
                 }
-                let factor = unit / divisor_of(total);
+                let factor = unit * sums.z / divisor_of(sums.y);
                 let at = row_start(params.o, row);
                 for (var c = 0u; c < PART4; c++) {
                     let own = part * PART4 + c;

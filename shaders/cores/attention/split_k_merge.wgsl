@@ -62,21 +62,13 @@ fn split_k_merge(index: u32, invocation: u32) {
             out += wg_sums[l * COLUMNS4 + invocation];
         }
         let head = row / params.queries;
-        var total = sum[0];
-        var largest = top[0];
-        if (SINK) {
-            let score = sink_of(head % params.heads);
-            largest = max(largest, score);
-            let shrink = exp2(top[0] - largest);
-            total = total * shrink + exp2(score - largest);
-            out *= shrink;
-        }
+        let sums = with_sink(head % params.heads, top[0], sum[0]);
         if (LSE && column == 0u) {
-            store_lse(head / params.heads, head % params.heads, row % params.queries, largest, total);
+            store_lse(head / params.heads, head % params.heads, row % params.queries, sums.x, sums.y);
         }
         let o_row = head_start(params.o, head / params.heads, head % params.heads) + row % params.queries * params.o.token;
         count_store(four_of(4u * column, params.dim_v));
-        store_o(o_row, 4u * column, out / divisor_of(total));
+        store_o(o_row, 4u * column, out * (sums.z / divisor_of(sums.y)));
     }
 }
 

@@ -105,6 +105,8 @@ pub(crate) const SQUARES: Fragment = fragment!("cores/attention/squares.wgsl");
 pub(crate) const NO_SQUARES: Fragment = fragment!("cores/attention/no_squares.wgsl");
 /// Finds the rows of a workgroup.
 const BLOCK: Fragment = fragment!("cores/attention/block.wgsl");
+/// Products of rows and keys in workgroup memory, which an invocation holds in registers.
+pub(crate) const PRODUCTS: Fragment = fragment!("cores/attention/products.wgsl");
 /// The tiled form.
 const CORE: Fragment = fragment!("cores/attention/attention.wgsl");
 /// The split-K form: pass 1 processes one split of the keys per workgroup, pass 2 combines the splits.
@@ -127,7 +129,7 @@ const SPLIT_PROOF: &str = "rows and keys are clamped to those of the tensors, sp
 
 /// The tiled form. A variant brings the score, the fragments of [`Extras`] or [`PLAIN`], and the storage type of the keys.
 pub(crate) const fn tiled_kernel(name: &'static str, proof: &'static str) -> Kernel {
-    let sources = &[STRIDES_SOURCE, TYPES, ROWS, OUTPUTS_STORED, BLOCK, CORE];
+    let sources = &[STRIDES_SOURCE, TYPES, ROWS, OUTPUTS_STORED, BLOCK, PRODUCTS, CORE];
     Kernel { entry: "attention_tiled", ..Kernel::new(name, sources, Params::UNIFORM, Some(proof)) }
 }
 

@@ -6,6 +6,7 @@
 
 use super::layout::{K, Layouts, MEMORY, O, Params, Parts, Q, SCORES, TYPES, V, kernel, rows_before};
 use super::{Config, Taps};
+use crate::cores::attention::PRODUCTS;
 use crate::cores::attention::split_k::MOST_SPLITS;
 use crate::cores::lanes::lanes;
 use crate::cores::rows::{self, KEYS_STORED, OUTPUTS_STORED, ROWS};
@@ -23,10 +24,10 @@ const PROOF: &str = "cells of a tile and slices of its rows and keys are below w
      chosen for; rows and keys outside the sequence repeat the outermost; loops end at consts, uniforms or the keys seen";
 
 static ROWS_PASS: Kernel =
-    kernel("mta_rows", &[STRIDES_SOURCE, TYPES, ROWS, SCORES, TILE, fragment!("mta/rows.wgsl")], PROOF);
+    kernel("mta_rows", &[STRIDES_SOURCE, TYPES, ROWS, SCORES, PRODUCTS, TILE, fragment!("mta/rows.wgsl")], PROOF);
 
 static OUTPUT: Kernel =
-    kernel("mta_output", &[STRIDES_SOURCE, TYPES, ROWS, SCORES, TILE, fragment!("mta/output.wgsl")], PROOF);
+    kernel("mta_output", &[STRIDES_SOURCE, TYPES, ROWS, SCORES, PRODUCTS, TILE, fragment!("mta/output.wgsl")], PROOF);
 
 /// Each invocation has so many rows by as many keys.
 const EACH: usize = 4;
