@@ -41,11 +41,12 @@ impl Place {
 #[test]
 fn a_tensor_that_would_change_the_result_is_refused_by_name() {
     let own: Vec<_> = PLAIN.iter().map(|(name, _)| (*name, *name)).collect();
+    let low = RUN.replace("run softmax", "run linformer --rank 3");
     for name in ["mask", "attn_mask", "bias", "cu_seqlens", "seq_idx", "lengths", "sink", "initial_state"] {
         let place = place(&own, &[(name, &[2])]);
-        let why = "would change the result, and softmax does not read it";
+        let why = "would change the result, and linformer does not read it";
         let advice = "remove it from the file, or rename it if it is something else";
-        place.refuse(RUN, 1, &format!("softmax: tensor `{name}`: {why}; {advice}"));
+        place.refuse(&low, 1, &format!("linformer: tensor `{name}`: {why}; {advice}"));
         // Another name is said, and skipped.
         let ran = place.plain(&format!("{RUN} --prefix x. --map q=q --map k=k --map v=v"));
         assert_eq!(ran.err, format!("not used: {name} (tensors of the input that softmax does not read)\n"));
@@ -85,9 +86,9 @@ fn a_prefix_holds_for_both_files_and_hides_other_masks() {
     place.write_map("kv.npz", &kv);
     let ran = place.plain(&format!("{RUN} --params kv.npz --prefix l.1."));
     assert_eq!(ran.err, "not used: l.0.mask, mask (tensors of the input that softmax does not read)\n");
-    place.write("l.npz", &[("l.1.q", &[6, 4]), ("l.1.k", &[6, 4]), ("l.1.v", &[6, 4]), ("l.1.mask", &[6, 6])]);
+    place.write("l.npz", &[("l.1.q", &[6, 4]), ("l.1.k", &[6, 4]), ("l.1.v", &[6, 4]), ("l.1.attn_mask", &[6, 6])]);
     let ran = place.run("run softmax --backend cpu -i l.npz --prefix l.1.");
-    assert!(ran.code == 1 && ran.err.starts_with("error: softmax: tensor `mask`: would change"), "{ran:?}");
+    assert!(ran.code == 1 && ran.err.starts_with("error: softmax: tensor `attn_mask`: would change"), "{ran:?}");
 }
 
 #[test]
