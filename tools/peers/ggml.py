@@ -7,7 +7,7 @@
 The folder holds libggml-base.so and libggml-vulkan.so; any build of llama.cpp with Vulkan has them. Both programs take the
 first Vulkan device (VK_DRIVER_FILES chooses the driver). ggml leaves out software devices unless GGML_VK_VISIBLE_DEVICES
 names one. A time is that of one operator: ggml's by the host's clock around a graph of one node, ours as `bench` has it.
-Exit codes: 0 done; 1 an output differed by more than 2e-5 (relative RMS), or something failed; 2 usage.
+Exit codes: 0 done; 1 an output differed by more than 2e-5 (relative RMS; attention 5e-3), or something failed; 2 usage.
 """
 
 import argparse
@@ -27,6 +27,8 @@ import tensorfile  # noqa: E402
 
 F32, I32 = 0, 26
 TOLERANCE = 2e-5
+# ggml's attention multiplies in f16 whatever its inputs are.
+LOOSER = {"FLASH_ATTN_EXT": 5e-3}
 
 
 class InitParams(ctypes.Structure):
@@ -121,7 +123,10 @@ def flash_attention(rng, n, h, d):
 
     def build(lib, context, t):
         floats = [ctypes.c_float(x) for x in (d**-0.5, 0, 0)]
-        return lib.ggml_flash_attn_ext(context, *t, ctypes.c_void_p(None), *floats)
+        output = lib.ggml_flash_attn_ext(context, *t, ctypes.c_void_p(None), *floats)
+        # GGML_PREC_F32: sums in f32, not in f16.
+        lib.ggml_flash_attn_ext_set_prec(ctypes.c_void_p(output), 10)
+        return output
 
     bench = ["softmax", "--length", n, "--heads", h, "--dim", d, "--flag", "causal=false"]
     ours = {"q": q, "k": k, "v": v}
@@ -167,7 +172,7 @@ def main():
         theirs, _ = ggml.run(build, inputs, 0)
         theirs = theirs[: ours.size].astype(np.float64)
         rms = float(np.sqrt(np.mean((ours - theirs) ** 2) / np.mean(theirs**2)))
-        if rms > TOLERANCE:
+        if rms > LOOSER.get(name, TOLERANCE):
             print(f"{name}: outputs differ by {rms:.1e} (relative RMS): not timed")
             failed = True
             continue
