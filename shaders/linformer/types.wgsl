@@ -39,7 +39,7 @@ fn window(r: u32) -> vec2<u32> {
     );
 }
 
-// By what the sum or maximum of row r over all splits is divided.
+// The divisor of the sum or maximum of row r over all splits.
 fn count_of(r: u32) -> f32 {
     if (POOL == 1u) {
         let tokens = window(r);

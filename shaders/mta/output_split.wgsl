@@ -18,7 +18,7 @@ fn store_output(block: Block, row: u32, e: u32, values: vec4<f32>, sum: f32) {
 
 fn store_sums(block: Block, row: u32, top: f32, sum: f32) {
     count_store(4u);
-    // Finite also for a row that sees no key.
+    // The maximum stays finite for a row that sees no key.
     let largest = max(top, -2e38) * LOG2_E;
     partials[partial_at(block, row) + (params.dim_v + 3u) / 4u] = vec4<f32>(largest, sum, 0.0, 0.0);
 }

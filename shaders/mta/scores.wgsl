@@ -1,4 +1,4 @@
-// What all kernels that compute scores share: which keys a row sees, the tensors that they read besides q, k and v, and
+// Declarations that all kernels of scores share: the keys that a row sees, the tensors that they read besides q, k and v, and
 // where maxima and sums are stored. Needs rows of q.
 @group(0) @binding(Q_TAIL_BINDING) var<storage, read> q_tail: array<f32>; // B H T D; a dummy if there is none
 @group(0) @binding(WEIGHTS_BINDING) var<storage, read> weights: array<f32>; // a dummy if there are none

@@ -24,6 +24,20 @@ pub const AXES: [(&str, AxisDefault); 7] = [
     ("E", AxisDefault::Same("D")),
 ];
 
+/// These axes and more of an operator's own behind them: `ALL` counts both.
+pub const fn axes_and<const MORE: usize, const ALL: usize>(
+    more: [(&'static str, AxisDefault); MORE],
+) -> [(&'static str, AxisDefault); ALL] {
+    assert!(ALL == AXES.len() + MORE, "as many axes as there are");
+    let mut all = [AXES[0]; ALL];
+    let mut i = 0;
+    while i < ALL {
+        all[i] = if i < AXES.len() { AXES[i] } else { more[i - AXES.len()] };
+        i += 1;
+    }
+    all
+}
+
 /// Number of heads of v, if these can be more than those of k.
 pub const VALUE_HEADS: (&str, AxisDefault) = ("V", AxisDefault::Same("G"));
 

@@ -14,8 +14,8 @@
 // Grid: column splits, row blocks, head splits, KV heads. Reads q, k, v; writes o.
 //
 // Consts of the prelude: ROW_THREADS, ROWS_EACH, COL_THREADS, KEYS_EACH, OUT4, DIM4, VALUE_KEYS, ODD_DIMS. Needs rows of q, k,
-// v and o, block.wgsl, products.wgsl, lanes for rows of COL_THREADS, and one fragment each of keys_*, seen_*, pairs_*, a score (scaled.wgsl, or
-// the operator's own), squares.wgsl or no_squares.wgsl, sink.wgsl or no_sink.wgsl, lse.wgsl or no_lse.wgsl.
+// v and o, block.wgsl, products.wgsl, lanes for rows of COL_THREADS, and one fragment each of keys_*, seen_*, pairs_*, a score
+// (scaled.wgsl, or the operator's own), squares.wgsl or no_squares.wgsl, sink.wgsl or no_sink.wgsl, lse.wgsl or no_lse.wgsl.
 const ROWS: u32 = ROW_THREADS * ROWS_EACH;
 const KEYS: u32 = COL_THREADS * KEYS_EACH;
 const INVOCATIONS: u32 = ROW_THREADS * COL_THREADS;
@@ -212,7 +212,7 @@ fn attention(own: Block, invocation: u32) {
                 let pairs = pair_row(block.batch, row.head, row.query);
                 for (var j = 0u; j < KEYS_EACH; j++) {
                     let own = cells[i * KEYS_EACH + j];
-                    // Others are hidden already, or of rows that are not stored.
+                    // Other scores are hidden already, or belong to rows that are not stored.
                     if (row.exists && own > LOWEST) {
                         let at = key + col_thread + COL_THREADS * j;
                         let extra = pair_extra(pairs, at);

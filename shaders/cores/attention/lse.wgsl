@@ -15,7 +15,7 @@ fn log_of(x: f32) -> f32 {
     return 2.0 * t + 2.0 * t * p + exponent * 0.69314718;
 }
 
-// For a row with this maximum, in units of log 2, and this sum of exponentials relative to it.
+// Stores the value of a row with this maximum, in units of log 2, and this sum of exponentials relative to it.
 fn store_lse(b: u32, h: u32, n: u32, top: f32, sum: f32) {
     count_store(1u);
     let at = head_start(params.lse, b, h) + n * params.lse.token;

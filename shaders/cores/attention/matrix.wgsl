@@ -191,7 +191,7 @@ fn attention(own: Block, invocation: u32, subgroup: u32) {
             queries[r * DIM_TILES + d] = matrix_a((first_row + r * TILE) * DIM_STRIDE + d * TILE4, DIM_STRIDE);
         }
     }
-    // Zeros from memory: of zeros that it knows, NVK copies all outputs twice per tile.
+    // The zeros are loaded from memory: NVK would copy outputs that start as constants twice per tile.
     var out: array<MatrixC, ROW_TILES * COLUMN_TILES>;
     for (var e = 0u; e < ROW_TILES * COLUMN_TILES; e++) {
         out[e] = matrix_c(0u, SCORE_STRIDE);

@@ -1,4 +1,4 @@
-// For scores that are functions of the product alone (matrix_squares.wgsl).
+// Stands for matrix_squares.wgsl where scores are functions of the product alone.
 fn put_key_squares(invocation: u32) {}
 
 fn row_square(row: u32) -> f32 {

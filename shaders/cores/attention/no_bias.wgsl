@@ -1,4 +1,4 @@
-// Nothing is added to scores.
+// Stands for bias.wgsl where scores have no bias.
 fn bias_row(b: u32, h: u32, n: u32) -> u32 {
     return 0u;
 }

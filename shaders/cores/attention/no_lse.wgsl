@@ -1,4 +1,4 @@
-// Stores nothing beside the outputs.
+// Stands for lse.wgsl where outputs alone are stored.
 const LSE: bool = false;
 
 fn store_lse(b: u32, h: u32, n: u32, top: f32, sum: f32) {}

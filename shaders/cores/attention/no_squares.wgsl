@@ -1,4 +1,4 @@
-// For scores that do not use sums of squares.
+// Stands for squares.wgsl where scores do not use sums of squares.
 fn start_squares() {}
 
 fn add_squares(invocation: u32) {}

@@ -15,7 +15,7 @@ fn pair_row(b: u32, h: u32, n: u32) -> PairRow {
     return PairRow(bias_row(b, head, query), mask_row(b, head, query));
 }
 
-// What is added to the score of a pair.
+// The number that is added to the score of a pair.
 fn pair_extra(row: PairRow, key: u32) -> f32 {
     return bias_at(row.bias + min(key, params.keys - 1u));
 }

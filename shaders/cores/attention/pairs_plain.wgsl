@@ -1,4 +1,4 @@
-// No pair of a query and a key is treated by itself: see pairs_added.wgsl.
+// Stands for pairs_added.wgsl where there is neither a bias nor a mask.
 const PAIRS: bool = false;
 
 struct PairRow {

@@ -1,4 +1,4 @@
-// For scores that never need the vectors themselves.
+// Stands for exact scores where a score never needs the vectors themselves.
 const REVISED: bool = false;
 
 fn is_rough(score: f32) -> bool {

@@ -12,7 +12,7 @@ const LANES: u32 = INVOCATIONS / COLUMNS4;
 // Splits of a lane whose sums are loaded at once.
 const BATCH: u32 = 4u;
 
-// By how much the sums of a split are multiplied.
+// The factors that multiply the sums of the splits.
 var<workgroup> wg_factors: array<f32, MOST_SPLITS>;
 var<workgroup> wg_sums: array<vec4<f32>, INVOCATIONS>; // [LANES][COLUMNS4]
 

@@ -52,7 +52,7 @@ fn key_square(key: u32) -> f32 {
     return wg_keys[SQUARES_AT + ROWS + key].x;
 }
 
-// All have read the sums: what they are kept in may be overwritten.
+// Waits until all invocations have read the sums, so that their memory can be overwritten.
 fn squares_read() {
     workgroupBarrier();
 }

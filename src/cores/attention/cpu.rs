@@ -26,7 +26,7 @@ const KEYS: usize = 256;
 pub(crate) struct Attend<'a> {
     /// Shapes. M is the length of `k` and `v` as given here.
     pub(crate) shape: Qkv,
-    /// Which keys a query sees.
+    /// The rule by which a query sees keys.
     pub(crate) seen: Seen,
     /// Keys of each batch entry, where they are not all those of the tensor.
     pub(crate) lengths: Option<Vec<usize>>,

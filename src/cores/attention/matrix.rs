@@ -30,7 +30,7 @@ const SUBGROUPS: usize = 4;
 /// The largest D and E: a subgroup holds its queries and outputs in registers.
 const LARGEST: usize = 128;
 
-/// With fewer rows per key head, most of a block would be empty.
+/// The fewest rows per key head: with fewer, most of a block would be empty.
 const FEWEST_ROWS: usize = 32;
 
 /// The form for matrix units. A variant brings the same fragments as for [`super::tiled_kernel`].
@@ -148,7 +148,7 @@ impl Attention<'_> {
         };
         let score: Vec<_> = self.fragments[0].iter().map(own).collect();
         let (consts, products) = form.products();
-        // Nothing is shared by rows of invocations.
+        // A row of one invocation shares no numbers, which selects the portable lanes.
         let spec = self.weighing(&score).with(&self.extras.of_outputs());
         let mut spec = spec.with(products).with(&[lanes(1, caps)]);
         spec.consts.extend(consts);

@@ -1,4 +1,4 @@
-//! Which keys a query sees, as the definition says it, pair by pair. It shares no code with the kernels and the `cpu` backend.
+//! The keys that a query sees, as the definition says it, pair by pair. It shares no code with the kernels and the `cpu` backend.
 
 use super::Extras;
 use super::seen::Mask;

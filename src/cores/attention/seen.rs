@@ -1,4 +1,4 @@
-//! Which keys a query sees, on the host: for the sizes of a program, for the `cpu` backend, and for the least work.
+//! The keys that a query sees, on the host: for the sizes of a program, for the `cpu` backend, and for the least work.
 
 use std::ops::Range;
 

@@ -13,6 +13,10 @@ use crate::operator::Operator;
 use crate::tensor::Shape;
 use crate::verify::float;
 
+/// Axes of its tensors.
+const AXES: [(&str, AxisDefault); 10] =
+    catalog::qkv::axes_and([catalog::qkv::VALUE_HEADS, ("F", AxisDefault::Length(DEFAULT_FEATURES)), SEQUENCES]);
+
 /// This operator's row.
 pub const OP: Op = Op {
     name: NAME,
@@ -36,18 +40,7 @@ pub const OP: Op = Op {
         LOG_SCALE,
         POSITION,
     ],
-    axes: &[
-        catalog::qkv::AXES[0],
-        catalog::qkv::AXES[1],
-        catalog::qkv::AXES[2],
-        catalog::qkv::AXES[3],
-        catalog::qkv::AXES[4],
-        catalog::qkv::AXES[5],
-        catalog::qkv::AXES[6],
-        catalog::qkv::VALUE_HEADS,
-        ("F", AxisDefault::Length(DEFAULT_FEATURES)),
-        SEQUENCES,
-    ],
+    axes: &AXES,
     flags: &[
         Flag {
             name: "rule",

@@ -12,6 +12,9 @@ use crate::tensor::Shape;
 const E: TensorSpec = TensorSpec::weight("e", "1|H K M").or_longer().drawn(Draw::Shaped(johnson_lindenstrauss));
 const F: TensorSpec = TensorSpec::weight("f", "1|H K M").or_longer().drawn(Draw::Shaped(johnson_lindenstrauss));
 
+/// Axes of its tensors.
+const AXES: [(&str, AxisDefault); 8] = catalog::qkv::axes_and([("K", AxisDefault::Length(DEFAULT_RANK))]);
+
 /// This operator's row.
 pub const OP: Op = Op {
     name: NAME,
@@ -19,16 +22,7 @@ pub const OP: Op = Op {
     inputs: &[catalog::qkv::INPUTS[0], catalog::qkv::INPUTS[1], catalog::qkv::INPUTS[2], E, F],
     outputs: &[catalog::qkv::OUTPUT],
     state: &[],
-    axes: &[
-        catalog::qkv::AXES[0],
-        catalog::qkv::AXES[1],
-        catalog::qkv::AXES[2],
-        catalog::qkv::AXES[3],
-        catalog::qkv::AXES[4],
-        catalog::qkv::AXES[5],
-        catalog::qkv::AXES[6],
-        ("K", AxisDefault::Length(DEFAULT_RANK)),
-    ],
+    axes: &AXES,
     flags: &[
         Flag {
             name: "rank",

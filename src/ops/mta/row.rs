@@ -17,6 +17,17 @@ const NORM: TensorSpec = TensorSpec::weight("norm", "E");
 const GATE_WEIGHT: TensorSpec = TensorSpec::weight("gate_weight", "1|E E").drawn(Draw::Shaped(heads));
 const GATE_BIAS: TensorSpec = TensorSpec::weight("gate_bias", "1|E");
 
+/// Axes of its tensors.
+const AXES: [(&str, AxisDefault); 14] = catalog::qkv::axes_and([
+    ("cq", AxisDefault::Length(6)),
+    ("ck", AxisDefault::Length(11)),
+    ("cq_post", AxisDefault::Same("cq")),
+    ("ck_post", AxisDefault::Same("ck")),
+    ("c", AxisDefault::Same("H")),
+    ("H/c", AxisDefault::Length(1)),
+    ("1|E", AxisDefault::Length(1)),
+]);
+
 /// This operator's row.
 pub const OP: Op = Op {
     name: NAME,
@@ -35,22 +46,7 @@ pub const OP: Op = Op {
     ],
     outputs: &[catalog::qkv::OUTPUT],
     state: &[TensorSpec::state("q_tail", "B H T D"), catalog::attention::CACHE[0], catalog::attention::CACHE[1]],
-    axes: &[
-        catalog::qkv::AXES[0],
-        catalog::qkv::AXES[1],
-        catalog::qkv::AXES[2],
-        catalog::qkv::AXES[3],
-        catalog::qkv::AXES[4],
-        catalog::qkv::AXES[5],
-        catalog::qkv::AXES[6],
-        ("cq", AxisDefault::Length(6)),
-        ("ck", AxisDefault::Length(11)),
-        ("cq_post", AxisDefault::Same("cq")),
-        ("ck_post", AxisDefault::Same("ck")),
-        ("c", AxisDefault::Same("H")),
-        ("H/c", AxisDefault::Length(1)),
-        ("1|E", AxisDefault::Length(1)),
-    ],
+    axes: &AXES,
     flags: &[
         Flag { name: "scale", kind: FlagKind::Number, help: "Factor of the scores [default: 1/sqrt D]" },
         Flag {

@@ -13,6 +13,15 @@ use crate::tensor::Shape;
 
 const OMEGA: TensorSpec = TensorSpec::weight("omega", "R G F D");
 
+/// Axes of its tensors.
+const AXES: [(&str, AxisDefault); 12] = catalog::qkv::axes_and([
+    catalog::qkv::VALUE_HEADS,
+    ("R", AxisDefault::Length(2)),
+    ("P", AxisDefault::Length(8)),
+    ("F", AxisDefault::Length(16)),
+    SEQUENCES,
+]);
+
 /// This operator's row.
 pub const OP: Op = Op {
     name: NAME,
@@ -29,20 +38,7 @@ pub const OP: Op = Op {
     ],
     outputs: &[catalog::qkv::OUTPUT],
     state: &[TensorSpec::state("state", "B G m E"), TensorSpec::state("norm", "B G m").drawn(Draw::Positive)],
-    axes: &[
-        catalog::qkv::AXES[0],
-        catalog::qkv::AXES[1],
-        catalog::qkv::AXES[2],
-        catalog::qkv::AXES[3],
-        catalog::qkv::AXES[4],
-        catalog::qkv::AXES[5],
-        catalog::qkv::AXES[6],
-        catalog::qkv::VALUE_HEADS,
-        ("R", AxisDefault::Length(2)),
-        ("P", AxisDefault::Length(8)),
-        ("F", AxisDefault::Length(16)),
-        SEQUENCES,
-    ],
+    axes: &AXES,
     flags: &[
         Flag {
             name: "nodes",

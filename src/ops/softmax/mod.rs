@@ -132,7 +132,7 @@ impl Config {
         check_memory(NAME, &self.slots())
     }
 
-    /// Which keys a query sees.
+    /// The rule by which a query sees keys.
     fn rule(&self) -> Mask {
         Mask { causal: self.causal, window: self.window, align: self.align }
     }

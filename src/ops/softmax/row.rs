@@ -6,9 +6,12 @@ use crate::catalog::attention::{self, BIAS, LENGTHS, LSE, MASK, SINK};
 use crate::catalog::flags::{Flag, FlagKind};
 use crate::catalog::recurrent::{CU_SEQLENS, SEQUENCES};
 use crate::catalog::request::Request;
-use crate::catalog::spec::{Causality, Op};
+use crate::catalog::spec::{AxisDefault, Causality, Op};
 use crate::error::Error;
 use crate::operator::Operator;
+
+/// Axes of its tensors.
+const AXES: [(&str, AxisDefault); 8] = catalog::qkv::axes_and([SEQUENCES]);
 
 /// This operator's row.
 pub const OP: Op = Op {
@@ -26,16 +29,7 @@ pub const OP: Op = Op {
     ],
     outputs: &[catalog::qkv::OUTPUT, LSE],
     state: &attention::CACHE,
-    axes: &[
-        catalog::qkv::AXES[0],
-        catalog::qkv::AXES[1],
-        catalog::qkv::AXES[2],
-        catalog::qkv::AXES[3],
-        catalog::qkv::AXES[4],
-        catalog::qkv::AXES[5],
-        catalog::qkv::AXES[6],
-        SEQUENCES,
-    ],
+    axes: &AXES,
     flags: &[
         Flag { name: "scale", kind: FlagKind::Number, help: "Factor of the scores [default: 1/sqrt D]" },
         Flag {

@@ -128,7 +128,7 @@ impl Config {
         self.extras().check(NAME, &self.qkv, self.rule())
     }
 
-    /// Which keys a query sees.
+    /// The rule by which a query sees keys.
     fn rule(&self) -> Mask {
         Mask { causal: self.causal, window: None, align: self.align }
     }

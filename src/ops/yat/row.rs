@@ -6,9 +6,12 @@ use crate::catalog::attention::{self, LENGTHS};
 use crate::catalog::flags::{Flag, FlagKind};
 use crate::catalog::recurrent::{CU_SEQLENS, SEQUENCES};
 use crate::catalog::request::Request;
-use crate::catalog::spec::{Causality, Op};
+use crate::catalog::spec::{AxisDefault, Causality, Op};
 use crate::error::Error;
 use crate::operator::Operator;
+
+/// Axes of its tensors.
+const AXES: [(&str, AxisDefault); 8] = catalog::qkv::axes_and([SEQUENCES]);
 
 /// This operator's row.
 pub const OP: Op = Op {
@@ -17,16 +20,7 @@ pub const OP: Op = Op {
     inputs: &[catalog::qkv::INPUTS[0], catalog::qkv::INPUTS[1], catalog::qkv::INPUTS[2], LENGTHS, CU_SEQLENS],
     outputs: &[catalog::qkv::OUTPUT],
     state: &attention::CACHE,
-    axes: &[
-        catalog::qkv::AXES[0],
-        catalog::qkv::AXES[1],
-        catalog::qkv::AXES[2],
-        catalog::qkv::AXES[3],
-        catalog::qkv::AXES[4],
-        catalog::qkv::AXES[5],
-        catalog::qkv::AXES[6],
-        SEQUENCES,
-    ],
+    axes: &AXES,
     flags: &[
         Flag {
             name: "kernel",
