@@ -231,13 +231,8 @@ impl Mode {
         [queries, keys]: [usize; 2],
     ) -> Result<(), Error> {
         if let Some(sequences) = self.sequences {
-            let found = || format!("[{}]", sequences.saturating_add(1));
-            if sequences == 0 {
-                return Err(Error::tensor(op, "cu_seqlens", "[S+1], the borders of one sequence or more", found()));
-            }
-            if batch != 1 {
-                return Err(Error::tensor(op, tensor, "batch B = 1 with cu_seqlens", batch.to_string()));
-            }
+            let found = || borders_shape(sequences);
+            check_sequences(op, tensor, batch, sequences)?;
             if !self.causal {
                 return Err(Error::tensor(op, "cu_seqlens", "none in the non-causal form", found()));
             }
@@ -286,4 +281,25 @@ impl Mode {
         }
         Ok(())
     }
+}
+
+/// The shape of the borders of so many packed sequences, for people.
+pub(crate) fn borders_shape(sequences: usize) -> String {
+    format!("[{}]", sequences.saturating_add(1))
+}
+
+/// Refuses no packed sequences, and packed sequences in more than one batch entry. `tensor` is the name of the tensor along
+/// the sequence, `batch` is B.
+///
+/// # Errors
+/// [`Error::Tensor`].
+pub(crate) fn check_sequences(op: &'static str, tensor: &str, batch: usize, sequences: usize) -> Result<(), Error> {
+    if sequences == 0 {
+        let expected = "[S+1], the borders of one sequence or more";
+        return Err(Error::tensor(op, "cu_seqlens", expected, borders_shape(sequences)));
+    }
+    if batch != 1 {
+        return Err(Error::tensor(op, tensor, "batch B = 1 with cu_seqlens", batch.to_string()));
+    }
+    Ok(())
 }

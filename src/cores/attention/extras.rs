@@ -8,7 +8,7 @@ use super::{Params, fragment};
 use crate::error::Error;
 use crate::gpu::program::Cost;
 use crate::gpu::shader::Fragment;
-use crate::operator::mode::Mode;
+use crate::operator::mode::{Mode, borders_shape, check_sequences};
 use crate::operator::pairs::{Align, NOT_CAUSAL, Pairs};
 use crate::operator::qkv::Qkv;
 use crate::tensor::{Access, DType, HostTensor, Slot, TensorMap, Values};
@@ -64,19 +64,14 @@ impl Extras {
             return Err(Error::setting(op, "softcap", "a finite number above 0", cap.to_string()));
         }
         let Some(sequences) = self.sequences else { return Ok(()) };
-        let found = format!("[{}]", sequences.saturating_add(1));
-        if sequences == 0 {
-            return Err(Error::tensor(op, "cu_seqlens", "[S+1], the borders of one sequence or more", found));
-        }
-        if s.batch != 1 {
-            return Err(Error::tensor(op, "q", "batch B = 1 with cu_seqlens", s.batch.to_string()));
-        }
+        check_sequences(op, "q", s.batch, sequences)?;
         if s.queries != s.keys {
             let expected = format!("M = N = {} with cu_seqlens", s.queries);
             return Err(Error::tensor(op, "k", expected, format!("M = {}", s.keys)));
         }
         if self.lengths {
-            return Err(Error::tensor(op, "cu_seqlens", "none with lengths, which are those of batch entries", found));
+            let expected = "none with lengths, which are those of batch entries";
+            return Err(Error::tensor(op, "cu_seqlens", expected, borders_shape(sequences)));
         }
         Ok(())
     }
