@@ -3,8 +3,7 @@
 // that they are mixed into, which are in registers.
 //
 // Consts of the prelude: HEADS; height and width of the tile of scores and of that of raw scores, SCORE_HEIGHT, SCORE_WIDTH,
-// RAW_HEIGHT, RAW_WIDTH; PRE_QUERIES, POST_QUERIES, SPACE, DIMS, DIM4,
-// DIM_STRIDE, COLUMNS. Needs rows of q and k.
+// RAW_HEIGHT, RAW_WIDTH; PRE_QUERIES, POST_QUERIES, SPACE, DIMS, DIM4, DIM_STRIDE, COLUMNS. Needs rows of q and k.
 override HEAD_PRE: u32 = 1u; // 1: the scores of all heads are mixed before the softmax
 
 const INVOCATIONS: u32 = 256u;
@@ -21,8 +20,8 @@ const RAW_KEYS: u32 = (RAW_WIDTH + 1u) / 2u;
 const RAW_EACH: u32 = (RAW_ROWS * RAW_KEYS + INVOCATIONS - 1u) / INVOCATIONS;
 
 var<workgroup> wg_space: array<f32, SPACE>;
-// Two uses, one after the other: a slice of dimensions of the tile's rows, then of its keys, [rows and keys][DIM_STRIDE];
-// the kernel of a convolution, [ck][PRE_TAPS4 or POST_TAPS4].
+// Uses, one after the other: a slice of dimensions of the tile's rows, then of its keys, [rows and keys][DIM_STRIDE]; the
+// kernel of a convolution, [ck][PRE_TAPS4 or POST_TAPS4]; values.
 var<workgroup> wg_dims: array<vec4<f32>, DIMS>;
 // Factors of a head in each of those that it is mixed into.
 var<workgroup> wg_factors: array<f32, HEADS>;
@@ -36,18 +35,26 @@ struct Block {
     group: u32,  // first head of the mixing group
     head: u32,   // first head of the block
     heads: u32,  // number of heads
-    rows: u32,   // index of the row block
+    first: i32,  // first row
+    split: u32,
+    start: i32,  // first key
+    end: i32,    // one past the last that a row sees
     column: u32, // first value column
 }
 
 // Decodes a workgroup index. The last rows see the most keys and come first, so that the shortest workgroups run at the end.
-fn block_of(index: u32) -> Block {
+// `before` is the number of rows before the first query.
+fn block_of(index: u32, before: u32) -> Block {
     var block: Block;
-    var rest = index;
-    block.column = rest % params.col_splits * COLUMNS;
-    rest = rest / params.col_splits;
-    block.rows = params.row_blocks - 1u - rest % params.row_blocks;
+    block.column = index % params.col_splits * COLUMNS;
+    var rest = index / params.col_splits;
+    block.split = rest % params.splits;
+    rest = rest / params.splits;
+    block.first = i32((params.row_blocks - 1u - rest % params.row_blocks) * ROWS) - i32(before);
     rest = rest / params.row_blocks;
+    block.start = i32(block.split * params.split_keys);
+    let last = min(block.first + i32(ROWS), i32(params.queries)) - 1;
+    block.end = min(keys_end(last), block.start + i32(params.split_keys));
     let part = rest % params.head_blocks;
     let parts = (params.group + HEADS - 1u) / HEADS;
     block.batch = rest / params.head_blocks;

@@ -1,7 +1,6 @@
-// Pass 1, if stages follow the softmax: the maximum of each row's scores, and the reciprocal of the sum of exponentials
-// relative to it.
-// Grid: row blocks, head blocks, units. Reads q, k, q_tail, weights; writes stats.
-@group(0) @binding(STATS_BINDING) var<storage, read_write> stats: array<f32>; // B H rows 2
+// Pass 1, if stages follow the softmax: the maximum of each row's scores, and the sum of exponentials relative to it.
+// Grid: splits of the keys, row blocks, head blocks, units. Reads q, k, q_tail, weights; writes stats.
+@group(0) @binding(STATS_BINDING) var<storage, read_write> stats: array<f32>; // B H rows splits 2
 
 @compute @workgroup_size(INVOCATIONS)
 fn mta_mixed_rows(
@@ -13,9 +12,8 @@ fn mta_mixed_rows(
     if (index >= params.grid.end) {
         return;
     }
-    let block = block_of(index);
-    let first = i32(block.rows * ROWS) - i32(params.rows_before);
-    let row = first + i32(invocation / KEYS);
+    let block = block_of(index, params.rows_before);
+    let row = block.first + i32(invocation / KEYS);
     let lane = i32(invocation % KEYS);
     // Maximum and sum over this invocation's keys.
     var top: array<f32, HEADS>;
@@ -24,10 +22,9 @@ fn mta_mixed_rows(
         top[h] = LOWEST;
         sum[h] = 0.0;
     }
-    let end = keys_end(min(first + i32(ROWS), i32(params.queries)) - 1);
-    let own_end = keys_end(row);
-    for (var key = 0; key < end; key += i32(KEYS)) {
-        make_scores(block.batch, block.head, block.heads, first, key, invocation);
+    let own_end = min(keys_end(row), block.end);
+    for (var key = block.start; key < block.end; key += i32(KEYS)) {
+        make_scores(block.batch, block.head, block.heads, block.first, key, invocation);
         if (key + lane < own_end) {
             for (var h = 0u; h < block.heads; h++) {
                 let before = top[h % HEADS];
@@ -54,10 +51,10 @@ fn mta_mixed_rows(
             for (var i = 0u; i < KEYS; i++) {
                 total += wg_space[invocation + i];
             }
-            let at = stat_at(block.batch, block.head + h, row);
+            let at = stat_at(block.batch, block.head + h, row) + 2u * block.split;
             count_store(2u);
             stats[at] = largest;
-            stats[at + 1u] = select(1.0 / total, 0.0, total == 0.0);
+            stats[at + 1u] = total;
         }
     }
 }

@@ -2,9 +2,7 @@
 // from the maxima and sums of pass 1 instead, and go through it first.
 // Grid: column splits, splits of the keys, row blocks, heads. Reads q, k, q_tail, weights, stats, v; writes o or partials.
 //
-// Consts of the prelude: those of tile.wgsl, VALUE_KEYS. Needs rows of v, and output_whole.wgsl or output_split.wgsl.
-@group(0) @binding(STATS_BINDING) var<storage, read> stats: array<f32>; // B H rows splits 2; a dummy if there are none
-
+// Consts of the prelude: those of tile.wgsl, VALUE_KEYS. Needs rows of v, row_stats.wgsl, and output_whole.wgsl or output_split.wgsl.
 override KQ_POST: u32 = 1u; // 1: a convolution follows the softmax
 
 // A tile's weights meet the values in two parts.
@@ -25,23 +23,6 @@ fn load_values(block: Block, key: i32, invocation: u32) {
             wg_space[VALUES_AT + i] = load_v(v_head + u32(clamp(own, block.start, block.end - 1)) * params.v.token, e);
         }
     }
-}
-
-// Maximum and sum of a row over all splits.
-fn row_stats(block: Block, row: i32) -> vec2<f32> {
-    var top = LOWEST;
-    var sum = 0.0;
-    if (row >= -i32(params.rows_before) && row < i32(params.queries)) {
-        let at = stat_at(block.batch, block.head, row);
-        for (var split = 0u; split < params.splits; split++) {
-            count_load(2u);
-            let own = stats[at + 2u * split];
-            let largest = max(top, own);
-            sum = sum * exp(top - largest) + stats[at + 2u * split + 1u] * exp(own - largest);
-            top = largest;
-        }
-    }
-    return vec2<f32>(top, select(1.0 / sum, 0.0, sum == 0.0));
 }
 
 @compute @workgroup_size(INVOCATIONS)
@@ -66,7 +47,7 @@ fn mta_output(
         let at = params.kq_post + block.head * params.post_queries * params.post_keys;
         stage_taps(params.pre_keys * TAPS4, at, params.post_queries, params.post_keys, 1.0, invocation);
         for (var i = 0u; i < 4u; i++) {
-            let own = row_stats(block, block.first - i32(above) + i32(4u * row_thread + i));
+            let own = row_stats(block.batch, block.head, block.first - i32(above) + i32(4u * row_thread + i));
             top[i] = own.x;
             sum[i] = own.y;
         }

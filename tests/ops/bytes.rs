@@ -49,8 +49,6 @@ fn expected(op: &Op, case: &Case) -> Ordering {
         _ if case.with.contains(&"lengths") => Ordering::Less,
         // Tokens of a memory that share a slot load it once.
         "ramnet" if !decode => Ordering::Less,
-        // With mixed heads, states whole tiles, with all that only fills them.
-        "mta" if case.with.iter().any(|name| name.starts_with("head_")) => Ordering::Less,
         // Keys close to the query are loaded again, for the difference; in so few dimensions many are.
         "yat" if case.axis(op, "D").is_some_and(|d| d <= 3) => Ordering::Greater,
         _ => Ordering::Equal,

@@ -97,6 +97,11 @@ pub(super) fn cases() -> Vec<Case> {
     list.push(with(Case::new("long_cache_carried", &long), &["kq_pre", "kq_post", "norm"]).carry());
     list.push(with(open(Case::new("long_open", &long)), &["kq_post"]));
     list.push(with(Case::new("long_plain", &long), &["norm", "gate_weight"]));
+    list.push(with(Case::new("long_mixed", &long), &["kq_pre", "head_pre"]));
+    list.push(with(Case::new("long_all", &long), &ALL).carry());
+    // The kernels of the convolutions take more room than a slice of so few dimensions.
+    let most = sized(Case::new("taps_over_dims", &[("H", 2), ("N", 20), ("D", 4), ("E", 6)]), [16, 31], [1, 3]);
+    list.push(with(most, &["kq_pre", "head_pre"]));
     list.push(with(Case::new("odd", &[("H", 3), ("N", 33), ("D", 3), ("E", 5)]), &["kq_pre"]));
     // There are fewer earlier rows than the convolutions reach back to.
     list.push(

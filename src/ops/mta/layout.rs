@@ -7,12 +7,14 @@
 //!
 //! Workspace: with a stage after the softmax, 8 bytes per head and row. The rows are those of q and, with a carried
 //! state, the `cq_post - 1` rows before them. If few queries see many keys, workgroups share the keys; then each share
-//! of the keys adds 8 bytes, and E + 4 numbers for each query. Nothing has the size of queries times keys.
+//! of the keys adds 8 bytes, and E + 4 numbers for each query. No buffer has the size of queries times keys.
 
 use std::mem::offset_of;
 
 use super::{Config, Gates, MAX_GATE, NAME, NORM_EPS, Taps, mixed, tiles};
+use crate::cores::attention::split_k::MOST_SPLITS;
 use crate::cores::attention::{self, Attention, Extras, FINAL, NO_SQUARES, PROOF, SCALED};
+use crate::cores::rows::{self, OUTPUTS_STORED};
 use crate::error::Error;
 use crate::gpu::Caps;
 use crate::gpu::grid::Grid;
@@ -65,6 +67,9 @@ params! {
 
 pub(super) const TYPES: Fragment = fragment!("mta/types.wgsl");
 pub(super) const SCORES: Fragment = fragment!("mta/scores.wgsl");
+pub(super) const ROW_STATS: Fragment = fragment!("mta/row_stats.wgsl");
+const WHOLE: Fragment = fragment!("mta/output_whole.wgsl");
+const SPLIT: Fragment = fragment!("mta/output_split.wgsl");
 
 pub(super) const fn kernel(name: &'static str, sources: &'static [Fragment], proof: &'static str) -> Kernel {
     Kernel::new(name, sources, Params::UNIFORM, Some(proof))
@@ -152,7 +157,7 @@ pub(super) fn program(c: &Config, caps: &Caps) -> Result<Program, Error> {
     let parts = if c.plain() {
         layouts.plain(caps)?
     } else if c.head_pre || c.head_post.is_some() {
-        mixed::parts(&layouts)
+        mixed::parts(&layouts, caps)
     } else {
         tiles::parts(&layouts, caps)
     };
@@ -174,6 +179,30 @@ pub(super) fn program(c: &Config, caps: &Caps) -> Result<Program, Error> {
 /// Number of rows before the first query whose maxima and sums are stored.
 pub(super) fn rows_before(c: &Config) -> usize {
     Taps::halo(c.kq_post).0.min(c.rows_before())
+}
+
+/// How workgroups share the keys that a block of rows sees.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Splits {
+    /// Keys of each workgroup.
+    pub(super) keys: usize,
+    /// Workgroups that share them.
+    pub(super) count: usize,
+}
+
+impl Splits {
+    pub(super) fn describe(self) -> String {
+        if self.count > 1 { format!("{} splits of the keys, ", self.count) } else { String::new() }
+    }
+}
+
+/// Where the pass for the output stores: the rows that it reads and writes by fragments of its own, the fragments and the
+/// buffer, and the bytes.
+pub(super) struct Stores {
+    pub(super) wanted: &'static [usize],
+    pub(super) fragments: &'static [Fragment],
+    pub(super) operand: Named,
+    pub(super) bytes: f64,
 }
 
 /// A configuration, and what all its passes have in common.
@@ -206,25 +235,75 @@ impl Layouts<'_> {
         }
     }
 
-    /// The dispatch that merges the outputs of so many workgroups, which share the keys.
-    pub(super) fn merge(&self, splits: usize, partials: Operand, caps: &Caps) -> Step {
-        let mut step = self.attention().merge(splits, caps);
-        for operand in &mut step.operands {
-            if matches!(operand, Operand::Workspace(_)) {
-                *operand = partials;
-            }
-        }
-        step
+    /// How the keys are shared: each workgroup has all of them, unless few queries see so many that `groups` workgroups
+    /// would leave the device idle. A share has at least `least` keys. The outputs of all shares must also fit into one
+    /// binding.
+    pub(super) fn splits(&self, groups: usize, least: usize, caps: &Caps) -> Splits {
+        let s = &self.c.qkv;
+        let idle = 4 * groups as u64 <= caps.full_groups;
+        let few = s.queries <= 8 || (idle && s.queries <= 256 && s.keys >= 16 * s.queries);
+        let keys = least.max(s.keys.div_ceil(MOST_SPLITS));
+        let split = Splits { keys, count: s.keys.div_ceil(keys) };
+        let fits = self.partial_bytes(split) <= caps.largest_binding();
+        if few && fits && split.count > 1 { split } else { self.unsplit() }
     }
 
-    /// Scratch buffers: a few bytes that stand for tensors that are absent, and maxima and sums if a stage follows the
-    /// softmax.
-    pub(super) fn workspace(&self, splits: usize) -> Vec<Scratch> {
+    /// Bytes of the outputs of all shares of the keys, with their maxima and sums.
+    fn partial_bytes(&self, splits: Splits) -> u64 {
+        let s = &self.c.qkv;
+        ((s.batch * s.heads * splits.count) as u64)
+            .saturating_mul(s.queries as u64)
+            .saturating_mul(4 * (s.dim_v.next_multiple_of(4) as u64 + 4))
+    }
+
+    /// Where the pass for the output stores.
+    pub(super) fn stores(&self, splits: Splits) -> Stores {
+        let s = &self.c.qkv;
+        if splits.count == 1 {
+            return Stores {
+                wanted: &[rows::Q, rows::K, rows::V, rows::O],
+                fragments: &[WHOLE, OUTPUTS_STORED],
+                operand: O,
+                bytes: s.elements()[3] * s.dtype.size() as f64,
+            };
+        }
+        Stores {
+            wanted: &[rows::Q, rows::K, rows::V],
+            fragments: &[SPLIT],
+            operand: ("partials", self.partials()),
+            bytes: self.partial_bytes(splits) as f64,
+        }
+    }
+
+    /// The last buffer of the workspace.
+    fn partials(&self) -> Operand {
+        Operand::Workspace(1 + usize::from(self.c.post()))
+    }
+
+    /// The dispatch that merges the outputs of workgroups that share the keys, if they do.
+    pub(super) fn merge(&self, splits: Splits, caps: &Caps) -> Option<Step> {
+        if splits.count == 1 {
+            return None;
+        }
+        let mut step = self.attention().merge(splits.count, caps);
+        for operand in &mut step.operands {
+            if matches!(operand, Operand::Workspace(_)) {
+                *operand = self.partials();
+            }
+        }
+        Some(step)
+    }
+
+    /// Scratch buffers: a few bytes that stand for tensors that are absent, maxima and sums if a stage follows the
+    /// softmax, and the outputs of workgroups that share the keys.
+    pub(super) fn workspace(&self, splits: Splits) -> Vec<Scratch> {
         let s = &self.c.qkv;
         let rows = s.queries as u64 + rows_before(self.c) as u64;
-        let stats = ((s.batch * s.heads * splits) as u64).saturating_mul(rows).saturating_mul(8);
+        let stats = ((s.batch * s.heads * splits.count) as u64).saturating_mul(rows).saturating_mul(8);
         let mut list = vec![Scratch { name: "absent", bytes: 16 }];
         list.extend(self.c.post().then_some(Scratch { name: "maxima and sums", bytes: stats }));
+        let partials = Scratch { name: "partial outputs", bytes: self.partial_bytes(splits) };
+        list.extend((splits.count > 1).then_some(partials));
         list
     }
 
@@ -241,7 +320,7 @@ impl Layouts<'_> {
     }
 
     /// The uniform, as far as it does not depend on a pass.
-    pub(super) fn params(&self) -> Params {
+    pub(super) fn params(&self, splits: Splits) -> Params {
         let c = self.c;
         let s = &c.qkv;
         let weights = c.weights_slot();
@@ -272,8 +351,8 @@ impl Layouts<'_> {
             norm: at("norm"),
             gate_weight: at("gate_weight"),
             gate_bias: at("gate_bias"),
-            splits: 1,
-            split_keys: s.keys as u32,
+            splits: splits.count as u32,
+            split_keys: splits.keys as u32,
             scale: c.effective_scale(),
             factor: c.depth_factor() as f32,
             norm_eps: NORM_EPS,
@@ -284,6 +363,10 @@ impl Layouts<'_> {
             o,
             ..Params::default()
         }
+    }
+
+    fn unsplit(&self) -> Splits {
+        Splits { keys: self.c.qkv.keys, count: 1 }
     }
 
     /// The norm and the gate.
@@ -306,7 +389,7 @@ impl Layouts<'_> {
             ("BIAS", c.gate.is_some_and(|gate| gate.bias).into()),
         ];
         let spec = Variant::new(c.qkv.dtype, consts, overrides);
-        Some(Step::new(&FINISH, spec, &self.params(), &[self.slot("weights"), O], rows as u64, cost))
+        Some(Step::new(&FINISH, spec, &self.params(self.unsplit()), &[self.slot("weights"), O], rows as u64, cost))
     }
 
     /// Value of the const `GATES` in the shader.
@@ -322,6 +405,6 @@ impl Layouts<'_> {
         let cost = Cost { bytes_read: bytes, bytes_written: bytes, ..Cost::default() };
         let groups = s.batch * s.heads * s.dim_k.div_ceil(LANES);
         let spec = Variant::new(s.dtype, vec![], vec![]);
-        Some(Step::new(&TAIL, spec, &self.params(), &[Q, self.slot("q_tail")], groups as u64, cost))
+        Some(Step::new(&TAIL, spec, &self.params(self.unsplit()), &[Q, self.slot("q_tail")], groups as u64, cost))
     }
 }

@@ -4,20 +4,17 @@
 //! block that the convolutions reach are computed as well; keys on both sides of a tile are not, because a tile keeps
 //! its last scores for the next one (`shaders/mta/tile.wgsl`).
 
-use super::layout::{K, Layouts, MEMORY, O, Params, Parts, Q, SCORES, TYPES, V, kernel, rows_before};
+use super::layout::{K, Layouts, MEMORY, Params, Parts, Q, ROW_STATS, SCORES, Splits, TYPES, V, kernel, rows_before};
 use super::{Config, Taps};
 use crate::cores::attention::PRODUCTS;
-use crate::cores::attention::split_k::MOST_SPLITS;
 use crate::cores::lanes::lanes;
-use crate::cores::rows::{self, KEYS_STORED, OUTPUTS_STORED, ROWS};
+use crate::cores::rows::{self, KEYS_STORED, ROWS};
 use crate::gpu::Caps;
-use crate::gpu::program::{Cost, Named, Operand, Scratch, Step};
+use crate::gpu::program::{Cost, Named, Step};
 use crate::gpu::shader::{Fragment, Kernel, Variant, fragment};
 use crate::operator::qkv::STRIDES_SOURCE;
 
 const TILE: Fragment = fragment!("mta/tile.wgsl");
-const WHOLE: Fragment = fragment!("mta/output_whole.wgsl");
-const SPLIT: Fragment = fragment!("mta/output_split.wgsl");
 
 /// Why every index of the kernels is within bounds.
 const PROOF: &str = "cells of a tile and slices of its rows and keys are below what the consts that size the arrays were \
@@ -26,8 +23,11 @@ const PROOF: &str = "cells of a tile and slices of its rows and keys are below w
 static ROWS_PASS: Kernel =
     kernel("mta_rows", &[STRIDES_SOURCE, TYPES, ROWS, SCORES, PRODUCTS, TILE, fragment!("mta/rows.wgsl")], PROOF);
 
-static OUTPUT: Kernel =
-    kernel("mta_output", &[STRIDES_SOURCE, TYPES, ROWS, SCORES, PRODUCTS, TILE, fragment!("mta/output.wgsl")], PROOF);
+static OUTPUT: Kernel = kernel(
+    "mta_output",
+    &[STRIDES_SOURCE, TYPES, ROWS, SCORES, PRODUCTS, TILE, ROW_STATS, fragment!("mta/output.wgsl")],
+    PROOF,
+);
 
 /// Each invocation has so many rows by as many keys.
 const EACH: usize = 4;
@@ -221,31 +221,11 @@ struct Walk {
 pub(super) fn parts(layouts: &Layouts<'_>, caps: &Caps) -> Parts {
     let c = layouts.c;
     let (output, rows) = (Tiles::output(c, caps), c.post().then(|| Tiles::rows(c, caps)));
-    let passes = Passes { layouts, c, caps, output, rows, split_keys: split_keys(c, &output, caps) };
-    let mut workspace = layouts.workspace(passes.splits());
-    workspace.extend(passes.partials());
-    Parts { variant: passes.describe(), workspace, steps: passes.steps(), units: c.qkv }
-}
-
-/// Keys per workgroup: all, unless few queries see so many that the blocks alone would leave the device idle. The
-/// outputs of all splits must also fit into one binding.
-fn split_keys(c: &Config, tiles: &Tiles, caps: &Caps) -> usize {
-    let s = &c.qkv;
-    let groups = s.batch * s.heads * tiles.row_blocks() * tiles.col_splits;
-    let idle = 4 * groups as u64 <= caps.full_groups;
-    let few = s.queries <= 8 || (idle && s.queries <= 256 && s.keys >= 16 * s.queries);
+    let groups = c.qkv.batch * c.qkv.heads * output.row_blocks() * output.col_splits;
     // A split computes the keys on both sides that its convolutions reach as well, so that these are whole tiles.
-    let each = (SPLIT_TILES * tiles.keys() - 2 * tiles.lag).max(s.keys.div_ceil(MOST_SPLITS));
-    let fits = partial_bytes(c, s.keys.div_ceil(each)) <= caps.largest_binding();
-    if few && fits && s.keys > each { each } else { s.keys }
-}
-
-/// Bytes of the outputs of all splits, with their maxima and sums.
-fn partial_bytes(c: &Config, splits: usize) -> u64 {
-    let s = &c.qkv;
-    ((s.batch * s.heads * splits) as u64)
-        .saturating_mul(s.queries as u64)
-        .saturating_mul(4 * (s.dim_v.next_multiple_of(4) as u64 + 4))
+    let splits = layouts.splits(groups, SPLIT_TILES * output.keys() - 2 * output.lag, caps);
+    let passes = Passes { layouts, c, caps, output, rows, splits };
+    Parts { variant: passes.describe(), workspace: layouts.workspace(splits), steps: passes.steps(), units: c.qkv }
 }
 
 struct Passes<'a> {
@@ -254,25 +234,16 @@ struct Passes<'a> {
     caps: &'a Caps,
     output: Tiles,
     rows: Option<Tiles>,
-    split_keys: usize,
+    splits: Splits,
 }
 
 impl Passes<'_> {
-    fn splits(&self) -> usize {
-        self.c.qkv.keys.div_ceil(self.split_keys)
-    }
-
-    fn partials(&self) -> Option<Scratch> {
-        let splits = self.splits();
-        (splits > 1).then(|| Scratch { name: "partial outputs", bytes: partial_bytes(self.c, splits) })
-    }
-
     fn describe(&self) -> String {
         let passes = if self.rows.is_some() { "two passes" } else { "one pass" };
         let recompute = |tiles: &Tiles| (tiles.block_rows() * tiles.col_splits) as f64 / tiles.own_rows() as f64;
         let times = self.rows.as_ref().map_or(0.0, recompute) + recompute(&self.output);
         let (rows, keys) = (self.output.own_rows(), self.output.keys());
-        let splits = if self.splits() > 1 { format!("{} splits of the keys, ", self.splits()) } else { String::new() };
+        let splits = self.splits.describe();
         format!("{passes}, {splits}tiles of {rows} queries by {keys} keys, scores computed {times:.1} times")
     }
 
@@ -280,9 +251,7 @@ impl Passes<'_> {
         Params {
             row_blocks: tiles.row_blocks() as u32,
             col_splits: tiles.col_splits as u32,
-            splits: self.splits() as u32,
-            split_keys: self.split_keys as u32,
-            ..self.layouts.params()
+            ..self.layouts.params(self.splits)
         }
     }
 
@@ -293,39 +262,27 @@ impl Passes<'_> {
         let mut steps = Vec::new();
         if let Some(tiles) = &self.rows {
             let mut cost = self.cost(tiles, [c.kq_pre, None]);
-            cost.bytes_written = heads * (tiles.rows * self.splits()) as f64 * 8.0;
+            cost.bytes_written = heads * (tiles.rows * self.splits.count) as f64 * 8.0;
             let params = Params { post_queries: 1, post_keys: 1, ..self.params(tiles) };
             steps.push(self.step(&ROWS_PASS, tiles, &params, [c.kq_pre, None], (&[rows::Q, rows::K], &[], &[]), cost));
         }
         let tiles = &self.output;
         let taps = [c.kq_pre, c.kq_post];
-        let walk = tiles.walk(c, self.split_keys);
+        let walk = tiles.walk(c, self.splits.keys);
         let mut cost = self.cost(tiles, taps);
         let columns = (4 * tiles.col_threads * tiles.out4 * tiles.col_splits) as f64;
         cost.flops += heads * walk.tiles * (tiles.block_rows() * tiles.keys()) as f64 * 2.0 * columns;
         cost.bytes_read += heads * walk.values * s.dim_v as f64 * size + self.stats_read();
-        cost.bytes_written = s.elements()[3] * size;
-        let params = self.params(tiles);
-        let split = self.partials();
-        // The last buffer of the workspace.
-        let partials = ("partials", Operand::Workspace(1 + usize::from(c.post())));
-        let mut step = match &split {
-            None => {
-                let wanted = (&[rows::Q, rows::K, rows::V, rows::O][..], &[WHOLE, OUTPUTS_STORED][..], &[V, O][..]);
-                self.step(&OUTPUT, tiles, &params, taps, wanted, cost)
-            }
-            Some(partial) => {
-                cost.bytes_written = partial.bytes as f64;
-                let wanted = (&[rows::Q, rows::K, rows::V][..], &[SPLIT][..], &[V, partials][..]);
-                self.step(&OUTPUT, tiles, &params, taps, wanted, cost)
-            }
-        };
+        let stores = self.layouts.stores(self.splits);
+        cost.bytes_written = stores.bytes;
+        let wanted = (stores.wanted, stores.fragments, &[V, stores.operand][..]);
+        let mut step = self.step(&OUTPUT, tiles, &self.params(tiles), taps, wanted, cost);
         for spec in std::iter::once(&mut step.spec).chain(&mut step.narrow) {
             spec.consts.push(("VALUE_KEYS", tiles.value_keys as u32));
             spec.overrides.push(("KQ_POST", c.kq_post.is_some().into()));
         }
         steps.push(step);
-        steps.extend(split.map(|_| self.layouts.merge(self.splits(), partials.1, self.caps)));
+        steps.extend(self.layouts.merge(self.splits, self.caps));
         steps
     }
 
@@ -340,7 +297,7 @@ impl Passes<'_> {
                 ((first + tiles.block_rows() as isize).min(c.qkv.queries as isize) - from) as usize
             })
             .sum();
-        let splits = self.splits();
+        let splits = self.splits.count;
         (c.qkv.batch * c.qkv.heads * rows * tiles.col_threads * tiles.col_splits * splits * splits) as f64 * 8.0
     }
 
@@ -364,19 +321,19 @@ impl Passes<'_> {
         let (spec, narrow) = rows::rows(s, &spec, KEYS_STORED, wanted, [fragments; 2]);
         let [tail, weights] = ["q_tail", "weights"].map(|name| self.layouts.slot(name));
         let operands = [operands, &[Q, K, tail, weights, self.layouts.stats()]].concat();
-        let groups = s.batch * s.heads * tiles.row_blocks() * self.splits() * tiles.col_splits;
+        let groups = s.batch * s.heads * tiles.row_blocks() * self.splits.count * tiles.col_splits;
         Step::new(kernel, spec, params, &operands, groups as u64, cost).or_narrow(narrow)
     }
 
     /// Loads and computations of scores, including those of rows and keys that only pad a tile.
     fn cost(&self, tiles: &Tiles, taps: [Option<Taps>; 2]) -> Cost {
         let s = &self.c.qkv;
-        let walk = tiles.walk(self.c, self.split_keys);
+        let walk = tiles.walk(self.c, self.splits.keys);
         let heads = (s.batch * s.heads * tiles.col_splits) as f64;
         let dims = s.dim_k.next_multiple_of(4 * tiles.dim4);
         let taps: usize = taps.iter().flatten().map(|taps| taps.queries * taps.keys).sum();
         let cells = heads * walk.tiles * (tiles.block_rows() * tiles.keys()) as f64;
-        let groups = heads * (tiles.row_blocks() * self.splits()) as f64;
+        let groups = heads * (tiles.row_blocks() * self.splits.count) as f64;
         let vectors = heads * (walk.rows + walk.keys) * (s.dim_k * s.dtype.size()) as f64;
         Cost {
             flops: cells * 2.0 * (dims + taps) as f64,
