@@ -1,7 +1,9 @@
-// Pass 1: the state after the tokens of one segment, starting from zero, and the sum of their steps.
-// Grid: segments, tiles of channels, groups. Reads x, dt, b, weights; writes segments, steps.
-@group(0) @binding(SEGMENTS_BINDING) var<storage, read_write> segments: array<f32>; // [B][segments][C][S]
+// Pass 1: the state after the tokens of one segment, starting from zero, and the sum of its steps.
+// Grid: segments, tiles of channels, groups. Reads x, dt, b, weights; writes states, steps, kept.
+@group(0) @binding(STATES_BINDING) var<storage, read_write> states: array<f32>; // [B][segments][C][S]
 @group(0) @binding(STEPS_BINDING) var<storage, read_write> steps: array<f32>; // [B][segments][C]
+
+const SPACE: u32 = C_AT;
 
 @compute @workgroup_size(INVOCATIONS)
 fn mamba_segment(
@@ -14,33 +16,47 @@ fn mamba_segment(
         return;
     }
     let p = place(index);
-    let end = min((p.segment + 1u) * params.segment, params.length);
-    begin(p, invocation);
+    let lane = same_in_row(invocation / CHANNELS);
+    let channel = invocation % CHANNELS;
+    let segment = segment_of(p.segment, p.unit / params.groups, invocation);
+    begin(p, lane, channel, invocation);
+    let start = segment.first / 4u * 4u;
+    fetch(p, segment, start, invocation);
     var sum = 0.0;
-    for (var first = p.segment * params.segment; first < end; first += TILE) {
+    for (var first = start; first < segment.end; first += TILE) {
         workgroupBarrier();
-        load_tokens(p, first, end, invocation);
+        put(p, segment, first, invocation);
         workgroupBarrier();
-        for (var t = 0u; t < min(TILE, end - first); t++) {
-            sum += advance(invocation, t);
+        if (first + TILE < segment.end) {
+            fetch(p, segment, first + TILE, invocation);
+        }
+        for (var quad = 0u; quad < QUADS; quad++) {
+            if (first + 4u * quad >= segment.end) {
+                break;
+            }
+            let own_steps = wg_space[channel * STRIDE + quad];
+            let inputs = wg_space[INPUTS_AT + channel * STRIDE + quad];
+            for (var t = 0u; t < 4u; t++) {
+                advance(own_steps[t], inputs[t], 4u * quad + t, lane);
+                sum += own_steps[t];
+            }
         }
     }
-    let c = invocation % CHANNELS;
-    if (c >= p.count) {
+    if (channel >= p.count) {
         return;
     }
     let batch = p.unit / params.groups;
-    let home = (batch * params.segments + p.segment) * params.channels + p.row + c - batch * params.channels;
-    if (invocation < CHANNELS) {
+    let home = (batch * params.stored + p.segment) * params.channels + p.row + channel - batch * params.channels;
+    if (lane == 0u) {
         count_store(1u);
         steps[home] = sum;
     }
     for (var r = 0u; r < ROWS4; r++) {
-        let s = first_state(invocation, r);
+        let s = 4u * (lane * ROWS4 + r);
         for (var k = 0u; k < 4u; k++) {
             if (s + k < params.states) {
                 count_store(1u);
-                segments[home * params.states + s + k] = h[r][k];
+                states[home * params.states + s + k] = h[r][k];
             }
         }
     }

@@ -11,8 +11,6 @@ pub enum Domain {
     Finite,
     /// Finite values and both infinities.
     Extended,
-    /// Values below 0. Others are refused.
-    Negative,
     /// Values of 0 or less. Others are refused.
     NotPositive,
     /// Finite values and minus infinity: the logarithm of 0, or the score of a hidden pair.
@@ -32,7 +30,7 @@ impl Domain {
         match self {
             Self::Extended => value.is_infinite(),
             Self::LogDecay | Self::Logarithm => value == f32::NEG_INFINITY,
-            Self::Finite | Self::Negative | Self::NotPositive | Self::Mask | Self::Count => false,
+            Self::Finite | Self::NotPositive | Self::Mask | Self::Count => false,
         }
     }
 }
@@ -61,8 +59,7 @@ pub fn meaningless(domain: Domain, tensor: &HostTensor) -> Option<Meaningless> {
     Some(Meaningless { count: values.iter().filter(wrong).count(), of: values.len(), at, value: values[at] })
 }
 
-/// Refuses values of 0 or more for [`Domain::Negative`], values above 0 for [`Domain::NotPositive`], and whole
-/// numbers outside of [`Domain::Count`]. Returns the text of a warning for log decays above 0. NaN is ignored here,
+/// Refuses values above 0 for [`Domain::NotPositive`], and whole numbers outside of [`Domain::Count`]. Returns the text of a warning for log decays above 0. NaN is ignored here,
 /// because [`meaningless`] counts it.
 ///
 /// # Errors
@@ -77,15 +74,11 @@ pub fn check(op: &Op, spec: &TensorSpec, tensor: &HostTensor) -> Result<Option<S
     }
     let values = match spec.domain {
         Domain::Count | Domain::Mask | Domain::Logarithm | Domain::Finite | Domain::Extended => return Ok(None),
-        Domain::Negative | Domain::NotPositive | Domain::LogDecay => tensor.to_f32(),
+        Domain::NotPositive | Domain::LogDecay => tensor.to_f32(),
     };
-    let wrong = |value: f32| if spec.domain == Domain::Negative { value >= 0.0 } else { value > 0.0 };
-    let Some(first) = values.iter().position(|value| wrong(*value)) else { return Ok(None) };
-    let count = values.iter().filter(|value| wrong(**value)).count();
+    let Some(first) = values.iter().position(|value| *value > 0.0) else { return Ok(None) };
+    let count = values.iter().filter(|value| **value > 0.0).count();
     let found = format!("{count} of {} that are not, the first {} at {first}", values.len(), values[first]);
-    if spec.domain == Domain::Negative {
-        return Err(Error::tensor(op.name, spec.name, "values below 0", found));
-    }
     if spec.domain == Domain::NotPositive {
         return Err(Error::tensor(op.name, spec.name, "values of 0 or less", found));
     }

@@ -132,9 +132,14 @@ impl TensorSpec {
         Self { per_value_head: true, ..self }
     }
 
-    /// The names for `--with`: of the tensor, and of its other forms.
+    /// The names of the tensor and of its other forms.
     pub fn names(&self) -> impl Iterator<Item = &'static str> {
         std::iter::once(self.name).chain(self.other_forms.iter().map(|(name, _)| *name))
+    }
+
+    /// The names for `--with`: a required tensor is there without it, in its first form.
+    pub fn choices(&self) -> impl Iterator<Item = &'static str> {
+        self.names().skip(usize::from(!self.optional))
     }
 
     /// Axis letters of each form in the order of `layout`, with the name of the form.

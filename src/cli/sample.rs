@@ -52,8 +52,8 @@ pub(super) fn command(op: &'static Op) -> Command {
 
 /// `--with`, for operators that can do without some tensors.
 fn with(op: &Op) -> Option<Arg> {
-    let names: Vec<_> = op.inputs.iter().filter(|spec| spec.optional).flat_map(TensorSpec::names).collect();
-    let help = "Also write these optional tensors; can be repeated";
+    let names: Vec<_> = op.inputs.iter().flat_map(TensorSpec::choices).collect();
+    let help = "Also write these optional tensors, or tensors in these forms; can be repeated";
     (!names.is_empty()).then(|| {
         let arg = args::value("with").value_name("NAME").action(ArgAction::Append).value_delimiter(',');
         arg.value_parser(PossibleValuesParser::new(names)).help(help)

@@ -1,7 +1,9 @@
-//! Algorithms that several operators share: tiled attention, recurrences with a state, and the choice of segments.
+//! Algorithms that several operators share: tiled attention, recurrences with a state, packed
+//! sequences, and the choice of segments.
 
 pub(crate) mod attention;
 pub(crate) mod lanes;
+pub(crate) mod packed;
 pub(crate) mod recurrence;
 pub(crate) mod rows;
 pub(crate) mod segments;

@@ -45,7 +45,7 @@ pub type Strides = [u32; 4];
 pub(crate) const STRIDES_SOURCE: Fragment = fragment!("lib/strides.wgsl");
 
 /// Byte offset of the last number of [`Strides`], the first element of the binding.
-const BASE: usize = 12;
+pub(crate) const BASE: usize = 12;
 
 /// Records which sizes were set by name. Setting another size no longer changes them.
 #[derive(Debug, Clone, Copy)]

@@ -3,6 +3,7 @@
 
 use std::ops::{Add, AddAssign, Div, Mul, Sub};
 
+use crate::operator::steps::Steps;
 use crate::tensor::TensorMap;
 
 /// A float type: f32 or f64.
@@ -96,6 +97,18 @@ pub fn dot<T: Float>(x: &[T], y: &[T]) -> T {
 /// `ln(1 + e^x)`. Above 20 it returns x, because the two differ by less than the precision of f32.
 pub fn softplus<T: Float>(x: T) -> T {
     if x > T::of(20.0) { x } else { x.exp().ln_1p() }
+}
+
+/// The step of a token from its dt and its bias.
+pub fn step<T: Float>(steps: &Steps, dt: T, bias: Option<T>) -> T {
+    let step = bias.map_or(dt, |bias| dt + bias);
+    let step = if steps.softplus { softplus(step) } else { step };
+    let mut step = step + T::of(f64::from(steps.offset));
+    for (limit, above) in [(steps.min, false), (steps.max, true)] {
+        let Some(limit) = limit.map(|limit| T::of(f64::from(limit))) else { continue };
+        step = if (above && step > limit) || (!above && step < limit) { limit } else { step };
+    }
+    step
 }
 
 /// The rate of a state space model whose logarithm without its sign is given: `-e^min(x, 88)`. Beyond 88, where f32 ends, a

@@ -88,7 +88,7 @@ fn what_cannot_be_is_refused_in_one_sentence() {
     (a[4], a[5], a[11]) = (0.0, 2.5, f32::INFINITY);
     with("a", HostTensor::f32([6, 3], a));
     let ran = place.run(run);
-    let found = "expected values below 0, found 3 of 18 that are not, the first 0 at 4";
+    let found = "expected values of 0 or less, found 2 of 18 that are not, the first 2.5 at 5";
     assert!(ran.code == 1 && ran.err.ends_with(&format!("error: mamba: tensor `a`: {found}\n")), "{ran:?}");
     with("a_log", filled("a_log", &[6, 3]));
     place.refuse(run, 1, "mamba: tensor `a`: expected none beside `a_log`, found [6, 3]");

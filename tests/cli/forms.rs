@@ -147,7 +147,7 @@ fn flags_that_contradict_are_judged_before_files() {
         let op = flags.split(' ').next().unwrap();
         place.refuse(&format!("run {flags} --input nowhere.safetensors"), 2, &format!("{op}: {sentence}"));
     }
-    for flags in ["mamba --dt-min 1", "mamba --direction both", "slay --state-layout ed", "linear --direction up"] {
+    for flags in ["conv1d --dt-min 1", "conv1d --direction both", "slay --state-layout ed", "linear --direction up"] {
         assert_eq!(place.run(&format!("run {flags} --input nowhere.safetensors")).code, 2, "{flags}");
     }
 }

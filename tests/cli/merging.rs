@@ -20,15 +20,10 @@ fn part(tensor: &HostTensor, axis: Option<usize>, from: usize, to: usize) -> Hos
 fn pieces(place: &Place, op: &str, sample: &str, run: &str) -> String {
     place.done(&format!("sample {op} -o whole.npz --quiet {sample}"));
     let whole = place.read("whole.npz").tensors;
-    let axis = |name: &str, rank: usize| match name {
-        "omega" | "anchors" | "a" | "a_log" | "d" | "dt_bias" => None,
-        "x" | "dt" | "b" | "c" | "z" => Some(1),
-        _ => Some(if rank == 3 { rank - 1 } else { 2 }),
-    };
+    // No other axis is as long as the sequence.
+    let axis = |tensor: &HostTensor| tensor.shape().dims().iter().position(|length| *length == CUTS[3]);
     for (at, ends) in CUTS.windows(2).enumerate() {
-        let cut = |(name, tensor): (&str, &HostTensor)| {
-            (name.to_owned(), part(tensor, axis(name, tensor.shape().rank()), ends[0], ends[1]))
-        };
+        let cut = |(name, tensor): (&str, &HostTensor)| (name.to_owned(), part(tensor, axis(tensor), ends[0], ends[1]));
         place.write_map(&format!("p{at}.npz"), &whole.iter().map(cut).collect());
     }
     format!("run {op} --backend cpu --quiet --seed 5 {run}")
@@ -48,9 +43,14 @@ fn summaries_merge_into_the_state_of_the_pieces_one_behind_the_other() {
         ("slay", "--dtype f16", "--poly exact"),
         ("ssd", "--with dt_bias,d", ""),
         ("ssd", "--with z", "--no-dt-softplus"),
+        ("mamba", "--with a_log,b.C,d", "--dt-max 0.1"),
     ] {
         let place = Place::new();
-        let shape = if op == "ssd" { "N=60,H=2,P=3,S=4" } else { "B=2,H=4,G=2,N=60,D=6,E=5" };
+        let shape = match op {
+            "ssd" => "N=60,H=2,P=3,S=4",
+            "mamba" => "B=2,C=6,N=60,S=4",
+            _ => "B=2,H=4,G=2,N=60,D=6,E=5",
+        };
         let run = pieces(&place, op, &format!("{sample} --shape {shape}"), run);
         place.done(&format!("{run} -i p1.npz --state-out before.npz"));
         for (first, start) in [("", ""), ("--state-in before.npz", "--state-in before.npz")] {
@@ -122,7 +122,7 @@ fn a_piece_without_a_summary_is_refused() {
     let same = "linear: --summary-out and --state-out cannot be the same file, s.npz";
     place.refuse(&format!("{run} --state-out s.npz"), 2, same);
     let ran = place.run("run conv1d -i in.npz --summary-out s.npz");
-    assert!(ran.code == 2 && ran.err.contains("--summary-out is a flag of linear, slay and ssd"), "{ran:?}");
+    assert!(ran.code == 2 && ran.err.contains("--summary-out is a flag of linear, slay, ssd and mamba"), "{ran:?}");
 }
 
 #[test]
@@ -212,8 +212,8 @@ fn summaries_that_do_not_belong_together_are_refused() {
     );
     // A file that says it is the summary of something that has none.
     for (text, sentence) in [
-        ("operator=conv1d", "expected a summary of linear, slay, ssd, found one of conv1d"),
-        ("", "expected a summary of linear, slay, ssd, found one of "),
+        ("operator=conv1d", "expected a summary of linear, slay, ssd, mamba, found one of conv1d"),
+        ("", "expected a summary of linear, slay, ssd, mamba, found one of "),
         ("operator=linear feature-map=sine", "expected a known feature-map, found sine"),
         ("operator=linear feature-map=cosformer max-len=0", "expected a max-len of 1 to 536870912, found 0"),
     ] {

@@ -16,6 +16,7 @@ use subquad::operator::Operator;
 use subquad::operator::channels::Channels;
 use subquad::operator::mode::Mode;
 use subquad::operator::qkv::Qkv;
+use subquad::operator::steps::Steps;
 use subquad::ops::linear::{self, Config, FeatureMap};
 use subquad::ops::primitives::{gated_norm, topk};
 use subquad::ops::{OPS, conv1d, mamba, ramnet, slay, ssd};
@@ -174,7 +175,7 @@ fn plans_move_the_bytes_they_state() {
         ("ssd, one pass, everything", Box::new(every.clone()) as Box<dyn Operator>),
         (
             "ssd, two passes",
-            Box::new(ssd::Config { a_log: true, softplus: false, mode: plain.mode.segment(16), ..plain }),
+            Box::new(ssd::Config { a_log: true, steps: Steps::plain(), mode: plain.mode.segment(16), ..plain }),
         ),
         (
             "ssd, two passes, wide, everything",

@@ -13,6 +13,7 @@ use subquad::operator;
 use subquad::operator::Bound;
 use subquad::operator::channels::Channels;
 use subquad::operator::mode::Mode;
+use subquad::operator::steps::Steps;
 use subquad::operator::{Operator, Precision, Rows};
 use subquad::ops::conv1d;
 use subquad::ops::mamba::{self, Config, OP};
@@ -20,7 +21,7 @@ use subquad::tensor::{DType, HostTensor, Layout, Shape, TensorMap};
 use subquad::verify::tolerance::{self, Reference};
 
 use crate::pieces::assert_same_bits_in_pieces;
-use crate::support::{Runner, assert_matches, assert_same_bits, backends, context, last, test};
+use crate::support::{Runner, assert_matches, assert_same_bits, backends, context, last, on_gpu_with, test};
 
 fn op() -> &'static Op {
     &OP
@@ -101,7 +102,7 @@ fn rates_at_the_end_of_f32_are_right() {
     for (name, rate) in [("a", -3e38), ("a", -2.4e38), ("a_log", 89.0), ("a_log", 1e30)] {
         let base =
             Config { a_log: name == "a_log", mode: Mode::new().carry(), ..Config::new(Channels::new(1, 2, 70), 4) };
-        let c = Config { softplus: false, ..base };
+        let c = Config { steps: Steps::plain(), ..base };
         let mut all = inputs(&c);
         all.insert(name, HostTensor::f32([2, 4], vec![rate; 8]));
         let steps = (0..140).map(|i| if i % 7 == 3 { 0.5 } else { 0.0 }).collect();
@@ -205,8 +206,17 @@ fn a_convolution_and_a_scan_run_in_one_encoder() {
     let first = before.bind(&Bound::from(tensors), &none).unwrap();
     let [dt, b, c, z, weights, state] =
         ["dt", "b", "c", "z", "weights", "state"].map(|name| upload(name, plan.slots()));
-    let tensors =
-        mamba::Tensors { x: &inner, dt: &dt, b: &b, c: &c, z: Some(&z), weights: &weights, y: &y, state: Some(&state) };
+    let tensors = mamba::Tensors {
+        x: &inner,
+        dt: &dt,
+        b: Some(&b),
+        c: Some(&c),
+        z: Some(&z),
+        weights: &weights,
+        y: &y,
+        cu_seqlens: None,
+        state: Some(&state),
+    };
     let second = plan.bind(&Bound::from(tensors), &workspace).unwrap();
     let mut encoder = ctx.device().create_command_encoder(&Default::default());
     first.encode(&mut encoder);
@@ -338,7 +348,11 @@ fn tensors_that_do_not_fit_shapes_or_flags_are_refused_by_name() {
         (&[("b", &[2, 5, 8])], &[], "mamba: tensor `b`: expected states S = 4 as in a, found [2, 5, 8]"),
         (&[("b", &[1, 4, 8])], &[], "mamba: tensor `b`: expected batch B = 2 as in x, found [1, 4, 8]"),
         (&[("c", &[2, 4, 9])], &[], "mamba: tensor `c`: expected length N = 8 as in x, found [2, 4, 9]"),
-        (&[("b", &[4, 8])], &[], "mamba: tensor `b`: expected rank 4 [B, G, S, N], found rank 2 [4, 8]"),
+        (
+            &[("b", &[4, 8])],
+            &[],
+            "mamba: tensor `b`: expected [B, G, S, N], [B, S, N] or, as a has it, [6, 4], found [4, 8]",
+        ),
         (
             &[("b", &[2, 4, 4, 8])],
             &[],
@@ -356,8 +370,54 @@ fn tensors_that_do_not_fit_shapes_or_flags_are_refused_by_name() {
     }
 }
 
+/// Decay factors in both forms that devices have, over 2^20 pairs of a step and a rate, or 2^24 with SUBQUAD_ALL: near 1
+/// without bias, because such errors accumulate, and elsewhere as close as WGSL lets exp2 be.
+fn decay_factors_are_right_over_all_steps_and_rates() {
+    let Some(ctx) = context() else { return };
+    let states = 256;
+    let channels = if std::env::var("SUBQUAD_ALL").is_ok() { 1 << 16 } else { 1 << 12 };
+    let mode = Mode::new().carry().decode();
+    let c = Config { steps: Steps::plain(), mode, ..Config::new(Channels::new(1, channels, 1), states) };
+    // Logarithms of steps and rates are spread evenly, so that products lie between 1e-8 and 100.
+    let spread =
+        |i: usize, of: usize, least: f64, most: f64| (least.ln() + (most / least).ln() * i as f64 / of as f64).exp();
+    let dt: Vec<f32> = (0..channels).map(|i| spread(i, channels, 1e-5, 1.0) as f32).collect();
+    let a: Vec<f32> = (0..channels * states)
+        .map(|i| -spread(i % states * 7919 + i / states % 7919, states * 7919, 1e-3, 100.0) as f32)
+        .collect();
+    let zeros = |shape: [usize; 3]| HostTensor::f32(shape, vec![0.0; shape.iter().product()]);
+    let mut inputs = TensorMap::new();
+    inputs.insert("x", zeros([1, channels, 1]));
+    inputs.insert("dt", HostTensor::f32([1, channels, 1], dt.clone()));
+    inputs.insert("b", zeros([1, states, 1]));
+    inputs.insert("c", zeros([1, states, 1]));
+    inputs.insert("a", HostTensor::f32([channels, states], a.clone()));
+    inputs.insert("state", HostTensor::f32([1, channels, states], vec![1.0; channels * states]));
+    for software in [true, false] {
+        let program = c.program(&Caps { software, ..ctx.caps().clone() }).unwrap();
+        let factors = on_gpu_with(ctx, program, &inputs).remove("state").unwrap().to_f32();
+        let (mut near, mut far) = ((0.0f64, 0.0, 0), (0.0f64, 0.0, 0));
+        for (i, factor) in factors.iter().enumerate() {
+            let x = f64::from(dt[i / states]) * f64::from(a[i]);
+            // Below the normal numbers a factor may be 0.
+            if x < -86.6 {
+                assert!(*factor <= 2.5e-38, "{factor} for e^{x}");
+                continue;
+            }
+            let error = f64::from(*factor) / x.exp() - 1.0;
+            let ulps = error * f64::from(1 << 24) / (1.0 + x.abs());
+            let of = if x > -0.25 * std::f64::consts::LN_2 { &mut near } else { &mut far };
+            *of = (of.0.max(ulps.abs()), of.1 + error, of.2 + 1);
+        }
+        let text = format!("software {software}: near 1 {near:?}, others {far:?}");
+        assert!(near.0 <= 3.0 && (near.1 / f64::from(near.2)).abs() < 1e-9, "{text}");
+        assert!(far.0 <= 6.0 && near.2 > 1000 && far.2 > 1000, "{text}");
+    }
+}
+
 pub(crate) fn tests() -> Vec<Trial> {
     vec![
+        test(decay_factors_are_right_over_all_steps_and_rates),
         test(pieces_equal_the_whole_bit_for_bit_on_the_cpu_at_any_cut),
         test(a_state_that_decays_to_nothing_within_a_step_is_that_of_the_step),
         test(steps_far_from_zero_are_right_on_both_sides),

@@ -9,6 +9,7 @@ use subquad::catalog::request::Request;
 use subquad::catalog::spec::Op;
 use subquad::gpu::Caps;
 use subquad::operator::mode::Mode;
+use subquad::operator::steps::Steps;
 use subquad::operator::{Operator, Precision, Rows};
 use subquad::ops::linear;
 use subquad::ops::ssd::{Config, OP};
@@ -34,7 +35,7 @@ fn inputs(c: &Config) -> TensorMap {
 
 /// What it is by its definition: the gated rule over other names.
 fn it_is_gated_linear_attention_with_steps_in_values_and_decays() {
-    let c = Config { batch: 2, groups: 2, softplus: false, ..Config::new(90, 4, 10, 20) };
+    let c = Config { batch: 2, groups: 2, steps: Steps::plain(), ..Config::new(90, 4, 10, 20) };
     let mut all = inputs(&c);
     let positive = all.get("dt").unwrap().to_f32().into_iter().map(f32::abs).collect();
     all.insert("dt", HostTensor::f32([2, 90, 4], positive));
@@ -79,7 +80,7 @@ fn large_and_tiny_steps() {
 fn rates_at_the_end_of_f32_are_right() {
     for (name, rate) in [("a", -3e38), ("a_log", 89.0), ("a_log", 1e30)] {
         let base = Config { a_log: name == "a_log", mode: Mode::new().carry(), ..Config::new(70, 2, 6, 8) };
-        let c = Config { softplus: false, ..base };
+        let c = Config { steps: Steps::plain(), ..base };
         let mut all = inputs(&c);
         all.insert(name, HostTensor::f32([2], vec![rate; 2]));
         let steps = (0..140).map(|i| if i % 7 == 3 { 0.5 } else { 0.0 }).collect();
@@ -143,7 +144,7 @@ fn tensors_that_do_not_fit_are_refused_by_name() {
 
 /// The definition's own state is what it says, by hand.
 fn two_tokens_by_hand() {
-    let c = Config { softplus: false, d: true, mode: Mode::new().carry(), ..Config::new(2, 1, 1, 2) };
+    let c = Config { steps: Steps::plain(), d: true, mode: Mode::new().carry(), ..Config::new(2, 1, 1, 2) };
     let tensor = |shape: &[usize], values: &[f32]| HostTensor::f32(shape.to_vec(), values.to_vec());
     let all: TensorMap = [
         ("x", tensor(&[1, 2, 1, 1], &[2.0, 3.0])),

@@ -120,7 +120,7 @@ impl Matrix {
             matrix.flags.push(flag);
         }
         for name in &matrix.with {
-            let known = |op: &&Op| op.inputs.iter().any(|spec| spec.optional && spec.names().any(|own| own == name));
+            let known = |op: &&Op| op.inputs.iter().any(|spec| spec.choices().any(|own| own == name));
             if !matrix.ops.iter().any(known) {
                 let text = format!("--with {name}: none of these operators has an optional tensor of that name");
                 return Err(Error::Usage(format!("bench: {text}")));

@@ -8,6 +8,7 @@
 
 use crate::cpu::simd;
 use crate::cpu::simd::wide;
+use crate::operator::steps;
 use std::ops::Range;
 
 use crate::cores::recurrence::cpu::Head;
@@ -34,27 +35,8 @@ pub(crate) struct Steps<'a> {
     pub(crate) a: Vec<f32>,
     /// `[H]`, added to dt.
     pub(crate) bias: Vec<f32>,
-    /// Whether softplus is applied to the steps.
-    pub(crate) softplus: bool,
-    /// Added to the steps after softplus.
-    pub(crate) offset: f32,
-    /// Smallest and largest step.
-    pub(crate) limits: [Option<f32>; 2],
-}
-
-impl Steps<'_> {
-    /// Adds the offset and limits the steps. NaN stays NaN.
-    fn limit(&self, steps: &mut [f32]) {
-        let [least, most] = self.limits;
-        if self.offset == 0.0 && least.is_none() && most.is_none() {
-            return;
-        }
-        for step in steps {
-            *step += self.offset;
-            *step = least.filter(|least| *step < *least).unwrap_or(*step);
-            *step = most.filter(|most| *step > *most).unwrap_or(*step);
-        }
-    }
+    /// How a step follows from dt and bias.
+    pub(crate) rule: steps::Steps,
 }
 
 /// Buffers for the decay of a chunk.
@@ -119,10 +101,7 @@ impl Decay<'_> {
                 let (a, bias) = (steps.a[head.head], steps.bias[head.head]);
                 let dt = steps.dt.tile(head.batch, head.head, tokens, from);
                 scales[..rows].iter_mut().enumerate().for_each(|(i, scale)| *scale = dt.row(i, 1)[0] + bias);
-                if steps.softplus {
-                    crate::cpu::channels::softplus(&mut scales[..rows]);
-                }
-                steps.limit(&mut scales[..rows]);
+                steps.rule.apply(&mut scales[..rows]);
                 for (factor, scale) in factors.iter_mut().zip(&scales[..rows]) {
                     kept_of(std::slice::from_mut(factor), &[*scale * a]);
                     all[0] += *scale * a;

@@ -3,13 +3,13 @@
 use std::ops::Range;
 
 use super::kernels::{
-    GIVEN, K, KEYS_STORED, NARROW, NO_FACTORS, O, Q, STATES, STATES_READ, STORED_VECTORS, V, borders, lookup_bytes,
-    rows, spans,
+    GIVEN, K, KEYS_STORED, NARROW, NO_FACTORS, O, Q, STATES, STATES_READ, STORED_VECTORS, V, rows, spans,
 };
 use super::runs::{Run, Runs};
 use super::stored::{Block, Of};
 use super::{DecayKind, GATE_STRIDES, O_STRIDES, Params, Passes, Recurrence, STRIDES, Tiles};
 use crate::cores::lanes::reducing;
+use crate::cores::packed::{self, borders, lookup_bytes};
 use crate::error::Error;
 use crate::gpu::Caps;
 use crate::gpu::program::{Cost, Named, Operand, Program, Scratch, Step, check_workspace};
@@ -78,11 +78,6 @@ impl<'a> Dispatches<'a> {
         Self { c, runs, run: Run::default(), tiles, walk, kv, units, params, operands: operands(c, &runs), lanes }
     }
 
-    /// Number of stored segments of a sequence of so many tokens, or of all packed sequences together at most.
-    fn segments(&self, tokens: usize, length: usize) -> usize {
-        self.c.mode.sequences.map_or(tokens.div_ceil(length), |sequences| tokens / length + sequences)
-    }
-
     pub(super) fn build(mut self, caps: &Caps) -> Result<Program, Error> {
         let (c, s) = (self.c, self.c.qkv);
         let mut strides = STRIDES.to_vec();
@@ -108,7 +103,7 @@ impl<'a> Dispatches<'a> {
             }
         }
         let mut workspace = c.prepared.workspace.clone();
-        self.runs.round(&c.kernels.round, own.len() == STRIDES.len(), &mut pieces, &mut workspace);
+        self.runs.round(&c.kernels.round, 3, own.len() == STRIDES.len(), &mut pieces, &mut workspace);
         if key_segments > 0 {
             let keep = matches!(self.walk, Passes::ReduceThenScan { .. }) || c.mode.carry;
             let count = if keep { self.kv * key_segments as u64 } else { 0 };
@@ -178,7 +173,7 @@ impl<'a> Dispatches<'a> {
     /// whole sequence are stored once if they fit; otherwise those of the block that a pass is at.
     fn two_passes(&self, keys: usize, queries: usize, caps: &Caps) -> Result<(usize, Vec<Covering>, u64), Error> {
         let (c, s) = (self.c, self.c.qkv);
-        let segments = self.segments(s.keys, keys);
+        let segments = packed::segments(&c.mode, s.keys, keys);
         let read = if c.mode.causal { Of::Both } else { Of::Queries };
         let outputs = c.blocks(s.queries, queries, read, caps)?;
         // Queries of the non-causal form have blocks of their own.
@@ -186,7 +181,7 @@ impl<'a> Dispatches<'a> {
         let wrote = if at_once { Of::Both } else { Of::Keys };
         let sums = c.blocks(s.keys, keys, wrote, caps)?;
         let from = Params { stored_segments: segments as u32, segment: keys as u32, ..self.params };
-        let borders = borders(&c.kernels.borders, &c.mode, self.run, &from, &self.operands);
+        let borders = borders(&c.kernels.borders, &c.mode, self.run.backward, &from, &self.operands);
         let mut steps = self.of_all(borders);
         for block in &sums {
             let from = self.in_block(from, block, keys, wrote);
@@ -223,7 +218,7 @@ impl<'a> Dispatches<'a> {
         let keys = if of == Of::Queries { 0 } else { block.heads.len() * block.tokens.len() };
         Params {
             segment: segment as u32,
-            segments: self.segments(block.tokens.len(), segment) as u32,
+            segments: packed::segments(&self.c.mode, block.tokens.len(), segment) as u32,
             first_segment: (block.tokens.start / segment) as u32,
             first: block.tokens.start as u32,
             end: block.tokens.end as u32,
@@ -288,8 +283,8 @@ impl<'a> Dispatches<'a> {
         2.0 * self.c.state_len() as f64 / self.c.row_splits() as f64
     }
 
-    /// The fragment that finds the tokens of a workgroup.
-    fn spans(&self) -> (Fragment, Option<(&'static str, u32)>) {
+    /// The fragments that find the tokens of a workgroup.
+    fn spans(&self) -> (&'static [Fragment], Option<(&'static str, u32)>) {
         spans(&self.c.mode, false)
     }
 
@@ -316,7 +311,7 @@ impl<'a> Dispatches<'a> {
         let tokens = block.tokens.len();
         let (whole, rest) = (tokens / length, tokens % length);
         let padded = match self.c.mode.sequences {
-            Some(_) => tokens + self.segments(tokens, length) * (tile - 1),
+            Some(_) => tokens + packed::segments(&self.c.mode, tokens, length) * (tile - 1),
             None => whole * length.next_multiple_of(tile) + rest.next_multiple_of(tile),
         };
         self.c.features.cost * (padded as f64 * self.kv(block) as f64)
@@ -345,7 +340,7 @@ impl<'a> Dispatches<'a> {
         consts.extend(self.c.stored_consts());
         let (spans, overrides) = self.spans();
         let overrides = overrides.into_iter().collect();
-        let spec = self.spec(&[&[self.lanes], &f.keys, &self.c.decay.tiled, &[spans]], true, consts, overrides);
+        let spec = self.spec(&[&[self.lanes], &f.keys, &self.c.decay.tiled, spans], true, consts, overrides);
         let step = self.step(&self.c.kernels.segment, self.rows_of(spec, &[V, STATES], 1), params, kv * each, cost);
         self.number(step, block, each).own(self.c.own.get(part))
     }
@@ -403,7 +398,7 @@ impl<'a> Dispatches<'a> {
             ("RUNNING_MAX", (self.c.decay.kind == DecayKind::Stabilized).into()),
         ];
         overrides.extend(whole);
-        let spec = Variant::new(DType::F32, vec![], overrides).with(&[spans]);
+        let spec = Variant::new(DType::F32, vec![], overrides).with(spans);
         self.step(&self.c.kernels.scan, (spec, None), params, groups, cost)
     }
 
@@ -470,7 +465,7 @@ impl<'a> Dispatches<'a> {
         }
         overrides.extend(&c.epilogue.overrides);
         let fragments = [&[self.lanes][..], &f.keys, &f.queries, &c.decay.tiled, &c.epilogue.tiled];
-        let spec = self.spec(&fragments, false, consts, overrides).with(&[self.runs.outputs(), spans]);
+        let spec = self.spec(&fragments, false, consts, overrides).with(&[self.runs.outputs()]).with(spans);
         let states = if store { STATES } else { STATES_READ };
         let step = self.step(&c.kernels.output, self.rows_of(spec, &[V, O, states], 2), params, kv * each, cost);
         self.number(step, block, each).own(c.own.get(part))

@@ -1,14 +1,13 @@
 //! The kernels of the recurrences: the stages that every operator shares, and the fragments it chooses from.
 
 use super::Params;
-use super::runs::{Rounding, Run};
+use super::runs::Rounding;
 use crate::cores;
+use crate::cores::packed::{BORDERS, BORDERS_PROOF, PACKED};
 pub(crate) use crate::cores::rows::{K, KEYS_STORED, NARROW, O, OUTPUTS_STORED, Q, ROWS, V};
-use crate::gpu::program::{Cost, Named, Step};
 use crate::gpu::shader::{Fragment, Kernel, UniformData, Variant, fragment};
 use crate::operator::mode::Mode;
 use crate::operator::qkv::{Qkv, STRIDES_SOURCE};
-use crate::tensor::DType;
 
 const TYPES: Fragment = fragment!("cores/recurrence/types.wgsl");
 const PLACE: Fragment = fragment!("cores/recurrence/place.wgsl");
@@ -42,7 +41,7 @@ const LOAD_STATE: Fragment = fragment!("cores/recurrence/load_state.wgsl");
 const SEGMENT: Fragment = fragment!("cores/recurrence/segment.wgsl");
 const SCAN: Fragment = fragment!("cores/recurrence/scan.wgsl");
 const OUTPUT: Fragment = fragment!("cores/recurrence/output.wgsl");
-const BORDERS: Fragment = fragment!("cores/recurrence/borders.wgsl");
+const OWN_BORDERS: Fragment = fragment!("cores/recurrence/borders.wgsl");
 const ROUND: Fragment = fragment!("cores/recurrence/round.wgsl");
 const DECODE_LANES: Fragment = fragment!("cores/recurrence/decode_lanes.wgsl");
 const DECODE: Fragment = fragment!("cores/recurrence/decode.wgsl");
@@ -91,9 +90,6 @@ const SCAN_PROOF: &str = "no array; one element of a state an invocation, guarde
 /// Why every index of the rounding is within bounds.
 const ROUND_PROOF: &str = "one element an invocation, guarded by the number of elements of a head; no loop";
 
-/// Why every index of the copy of borders is within bounds.
-const BORDERS_PROOF: &str = "one border an invocation, guarded by their number; no loop";
-
 /// The stages of an operator, under its own names.
 pub(crate) struct Kernels {
     pub(crate) segment: Kernel,
@@ -136,14 +132,24 @@ impl Kernels {
             output: Kernel { entry: "recurrence_output", ..Kernel::new(output, &OUTPUT_SOURCES, params, proof) },
             decode: Kernel { entry: "recurrence_decode", ..Kernel::new(decode, &DECODE_SOURCES, params, None) },
             borders: Kernel {
-                entry: "recurrence_borders",
-                ..Kernel::new(borders, &[STRIDES_SOURCE, TYPES, SEGMENTS_STORED, BORDERS], params, Some(BORDERS_PROOF))
+                entry: "borders",
+                ..Kernel::new(
+                    borders,
+                    &[STRIDES_SOURCE, TYPES, SEGMENTS_STORED, OWN_BORDERS, BORDERS],
+                    params,
+                    Some(BORDERS_PROOF),
+                )
             },
-            round: Kernel {
-                entry: "recurrence_round",
-                ..Kernel::new(round, &[STRIDES_SOURCE, ROUND], Rounding::UNIFORM, Some(ROUND_PROOF))
-            },
+            round: self::round(round),
         }
+    }
+}
+
+/// The kernel of this name that rounds sums of outputs.
+pub(crate) const fn round(name: &'static str) -> Kernel {
+    Kernel {
+        entry: "recurrence_round",
+        ..Kernel::new(name, &[STRIDES_SOURCE, ROUND], Rounding::UNIFORM, Some(ROUND_PROOF))
     }
 }
 
@@ -193,34 +199,13 @@ const fn followed<const COUNT: usize, const MORE: usize>(first: [Fragment; COUNT
     all
 }
 
-/// Where the tokens of a workgroup are: the fragment and its overrides. `whole` says that packed sequences have one
+/// Where the tokens of a workgroup are: the fragments and their overrides. `whole` says that packed sequences have one
 /// stored segment each.
-pub(crate) fn spans(mode: &Mode, whole: bool) -> (Fragment, Option<(&'static str, u32)>) {
+pub(crate) fn spans(mode: &Mode, whole: bool) -> (&'static [Fragment], Option<(&'static str, u32)>) {
     match mode.sequences {
-        Some(_) => (SPANS_PACKED, Some(("WHOLE", whole.into()))),
-        None => (SPANS, None),
+        Some(_) => (&[PACKED, SPANS_PACKED], Some(("WHOLE", whole.into()))),
+        None => (&[SPANS], None),
     }
-}
-
-/// Bytes of borders that a workgroup reads to find its sequence.
-pub(crate) fn lookup_bytes(mode: &Mode, whole: bool) -> f64 {
-    let steps = |count: usize| if whole { 0 } else { count.next_power_of_two().ilog2() };
-    mode.sequences.map_or(0.0, |count| 4.0 * f64::from(steps(count) + 2))
-}
-
-/// Copies the borders of packed sequences, if there are such, behind the stored segments, for a run with this uniform.
-pub(crate) fn borders(
-    kernel: &'static Kernel,
-    mode: &Mode,
-    run: Run,
-    params: &Params,
-    operands: &[Named],
-) -> Option<Step> {
-    let count = mode.sequences? as u64 + 1;
-    let spec = Variant::new(DType::F32, vec![], vec![("BACKWARD", run.backward.into())]);
-    let bytes = mode.border_bytes();
-    let cost = Cost { bytes_read: bytes, bytes_written: bytes, ..Cost::default() };
-    Some(Step::new(kernel, spec, params, operands, count.div_ceil(64), cost))
 }
 
 /// Chooses how a kernel loads and stores the rows that it wants, of tensors and of states ([`cores::rows::rows`]).

@@ -23,7 +23,7 @@ params! {
         elements: u32,
         blocks: u32,
         sums: Strides,
-        o: Strides,
+        pub(crate) o: Strides,
     }
 }
 
@@ -107,27 +107,28 @@ impl<'a> Runs<'a> {
     }
 
     /// Rounds the outputs that are added in the workspace, if they are: adds the dispatch and the buffer of the sums.
-    /// `strided` says whether o may be a strided tensor.
+    /// `o` is the slot of the outputs; `strided` says whether it may be a strided tensor.
     pub(crate) fn round(
         &self,
         kernel: &'static Kernel,
+        o: usize,
         strided: bool,
         steps: &mut Vec<Step>,
         workspace: &mut Vec<Scratch>,
     ) {
         let Some(scratch) = self.scratch() else { return };
-        let (sums, o) = (Operand::Workspace(workspace.len()), Operand::Slot(3));
+        let (sums, outputs) = (Operand::Workspace(workspace.len()), Operand::Slot(o));
         workspace.push(scratch);
         let s = self.qkv;
-        let strides = s.strides()[3];
+        let own = s.strides()[3];
         let elements = s.queries * s.dim_v;
         let params = Rounding {
             heads: s.heads as u32,
             dim: s.dim_v as u32,
             elements: elements as u32,
             blocks: elements.div_ceil(64) as u32,
-            sums: strides,
-            o: strides,
+            sums: own,
+            o: own,
             ..Rounding::default()
         };
         let cost = Cost {
@@ -137,7 +138,8 @@ impl<'a> Runs<'a> {
         };
         let groups = (s.batch * s.heads) as u64 * u64::from(params.blocks);
         let spec = Variant::new(s.dtype, vec![], vec![]);
-        let step = Step::new(kernel, spec, &params, &[("sums", sums), ("o", o)], groups, cost);
-        steps.extend(s.strided(vec![step], if strided { &[(3, offset_of!(Rounding, o))] } else { &[] }));
+        let step = Step::new(kernel, spec, &params, &[("sums", sums), ("o", outputs)], groups, cost);
+        let strides = [(o, offset_of!(Rounding, o))];
+        steps.extend(s.strided(vec![step], if strided { &strides } else { &[] }));
     }
 }

@@ -26,6 +26,7 @@ use super::layout::{KERNELS, decay_of, decode_rows};
 use super::prepare::prepared;
 use super::{Config, NAME};
 use crate::cores::lanes::lanes;
+use crate::cores::packed::{borders, lookup_bytes};
 use crate::cores::recurrence::kernels::*;
 use crate::cores::recurrence::runs::{Run, Runs};
 use crate::cores::recurrence::{Decay, GATE_STRIDES, Params, Prepared, STRIDES, Tiles};
@@ -108,7 +109,7 @@ pub(super) fn program(c: &Config, caps: &Caps) -> Result<Program, Error> {
         }
     }
     let mut workspace = dispatches.prepared.workspace.clone();
-    dispatches.runs.round(&KERNELS.round, true, &mut pieces, &mut workspace);
+    dispatches.runs.round(&KERNELS.round, 3, true, &mut pieces, &mut workspace);
     if !c.mode.decode {
         // The pages of one walk are adjacent.
         let states = (dispatches.pages * dispatches.units * 4).saturating_mul(dispatches.state_len());
@@ -245,7 +246,7 @@ impl<'a> Dispatches<'a> {
         let overrides = vec![("NORMALIZE", 0), self.transposed(), ("CARRY", 1), ("MODE", mode), ("DECAY", 0)];
         let (spans, whole) = spans(&self.c.mode, true);
         let overrides = overrides.into_iter().chain(whole).collect();
-        let spec = Variant::new(DType::F32, vec![], overrides).with(&[spans]);
+        let spec = Variant::new(DType::F32, vec![], overrides).with(spans);
         let lookups = self.units as f64 * self.state_len() as f64 * lookup_bytes(&self.c.mode, true);
         let cost = Cost { bytes_read: self.states() + lookups, bytes_written: self.states(), ..Cost::default() };
         let params = Params { read_page: page, ..self.params };
@@ -259,7 +260,7 @@ impl<'a> Dispatches<'a> {
         let count = keys.div_ceil(tokens);
         let carry = |back, page| c.mode.carry.then(|| self.copy(back, page));
         let walked = (0..count).map(|i| self.piece(i, count, tokens));
-        let borders = borders(&KERNELS.borders, &c.mode, self.run, &self.params, &self.operands).into_iter();
+        let borders = borders(&KERNELS.borders, &c.mode, self.run.backward, &self.params, &self.operands).into_iter();
         borders.chain(carry(false, self.page(count))).chain(walked).chain(carry(true, 0)).collect()
     }
 
@@ -323,8 +324,8 @@ impl<'a> Dispatches<'a> {
                 DELTA,
                 self.lanes,
                 self.runs.outputs(),
-                spans,
             ][..],
+            spans,
             &self.decay.tiled,
         ];
         let spec = self.spec(&fragments, consts, &overrides);

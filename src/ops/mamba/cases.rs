@@ -41,6 +41,23 @@ pub(super) fn cases() -> Vec<Case> {
     list.push(full(Case::new("segments", &carried)).carry().flag("segment", "48"));
     list.push(full(Case::new("segments_f16", &carried)).carry().flag("segment", "48").dtype(DType::F16));
     list.push(full(Case::new("segments_of_one", &[("C", 3), ("N", 9)])).flag("segment", "1"));
+    for direction in ["backward", "both"] {
+        list.push(full(Case::new(direction, &carried)).flag("direction", direction));
+        list.push(
+            full(Case::new(format!("{direction}_odd"), &plain)).flag("direction", direction).flag("segment", "30"),
+        );
+    }
+    list.push(full(Case::new("both_f16", &carried)).flag("direction", "both").dtype(DType::F16));
+    let packed = [("C", 20), ("N", 150), ("seqs", 5)];
+    list.push(full(Case::new("packed", &packed)).with("cu_seqlens").carry());
+    list.push(full(Case::new("packed_segments", &packed)).with("cu_seqlens").carry().flag("segment", "18"));
+    list.push(full(Case::new("packed_both", &packed)).with("cu_seqlens").flag("direction", "both"));
+    list.push(full(Case::new("packed_f16", &packed)).with("cu_seqlens").flag("segment", "32").dtype(DType::F16));
+    list.push(Case::new("packed_empty", &[("C", 9), ("N", 8), ("S", 3), ("seqs", 30)]).with("cu_seqlens").carry());
+    list.push(full(Case::new("constant_b", &plain)).with("b.C").carry());
+    list.push(full(Case::new("constant_both", &carried)).with("b.C").with("c.C").flag("segment", "64"));
+    let limits = full(Case::new("limits", &plain)).flag("dt-min", "0.004").flag("dt-max", "0.02");
+    list.push(limits.flag("dt-offset", "1e-4").flag("segment", "64"));
     let decode = [("B", 3), ("C", 100), ("N", 1)];
     list.push(full(Case::new("decode", &decode)).carry().flag("decode", "true"));
     list.push(full(Case::new("decode_f16", &decode)).carry().flag("decode", "true").dtype(DType::F16));

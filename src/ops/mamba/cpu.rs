@@ -30,6 +30,7 @@ pub(super) fn run(config: &Config, tensors: &TensorMap) -> TensorMap {
         a.iter_mut().for_each(|a| *a = channels::rate(*a));
     }
     let per_channel = |given: bool, name: &str| if given { tensor(name).to_f32() } else { vec![0.0; s.channels] };
+    let constant = |given: bool, name: &str| if given { tensor(name).to_f32() } else { vec![] };
     let job = Job {
         config,
         x: tensor("x"),
@@ -37,6 +38,7 @@ pub(super) fn run(config: &Config, tensors: &TensorMap) -> TensorMap {
         b: tensor("b"),
         c: tensor("c"),
         z: config.z.then(|| tensor("z")),
+        constant: [constant(config.constant_b, "b"), constant(config.constant_c, "c")],
         d: per_channel(config.d, "d"),
         dt_bias: per_channel(config.dt_bias, "dt_bias"),
         a,
@@ -92,6 +94,8 @@ struct Job<'a> {
     b: &'a HostTensor,
     c: &'a HostTensor,
     z: Option<&'a HostTensor>,
+    /// b and c where they are constant along the tokens, `[C, S]`; otherwise empty.
+    constant: [Vec<f32>; 2],
     d: Vec<f32>,
     dt_bias: Vec<f32>,
     a: Vec<f32>,
@@ -128,8 +132,9 @@ impl Job<'_> {
         let (length, states) = (self.config.shape.length, self.config.states);
         let tokens = (TILE / states).clamp(16, 512).min(length);
         let (tile, along, one) = (tokens * LANES, tokens * states, states * LANES);
-        let sizes = [blocks.len() * one, tile, tile, tile, along, along, tokens, tokens, tokens];
-        threads::scratch(sizes, |[a, dt, u, y, b, c, row, gate, space]| {
+        let fixed = self.constant.each_ref().map(|values| if values.is_empty() { 0 } else { one });
+        let sizes = [blocks.len() * one, tile, tile, tile, along, along, fixed[0], fixed[1], tokens, tokens, tokens];
+        threads::scratch(sizes, |[a, dt, u, y, b, c, fixed_b, fixed_c, row, gate, space]| {
             for (block, a) in blocks.clone().zip(a.chunks_exact_mut(one)) {
                 self.turn(block, &self.a, a);
             }
@@ -142,15 +147,18 @@ impl Job<'_> {
                 for (block, (a, h)) in blocks.clone().zip(walks) {
                     let Block { group, .. } = self.block(block);
                     if spread_of.replace(group) != Some(group) {
-                        for (from, to) in [(self.b, &mut *b), (self.c, &mut *c)] {
-                            for s in 0..states {
+                        for (i, from, to) in [(0, self.b, &mut *b), (1, self.c, &mut *c)] {
+                            for s in 0..if self.constant[i].is_empty() { states } else { 0 } {
                                 let at = (group * states + s) * length + first;
                                 spread(&mut to[s..], states, channels::span(from, at..at + count, space));
                             }
                         }
                     }
+                    for (values, turned) in self.constant.iter().zip([&mut *fixed_b, &mut *fixed_c]) {
+                        self.turn(block, values, turned);
+                    }
                     self.steps(block, first, [dt, u], [&mut row[..count], space]);
-                    walk(h, a, &dt[..count * LANES], u, b, c, y);
+                    walk(h, a, &dt[..count * LANES], u, [b, c], [fixed_b, fixed_c], y);
                     self.finish(block, first, y, [&mut row[..count], &mut gate[..count], space]);
                 }
             }
@@ -165,9 +173,7 @@ impl Job<'_> {
             let range = at..at + row.len();
             let bias = self.dt_bias[(first_row + lane) % self.config.shape.channels];
             row.iter_mut().zip(channels::span(self.dt, range.clone(), space)).for_each(|(to, x)| *to = x + bias);
-            if self.config.softplus {
-                channels::softplus(row);
-            }
+            self.config.steps.apply(row);
             spread(&mut dt[lane..], LANES, row);
             simd::multiply(row, channels::span(self.x, range, space));
             spread(&mut u[lane..], LANES, row);
@@ -203,19 +209,41 @@ fn spread(to: &mut [f32], step: usize, values: &[f32]) {
 
 wide! {
     /// The recurrence, token by token: `h = e^(dt a) h + u b` and `y = sum c h`. h and a are `[S, LANES]`; dt, u and y
-    /// are `[tokens, LANES]`; b and c are `[tokens, S]`.
-    fn walk(h: &mut [f32], a: &[f32], dt: &[f32], u: &[f32], b: &[f32], c: &[f32], y: &mut [f32]) {
-        let states = a.len() / LANES;
-        let tokens = dt.chunks_exact(LANES).zip(u.chunks_exact(LANES)).zip(y.chunks_exact_mut(LANES));
-        for (((dt, u), y), (b, c)) in tokens.zip(b.chunks_exact(states).zip(c.chunks_exact(states))) {
-            let mut sum = [0.0; LANES];
-            for (((h, a), b), c) in h.chunks_exact_mut(LANES).zip(a.chunks_exact(LANES)).zip(b).zip(c) {
-                for i in 0..LANES {
-                    h[i] = exp_signed(dt[i] * a[i]) * h[i] + u[i] * b;
-                    sum[i] += c * h[i];
-                }
-            }
-            y.copy_from_slice(&sum);
+    /// are `[tokens, LANES]`; b and c are `[tokens, S]`, or constant `[S, LANES]`, where the others are empty.
+    fn walk(h: &mut [f32], a: &[f32], dt: &[f32], u: &[f32], along: [&[f32]; 2], fixed: [&[f32]; 2], y: &mut [f32]) {
+        match fixed.map(<[f32]>::is_empty) {
+            [true, true] => tokens::<false, false>(h, a, dt, u, along, fixed, y),
+            [true, false] => tokens::<false, true>(h, a, dt, u, along, fixed, y),
+            [false, true] => tokens::<true, false>(h, a, dt, u, along, fixed, y),
+            [false, false] => tokens::<true, true>(h, a, dt, u, along, fixed, y),
         }
+    }
+}
+
+/// The body of [`walk`], for a constant b or not, and a constant c or not.
+#[inline(always)]
+fn tokens<const FIXED_B: bool, const FIXED_C: bool>(
+    h: &mut [f32],
+    a: &[f32],
+    dt: &[f32],
+    u: &[f32],
+    [b, c]: [&[f32]; 2],
+    [fixed_b, fixed_c]: [&[f32]; 2],
+    y: &mut [f32],
+) {
+    let states = a.len() / LANES;
+    let tokens = dt.chunks_exact(LANES).zip(u.chunks_exact(LANES)).zip(y.chunks_exact_mut(LANES));
+    for (((dt, u), y), (b, c)) in tokens.zip(b.chunks_exact(states).zip(c.chunks_exact(states))) {
+        let mut sum = [0.0; LANES];
+        let rows = h.chunks_exact_mut(LANES).zip(a.chunks_exact(LANES)).zip(b).zip(c);
+        for (s, (((h, a), b), c)) in rows.enumerate() {
+            let own_b = if FIXED_B { &fixed_b[s * LANES..][..LANES] } else { &[] };
+            let own_c = if FIXED_C { &fixed_c[s * LANES..][..LANES] } else { &[] };
+            for i in 0..LANES {
+                h[i] = exp_signed(dt[i] * a[i]) * h[i] + u[i] * if FIXED_B { own_b[i] } else { *b };
+                sum[i] += if FIXED_C { own_c[i] } else { *c } * h[i];
+            }
+        }
+        y.copy_from_slice(&sum);
     }
 }

@@ -5,6 +5,7 @@
 //!
 //! ```text
 //! dt_t   = softplus(dt[ch,t] + dt_bias[ch])                                  or without softplus, dt + dt_bias
+//! dt_t   = clamp(dt_t + dt_offset, dt_min, dt_max)                           where these are given
 //! h_t[s] = exp(dt_t a[ch,s]) h_{t-1}[s] + dt_t b[g,s,t] x[ch,t]              a = -exp(a_log) where that is given
 //! y_t    = sum_s c[g,s,t] h_t[s] + d[ch] x[ch,t]
 //! y_t    = y_t z[ch,t] / (1 + exp(-z[ch,t]))                                 where there is z
@@ -18,8 +19,10 @@
 //! in parallel, these pairs are combined from the left, and a second pass over x, dt and b starts from the combined
 //! states. Nothing of size N x C x S is stored.
 //!
-//! The state decays only if a is below 0 and dt is not below 0. `subquad run` refuses other values of a; this library
-//! accepts them.
+//! b and c may be constant instead, one vector per channel for all tokens: then they are `[C, S]`, among the weights.
+//!
+//! The state decays only if a is below 0 and dt is not below 0; with an a of 0 it sums. `subquad run` refuses an a above 0; this
+//! library accepts it.
 
 #[cfg(feature = "catalog")]
 mod cases;
@@ -29,13 +32,16 @@ mod layout;
 mod reference;
 #[cfg(feature = "catalog")]
 mod row;
+mod summary;
+mod tiles;
 
 use crate::error::Error;
 use crate::gpu::pack;
 use crate::gpu::program::check_memory;
 use crate::operator::channels::Channels;
-use crate::operator::mode::Mode;
-use crate::operator::{Algorithm, Configured, tensors, weights};
+use crate::operator::mode::{Mode, StateLayout};
+use crate::operator::steps::Steps;
+use crate::operator::{Algorithm, Configured, LogDecayFn, StateBasis, tensors, weights};
 use crate::tensor::{Access, DType, Shape, Slot};
 
 #[cfg(feature = "catalog")]
@@ -56,6 +62,10 @@ pub struct Config {
     /// G: groups, which must divide C; b and c are then `[B, G, S, N]`. `None`: b and c are `[B, S, N]`, and all
     /// channels share them.
     pub groups: Option<usize>,
+    /// Whether b is constant along the sequence: `[C, S]` among the weights.
+    pub constant_b: bool,
+    /// Whether c is.
+    pub constant_c: bool,
     /// Whether the tensor is `a_log`, the logarithm of -a, instead of `a`.
     pub a_log: bool,
     /// Whether the tensor `d` is given.
@@ -64,8 +74,8 @@ pub struct Config {
     pub z: bool,
     /// Whether the tensor `dt_bias` is given.
     pub dt_bias: bool,
-    /// Whether softplus is applied to dt.
-    pub softplus: bool,
+    /// How a step follows from dt.
+    pub steps: Steps,
     /// How it runs along the sequence.
     pub mode: Mode,
 }
@@ -77,11 +87,13 @@ impl Config {
             shape,
             states,
             groups: None,
+            constant_b: false,
+            constant_c: false,
             a_log: false,
             d: false,
             z: false,
             dt_bias: false,
-            softplus: true,
+            steps: Steps::new(),
             mode: Mode::new(),
         }
     }
@@ -106,23 +118,30 @@ impl Config {
             let expected = format!("groups G that divide the {} channels", self.shape.channels);
             return Err(Error::tensor(NAME, "b", expected, format!("{groups} groups")));
         }
-        self.mode.check(NAME, "x", self.shape.length, self.shape.length)?;
+        self.mode.check_all(NAME, "x", self.shape.batch, [self.shape.length; 2])?;
+        self.steps.validate(NAME)?;
+        if self.mode.state_layout != StateLayout::De {
+            return Err(Error::rule(NAME, "state_layout", " is not among the settings of this operator"));
+        }
         check_memory(NAME, &self.slots())
     }
 
-    /// The packed weights: `a [C, S]` or `a_log [C, S]`, then `d [C]` and `dt_bias [C]` if the configuration has them.
+    /// The packed weights: `a [C, S]` or `a_log [C, S]`, then `d [C]`, `dt_bias [C]`, and constant `b [C, S]` and `c [C, S]`
+    /// if the configuration has them.
     pub fn weights_slot(&self) -> Slot {
         let channels = self.shape.channels;
         let a = if self.a_log { "a_log" } else { "a" };
         let mut parts = vec![(a, [channels, self.states].into())];
         parts.extend(self.d.then(|| ("d", [channels].into())));
         parts.extend(self.dt_bias.then(|| ("dt_bias", [channels].into())));
+        parts.extend(self.constant_b.then(|| ("b", [channels, self.states].into())));
+        parts.extend(self.constant_c.then(|| ("c", [channels, self.states].into())));
         pack::slot("weights", Access::Read, DType::F32, &parts)
     }
 
-    /// The state, `[B, C, S]`.
+    /// The state, `[B, C, S]`. B is the number of packed sequences if there are such.
     pub fn state_slot(&self) -> Slot {
-        let shape = [self.shape.batch, self.shape.channels, self.states];
+        let shape = [self.mode.states(self.shape.batch), self.shape.channels, self.states];
         Slot::plain("state", Access::Update, DType::F32, shape)
     }
 
@@ -134,17 +153,16 @@ impl Config {
                 Some(groups) => [batch, groups, self.states, length].into(),
                 None => [batch, self.states, length].into(),
             };
-            Slot::plain(name, Access::Read, self.shape.dtype, shape)
+            let axis = shape.rank() - 1;
+            Slot::plain(name, Access::Read, self.shape.dtype, shape).along(axis)
         };
-        let mut slots = vec![
-            self.shape.slot("x", Access::Read),
-            self.shape.slot("dt", Access::Read),
-            along("b"),
-            along("c"),
-            self.weights_slot(),
-            self.shape.slot("y", Access::Write),
-        ];
+        let mut slots = vec![self.shape.slot("x", Access::Read), self.shape.slot("dt", Access::Read)];
+        slots.extend((!self.constant_b).then(|| along("b")));
+        slots.extend((!self.constant_c).then(|| along("c")));
+        slots.push(self.weights_slot());
+        slots.push(self.shape.slot("y", Access::Write));
         slots.extend(self.z.then(|| self.shape.slot("z", Access::Read)));
+        slots.extend(self.mode.borders_slot());
         slots.extend(self.mode.carry.then(|| self.state_slot()));
         slots
     }
@@ -164,6 +182,22 @@ impl Configured for Config {
         cpu: crate::operator::CpuBackend { run: cpu::run, variant: |_| cpu::variant() },
     };
 
+    fn log_decay(&self) -> Result<LogDecayFn<Self>, Error> {
+        Ok(summary::log_decay)
+    }
+
+    fn mode(&self) -> Mode {
+        self.mode
+    }
+
+    fn plain(&self, length: usize, dtype: DType) -> Self {
+        Self { shape: self.shape.length(length).dtype(dtype), mode: self.mode.plain(), ..self.clone() }
+    }
+
+    fn state_basis(&self) -> StateBasis {
+        StateBasis { settings: self.mode.state_basis().into_iter().collect(), weights: &[] }
+    }
+
     fn state_elements(&self) -> u64 {
         self.state_slot().checked_count().unwrap_or(u64::MAX)
     }
@@ -176,18 +210,20 @@ tensors! {
         x,
         /// `[B, C, N]`.
         dt,
-        /// `[B, G, S, N]`, or `[B, S, N]` without [`Config::groups`].
-        b,
-        /// The same shape as `b`.
-        c,
         /// The packed weights in one buffer: see [`Config::weights_slot`].
         weights,
         /// `[B, C, N]`, written.
         y,
     }
     optional {
+        /// `[B, G, S, N]`, or `[B, S, N]` without [`Config::groups`]; refused if [`Config::constant_b`], otherwise required.
+        b,
+        /// The same shape as `b`; refused if [`Config::constant_c`], otherwise required.
+        c,
         /// `[B, C, N]`; required if [`Config::z`], otherwise refused.
         z,
+        /// Borders of packed sequences, `[S+1]` in u32; required if `mode.sequences` is set, otherwise refused.
+        cu_seqlens,
         /// `[B, C, S]`, f32, updated in place; required if `mode.carry`, otherwise refused.
         state,
     }
@@ -202,4 +238,8 @@ weights! { "weights":
     d,
     /// `[C]`; required if [`Config::dt_bias`], otherwise refused.
     dt_bias,
+    /// `[C, S]`; required if [`Config::constant_b`], otherwise refused.
+    b,
+    /// `[C, S]`; required if [`Config::constant_c`], otherwise refused.
+    c,
 }

@@ -31,14 +31,14 @@ pub(super) fn outputs<T: Float>(config: &Config, tensors: &TensorMap, rows: Rows
         for t in 0..length {
             progress::begin(row * length + t, config.shape.rows() * length);
             let at = row * length + t;
-            let along = |s: usize| (group * states + s) * length + t;
-            let raw = dt_bias.as_ref().map_or(dt[at], |bias| dt[at] + bias[ch]);
-            let step = if config.softplus { float::softplus(raw) } else { raw };
+            let along =
+                |constant: bool, s: usize| if constant { ch * states + s } else { (group * states + s) * length + t };
+            let step = float::step(&config.steps, dt[at], dt_bias.as_ref().map(|bias| bias[ch]));
             for (s, h) in h.iter_mut().enumerate() {
-                *h = (step * a[s]).exp() * *h + step * b[along(s)] * x[at];
+                *h = (step * a[s]).exp() * *h + step * b[along(config.constant_b, s)] * x[at];
             }
             if next.next_if_eq(&t).is_some() {
-                let mut sum = h.iter().enumerate().fold(zero, |sum, (s, &h)| sum + c[along(s)] * h);
+                let mut sum = h.iter().enumerate().fold(zero, |sum, (s, &h)| sum + c[along(config.constant_c, s)] * h);
                 if let Some(d) = &d {
                     sum += d[ch] * x[at];
                 }

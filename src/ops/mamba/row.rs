@@ -1,10 +1,9 @@
 //! The row of `mamba` in the table of operators: tensors, flags, and how a request becomes a configuration.
 
-use super::{Config, NAME, cases};
+use super::{Config, NAME, cases, summary};
 use crate::catalog;
 use crate::catalog::domain::Domain;
-use crate::catalog::flags::{Flag, FlagKind};
-use crate::catalog::recurrent::short_steps;
+use crate::catalog::recurrent::{CU_SEQLENS, DIRECTION, SEQUENCES, STEPS, short_steps, steps};
 use crate::catalog::request::Request;
 use crate::catalog::spec::{AxisDefault, Causality, Draw, Op, TensorSpec};
 use crate::error::Error;
@@ -14,11 +13,11 @@ use crate::tensor::Shape;
 
 const DT: TensorSpec = TensorSpec::stream("dt", "B C N");
 const A: TensorSpec =
-    TensorSpec::weight("a", "C S").or("a_log").of(Domain::Negative).drawn(Draw::Shaped(real_spectrum));
+    TensorSpec::weight("a", "C S").or("a_log").of(Domain::NotPositive).drawn(Draw::Shaped(real_spectrum));
 
-const A_LOG: TensorSpec = TensorSpec::weight("a_log", "C S").drawn(Draw::Shaped(log_spectrum));
-const B: TensorSpec = TensorSpec { any_rank: true, ..TensorSpec::stream("b", "B G S N") };
-const C: TensorSpec = TensorSpec { any_rank: true, ..TensorSpec::stream("c", "B G S N") };
+const A_LOG: TensorSpec = TensorSpec::weight("a_log", "C S").of(Domain::Logarithm).drawn(Draw::Shaped(log_spectrum));
+const B: TensorSpec = TensorSpec { any_rank: true, ..TensorSpec::stream("b", "B G S N").or_forms(&[("b.C", "C S")]) };
+const C: TensorSpec = TensorSpec { any_rank: true, ..TensorSpec::stream("c", "B G S N").or_forms(&[("c.C", "C S")]) };
 const D: TensorSpec = TensorSpec::weight("d", "C");
 const Z: TensorSpec = TensorSpec { optional: true, ..TensorSpec::stream("z", "B C N") };
 const DT_BIAS: TensorSpec = TensorSpec::weight("dt_bias", "C").drawn(Draw::Shaped(short_steps));
@@ -27,7 +26,7 @@ const DT_BIAS: TensorSpec = TensorSpec::weight("dt_bias", "C").drawn(Draw::Shape
 pub const OP: Op = Op {
     name: NAME,
     summary: "Mamba's selective scan, from dt to the gated output",
-    inputs: &[catalog::channels::X, DT, A, A_LOG, B, C, D, Z, DT_BIAS],
+    inputs: &[catalog::channels::X, DT, A, A_LOG, B, C, D, Z, DT_BIAS, CU_SEQLENS],
     outputs: &[catalog::channels::Y],
     state: &[TensorSpec::state("state", "B C S")],
     axes: &[
@@ -36,13 +35,14 @@ pub const OP: Op = Op {
         catalog::channels::AXES[2],
         ("G", AxisDefault::Length(1)),
         ("S", AxisDefault::Length(16)),
+        SEQUENCES,
     ],
-    flags: &[Flag { name: "dt-softplus", kind: FlagKind::Switch, help: "Apply softplus to dt [default: on]" }],
+    flags: &[STEPS[0], STEPS[1], STEPS[2], STEPS[3], DIRECTION],
     causal: Causality::Always,
     recurrent: true,
     rows_apart: false,
     complexity: "N C S",
-    summaries: None,
+    summaries: Some(summary::folding),
     configure,
     cases: cases::cases,
 };
@@ -61,10 +61,23 @@ fn log_spectrum(shape: &Shape, values: &mut [f32]) {
     }
 }
 
+/// Whether b, or c, is one vector per channel for all tokens. Checks its shape.
+fn is_constant(request: &Request<'_>, spec: &TensorSpec, shape: &Channels, states: usize) -> Result<bool, Error> {
+    let Some(given) = request.shape(spec.name).filter(|given| given.rank() == 2) else { return Ok(false) };
+    if given.dims() != [shape.channels, states] {
+        let expected = format!("[B, G, S, N], [B, S, N] or, as a has it, [{}, {states}]", shape.channels);
+        return Err(Error::tensor(NAME, spec.name, expected, given.to_string()));
+    }
+    Ok(true)
+}
+
 /// The number of groups of b and c, or `None` if they have no axis for groups. Checks their shapes.
 fn along(request: &Request<'_>, shape: &Channels, states: usize) -> Result<Option<usize>, Error> {
     let mut groups = None;
     for spec in [&B, &C] {
+        if is_constant(request, spec, shape, states)? {
+            continue;
+        }
         // Refuses a tensor that is missing, or whose rank is neither 3 nor 4.
         let dims = match request.shape(spec.name) {
             Some(given) if given.rank() == 3 && !given.dims().contains(&0) => given,
@@ -97,7 +110,6 @@ fn along(request: &Request<'_>, shape: &Channels, states: usize) -> Result<Optio
 }
 
 fn configure(request: &Request<'_>) -> Result<Box<dyn Operator>, Error> {
-    let flags = request.flags;
     let shape = catalog::channels::of(&OP, request)?;
     let a_log = request.optional(NAME, &A_LOG)?;
     let a = match (a_log, request.shape("a")) {
@@ -123,11 +135,13 @@ fn configure(request: &Request<'_>) -> Result<Box<dyn Operator>, Error> {
     let states = a.dims()[1];
     let config = Config {
         groups: along(request, &shape, states)?,
+        constant_b: is_constant(request, &B, &shape, states)?,
+        constant_c: is_constant(request, &C, &shape, states)?,
         a_log: a_log.is_some(),
         d: request.shape("d").is_some(),
         z: request.shape("z").is_some(),
         dt_bias: request.shape("dt_bias").is_some(),
-        softplus: flags.switch("dt-softplus").unwrap_or(true),
+        steps: steps(NAME, request.flags)?,
         mode: request.mode(NAME)?,
         ..Config::new(shape, states)
     };

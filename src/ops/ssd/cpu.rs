@@ -19,14 +19,7 @@ pub(super) fn run(config: &Config, tensors: &TensorMap) -> TensorMap {
     let weights = |name: &str, there: bool| if there { get(name).to_f32() } else { vec![0.0; config.heads] };
     let a =
         if config.a_log { get("a_log").to_f32().into_iter().map(channels::rate).collect() } else { get("a").to_f32() };
-    let steps = Steps {
-        dt: source("dt"),
-        a,
-        bias: weights("dt_bias", config.dt_bias),
-        softplus: config.softplus,
-        offset: config.dt_offset,
-        limits: [config.dt_min, config.dt_max],
-    };
+    let steps = Steps { dt: source("dt"), a, bias: weights("dt_bias", config.dt_bias), rule: config.steps };
     let run = Recurrence {
         qkv: config.qkv(),
         features: Components { width: config.states, dim_v: config.dim },

@@ -56,7 +56,7 @@ pub(super) fn essential(c: &Config) -> Cost {
     let weights: usize = c.weights_slot().parts.iter().map(|part| part.shape.count() * 4).sum();
     Cost {
         flops: 4.0 * x * c.states as f64,
-        exps: dt * (1.0 + f64::from(u8::from(c.softplus))) + gated * x,
+        exps: dt * (1.0 + f64::from(u8::from(c.steps.softplus))) + gated * x,
         bytes_read: (x + dt + 2.0 * b + gated * x) * size + state + weights as f64 + c.mode.border_bytes(),
         bytes_written: x * size + state,
     }
@@ -70,18 +70,19 @@ pub(super) fn program(c: &Config, caps: &Caps) -> Result<Program, Error> {
     let weights = c.weights_slot();
     let offset = |name: &str| weights.parts.iter().find(|part| part.name == name).map_or(0, |part| part.offset as u32);
     let of = |heads, dim| qkv::strides_of(Layout::Bnhd, heads, c.length, dim);
+    let [dt_min, dt_max] = c.steps.limits();
     let own = Own::new(&Offsets {
         skip: offset("d"),
         bias: offset("dt_bias"),
         channels: c.d_per_channel.into(),
-        dt_offset: c.dt_offset,
-        dt_min: c.dt_min.unwrap_or(f32::MIN),
-        dt_max: c.dt_max.unwrap_or(f32::MAX),
+        dt_offset: c.steps.offset,
+        dt_min,
+        dt_max,
         ..Offsets::default()
     });
     let gate = if c.z { GATE } else { NO_GATE };
     let (size, bias) = (c.dtype.size() as f64, f64::from(u8::from(c.dt_bias)));
-    let exps = 1.0 + f64::from(u8::from(c.softplus)) + f64::from(u8::from(c.a_log));
+    let exps = 1.0 + f64::from(u8::from(c.steps.softplus)) + f64::from(u8::from(c.a_log));
     let [skip, gated] = [c.d, c.z].map(|there| f64::from(u8::from(there)));
     let finish_cost =
         Cost { exps: c.dim as f64 * gated, bytes_read: c.dim as f64 * (4.0 * skip + size * gated), ..Cost::default() };
@@ -89,7 +90,6 @@ pub(super) fn program(c: &Config, caps: &Caps) -> Result<Program, Error> {
     let heads = (c.batch * c.heads) as f64;
     let own_bytes = heads * (4.0 * (1.0 + bias) + skip * c.dim as f64 * (4.0 + size));
     let read: usize = weights.parts.iter().map(|part| part.shape.count() * 4).sum();
-    let limited = c.dt_min.is_some() || c.dt_max.is_some() || c.dt_offset != 0.0;
     let steps = [OWN, EXPONENTIAL, ACTIVATIONS, STEPS];
     let recurrence = Recurrence {
         op: NAME,
@@ -134,9 +134,9 @@ pub(super) fn program(c: &Config, caps: &Caps) -> Result<Program, Error> {
         mode: c.mode,
         overrides: vec![
             ("A_LOG", c.a_log.into()),
-            ("SOFTPLUS", c.softplus.into()),
+            ("SOFTPLUS", c.steps.softplus.into()),
             ("BIASED", c.dt_bias.into()),
-            ("LIMITED", limited.into()),
+            ("LIMITED", c.steps.limited().into()),
         ],
         own: vec![own],
         essential: essential(c),

@@ -35,6 +35,7 @@ use crate::gpu::program::{Program, check_memory};
 use crate::gpu::{Caps, pack};
 use crate::operator::mode::Mode;
 use crate::operator::qkv::Qkv;
+use crate::operator::steps::Steps;
 use crate::operator::{Algorithm, Configured, LogDecayFn, StateBasis, tensors, weights};
 use crate::tensor::{Access, DType, Layout, Shape, Slot};
 
@@ -73,14 +74,8 @@ pub struct Config {
     pub z: bool,
     /// Whether the tensor `dt_bias` is given.
     pub dt_bias: bool,
-    /// Whether softplus is applied to dt.
-    pub softplus: bool,
-    /// Smallest step. Steps are limited after softplus and [`Config::dt_offset`].
-    pub dt_min: Option<f32>,
-    /// Largest step.
-    pub dt_max: Option<f32>,
-    /// Added to the steps after softplus.
-    pub dt_offset: f32,
+    /// How a step follows from dt.
+    pub steps: Steps,
     /// How it runs along the sequence.
     pub mode: Mode,
 }
@@ -101,10 +96,7 @@ impl Config {
             d_per_channel: false,
             z: false,
             dt_bias: false,
-            softplus: true,
-            dt_min: None,
-            dt_max: None,
-            dt_offset: 0.0,
+            steps: Steps::new(),
             mode: Mode::new(),
         }
     }
@@ -146,24 +138,8 @@ impl Config {
             return Err(Error::tensor(NAME, "x", "N = 1 to decode", format!("N = {}", self.length)));
         }
         self.mode.check_all(NAME, "x", self.batch, [self.length, self.length])?;
-        self.validate_steps()?;
+        self.steps.validate(NAME)?;
         check_memory(NAME, &self.slots())
-    }
-
-    /// Refuses limits of the steps that are negative, not finite, or that no step satisfies.
-    fn validate_steps(&self) -> Result<(), Error> {
-        let limits = [("dt_min", self.dt_min), ("dt_max", self.dt_max), ("dt_offset", Some(self.dt_offset))];
-        for (setting, value) in limits {
-            if let Some(value) = value.filter(|value| !(value.is_finite() && *value >= 0.0)) {
-                return Err(Error::setting(NAME, setting, "a finite number of 0 or more", value.to_string()));
-            }
-        }
-        match (self.dt_min, self.dt_max) {
-            (Some(least), Some(most)) if least > most => {
-                Err(Error::setting(NAME, "dt_min", format!("at most dt_max, {most}"), least.to_string()))
-            }
-            _ => Ok(()),
-        }
     }
 
     /// The packed weights: `a [H]` or `a_log [H]`, then `d [H]` or `[H, P]` and `dt_bias [H]` if the configuration has them.

@@ -7,18 +7,6 @@ use crate::operator::{ReferenceOutputs, Rows};
 use crate::tensor::TensorMap;
 use crate::verify::float::{self, Float};
 
-/// The step of a token from its dt and the bias of its head.
-pub(super) fn step<T: Float>(config: &Config, dt: T, bias: Option<T>) -> T {
-    let step = bias.map_or(dt, |bias| dt + bias);
-    let step = if config.softplus { float::softplus(step) } else { step };
-    let mut step = step + T::of(f64::from(config.dt_offset));
-    for (limit, above) in [(config.dt_min, false), (config.dt_max, true)] {
-        let Some(limit) = limit.map(|limit| T::of(f64::from(limit))) else { continue };
-        step = if (above && step > limit) || (!above && step < limit) { limit } else { step };
-    }
-    step
-}
-
 /// The requested tokens of `y` and, if carried, `state` after the last token.
 pub(super) fn outputs<T: Float>(config: &Config, tensors: &TensorMap, rows: Rows<'_>) -> ReferenceOutputs {
     let Config { batch, heads, groups, length, dim, states, .. } = *config;
@@ -40,7 +28,7 @@ pub(super) fn outputs<T: Float>(config: &Config, tensors: &TensorMap, rows: Rows
         for t in 0..length {
             progress::begin(unit * length + t, batch * heads * length);
             let token = entry * length + t;
-            let step = step(config, dt[token * heads + h], dt_bias.as_ref().map(|bias| bias[h]));
+            let step = float::step(&config.steps, dt[token * heads + h], dt_bias.as_ref().map(|bias| bias[h]));
             let left = (step * a).exp();
             let shared = (token * groups + h / (heads / groups)) * states;
             let (b, c) = (&b[shared..][..states], &c[shared..][..states]);

@@ -2,8 +2,7 @@
 
 use super::{Config, NAME, cases, summary};
 use crate::catalog::domain::Domain;
-use crate::catalog::flags::{Flag, FlagKind};
-use crate::catalog::recurrent::{CU_SEQLENS, DIRECTION, SEQUENCES, STATE_LAYOUT, log_rates, short_steps};
+use crate::catalog::recurrent::{CU_SEQLENS, DIRECTION, SEQUENCES, STATE_LAYOUT, STEPS, log_rates, short_steps, steps};
 use crate::catalog::request::Request;
 use crate::catalog::spec::{AxisDefault, Causality, Draw, Op, TensorSpec};
 use crate::error::Error;
@@ -36,26 +35,7 @@ pub const OP: Op = Op {
         ("S", AxisDefault::Length(128)),
         SEQUENCES,
     ],
-    flags: &[
-        Flag { name: "dt-softplus", kind: FlagKind::Switch, help: "Apply softplus to dt [default: on]" },
-        Flag {
-            name: "dt-min",
-            kind: FlagKind::Number,
-            help: "Smallest step, after softplus and offset [default: none]",
-        },
-        Flag {
-            name: "dt-max",
-            kind: FlagKind::Number,
-            help: "Largest step, after softplus and offset [default: none]",
-        },
-        Flag {
-            name: "dt-offset",
-            kind: FlagKind::Number,
-            help: "Number added to the steps after softplus, before they are limited [default: 0]",
-        },
-        DIRECTION,
-        STATE_LAYOUT,
-    ],
+    flags: &[STEPS[0], STEPS[1], STEPS[2], STEPS[3], DIRECTION, STATE_LAYOUT],
     causal: Causality::Always,
     recurrent: true,
     rows_apart: false,
@@ -71,7 +51,6 @@ fn rates(_: &Shape, values: &mut [f32]) {
 }
 
 fn configure(request: &Request<'_>) -> Result<Box<dyn Operator>, Error> {
-    let flags = request.flags;
     let x = request.required(NAME, &X)?.dims();
     let b = request.required(NAME, &B)?.dims();
     let config = Config {
@@ -83,10 +62,7 @@ fn configure(request: &Request<'_>) -> Result<Box<dyn Operator>, Error> {
         d_per_channel: request.shape("d").is_some_and(|shape| shape.rank() == 2),
         z: request.shape("z").is_some(),
         dt_bias: request.shape("dt_bias").is_some(),
-        softplus: flags.switch("dt-softplus").unwrap_or(true),
-        dt_min: flags.number(NAME, "dt-min")?,
-        dt_max: flags.number(NAME, "dt-max")?,
-        dt_offset: flags.number(NAME, "dt-offset")?.unwrap_or(0.0),
+        steps: steps(NAME, request.flags)?,
         mode: request.mode(NAME)?,
         ..Config::new(x[1], x[2], x[3], b[3])
     };

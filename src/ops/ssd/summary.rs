@@ -1,6 +1,6 @@
 //! Summaries of pieces of a sequence: the decay of a piece, and how summaries are folded.
 
-use super::{Config, reference};
+use super::Config;
 #[cfg(feature = "catalog")]
 use crate::catalog::spec::TensorSpec;
 #[cfg(feature = "catalog")]
@@ -22,7 +22,7 @@ pub(super) fn log_decay(config: &Config, tensors: &TensorMap) -> HostTensor {
     let mut sums = vec![0.0; batch * heads];
     for (token, steps) in dt.chunks_exact(heads).enumerate() {
         for (h, dt) in steps.iter().enumerate() {
-            let step = reference::step(config, *dt, bias.as_ref().map(|bias| bias[h]));
+            let step = float::step(&config.steps, *dt, bias.as_ref().map(|bias| bias[h]));
             sums[token / length * heads + h] += step * a[h];
         }
     }

@@ -1,0 +1,6 @@
+// Loads of c by four tokens, where N is a multiple of four.
+@group(0) @binding(C_BINDING) var<storage, read> c: array<vec4<Elem>>; // B G S N
+
+fn load_c(unit: u32, s: u32, n: u32) -> vec4<f32> {
+    return turned(vec4<f32>(c[group_of((unit * params.states + s) * params.length - params.base_b, n)]));
+}
