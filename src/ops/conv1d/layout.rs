@@ -222,8 +222,8 @@ pub(super) fn program(c: &Config, caps: &Caps) -> Result<Program, Error> {
     let tiles = Tiles::new(c);
     let mut steps = cut(c, output(&tiles), tiles.units, caps)?;
     if keep {
-        let lanes = c.span().next_power_of_two().min(STATE_LANES);
-        steps.extend(cut(c, state(c, lanes), STATE_LANES / lanes, caps)?);
+        let (lanes, units) = state_tile(c, caps);
+        steps.extend(cut(c, state(c, lanes, units), units, caps)?);
     }
     let access = if tiles.wide() { ", four elements at once" } else { "" };
     let tokens = tiles.strips * tiles.passes * STRIP;
@@ -327,8 +327,16 @@ fn output(tiles: &Tiles<'_>) -> Step {
     Step::new(&OUTPUT, spec, &params, &named(c), groups, cost)
 }
 
-fn state(c: &Config, lanes: usize) -> Step {
-    let units = STATE_LANES / lanes;
+/// Invocations per row, and rows per workgroup, of the kernel that writes the state. A device with small bindings takes fewer
+/// rows, which one of them holds.
+fn state_tile(c: &Config, caps: &Caps) -> (usize, usize) {
+    let lanes = c.span().next_power_of_two().min(STATE_LANES);
+    let limit = caps.limits.max_storage_buffer_binding_size;
+    let most = limit / 2 / (c.shape.length * c.shape.dtype.size()) as u64;
+    (lanes, (STATE_LANES / lanes).min(1 << most.max(1).ilog2().min(6)))
+}
+
+fn state(c: &Config, lanes: usize, units: usize) -> Step {
     let consts = vec![("LANES", lanes as u32), ("UNITS", units as u32)];
     let extent = if c.mode.sequences.is_some() { EXTENT_PACKED } else { EXTENT_WHOLE };
     let spec = Variant::new(c.shape.dtype, consts, vec![channels_last(c)]).with(&[extent]);
@@ -339,7 +347,7 @@ fn state(c: &Config, lanes: usize) -> Step {
     // Packed sequences may have no tokens: then the whole state comes from the state before.
     let read = match c.mode.sequences {
         None => c.shape.rows() as f64 * (length * size + (c.span() as f64 - length) * 4.0),
-        Some(_) => window(c) * 4.0 + groups as f64 * STATE_LANES as f64 * 8.0,
+        Some(_) => window(c) * 4.0 + groups as f64 * (lanes * units) as f64 * 8.0,
     };
     let cost = Cost { bytes_read: read, bytes_written: window(c) * 4.0, ..Cost::default() };
     Step::new(&STATE, spec, &params, &named(c), groups, cost)
