@@ -208,7 +208,7 @@ fn on_gpu(
         transpose.cut(device, &after, &b, [SHARED, n, n, INNER * n]),
         transpose.cut(device, &after, &c, [SHARED, n, n, (INNER + SHARED) * n]),
     ];
-    let conv = conv1d::Tensors { x: &before, weights: &taps, y: &after, state: None };
+    let conv = conv1d::Tensors::new(&before, &taps, &after);
     let conv = conv_plan.bind(conv)?;
     let scan = ssd::Tensors {
         x: &x,

@@ -1,49 +1,35 @@
-// Causal depthwise convolution. A workgroup computes TILE tokens of ROWS rows (batch, channel); it loads their inputs, and the
-// inputs before them, into workgroup memory.
-// Grid: tiles of tokens, blocks of rows. Reads x, weights, state; writes y, and the state if one tile covers all tokens.
+// Depthwise convolution. An invocation computes strips of eight tokens of a unit: a channel, or four channels next to each other.
+// A workgroup has the weights of UNITS units in workgroup memory, and computes STRIPS strips of each PASSES times.
+// Grid: tiles of tokens, blocks of units, outer indices. Reads x, weights, state; writes y.
 //
-// Prelude constants: WIDTH, TILE, ROWS.
-@group(0) @binding(X_BINDING) var<storage, read> x: array<Elem>; // B C N
+// Prelude constants: WIDTH, STRIPS, UNITS, PASSES.
 @group(0) @binding(WEIGHTS_BINDING) var<storage, read> weights: array<f32>; // packed: weight C WIDTH; bias C
-@group(0) @binding(STATE_BINDING) var<storage, read_write> state: array<f32>; // B C WIDTH-1, oldest first
-@group(0) @binding(Y_BINDING) var<storage, read_write> y: array<Elem>; // B C N
 
 override BIASED: u32 = 0u; // 1: there is a bias
 override SILU: u32 = 1u;   // activation: 1 SiLU, 0 none
-override CARRY: u32 = 0u;  // 1: the inputs before the first token come from `state`; 0: they are zeros
-override STORE: u32 = 0u;  // 1: write the last inputs to `state`
 
-const SPAN: u32 = TILE + BEFORE;
-const INVOCATIONS: u32 = min(256u, TILE * ROWS);
-// Floats per row in wg_taps: the weights, then the bias or zero.
-const TAPS: u32 = WIDTH + 1u;
+const INVOCATIONS: u32 = STRIPS * UNITS;
 
-var<workgroup> wg_x: array<f32, ROWS * SPAN>;
-var<workgroup> wg_taps: array<f32, ROWS * TAPS>;
-
-// Input `at - BEFORE` of a row; zero if there is none.
-fn load(row: u32, at: u32) -> f32 {
-    if (row >= params.rows || at >= params.length + BEFORE) {
-        return 0.0;
-    }
-    if (at < BEFORE) {
-        if (CARRY == 0u) {
-            return 0.0;
-        }
-        count_load(1u);
-        return state[row * BEFORE + at];
-    }
-    count_load(1u);
-    return f32(x[row * params.length + at - BEFORE - params.base]);
+// Eight tokens.
+struct Strip {
+    first: Four,
+    second: Four,
 }
 
-fn load_tap(row: u32, w: u32) -> f32 {
-    if (row >= params.rows || (w == WIDTH && BIASED == 0u)) {
-        return 0.0;
+// For each tap the weights of all units, then the biases or zeros.
+var<workgroup> wg_taps: array<Tap, (WIDTH + 1u) * UNITS>;
+
+fn load_tap(channel: u32, w: u32) -> Tap {
+    var tap = Tap();
+    if (w == WIDTH && BIASED == 0u) {
+        return tap;
     }
-    let channel = row % params.channels;
-    count_load(1u);
-    return weights[select(channel * WIDTH + w, params.bias + channel, w == WIDTH)];
+    count_load(CHANNELS);
+    for (var c = 0u; c < CHANNELS; c++) {
+        let at = select((channel + c) * WIDTH + w, params.bias + channel + c, w == WIDTH);
+        tap = with_channel(tap, c, weights[at]);
+    }
+    return tap;
 }
 
 @compute @workgroup_size(INVOCATIONS)
@@ -56,36 +42,37 @@ fn conv1d_output(
     if (index >= params.grid.end) {
         return;
     }
-    let first = index % params.tiles * TILE;
-    let first_row = index / params.tiles * ROWS;
-    for (var i = invocation; i < ROWS * SPAN; i += INVOCATIONS) {
-        wg_x[i] = load(first_row + i / SPAN, first + i % SPAN);
-    }
-    for (var i = invocation; i < ROWS * TAPS; i += INVOCATIONS) {
-        wg_taps[i] = load_tap(first_row + i / TAPS, i % TAPS);
+    let tile = index % params.tiles;
+    let block = index / params.tiles;
+    let outer = block / params.blocks;
+    let first_unit = block % params.blocks * UNITS;
+    for (var i = invocation; i < (WIDTH + 1u) * UNITS; i += INVOCATIONS) {
+        let unit = first_unit + i % UNITS;
+        if (unit < params.units) {
+            wg_taps[i] = load_tap(placed(outer, unit * CHANNELS).channel, i / UNITS);
+        }
     }
     workgroupBarrier();
-    for (var i = invocation; i < ROWS * TILE; i += INVOCATIONS) {
-        let r = i / TILE;
-        let row = first_row + r;
-        let n = first + i % TILE;
-        var sum = wg_taps[r * TAPS + WIDTH];
-        for (var w = 0u; w < WIDTH; w++) {
-            sum += wg_taps[r * TAPS + w] * wg_x[r * SPAN + i % TILE + w];
-        }
-        if (row < params.rows && n < params.length) {
-            count_store(1u);
-            y[row * params.length + n - params.base] = Elem(select(sum, silu(sum), SILU == 1u));
-        }
+    // Invocations next to each other process neighbours in memory: strips of a row, or channels of a token.
+    let last = CHANNELS_LAST == 1u;
+    let local = select(invocation / STRIPS, invocation % UNITS, last);
+    let strip = select(invocation % STRIPS, invocation / UNITS, last);
+    let unit = first_unit + local;
+    if (unit >= params.units) {
+        return;
     }
-    if (STORE == 1u) {
-        for (var i = invocation; i < ROWS * BEFORE; i += INVOCATIONS) {
-            let r = i / max(BEFORE, 1u);
-            let at = i - r * BEFORE;
-            if (first_row + r < params.rows) {
-                count_store(1u);
-                state[(first_row + r) * BEFORE + at] = wg_x[r * SPAN + params.length + at];
+    let place = placed(outer, unit * CHANNELS);
+    for (var turn = 0u; turn < PASSES; turn++) {
+        let token = ((tile * PASSES + turn) * STRIPS + strip) * 8u;
+        if (token < params.length) {
+            let own = spans(token);
+            let bias = four_of(wg_taps[WIDTH * UNITS + local]);
+            var sum = convolved(place, local, token, begun(place, local, Strip(bias, bias), own), own);
+            if (SILU == 1u) {
+                sum = Strip(activated(sum.first), activated(sum.second));
             }
+            store(place, token, sum.first);
+            store(place, token + 4u, sum.second);
         }
     }
 }

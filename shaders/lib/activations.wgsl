@@ -19,7 +19,12 @@ fn softplus(x: f32) -> f32 {
     return max(x, 0.0) + select(ln_1p(exponential(-min(abs(x), 87.0))), 0.0, abs(x) > 87.0);
 }
 
-fn silu(x: f32) -> f32 {
+fn silus(x: vec4<f32>) -> vec4<f32> {
+    let most = vec4<f32>(87.0);
     // Below this, the result is smaller than any normal number.
-    return select(x / (1.0 + exponential(-clamp(x, -87.0, 87.0))), 0.0, x < -87.0);
+    return select(x / (1.0 + exponentials(-clamp(x, -most, most))), vec4<f32>(0.0), x < -most);
+}
+
+fn silu(x: f32) -> f32 {
+    return silus(vec4<f32>(x)).x;
 }

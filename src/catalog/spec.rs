@@ -264,6 +264,17 @@ impl fmt::Debug for Op {
 }
 
 impl Op {
+    /// The values of `--layout`: the length behind the heads or channels, and before them.
+    pub fn layouts(&self) -> [&'static str; 2] {
+        let channels = |spec: &TensorSpec| spec.follows_layout && spec.axes == "B C N";
+        if self.inputs.iter().any(channels) { ["bcn", "bnc"] } else { [Layout::Bhnd.name(), Layout::Bnhd.name()] }
+    }
+
+    /// The value of `--layout` that stands for this order.
+    pub fn layout_name(&self, layout: Layout) -> &'static str {
+        self.layouts()[usize::from(layout == Layout::Bnhd)]
+    }
+
     /// Creates the operator from flags and shapes. If a setting is wrong that a flag set, the error names the flag.
     ///
     /// # Errors

@@ -128,7 +128,7 @@ fn run(op: &'static Op) -> Command {
                 .hide(op.causal == Causality::Never),
         )
         .arg(no_causal.help("Every query sees every key").hide(op.causal == Causality::Always))
-        .arg(layout())
+        .arg(layout(op))
         .args(packed(op))
         .arg(value("dtype").value_name("DTYPE").value_parser(["auto", "f32", "f16"]).default_value("auto").help(
             "Storage type; accumulation is always f32. auto: f16 if the input and the adapter have it, else f32",
@@ -214,13 +214,21 @@ pub(super) fn negative(name: &str) -> String {
     format!("no-{name}")
 }
 
-/// `--layout`.
-pub(super) fn layout() -> Arg {
-    value("layout")
-        .value_name("LAYOUT")
-        .value_parser(["bhnd", "bnhd"])
-        .default_value("bhnd")
-        .help("Axis order of sequence tensors; bnhd has the length before the heads")
+/// `--layout` of an operator.
+pub(super) fn layout(op: &Op) -> Arg {
+    let what = if op.layouts()[1] == Layout::Bnhd.name() { "heads" } else { "channels" };
+    let [behind, before] = op.layouts();
+    layout_words([behind, before], format!("Axis order of sequence tensors; {before} has the length before the {what}"))
+}
+
+/// `--layout` for operators of both kinds.
+pub(super) fn layout_of_any() -> Arg {
+    let help = "Axis order of sequence tensors; bnhd and bnc have the length before the heads or channels";
+    layout_words(["bhnd", "bnhd", "bcn", "bnc"], help.into())
+}
+
+fn layout_words<const K: usize>(words: [&'static str; K], help: String) -> Arg {
+    value("layout").value_name("LAYOUT").value_parser(words).default_value(words[0]).help(help)
 }
 
 /// `--heads` and `--kv-heads`, of operators whose tensors can have the heads in their last axis.
@@ -309,7 +317,7 @@ pub(super) fn layout_of(matches: &ArgMatches) -> Option<Layout> {
     if matches.value_source("layout") != Some(ValueSource::CommandLine) {
         return None;
     }
-    Some(if word_of(matches, "layout") == Some("bnhd") { Layout::Bnhd } else { Layout::Bhnd })
+    Some(if matches!(word_of(matches, "layout"), Some("bnhd" | "bnc")) { Layout::Bnhd } else { Layout::Bhnd })
 }
 
 /// The value of `--seed`.

@@ -93,7 +93,7 @@ impl Headers {
     /// Finds the operator's tensors in the files.
     pub(super) fn of(op: &'static Op, options: &Options, files: &Files, ui: &mut Ui) -> Result<Self, Error> {
         let input = files.input.listing();
-        note_layout(&input.metadata, options, ui);
+        note_layout(op, &input.metadata, options, ui);
         let mut heads = Vec::new();
         for spec in op.inputs {
             let name = options.names.of(spec);
@@ -141,7 +141,7 @@ impl Headers {
             headers.read.push(ReadAs::new(spec, options.layout, dtype, shape, &full));
             headers.found.push(Found { spec, name, in_params, full });
         }
-        if written_layout(&input.metadata).is_none() {
+        if written_layout(op, &input.metadata).is_none() {
             headers.note_heads(options, ui);
         }
         Ok(headers)
@@ -299,14 +299,15 @@ fn names(listing: &io::Listing) -> impl Iterator<Item = &str> {
 }
 
 /// The layout that the file says it has, as files that `sample` and `run` wrote do.
-fn written_layout(metadata: &BTreeMap<String, String>) -> Option<&str> {
-    metadata.get("layout").map(String::as_str).filter(|word| matches!(*word, "bhnd" | "bnhd"))
+fn written_layout<'a>(op: &Op, metadata: &'a BTreeMap<String, String>) -> Option<&'a str> {
+    metadata.get("layout").map(String::as_str).filter(|word| op.layouts().contains(word))
 }
 
 /// Warns if the file says it has the other layout.
-fn note_layout(metadata: &BTreeMap<String, String>, options: &Options, ui: &mut Ui) {
-    if let Some(written) = written_layout(metadata).filter(|written| *written != options.layout.name()) {
-        ui.warn(format!("the input says that its layout is {written}, but it is read as {}", options.layout));
+fn note_layout(op: &Op, metadata: &BTreeMap<String, String>, options: &Options, ui: &mut Ui) {
+    let read = op.layout_name(options.layout);
+    if let Some(written) = written_layout(op, metadata).filter(|written| *written != read) {
+        ui.warn(format!("the input says that its layout is {written}, but it is read as {read}"));
     }
 }
 

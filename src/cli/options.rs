@@ -123,6 +123,11 @@ impl Options {
         if let Some(word) = self.flags.word("direction").filter(|word| *word != "forward" && self.carry()) {
             return refuse(&format!("--direction {word} cannot be used with --state-in or --state-out"));
         }
+        if self.flags.word("padding") == Some("same") && self.carry() {
+            return refuse(
+                "--padding same cannot be used with --state-in or --state-out, because outputs depend on later inputs",
+            );
+        }
         if self.flags.word(ALIGN.name) == Some("start") && self.carry() {
             return refuse(
                 "--align start cannot be used with --state-in or --state-out, whose keys come before the queries",

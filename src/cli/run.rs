@@ -182,7 +182,7 @@ fn metadata(op: &Op, options: &Options, target: &Target, dtype: DType) -> BTreeM
         ("adapter", adapter),
         ("version", concat!("subquad ", env!("CARGO_PKG_VERSION")).to_owned()),
         ("seed", options.seed.to_string()),
-        ("layout", options.layout.to_string()),
+        ("layout", op.layout_name(options.layout).to_owned()),
         ("dtype", dtype.to_string()),
     ];
     pairs.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()

@@ -36,7 +36,7 @@ pub(super) fn command(op: &'static Op) -> Command {
         .arg(args::path("output").short('o').required(true).help("File to write; `-` is standard output"))
         .arg(args::value("shape").value_name("AXES").help(help))
         .args(with(op))
-        .arg(args::layout())
+        .arg(args::layout(op))
         .arg(
             args::value("dtype")
                 .value_name("DTYPE")
@@ -95,7 +95,7 @@ pub(super) fn sample(op: &'static Op, matches: &ArgMatches) -> Result<Outcome, E
         ("operator", op.name.to_owned()),
         ("sample", lengths.join(",")),
         ("seed", case.seed.to_string()),
-        ("layout", layout.to_string()),
+        ("layout", op.layout_name(layout).to_owned()),
         ("dtype", dtype.to_string()),
         ("version", concat!("subquad ", env!("CARGO_PKG_VERSION")).to_owned()),
     ]

@@ -124,7 +124,7 @@ impl Summary<'_> {
             "adapter": self.target.adapter(),
             "threads": self.target.threads(),
             "variant": self.variant,
-            "layout": self.options.layout.name(),
+            "layout": self.op.layout_name(self.options.layout),
             "dtype": self.dtype.name(),
             "seed": self.options.seed,
             "inputs": self.read.iter().map(input).collect::<Vec<_>>(),

@@ -152,6 +152,15 @@ wide! {
 }
 
 wide! {
+    /// `z + x * y`, element by element, written to z.
+    pub(crate) fn add_product(z: &mut [f32], x: &[f32], y: &[f32]) {
+        for (z, (x, y)) in z.iter_mut().zip(x.iter().zip(y)) {
+            *z += x * y;
+        }
+    }
+}
+
+wide! {
     /// `z = x + y`.
     pub(crate) fn add_into(z: &mut [f32], x: &[f32], y: &[f32]) {
         for ((z, x), y) in z.iter_mut().zip(x).zip(y) {

@@ -57,6 +57,11 @@ impl Channels {
         Slot::plain(name, access, self.dtype, self.shape()).along(2)
     }
 
+    /// A slot of this shape and storage type with the channels innermost, `[B, N, C]`.
+    pub fn slot_channels_last(&self, name: &'static str, access: Access) -> Slot {
+        Slot::plain(name, access, self.dtype, [self.batch, self.length, self.channels]).along(1)
+    }
+
     /// Checks the fields on their own: no axis of length 0, a float storage type, and a size that memory can hold.
     ///
     /// # Errors
@@ -86,7 +91,7 @@ impl Channels {
     }
 
     /// Splits a step if the device's binding limit is smaller than one of the tensors in `slots`, which all have this
-    /// shape.
+    /// shape, or with the channels innermost if `rows` are those of a batch entry.
     ///
     /// The step must number its workgroups so that the block of `rows` rows (batch, channel) is the slowest index.
     /// `block` names such a block in errors. The kernel reads the first element of its bindings from byte `base` of its

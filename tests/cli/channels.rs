@@ -74,6 +74,48 @@ fn the_batch_may_be_absent_and_groups_may_have_no_axis() {
 }
 
 #[test]
+fn channels_may_be_last_and_the_weight_may_have_an_axis_more() {
+    let place = Place::new();
+    let run = "run conv1d --backend cpu --quiet --dilation 2 --verify -i";
+    place.done("sample conv1d -o in.npz --shape 2,6,20 --with bias --quiet");
+    place.done(&format!("{run} in.npz -o o.npz --state-out s.npz"));
+    let all = place.read("in.npz").tensors;
+    let turned = |tensor: &HostTensor| {
+        let [b, rows, columns] = *tensor.shape().dims() else { panic!("three axes") };
+        let (values, size) = (tensor.to_f32(), rows * columns);
+        let at = |i: usize| values[i / size * size + i % rows * columns + i % size / rows];
+        HostTensor::f32([b, columns, rows], (0..b * size).map(at).collect())
+    };
+    let mut last = all.clone();
+    last.insert("x", turned(all.get("x").expect("x")));
+    last.insert("weight", all.get("weight").expect("weight").clone().reshape([6, 1, 4]));
+    place.write_map("last.npz", &last);
+    place.done(&format!("{run} last.npz -o p.npz --layout bnc --state-out t.npz"));
+    same(&turned(&place.tensor("p.npz", "y")), &place.tensor("o.npz", "y"));
+    assert_eq!(place.tensor("s.npz", "state").shape(), &[2, 6, 6].into());
+    same(&place.tensor("t.npz", "state"), &place.tensor("s.npz", "state"));
+    assert_eq!(place.read("p.npz").metadata["layout"], "bnc");
+}
+
+#[test]
+fn sequences_may_be_packed() {
+    let place = Place::new();
+    place.done("sample conv1d -o in.npz --shape B=1,C=6,N=20,seqs=3 --with cu_seqlens --quiet");
+    let run = "run conv1d --backend cpu --quiet -i in.npz -o o.npz";
+    place.done(&format!("{run} --verify --state-out s.npz"));
+    assert_eq!(place.tensor("s.npz", "state").shape(), &[3, 6, 3].into());
+    place.done(&format!("{run} --verify --padding same"));
+    place.done(&format!("{run} --verify --state-in s.npz"));
+    let mut all = place.read("in.npz").tensors;
+    all.insert("cu_seqlens", HostTensor::new([3], Values::I64(vec![0, 9, 19])));
+    place.write_map("in.npz", &all);
+    place.refuse(run, 1, "conv1d: tensor `cu_seqlens`: expected N = 20 as its last value, found 19");
+    all.insert("x", filled("x", &[2, 6, 20]));
+    place.write_map("in.npz", &all);
+    place.refuse(run, 1, "conv1d: tensor `x`: expected batch B = 1 with cu_seqlens, found 2");
+}
+
+#[test]
 fn what_cannot_be_is_refused_in_one_sentence() {
     let place = Place::new();
     place.done("sample mamba -o good.npz --shape B=2,C=6,N=20,S=3 --quiet");
@@ -104,12 +146,20 @@ fn what_cannot_be_is_refused_in_one_sentence() {
     let sentence = "mamba: --no-causal: this operator has only a causal form";
     place.refuse(&format!("{run} --no-causal"), 2, sentence);
 
-    place.write("in.npz", &[("x", &[2, 6, 20]), ("weight", &[6, 9])]);
+    place.write("in.npz", &[("x", &[2, 6, 20]), ("weight", &[6, 33])]);
     let run = "run conv1d --backend cpu -i in.npz -o o.npz";
-    place.refuse(run, 1, "conv1d: tensor `weight`: expected a width W of 1 to 8, found 9");
+    place.refuse(run, 1, "conv1d: tensor `weight`: expected a width W of 1 to 32, found 33");
     place.write("in.npz", &[("x", &[2, 6, 20]), ("weight", &[6, 4])]);
     let sentence = "conv1d: tensor `state`: expected f32 [2, 6, 3] in the state file, found f32 [2, 6, 4]";
     place.refuse(&format!("{run} --state-in s.npz"), 1, sentence);
+    let same = "because outputs depend on later inputs";
+    let sentence = format!("conv1d: --padding same cannot be used with --state-in or --state-out, {same}");
+    place.refuse(&format!("{run} --padding same --state-in s.npz"), 2, &sentence);
+    place.refuse(&format!("{run} --padding same --decode --state-out t.npz"), 2, &sentence);
+    let sentence = "conv1d: tensor `state`: expected f32 [2, 6, 6] in the state file, found f32 [2, 6, 4]";
+    place.refuse(&format!("{run} --dilation 2 --state-in s.npz"), 1, sentence);
+    let ran = place.run(&format!("{run} --layout bnhd"));
+    assert!(ran.code == 2 && ran.err.contains("[possible values: bcn, bnc]"), "{ran:?}");
     let sentence = "conv1d: tensor `x`: expected [C, N] or [B, C, N], found rank 1 [20]";
     place.write("in.npz", &[("x", &[20]), ("weight", &[6, 4])]);
     place.refuse(run, 1, sentence);

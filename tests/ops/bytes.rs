@@ -210,6 +210,10 @@ fn plans_move_the_bytes_they_state() {
         ("conv1d", Box::new(conv1d::Config::new(conv.shape, 1)) as Box<dyn Operator>),
         ("conv1d, state", Box::new(conv.clone())),
         ("conv1d, tiles", Box::new(conv1d::Config { shape: conv.shape.length(2100), ..conv.clone() })),
+        (
+            "conv1d, dilated far",
+            Box::new(conv1d::Config { dilation: 90, layout: conv1d::ChannelLayout::Bnc, ..conv.clone() }),
+        ),
         ("conv1d, decode", Box::new(conv1d::Config { shape: conv.shape.length(1), mode: conv.mode.decode(), ..conv })),
     ]);
     let scan = mamba::Config { mode: Mode::new().segment(48), ..mamba::Config::new(Channels::new(2, 140, 150), 6) };

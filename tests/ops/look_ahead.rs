@@ -33,6 +33,7 @@ fn looks_back(op: &Op, case: &Case) -> bool {
     };
     let (n, m) = (case.axis(op, "N").unwrap(), case.axis(op, "M"));
     let forward = case.flags.word("direction").is_none_or(|word| word == "forward");
+    let causal = causal && case.flags.word("padding") != Some("same");
     causal && forward && case.quick && n >= 2 && m.is_none_or(|m| m == n)
 }
 

@@ -202,7 +202,7 @@ fn a_convolution_and_a_scan_run_in_one_encoder() {
     let [inner, y] = ["x", "y"].map(|name| readback::empty(ctx, name, shape.shape(), DType::F32).unwrap());
     let x = upload("x", plan.slots());
     let weights = upload("weights", before.slots());
-    let tensors = conv1d::Tensors { x: &x, weights: &weights, y: &inner, state: None };
+    let tensors = conv1d::Tensors::new(&x, &weights, &inner);
     let first = before.bind(&Bound::from(tensors), &none).unwrap();
     let [dt, b, c, z, weights, state] =
         ["dt", "b", "c", "z", "weights", "state"].map(|name| upload(name, plan.slots()));

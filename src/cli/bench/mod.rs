@@ -57,7 +57,7 @@ pub(super) fn command() -> Command {
                 .help("A flag of `run`, for the operators that have it; can be repeated"),
         )
         .arg(append(args::value("with").value_name("NAME")).help("Also draw this optional tensor; can be repeated"))
-        .arg(args::layout())
+        .arg(args::layout_of_any())
         .arg(args::seed("Seed for drawing the inputs"))
         .next_help_heading("Where")
         .arg(args::adapters())

@@ -185,7 +185,7 @@ impl Row {
             ("operator", json!(self.job.op.name)),
             ("flags", json!(super::super::options::as_typed(self.job.op, &case.flags))),
             ("dtype", json!(case.dtype.name())),
-            ("layout", json!(case.layout.name())),
+            ("layout", json!(self.job.op.layout_name(case.layout))),
             ("length", json!(self.job.length())),
             ("shape", json!(self.shape())),
             ("status", json!(self.status())),

@@ -1,7 +1,7 @@
 //! The definition of the convolution as plain loops. It shares no code with the kernels and the `cpu` backend, which
 //! are compared with it.
 
-use super::{Activation, Config};
+use super::{Activation, ChannelLayout, Config};
 use crate::operator::progress;
 use crate::operator::{ReferenceOutputs, Rows};
 use crate::tensor::TensorMap;
@@ -9,34 +9,43 @@ use crate::verify::float::{self, Float};
 
 /// The requested tokens of `y` and, if carried, the state after the last token.
 pub(super) fn outputs<T: Float>(config: &Config, tensors: &TensorMap, rows: Rows<'_>) -> ReferenceOutputs {
-    let (channels, length, width) = (config.shape.channels, config.shape.length, config.width);
+    let (channels, length) = (config.shape.channels, config.shape.length);
     let read = |name: &str| float::read::<T>(tensors, name);
     let x = read("x").expect("an input is missing");
     let weight = read("weight").expect("an input is missing");
     let bias = read("bias").filter(|_| config.bias);
-    let before = width - 1;
+    let (span, before) = (config.span(), config.left());
     let given = read("state").filter(|_| config.mode.carry);
     let wanted = rows.of(length);
-    let mut y = Vec::with_capacity(config.shape.rows() * wanted.len());
-    let mut state = Vec::with_capacity(config.shape.rows() * before);
-    for (row, x) in x.chunks_exact(length).enumerate() {
+    // Where token n of a row is, among so many tokens.
+    let place = |row: usize, n: usize, tokens: usize| match config.layout {
+        ChannelLayout::Bcn => row * tokens + n,
+        ChannelLayout::Bnc => (row / channels * tokens + n) * channels + row % channels,
+    };
+    let mut y = vec![0.0; config.shape.rows() * wanted.len()];
+    let mut state = Vec::new();
+    for row in 0..config.shape.rows() {
         progress::begin(row, config.shape.rows());
-        let window = match &given {
-            Some(given) => given[row * before..][..before].to_vec(),
-            None => vec![T::of(0.0); before],
+        // Input i - L of the row.
+        let input = |i: usize| match (i.checked_sub(before), &given) {
+            (Some(n), _) if n < length => x[place(row, n, length)],
+            (None, Some(given)) => given[row * span + i],
+            _ => T::of(0.0),
         };
-        // `inputs[n]` is input n - W + 1.
-        let inputs = [&window, x].concat();
-        let taps = &weight[row % channels * width..][..width];
-        for &n in &wanted {
+        let taps = &weight[row % channels * config.width..][..config.width];
+        for (at, &n) in wanted.iter().enumerate() {
             let first = bias.as_ref().map_or(T::of(0.0), |bias| bias[row % channels]);
-            let sum = taps.iter().zip(&inputs[n..]).fold(first, |sum, (&w, &x)| sum + w * x);
-            y.push(if config.activation == Activation::Silu { float::silu(sum) } else { sum }.wide());
+            let taps = taps.iter().enumerate();
+            let sum = taps.fold(first, |sum, (w, &tap)| sum + tap * input(n + w * config.dilation));
+            let sum = if config.activation == Activation::Silu { float::silu(sum) } else { sum };
+            y[place(row, at, wanted.len())] = sum.wide();
         }
-        state.extend(inputs[length..].iter().map(|x| x.wide()));
+        if config.mode.carry {
+            state.extend((length..length + span).map(|i| input(i).wide()));
+        }
     }
     let mut outputs = vec![("y", y)];
-    if config.mode.carry && before > 0 {
+    if config.mode.carry && span > 0 {
         outputs.push(("state", state));
     }
     outputs

@@ -1,34 +1,43 @@
 //! The row of `conv1d` in the table of operators: tensors, flags, and how a request becomes a configuration.
 
-use super::{Activation, Config, NAME, cases};
-use crate::catalog;
+use super::{Activation, ChannelLayout, Config, NAME, Padding, cases};
+use crate::catalog::channels;
 use crate::catalog::flags::{Flag, FlagKind};
+use crate::catalog::recurrent::{CU_SEQLENS, SEQUENCES};
 use crate::catalog::request::Request;
 use crate::catalog::spec::{AxisDefault, Causality, Op, TensorSpec};
 use crate::error::Error;
 use crate::operator::Operator;
+use crate::operator::channels::Channels;
+use crate::tensor::Layout;
 
-const WEIGHT: TensorSpec = TensorSpec { optional: false, ..TensorSpec::weight("weight", "C W") };
+const X: TensorSpec = TensorSpec { follows_layout: true, ..channels::X };
+const Y: TensorSpec = TensorSpec { follows_layout: true, ..channels::Y };
+const WEIGHT: TensorSpec =
+    TensorSpec { optional: false, ..TensorSpec::weight("weight", "C W") }.or_forms(&[("weight.C1W", "C 1 W")]);
 const BIAS: TensorSpec = TensorSpec::weight("bias", "C");
 
 /// This operator's row.
 pub const OP: Op = Op {
     name: NAME,
-    summary: "causal depthwise convolution of a few taps, with bias and SiLU",
-    inputs: &[catalog::channels::X, WEIGHT, BIAS],
-    outputs: &[catalog::channels::Y],
-    state: &[TensorSpec::state("state", "B C W-1")],
-    axes: &[
-        catalog::channels::AXES[0],
-        catalog::channels::AXES[1],
-        catalog::channels::AXES[2],
-        ("W", AxisDefault::Length(4)),
+    summary: "depthwise convolution of a few taps, causal or centred, with bias and SiLU",
+    inputs: &[X, WEIGHT, BIAS, CU_SEQLENS],
+    outputs: &[Y],
+    state: &[TensorSpec::state("state", "B C (W-1)*K")],
+    axes: &[channels::AXES[0], channels::AXES[1], channels::AXES[2], ("W", AxisDefault::Length(4)), SEQUENCES],
+    flags: &[
+        Flag {
+            name: "activation",
+            kind: FlagKind::Choice(&["none", "silu"]),
+            help: "Activation applied to the sum [default: silu]",
+        },
+        Flag {
+            name: "padding",
+            kind: FlagKind::Choice(&["causal", "same"]),
+            help: "same: taps around the token, the odd one after it; outputs depend on later inputs [default: causal]",
+        },
+        Flag { name: "dilation", kind: FlagKind::Count, help: "Tokens from one tap to the next [default: 1]" },
     ],
-    flags: &[Flag {
-        name: "activation",
-        kind: FlagKind::Choice(&["none", "silu"]),
-        help: "Activation applied to the sum [default: silu]",
-    }],
     causal: Causality::Always,
     recurrent: true,
     rows_apart: false,
@@ -40,9 +49,18 @@ pub const OP: Op = Op {
 
 fn configure(request: &Request<'_>) -> Result<Box<dyn Operator>, Error> {
     let flags = request.flags;
-    let shape = catalog::channels::of(&OP, request)?;
+    let found = channels::of(&OP, request)?;
+    let (layout, shape) = match request.layout {
+        Layout::Bhnd => (ChannelLayout::Bcn, found),
+        Layout::Bnhd => (ChannelLayout::Bnc, Channels { channels: found.length, length: found.channels, ..found }),
+    };
     let weight = request.required(NAME, &WEIGHT)?;
     let bias = request.optional(NAME, &BIAS)?;
+    if let [_, middle, _] = *weight.dims()
+        && middle != 1
+    {
+        return Err(Error::tensor(NAME, "weight", WEIGHT.forms(request.layout), weight.to_string()));
+    }
     for (tensor, dims) in [("weight", Some(weight)), ("bias", bias)] {
         if let Some(dims) = dims.filter(|dims| dims.dims()[0] != shape.channels) {
             let expected = format!("C = {} channels as in x", shape.channels);
@@ -52,8 +70,12 @@ fn configure(request: &Request<'_>) -> Result<Box<dyn Operator>, Error> {
     let config = Config {
         bias: bias.is_some(),
         activation: if flags.word("activation") == Some("none") { Activation::None } else { Activation::Silu },
+        padding: if flags.word("padding") == Some("same") { Padding::Same } else { Padding::Causal },
+        dilation: flags.count(NAME, "dilation")?.unwrap_or(1),
+        weight_of_rank_3: weight.rank() == 3,
+        layout,
         mode: request.mode(NAME)?,
-        ..Config::new(shape, weight.dims()[1])
+        ..Config::new(shape, weight.dims()[weight.rank() - 1])
     };
     config.validate()?;
     Ok(Box::new(config))
