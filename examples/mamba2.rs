@@ -20,7 +20,7 @@ use std::error::Error;
 use subquad::gpu::{AdapterRequest, Context, pack, readback};
 use subquad::operator::Operator;
 use subquad::operator::channels::Channels;
-use subquad::ops::primitives::gated_norm;
+use subquad::ops::primitives::{Tokens, gated_norm};
 use subquad::ops::{conv1d, ssd};
 use subquad::tensor::{DType, HostTensor, Layout, Shape, Tensor, TensorMap};
 use subquad::verify;
@@ -141,17 +141,12 @@ impl Block {
         let conv = conv1d::Config::new(Channels::new(1, MIXED, length), TAPS);
         let scan = ssd::Config::new(length, HEADS, DIM, STATES);
         // A row of the norm has the channels of one group. ssd already applies the gate.
-        let norm = gated_norm::Config::new(1, GROUPS, length, INNER / GROUPS);
+        let rows = Tokens::new(1, GROUPS, length).layout(Layout::Bnhd);
+        let norm = gated_norm::Config::new(rows, INNER / GROUPS);
         Self {
             conv: conv1d::Config { bias: true, ..conv },
             scan: ssd::Config { groups: GROUPS, a_log: true, d: true, z: true, dt_bias: true, ..scan },
-            norm: gated_norm::Config {
-                scale: gated_norm::Scale::PerHead,
-                gated: false,
-                eps: 1e-5,
-                layout: Layout::Bnhd,
-                ..norm
-            },
+            norm: gated_norm::Config { weight: gated_norm::Weight::PerHead, gated: false, eps: 1e-5, ..norm },
         }
     }
 }
@@ -222,7 +217,7 @@ fn on_gpu(
         state: None,
     };
     let scan = scan_plan.bind(scan)?;
-    let norm = gated_norm::Tensors { x: &rows, gate: None, scale: Some(&scale), y: &output };
+    let norm = gated_norm::Tensors { x: &rows, gate: None, weight: Some(&scale), o: &output };
     let norm = norm_plan.bind(norm)?;
     print!("{conv}{scan}{norm}");
 

@@ -20,6 +20,8 @@ mod harmless;
 mod merging;
 #[path = "cli/packed.rs"]
 mod packed;
+#[path = "cli/parts.rs"]
+mod parts;
 #[path = "cli/processes.rs"]
 mod processes;
 #[path = "cli/refused.rs"]
@@ -43,6 +45,12 @@ use std::path::{Path, PathBuf};
 use half::f16;
 use subquad::io;
 use subquad::tensor::{DType, HostTensor, Shape, TensorMap, Values};
+
+/// The names that an unknown operator is answered with.
+fn known_operators() -> String {
+    let names = |ops: &[subquad::catalog::spec::Op]| ops.iter().map(|op| op.name).collect::<Vec<_>>().join(", ");
+    format!("operators: {}; parts: {}", names(subquad::ops::OPS), names(subquad::ops::PARTS))
+}
 
 /// A new directory to run the command in.
 struct Place(tempfile::TempDir);

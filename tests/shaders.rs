@@ -16,7 +16,7 @@ use subquad::measure::probes;
 use subquad::operator::Operator;
 use subquad::operator::mode::Mode;
 use subquad::operator::qkv::Qkv;
-use subquad::ops::{OPS, linear, primitives, slay, softmax, ssd, yat};
+use subquad::ops::{self, linear, slay, softmax, ssd, yat};
 use subquad::tensor::DType;
 
 /// A kernel in one specialisation, parsed, validated and specialised.
@@ -31,9 +31,9 @@ struct Shader {
 fn shaders() -> &'static [Shader] {
     static SHADERS: OnceLock<Vec<Shader>> = OnceLock::new();
     SHADERS.get_or_init(|| {
-        let all = OPS.iter().flat_map(|op| op.kernels()).chain(primitives::kernels()).chain(probes::kernels());
+        let all = ops::all().flat_map(|op| op.kernels()).chain(probes::kernels());
         let list: Vec<_> = all.chain(self_test::kernels()).chain(with_subgroups()).chain(with_matrices()).collect();
-        assert!(list.len() >= OPS.len(), "operators without kernels");
+        assert!(list.len() >= ops::all().count(), "operators without kernels");
         let resolve = |(kernel, spec): (&'static Kernel, Variant)| {
             let label = spec.label(kernel);
             let resolved = limits::resolve(kernel, &spec).unwrap_or_else(|e| panic!("{label}: {e}"));

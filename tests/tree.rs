@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use subquad::ops::{OPS, find};
+use subquad::ops::{OPS, PARTS, find};
 
 fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
@@ -60,15 +60,20 @@ fn every_part_has_its_kernels_and_its_tests() {
     let tests = read("tests/ops/primitives.rs");
     let modules = read("src/ops/primitives/mod.rs");
     let parts: Vec<_> = modules.lines().filter_map(|line| line.strip_prefix("pub mod ")?.strip_suffix(';')).collect();
-    assert!(parts.len() >= 4, "{parts:?}");
-    let kernels = subquad::ops::primitives::kernels();
+    assert_eq!(parts.len(), PARTS.len(), "{parts:?}");
+    let kernels: Vec<_> = PARTS.iter().flat_map(|part| part.kernels()).collect();
     for part in parts {
-        assert!(find(part).is_none(), "{part} is an operator and a part");
+        assert!(OPS.iter().all(|op| op.name != part), "{part} is an operator and a part");
         let own = format!("primitives_{part}");
         assert!(kernels.iter().any(|(kernel, _)| kernel.name.starts_with(&own)), "{part} has no kernel {own}");
         assert!(tests.contains(&format!("{part}::Config")), "tests/ops/primitives.rs: none of {part}");
     }
     assert!(kernels.iter().all(|(kernel, _)| kernel.name.starts_with("primitives_")), "names of parts' kernels");
+    let docs = read("docs/operators.md");
+    for part in PARTS {
+        assert!(std::ptr::eq(find(part.name).unwrap(), part), "two rows named {}", part.name);
+        assert!(docs.contains(&format!("\n### {}\n", part.name)), "docs/operators.md: no section on {}", part.name);
+    }
 }
 
 #[test]

@@ -1,11 +1,11 @@
-// RMS norm of rows, times an optional scale, times the sigmoid of an optional gate.
-// Grid: groups of 4 rows. Reads x, gate, scale; writes y.
+// RMS norm of rows, times an optional weight, times the sigmoid of an optional gate.
+// Grid: groups of 4 rows. Reads x, gate, weight; writes o.
 @group(0) @binding(X_BINDING) var<storage, read> x: array<Elem>; // R E
 @group(0) @binding(GATE_BINDING) var<storage, read> gate: array<Elem>; // R E; a dummy if there is none
-@group(0) @binding(SCALE_BINDING) var<storage, read> scale: array<f32>; // E, or H E; a dummy if there is none
-@group(0) @binding(Y_BINDING) var<storage, read_write> y: array<Elem>; // R E
+@group(0) @binding(WEIGHT_BINDING) var<storage, read> weight: array<f32>; // E, or H E; a dummy if there is none
+@group(0) @binding(O_BINDING) var<storage, read_write> o: array<Elem>; // R E
 
-override SCALE: u32 = 0u; // 0: none; 1: one for all heads; 2: one per head
+override WEIGHTS: u32 = 0u; // 0: none; 1: one for all heads; 2: one per head
 override GATED: u32 = 1u;
 
 var<workgroup> wg_sums: array<f32, 256>;
@@ -38,20 +38,20 @@ fn primitives_gated_norm(
         workgroupBarrier();
     }
     let root = 1.0 / sqrt(wg_sums[invocation - lane] / f32(params.dim) + params.eps);
-    let head = select(0u, row / params.inner % params.heads, SCALE == 2u);
+    let head = select(0u, row / params.inner % params.heads, WEIGHTS == 2u);
     for (var e = lane; e < end; e += 64u) {
         let at = row * params.dim + e;
         count_load(1u);
         var value = f32(x[at]) * root;
-        if (SCALE > 0u) {
+        if (WEIGHTS > 0u) {
             count_load(1u);
-            value *= scale[head * params.dim + e];
+            value *= weight[head * params.dim + e];
         }
         if (GATED > 0u) {
             count_load(1u);
             value /= 1.0 + exp(-f32(gate[at]));
         }
         count_store(1u);
-        y[at] = Elem(value);
+        o[at] = Elem(value);
     }
 }

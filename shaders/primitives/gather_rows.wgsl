@@ -1,13 +1,13 @@
 // Weighted sums of rows of a table.
-// Grid: blocks of 64 columns, rows. Reads indices, weights, values; writes o.
+// Grid: blocks of 64 columns, rows. Reads indices, weight, values; writes o.
 @group(0) @binding(INDICES_BINDING) var<storage, read> indices: array<u32>; // R K
-@group(0) @binding(WEIGHTS_BINDING) var<storage, read> weights: array<f32>; // R K
-@group(0) @binding(VALUES_BINDING) var<storage, read> values: array<Elem>; // M E
+@group(0) @binding(WEIGHT_BINDING) var<storage, read> weight: array<f32>; // R K
+@group(0) @binding(VALUES_BINDING) var<storage, read> values: array<Elem>; // 1|B 1|H S E
 @group(0) @binding(O_BINDING) var<storage, read_write> o: array<Elem>; // R E
 
 fn gather_weight(at: u32, i: u32) -> f32 {
     count_load(1u);
-    return weights[at * params.count + i];
+    return weight[at * params.count + i];
 }
 
 fn gather_element(at: u32, i: u32, e: u32) -> f32 {
@@ -18,7 +18,8 @@ fn gather_element(at: u32, i: u32, e: u32) -> f32 {
         return 0.0;
     }
     count_load(1u);
-    return f32(values[row * params.dim + e]);
+    let table = at / params.entry * params.table_batch + at / params.inner % params.heads * params.table_head;
+    return f32(values[table + row * params.dim + e]);
 }
 
 @compute @workgroup_size(64)

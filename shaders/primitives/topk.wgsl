@@ -1,8 +1,8 @@
 // Addresses with the K largest sums of one logit per digit, and their weights.
-// Grid: VECTORS rows per workgroup. Reads logits; writes indices, weights.
+// Grid: VECTORS rows per workgroup. Reads logits; writes indices, weight.
 @group(0) @binding(LOGITS_BINDING) var<storage, read> logits: array<Elem>; // R U P
 @group(0) @binding(INDICES_BINDING) var<storage, read_write> indices: array<u32>; // R K
-@group(0) @binding(WEIGHTS_BINDING) var<storage, read_write> weights: array<f32>; // R K
+@group(0) @binding(WEIGHT_BINDING) var<storage, read_write> weight: array<f32>; // R K
 
 override SURVIVORS: u32 = 0u; // 0: products of softmaxes; 1: softmax over the K kept sums
 
@@ -43,19 +43,19 @@ fn primitives_topk(
         return;
     }
     let kept = wg_kept[vector * TOPK + lane];
-    var weight = 0.0;
+    var share = 0.0;
     if (SURVIVORS == 0u) {
-        weight = weight_of(vector, kept.y, params.tau);
+        share = weight_of(vector, kept.y, params.tau);
     } else {
         let top = wg_kept[vector * TOPK].x;
         var sum = 0.0;
         for (var i = 0u; i < TOPK; i++) {
             sum += exp(difference(wg_kept[vector * TOPK + i].x, top) / params.tau);
         }
-        weight = exp(difference(kept.x, top) / params.tau) / sum;
+        share = exp(difference(kept.x, top) / params.tau) / sum;
     }
     let at = (first_row + vector) * TOPK + lane;
     count_store(2u);
     indices[at] = kept.y;
-    weights[at] = weight;
+    weight[at] = share;
 }

@@ -10,8 +10,9 @@ struct Params {
     run: u32,   // length of the runs that are already sorted
     tau: f32,
     eps: f32,
-    _pad: u32,
-    _pads: vec2<u32>,
+    entry: u32,       // rows from one batch entry to the next
+    table_batch: u32, // elements from the table of a batch entry to that of the next; 0 if they share it
+    table_head: u32,  // the same of heads
 }
 
 @group(0) @binding(0) var<uniform> params: Params;

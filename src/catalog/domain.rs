@@ -19,6 +19,8 @@ pub enum Domain {
     Mask,
     /// Whole numbers from 0 to 2^32 - 1. Others are refused.
     Count,
+    /// Whole numbers from 0 to 2^31 - 1, the indices of something. Others are refused.
+    Index,
     /// Logarithms of a decay: 0 or less, including minus infinity. Values above 0 make a state grow and cause a
     /// warning.
     LogDecay,
@@ -30,7 +32,7 @@ impl Domain {
         match self {
             Self::Extended => value.is_infinite(),
             Self::LogDecay | Self::Logarithm => value == f32::NEG_INFINITY,
-            Self::Finite | Self::NotPositive | Self::Mask | Self::Count => false,
+            Self::Finite | Self::NotPositive | Self::Mask | Self::Count | Self::Index => false,
         }
     }
 }
@@ -59,21 +61,29 @@ pub fn meaningless(domain: Domain, tensor: &HostTensor) -> Option<Meaningless> {
     Some(Meaningless { count: values.iter().filter(wrong).count(), of: values.len(), at, value: values[at] })
 }
 
-/// Refuses values above 0 for [`Domain::NotPositive`], and whole numbers outside of [`Domain::Count`]. Returns the text of a warning for log decays above 0. NaN is ignored here,
-/// because [`meaningless`] counts it.
+/// Refuses values above 0 for [`Domain::NotPositive`], and whole numbers outside of [`Domain::Count`] and
+/// [`Domain::Index`]. Returns the text of a warning for log decays above 0. NaN is ignored here, because [`meaningless`]
+/// counts it.
 ///
 /// # Errors
 /// [`Error::Tensor`] with the number of refused values, the first of them and its index.
 pub fn check(op: &Op, spec: &TensorSpec, tensor: &HostTensor) -> Result<Option<String>, Error> {
-    if let (Domain::Count, Values::I64(values)) = (spec.domain, tensor.values()) {
-        let wrong = |value: &&i64| u32::try_from(**value).is_err();
+    let most = match spec.domain {
+        Domain::Count => Some(i64::from(u32::MAX)),
+        Domain::Index => Some(i64::from(i32::MAX)),
+        _ => None,
+    };
+    if let (Some(most), Values::I64(values)) = (most, tensor.values()) {
+        let wrong = |value: &&i64| !(0..=most).contains(*value);
         let Some(first) = values.iter().find(wrong) else { return Ok(None) };
         let found =
             format!("{} of {} that are not, the first {first}", values.iter().filter(wrong).count(), values.len());
-        return Err(Error::tensor(op.name, spec.name, format!("whole numbers from 0 to {}", u32::MAX), found));
+        return Err(Error::tensor(op.name, spec.name, format!("whole numbers from 0 to {most}"), found));
     }
     let values = match spec.domain {
-        Domain::Count | Domain::Mask | Domain::Logarithm | Domain::Finite | Domain::Extended => return Ok(None),
+        Domain::Count | Domain::Index | Domain::Mask | Domain::Logarithm | Domain::Finite | Domain::Extended => {
+            return Ok(None);
+        }
         Domain::NotPositive | Domain::LogDecay => tensor.to_f32(),
     };
     let Some(first) = values.iter().position(|value| *value > 0.0) else { return Ok(None) };

@@ -40,15 +40,21 @@ pub fn given(op: &Op, case: &Case) -> Result<TensorMap, Error> {
         let shape = case
             .shape(op, spec)
             .ok_or_else(|| Error::Usage(format!("{}: `{}` has an axis without a length", op.name, spec.name)))?;
-        if let Draw::Borders(axis) | Draw::Lengths(axis) = spec.draw {
-            let last = case.axis(op, axis).unwrap_or(0);
-            let whole = if matches!(spec.draw, Draw::Borders(_)) { borders } else { lengths };
-            return Ok((spec.name.to_owned(), whole(case.seed, stream(op, spec), shape, last)));
+        let length = |axis: &str| case.axis(op, axis).unwrap_or(0);
+        let whole = |draw: fn(u64, u64, Shape, usize) -> HostTensor, last: usize| {
+            Ok((spec.name.to_owned(), draw(case.seed, stream(op, spec), shape.clone(), last)))
+        };
+        match distribution(spec, &case.flags) {
+            Draw::Borders(axis) => return whole(borders, length(axis)),
+            Draw::Lengths(axis) => return whole(lengths, length(axis)),
+            Draw::Below(axis) => return whole(indices, length(axis)),
+            Draw::BelowCount(end) => return whole(indices, end),
+            Draw::Normal | Draw::Positive | Draw::Shaped(_) | Draw::ByFlags(_) => {}
         }
         if spec.domain == Domain::Mask {
             return Ok((spec.name.to_owned(), draw(op, spec, &case.flags, shape, case.seed)?.cast(DType::U8)));
         }
-        let dtype = if spec.role == Role::Sequence { case.dtype } else { DType::F32 };
+        let dtype = if spec.role == Role::Sequence && !spec.single { case.dtype } else { DType::F32 };
         Ok((spec.name.to_owned(), draw(op, spec, &case.flags, shape, case.seed)?.cast(dtype)))
     };
     case.given(op).map(one).collect()
@@ -110,16 +116,25 @@ fn draw(op: &Op, spec: &TensorSpec, flags: &Flags, shape: Shape, seed: u64) -> R
         return Err(Error::Limit { op: op.name.into(), what, needed, limit: u32::MAX.into() });
     }
     let mut values = normal(seed, stream(op, spec), shape.count());
-    let distribution = match spec.draw {
-        Draw::ByFlags(choose) => choose(flags),
-        fixed => fixed,
-    };
-    match distribution {
-        Draw::Normal | Draw::Borders(_) | Draw::Lengths(_) | Draw::ByFlags(_) => {}
+    match distribution(spec, flags) {
+        Draw::Normal
+        | Draw::Borders(_)
+        | Draw::Lengths(_)
+        | Draw::Below(_)
+        | Draw::BelowCount(_)
+        | Draw::ByFlags(_) => {}
         Draw::Positive => values.iter_mut().for_each(|x| *x = x.abs()),
         Draw::Shaped(change) => change(&shape, &mut values),
     }
     Ok(HostTensor::f32(shape, values))
+}
+
+/// The distribution of a tensor under these flags.
+fn distribution(spec: &TensorSpec, flags: &Flags) -> Draw {
+    match spec.draw {
+        Draw::ByFlags(choose) => choose(flags),
+        fixed => fixed,
+    }
 }
 
 /// The random stream of a tensor: its place in the row.
@@ -131,6 +146,14 @@ fn stream(op: &Op, spec: &TensorSpec) -> u64 {
 fn whole(seed: u64, stream: u64, count: usize, last: usize) -> Vec<i64> {
     let within = |x: f32| ((libm::tanh(f64::from(x)) + 1.0) / 2.0 * last as f64) as i64;
     normal(seed, stream, count).into_iter().map(within).collect()
+}
+
+/// Random whole numbers below `end`.
+fn indices(seed: u64, stream: u64, shape: Shape, end: usize) -> HostTensor {
+    let mut values = whole(seed, stream, shape.count(), end);
+    // The largest of the normal values may round to the end.
+    values.iter_mut().for_each(|value| *value = (*value).min(end as i64 - 1));
+    HostTensor::new(shape, Values::I64(values))
 }
 
 /// Lengths up to `last`. The first one is `last`, so that nothing that depends on a length is always hidden.

@@ -54,6 +54,8 @@ pub struct TensorSpec {
     pub domain: Domain,
     /// Whether its last axis may be longer than the operator needs: the first elements are then used.
     pub longer: bool,
+    /// Whether a tensor along the sequence is stored as f32 whatever `--dtype` says.
+    pub single: bool,
 }
 
 /// Distribution of the values of a random tensor.
@@ -69,6 +71,10 @@ pub enum Draw {
     Borders(&'static str),
     /// Whole numbers from 0 to the length of this axis, the first of which is that length.
     Lengths(&'static str),
+    /// Whole numbers from 0 to below the length of this axis.
+    Below(&'static str),
+    /// Whole numbers from 0 to below this number.
+    BelowCount(usize),
     /// A distribution that depends on flags. The function must return one of the other variants.
     ByFlags(fn(&Flags) -> Draw),
 }
@@ -89,6 +95,7 @@ impl TensorSpec {
             any_rank: false,
             domain: Domain::Finite,
             longer: false,
+            single: false,
         }
     }
 
@@ -170,6 +177,12 @@ impl TensorSpec {
     #[must_use]
     pub const fn or_longer(self) -> Self {
         Self { longer: true, ..self }
+    }
+
+    /// Stores a tensor along the sequence as f32 whatever `--dtype` says.
+    #[must_use]
+    pub const fn single(self) -> Self {
+        Self { single: true, ..self }
     }
 
     /// Sets the values it may contain.
@@ -255,6 +268,8 @@ pub enum Causality {
     Always,
     /// Only non-causal; `--causal` is a usage error.
     Never,
+    /// Tokens do not see each other; both flags are usage errors.
+    Neither,
 }
 
 impl fmt::Debug for Op {
@@ -344,7 +359,7 @@ impl Op {
     pub fn flag(&self, name: &str) -> Option<FlagKind> {
         let own = self.flags.iter().find(|flag| flag.name == name).map(|flag| flag.kind);
         own.or(match name {
-            "causal" => Some(FlagKind::Switch),
+            "causal" if self.causal != Causality::Neither => Some(FlagKind::Switch),
             "decode" if self.recurrent => Some(FlagKind::Switch),
             "segment" if self.recurrent => Some(FlagKind::Count),
             _ => None,

@@ -14,7 +14,7 @@ use crate::catalog::flags::FlagKind;
 use crate::catalog::packed::Packed;
 use crate::catalog::spec::{Causality, Op, Role, TensorSpec};
 use crate::error::Error;
-use crate::ops::OPS;
+use crate::ops::{self, OPS, PARTS};
 use crate::tensor::Layout;
 
 /// Values of `--backend`.
@@ -58,6 +58,13 @@ fn per_operator(name: &'static str, about: &'static str, one: fn(&'static Op) ->
         .subcommand_help_heading("Operators")
         .disable_help_subcommand(true)
         .subcommands(OPS.iter().map(one))
+        .after_help(format!("Parts of operators that run alone:\n{}", parts()))
+        .subcommands(PARTS.iter().map(|part| one(part).hide(true)))
+}
+
+/// The parts with a line each, for help.
+fn parts() -> String {
+    PARTS.iter().map(|part| format!("  {:<10} {}\n", part.name, part.summary)).collect()
 }
 
 /// The operator that was named, with its arguments. The grammar has accepted the name already.
@@ -68,7 +75,7 @@ pub(super) fn operator(matches: &ArgMatches) -> Result<(&'static Op, &ArgMatches
 
 /// An operator by position, for commands that have none of its flags.
 pub(super) fn op() -> Arg {
-    Arg::new("op").value_name("OP").value_parser(PossibleValuesParser::new(OPS.iter().map(|op| op.name)))
+    Arg::new("op").value_name("OP").value_parser(PossibleValuesParser::new(ops::all().map(|op| op.name)))
 }
 
 /// Several operators by position, for commands that use all of them if none is named.
@@ -76,10 +83,13 @@ pub(super) fn ops(help: &'static str) -> Arg {
     op().action(ArgAction::Append).help(help)
 }
 
-/// The operators that were named, in the order of [`OPS`].
-pub(super) fn ops_of(matches: &ArgMatches) -> Vec<&'static Op> {
+/// The operators and parts that were named, in the order of their tables; `unnamed` if none was.
+pub(super) fn ops_of(matches: &ArgMatches, unnamed: impl Iterator<Item = &'static Op>) -> Vec<&'static Op> {
     let named: Vec<_> = matches.get_many::<String>("op").into_iter().flatten().collect();
-    OPS.iter().filter(|op| named.is_empty() || named.iter().any(|name| *name == op.name)).collect()
+    if named.is_empty() {
+        return unnamed.collect();
+    }
+    ops::all().filter(|op| named.iter().any(|name| *name == op.name)).collect()
 }
 
 /// `subquad run OP`.
@@ -125,9 +135,13 @@ fn run(op: &'static Op) -> Command {
         .arg(
             causal
                 .help("Query i sees only keys up to i [default, if the operator has a causal form]")
-                .hide(op.causal == Causality::Never),
+                .hide(matches!(op.causal, Causality::Never | Causality::Neither)),
         )
-        .arg(no_causal.help("Every query sees every key").hide(op.causal == Causality::Always))
+        .arg(
+            no_causal
+                .help("Every query sees every key")
+                .hide(matches!(op.causal, Causality::Always | Causality::Neither)),
+        )
         .arg(layout(op))
         .args(packed(op))
         .arg(value("dtype").value_name("DTYPE").value_parser(["auto", "f32", "f16"]).default_value("auto").help(
@@ -358,6 +372,18 @@ const CHANNEL_LETTERS: &[(&str, &str)] = &[
     ("W", "width: taps per channel"),
 ];
 
+/// The same for parts of operators.
+const PART_LETTERS: &[(&str, &str)] = &[
+    ("B", "batch"),
+    ("H", "heads"),
+    ("N", "length"),
+    ("U*P", "digits times choices per digit"),
+    ("K", "indices per token"),
+    ("S", "rows of a table"),
+    ("C", "codes"),
+    ("E", "dim"),
+];
+
 /// The tensors and axes of an operator, as text behind its help.
 fn manual(op: &Op) -> String {
     let mut text = String::new();
@@ -382,13 +408,19 @@ fn manual(op: &Op) -> String {
     list("State, f32 (--state-in, --state-out)", op.state);
     text.push_str("Axes:\n");
     let heads = op.axes.iter().any(|(known, _)| *known == "H");
-    for (letter, meaning) in if heads { LETTERS } else { CHANNEL_LETTERS } {
+    let letters = match (PARTS.iter().any(|part| part.name == op.name), heads) {
+        (true, _) => PART_LETTERS,
+        (false, true) => LETTERS,
+        (false, false) => CHANNEL_LETTERS,
+    };
+    for (letter, meaning) in letters {
         if op.axes.iter().any(|(known, _)| known == letter) {
             let _ = writeln!(text, "  {letter}  {meaning}");
         }
     }
     let name = op.name;
-    text.push_str(if heads {
+    let length_is_last = op.inputs.first().is_some_and(|spec| spec.axes.ends_with(" N"));
+    text.push_str(if !length_is_last {
         "You may omit the batch axis, or the batch and head axes, as long as you omit them from every\n\
          sequence tensor; the outputs then lack them too. --layout bnhd has the length before the heads.\n\
          The `input` lines of a run show how each shape was read.\n"

@@ -22,7 +22,7 @@ pub(super) fn command() -> Command {
             "Without --adapter and --backend it checks what `run` would take. `--adapter all` stands for every adapter, \
              software ones too, and the cpu backend. Shaders keep all of wgpu's checks. Exit code 3 if a case fails.",
         )
-        .arg(args::ops("Operators to check (all)"))
+        .arg(args::ops("Operators to check [default: all, and all parts]"))
         .arg(args::adapters())
         .arg(args::backend())
         .arg(args::force_adapter())
@@ -74,7 +74,7 @@ pub(super) fn check(matches: &ArgMatches) -> Result<Outcome, Error> {
     let json = args::is_on(matches, "json");
     let quiet = args::is_on(matches, "quiet");
     let quick = args::is_on(matches, "quick");
-    let ops = args::ops_of(matches);
+    let ops = args::ops_of(matches, crate::ops::all());
     let named: Vec<&str> = matches.get_many::<String>("case").into_iter().flatten().map(String::as_str).collect();
     let cases = chosen(&ops, &named, quick)?;
     // If cases are named, the report leaves out operators that have none of them.

@@ -275,7 +275,7 @@ pub(super) fn parts(slots: &[Slot], access: Access) -> impl Iterator<Item = (&Sl
 /// Refuses a tensor of another kind than the operator takes: numbers, whole numbers or a mask.
 fn check_dtype(op: &Op, spec: &TensorSpec, dtype: DType) -> Result<(), Error> {
     let (expected, fits) = match spec.domain {
-        Domain::Count => ("i64, i32 or u32", dtype == DType::I64),
+        Domain::Count | Domain::Index => ("i64, i32 or u32", dtype == DType::I64),
         Domain::Mask => ("bool or u8", dtype == DType::U8),
         _ => ("f32, f16, bf16 or f64", dtype.is_float()),
     };

@@ -118,9 +118,10 @@ impl Inputs {
         let (mut half, mut single) = (Vec::new(), Vec::new());
         for spec in self.op.inputs.iter().filter(|spec| spec.role == Role::Sequence) {
             match self.tensors.get(spec.name).map(HostTensor::dtype) {
+                _ if spec.single => {}
                 Some(DType::F16) => half.push(spec.name),
-                Some(_) => single.push(spec.name),
-                None => {}
+                Some(DType::F32) => single.push(spec.name),
+                Some(_) | None => {}
             }
         }
         Ok(if half.is_empty() {

@@ -108,6 +108,9 @@ impl Options {
         let refuse = |text: &str| Err(Error::Usage(format!("{name}: {text}")));
         match (op.causal, self.flags.switch("causal")) {
             (Causality::Never, Some(true)) => return refuse("--causal: this operator has no causal form"),
+            (Causality::Neither, Some(_)) => {
+                return refuse("--causal and --no-causal cannot be used: its tokens do not see each other");
+            }
             (Causality::Always, Some(false)) => return refuse("--no-causal: this operator has only a causal form"),
             (_, Some(false)) if self.summary_out.is_some() => {
                 return refuse("--no-causal cannot be used with --summary-out");

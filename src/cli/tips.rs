@@ -8,8 +8,9 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 
 use super::report::visible;
 use crate::catalog::packed::Packed;
+use crate::catalog::spec::Op;
 use crate::error::Error;
-use crate::ops::OPS;
+use crate::ops::{self, OPS, PARTS};
 
 /// An error of the grammar, with a tip where there is one for it.
 pub(super) enum Explained {
@@ -85,7 +86,7 @@ fn tip(error: &mut clap::Error, text: &str) {
 }
 
 fn unknown_operator(command: &str, name: &str, similar: &[String]) -> String {
-    let names = OPS.iter().map(|op| op.name).collect::<Vec<_>>().join(", ");
+    let names = |ops: &[Op]| ops.iter().map(|op| op.name).collect::<Vec<_>>().join(", ");
     let hint = if is_file(name) {
         format!("; the operator comes before the file: subquad {command} OP {} {name}", file_flag(command))
     } else if let Some(similar) = similar.last() {
@@ -93,7 +94,7 @@ fn unknown_operator(command: &str, name: &str, similar: &[String]) -> String {
     } else {
         String::new()
     };
-    format!("unknown operator `{name}`{hint} (operators: {names})")
+    format!("unknown operator `{name}`{hint} (operators: {}; parts: {})", names(OPS), names(PARTS))
 }
 
 /// The flag that a file of that command is given by.
@@ -129,8 +130,7 @@ fn unknown_argument(found: &str, words: &[String]) -> Option<String> {
 /// Whose flag it is, if it is no flag of this command.
 fn flag_of_another(flag: &str, command: &str) -> Option<String> {
     let plain = flag.strip_prefix("no-").unwrap_or(flag);
-    let owners: Vec<_> = OPS
-        .iter()
+    let owners: Vec<_> = ops::all()
         .filter(|op| {
             let own = op.flags.iter().any(|own| own.name == flag || own.name == plain);
             let state = matches!(flag, "state-in" | "state-out") && !op.state.is_empty();

@@ -9,6 +9,7 @@ use crate::catalog::spec::Op;
 use crate::error::Error;
 use crate::gpu::shader;
 use crate::io;
+use crate::ops;
 
 /// `subquad wgsl`.
 pub(super) fn command() -> Command {
@@ -45,7 +46,7 @@ pub(super) fn command() -> Command {
 /// Prints or writes the kernels.
 pub(super) fn wgsl(matches: &ArgMatches) -> Result<Outcome, Error> {
     let wanted = args::word_of(matches, "kernel").unwrap_or("");
-    let mut kernels: Vec<_> = args::ops_of(matches).into_iter().flat_map(Op::kernels).collect();
+    let mut kernels: Vec<_> = args::ops_of(matches, ops::all()).into_iter().flat_map(Op::kernels).collect();
     if !args::is_on(matches, "all") && wanted.is_empty() {
         let mut seen = Vec::new();
         kernels.retain(|(kernel, _)| !seen.contains(&kernel.name) && (seen.push(kernel.name), true).1);

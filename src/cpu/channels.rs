@@ -24,7 +24,9 @@ pub(crate) fn span<'a>(tensor: &'a HostTensor, range: Range<usize>, space: &'a m
             x[range].convert_to_f32_slice(space);
             space
         }
-        Values::I64(_) | Values::U32(_) | Values::U8(_) => unreachable!("sequence tensors are f32 or f16"),
+        Values::I64(_) | Values::I32(_) | Values::U32(_) | Values::U8(_) => {
+            unreachable!("sequence tensors are f32 or f16")
+        }
     }
 }
 

@@ -61,7 +61,9 @@ impl<'a> Source<'a> {
                     from[..self.dim].convert_to_f32_slice(to);
                 }
             }
-            Values::I64(_) | Values::U32(_) | Values::U8(_) => unreachable!("sequence tensors are f32 or f16"),
+            Values::I64(_) | Values::I32(_) | Values::U32(_) | Values::U8(_) => {
+                unreachable!("sequence tensors are f32 or f16")
+            }
         }
         if let Some(eps) = self.unit {
             for row in space.chunks_exact_mut(self.dim) {
@@ -114,7 +116,7 @@ impl Output {
                 let pointer = Pointer::F16(v.as_mut_ptr());
                 (Values::F16(v), pointer)
             }
-            DType::I64 | DType::U32 | DType::U8 => unreachable!("sequence tensors are f32 or f16"),
+            DType::I64 | DType::I32 | DType::U32 | DType::U8 => unreachable!("sequence tensors are f32 or f16"),
         };
         Self { values, pointer, batch, heads, len, dim, layout, written: AtomicUsize::new(0) }
     }
@@ -182,7 +184,7 @@ impl Output {
             match &mut values {
                 Values::F32(v) => v.set_len(rows * dim),
                 Values::F16(v) => v.set_len(rows * dim),
-                Values::I64(_) | Values::U32(_) | Values::U8(_) => {}
+                Values::I64(_) | Values::I32(_) | Values::U32(_) | Values::U8(_) => {}
             }
         }
         HostTensor::new(layout.shape(batch, heads, len, dim), values)

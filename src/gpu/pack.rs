@@ -70,6 +70,7 @@ pub fn unpack(slot: &Slot, packed: HostTensor) -> TensorMap {
         Values::F32(v) => Values::F32(v[range].to_vec()),
         Values::F16(v) => Values::F16(v[range].to_vec()),
         Values::I64(v) => Values::I64(v[range].to_vec()),
+        Values::I32(v) => Values::I32(v[range].to_vec()),
         Values::U32(v) => Values::U32(v[range].to_vec()),
         Values::U8(v) => Values::U8(v[range].to_vec()),
     };

@@ -166,6 +166,7 @@ pub async fn read(ctx: &Context, tensor: &Tensor) -> Result<HostTensor, Error> {
             DType::F32 => Values::F32(bytemuck::pod_collect_to_vec(bytes)),
             DType::F16 => Values::F16(bytemuck::pod_collect_to_vec(bytes)),
             DType::I64 => Values::I64(bytemuck::pod_collect_to_vec(bytes)),
+            DType::I32 => Values::I32(bytemuck::pod_collect_to_vec(bytes)),
             DType::U32 => Values::U32(bytemuck::pod_collect_to_vec(bytes)),
             DType::U8 => Values::U8(bytes.to_vec()),
         }

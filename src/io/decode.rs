@@ -145,6 +145,7 @@ pub(super) fn row_major(values: Values, shape: &[usize]) -> Told<Values> {
         Values::F32(v) => Values::F32(transposed(&v, shape)?),
         Values::F16(v) => Values::F16(transposed::<f16>(&v, shape)?),
         Values::I64(v) => Values::I64(transposed(&v, shape)?),
+        Values::I32(v) => Values::I32(transposed(&v, shape)?),
         Values::U32(v) => Values::U32(transposed(&v, shape)?),
         Values::U8(v) => Values::U8(transposed(&v, shape)?),
     })

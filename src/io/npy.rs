@@ -105,6 +105,7 @@ fn start(tensor: &HostTensor) -> Told<Vec<u8>> {
         DType::F32 => "<f4",
         DType::F16 => "<f2",
         DType::I64 => "<i8",
+        DType::I32 => "<i4",
         DType::U32 => "<u4",
         DType::U8 => "|u1",
     };

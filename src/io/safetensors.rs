@@ -86,6 +86,7 @@ pub(super) fn write(out: &mut dyn Write, tensors: &TensorMap, metadata: &BTreeMa
             DType::F32 => Dtype::F32,
             DType::F16 => Dtype::F16,
             DType::I64 => Dtype::I64,
+            DType::I32 => Dtype::I32,
             DType::U32 => Dtype::U32,
             DType::U8 => Dtype::U8,
         };

@@ -1,5 +1,5 @@
 //! The operators. [`OPS`] has one row per operator; the command line, `check`, the tests and the benches iterate over
-//! it.
+//! it. [`PARTS`] has the parts of operators that run alone; the command line and `check` know them too.
 //!
 //! Each operator uses the same name in five places: `src/ops/X`, `shaders/X`, `tests/ops/X.rs`, its row here and
 //! `subquad run X`. CONTRIBUTING.md lists every place that a new operator touches.
@@ -28,8 +28,18 @@ pub static OPS: &[Op] =
 #[cfg(feature = "catalog")]
 pub const BASELINE: &str = softmax::OP.name;
 
-/// Finds an operator by name.
+/// The parts of operators that the command runs alone.
+#[cfg(feature = "catalog")]
+pub use primitives::PARTS;
+
+/// Every operator, then every part.
+#[cfg(feature = "catalog")]
+pub fn all() -> impl Iterator<Item = &'static Op> + Clone {
+    OPS.iter().chain(PARTS)
+}
+
+/// Finds an operator or a part by name.
 #[cfg(feature = "catalog")]
 pub fn find(name: &str) -> Option<&'static Op> {
-    OPS.iter().find(|op| op.name == name)
+    all().find(|op| op.name == name)
 }

@@ -14,6 +14,8 @@ pub enum Values {
     /// Integers (`position`).
     I64(Vec<i64>),
     /// Indices.
+    I32(Vec<i32>),
+    /// Borders and lengths.
     U32(Vec<u32>),
     /// Masks: 0 is false.
     U8(Vec<u8>),
@@ -26,6 +28,7 @@ macro_rules! map {
             Values::F32($inner) => Values::F32($body),
             Values::F16($inner) => Values::F16($body),
             Values::I64($inner) => Values::I64($body),
+            Values::I32($inner) => Values::I32($body),
             Values::U32($inner) => Values::U32($body),
             Values::U8($inner) => Values::U8($body),
         }
@@ -52,6 +55,7 @@ impl HostTensor {
             Values::F32(v) => v.len(),
             Values::F16(v) => v.len(),
             Values::I64(v) => v.len(),
+            Values::I32(v) => v.len(),
             Values::U32(v) => v.len(),
             Values::U8(v) => v.len(),
         };
@@ -67,6 +71,7 @@ impl HostTensor {
             DType::F32 => Values::F32(vec![0.0; n]),
             DType::F16 => Values::F16(vec![f16::ZERO; n]),
             DType::I64 => Values::I64(vec![0; n]),
+            DType::I32 => Values::I32(vec![0; n]),
             DType::U32 => Values::U32(vec![0; n]),
             DType::U8 => Values::U8(vec![0; n]),
         };
@@ -84,6 +89,7 @@ impl HostTensor {
             Values::F32(_) => DType::F32,
             Values::F16(_) => DType::F16,
             Values::I64(_) => DType::I64,
+            Values::I32(_) => DType::I32,
             Values::U32(_) => DType::U32,
             Values::U8(_) => DType::U8,
         }
@@ -105,6 +111,7 @@ impl HostTensor {
                 out
             }
             Values::I64(v) => v.iter().map(|&x| x as f32).collect(),
+            Values::I32(v) => v.iter().map(|&x| x as f32).collect(),
             Values::U32(v) => v.iter().map(|&x| x as f32).collect(),
             Values::U8(v) => v.iter().map(|&x| f32::from(x)).collect(),
         }
@@ -116,6 +123,7 @@ impl HostTensor {
             Values::F32(v) => v.iter().map(|&x| f64::from(x)).collect(),
             Values::F16(v) => v.iter().map(|&x| f64::from(x)).collect(),
             Values::I64(v) => v.iter().map(|&x| x as f64).collect(),
+            Values::I32(v) => v.iter().map(|&x| f64::from(x)).collect(),
             Values::U32(v) => v.iter().map(|&x| f64::from(x)).collect(),
             Values::U8(v) => v.iter().map(|&x| f64::from(x)).collect(),
         }
@@ -137,6 +145,7 @@ impl HostTensor {
                 Values::F16(out)
             }
             DType::I64 => Values::I64(self.to_f64().iter().map(|&x| x as i64).collect()),
+            DType::I32 => Values::I32(self.to_f64().iter().map(|&x| x as i32).collect()),
             DType::U32 => Values::U32(self.to_f64().iter().map(|&x| x as u32).collect()),
             DType::U8 => Values::U8(self.to_f32().iter().map(|&x| u8::from(x != 0.0)).collect()),
         };
@@ -188,6 +197,7 @@ impl HostTensor {
             DType::F32 => joined!(F32),
             DType::F16 => joined!(F16),
             DType::I64 => joined!(I64),
+            DType::I32 => joined!(I32),
             DType::U32 => joined!(U32),
             DType::U8 => joined!(U8),
         };
@@ -209,6 +219,7 @@ impl HostTensor {
             Values::F32(v) => bytemuck::cast_slice(v),
             Values::F16(v) => bytemuck::cast_slice(v),
             Values::I64(v) => bytemuck::cast_slice(v),
+            Values::I32(v) => bytemuck::cast_slice(v),
             Values::U32(v) => bytemuck::cast_slice(v),
             Values::U8(v) => v,
         }
@@ -219,7 +230,7 @@ impl HostTensor {
         match &self.values {
             Values::F32(v) => v.iter().filter(|x| !x.is_finite()).count(),
             Values::F16(v) => v.iter().filter(|x| !x.is_finite()).count(),
-            Values::I64(_) | Values::U32(_) | Values::U8(_) => 0,
+            Values::I64(_) | Values::I32(_) | Values::U32(_) | Values::U8(_) => 0,
         }
     }
 }

@@ -12,7 +12,10 @@ pub enum DType {
     F16,
     /// 64-bit signed integer: counts in files (`position`).
     I64,
-    /// 32-bit unsigned integer: indices of slots and rows. Files may contain it, but it is read as I64.
+    /// 32-bit signed integer: indices of slots, rows and codes, 0 or more. Files may contain it, but it is read as I64. Kernels
+    /// take it for unsigned, so that a negative index is beyond every table.
+    I32,
+    /// 32-bit unsigned integer: borders and lengths on a GPU. Files may contain it, but it is read as I64.
     U32,
     /// 8-bit unsigned integer on the host: a mask, where 0 is false. On a GPU a mask has one bit per element, in words of U32.
     U8,
@@ -25,6 +28,7 @@ impl DType {
             DType::F32 => 4,
             DType::F16 => 2,
             DType::I64 => 8,
+            DType::I32 => 4,
             DType::U32 => 4,
             DType::U8 => 1,
         }
@@ -35,12 +39,13 @@ impl DType {
         matches!(self, DType::F32 | DType::F16)
     }
 
-    /// Lower-case name: `f32`, `f16`, `i64`, `u32`, `u8`.
+    /// Lower-case name: `f32`, `f16`, `i64`, `i32`, `u32`, `u8`.
     pub const fn name(self) -> &'static str {
         match self {
             DType::F32 => "f32",
             DType::F16 => "f16",
             DType::I64 => "i64",
+            DType::I32 => "i32",
             DType::U32 => "u32",
             DType::U8 => "u8",
         }

@@ -178,7 +178,7 @@ fn nudged(inputs: &TensorMap, draw: u64) -> TensorMap {
             DType::F32 | DType::F16 => {
                 HostTensor::f32(tensor.shape().clone(), tensor.to_f32().into_iter().map(&mut nudge).collect())
             }
-            DType::I64 | DType::U32 | DType::U8 => tensor.clone(),
+            DType::I64 | DType::I32 | DType::U32 | DType::U8 => tensor.clone(),
         };
         (name.to_owned(), tensor)
     };

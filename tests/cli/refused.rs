@@ -244,8 +244,7 @@ fn what_the_grammar_refuses_is_usage_too() {
         assert_eq!((ran.code, ran.out.as_str()), (2, ""), "{command}: {ran:?}");
         assert!(words.iter().all(|word| ran.err.contains(word)), "{command}: {ran:?}");
     }
-    let names: Vec<_> = subquad::ops::OPS.iter().map(|op| op.name).collect();
-    let sentence = format!("unknown operator `linaer`; did you mean `linear`? (operators: {})", names.join(", "));
+    let sentence = format!("unknown operator `linaer`; did you mean `linear`? ({})", known_operators());
     place.refuse("run linaer --input x --output y", 2, &sentence);
     place.refuse("sample linaer", 2, &sentence);
 }

@@ -40,13 +40,12 @@ fn a_mistyped_word_gets_the_nearest_one() {
     tip("check liner", "a similar value exists: 'linear'");
     tip("linear -i f", "linear is an operator: subquad run linear");
     let place = Place::new();
-    let names: Vec<_> = subquad::ops::OPS.iter().map(|op| op.name).collect();
-    let names = names.join(", ");
-    let did = format!("unknown operator `sotfmax`; did you mean `softmax`? (operators: {names})");
+    let names = known_operators();
+    let did = format!("unknown operator `sotfmax`; did you mean `softmax`? ({names})");
     place.refuse("run sotfmax -i f", 2, &did);
-    place.refuse("run zzzz -i f", 2, &format!("unknown operator `zzzz` (operators: {names})"));
+    place.refuse("run zzzz -i f", 2, &format!("unknown operator `zzzz` ({names})"));
     let before = "the operator comes before the file: subquad run OP -i f.npz";
-    place.refuse("run f.npz", 2, &format!("unknown operator `f.npz`; {before} (operators: {names})"));
+    place.refuse("run f.npz", 2, &format!("unknown operator `f.npz`; {before} ({names})"));
 }
 
 #[track_caller]

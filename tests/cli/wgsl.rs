@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use subquad::gpu::limits::capabilities;
-use subquad::ops::OPS;
+use subquad::ops::all;
 
 use super::Place;
 
@@ -18,7 +18,7 @@ fn validate(name: &str, text: &str) {
 #[test]
 fn every_specialisation_is_dumped_complete() {
     let place = Place::new();
-    for op in OPS {
+    for op in all() {
         for target in ["web", "native"] {
             let folder = format!("{}_{target}", op.name);
             let listed = place.done(&format!("wgsl {} --all --target {target} --dump {folder}", op.name));
@@ -40,7 +40,7 @@ fn every_specialisation_is_dumped_complete() {
 #[test]
 fn without_a_directory_each_kernel_is_printed_once() {
     let place = Place::new();
-    for op in OPS {
+    for op in all() {
         let text = place.done(&format!("wgsl {}", op.name));
         let kernels: BTreeSet<_> = op.kernels().iter().map(|(kernel, _)| (kernel.name, kernel.entry)).collect();
         assert_eq!(text.matches("@compute").count(), kernels.len());
@@ -64,8 +64,7 @@ fn without_a_directory_each_kernel_is_printed_once() {
 fn without_an_operator_the_kernels_of_all_are_printed_once() {
     let place = Place::new();
     let listed = place.done("wgsl --all --dump all");
-    let labels =
-        OPS.iter().flat_map(|op| op.kernels()).map(|(kernel, spec)| format!("all/{}.wgsl", spec.file_stem(kernel)));
+    let labels = all().flat_map(|op| op.kernels()).map(|(kernel, spec)| format!("all/{}.wgsl", spec.file_stem(kernel)));
     assert_eq!(listed.lines().map(str::to_owned).collect::<BTreeSet<_>>(), labels.collect());
     assert_eq!(listed.lines().count(), std::fs::read_dir(place.path("all")).unwrap().count());
 }

@@ -9,7 +9,7 @@ use subquad::catalog::domain::Domain;
 use subquad::catalog::spec::Op;
 use subquad::gpu::{Caps, plan};
 use subquad::operator::{Operator, Precision, Rows};
-use subquad::ops::OPS;
+use subquad::ops::all;
 use subquad::tensor::{HostTensor, TensorMap};
 use subquad::verify::rows;
 use subquad::verify::tolerance::Reference;
@@ -19,7 +19,7 @@ use crate::support::{self, assert_within, context, on_gpu, prepare, test};
 
 pub(crate) fn tests() -> Vec<Trial> {
     let mut trials = vec![test(no_two_cases_of_an_operator_have_the_same_name)];
-    for op in OPS {
+    for op in all() {
         for case in support::cases(op) {
             trials.extend(of_case(op, case));
         }
@@ -135,7 +135,7 @@ fn of_plan(op: &'static Op, case: Case) -> Trial {
 }
 
 fn no_two_cases_of_an_operator_have_the_same_name() {
-    for op in OPS {
+    for op in all() {
         let mut names: Vec<_> = (op.cases)().into_iter().map(|c| c.name).collect();
         names.sort();
         names.windows(2).for_each(|w| assert_ne!(w[0], w[1], "{}", op.name));

@@ -10,7 +10,7 @@ use std::sync::OnceLock;
 use subquad::catalog::case::Case;
 use subquad::catalog::spec::Op;
 use subquad::gpu::{Caps, Kernel, Variant};
-use subquad::ops::OPS;
+use subquad::ops;
 use subquad::tensor::DType;
 
 use crate::support::{Runner, backends_for, context};
@@ -66,7 +66,7 @@ pub(crate) fn runs_here(op: &Op, case: &Case) -> bool {
     let all = std::env::var("SUBQUAD_ALL").is_ok_and(|v| v == "1");
     let software = context().is_some_and(|ctx| ctx.info().device_type == wgpu::DeviceType::Cpu);
     let names = |op: &Op| covering(op, |case| case.quick).into_iter().map(|case| case.name).collect();
-    let covering = || NAMES.get_or_init(|| OPS.iter().map(|op| (op.name, names(op))).collect());
+    let covering = || NAMES.get_or_init(|| ops::all().map(|op| (op.name, names(op))).collect());
     !case.host && (all || !software || covering()[op.name].contains(&case.name))
 }
 

@@ -29,7 +29,7 @@ fn looks_back(op: &Op, case: &Case) -> bool {
     let causal = match op.causal {
         Causality::Always => true,
         Causality::Both => case.flags.switch("causal") != Some(false),
-        Causality::Never => false,
+        Causality::Never | Causality::Neither => false,
     };
     let (n, m) = (case.axis(op, "N").unwrap(), case.axis(op, "M"));
     let forward = case.flags.word("direction").is_none_or(|word| word == "forward");

@@ -248,6 +248,7 @@ pub(crate) fn cut(tensor: &HostTensor, axis: usize, from: usize, to: usize) -> H
         Values::F32(v) => Values::F32(part(v, row, from_at, to_at)),
         Values::F16(v) => Values::F16(part(v, row, from_at, to_at)),
         Values::I64(v) => Values::I64(part(v, row, from_at, to_at)),
+        Values::I32(v) => Values::I32(part(v, row, from_at, to_at)),
         Values::U32(v) => Values::U32(part(v, row, from_at, to_at)),
         Values::U8(v) => Values::U8(part(v, row, from_at, to_at)),
     };

@@ -3,7 +3,7 @@
 use libtest_mimic::Trial;
 use subquad::catalog::case::Case;
 use subquad::catalog::spec::Op;
-use subquad::ops::OPS;
+use subquad::ops::{OPS, PARTS};
 use subquad::tensor::{DType, HostTensor, Layout, TensorMap};
 
 use crate::cover::runs_here;
@@ -12,9 +12,11 @@ use crate::support::{assert_same_bits, backends, cases, context, on_gpu, prepare
 pub(crate) fn tests() -> Vec<Trial> {
     let mut trials = Vec::new();
     // For the cpu backend this is tests/trials/threads.rs.
-    trials.extend(test_each(OPS, the_same_run_gives_the_same_bits));
-    trials.extend(test_each(OPS, layouts_hold_the_same_numbers));
-    trials.extend(test_each(OPS, shader_checks_do_not_change_a_bit));
+    for ops in [OPS, PARTS] {
+        trials.extend(test_each(ops, the_same_run_gives_the_same_bits));
+        trials.extend(test_each(ops, layouts_hold_the_same_numbers));
+        trials.extend(test_each(ops, shader_checks_do_not_change_a_bit));
+    }
     trials
 }
 

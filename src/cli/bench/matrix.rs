@@ -9,7 +9,7 @@ use crate::catalog::flags::{FlagKind, Flags};
 use crate::catalog::spec::{Causality, Op, TensorSpec};
 use crate::error::Error;
 use crate::measure::Place;
-use crate::ops::{BASELINE, OPS};
+use crate::ops::{self, BASELINE, OPS};
 use crate::tensor::{DType, Layout};
 
 /// Default lengths.
@@ -102,7 +102,7 @@ impl Matrix {
         dtypes.sort_by_key(|dtype| *dtype == DType::F16);
         dtypes.dedup();
         let mut matrix = Self {
-            ops: args::ops_of(matches),
+            ops: args::ops_of(matches, OPS.iter()),
             lists,
             dtypes: if dtypes.is_empty() { vec![DType::F32] } else { dtypes },
             layout: args::layout_of(matches).unwrap_or_default(),
@@ -164,7 +164,7 @@ impl Matrix {
         let (name, value) = pair.split_once('=').ok_or_else(|| refuse("NAME=VALUE"))?;
         let mut kinds = self.ops.iter().filter_map(|op| op.flag(name)).peekable();
         if kinds.peek().is_none() {
-            let owners: Vec<_> = OPS.iter().filter(|op| op.flag(name).is_some()).map(|op| op.name).collect();
+            let owners: Vec<_> = ops::all().filter(|op| op.flag(name).is_some()).map(|op| op.name).collect();
             let hint =
                 if owners.is_empty() { String::new() } else { format!("; it is a flag of {}", owners.join(" and ")) };
             let text = format!("--flag {pair}: none of these operators has a flag `{name}`{hint}");

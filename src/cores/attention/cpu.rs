@@ -100,7 +100,7 @@ impl<'a> PairTensor<'a> {
         match self.values {
             Values::F32(x) => to.copy_from_slice(&x[self.at(row, keys)]),
             Values::F16(x) => x[self.at(row, keys)].convert_to_f32_slice(to),
-            Values::I64(_) | Values::U32(_) | Values::U8(_) => unreachable!("a bias is f32 or f16"),
+            Values::I64(_) | Values::I32(_) | Values::U32(_) | Values::U8(_) => unreachable!("a bias is f32 or f16"),
         }
     }
 

@@ -2,9 +2,9 @@
 //! computing all of them.
 //!
 //! ```text
-//! indices[r] = the K addresses i of the largest z(i) = sum_u logits[r, u, digit u of i],  the largest first
-//! weights[r] = prod_u softmax(logits[r, u] / tau)[digit u of i]      Weights::Product: RAM-Net's, not renormalised
-//!            = softmax over the K of z(i) / tau                      Weights::Softmax: that of product keys
+//! index[r]  = the K addresses i of the largest z(i) = sum_u q[r, u, digit u of i],  the largest first
+//! weight[r] = prod_u softmax(q[r, u] / tau)[digit u of i]       Weights::Product: RAM-Net's, not renormalised
+//!           = softmax over the K of z(i) / tau                  Weights::Softmax: that of product keys
 //! ```
 //!
 //! Sums are f32. Digit 0 is added first and is the least significant of an address. Of equal sums, the smaller address
@@ -12,7 +12,7 @@
 //! 1907.05242) are the case U = 2 with P sub-keys each: the logits are their scores, and digit 1 is the half that
 //! counts in steps of P.
 
-use super::{PROOF, Params, TYPES, reference};
+use super::{PROOF, Params, TYPES, Tokens, reference};
 use crate::error::Error;
 use crate::gpu::Caps;
 use crate::gpu::program::{Cost, Operand, Program, Step, check_indices, check_memory};
@@ -43,8 +43,8 @@ pub enum Weights {
 /// Shape and settings. [`Config::new`] has the defaults; fields are public.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
-    /// R: rows of logits.
-    pub rows: usize,
+    /// The rows of q.
+    pub tokens: Tokens,
     /// U: digits of an address.
     pub digits: usize,
     /// P: choices per digit.
@@ -64,8 +64,8 @@ static TOPK: Kernel =
 
 impl Config {
     /// f32, with product weights at temperature 1.
-    pub fn new(rows: usize, digits: usize, choices: usize, topk: usize) -> Self {
-        Self { rows, digits, choices, topk, weights: Weights::Product, tau: 1.0, dtype: DType::F32 }
+    pub fn new(tokens: impl Into<Tokens>, digits: usize, choices: usize, topk: usize) -> Self {
+        Self { tokens: tokens.into(), digits, choices, topk, weights: Weights::Product, tau: 1.0, dtype: DType::F32 }
     }
 
     /// Checks the settings on their own.
@@ -73,9 +73,8 @@ impl Config {
     /// # Errors
     /// One sentence that names the setting.
     pub fn validate(&self) -> Result<(), Error> {
-        for (setting, value, most) in
-            [("rows", self.rows, u32::MAX as usize), ("digits", self.digits, MAX_DIGITS), ("topk", self.topk, MAX_TOPK)]
-        {
+        self.tokens.validate(NAME)?;
+        for (setting, value, most) in [("digits", self.digits, MAX_DIGITS), ("topk", self.topk, MAX_TOPK)] {
             if value == 0 || value > most {
                 return Err(Error::setting(NAME, setting, format!("1 to {most}"), value.to_string()));
             }
@@ -92,17 +91,17 @@ impl Config {
             return Err(Error::setting(NAME, "tau", "a finite number over 0", self.tau.to_string()));
         }
         if !self.dtype.is_float() {
-            return Err(Error::tensor(NAME, "logits", "f32 or f16", self.dtype.name()));
+            return Err(Error::tensor(NAME, "q", "f32 or f16", self.dtype.name()));
         }
         check_memory(NAME, &self.slots())
     }
 
     fn outputs<T: Float>(&self, tensors: &TensorMap, rows: Rows<'_>) -> ReferenceOutputs {
-        let logits = tensors.get("logits").unwrap_or_else(|| panic!("tensor logits is missing"));
-        let (raw, exact) = (logits.to_f32(), float::read::<T>(tensors, "logits").unwrap_or_default());
+        let logits = tensors.get("q").unwrap_or_else(|| panic!("tensor q is missing"));
+        let (raw, exact) = (logits.to_f32(), float::read::<T>(tensors, "q").unwrap_or_default());
         let width = self.digits * self.choices;
         let (mut indices, mut weights) = (Vec::new(), Vec::new());
-        for row in rows.of(self.rows) {
+        for row in self.tokens.wanted(rows) {
             let best = reference::top(&raw[row * width..][..width], self.choices, self.topk);
             let own = match self.weights {
                 Weights::Product => reference::products(&exact[row * width..][..width], self.choices, self.tau, &best),
@@ -114,16 +113,17 @@ impl Config {
             weights.extend(float::wide(own));
             indices.extend(best.iter().map(|&(address, _)| address as f64));
         }
-        vec![("indices", indices), ("weights", weights)]
+        vec![("index", indices), ("weight", weights)]
     }
 
     /// Every tensor with its exact shape and storage type.
     pub fn slots(&self) -> Vec<Slot> {
-        let kept = [self.rows, self.topk];
+        let kept = self.tokens.shape(self.topk);
+        let q = self.tokens.shape(self.digits.saturating_mul(self.choices));
         vec![
-            Slot::plain("logits", Access::Read, self.dtype, [self.rows, self.digits.saturating_mul(self.choices)]),
-            Slot::plain("indices", Access::Write, DType::U32, kept),
-            Slot::plain("weights", Access::Write, DType::F32, kept),
+            Slot::plain("q", Access::Read, self.dtype, q),
+            Slot::plain("index", Access::Write, DType::I32, kept.clone()),
+            Slot::plain("weight", Access::Write, DType::F32, kept),
         ]
     }
 
@@ -131,18 +131,18 @@ impl Config {
         caps.require(NAME, self.dtype)?;
         check_indices(NAME, &self.slots())?;
         let lanes = Lanes::new(self.digits, self.choices, self.topk);
-        let params = Params { rows: self.rows as u32, tau: self.tau, ..Params::default() };
+        let params = Params { rows: self.tokens.rows() as u32, tau: self.tau, ..Params::default() };
         let overrides = vec![("SURVIVORS", (self.weights == Weights::Softmax).into())];
         let spec = Variant::new(self.dtype, lanes.consts(lanes.vectors()), overrides);
-        let names = ["logits", "indices", "weights"];
+        let names = ["logits", "indices", "weight"];
         let operands: Vec<_> = names.into_iter().zip((0..3).map(Operand::Slot)).collect();
         let mut loads = lanes.loads();
         if self.weights == Weights::Softmax && !lanes.cached() {
             loads = lanes.candidates();
         }
-        let bytes_read = (self.rows * loads * self.dtype.size()) as f64;
-        let cost = Cost { flops: self.rows as f64 * lanes.work(), bytes_read, ..self.cost() };
-        let groups = self.rows.div_ceil(lanes.vectors());
+        let bytes_read = (self.tokens.rows() * loads * self.dtype.size()) as f64;
+        let cost = Cost { flops: self.tokens.rows() as f64 * lanes.work(), bytes_read, ..self.cost() };
+        let groups = self.tokens.rows().div_ceil(lanes.vectors());
         let step = Step::new(&TOPK, spec, &params, &operands, groups as u64, cost);
         let variant = format!("{} lanes a row", lanes.lanes);
         Ok(Program::new(NAME, variant, self.slots(), vec![], vec![step]))
@@ -152,14 +152,15 @@ impl Config {
     fn cpu(&self, tensors: &TensorMap) -> TensorMap {
         use super::beam::{self, Beam};
         use rayon::prelude::*;
-        let logits = tensors.get("logits").map(HostTensor::to_f32).unwrap_or_default();
+        let logits = tensors.get("q").map(HostTensor::to_f32).unwrap_or_default();
         let width = self.digits * self.choices;
-        let (mut indices, mut weights) = (vec![0u32; self.rows * self.topk], vec![0.0f32; self.rows * self.topk]);
+        let kept = self.tokens.rows() * self.topk;
+        let (mut indices, mut weights) = (vec![0i32; kept], vec![0.0f32; kept]);
         let make = || (Beam::new(self.choices, self.topk), vec![0.0; width]);
         let rows = indices.par_chunks_exact_mut(self.topk).zip(weights.par_chunks_exact_mut(self.topk));
         rows.zip(logits.par_chunks_exact(width)).for_each_init(make, |(beam, shares), ((indices, weights), logits)| {
             for (index, address) in indices.iter_mut().zip(beam.top(logits)) {
-                *index = address as u32;
+                *index = address as i32;
             }
             if self.weights == Weights::Product {
                 shares.copy_from_slice(logits);
@@ -173,13 +174,14 @@ impl Config {
             }
         });
         let mut outputs = TensorMap::new();
-        outputs.insert("indices", HostTensor::new([self.rows, self.topk], Values::U32(indices)));
-        outputs.insert("weights", HostTensor::f32([self.rows, self.topk], weights));
+        let kept = self.tokens.shape(self.topk);
+        outputs.insert("index", HostTensor::new(kept.clone(), Values::I32(indices)));
+        outputs.insert("weight", HostTensor::f32(kept, weights));
         outputs
     }
 
     fn cost(&self) -> Cost {
-        let (rows, width, kept) = (self.rows as f64, (self.digits * self.choices) as f64, self.topk as f64);
+        let (rows, width, kept) = (self.tokens.rows() as f64, (self.digits * self.choices) as f64, self.topk as f64);
         let sums = Lanes::new(self.digits, self.choices, self.topk).candidates() as f64;
         let exps = if self.weights == Weights::Product { width + kept } else { kept };
         Cost {
@@ -209,12 +211,12 @@ impl Configured for Config {
 tensors! {
     /// Tensors on the GPU.
     required {
-        /// `[R, U P]`, digit 0 first.
-        logits,
-        /// `[R, K]` u32, written.
-        indices,
-        /// `[R, K]` f32, written.
-        weights,
+        /// Logits `[B, H, N, U P]`, digit 0 first.
+        q,
+        /// `[B, H, N, K]` i32, written.
+        index,
+        /// `[B, H, N, K]` f32, written.
+        weight,
     }
     optional {}
 }

@@ -1,0 +1,279 @@
+//! The rows of the parts in their table: tensors, flags, named shapes, and how a request becomes a configuration.
+
+use super::{Tokens, gated_norm, gather, quantize, stable_sort, topk};
+use crate::catalog::case::Case;
+use crate::catalog::domain::Domain;
+use crate::catalog::flags::{Flag, FlagKind, Flags};
+use crate::catalog::qkv;
+use crate::catalog::request::Request;
+use crate::catalog::spec::{AxisDefault, Causality, Draw, Op, TensorSpec};
+use crate::error::Error;
+use crate::operator::{Configured, Operator};
+use crate::tensor::{DType, Layout};
+
+/// Every part of this crate that runs alone.
+pub static PARTS: &[Op] = &[TOPK, GATHER, SORT, NORM, QUANTIZE];
+
+/// What the rows of all parts have in common.
+const PART: Op = Op {
+    name: "",
+    summary: "",
+    inputs: &[],
+    outputs: &[],
+    state: &[],
+    axes: &[],
+    flags: &[],
+    causal: Causality::Neither,
+    recurrent: false,
+    rows_apart: true,
+    complexity: "",
+    summaries: None,
+    configure: topk,
+    cases: topk_cases,
+};
+
+const X: TensorSpec = TensorSpec::sequence("x", "B H N E");
+const O: TensorSpec = qkv::OUTPUT;
+const INDEX: TensorSpec = TensorSpec::sequence("index", "B H N K").of(Domain::Index).drawn(Draw::Below("S"));
+const WEIGHT: TensorSpec = TensorSpec::sequence("weight", "B H N K").single();
+
+const BATCH: (&str, AxisDefault) = qkv::AXES[0];
+const HEADS: (&str, AxisDefault) = qkv::AXES[1];
+const LEN: (&str, AxisDefault) = qkv::AXES[3];
+const DIM: (&str, AxisDefault) = ("E", AxisDefault::Length(64));
+
+const DEFAULT_CHOICES: usize = 4;
+const DEFAULT_TOPK: usize = 8;
+const DEFAULT_BINS: usize = 256;
+const DEFAULT_EPS: f32 = 1e-5;
+
+/// Addresses of the largest sums.
+const TOPK: Op = Op {
+    name: topk::Config::ALGORITHM.name,
+    summary: "the K addresses of the largest sums of one logit per digit, and their weights",
+    inputs: &[TensorSpec::sequence("q", "B H N U*P")],
+    outputs: &[INDEX, WEIGHT],
+    axes: &[BATCH, HEADS, LEN, ("U*P", AxisDefault::Length(20))],
+    flags: &[
+        Flag {
+            name: "choices",
+            kind: FlagKind::Count,
+            help: "Number of choices P per digit; there are P^U addresses [default: 4]",
+        },
+        Flag { name: "topk", kind: FlagKind::Count, help: "Number of addresses K that are kept [default: 8]" },
+        Flag {
+            name: "weights",
+            kind: FlagKind::Choice(&["product", "softmax"]),
+            help: "Weights of the kept addresses: products of the softmaxes of their digits, or the softmax of their sums \
+                   [default: product]",
+        },
+        Flag { name: "tau", kind: FlagKind::Number, help: "Temperature of the softmax [default: 1]" },
+    ],
+    complexity: "N U K P",
+    ..PART
+};
+
+/// Weighted sums of rows of a table.
+const GATHER: Op = Op {
+    name: gather::Config::ALGORITHM.name,
+    summary: "weighted sums of rows of a table, as in an embedding bag",
+    inputs: &[INDEX, WEIGHT, TensorSpec::stream("table", "1|B 1|H S E")],
+    outputs: &[O],
+    axes: &[BATCH, HEADS, LEN, ("K", AxisDefault::Length(8)), ("S", AxisDefault::Length(1024)), DIM],
+    complexity: "N K E",
+    configure: gather,
+    cases: gather_cases,
+    ..PART
+};
+
+/// The stable order of numbers by bins.
+const SORT: Op = Op {
+    name: stable_sort::Config::ALGORITHM.name,
+    summary: "the stable order of whole numbers by bins, and where each bin starts",
+    inputs: &[TensorSpec::stream("bins", "B H N").of(Domain::Index).drawn(Draw::ByFlags(below_bins))],
+    outputs: &[TensorSpec::stream("order", "B H N"), TensorSpec::stream("offsets", "B H bins+1")],
+    axes: &[BATCH, HEADS, LEN],
+    flags: &[Flag {
+        name: "bins",
+        kind: FlagKind::Count,
+        help: "Number of bins; the tensor `bins` has whole numbers below it [default: 256]",
+    }],
+    rows_apart: false,
+    complexity: "N log N",
+    configure: sort,
+    cases: sort_cases,
+    ..PART
+};
+
+/// RMS norm and gate.
+const NORM: Op = Op {
+    name: gated_norm::Config::ALGORITHM.name,
+    summary: "RMS norm per head, times a weight and the sigmoid of a gate",
+    inputs: &[
+        X,
+        TensorSpec::weight("weight", "E").or_forms(&[("weight.H", "H E")]),
+        TensorSpec::sequence("gate", "B H N E").optional(),
+    ],
+    outputs: &[O],
+    axes: &[BATCH, HEADS, LEN, DIM],
+    flags: &[Flag { name: "eps", kind: FlagKind::Number, help: "Number added to the mean square [default: 1e-5]" }],
+    complexity: "N E",
+    configure: norm,
+    cases: norm_cases,
+    ..PART
+};
+
+/// The nearest code of a codebook.
+const QUANTIZE: Op = Op {
+    name: quantize::Config::ALGORITHM.name,
+    summary: "vector quantisation: the nearest code of a codebook, exactly",
+    inputs: &[
+        X,
+        TensorSpec { optional: false, ..TensorSpec::weight("codebook", "C E").or_forms(&[("codebook.H", "H C E")]) },
+    ],
+    outputs: &[TensorSpec::sequence("code", "B H N"), O],
+    axes: &[BATCH, HEADS, LEN, ("C", AxisDefault::Length(1024)), DIM],
+    complexity: "N C E",
+    configure: quantize,
+    cases: quantize_cases,
+    ..PART
+};
+
+fn bins(flags: &Flags) -> Result<usize, Error> {
+    Ok(flags.count(SORT.name, "bins")?.unwrap_or(DEFAULT_BINS))
+}
+
+fn below_bins(flags: &Flags) -> Draw {
+    Draw::BelowCount(bins(flags).unwrap_or(DEFAULT_BINS))
+}
+
+/// The rows of a tensor of four axes, and the length of its last axis.
+fn tokens(op: &'static str, request: &Request<'_>, spec: &TensorSpec) -> Result<(Tokens, usize), Error> {
+    let d = request.required(op, spec)?.dims();
+    let [heads, len] = if request.layout == Layout::Bhnd { [d[1], d[2]] } else { [d[2], d[1]] };
+    Ok((Tokens::new(d[0], heads, len).layout(request.layout), d[3]))
+}
+
+fn checked<C: Configured>(config: C) -> Result<Box<dyn Operator>, Error> {
+    Operator::validate(&config)?;
+    Ok(Box::new(config))
+}
+
+fn topk(request: &Request<'_>) -> Result<Box<dyn Operator>, Error> {
+    let (name, flags) = (TOPK.name, request.flags);
+    let (tokens, width) = tokens(name, request, &TOPK.inputs[0])?;
+    let choices = flags.count(name, "choices")?.unwrap_or(DEFAULT_CHOICES);
+    if !width.is_multiple_of(choices) {
+        let expected = format!("a last axis U*P that is a multiple of P = {choices} choices");
+        return Err(Error::tensor(name, "q", expected, width.to_string()));
+    }
+    let topk = flags.count(name, "topk")?.unwrap_or(DEFAULT_TOPK);
+    let softmax = flags.word("weights") == Some("softmax");
+    checked(topk::Config {
+        weights: if softmax { topk::Weights::Softmax } else { topk::Weights::Product },
+        tau: flags.number(name, "tau")?.unwrap_or(1.0),
+        dtype: request.dtype,
+        ..topk::Config::new(tokens, width / choices, choices, topk)
+    })
+}
+
+fn gather(request: &Request<'_>) -> Result<Box<dyn Operator>, Error> {
+    let (tokens, topk) = tokens(GATHER.name, request, &INDEX)?;
+    let d = request.required(GATHER.name, &GATHER.inputs[2])?.dims();
+    request.required(GATHER.name, &WEIGHT)?;
+    checked(gather::Config {
+        tables: [d[0], d[1]],
+        dtype: request.dtype,
+        ..gather::Config::new(tokens, topk, d[2], d[3])
+    })
+}
+
+fn sort(request: &Request<'_>) -> Result<Box<dyn Operator>, Error> {
+    let d = request.required(SORT.name, &SORT.inputs[0])?.dims();
+    checked(stable_sort::Config::new(d[0], d[1], d[2], bins(request.flags)?))
+}
+
+fn norm(request: &Request<'_>) -> Result<Box<dyn Operator>, Error> {
+    let name = NORM.name;
+    let [x, weight, gate] = [0, 1, 2].map(|at| &NORM.inputs[at]);
+    let (tokens, dim) = tokens(name, request, x)?;
+    checked(gated_norm::Config {
+        weight: match request.optional(name, weight)?.map(|shape| shape.rank()) {
+            None => gated_norm::Weight::None,
+            Some(1) => gated_norm::Weight::Shared,
+            Some(_) => gated_norm::Weight::PerHead,
+        },
+        gated: request.optional(name, gate)?.is_some(),
+        eps: request.flags.number(name, "eps")?.unwrap_or(DEFAULT_EPS),
+        dtype: request.dtype,
+        ..gated_norm::Config::new(tokens, dim)
+    })
+}
+
+fn quantize(request: &Request<'_>) -> Result<Box<dyn Operator>, Error> {
+    let (tokens, dim) = tokens(QUANTIZE.name, request, &X)?;
+    let book = request.required(QUANTIZE.name, &QUANTIZE.inputs[1])?;
+    let codes = book.dims()[book.rank() - 2];
+    checked(quantize::Config {
+        per_head: book.rank() == 3,
+        dtype: request.dtype,
+        ..quantize::Config::new(tokens, codes, dim)
+    })
+}
+
+fn topk_cases() -> Vec<Case> {
+    let keys = Case::new("product_keys", &[("B", 2), ("H", 1), ("N", 9), ("U*P", 48)]).flag("choices", "24");
+    let keys = keys.flag("weights", "softmax");
+    let many = Case::new("many_choices", &[("H", 1), ("N", 3), ("U*P", 1200)]).flag("choices", "600");
+    vec![
+        Case::new("grouped", &[("B", 2), ("H", 3), ("N", 5)]),
+        keys.clone(),
+        Case { name: "keys_f16".into(), ..keys.dtype(DType::F16) },
+        Case::new("odd", &[("H", 1), ("N", 7), ("U*P", 21)]).flag("choices", "7").flag("topk", "5").flag("tau", "0.7"),
+        // More logits than a workgroup caches.
+        many.flag("topk", "3").flag("weights", "softmax"),
+    ]
+}
+
+fn gather_cases() -> Vec<Case> {
+    let grouped = Case::new("grouped", &[("B", 2), ("H", 3), ("N", 5), ("K", 4), ("S", 9), ("1|B", 2), ("1|H", 3)]);
+    vec![
+        Case { name: "grouped_f16".into(), ..grouped.clone().dtype(DType::F16) },
+        grouped,
+        Case::new("shared", &[("B", 2), ("H", 2), ("N", 3), ("K", 3), ("S", 7), ("E", 70)]),
+        Case::new("per_head", &[("B", 2), ("H", 2), ("N", 3), ("K", 1), ("S", 1), ("E", 1), ("1|H", 2)]),
+        Case::new("per_batch", &[("B", 2), ("H", 2), ("N", 3), ("K", 2), ("S", 5), ("E", 3), ("1|B", 2)]),
+    ]
+}
+
+fn sort_cases() -> Vec<Case> {
+    vec![
+        Case::new("grouped", &[("B", 2), ("H", 3), ("N", 100)]).flag("bins", "5"),
+        Case::new("one", &[("H", 1), ("N", 1)]).flag("bins", "1"),
+        Case::new("two_tiles", &[("H", 2), ("N", 2049)]).flag("bins", "3"),
+        Case::new("many_bins", &[("H", 1), ("N", 5000)]).flag("bins", "70000"),
+    ]
+}
+
+fn norm_cases() -> Vec<Case> {
+    let grouped = Case::new("grouped", &[("B", 2), ("H", 3), ("N", 5), ("E", 20)]).with("weight.H").with("gate");
+    vec![
+        Case { name: "grouped_f16".into(), ..grouped.clone().dtype(DType::F16) },
+        grouped,
+        Case::new("plain", &[("H", 2), ("N", 3), ("E", 1)]),
+        Case::new("weighted", &[("H", 2), ("N", 3), ("E", 70)]).with("weight").flag("eps", "0.5"),
+        Case::new("gated", &[("H", 2), ("N", 3), ("E", 70)]).with("gate"),
+    ]
+}
+
+fn quantize_cases() -> Vec<Case> {
+    let grouped = Case::new("grouped", &[("B", 2), ("H", 3), ("N", 70), ("C", 70), ("E", 20)]).with("codebook.H");
+    vec![
+        Case { name: "grouped_f16".into(), ..grouped.clone().dtype(DType::F16) },
+        grouped,
+        Case::new("one_code", &[("H", 2), ("N", 3), ("C", 1), ("E", 1)]),
+        Case::new("odd", &[("B", 3), ("H", 5), ("N", 5), ("C", 129), ("E", 7)]),
+        // Workgroups share the codes.
+        Case::new("few_rows", &[("H", 3), ("N", 1), ("C", 1000), ("E", 36)]),
+    ]
+}
