@@ -249,7 +249,7 @@ fn record(
     let mut workspace = Workspace::new();
     workspace.reserve(ctx, memory.workspace()).unwrap();
     let mut encoder = ctx.device().create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
-    let tensors = ramnet::Tensors { q, k, v, gamma, o, state: None };
+    let tensors = ramnet::Tensors::new(q, k, v, gamma, o);
     memory.bind(&Bound::from(tensors), &workspace).unwrap().encode(&mut encoder);
     let tensors = gated_norm::Tensors { x: o, gate: Some(gate), scale: Some(scale), y };
     norm.bind(&Bound::from(tensors), &workspace).unwrap().encode(&mut encoder);

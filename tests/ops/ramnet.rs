@@ -7,16 +7,19 @@ use subquad::catalog::flags::Flags;
 use subquad::catalog::random;
 use subquad::catalog::request::Request;
 use subquad::gpu::Caps;
-use subquad::operator::mode::Mode;
+use subquad::operator::mode::{Direction, Mode};
 use subquad::operator::qkv::Qkv;
 use subquad::operator::{Operator, Precision, Rows};
 use subquad::ops::primitives::topk;
-use subquad::ops::ramnet::{Cape, Config, OP, Rule};
+use subquad::ops::ramnet::{Cape, Config, Form, OP, Rule};
 use subquad::tensor::{DType, HostTensor, Layout, Shape, TensorMap, Values};
 use subquad::verify::tolerance;
 use subquad::verify::tolerance::Reference;
 
-use crate::support::{self, assert_matches, assert_same_bits, backends, backends_for, roomy, test};
+use crate::bytes::moved_by;
+use crate::support::{
+    self, assert_matches, assert_same_bits, backends, backends_for, context, on_gpu_with, roomy, test,
+};
 
 /// Random q, k, v and gamma.
 fn inputs(c: &Config) -> TensorMap {
@@ -30,6 +33,11 @@ fn inputs(c: &Config) -> TensorMap {
 fn filled(shape: impl Into<Shape>, value: f32) -> HostTensor {
     let shape = shape.into();
     HostTensor::f32(shape.clone(), vec![value; shape.count()])
+}
+
+/// Borders of five sequences, of which one has no tokens, over so many tokens.
+fn borders(tokens: u32) -> HostTensor {
+    HostTensor::new([6], Values::U32(vec![0, 1, tokens / 2, tokens / 2, tokens - 20, tokens]))
 }
 
 /// Several of the shapes and rules, one head with CAPE of two.
@@ -146,6 +154,84 @@ fn slots_may_be_walked_one_after_another() {
     }
 }
 
+/// The form in which events are applied depends on the shape; each form is right for every shape.
+fn both_forms_match_the_definition() {
+    let Some(ctx) = context() else { return };
+    let modes = [
+        Mode::new(),
+        Mode::new().carry().segment(48),
+        Mode::new().direction(Direction::Backward),
+        Mode::new().direction(Direction::Both),
+        Mode::new().sequences(5).carry(),
+        Mode::new().sequences(5).direction(Direction::Both),
+    ];
+    for (at, c) in several().into_iter().enumerate() {
+        // Every mode with two of the shapes, so that few kernels are compiled.
+        for mode in modes.iter().enumerate().filter(|(mode, _)| mode % 2 == at % 2).map(|(_, mode)| *mode) {
+            let c = Config { mode, ..c.clone() };
+            let mut all = inputs(&c);
+            if mode.sequences.is_some() {
+                all.insert("cu_seqlens", borders(c.qkv.queries as u32));
+            }
+            for form in [Form::Table, Form::Pieces] {
+                let program = c.program_as(ctx.caps(), form).unwrap();
+                assert_matches(&format!("{form:?}: {c:?}"), &c, &all, &on_gpu_with(ctx, program, &all));
+            }
+        }
+    }
+}
+
+/// A table in the memory itself, for slots and ranks that are many.
+fn tables_of_any_size_match_the_definition() {
+    let Some(ctx) = context() else { return };
+    for (choices, digits, topk) in [(2, 11, 40), (40, 1, 40), (2, 1, 1)] {
+        let base = Config::new(1, 2, 60, digits, 5);
+        let c = Config { choices, topk, qkv: base.qkv.dim_k(choices * digits), mode: Mode::new().carry(), ..base };
+        let all = inputs(&c);
+        let program = c.program_as(ctx.caps(), Form::Table).unwrap();
+        assert_matches(&format!("{c:?}"), &c, &all, &on_gpu_with(ctx, program, &all));
+    }
+}
+
+/// Tokens in order move what is stated, whatever their slots; with packed sequences at most that.
+fn a_table_moves_the_bytes_that_are_stated() {
+    let Some(ctx) = context() else { return };
+    let base = Config { topk: 5, cape: Cape::Heads(vec![0]), ..Config::new(1, 2, 45, 3, 9) };
+    for mode in [Mode::new(), Mode::new().carry(), Mode::new().direction(Direction::Both), Mode::new().sequences(5)] {
+        let c = Config { mode, ..base.clone() };
+        let mut all = inputs(&c);
+        if mode.sequences.is_some() {
+            all.insert("cu_seqlens", borders(45));
+        }
+        let (stated, [read, written]) = moved_by(ctx, c.program(ctx.caps()).unwrap(), &all);
+        if mode.sequences.is_some() {
+            assert!(read <= stated.bytes_read && written <= stated.bytes_written, "{mode:?}");
+        } else {
+            assert_eq!([read, written], [stated.bytes_read, stated.bytes_written], "{mode:?}");
+        }
+    }
+}
+
+/// Blocks of few tokens, because bindings are small: the memory goes from one to the next, also of packed sequences.
+fn blocks_carry_the_memory() {
+    let Some(ctx) = context() else { return };
+    let base = Config::new(1, 2, 300, 2, 5);
+    let small = wgpu::Limits { max_storage_buffer_binding_size: 16 << 10, ..ctx.caps().limits.clone() };
+    let caps = Caps { limits: small, ..ctx.caps().clone() };
+    for mode in [Mode::new(), Mode::new().carry(), Mode::new().sequences(5)] {
+        let c = Config { mode, ..base.clone() };
+        let mut all = inputs(&c);
+        if mode.sequences.is_some() {
+            all.insert("cu_seqlens", borders(300));
+        }
+        let program = c.program(&caps).unwrap();
+        let blocks = program.steps().iter().filter(|step| step.kernel.name == "ramnet_table").count();
+        assert!(blocks > 2, "{}", program.variant());
+        let got = on_gpu_with(ctx, program, &all);
+        assert_matches(&format!("{mode:?}"), &c, &all, &got);
+    }
+}
+
 /// A query finds what a key wrote s tokens before iff its address is s further, modulo the slots, which 50 tokens pass
 /// three times.
 fn cape_makes_addresses_relative_and_turns_past_all_slots() {
@@ -208,6 +294,9 @@ fn slots_that_all_tokens_share_are_right() {
             assert_matches(backend, &c, &all, &a);
             assert_same_bits(backend, a.get("o").unwrap(), b.get("o").unwrap());
         }
+        let Some(ctx) = context() else { continue };
+        let pieces = on_gpu_with(ctx, c.program_as(ctx.caps(), Form::Pieces).unwrap(), &all);
+        assert_matches("pieces", &c, &all, &pieces);
     }
 }
 
@@ -273,19 +362,34 @@ fn weights_that_underflow_are_no_writes() {
     }
 }
 
-/// K = 8, E = 64: at most 2.5 KiB a token and head of a block, the same at any length; and slots cost nothing.
+/// K = 8, E = 64, in either form: the same at any length.
 fn workspace_is_a_blocks_and_bytes_do_not_depend_on_the_number_of_slots() {
     let c = |n: usize, digits: usize| Config { mode: Mode::new().carry(), ..Config::new(1, 8, n, digits, 64) };
     let caps = roomy();
     let program = |n, digits| c(n, digits).program(&caps).unwrap();
-    let one = program(128, 5);
-    assert_eq!(one.variant(), "blocks of 128 tokens, tiles of 128, pieces of 32 events");
-    assert_eq!(one.workspace_bytes(), 8 * 128 * 2372);
+    // Slots, weights and retentions; a copy of the masses.
+    let table = program(128, 5);
+    let sentence =
+        "tokens in order, table of 1024 slots and 2 columns in 12 KiB of workgroup memory, blocks of 128 tokens";
+    assert_eq!((table.variant(), table.steps().len()), (sentence, 3));
+    assert_eq!(table.workspace_bytes(), 8 * (128 * 160 + 1024 * 4));
     let block = program(1 << 17, 5);
+    assert_eq!(block.workspace_bytes(), 8 * (43690 * 160 + 1024 * 4));
+    // 4096 tokens without a carried state are one block, of addresses and the table.
+    let own = Config { mode: Mode::new(), ..c(4096, 5) }.program(&caps).unwrap();
+    assert_eq!((own.steps().len(), own.workspace_bytes()), (2, 8 * 4096 * 160 + 8));
+    // Longer runs take the memory from one block to the next.
+    let own = Config { mode: Mode::new(), ..c(1 << 17, 5) }.program(&caps).unwrap();
+    assert_eq!(own.workspace_bytes() - block.workspace_bytes(), 8 * (1024 * 65 * 4 + 8));
+
+    let one = program(128, 6);
+    assert_eq!(one.variant(), "blocks of 128 tokens, tiles of 128, pieces of 32 events");
+    assert_eq!(one.workspace_bytes(), 8 * (128 * (160 + 64 + 2048) + 65 * 4 + 64 * 65 * 4));
+    let block = program(1 << 17, 6);
     assert_eq!(block.variant(), "blocks of 2048 tokens, tiles of 128, pieces of 32 events");
     assert!(block.workspace_bytes() <= 8 * 2048 * 2560);
     for n in [4096, 1 << 20] {
-        assert_eq!(program(n, 5).workspace_bytes(), block.workspace_bytes());
+        assert_eq!(program(n, 6).workspace_bytes(), block.workspace_bytes());
     }
     // Digits are more logits to read, and nothing else.
     let bytes = |digits| {
@@ -293,14 +397,14 @@ fn workspace_is_a_blocks_and_bytes_do_not_depend_on_the_number_of_slots() {
         let steps = program.steps().iter().filter(|step| step.kernel.name != "ramnet_address");
         steps.map(|step| step.cost.bytes()).sum::<f64>()
     };
-    assert_eq!(bytes(5), bytes(7));
-    let token = bytes(5) / (8192.0 * 8.0);
+    assert_eq!(bytes(6), bytes(7));
+    let token = bytes(6) / (8192.0 * 8.0);
     // 16 rows of 256 bytes, 8 of them written; 8 values; 8 results of reads, written and read; the output.
     let least = (16 + 8 + 8 + 8 + 8 + 1) as f64 * 256.0;
     assert!(token >= least && token < 1.1 * least, "{token}");
     // Without a carried state the memory is workspace.
-    let own = Config { mode: Mode { carry: false, ..Mode::new() }, ..c(1 << 17, 5) }.program(&caps).unwrap();
-    assert_eq!(own.workspace_bytes() - block.workspace_bytes(), 8 * (1024 * 65 * 4 + 8));
+    let own = Config { mode: Mode { carry: false, ..Mode::new() }, ..c(1 << 17, 6) }.program(&caps).unwrap();
+    assert_eq!(own.workspace_bytes() - block.workspace_bytes(), 8 * (4096 * 65 * 4 + 8));
 }
 
 fn decode_is_one_dispatch_that_touches_twice_topk_slots() {
@@ -476,6 +580,10 @@ pub(crate) fn tests() -> Vec<Trial> {
     vec![
         test(rates_are_those_of_the_trace),
         test(slots_may_be_walked_one_after_another),
+        test(both_forms_match_the_definition),
+        test(tables_of_any_size_match_the_definition),
+        test(a_table_moves_the_bytes_that_are_stated),
+        test(blocks_carry_the_memory),
         test(cape_makes_addresses_relative_and_turns_past_all_slots),
         test(positions_are_reduced_modulo_any_number_of_slots),
         test(slots_that_all_tokens_share_are_right),

@@ -139,11 +139,16 @@ impl Kernels {
                 entry: "recurrence_borders",
                 ..Kernel::new(borders, &[STRIDES_SOURCE, TYPES, SEGMENTS_STORED, BORDERS], params, Some(BORDERS_PROOF))
             },
-            round: Kernel {
-                entry: "recurrence_round",
-                ..Kernel::new(round, &[STRIDES_SOURCE, ROUND], Rounding::UNIFORM, Some(ROUND_PROOF))
-            },
+            round: self::round(round),
         }
+    }
+}
+
+/// The kernel of this name that rounds sums of outputs.
+pub(crate) const fn round(name: &'static str) -> Kernel {
+    Kernel {
+        entry: "recurrence_round",
+        ..Kernel::new(name, &[STRIDES_SOURCE, ROUND], Rounding::UNIFORM, Some(ROUND_PROOF))
     }
 }
 
