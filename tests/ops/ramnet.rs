@@ -7,7 +7,7 @@ use subquad::catalog::flags::Flags;
 use subquad::catalog::random;
 use subquad::catalog::request::Request;
 use subquad::gpu::Caps;
-use subquad::operator::mode::{Direction, Mode};
+use subquad::operator::mode::{Direction, Mode, StateLayout};
 use subquad::operator::qkv::Qkv;
 use subquad::operator::{Operator, Precision, Rows};
 use subquad::ops::primitives::topk;
@@ -16,13 +16,12 @@ use subquad::tensor::{DType, HostTensor, Layout, Shape, TensorMap, Values};
 use subquad::verify::tolerance;
 use subquad::verify::tolerance::Reference;
 
-use crate::bytes::moved_by;
 use crate::support::{
     self, assert_matches, assert_same_bits, backends, backends_for, context, on_gpu_with, roomy, test,
 };
 
 /// Random q, k, v and gamma.
-fn inputs(c: &Config) -> TensorMap {
+pub(crate) fn inputs(c: &Config) -> TensorMap {
     let mut all = support::inputs(&c.qkv);
     let (b, h, n) = (c.qkv.batch, c.qkv.heads, c.qkv.queries);
     let values = random::normal(11, 3, b * h * n);
@@ -35,13 +34,8 @@ fn filled(shape: impl Into<Shape>, value: f32) -> HostTensor {
     HostTensor::f32(shape.clone(), vec![value; shape.count()])
 }
 
-/// Borders of five sequences, of which one has no tokens, over so many tokens.
-fn borders(tokens: u32) -> HostTensor {
-    HostTensor::new([6], Values::U32(vec![0, 1, tokens / 2, tokens / 2, tokens - 20, tokens]))
-}
-
 /// Several of the shapes and rules, one head with CAPE of two.
-fn several() -> [Config; 4] {
+pub(crate) fn several() -> [Config; 4] {
     let base = Config::new(1, 2, 150, 3, 12);
     let mixed = Cape::Heads(vec![1]);
     [
@@ -151,84 +145,6 @@ fn slots_may_be_walked_one_after_another() {
         for (backend, run) in backends() {
             assert_matches(&format!("{backend}: {c:?}"), &c, &all, &run(&c, &all));
         }
-    }
-}
-
-/// The form in which events are applied depends on the shape; each form is right for every shape.
-fn both_forms_match_the_definition() {
-    let Some(ctx) = context() else { return };
-    let modes = [
-        Mode::new(),
-        Mode::new().carry().segment(48),
-        Mode::new().direction(Direction::Backward),
-        Mode::new().direction(Direction::Both),
-        Mode::new().sequences(5).carry(),
-        Mode::new().sequences(5).direction(Direction::Both),
-    ];
-    for (at, c) in several().into_iter().enumerate() {
-        // Every mode with two of the shapes, so that few kernels are compiled.
-        for mode in modes.iter().enumerate().filter(|(mode, _)| mode % 2 == at % 2).map(|(_, mode)| *mode) {
-            let c = Config { mode, ..c.clone() };
-            let mut all = inputs(&c);
-            if mode.sequences.is_some() {
-                all.insert("cu_seqlens", borders(c.qkv.queries as u32));
-            }
-            for form in [Form::Table, Form::Pieces] {
-                let program = c.program_as(ctx.caps(), form).unwrap();
-                assert_matches(&format!("{form:?}: {c:?}"), &c, &all, &on_gpu_with(ctx, program, &all));
-            }
-        }
-    }
-}
-
-/// A table in the memory itself, for slots and ranks that are many.
-fn tables_of_any_size_match_the_definition() {
-    let Some(ctx) = context() else { return };
-    for (choices, digits, topk) in [(2, 11, 40), (40, 1, 40), (2, 1, 1)] {
-        let base = Config::new(1, 2, 60, digits, 5);
-        let c = Config { choices, topk, qkv: base.qkv.dim_k(choices * digits), mode: Mode::new().carry(), ..base };
-        let all = inputs(&c);
-        let program = c.program_as(ctx.caps(), Form::Table).unwrap();
-        assert_matches(&format!("{c:?}"), &c, &all, &on_gpu_with(ctx, program, &all));
-    }
-}
-
-/// Tokens in order move what is stated, whatever their slots; with packed sequences at most that.
-fn a_table_moves_the_bytes_that_are_stated() {
-    let Some(ctx) = context() else { return };
-    let base = Config { topk: 5, cape: Cape::Heads(vec![0]), ..Config::new(1, 2, 45, 3, 9) };
-    for mode in [Mode::new(), Mode::new().carry(), Mode::new().direction(Direction::Both), Mode::new().sequences(5)] {
-        let c = Config { mode, ..base.clone() };
-        let mut all = inputs(&c);
-        if mode.sequences.is_some() {
-            all.insert("cu_seqlens", borders(45));
-        }
-        let (stated, [read, written]) = moved_by(ctx, c.program(ctx.caps()).unwrap(), &all);
-        if mode.sequences.is_some() {
-            assert!(read <= stated.bytes_read && written <= stated.bytes_written, "{mode:?}");
-        } else {
-            assert_eq!([read, written], [stated.bytes_read, stated.bytes_written], "{mode:?}");
-        }
-    }
-}
-
-/// Blocks of few tokens, because bindings are small: the memory goes from one to the next, also of packed sequences.
-fn blocks_carry_the_memory() {
-    let Some(ctx) = context() else { return };
-    let base = Config::new(1, 2, 300, 2, 5);
-    let small = wgpu::Limits { max_storage_buffer_binding_size: 16 << 10, ..ctx.caps().limits.clone() };
-    let caps = Caps { limits: small, ..ctx.caps().clone() };
-    for mode in [Mode::new(), Mode::new().carry(), Mode::new().sequences(5)] {
-        let c = Config { mode, ..base.clone() };
-        let mut all = inputs(&c);
-        if mode.sequences.is_some() {
-            all.insert("cu_seqlens", borders(300));
-        }
-        let program = c.program(&caps).unwrap();
-        let blocks = program.steps().iter().filter(|step| step.kernel.name == "ramnet_table").count();
-        assert!(blocks > 2, "{}", program.variant());
-        let got = on_gpu_with(ctx, program, &all);
-        assert_matches(&format!("{mode:?}"), &c, &all, &got);
     }
 }
 
@@ -382,11 +298,12 @@ fn workspace_is_a_blocks_and_bytes_do_not_depend_on_the_number_of_slots() {
     let own = Config { mode: Mode::new(), ..c(1 << 17, 5) }.program(&caps).unwrap();
     assert_eq!(own.workspace_bytes() - block.workspace_bytes(), 8 * (1024 * 65 * 4 + 8));
 
+    let tiles = "tiles of 128, pieces of 32 events, since workgroup memory is too small for a table";
     let one = program(128, 6);
-    assert_eq!(one.variant(), "blocks of 128 tokens, tiles of 128, pieces of 32 events");
+    assert_eq!(one.variant(), format!("blocks of 128 tokens, {tiles}"));
     assert_eq!(one.workspace_bytes(), 8 * (128 * (160 + 64 + 2048) + 65 * 4 + 64 * 65 * 4));
     let block = program(1 << 17, 6);
-    assert_eq!(block.variant(), "blocks of 2048 tokens, tiles of 128, pieces of 32 events");
+    assert_eq!(block.variant(), format!("blocks of 2048 tokens, {tiles}"));
     assert!(block.workspace_bytes() <= 8 * 2048 * 2560);
     for n in [4096, 1 << 20] {
         assert_eq!(program(n, 6).workspace_bytes(), block.workspace_bytes());
@@ -510,6 +427,23 @@ fn refused_before_anything_runs() {
             "ramnet: `mass_eps`: expected a finite number of 0 or more, found -1",
         ),
         (Config { mode: base.mode.segment(0), ..base.clone() }, "ramnet: `segment`: expected 1 or more, found 0"),
+        (Config { mode: base.mode.non_causal(), ..base.clone() }, "ramnet: `causal` is the only form of this operator"),
+        (
+            Config { mode: base.mode.carry().state_layout(StateLayout::Ed), ..base.clone() },
+            "ramnet: `state_layout` is not among the settings of this operator",
+        ),
+        (
+            Config { mode: base.mode.carry().direction(Direction::Both), ..base.clone() },
+            "ramnet: `direction` both cannot be used with a carried state",
+        ),
+        (
+            Config { mode: base.mode.sequences(2), qkv: base.qkv.batch(2), ..base.clone() },
+            "ramnet: tensor `q`: expected batch B = 1 with cu_seqlens, found 2",
+        ),
+        (
+            Config { mode: base.mode.sequences(2).decode(), qkv: base.qkv.len(1), ..base.clone() },
+            "ramnet: tensor `cu_seqlens`: expected none with decode, found [3]",
+        ),
         (
             Config { mode: base.mode.decode().carry(), ..base.clone() },
             "ramnet: tensor `q`: expected N = 1 to decode, found N = 8",
@@ -580,10 +514,6 @@ pub(crate) fn tests() -> Vec<Trial> {
     vec![
         test(rates_are_those_of_the_trace),
         test(slots_may_be_walked_one_after_another),
-        test(both_forms_match_the_definition),
-        test(tables_of_any_size_match_the_definition),
-        test(a_table_moves_the_bytes_that_are_stated),
-        test(blocks_carry_the_memory),
         test(cape_makes_addresses_relative_and_turns_past_all_slots),
         test(positions_are_reduced_modulo_any_number_of_slots),
         test(slots_that_all_tokens_share_are_right),

@@ -38,7 +38,7 @@ mod table;
 use crate::error::Error;
 use crate::gpu::program::{Program, check_memory};
 use crate::gpu::{Caps, pack};
-use crate::operator::mode::{Mode, StateLayout};
+use crate::operator::mode::Mode;
 use crate::operator::qkv::Qkv;
 use crate::operator::{Algorithm, Configured, StateBasis, tensors};
 use crate::tensor::{Access, DType, Layout, Part, Shape, Slot};
@@ -202,12 +202,7 @@ impl Config {
             return Err(Error::setting(NAME, "mass_eps", "a finite number of 0 or more", eps.to_string()));
         }
         self.mode.check_all(NAME, "q", batch, [queries, keys])?;
-        if !self.mode.causal {
-            return Err(Error::rule(NAME, "causal", " is the only form of this operator"));
-        }
-        if self.mode.state_layout != StateLayout::De {
-            return Err(Error::rule(NAME, "state_layout", " is not among the settings of this operator"));
-        }
+        self.mode.check_one_form(NAME)?;
         check_memory(NAME, &self.slots())
     }
 

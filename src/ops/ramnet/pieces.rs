@@ -78,7 +78,8 @@ impl Pieces {
     }
 
     pub(super) fn variant(&self, block_tokens: usize) -> String {
-        format!("blocks of {block_tokens} tokens, tiles of {}, pieces of {PIECE} events", self.tile_tokens)
+        let tiles = format!("tiles of {}, pieces of {PIECE} events", self.tile_tokens);
+        format!("blocks of {block_tokens} tokens, {tiles}, since workgroup memory is too small for a table")
     }
 
     fn pieces(&self, tokens: usize) -> usize {
