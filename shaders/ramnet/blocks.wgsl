@@ -120,34 +120,40 @@ fn walk(p: Place, from_event: u32, before: f32, runs: bool, reads: bool, carries
         if (base > from_event && !within(p, base, from_event, origin, runs)) {
             return;
         }
+        var keys: array<u32, AHEAD + 1u>;
+        var rates_of: array<f32, AHEAD>;
         var loaded: array<f32, AHEAD>;
         var values: array<f32, AHEAD>;
-        for (var j = 0u; j < AHEAD; j++) {
-            let i = base + j;
-            if (within(p, i, from_event, origin, runs)) {
-                if (runs && is_start(p, i)) {
-                    count_load(1u);
-                    loaded[j] = memory[content_at(p, slot_of(p, i))];
-                }
-                let event = key_of(p, i) % EVENTS;
-                if (writes(event) && wg_rates[p.local * REACH + i] != 0.0) {
-                    count_load(1u);
-                    values[j] = f32(v[value_at(p, event)]);
-                }
-            }
+        var kinds: array<u32, AHEAD>;    // 0: none of these chunks, 1: an event of one, 2: the first event of a run
+        for (var j = 0u; j <= AHEAD; j++) {
+            keys[j] = key_of(p, base + j);
         }
         for (var j = 0u; j < AHEAD; j++) {
             let i = base + j;
             if (within(p, i, from_event, origin, runs)) {
-                let event = key_of(p, i) % EVENTS;
-                let rate = wg_rates[p.local * REACH + i];
-                if (runs && is_start(p, i)) {
+                kinds[j] = select(1u, 2u, runs && is_start(p, i));
+                rates_of[j] = wg_rates[p.local * REACH + i];
+                if (kinds[j] == 2u) {
+                    count_load(1u);
+                    loaded[j] = memory[content_at(p, keys[j] >> BITS)];
+                }
+                if (writes(keys[j] % EVENTS) && rates_of[j] != 0.0) {
+                    count_load(1u);
+                    values[j] = f32(v[value_at(p, keys[j] % EVENTS)]);
+                }
+            }
+        }
+        for (var j = 0u; j < AHEAD; j++) {
+            if (kinds[j] != 0u) {
+                let i = base + j;
+                let rate = rates_of[j];
+                if (kinds[j] == 2u) {
                     origin = i;
                     content = loaded[j];
                     written = false;
                     keep = 1.0;
                 }
-                if (writes(event)) {
+                if (writes(keys[j] % EVENTS)) {
                     if (rate != 0.0) {
                         content += rate * (values[j] - content);
                         keep *= 1.0 - rate;
@@ -155,13 +161,13 @@ fn walk(p: Place, from_event: u32, before: f32, runs: bool, reads: bool, carries
                     }
                 } else if (reads) {
                     count_store(1u);
-                    contributions[contribution_at(p, event)] = select(rate * content, 0.0, rate == 0.0);
+                    contributions[contribution_at(p, keys[j] % EVENTS)] = select(rate * content, 0.0, rate == 0.0);
                 }
-                if (slot_of(p, i + 1u) != slot_of(p, i)) {
+                if (keys[j + 1u] >> BITS != keys[j] >> BITS) {
                     // The content of a chunk whose run started in an earlier piece is only in the registers.
                     if (written || !runs) {
                         count_store(1u);
-                        memory[content_at(p, slot_of(p, i))] = content;
+                        memory[content_at(p, keys[j] >> BITS)] = content;
                     }
                 } else if (i + 1u == origin + PIECE && carries_on) {
                     count_store(1u);
