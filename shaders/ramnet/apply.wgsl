@@ -25,27 +25,17 @@ fn ramnet_apply(
         return;
     }
     let later = chunk_of_run(p);
-    for (var i = 0u; i < min(PIECE, p.count - p.piece * PIECE); i++) {
-        let slot = slot_of(p, i);
-        let starts = wg_keys[p.local * SPAN + i] >> BITS != slot;
-        if (starts || (i == later && goes_on(p, i))) {
-            var content = 0.0;
-            if (starts) {
-                count_load(1u);
-                content = memory[content_at(p, slot)];
-            }
-            let behind = walk_chunk(p, i, content, starts);
-            if (goes_on(p, i)) {
-                count_store(1u);
-                carries[carry_at(p, p.piece) + p.e] = behind.x;
-                if (p.e == 0u) {
-                    count_store(1u);
-                    carries[carry_at(p, p.piece) + params.dim_v] = behind.y;
-                }
-            } else if (behind.y != 1.0 || behind.x != content) {
-                count_store(1u);
-                memory[content_at(p, slot)] = behind.x;
-            }
+    var first = 0u;
+    let goes_through = later != REACH && goes_on(p, later);
+    if (goes_through) {
+        // The whole piece belongs to one run.
+        first = later;
+    } else {
+        while (first < PIECE && key_of(p, first) != 0xffffffffu && !is_start(p, first)) {
+            first++;
         }
+    }
+    if (goes_through || first < PIECE) {
+        walk(p, first, 0.0, !goes_through, !goes_through, true);
     }
 }

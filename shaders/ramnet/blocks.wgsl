@@ -4,13 +4,14 @@
 // An event maps the content S to keep S + add. For a run longer than a chunk, the first chunk knows the content it ends with.
 // Every other chunk stores its effect on any content, and these effects are composed for the chunks that follow.
 @group(0) @binding(EVENTS_BINDING) var<storage, read> events: array<u32>; // [units][tiles][tile events]: keys, sorted
-@group(0) @binding(RATES_BINDING) var<storage, read> rates: array<f32>; // as events, then the starts of runs
+@group(0) @binding(RATES_BINDING) var<storage, read> rates: array<f32>; // as events, then the starts of runs and a flag
 @group(0) @binding(V_BINDING) var<storage, read> v: array<Elem>; // B H N E
 @group(0) @binding(MEMORY_BINDING) var<storage, read_write> memory: array<f32>; // content
 @group(0) @binding(CONTRIBUTIONS_BINDING) var<storage, read_write> contributions: array<f32>; // [units][block tokens][K][E]
 @group(0) @binding(CARRIES_BINDING) var<storage, read_write> carries: array<f32>; // [units][pieces of a tile][E + 1]
 
 const REACH: u32 = 2u * PIECE; // events that the chunks of a piece can contain
+const AHEAD: u32 = 8u;         // events whose loads are issued together
 const SPAN: u32 = REACH + 2u;  // plus a neighbour on either side
 var<workgroup> wg_keys: array<u32, PER * SPAN>;
 var<workgroup> wg_rates: array<f32, PER * REACH>;
@@ -91,8 +92,7 @@ fn content_at(p: Place, slot: u32) -> u32 {
 }
 
 fn carry_at(p: Place, piece: u32) -> u32 {
-    let pieces = (params.tile_tokens * 2u * TOPK + PIECE - 1u) / PIECE;
-    return (p.unit * pieces + piece) * (params.dim_v + 1u);
+    return (p.unit * tile_pieces() + piece) * (params.dim_v + 1u);
 }
 
 fn value_at(p: Place, event: u32) -> u32 {
@@ -106,27 +106,93 @@ fn contribution_at(p: Place, event: u32) -> u32 {
     return ((p.unit * params.tokens + t) * TOPK + rank) * params.dim_v + p.e;
 }
 
-// Applies a chunk to the content `before`; if `wanted`, stores what its reads contribute. Returns the content after the
-// chunk and the share of `before` that is left.
-fn walk_chunk(p: Place, first: u32, before: f32, wanted: bool) -> vec2<f32> {
-    let slot = slot_of(p, first);
+// Applies the chunk that starts at the event `from` to the content `before`, or, if `runs`, every run that starts in the piece
+// from there on to the content in the memory. `reads` says whether reads contribute, `carries` whether a chunk whose run goes on
+// stores its effect.
+//
+// The loads of AHEAD events are issued together, before the events are applied one after another.
+fn walk(p: Place, from_event: u32, before: f32, runs: bool, reads: bool, carries_on: bool) {
+    var origin = from_event; // start of the chunk
     var content = before;
-    var keep = 1.0;
-    for (var i = first; i < first + PIECE && slot_of(p, i) == slot; i++) {
-        let event = key_of(p, i) % EVENTS;
-        let rate = wg_rates[p.local * REACH + i];
-        if (writes(event)) {
-            if (rate != 0.0) {
-                count_load(1u);
-                content += rate * (f32(v[value_at(p, event)]) - content);
-                keep *= 1.0 - rate;
+    var keep = 1.0;          // share of the content at the start that is left
+    var written = false;
+    for (var base = from_event / AHEAD * AHEAD; base < REACH; base += AHEAD) {
+        if (base > from_event && !within(p, base, from_event, origin, runs)) {
+            return;
+        }
+        var keys: array<u32, AHEAD + 1u>;
+        var rates_of: array<f32, AHEAD>;
+        var loaded: array<f32, AHEAD>;
+        var values: array<f32, AHEAD>;
+        var kinds: array<u32, AHEAD>;    // 0: none of these chunks, 1: an event of one, 2: the first event of a run
+        for (var j = 0u; j <= AHEAD; j++) {
+            keys[j] = key_of(p, base + j);
+        }
+        for (var j = 0u; j < AHEAD; j++) {
+            let i = base + j;
+            if (within(p, i, from_event, origin, runs)) {
+                kinds[j] = select(1u, 2u, runs && is_start(p, i));
+                rates_of[j] = wg_rates[p.local * REACH + i];
+                if (kinds[j] == 2u) {
+                    count_load(1u);
+                    loaded[j] = memory[content_at(p, keys[j] >> BITS)];
+                }
+                if (writes(keys[j] % EVENTS) && rates_of[j] != 0.0) {
+                    count_load(1u);
+                    values[j] = f32(v[value_at(p, keys[j] % EVENTS)]);
+                }
             }
-        } else if (wanted) {
-            count_store(1u);
-            contributions[contribution_at(p, event)] = select(rate * content, 0.0, rate == 0.0);
+        }
+        for (var j = 0u; j < AHEAD; j++) {
+            if (kinds[j] != 0u) {
+                let i = base + j;
+                let rate = rates_of[j];
+                if (kinds[j] == 2u) {
+                    origin = i;
+                    content = loaded[j];
+                    written = false;
+                    keep = 1.0;
+                }
+                if (writes(keys[j] % EVENTS)) {
+                    if (rate != 0.0) {
+                        content += rate * (values[j] - content);
+                        keep *= 1.0 - rate;
+                        written = true;
+                    }
+                } else if (reads) {
+                    count_store(1u);
+                    contributions[contribution_at(p, keys[j] % EVENTS)] = select(rate * content, 0.0, rate == 0.0);
+                }
+                if (keys[j + 1u] >> BITS != keys[j] >> BITS) {
+                    // The content of a chunk whose run started in an earlier piece is only in the registers.
+                    if (written || !runs) {
+                        count_store(1u);
+                        memory[content_at(p, keys[j] >> BITS)] = content;
+                    }
+                } else if (i + 1u == origin + PIECE && carries_on) {
+                    count_store(1u);
+                    carries[carry_at(p, p.piece) + p.e] = content;
+                    if (p.e == 0u) {
+                        count_store(1u);
+                        carries[carry_at(p, p.piece) + params.dim_v] = keep;
+                    }
+                }
+            }
         }
     }
-    return vec2<f32>(content, keep);
+}
+
+// Whether the i-th event belongs to a chunk that `walk` applies.
+fn within(p: Place, i: u32, from_event: u32, origin: u32, runs: bool) -> bool {
+    if (i < from_event || i >= origin + PIECE || key_of(p, i) == 0xffffffffu) {
+        return false;
+    }
+    return (runs && i < PIECE) || slot_of(p, i) == slot_of(p, origin);
+}
+
+// Whether a run starts at the i-th event.
+fn is_start(p: Place, i: u32) -> bool {
+    return wg_keys[p.local * SPAN + i] >> BITS != slot_of(p, i);
 }
 
 // True if the run continues after this chunk.

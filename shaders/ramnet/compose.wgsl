@@ -1,5 +1,7 @@
-// Applies the later chunks of each run, starting from the composition of the chunks before.
+// Applies the later chunks of each run, starting from the composition of the chunks before. Ends at once in a tile without such.
 // Grid: blocks of columns, groups of pieces, units. Reads events, rates, v, carries; writes memory, contributions.
+var<workgroup> wg_is_long: u32; // 1 if a run of the tile is longer than a piece
+
 @compute @workgroup_size(COLUMNS * PER)
 fn ramnet_compose(
     @builtin(workgroup_id) group: vec3<u32>,
@@ -11,6 +13,13 @@ fn ramnet_compose(
         return;
     }
     let p = place_of(index, invocation);
+    if (invocation == 0u) {
+        count_load(1u);
+        wg_is_long = u32(rates[p.rates + params.tile_tokens * 2u * TOPK + tile_pieces()]);
+    }
+    if (workgroupUniformLoad(&wg_is_long) == 0u) {
+        return;
+    }
     load_starts(p, invocation);
     workgroupBarrier();
     for (var i = invocation; i < PER * SPAN; i += COLUMNS * PER) {
@@ -39,9 +48,5 @@ fn ramnet_compose(
         let at = carry_at(p, origin + i);
         content = carries[at + params.dim_v] * content + carries[at + p.e];
     }
-    let behind = walk_chunk(p, chunk, content, true);
-    if (!goes_on(p, chunk)) {
-        count_store(1u);
-        memory[content_at(p, slot_of(p, chunk))] = behind.x;
-    }
+    walk(p, chunk, content, false, true, false);
 }

@@ -45,7 +45,7 @@ fn ramnet_decode(
     if (lane == 0u) {
         wg_rows[vector] = select(head_start(params.k, b, h), head_start(params.q, b, h), vector == 1u);
     }
-    let position = params.position_at + 2u * unit_memory(unit);
+    let position = position_of(unit, 0u);
     beam(invocation);
     sum_shares(invocation, params.tau);
     if (lane < TOPK) {
@@ -71,11 +71,7 @@ fn ramnet_decode(
     storageBarrier();
     workgroupBarrier();
     if (invocation == 0u) {
-        count_load(2u);
-        count_store(2u);
-        let low = memory[position] + 1u;
-        memory[position + 1u] += u32(low == 0u);
-        memory[position] = low;
+        advance_position(unit, 0u, 1u);
     }
     // Each column belongs to one invocation, so that its reads see its own writes.
     for (var e = invocation; e < params.dim_v; e += LANES * 2u) {

@@ -17,10 +17,15 @@ fn tile_start(unit: u32, tile: u32) -> u32 {
     return (unit * params.tiles + tile) * params.tile_tokens * 2u * TOPK;
 }
 
-// First rate of a tile. In that buffer the starts of runs follow the rates of each tile.
+// Pieces of a full tile.
+fn tile_pieces() -> u32 {
+    return (params.tile_tokens * 2u * TOPK + PIECE - 1u) / PIECE;
+}
+
+// First rate of a tile. In that buffer the starts of runs follow the rates of each tile, and then whether a run is longer than a
+// piece.
 fn rates_start(unit: u32, tile: u32) -> u32 {
-    let pieces = (params.tile_tokens * 2u * TOPK + PIECE - 1u) / PIECE;
-    return tile_start(unit, tile) + (unit * params.tiles + tile) * pieces;
+    return tile_start(unit, tile) + (unit * params.tiles + tile) * (tile_pieces() + 1u);
 }
 
 fn writes(event: u32) -> bool {

@@ -1,14 +1,15 @@
 // Updates the masses of the slots that a block touches, tile by tile, and computes what each event does: the rate of a write,
 // the weight of a read. An event maps the mass m to keep m + add; these maps compose. One invocation per chunk of 8 events.
-// Grid: units. Reads events, weights, gamma; reads and writes memory; writes rates.
+// Grid: units. Reads events, weights; reads and writes memory; writes rates.
 @group(0) @binding(EVENTS_BINDING) var<storage, read> events: array<u32>; // [units][tiles][tile events]: keys, sorted
-@group(0) @binding(WEIGHTS_BINDING) var<storage, read> weights: array<f32>; // by number of the event
-@group(0) @binding(GAMMA_BINDING) var<storage, read> gamma: array<Elem>; // B H N
+@group(0) @binding(WEIGHTS_BINDING) var<storage, read> weights: array<f32>; // [units][tiles][tile tokens][3 K]
 @group(0) @binding(MEMORY_BINDING) var<storage, read_write> memory: array<f32>; // masses
-@group(0) @binding(RATES_BINDING) var<storage, read_write> rates: array<f32>; // as events, then the start of each piece's first run
+@group(0) @binding(RATES_BINDING) var<storage, read_write> rates: array<f32>; // as events, then the start of each piece's first
+// run, then 1 if a run is longer than a piece
 
 const CHUNK: u32 = 8u;
 var<workgroup> wg_keys: array<u32, SORT + 1u>;
+var<workgroup> wg_is_long: atomic<u32>;  // 1 if a run of the tile is longer than a piece
 var<workgroup> wg_keep: array<f32, 256>; // effect of the whole chunk that starts in a place
 var<workgroup> wg_add: array<f32, 256>;  // likewise; for a run's first chunk the mass after it
 
@@ -17,8 +18,6 @@ struct Where {
     rates: u32,
     count: u32,
     masses: u32, // first mass of the unit
-    gammas: u32,
-    token: u32,  // first token of the tile
 }
 
 fn slot_at(i: u32) -> u32 {
@@ -43,14 +42,15 @@ fn run_start(i: u32) -> u32 {
 // Effect of the i-th event on the mass (keep, add), and its weight.
 fn effect(w: Where, i: u32) -> vec3<f32> {
     let event = wg_keys[i] % EVENTS;
+    // Of three weights per rank, two are those of the events.
+    let at = w.start / 2u * 3u + event + event / (2u * TOPK) * TOPK;
     count_load(1u);
-    let weight = weights[w.start + event];
+    let weight = weights[at];
     if (!writes(event) || weight == 0.0) {
         return vec3<f32>(1.0, 0.0, weight);
     }
-    let n = w.token + event / (2u * TOPK);
     count_load(1u);
-    return vec3<f32>(retention(weight, f32(gamma[w.gammas + n * params.gamma.token])), weight, weight);
+    return vec3<f32>(weights[at + 2u * TOPK], weight, weight);
 }
 
 // Applies a chunk to the mass `before`: writes rates and, where the run ends, the mass. Returns the mass after the chunk.
@@ -81,8 +81,6 @@ fn walk_tile(unit: u32, tile: u32, invocation: u32) {
     w.rates = rates_start(unit, tile);
     w.count = tile_events(tile);
     w.masses = params.mass_at + unit_memory(unit) * SLOTS;
-    w.gammas = head_start(params.gamma, unit_batch(unit), unit_head(unit));
-    w.token = params.first_token + tile * params.tile_tokens;
     storageBarrier();
     workgroupBarrier();
     for (var i = invocation; i <= SORT; i += 256u) {
@@ -92,6 +90,9 @@ fn walk_tile(unit: u32, tile: u32, invocation: u32) {
             key = events[w.start + i];
         }
         wg_keys[i] = key;
+    }
+    if (invocation == 0u) {
+        atomicStore(&wg_is_long, 0u);
     }
     workgroupBarrier();
 
@@ -110,6 +111,9 @@ fn walk_tile(unit: u32, tile: u32, invocation: u32) {
         }
         // Runs that start here.
         for (var i = first; i < min(first + CHUNK, w.count); i++) {
+            if (slot_at(min(i + PIECE, SORT)) == slot_at(i)) {
+                atomicStore(&wg_is_long, 1u);
+            }
             if (i == start || slot_at(i - min(i, 1u)) != slot_at(i)) {
                 count_load(1u);
                 let mass = walk_chunk(w, i, memory[w.masses + slot_at(i)]);
@@ -132,6 +136,10 @@ fn walk_tile(unit: u32, tile: u32, invocation: u32) {
         }
     }
     workgroupBarrier();
+    if (invocation == 0u) {
+        count_store(1u);
+        rates[w.rates + params.tile_tokens * 2u * TOPK + tile_pieces()] = f32(atomicLoad(&wg_is_long));
+    }
     if (next < w.count) {
         let origin = start / CHUNK;
         var mass = wg_add[origin];

@@ -1,8 +1,10 @@
 // Sums what the reads of a token contribute, in the order of their ranks. After the last block it advances the positions.
-// Grid: blocks of 256 elements of the block's outputs. Reads contributions; reads and writes memory; writes o.
+// Grid: blocks of 256 elements of the block's outputs. Reads contributions; reads and writes memory, o.
 @group(0) @binding(CONTRIBUTIONS_BINDING) var<storage, read> contributions: array<f32>; // [units][block tokens][K][E]
 @group(0) @binding(MEMORY_BINDING) var<storage, read_write> memory: array<u32>; // positions
-@group(0) @binding(O_BINDING) var<storage, read_write> o: array<Elem>; // B H N E
+@group(0) @binding(O_BINDING) var<storage, read_write> o: array<Out>; // B H N E
+
+override SUMMED: u32 = 0u; // 1: the outputs are added to those of the run before
 
 @compute @workgroup_size(256)
 fn ramnet_reduce(
@@ -25,14 +27,14 @@ fn ramnet_reduce(
         sum += contributions[(row * TOPK + rank) * params.dim_v + e];
     }
     let n = params.first_token + t;
+    let at = head_start(params.o, unit_batch(unit), unit_head(unit)) + n * params.o.token + e;
+    if (SUMMED == 1u) {
+        count_load(1u);
+        sum += f32(o[at]);
+    }
     count_store(1u);
-    o[head_start(params.o, unit_batch(unit), unit_head(unit)) + n * params.o.token + e] = Elem(sum);
+    o[at] = Out(sum);
     if (params.advance > 0u && t == 0u && e == 0u) {
-        let at = params.position_at + 2u * unit_memory(unit);
-        count_load(2u);
-        count_store(2u);
-        let low = memory[at] + params.advance;
-        memory[at + 1u] += u32(low < params.advance);
-        memory[at] = low;
+        advance_position(unit, 0u, params.advance);
     }
 }

@@ -17,6 +17,14 @@ struct Params {
     tau: f32,
     mass_eps: f32,
     initial: f32,      // initial mass
+    length: u32,       // N
+    sequences: u32,    // packed sequences of a batch entry; 1 if it is one sequence
+    carried: u32,      // 1 if the memory is a carried state
+    memories: u32,     // memories in the buffer
+    memory_step: u32,  // memories from one packed sequence to the next
+    load_at: u32,      // first memory at the start of a block, where tokens are taken in order
+    store_at: u32,     // first memory at its end
+    mass_copies: u32,  // copies of the masses of each memory that the block starts with
     q: Strides,
     k: Strides,
     v: Strides,
@@ -40,6 +48,11 @@ fn unit_head(unit: u32) -> u32 {
 // Index in the buffer of this unit's memory.
 fn unit_memory(unit: u32) -> u32 {
     return params.first_unit + unit - params.memory_first;
+}
+
+// Index of the low word of the position of a sequence; the high word follows.
+fn position_of(unit: u32, sequence: u32) -> u32 {
+    return params.position_at + 2u * (unit_memory(unit) * params.sequences + sequence);
 }
 
 fn has_cape(head: u32) -> bool {

@@ -213,10 +213,19 @@ impl Mode {
     /// # Errors
     /// One sentence that names the tensor or setting.
     pub(crate) fn check(self, op: &'static str, tensor: &str, queries: usize, keys: usize) -> Result<(), Error> {
-        if let Some(setting) = self.beyond_plain() {
-            return Err(Error::rule(op, setting, " is not among the settings of this operator"));
-        }
+        self.beyond_plain().map_or(Ok(()), |setting| Err(absent(op, setting)))?;
         self.check_lengths(op, tensor, queries, keys)
+    }
+
+    /// Refuses a non-causal form and an order of the axes of the state, for an operator that has neither.
+    ///
+    /// # Errors
+    /// [`Error::Setting`].
+    pub(crate) fn check_one_form(self, op: &'static str) -> Result<(), Error> {
+        if !self.causal {
+            return Err(Error::rule(op, "causal", " is the only form of this operator"));
+        }
+        if self.state_layout == StateLayout::De { Ok(()) } else { Err(absent(op, "state_layout")) }
     }
 
     /// Does the same for an operator that has them all. `batch` is B.
@@ -281,6 +290,11 @@ impl Mode {
         }
         Ok(())
     }
+}
+
+/// Says that an operator does not have a setting.
+fn absent(op: &'static str, setting: &str) -> Error {
+    Error::rule(op, setting, " is not among the settings of this operator")
 }
 
 /// The shape of the borders of so many packed sequences, for people.

@@ -288,7 +288,8 @@ fn a_memory_moves_what_is_stated_where_no_slot_is_shared_and_less_where_all_are(
                 .collect();
             for c in [c.clone(), ramnet::Config { mode: c.mode.carry(), ..c.clone() }] {
                 let c = if shared { ramnet::Config { cape: ramnet::Cape::None, ..c } } else { c };
-                let (stated, [read, written]) = moved(ctx, &c, &given);
+                let program = c.program_as(ctx.caps(), ramnet::Form::Pieces).unwrap();
+                let (stated, [read, written]) = moved_by(ctx, program, &given);
                 let what = format!("{dim} columns, shared: {shared}, carried: {}", c.mode.carry);
                 if shared {
                     assert!(read < stated.bytes_read && written < stated.bytes_written, "{what}");

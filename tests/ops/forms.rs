@@ -42,6 +42,7 @@ fn several() -> Vec<(&'static Op, Case)> {
     };
     let ssd = Case::new("ssd", &[("H", 4), ("G", 2), ("N", 60), ("P", 6), ("S", 8), ("seqs", 6)]);
     let mamba = Case::new("mamba", &[("C", 10), ("G", 2), ("N", 60), ("S", 6), ("seqs", 6)]);
+    let ramnet = Case::new("ramnet", &[("H", 4), ("N", 60), ("U*P", 8), ("E", 6), ("seqs", 6)]);
     vec![
         linear(&[], &[]),
         linear(&[("rule", "gated")], &["g.D"]),
@@ -51,6 +52,7 @@ fn several() -> Vec<(&'static Op, Case)> {
         (find("slay").unwrap(), Case::new("slay", &PACKED)),
         (find("ssd").unwrap(), ssd.with("a_log").with("d").with("z").with("dt_bias")),
         (find("mamba").unwrap(), mamba.with("a_log").with("d").with("z").with("dt_bias")),
+        (find("ramnet").unwrap(), ramnet.flag("cape", "1,3").flag("rule", "pdma")),
     ]
 }
 
@@ -299,7 +301,7 @@ fn a_sigmoid_and_unit_lengths_are_those_taken_before() {
 
 fn an_exchanged_state_is_the_state_transposed() {
     for (op, case) in several() {
-        if op.name == "slay" || op.name == "mamba" {
+        if ["slay", "ramnet", "mamba"].contains(&op.name) {
             continue;
         }
         let case = case.with("cu_seqlens").carry();

@@ -28,6 +28,7 @@ mod mta;
 mod pieces;
 mod primitives;
 mod ramnet;
+mod ramnet_forms;
 mod slay;
 mod softmax;
 mod ssd;
@@ -63,6 +64,7 @@ fn main() -> ExitCode {
         mta::tests(),
         primitives::tests(),
         ramnet::tests(),
+        ramnet_forms::tests(),
         slay::tests(),
         softmax::tests(),
         ssd::tests(),

@@ -278,7 +278,7 @@ fn record(
     let mut workspace = Workspace::new();
     workspace.reserve(ctx, memory.workspace()).unwrap();
     let mut encoder = ctx.device().create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
-    let tensors = ramnet::Tensors { q, k, v, gamma, o, state: None };
+    let tensors = ramnet::Tensors::new(q, k, v, gamma, o);
     memory.bind(&Bound::from(tensors), &workspace).unwrap().encode(&mut encoder);
     let tensors = gated_norm::Tensors { x: o, gate: Some(gate), weight: Some(weight), o: y };
     norm.bind(&Bound::from(tensors), &workspace).unwrap().encode(&mut encoder);

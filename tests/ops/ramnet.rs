@@ -7,19 +7,21 @@ use subquad::catalog::flags::Flags;
 use subquad::catalog::random;
 use subquad::catalog::request::Request;
 use subquad::gpu::Caps;
-use subquad::operator::mode::Mode;
+use subquad::operator::mode::{Direction, Mode, StateLayout};
 use subquad::operator::qkv::Qkv;
 use subquad::operator::{Operator, Precision, Rows};
 use subquad::ops::primitives::topk;
-use subquad::ops::ramnet::{Cape, Config, OP, Rule};
+use subquad::ops::ramnet::{Cape, Config, Form, OP, Rule};
 use subquad::tensor::{DType, HostTensor, Layout, Shape, TensorMap, Values};
 use subquad::verify::tolerance;
 use subquad::verify::tolerance::Reference;
 
-use crate::support::{self, assert_matches, assert_same_bits, backends, backends_for, roomy, test};
+use crate::support::{
+    self, assert_matches, assert_same_bits, backends, backends_for, context, on_gpu_with, roomy, test,
+};
 
 /// Random q, k, v and gamma.
-fn inputs(c: &Config) -> TensorMap {
+pub(crate) fn inputs(c: &Config) -> TensorMap {
     let mut all = support::inputs(&c.qkv);
     let (b, h, n) = (c.qkv.batch, c.qkv.heads, c.qkv.queries);
     let values = random::normal(11, 3, b * h * n);
@@ -33,7 +35,7 @@ fn filled(shape: impl Into<Shape>, value: f32) -> HostTensor {
 }
 
 /// Several of the shapes and rules, one head with CAPE of two.
-fn several() -> [Config; 4] {
+pub(crate) fn several() -> [Config; 4] {
     let base = Config::new(1, 2, 150, 3, 12);
     let mixed = Cape::Heads(vec![1]);
     [
@@ -95,7 +97,7 @@ fn slots_may_be_walked_one_after_another() {
         let find = topk::Config { tau: c.tau, ..topk::Config::new(heads * n, c.digits(), c.choices, topk) };
         let access = |name: &str| {
             let rows = all.get(name).unwrap().clone().reshape([heads * n, width]);
-            let logits = [("logits".to_owned(), rows)].into_iter().collect();
+            let logits = [("q".to_owned(), rows)].into_iter().collect();
             let mut found = find.reference(&logits, Precision::F64, Rows::All);
             (found.remove(0).1, found.remove(0).1)
         };
@@ -208,6 +210,9 @@ fn slots_that_all_tokens_share_are_right() {
             assert_matches(backend, &c, &all, &a);
             assert_same_bits(backend, a.get("o").unwrap(), b.get("o").unwrap());
         }
+        let Some(ctx) = context() else { continue };
+        let pieces = on_gpu_with(ctx, c.program_as(ctx.caps(), Form::Pieces).unwrap(), &all);
+        assert_matches("pieces", &c, &all, &pieces);
     }
 }
 
@@ -273,19 +278,35 @@ fn weights_that_underflow_are_no_writes() {
     }
 }
 
-/// K = 8, E = 64: at most 2.5 KiB a token and head of a block, the same at any length; and slots cost nothing.
+/// K = 8, E = 64, in either form: the same at any length.
 fn workspace_is_a_blocks_and_bytes_do_not_depend_on_the_number_of_slots() {
     let c = |n: usize, digits: usize| Config { mode: Mode::new().carry(), ..Config::new(1, 8, n, digits, 64) };
     let caps = roomy();
     let program = |n, digits| c(n, digits).program(&caps).unwrap();
-    let one = program(128, 5);
-    assert_eq!(one.variant(), "blocks of 128 tokens, tiles of 128, pieces of 32 events");
-    assert_eq!(one.workspace_bytes(), 8 * 128 * 2372);
+    // Slots, weights and retentions; a copy of the masses.
+    let table = program(128, 5);
+    let sentence =
+        "tokens in order, table of 1024 slots and 2 columns in 12 KiB of workgroup memory, blocks of 128 tokens";
+    assert_eq!((table.variant(), table.steps().len()), (sentence, 3));
+    assert_eq!(table.workspace_bytes(), 8 * (128 * 160 + 1024 * 4));
     let block = program(1 << 17, 5);
-    assert_eq!(block.variant(), "blocks of 2048 tokens, tiles of 128, pieces of 32 events");
+    assert_eq!(block.workspace_bytes(), 8 * (43690 * 160 + 1024 * 4));
+    // 4096 tokens without a carried state are one block, of addresses and the table.
+    let own = Config { mode: Mode::new(), ..c(4096, 5) }.program(&caps).unwrap();
+    assert_eq!((own.steps().len(), own.workspace_bytes()), (2, 8 * 4096 * 160 + 8));
+    // Longer runs take the memory from one block to the next.
+    let own = Config { mode: Mode::new(), ..c(1 << 17, 5) }.program(&caps).unwrap();
+    assert_eq!(own.workspace_bytes() - block.workspace_bytes(), 8 * (1024 * 65 * 4 + 8));
+
+    let tiles = "tiles of 128, pieces of 32 events, since workgroup memory is too small for a table";
+    let one = program(128, 6);
+    assert_eq!(one.variant(), format!("blocks of 128 tokens, {tiles}"));
+    assert_eq!(one.workspace_bytes(), 8 * (128 * (160 + 64 + 2048) + 65 * 4 + 64 * 65 * 4));
+    let block = program(1 << 17, 6);
+    assert_eq!(block.variant(), format!("blocks of 2048 tokens, {tiles}"));
     assert!(block.workspace_bytes() <= 8 * 2048 * 2560);
     for n in [4096, 1 << 20] {
-        assert_eq!(program(n, 5).workspace_bytes(), block.workspace_bytes());
+        assert_eq!(program(n, 6).workspace_bytes(), block.workspace_bytes());
     }
     // Digits are more logits to read, and nothing else.
     let bytes = |digits| {
@@ -293,14 +314,14 @@ fn workspace_is_a_blocks_and_bytes_do_not_depend_on_the_number_of_slots() {
         let steps = program.steps().iter().filter(|step| step.kernel.name != "ramnet_address");
         steps.map(|step| step.cost.bytes()).sum::<f64>()
     };
-    assert_eq!(bytes(5), bytes(7));
-    let token = bytes(5) / (8192.0 * 8.0);
+    assert_eq!(bytes(6), bytes(7));
+    let token = bytes(6) / (8192.0 * 8.0);
     // 16 rows of 256 bytes, 8 of them written; 8 values; 8 results of reads, written and read; the output.
     let least = (16 + 8 + 8 + 8 + 8 + 1) as f64 * 256.0;
     assert!(token >= least && token < 1.1 * least, "{token}");
     // Without a carried state the memory is workspace.
-    let own = Config { mode: Mode { carry: false, ..Mode::new() }, ..c(1 << 17, 5) }.program(&caps).unwrap();
-    assert_eq!(own.workspace_bytes() - block.workspace_bytes(), 8 * (1024 * 65 * 4 + 8));
+    let own = Config { mode: Mode { carry: false, ..Mode::new() }, ..c(1 << 17, 6) }.program(&caps).unwrap();
+    assert_eq!(own.workspace_bytes() - block.workspace_bytes(), 8 * (4096 * 65 * 4 + 8));
 }
 
 fn decode_is_one_dispatch_that_touches_twice_topk_slots() {
@@ -406,6 +427,23 @@ fn refused_before_anything_runs() {
             "ramnet: `mass_eps`: expected a finite number of 0 or more, found -1",
         ),
         (Config { mode: base.mode.segment(0), ..base.clone() }, "ramnet: `segment`: expected 1 or more, found 0"),
+        (Config { mode: base.mode.non_causal(), ..base.clone() }, "ramnet: `causal` is the only form of this operator"),
+        (
+            Config { mode: base.mode.carry().state_layout(StateLayout::Ed), ..base.clone() },
+            "ramnet: `state_layout` is not among the settings of this operator",
+        ),
+        (
+            Config { mode: base.mode.carry().direction(Direction::Both), ..base.clone() },
+            "ramnet: `direction` both cannot be used with a carried state",
+        ),
+        (
+            Config { mode: base.mode.sequences(2), qkv: base.qkv.batch(2), ..base.clone() },
+            "ramnet: tensor `q`: expected batch B = 1 with cu_seqlens, found 2",
+        ),
+        (
+            Config { mode: base.mode.sequences(2).decode(), qkv: base.qkv.len(1), ..base.clone() },
+            "ramnet: tensor `cu_seqlens`: expected none with decode, found [3]",
+        ),
         (
             Config { mode: base.mode.decode().carry(), ..base.clone() },
             "ramnet: tensor `q`: expected N = 1 to decode, found N = 8",

@@ -39,7 +39,7 @@ use crate::error::Error;
 use crate::gpu::pack;
 use crate::gpu::program::check_memory;
 use crate::operator::channels::Channels;
-use crate::operator::mode::{Mode, StateLayout};
+use crate::operator::mode::Mode;
 use crate::operator::steps::Steps;
 use crate::operator::{Algorithm, Configured, LogDecayFn, StateBasis, tensors, weights};
 use crate::tensor::{Access, DType, Shape, Slot};
@@ -120,9 +120,7 @@ impl Config {
         }
         self.mode.check_all(NAME, "x", self.shape.batch, [self.shape.length; 2])?;
         self.steps.validate(NAME)?;
-        if self.mode.state_layout != StateLayout::De {
-            return Err(Error::rule(NAME, "state_layout", " is not among the settings of this operator"));
-        }
+        self.mode.check_one_form(NAME)?;
         check_memory(NAME, &self.slots())
     }
 

@@ -53,10 +53,38 @@ pub(super) fn cases() -> Vec<Case> {
     let hot = [("H", 2), ("N", 700), ("U*P", 4), ("E", 20)];
     list.push(sized(Case::new("hot", &hot), "2", "4"));
     list.push(sized(Case::new("hot_pdma", &hot), "2", "4").flag("rule", "pdma").carry());
+    // More slots than a table in workgroup memory has.
+    let large = [("B", 2), ("H", 2), ("N", 150), ("U*P", 22), ("E", 20)];
+    let large = |name: &str| sized(Case::new(name, &large), "2", "8");
+    list.push(large("large").flag("rule", "pdma").flag("cape", "0").flag("segment", "100"));
+    list.push(large("large_carried").carry().flag("segment", "48"));
+    list.push(large("large_backward_f16").layout(Layout::Bnhd).flag("direction", "backward").dtype(DType::F16));
+    list.push(large("large_both").flag("direction", "both"));
+    list.extend(forms());
     let decode = [("B", 2), ("H", 3), ("N", 1), ("E", 20)];
     list.push(Case::new("decode", &decode).carry().flag("decode", "true"));
     list.push(Case::new("decode_f16", &decode).carry().flag("decode", "true").flag("cape", "1").dtype(DType::F16));
     let wide = [("H", 1), ("N", 1), ("U*P", 12), ("E", 300)];
     list.push(sized(Case::new("decode_wide", &wide), "4", "64").carry().flag("decode", "true").flag("rule", "pdma"));
     list
+}
+
+/// Packed sequences and directions.
+fn forms() -> Vec<Case> {
+    let axes = [("H", 3), ("N", 90), ("U*P", 8), ("E", 6), ("seqs", 5)];
+    let packed = |name: &str| Case::new(name, &axes).with("cu_seqlens");
+    let large = [("H", 2), ("N", 60), ("U*P", 22), ("E", 6), ("seqs", 4)];
+    let large = |name: &str| sized(Case::new(name, &large).with("cu_seqlens"), "2", "8");
+    let batches = [("B", 2), ("H", 2), ("N", 40), ("U*P", 8), ("E", 6)];
+    vec![
+        packed("packed").carry().flag("cape", "0,2"),
+        packed("packed_bnhd").layout(Layout::Bnhd).flag("rule", "pdma").flag("cape", "all").dtype(DType::F16),
+        Case::new("packed_empty", &[("H", 2), ("N", 9), ("U*P", 8), ("E", 6), ("seqs", 30)]).with("cu_seqlens").carry(),
+        packed("packed_both").flag("direction", "both").flag("cape", "1"),
+        large("packed_large"),
+        large("packed_large_carried").carry().flag("cape", "all").flag("rule", "pdma"),
+        Case::new("backward", &batches).flag("direction", "backward").flag("cape", "1").layout(Layout::Bnhd),
+        Case::new("both", &batches).flag("direction", "both"),
+        Case::new("both_f16", &batches).flag("direction", "both").layout(Layout::Bnhd).dtype(DType::F16),
+    ]
 }

@@ -1,55 +1,64 @@
 //! Builds the GPU program of a configuration: uniforms, workspace and dispatches. Pure: no wgpu type.
 //!
-//! The events of a head are its writes and reads, K of each per token. They are processed in *tiles* of up to 1024 / K
-//! tokens (2048 events), one tile after another. The events of a tile are sorted by slot, then processed by as many
-//! workgroups as there are *pieces* of 32 events, even if many events belong to one slot: the events of a slot are
-//! split into chunks of 32 from its first one on, and the effects of chunks compose. A *block* consists of several
-//! tiles that share the steps that are parallel along the sequence: computing all addresses at the start, and summing
-//! what was read at the end. The masses need no values, so they are computed once for all tiles of a block. Blocks
-//! follow one another, and so do *waves* of heads if one binding cannot hold all heads.
+//! A *block* is a range of tokens whose addresses are computed together. Blocks follow one another, and so do *waves* of heads
+//! if one binding cannot hold all heads. The events of a block are the writes and reads of its tokens, K of each per token. They
+//! are applied in one of two forms:
 //!
-//! Workspace: per token and head of a block, 12 bytes per event (slot, weight, rate), four more bytes for every 32
-//! events, and `4 K E` bytes for what is read; per head, another `K (E + 1) / 4` bytes for each token of a tile. At K =
-//! 8 and E = 64 this is 2372 bytes if a block is one tile, and less for longer blocks. A block has up to 32 MiB of what
-//! is read (2048 tokens at H = 8, K = 8, E = 64), so the workspace does not grow with N. Without a carried state, the
-//! workspace also holds the memory, `4 P^U (E + 1) + 8` bytes per head.
+//! - [`Form::Table`]: workgroups take the tokens in order, each with some columns of one memory in a table (`table.rs`). This
+//!   form has few dispatches, whatever the length, and is chosen where the table fits in workgroup memory. Packed sequences
+//!   always take it: where the table does not fit, it lies in the memory itself.
+//! - [`Form::Pieces`]: events are sorted by slot, tile by tile, and the slots of a tile are processed side by side
+//!   (`pieces.rs`).
 //!
-//! Bytes are stated for tokens whose slots no other token of the tile accesses. A slot that several tokens access is
-//! read and written less often; a slot with more events than a piece reads its values twice.
+//! Workspace: per token and head of a block, 20 K bytes of slots, weights and retentions, and what the form needs. A block is
+//! limited to 32 MiB of it, so the workspace does not grow with N. Without a carried state, the workspace also holds the
+//! memory, `4 P^U (E + 1) + 8` bytes per head, unless one block has all tokens and the table is in workgroup memory.
 
 use std::ops::Range;
 
-use super::{Cape, Config, NAME, Rule};
+use super::{Cape, Config, NAME, Rule, pieces, table};
+use crate::cores::recurrence::kernels;
+use crate::cores::recurrence::runs::{Run, Runs};
 use crate::error::Error;
 use crate::gpu::Caps;
 use crate::gpu::grid::Grid;
-use crate::gpu::program::{Cost, Named, Operand, Program, Scratch, Step, aligned, check_indices, check_workspace};
+use crate::gpu::program::{
+    Cost, Named, Operand, Program, Scratch, Step, aligned, backward, check_indices, check_workspace,
+};
 use crate::gpu::shader::{Fragment, Kernel, UniformData, Variant, fragment, params};
-use crate::operator::qkv::{STRIDES_SOURCE, Strides, check_lengths};
+use crate::operator::qkv::{STRIDES_SOURCE, Strides, check_lengths, strides_of};
+use crate::ops::primitives::gather;
 use crate::ops::primitives::topk::{self, Lanes};
-use crate::ops::primitives::{gather, stable_sort};
 use crate::tensor::{DType, Layout, Slot};
 
 params! {
     /// Must match `struct Params` in `shaders/ramnet/types.wgsl`.
-    struct Params {
+    pub(super) struct Params {
         grid: Grid,
         heads: u32,
-        units: u32,
+        pub(super) units: u32,
         first_unit: u32,
-        memory_first: u32,
+        pub(super) memory_first: u32,
         first_token: u32,
-        tokens: u32,
-        tile: u32,
-        tiles: u32,
-        tile_tokens: u32,
+        pub(super) tokens: u32,
+        pub(super) tile: u32,
+        pub(super) tiles: u32,
+        pub(super) tile_tokens: u32,
         dim_v: u32,
         mass_at: u32,
-        position_at: u32,
-        advance: u32,
+        pub(super) position_at: u32,
+        pub(super) advance: u32,
         tau: f32,
         mass_eps: f32,
         initial: f32,
+        length: u32,
+        sequences: u32,
+        carried: u32,
+        pub(super) memories: u32,
+        pub(super) memory_step: u32,
+        pub(super) load_at: u32,
+        pub(super) store_at: u32,
+        pub(super) mass_copies: u32,
         q: Strides,
         k: Strides,
         v: Strides,
@@ -60,63 +69,62 @@ params! {
 }
 
 const TYPES: Fragment = fragment!("ramnet/types.wgsl");
-const EVENTS: Fragment = fragment!("ramnet/events.wgsl");
 const RULE: Fragment = fragment!("ramnet/rule.wgsl");
-const PIECES: Fragment = fragment!("ramnet/blocks.wgsl");
+/// Advances the position of a sequence.
+pub(super) const POSITION: Fragment = fragment!("ramnet/position.wgsl");
+/// Where the sequences of a batch entry begin and end: one, or packed ones.
+const WHOLE: Fragment = fragment!("ramnet/whole.wgsl");
+const PACKED: Fragment = fragment!("ramnet/packed.wgsl");
 
 /// Why every index of the kernels is within bounds.
-const PROOF: &str = "slots are below P^U, since the beam keeps distinct addresses made of digits, and events below those \
-                     of a tile; the buffers of both are written by the steps before; loops end at consts, uniforms, or the \
-                     number of pieces";
+pub(super) const PROOF: &str = "slots are below P^U, since the beam keeps distinct addresses made of digits, and events below \
+                                those of a block; the buffers of both are written by the steps before; tokens are below N, \
+                                which no border of sequences exceeds; loops end at consts, uniforms, such borders, or the \
+                                number of pieces";
+
+/// What every kernel begins with.
+pub(super) const COMMON: [Fragment; 2] = [STRIDES_SOURCE, TYPES];
 
 const fn kernel(name: &'static str, sources: &'static [Fragment]) -> Kernel {
     Kernel::new(name, sources, Params::UNIFORM, Some(PROOF))
 }
 
-static CLEAR: Kernel = kernel("ramnet_clear", &[STRIDES_SOURCE, TYPES, fragment!("ramnet/clear.wgsl")]);
-
 static ADDRESS: Kernel =
-    kernel("ramnet_address", &[STRIDES_SOURCE, TYPES, topk::BEAM, fragment!("ramnet/address.wgsl")]);
+    kernel("ramnet_address", &[COMMON[0], COMMON[1], RULE, topk::BEAM, fragment!("ramnet/address.wgsl")]);
 
-static BIN: Kernel =
-    kernel("ramnet_bin", &[STRIDES_SOURCE, TYPES, EVENTS, stable_sort::TILE, fragment!("ramnet/bin.wgsl")]);
+static DECODE: Kernel = kernel(
+    "ramnet_decode",
+    &[COMMON[0], COMMON[1], RULE, topk::BEAM, gather::SUM, POSITION, fragment!("ramnet/decode.wgsl")],
+);
 
-static RATES: Kernel = kernel("ramnet_rates", &[STRIDES_SOURCE, TYPES, EVENTS, RULE, fragment!("ramnet/rates.wgsl")]);
+static ROUND: Kernel = kernels::round("ramnet_round");
 
-static WALK: Kernel = kernel("ramnet_apply", &[STRIDES_SOURCE, TYPES, EVENTS, PIECES, fragment!("ramnet/apply.wgsl")]);
-
-static JOIN: Kernel =
-    kernel("ramnet_compose", &[STRIDES_SOURCE, TYPES, EVENTS, PIECES, fragment!("ramnet/compose.wgsl")]);
-
-static REDUCE: Kernel = kernel("ramnet_reduce", &[STRIDES_SOURCE, TYPES, fragment!("ramnet/reduce.wgsl")]);
-
-static DECODE: Kernel =
-    kernel("ramnet_decode", &[STRIDES_SOURCE, TYPES, RULE, topk::BEAM, gather::SUM, fragment!("ramnet/decode.wgsl")]);
-
-/// Maximum number of events of a tile, which one workgroup sorts.
-const TILE_EVENTS: usize = 2048;
-/// Events per piece; `PIECE` in the shader.
-const PIECE: usize = 32;
-/// Invocations per workgroup that processes pieces.
-const WALKERS: usize = 64;
-/// Elements per workgroup that clears memory or sums what was read.
-const ELEMENTS: usize = 256;
-/// Maximum number of bytes that a block reads from the memory.
+/// Elements per workgroup that clears or copies memory, or sums what was read.
+pub(super) const ELEMENTS: usize = 256;
+/// Maximum number of bytes of a block: of its events, or of what it reads from the memory.
 const BLOCK_BYTES: u64 = 32 << 20;
 
 // Slots as in `Config::slots`, and workspace buffers in order.
 const Q: usize = 0;
 const K: usize = 1;
-const V: usize = 2;
-const O: usize = 3;
+pub(super) const V: usize = 2;
+pub(super) const O: usize = 3;
 const GAMMA: usize = 4;
-const STATE: Named = ("memory", Operand::Slot(5));
-const EVENT_KEYS: Named = ("events", Operand::Workspace(0));
-const WEIGHTS: Named = ("weights", Operand::Workspace(1));
-const RATE_LIST: Named = ("rates", Operand::Workspace(2));
-const CONTRIBUTIONS: Named = ("contributions", Operand::Workspace(3));
-const CARRIES: Named = ("carries", Operand::Workspace(4));
-const MEMORY: Named = ("memory", Operand::Workspace(5));
+const BORDERS: Named = ("cu_seqlens", Operand::Slot(5));
+pub(super) const EVENT_KEYS: Named = ("events", Operand::Workspace(0));
+pub(super) const WEIGHTS: Named = ("weights", Operand::Workspace(1));
+/// Number of workspace buffers above.
+pub(super) const SHARED: usize = 2;
+
+/// How events are applied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[doc(hidden)]
+pub enum Form {
+    /// Tokens in order, with a table.
+    Table,
+    /// Events sorted by slot, in pieces.
+    Pieces,
+}
 
 /// Minimum work: each input is read once and each output is written once; of a carried memory, only the slots that
 /// tokens can access.
@@ -124,14 +132,15 @@ pub(super) fn essential(c: &Config) -> Cost {
     let [q, k, v, o] = c.qkv.elements();
     let (n, e) = (token_heads(c), c.qkv.dim_v as f64);
     let size = c.qkv.dtype.size() as f64;
-    let (slots, units) = (c.slots_of_a_head() as f64, c.qkv.kv_units() as f64);
+    let (slots, units) = (c.slots_of_a_head() as f64, (c.mode.states(c.qkv.batch) * c.qkv.heads) as f64);
     let touched = |each: f64| if c.mode.carry { units * slots.min(n / units * each) * (e + 1.0) * 4.0 } else { 0.0 };
     let topk = c.topk as f64;
+    let runs = Runs::new(&c.qkv, &c.mode).all().len() as f64;
     // A carried position is not counted: it is one or two words per head, which a step reads that is needed anyway.
     Cost {
-        bytes_read: (q + k + v + n) * size + touched(topk),
+        bytes_read: (q + k + v + n) * size + touched(topk) + c.mode.border_bytes(),
         bytes_written: o * size + touched(topk),
-        ..arithmetic(c, n)
+        ..arithmetic(c, n * runs)
     }
 }
 
@@ -150,13 +159,13 @@ fn arithmetic(c: &Config, n: f64) -> Cost {
     }
 }
 
-/// Builds the dispatches for this device.
-pub(super) fn program(c: &Config, caps: &Caps) -> Result<Program, Error> {
+/// Builds the dispatches for this device, in the form that suits the shape, or in this one.
+pub(super) fn program(c: &Config, caps: &Caps, form: Option<Form>) -> Result<Program, Error> {
     c.validate()?;
     caps.require(NAME, c.qkv.dtype)?;
     check_indices(NAME, &c.slots())?;
     check_lengths(NAME, &c.qkv)?;
-    let tiling = Tiling::new(c, caps)?;
+    let tiling = Tiling::new(c, caps, form)?;
     let mut steps = Vec::new();
     if c.mode.decode {
         for units in tiling.waves() {
@@ -165,65 +174,89 @@ pub(super) fn program(c: &Config, caps: &Caps) -> Result<Program, Error> {
         let variant = format!("one token, {} lanes a beam", tiling.lanes.lanes);
         return Ok(Program::new(NAME, variant, c.slots(), vec![], steps));
     }
-    for units in tiling.waves() {
-        tiling.wave(units, &mut steps);
+    for run in tiling.runs().all() {
+        for units in tiling.waves() {
+            tiling.wave(units, run, &mut steps);
+        }
     }
-    let workspace = tiling.workspace();
+    let mut workspace = tiling.workspace();
+    tiling.runs().round(&ROUND, 3, false, &mut steps, &mut workspace);
     check_workspace(NAME, &workspace)?;
-    let Tiling { tile_tokens, block_tokens, .. } = tiling;
-    let variant = format!("blocks of {block_tokens} tokens, tiles of {tile_tokens}, pieces of {PIECE} events");
-    Ok(Program::new(NAME, variant, c.slots(), workspace, steps))
+    let variant = match &tiling.applied {
+        Applied::Table(table) => table.variant(&tiling),
+        Applied::Pieces(pieces) => pieces.variant(tiling.block_tokens),
+    };
+    Ok(Program::new(NAME, variant + &c.mode.told(), c.slots(), workspace, steps))
+}
+
+/// The chosen form with its sizes.
+enum Applied {
+    Table(table::Table),
+    Pieces(pieces::Pieces),
 }
 
 /// How tokens and heads are split.
-struct Tiling<'a> {
-    c: &'a Config,
+pub(super) struct Tiling<'a> {
+    pub(super) c: &'a Config,
     caps: &'a Caps,
     lanes: Lanes,
-    tile_tokens: usize,
-    block_tokens: usize,
+    applied: Applied,
+    pub(super) block_tokens: usize,
     /// Heads per wave.
-    wave: usize,
-    /// Columns per workgroup that processes pieces.
-    columns: usize,
+    pub(super) wave: usize,
+}
+
+/// A block of a wave.
+pub(super) struct Block {
+    pub(super) units: Range<usize>,
+    pub(super) tokens: Range<usize>,
+    pub(super) run: Run,
+    pub(super) params: Params,
 }
 
 impl<'a> Tiling<'a> {
-    fn new(c: &'a Config, caps: &'a Caps) -> Result<Self, Error> {
+    fn new(c: &'a Config, caps: &'a Caps, form: Option<Form>) -> Result<Self, Error> {
         let binding = caps.largest_binding();
         let limit =
             |what: &str, needed: u64| Error::Limit { op: NAME.into(), what: what.into(), needed, limit: binding };
-        let s = &c.qkv;
-        let units = s.kv_units() as u64;
-        // Bytes per token and head: those of what it reads or those of its events, whichever are more.
-        let token = (c.topk * s.dim_v.max(2) * 4) as u64;
-        let longest = c.mode.segment.unwrap_or(s.queries).min(s.queries);
-        let most = (TILE_EVENTS / (2 * c.topk)).min(longest).min((binding / token) as usize);
-        if most == 0 {
+        let table = table::Table::new(c, caps, form);
+        let applied = table.map_or_else(|| Applied::Pieces(pieces::Pieces::new(c)), Applied::Table);
+        // Bytes per token and head of the largest buffer, and the tokens that a block consists of.
+        let (token, step) = match &applied {
+            Applied::Table(_) => (12 * c.topk as u64, 1),
+            Applied::Pieces(pieces) => (pieces.bytes(), pieces.tile_tokens),
+        };
+        let longest = match &applied {
+            Applied::Table(_) => c.qkv.queries,
+            Applied::Pieces(_) => c.mode.segment.unwrap_or(c.qkv.queries).min(c.qkv.queries),
+        };
+        let units = c.qkv.kv_units() as u64;
+        let step = step.min((binding / token) as usize);
+        if step == 0 {
             return Err(limit("what a token reads (bytes)", token));
         }
-        let tile = most as u64 * token;
-        let mut wave = units.min(binding / tile);
+        let mut wave = units.min(binding / (step as u64 * token));
         if !c.mode.carry {
-            let memory = c.memory("memory", [1, 1], s.dim_v).checked_bytes().unwrap_or(u64::MAX);
+            let copies = if let Applied::Table(table) = &applied { table.memories(&c.mode) } else { 1 };
+            let memory = c.memory("memory", [copies, 1], c.qkv.dim_v).checked_bytes().unwrap_or(u64::MAX);
             if memory > binding {
                 return Err(limit("the memory (bytes of one head)", memory));
             }
             wave = wave.min(binding / memory);
         }
-        let mut tiling = Self {
-            c,
-            caps,
-            lanes: Lanes::new(c.digits(), c.choices, c.topk),
-            tile_tokens: most,
-            block_tokens: most,
-            wave: wave as usize,
-            columns: s.dim_v.next_power_of_two().clamp(4, WALKERS),
-        };
+        let lanes = Lanes::new(c.digits(), c.choices, c.topk);
+        let mut tiling = Self { c, caps, lanes, applied, block_tokens: step, wave: wave as usize };
+        if let Applied::Pieces(pieces) = &mut tiling.applied {
+            pieces.tile_tokens = step;
+        }
         tiling.fit()?;
-        let tiles = (BLOCK_BYTES.min(binding) / (tile * tiling.wave as u64)).max(1) as usize;
-        tiling.block_tokens = tiles.min(longest.div_ceil(most)) * most;
+        let steps = (BLOCK_BYTES.min(binding) / (step as u64 * token * tiling.wave as u64)).max(1) as usize;
+        tiling.block_tokens = steps.min(longest.div_ceil(step)) * step;
         Ok(tiling)
+    }
+
+    pub(super) fn runs(&self) -> Runs<'a> {
+        Runs::new(&self.c.qkv, &self.c.mode)
     }
 
     /// Halves the wave until the part of each tensor that it uses fits a binding.
@@ -267,40 +300,40 @@ impl<'a> Tiling<'a> {
         (start, end as u64 * one - start)
     }
 
-    fn pieces(&self, tokens: usize) -> usize {
-        (2 * self.c.topk * tokens).div_ceil(PIECE)
-    }
-
     fn workspace(&self) -> Vec<Scratch> {
-        let c = self.c;
-        let tokens = (self.wave * self.block_tokens) as u64;
-        let events = tokens * 2 * c.topk as u64 * 4;
-        let (tiles, pieces) = (self.block_tokens / self.tile_tokens, self.pieces(self.tile_tokens));
-        let carries = (self.wave * pieces * (c.qkv.dim_v + 1) * 4) as u64;
+        let events = (self.wave * self.block_tokens * self.c.topk * 4) as u64;
         let mut list = vec![
-            Scratch { name: "events", bytes: events },
-            Scratch { name: "weights", bytes: events },
-            Scratch { name: "rates and runs", bytes: events + (self.wave * tiles * pieces * 4) as u64 },
-            Scratch { name: "what is read", bytes: tokens * (c.topk * c.qkv.dim_v) as u64 * 4 },
-            Scratch { name: "carries between pieces", bytes: carries },
+            Scratch { name: "events", bytes: 2 * events },
+            Scratch { name: "weights and retentions", bytes: 3 * events },
         ];
-        if !c.mode.carry {
-            let memory = c.memory("memory", [1, self.wave], c.qkv.dim_v);
-            list.push(Scratch { name: "memory", bytes: memory.checked_bytes().unwrap_or(u64::MAX) });
+        match &self.applied {
+            Applied::Table(table) => table.workspace(self, &mut list),
+            Applied::Pieces(pieces) => pieces.workspace(self, &mut list),
         }
         list
     }
 
-    /// The parameters that all steps of a wave share.
-    fn params(&self, units: &Range<usize>) -> Params {
+    /// The memory of a wave: the carried state, or the buffer of the workspace with this index, of so many memories.
+    pub(super) fn memory(&self, index: usize) -> Named {
+        // The state follows the borders of packed sequences.
+        let state = GAMMA + 1 + usize::from(self.c.mode.sequences.is_some());
+        ("memory", if self.c.mode.carry { Operand::Slot(state) } else { Operand::Workspace(index) })
+    }
+
+    /// The parameters that all steps of a wave share. `memories` is the number of memories per head without a carried state.
+    fn params(&self, units: &Range<usize>, memories: usize, run: Run) -> Params {
         let c = self.c;
         let s = &c.qkv;
-        let memory = if c.mode.carry { c.state_slot() } else { c.memory("memory", [1, units.len()], s.dim_v) };
+        let memory = if c.mode.carry { c.state_slot() } else { c.memory("memory", [memories, units.len()], s.dim_v) };
         let base = |slot: usize| self.part(&c.slots()[slot], units).0 as u32;
         let [mut q, mut k, mut v, mut o] = s.strides();
-        let at = s.layout.strides(s.heads, s.queries, 1);
-        let gamma = [at.batch as u32, at.head as u32, at.token as u32, base(GAMMA)];
-        (q[3], k[3], v[3], o[3]) = (base(Q), base(K), base(V), base(O));
+        let mut gamma = strides_of(s.layout, s.heads, s.queries, 1);
+        (q[3], k[3], v[3], gamma[3]) = (base(Q), base(K), base(V), base(GAMMA));
+        if !self.runs().in_workspace() {
+            o[3] = base(O);
+        }
+        let turn = |strides| if run.backward { backward(strides, s.queries as u32 - 1) } else { strides };
+        let [q, k, v, gamma, o] = [q, k, v, gamma, o].map(turn);
         let mut cape = [[0u32; 4]; 8];
         match &c.cape {
             Cape::None => {}
@@ -312,13 +345,16 @@ impl<'a> Tiling<'a> {
             units: units.len() as u32,
             first_unit: units.start as u32,
             memory_first: if c.mode.carry { 0 } else { units.start as u32 },
-            tile_tokens: self.tile_tokens as u32,
             dim_v: s.dim_v as u32,
             mass_at: memory.parts[1].offset as u32,
             position_at: memory.parts[2].offset as u32,
             tau: c.tau,
             mass_eps: c.effective_mass_eps(),
             initial: c.initial_mass(),
+            length: s.queries as u32,
+            sequences: c.mode.sequences.unwrap_or(1) as u32,
+            carried: c.mode.carry.into(),
+            memories: memory.parts[1].shape.dims()[..2].iter().product::<usize>() as u32,
             q,
             k,
             v,
@@ -329,17 +365,16 @@ impl<'a> Tiling<'a> {
         }
     }
 
-    fn memory(&self) -> Named {
-        if self.c.mode.carry { STATE } else { MEMORY }
-    }
-
-    fn bind(&self, slot: usize, units: &Range<usize>) -> Named {
+    pub(super) fn bind(&self, slot: usize, units: &Range<usize>) -> Named {
         let tensor = &self.c.slots()[slot];
+        if slot == O && self.runs().in_workspace() {
+            return (tensor.name, Operand::Workspace(self.workspace().len()));
+        }
         let (first, count) = self.part(tensor, units);
         (tensor.name, Operand::Part { slot, first, count })
     }
 
-    fn consts(&self) -> Vec<(&'static str, u32)> {
+    pub(super) fn consts(&self) -> Vec<(&'static str, u32)> {
         vec![("TOPK", self.c.topk as u32), ("SLOTS", self.c.slots_of_a_head() as u32)]
     }
 
@@ -351,7 +386,13 @@ impl<'a> Tiling<'a> {
         vec![("PDMA", (self.c.rule == Rule::Pdma).into())]
     }
 
-    fn step(
+    /// Bytes of an output that a run writes, and of one that it adds.
+    pub(super) fn output_bytes(&self, run: Run) -> [f64; 2] {
+        let size = if self.runs().in_workspace() { DType::F32 } else { self.c.qkv.dtype }.size() as f64;
+        [size, if run.summed { size } else { 0.0 }]
+    }
+
+    pub(super) fn step(
         &self,
         kernel: &'static Kernel,
         params: &Params,
@@ -360,151 +401,105 @@ impl<'a> Tiling<'a> {
         groups: usize,
         cost: Cost,
     ) -> Step {
+        self.step_of(kernel, params, Variant::new(DType::F32, consts, vec![]), operands, groups, cost)
+    }
+
+    /// One dispatch of a variant, whose storage type is set here.
+    pub(super) fn step_of(
+        &self,
+        kernel: &'static Kernel,
+        params: &Params,
+        variant: Variant,
+        operands: &[Named],
+        groups: usize,
+        cost: Cost,
+    ) -> Step {
         // Steps that bind no tensor of the caller do not depend on its storage type.
         let stored = operands.iter().any(|(_, operand)| matches!(operand, Operand::Part { .. }));
         let elem = if stored { self.c.qkv.dtype } else { DType::F32 };
-        Step::new(kernel, Variant::new(elem, consts, vec![]), params, operands, groups as u64, cost)
+        Step::new(kernel, Variant { elem, ..variant }, params, operands, groups as u64, cost)
+    }
+
+    /// The variant of a kernel that asks where sequences begin and end, in the order of a run.
+    pub(super) fn spanned(&self, variant: Variant, run: Run) -> Variant {
+        if self.c.mode.sequences.is_none() {
+            return variant.with(&[WHOLE]);
+        }
+        let mut variant = variant.with(&[PACKED]);
+        variant.overrides.push(("BACKWARD", run.backward.into()));
+        variant
+    }
+
+    /// The borders of packed sequences, which only kernels bind that ask for them.
+    pub(super) fn borders(&self) -> Named {
+        BORDERS
     }
 
     /// Appends the steps of all blocks of these heads.
-    fn wave(&self, units: Range<usize>, steps: &mut Vec<Step>) {
+    fn wave(&self, units: Range<usize>, run: Run, steps: &mut Vec<Step>) {
         let c = self.c;
-        let s = &c.qkv;
-        let base = self.params(&units);
-        if !c.mode.carry {
-            let elements = base.position_at as usize + 2 * units.len();
-            let cost = Cost { bytes_written: elements as f64 * 4.0, ..Cost::default() };
-            let groups = elements.div_ceil(ELEMENTS);
-            steps.push(self.step(&CLEAR, &base, self.consts(), &[MEMORY], groups, cost));
+        let n = c.qkv.queries;
+        let (memories, segment) = match &self.applied {
+            Applied::Table(table) => (table.memories(&c.mode), n),
+            Applied::Pieces(_) => (1, c.mode.segment.unwrap_or(n)),
+        };
+        let base = self.params(&units, memories, run);
+        if let Applied::Pieces(pieces) = &self.applied {
+            steps.extend(pieces.clear(self, &base));
         }
-        let segment = c.mode.segment.unwrap_or(s.queries);
-        for start in (0..s.queries).step_by(segment) {
-            let end = start.saturating_add(segment).min(s.queries);
+        for start in (0..n).step_by(segment) {
+            let end = start.saturating_add(segment).min(n);
             for first in (start..end).step_by(self.block_tokens) {
-                let tokens = self.block_tokens.min(end - first);
-                let last = first + tokens == s.queries;
-                let params = Params {
-                    first_token: first as u32,
-                    tokens: tokens as u32,
-                    tiles: tokens.div_ceil(self.tile_tokens) as u32,
-                    advance: if last && c.mode.carry { s.queries as u32 } else { 0 },
-                    ..base
-                };
-                self.block(&units, params, steps);
+                let tokens = first..end.min(first + self.block_tokens);
+                let params = Params { first_token: first as u32, tokens: tokens.len() as u32, ..base };
+                let mut block = Block { units: units.clone(), tokens, run, params };
+                match &self.applied {
+                    Applied::Table(table) => table.block(self, &mut block, steps),
+                    Applied::Pieces(pieces) => pieces.block(self, &mut block, steps),
+                }
             }
         }
     }
 
-    fn block(&self, units: &Range<usize>, params: Params, steps: &mut Vec<Step>) {
+    /// Computes the addresses of a block.
+    pub(super) fn address(&self, block: &Block, memory: Named) -> Step {
         let c = self.c;
-        let (e, size, topk) = (c.qkv.dim_v as f64, c.qkv.dtype.size() as f64, c.topk as f64);
-        let tokens = params.tokens as usize;
-        let n = (units.len() * tokens) as f64;
-        let events = 2.0 * n * topk;
+        let Block { units, tokens, run, params } = block;
+        let (size, topk) = (c.qkv.dtype.size() as f64, c.topk as f64);
+        let n = (units.len() * tokens.len()) as f64;
         let cape = units.clone().filter(|unit| c.cape.has(unit % c.qkv.heads)).count();
-        let arithmetic = arithmetic(c, 1.0);
-        let walked = 5.0 * topk * e;
-
+        // Per vector of a head with CAPE: a carried position, and at most so many borders.
+        let borders = c.mode.sequences.map_or(0, |count| count.next_power_of_two().ilog2() as usize + 1);
+        let looked = 2 * usize::from(c.mode.carry) + borders;
         let vectors = self.lanes.vectors();
-        steps.push(self.step(
+        let variant = Variant::new(DType::F32, self.beam_consts(vectors), self.rule());
+        self.step_of(
             &ADDRESS,
-            &params,
-            self.beam_consts(vectors),
-            &[self.bind(Q, units), self.bind(K, units), self.memory(), EVENT_KEYS, WEIGHTS],
-            (2 * units.len() * tokens).div_ceil(vectors),
+            params,
+            self.spanned(variant, *run),
+            &[
+                self.bind(Q, units),
+                self.bind(K, units),
+                self.bind(GAMMA, units),
+                self.borders(),
+                memory,
+                EVENT_KEYS,
+                WEIGHTS,
+            ],
+            (2 * units.len() * tokens.len()).div_ceil(vectors),
             Cost {
                 flops: n * 2.0 * self.lanes.work(),
-                exps: n * (arithmetic.exps - topk),
-                bytes_read: n * 2.0 * self.lanes.loads() as f64 * size + (cape * tokens * 2 * 2 * 4) as f64,
-                bytes_written: 2.0 * events * 4.0,
+                exps: n * arithmetic(c, 1.0).exps,
+                bytes_read: n * (2.0 * self.lanes.loads() as f64 + topk) * size
+                    + (cape * tokens.len() * 2 * looked * 4) as f64,
+                bytes_written: n * 5.0 * topk * 4.0,
             },
-        ));
-        let sort = ("SORT", self.sort() as u32);
-        let bytes = events * 4.0;
-        steps.push(self.step(
-            &BIN,
-            &params,
-            [self.consts(), vec![sort]].concat(),
-            &[EVENT_KEYS],
-            units.len() * params.tiles as usize,
-            Cost { bytes_read: bytes, bytes_written: bytes, ..Cost::default() },
-        ));
-
-        let in_tile = |tile: u32| self.tile_tokens.min(tokens - tile as usize * self.tile_tokens);
-        let pieces: usize = (0..params.tiles).map(|tile| self.pieces(in_tile(tile))).sum();
-        let mut rates = self.step(
-            &RATES,
-            &params,
-            [self.consts(), vec![sort]].concat(),
-            &[EVENT_KEYS, WEIGHTS, self.bind(GAMMA, units), self.memory(), RATE_LIST],
-            units.len(),
-            Cost {
-                exps: n * topk,
-                // Keys, weights and masses, and one gamma per write.
-                bytes_read: 3.0 * events * 4.0 + n * topk * size,
-                bytes_written: 2.0 * events * 4.0 + (units.len() * pieces * 4) as f64,
-                ..Cost::default()
-            },
-        );
-        rates.spec.overrides = self.rule();
-        steps.push(rates);
-
-        for tile in 0..params.tiles {
-            let params = Params { tile, ..params };
-            let count = in_tile(tile);
-            let n = (units.len() * count) as f64;
-            let events = 2.0 * n * topk;
-            let pieces = self.pieces(count);
-            let per = WALKERS / self.columns;
-            let columns = c.qkv.dim_v.div_ceil(self.columns);
-            let groups = units.len() * columns * pieces.div_ceil(per);
-            let consts = [self.consts(), vec![("COLUMNS", self.columns as u32), ("PER", per as u32)]].concat();
-            // Every piece also looks at the next piece and at one key on either side.
-            let end = 2 * c.topk * count;
-            let keys = |piece: usize| ((piece + 2) * PIECE + 1).min(end) - (piece * PIECE).saturating_sub(1);
-            let reached = |piece: usize| ((piece + 2) * PIECE).min(end) - piece * PIECE;
-            let looked = (0..pieces).map(|piece| keys(piece) + reached(piece) + 1).sum::<usize>();
-            let looked = (units.len() * columns * looked) as f64;
-            let operands = [EVENT_KEYS, RATE_LIST, self.bind(V, units), self.memory(), CONTRIBUTIONS, CARRIES];
-            steps.push(self.step(
-                &WALK,
-                &params,
-                consts.clone(),
-                &operands,
-                groups,
-                Cost {
-                    flops: n * walked,
-                    // Keys, rates and one start per piece; contents, and one value per write.
-                    bytes_read: looked * 4.0 + e * (events * 4.0 + n * topk * size),
-                    bytes_written: e * events * 4.0,
-                    ..Cost::default()
-                },
-            ));
-            // One start per piece, assuming that no run is longer than a piece.
-            let looked = (units.len() * columns * pieces) as f64;
-            let cost = Cost { bytes_read: looked * 4.0, ..Cost::default() };
-            steps.push(self.step(&JOIN, &params, consts, &operands, groups, cost));
-        }
-
-        let moved = if params.advance > 0 { (units.len() * 2 * 4) as f64 } else { 0.0 };
-        steps.push(self.step(
-            &REDUCE,
-            &params,
-            self.consts(),
-            &[CONTRIBUTIONS, self.memory(), self.bind(O, units)],
-            (units.len() * tokens * c.qkv.dim_v).div_ceil(ELEMENTS),
-            Cost { bytes_read: n * topk * e * 4.0 + moved, bytes_written: n * e * size + moved, ..Cost::default() },
-        ));
-    }
-
-    /// Number of elements that a workgroup sorts: a power of two.
-    fn sort(&self) -> usize {
-        (2 * self.c.topk * self.tile_tokens).next_power_of_two().max(256)
+        )
     }
 
     fn decode(&self, units: Range<usize>) -> Step {
         let c = self.c;
-        let params = Params { tokens: 1, tiles: 1, ..self.params(&units) };
+        let params = Params { tokens: 1, tiles: 1, ..self.params(&units, 1, Run::default()) };
         let (e, size, topk) = (c.qkv.dim_v as f64, c.qkv.dtype.size() as f64, c.topk as f64);
         let n = units.len() as f64;
         let cape = units.clone().filter(|unit| c.cape.has(unit % c.qkv.heads)).count() as f64;
@@ -517,7 +512,7 @@ impl<'a> Tiling<'a> {
             ..arithmetic(c, n)
         };
         let mut operands = [Q, K, V, GAMMA].map(|slot| self.bind(slot, &units)).to_vec();
-        operands.extend([STATE, self.bind(O, &units)]);
+        operands.extend([self.memory(0), self.bind(O, &units)]);
         let groups = units.len();
         let mut step = self.step(&DECODE, &params, self.beam_consts(2), &operands, groups, cost);
         step.spec.overrides = self.rule();

@@ -29,13 +29,15 @@ mod cases;
 #[cfg(feature = "cpu")]
 mod cpu;
 mod layout;
+mod pieces;
 mod reference;
 #[cfg(feature = "catalog")]
 mod row;
+mod table;
 
 use crate::error::Error;
-use crate::gpu::pack;
-use crate::gpu::program::check_memory;
+use crate::gpu::program::{Program, check_memory};
+use crate::gpu::{Caps, pack};
 use crate::operator::mode::Mode;
 use crate::operator::qkv::Qkv;
 use crate::operator::{Algorithm, Configured, StateBasis, tensors};
@@ -43,6 +45,9 @@ use crate::tensor::{Access, DType, Layout, Part, Shape, Slot};
 
 #[cfg(feature = "catalog")]
 pub use row::OP;
+
+#[doc(hidden)]
+pub use layout::Form;
 
 const NAME: &str = "ramnet";
 
@@ -157,7 +162,7 @@ impl Config {
     /// # Errors
     /// One sentence that names the tensor or setting.
     pub fn validate(&self) -> Result<(), Error> {
-        let Qkv { heads, kv_heads, queries, keys, dim_k, .. } = self.qkv;
+        let Qkv { batch, heads, kv_heads, queries, keys, dim_k, .. } = self.qkv;
         self.qkv.validate(NAME)?;
         if kv_heads != heads {
             let expected = format!("H = {heads} heads as in q");
@@ -196,15 +201,16 @@ impl Config {
         if !(eps.is_finite() && eps >= 0.0) {
             return Err(Error::setting(NAME, "mass_eps", "a finite number of 0 or more", eps.to_string()));
         }
-        self.mode.check(NAME, "q", queries, keys)?;
+        self.mode.check_all(NAME, "q", batch, [queries, keys])?;
+        self.mode.check_one_form(NAME)?;
         check_memory(NAME, &self.slots())
     }
 
     /// The packed state: `state [B, H, P^U, E]`, `mass [B, H, P^U]` and `position [1]` (i64 in files) with one copy per
-    /// head.
+    /// head. Of S packed sequences B is S, and position is `[S]`.
     pub fn state_slot(&self) -> Slot {
         let Qkv { batch, heads, dim_v, .. } = self.qkv;
-        self.memory("state", [batch, heads], dim_v)
+        self.memory("state", [self.mode.states(batch), heads], dim_v)
     }
 
     /// The pack of the memories of `batch` times `heads` heads.
@@ -212,8 +218,19 @@ impl Config {
         let slots = self.slots_of_a_head();
         let content = Part::new("state", [batch, heads, slots, dim_v], DType::F32);
         let mass = Part { initial: self.initial_mass(), ..Part::new("mass", [batch, heads, slots], DType::F32) };
-        let position = Part { copies: batch.saturating_mul(heads), ..Part::new("position", [1], DType::I64) };
+        let positions = self.mode.sequences.unwrap_or(1);
+        let copies = batch.saturating_mul(heads) / positions.max(1);
+        let position = Part { copies, ..Part::new("position", [positions], DType::I64) };
         pack::placed(name, Access::Update, DType::F32, vec![content, mass, position])
+    }
+
+    /// The program in this form instead of the one that suits the shape, for tests.
+    ///
+    /// # Errors
+    /// As for a program of the chosen form.
+    #[doc(hidden)]
+    pub fn program_as(&self, caps: &Caps, form: Form) -> Result<Program, Error> {
+        layout::program(self, caps, Some(form))
     }
 
     /// Every tensor with its exact shape and storage type.
@@ -224,7 +241,9 @@ impl Config {
             Layout::Bhnd => [batch, heads, queries].into(),
             Layout::Bnhd => [batch, queries, heads].into(),
         };
-        slots.push(Slot::plain("gamma", Access::Read, dtype, gamma));
+        let tokens = if layout == Layout::Bhnd { 2 } else { 1 };
+        slots.push(Slot::plain("gamma", Access::Read, dtype, gamma).along(tokens));
+        slots.extend(self.mode.borders_slot());
         if self.mode.carry {
             slots.push(self.state_slot());
         }
@@ -240,11 +259,20 @@ impl Configured for Config {
         validate: Self::validate,
         slots: Self::slots,
         cost: layout::essential,
-        program: layout::program,
+        program: |config, caps| layout::program(config, caps, None),
         reference: [reference::outputs::<f32>, reference::outputs::<f64>],
         #[cfg(feature = "cpu")]
         cpu: crate::operator::CpuBackend { run: cpu::run, variant: |_| cpu::variant() },
     };
+
+    fn mode(&self) -> Mode {
+        self.mode
+    }
+
+    fn plain(&self, length: usize, dtype: DType) -> Self {
+        let qkv = self.qkv.queries(length).keys(length).dtype(dtype);
+        Self { qkv, mode: self.mode.plain(), ..self.clone() }
+    }
 
     fn state_elements(&self) -> u64 {
         self.state_slot().checked_count().unwrap_or(u64::MAX)
@@ -279,6 +307,8 @@ tensors! {
         o,
     }
     optional {
+        /// Borders of packed sequences, `[S+1]` in u32; required if `mode.sequences` is set, otherwise refused.
+        cu_seqlens,
         /// The packed state in one buffer, see [`Config::state_slot`]; required if `mode.carry`, otherwise refused.
         state,
     }

@@ -4,6 +4,7 @@ use super::{Cape, Config, DEFAULT_CHOICES, DEFAULT_TOPK, NAME, Rule, cases};
 use crate::catalog;
 use crate::catalog::domain::Domain;
 use crate::catalog::flags::{Flag, FlagKind, Flags};
+use crate::catalog::recurrent::{CU_SEQLENS, DIRECTION, SEQUENCES};
 use crate::catalog::request::Request;
 use crate::catalog::spec::{AxisDefault, Causality, Draw, Op, TensorSpec};
 use crate::error::Error;
@@ -11,11 +12,12 @@ use crate::operator::Operator;
 use crate::operator::qkv::Qkv;
 use crate::tensor::{Layout, Shape};
 
-const INPUTS: [TensorSpec; 4] = [
+const INPUTS: [TensorSpec; 5] = [
     TensorSpec::sequence("q", "B H N U*P"),
     TensorSpec::sequence("k", "B H N U*P"),
     TensorSpec::sequence("v", "B H N E"),
     TensorSpec::sequence("gamma", "B H N").of(Domain::Extended),
+    CU_SEQLENS,
 ];
 
 /// This operator's row.
@@ -35,6 +37,7 @@ pub const OP: Op = Op {
         catalog::qkv::AXES[3],
         ("U*P", AxisDefault::Length(20)),
         ("E", AxisDefault::Length(64)),
+        SEQUENCES,
     ],
     flags: &[
         Flag {
@@ -59,6 +62,7 @@ pub const OP: Op = Op {
             kind: FlagKind::Number,
             help: "Number added to the mass before division [default: 1e-12 for gsu, 1e-6 for pdma]",
         },
+        DIRECTION,
     ],
     causal: Causality::Always,
     recurrent: true,
@@ -99,7 +103,7 @@ fn configure(request: &Request<'_>) -> Result<Box<dyn Operator>, Error> {
         }
         Ok(dims)
     };
-    let [q, k, v, gamma] = INPUTS;
+    let [q, k, v, gamma, _] = INPUTS;
     let first = axes(&q)?;
     for (spec, axes) in [(k, axes(&k)?), (v, axes(&v)?), (gamma, axes(&gamma)?)] {
         let same = if spec.name == "k" { 4 } else { 3 };
