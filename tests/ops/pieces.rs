@@ -5,7 +5,7 @@
 
 use libtest_mimic::{Completion, Failed, Trial};
 use subquad::catalog::case::Case;
-use subquad::catalog::spec::Op;
+use subquad::catalog::spec::{Op, TensorSpec};
 use subquad::operator::Operator;
 use subquad::ops::{OPS, find};
 use subquad::tensor::{HostTensor, TensorMap};
@@ -61,7 +61,9 @@ pub(crate) fn join(pieces: &[HostTensor], axis: usize) -> HostTensor {
 /// A single token is decoded, unless there is a segment.
 pub(crate) fn in_pieces(op: &Op, case: &Case, inputs: &TensorMap, cuts: &[usize], run: &Runner) -> TensorMap {
     let (mut state, mut pieces) = (TensorMap::new(), Vec::new());
-    let outputs: Vec<_> = op.outputs.iter().filter(|spec| !spec.optional).collect();
+    let slots = case.configure(op).unwrap().slots();
+    let written = |spec: &&TensorSpec| slots.iter().any(|slot| slot.name == spec.name);
+    let outputs: Vec<_> = op.outputs.iter().filter(written).collect();
     for ends in cuts.windows(2) {
         let (from, to) = (ends[0], ends[1]);
         let mut piece = case.clone();

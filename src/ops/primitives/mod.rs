@@ -92,7 +92,7 @@ impl Tokens {
     }
 
     /// The rows of the wanted tokens, in the order of the tensors.
-    fn wanted(&self, tokens: Rows<'_>) -> Vec<usize> {
+    pub(crate) fn wanted(&self, tokens: Rows<'_>) -> Vec<usize> {
         let tokens = tokens.of(self.len);
         let outer = if self.layout == Layout::Bhnd { self.batch * self.heads } else { self.batch };
         let inner = self.step();

@@ -29,9 +29,10 @@ use crate::gpu::shader::{Fragment, Kernel, UniformData, Variant, fragment, param
 use crate::operator::qkv::Qkv;
 use crate::operator::{Algorithm, Configured, ReferenceOutputs, Rows, tensors};
 use crate::ops::primitives::exact;
-use crate::tensor::{Access, DType, Shape, Slot, TensorMap};
+use crate::tensor::HostTensor;
 #[cfg(feature = "cpu")]
-use crate::tensor::{HostTensor, Values};
+use crate::tensor::Values;
+use crate::tensor::{Access, DType, Shape, Slot, TensorMap};
 use crate::verify::float::Float;
 
 const NAME: &str = "quantize";
@@ -150,7 +151,12 @@ impl Config {
 
     /// Every tensor with its exact shape and storage type.
     pub fn slots(&self) -> Vec<Slot> {
-        vec![
+        self.named_slots().into()
+    }
+
+    /// x, codebook, code and o.
+    pub(crate) fn named_slots(&self) -> [Slot; 4] {
+        [
             Slot::plain("x", Access::Read, self.dtype, self.tokens.shape(self.dim)),
             Slot::plain("codebook", Access::Read, DType::F32, self.book()),
             Slot::plain("code", Access::Write, DType::I32, self.code()),
@@ -294,6 +300,24 @@ impl Config {
             o.extend(codes[at].iter().map(|c| T::of(f64::from(*c)).wide()));
         }
         vec![("code", code), ("o", o)]
+    }
+
+    /// The definition for all rows of another operator: their codes, and what these are as the rows are stored.
+    pub(crate) fn definition(&self, x: &HostTensor, codebook: &HostTensor) -> (Vec<f64>, Vec<f64>) {
+        let mut found = self.outputs::<f64>(&self.named(x, codebook), Rows::All).into_iter().map(|(_, values)| values);
+        let (code, o) = (found.next().unwrap_or_default(), found.next().unwrap_or_default());
+        let o: Vec<f32> = o.into_iter().map(|x| x as f32).collect();
+        (code, HostTensor::f32([o.len()], o).cast(self.dtype).to_f64())
+    }
+
+    /// The `cpu` backend for the rows of another operator: code and o.
+    #[cfg(feature = "cpu")]
+    pub(crate) fn quantised(&self, x: &HostTensor, codebook: &HostTensor) -> TensorMap {
+        self.cpu(&self.named(x, codebook))
+    }
+
+    fn named(&self, x: &HostTensor, codebook: &HostTensor) -> TensorMap {
+        [("x".to_owned(), x.clone()), ("codebook".to_owned(), codebook.clone())].into_iter().collect()
     }
 
     #[cfg(feature = "cpu")]

@@ -66,6 +66,16 @@ pub(super) fn cases() -> Vec<Case> {
     list.push(Case::new("decode_f16", &decode).carry().flag("decode", "true").flag("cape", "1").dtype(DType::F16));
     let wide = [("H", 1), ("N", 1), ("U*P", 12), ("E", 300)];
     list.push(sized(Case::new("decode_wide", &wide), "4", "64").carry().flag("decode", "true").flag("rule", "pdma"));
+    let coded = [("B", 2), ("H", 2), ("N", 40), ("U*P", 8), ("E", 12), ("C", 20)];
+    list.push(Case::new("codebook", &coded).with("codebook").flag("codes", "true").carry());
+    let per_head = Case::new("codebook_heads", &coded).with("codebook.H").layout(Layout::Bnhd);
+    list.push(per_head.flag("codes", "true").flag("direction", "both"));
+    let packed = [("H", 3), ("N", 60), ("U*P", 12), ("E", 8), ("C", 70), ("seqs", 4)];
+    list.push(Case::new("codebook_packed", &packed).with("codebook").with("cu_seqlens").carry());
+    list.push(Case::new("codebook_f16", &coded).with("codebook").dtype(DType::F16).flag("codes", "true"));
+    let one = [("B", 2), ("H", 2), ("N", 1), ("U*P", 8), ("E", 12), ("C", 20)];
+    let decode = Case::new("codebook_decode", &one).with("codebook").flag("codes", "true").flag("decode", "true");
+    list.push(decode.carry());
     list
 }
 

@@ -24,7 +24,9 @@ pub(super) fn run(config: &Config, tensors: &TensorMap) -> TensorMap {
     let s = config.qkv;
     let tensor = |name: &str| tensors.get(name).unwrap_or_else(|| panic!("tensor {name} is missing"));
     let source = |name: &str| Source::new(tensor(name), s.layout, None);
-    let (q, k, v) = (source("q"), source("k"), source("v"));
+    let quantised = config.quantize().map(|quantize| quantize.quantised(tensor("v"), tensor("codebook")));
+    let values = quantised.as_ref().and_then(|found| found.get("o"));
+    let (q, k, v) = (source("q"), source("k"), Source::new(values.unwrap_or_else(|| tensor("v")), s.layout, None));
     let columns = match s.layout {
         Layout::Bhnd => [s.batch, s.heads, s.queries, 1],
         Layout::Bnhd => [s.batch, s.queries, s.heads, 1],
@@ -90,6 +92,9 @@ pub(super) fn run(config: &Config, tensors: &TensorMap) -> TensorMap {
     });
 
     let mut outputs: TensorMap = [("o".to_owned(), o.finish())].into_iter().collect();
+    if let Some(code) = quantised.and_then(|mut found| found.remove("code")) {
+        outputs.insert("code", code);
+    }
     if config.mode.carry {
         let gather =
             |at: usize, len: usize| memories.chunks_exact(size).flat_map(|m| &m[at..at + len]).copied().collect();

@@ -27,8 +27,8 @@ use crate::gpu::program::{
 };
 use crate::gpu::shader::{Fragment, Kernel, UniformData, Variant, fragment, params};
 use crate::operator::qkv::{STRIDES_SOURCE, Strides, check_lengths, strides_of};
-use crate::ops::primitives::gather;
 use crate::ops::primitives::topk::{self, Lanes};
+use crate::ops::primitives::{gather, quantize};
 use crate::tensor::{DType, Layout, Slot};
 
 params! {
@@ -136,12 +136,21 @@ pub(super) fn essential(c: &Config) -> Cost {
     let touched = |each: f64| if c.mode.carry { units * slots.min(n / units * each) * (e + 1.0) * 4.0 } else { 0.0 };
     let topk = c.topk as f64;
     let runs = Runs::new(&c.qkv, &c.mode).all().len() as f64;
+    let bytes =
+        |name: &str| c.slots().iter().find(|slot| slot.name == name).and_then(Slot::checked_bytes).unwrap_or(0) as f64;
+    let quantised = Cost {
+        flops: c.codebook.map_or(0.0, |book| 3.0 * v * book.codes as f64),
+        bytes_read: bytes("codebook"),
+        bytes_written: bytes("code"),
+        ..Cost::default()
+    };
     // A carried position is not counted: it is one or two words per head, which a step reads that is needed anyway.
-    Cost {
-        bytes_read: (q + k + v + n) * size + touched(topk) + c.mode.border_bytes(),
-        bytes_written: o * size + touched(topk),
-        ..arithmetic(c, n * runs)
-    }
+    quantised
+        + Cost {
+            bytes_read: (q + k + v + n) * size + touched(topk) + c.mode.border_bytes(),
+            bytes_written: o * size + touched(topk),
+            ..arithmetic(c, n * runs)
+        }
 }
 
 fn token_heads(c: &Config) -> f64 {
@@ -166,13 +175,15 @@ pub(super) fn program(c: &Config, caps: &Caps, form: Option<Form>) -> Result<Pro
     check_indices(NAME, &c.slots())?;
     check_lengths(NAME, &c.qkv)?;
     let tiling = Tiling::new(c, caps, form)?;
-    let mut steps = Vec::new();
+    let (mut steps, quantised) = tiling.quantise()?;
+    let codes = c.codebook.map_or_else(String::new, |book| format!(", values quantised to {} codes", book.codes));
     if c.mode.decode {
         for units in tiling.waves() {
             steps.push(tiling.decode(units));
         }
-        let variant = format!("one token, {} lanes a beam", tiling.lanes.lanes);
-        return Ok(Program::new(NAME, variant, c.slots(), vec![], steps));
+        let variant = format!("one token, {} lanes a beam{codes}", tiling.lanes.lanes);
+        check_workspace(NAME, &quantised)?;
+        return Ok(Program::new(NAME, variant, c.slots(), quantised, steps));
     }
     for run in tiling.runs().all() {
         for units in tiling.waves() {
@@ -181,12 +192,13 @@ pub(super) fn program(c: &Config, caps: &Caps, form: Option<Form>) -> Result<Pro
     }
     let mut workspace = tiling.workspace();
     tiling.runs().round(&ROUND, 3, false, &mut steps, &mut workspace);
+    workspace.extend(quantised);
     check_workspace(NAME, &workspace)?;
     let variant = match &tiling.applied {
         Applied::Table(table) => table.variant(&tiling),
         Applied::Pieces(pieces) => pieces.variant(tiling.block_tokens),
     };
-    Ok(Program::new(NAME, variant + &c.mode.told(), c.slots(), workspace, steps))
+    Ok(Program::new(NAME, variant + &codes + &c.mode.told(), c.slots(), workspace, steps))
 }
 
 /// The chosen form with its sizes.
@@ -328,7 +340,10 @@ impl<'a> Tiling<'a> {
         let base = |slot: usize| self.part(&c.slots()[slot], units).0 as u32;
         let [mut q, mut k, mut v, mut o] = s.strides();
         let mut gamma = strides_of(s.layout, s.heads, s.queries, 1);
-        (q[3], k[3], v[3], gamma[3]) = (base(Q), base(K), base(V), base(GAMMA));
+        (q[3], k[3], gamma[3]) = (base(Q), base(K), base(GAMMA));
+        if c.codebook.is_none() {
+            v[3] = base(V);
+        }
         if !self.runs().in_workspace() {
             o[3] = base(O);
         }
@@ -365,8 +380,47 @@ impl<'a> Tiling<'a> {
         }
     }
 
+    /// The first of the workspace buffers that quantisation of the values takes.
+    fn quantised(&self) -> usize {
+        let others = self.workspace().len() + usize::from(self.runs().in_workspace());
+        if self.c.mode.decode { 0 } else { others }
+    }
+
+    /// Replaces the values by their nearest codes, if there is a codebook: the dispatches and their workspace, of which the
+    /// first buffer has the codes instead of v.
+    fn quantise(&self) -> Result<(Vec<Step>, Vec<Scratch>), Error> {
+        let Some(quantize) = self.c.quantize() else { return Ok((vec![], vec![])) };
+        let (slots, limit) = (self.c.slots(), self.caps.largest_binding());
+        let bytes = slots[V].checked_bytes().unwrap_or(u64::MAX);
+        if bytes > limit {
+            let what = "tensor `v` (bytes, with a codebook)".to_owned();
+            return Err(Error::Limit { op: NAME.into(), what, needed: bytes, limit });
+        }
+        let first = self.quantised();
+        let slot = |name: &str| slots.iter().position(|slot| slot.name == name).map(Operand::Slot);
+        let mut workspace = vec![
+            Scratch { name: "quantised values", bytes },
+            Scratch { name: "least distances", bytes: quantize.found_bytes(self.caps) },
+        ];
+        let code = slot("code").unwrap_or(Operand::Workspace(first + 2));
+        if slot("code").is_none() {
+            workspace.push(Scratch { name: "codes", bytes: token_heads(self.c) as u64 * 4 });
+        }
+        let operands = quantize::Operands {
+            x: Operand::Slot(V),
+            codebook: slot("codebook").unwrap_or(Operand::Slot(V)),
+            found: Operand::Workspace(first + 1),
+            code,
+            o: Operand::Workspace(first),
+        };
+        Ok((quantize.steps(self.caps, &operands).into(), workspace))
+    }
+
     pub(super) fn bind(&self, slot: usize, units: &Range<usize>) -> Named {
         let tensor = &self.c.slots()[slot];
+        if slot == V && self.c.codebook.is_some() {
+            return (tensor.name, Operand::Workspace(self.quantised()));
+        }
         if slot == O && self.runs().in_workspace() {
             return (tensor.name, Operand::Workspace(self.workspace().len()));
         }
@@ -414,8 +468,8 @@ impl<'a> Tiling<'a> {
         groups: usize,
         cost: Cost,
     ) -> Step {
-        // Steps that bind no tensor of the caller do not depend on its storage type.
-        let stored = operands.iter().any(|(_, operand)| matches!(operand, Operand::Part { .. }));
+        // Steps that bind no tensor of the caller, nor quantised values, do not depend on its storage type.
+        let stored = operands.iter().any(|(name, operand)| *name == "v" || matches!(operand, Operand::Part { .. }));
         let elem = if stored { self.c.qkv.dtype } else { DType::F32 };
         Step::new(kernel, Variant { elem, ..variant }, params, operands, groups as u64, cost)
     }

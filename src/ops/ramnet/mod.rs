@@ -21,6 +21,9 @@
 //! infinity overwrites, one of minus infinity forgets nothing. Under pdma the state holds the mean S, not the sums.
 //! Sources: arXiv 2602.11958 (v2 gsu, v1 pdma) and its companion site.
 //!
+//! With a `codebook`, each v_t is replaced by its nearest code ([`quantize`](crate::ops::primitives::quantize)) before it is
+//! written, so that what is written is a number below C.
+//!
 //! Cost: per token and head, up to `2 U K P` additions to compute addresses, `5 K E` flops and 2 K rows of the memory,
 //! whatever S is.
 
@@ -41,6 +44,7 @@ use crate::gpu::{Caps, pack};
 use crate::operator::mode::Mode;
 use crate::operator::qkv::Qkv;
 use crate::operator::{Algorithm, Configured, StateBasis, tensors};
+use crate::ops::primitives::{Tokens, quantize};
 use crate::tensor::{Access, DType, Layout, Part, Shape, Slot};
 
 #[cfg(feature = "catalog")]
@@ -99,6 +103,18 @@ impl Cape {
     }
 }
 
+/// Vector quantisation of the values: each is replaced by its nearest code before it is written
+/// ([`quantize`](crate::ops::primitives::quantize)).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Codebook {
+    /// C: codes.
+    pub codes: usize,
+    /// Whether every head has its own codebook.
+    pub per_head: bool,
+    /// Whether the numbers of the codes, `code`, are an output.
+    pub output: bool,
+}
+
 /// Shape and settings. [`Config::new`] has the defaults; fields are public.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
@@ -116,6 +132,8 @@ pub struct Config {
     pub tau: f32,
     /// Added to the mass; `None` means 1e-12, or 1e-6 under pdma.
     pub mass_eps: Option<f32>,
+    /// Quantisation of the values, if there is a codebook.
+    pub codebook: Option<Codebook>,
     /// How it runs along the sequence.
     pub mode: Mode,
 }
@@ -132,6 +150,7 @@ impl Config {
             cape: Cape::None,
             tau: 1.0,
             mass_eps: None,
+            codebook: None,
             mode: Mode::new(),
         }
     }
@@ -203,7 +222,23 @@ impl Config {
         }
         self.mode.check_all(NAME, "q", batch, [queries, keys])?;
         self.mode.check_one_form(NAME)?;
+        if let Some(Codebook { codes, .. }) = self.codebook {
+            let sizes = [("codes C", codes, quantize::MAX_CODES), ("dimensions E", self.qkv.dim_v, quantize::MAX_DIM)];
+            for (what, size, most) in sizes {
+                if size == 0 || size > most {
+                    return Err(Error::tensor(NAME, "codebook", format!("1 to {most} {what}"), size.to_string()));
+                }
+            }
+        }
         check_memory(NAME, &self.slots())
+    }
+
+    /// The quantisation of the values, if there is a codebook.
+    fn quantize(&self) -> Option<quantize::Config> {
+        let Qkv { batch, heads, keys, dim_v, dtype, layout, .. } = self.qkv;
+        let Codebook { codes, per_head, .. } = self.codebook?;
+        let tokens = Tokens::new(batch, heads, keys).layout(layout);
+        Some(quantize::Config { per_head, dtype, ..quantize::Config::new(tokens, codes, dim_v) })
     }
 
     /// The packed state: `state [B, H, P^U, E]`, `mass [B, H, P^U]` and `position [1]` (i64 in files) with one copy per
@@ -246,6 +281,11 @@ impl Config {
         slots.extend(self.mode.borders_slot());
         if self.mode.carry {
             slots.push(self.state_slot());
+        }
+        if let (Some(quantize), Some(codebook)) = (self.quantize(), self.codebook) {
+            let [_, book, code, _] = quantize.named_slots();
+            slots.push(book);
+            slots.extend(codebook.output.then(|| code.along(tokens)));
         }
         slots
     }
@@ -311,5 +351,9 @@ tensors! {
         cu_seqlens,
         /// The packed state in one buffer, see [`Config::state_slot`]; required if `mode.carry`, otherwise refused.
         state,
+        /// `[C, E]`, or `[H, C, E]` if [`Codebook::per_head`], f32; required if [`Config::codebook`], otherwise refused.
+        codebook,
+        /// `[B, H, N]`, i32, written: the code of each value; required if [`Codebook::output`], otherwise refused.
+        code,
     }
 }

@@ -12,7 +12,14 @@ use crate::verify::float::{self, Float};
 pub(super) fn outputs<T: Float>(config: &Config, tensors: &TensorMap, rows: Rows<'_>) -> ReferenceOutputs {
     let s = &config.qkv;
     let read = |name: &str| float::read::<T>(tensors, name).unwrap_or_else(|| panic!("tensor {name} is missing"));
-    let (q, k, v, gamma) = (read("q"), read("k"), read("v"), read("gamma"));
+    let (q, k, mut v, gamma) = (read("q"), read("k"), read("v"), read("gamma"));
+    let mut codes = None;
+    if let Some(quantize) = config.quantize() {
+        let tensor = |name: &str| tensors.get(name).unwrap_or_else(|| panic!("tensor {name} is missing"));
+        let (code, nearest) = quantize.definition(tensor("v"), tensor("codebook"));
+        v = nearest.into_iter().map(T::of).collect();
+        codes = Some((quantize.tokens.wanted(rows), code));
+    }
     let raw = |name: &str| tensors.get(name).map(HostTensor::to_f32).unwrap_or_default();
     let (raw_q, raw_k) = (raw("q"), raw("k"));
     let (slots, e) = (config.slots_of_a_head(), s.dim_v);
@@ -75,6 +82,9 @@ pub(super) fn outputs<T: Float>(config: &Config, tensors: &TensorMap, rows: Rows
         outputs.push(("state", float::wide(state)));
         outputs.push(("mass", float::wide(mass)));
         outputs.push(("position", vec![(position + s.queries as u64) as f64]));
+    }
+    if let Some((wanted, code)) = codes.filter(|_| config.codebook.is_some_and(|book| book.output)) {
+        outputs.push(("code", wanted.into_iter().map(|row| code[row]).collect()));
     }
     outputs
 }

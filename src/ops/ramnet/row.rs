@@ -1,6 +1,6 @@
 //! The row of `ramnet` in the table of operators: tensors, flags, and how a request becomes a configuration.
 
-use super::{Cape, Config, DEFAULT_CHOICES, DEFAULT_TOPK, NAME, Rule, cases};
+use super::{Cape, Codebook, Config, DEFAULT_CHOICES, DEFAULT_TOPK, NAME, Rule, cases};
 use crate::catalog;
 use crate::catalog::domain::Domain;
 use crate::catalog::flags::{Flag, FlagKind, Flags};
@@ -12,11 +12,14 @@ use crate::operator::Operator;
 use crate::operator::qkv::Qkv;
 use crate::tensor::{Layout, Shape};
 
-const INPUTS: [TensorSpec; 5] = [
+const CODEBOOK: TensorSpec = TensorSpec::weight("codebook", "C E").or_forms(&[("codebook.H", "H C E")]);
+
+const INPUTS: [TensorSpec; 6] = [
     TensorSpec::sequence("q", "B H N U*P"),
     TensorSpec::sequence("k", "B H N U*P"),
     TensorSpec::sequence("v", "B H N E"),
     TensorSpec::sequence("gamma", "B H N").of(Domain::Extended),
+    CODEBOOK,
     CU_SEQLENS,
 ];
 
@@ -25,7 +28,7 @@ pub const OP: Op = Op {
     name: NAME,
     summary: "RAM-Net: a large memory of slots; every token writes to and reads from a few of them",
     inputs: &INPUTS,
-    outputs: &[catalog::qkv::OUTPUT],
+    outputs: &[catalog::qkv::OUTPUT, TensorSpec::sequence("code", "B H N").optional()],
     state: &[
         TensorSpec::state("state", "B H P^U E"),
         TensorSpec::state("mass", "B H P^U").drawn(Draw::Positive),
@@ -38,6 +41,7 @@ pub const OP: Op = Op {
         ("U*P", AxisDefault::Length(20)),
         ("E", AxisDefault::Length(64)),
         SEQUENCES,
+        ("C", AxisDefault::Length(256)),
     ],
     flags: &[
         Flag {
@@ -61,6 +65,11 @@ pub const OP: Op = Op {
             name: "mass-eps",
             kind: FlagKind::Number,
             help: "Number added to the mass before division [default: 1e-12 for gsu, 1e-6 for pdma]",
+        },
+        Flag {
+            name: "codes",
+            kind: FlagKind::Switch,
+            help: "Also write the number of each value's code, `code`; needs the tensor codebook [default: off]",
         },
         DIRECTION,
     ],
@@ -94,6 +103,29 @@ fn cape(flags: &Flags) -> Result<Cape, Error> {
     }
 }
 
+/// The codebook, if there is one: `[C, E]`, or `[H, C, E]`.
+fn codebook(request: &Request<'_>, qkv: &Qkv) -> Result<Option<Codebook>, Error> {
+    let output = request.flags.switch("codes").unwrap_or(false);
+    let Some(shape) = request.optional(NAME, &CODEBOOK)? else {
+        if output {
+            let given = "the flag --codes".into();
+            return Err(Error::Missing {
+                op: NAME,
+                tensor: CODEBOOK.name.into(),
+                expected: "[C, E] or [H, C, E]".into(),
+                given,
+            });
+        }
+        return Ok(None);
+    };
+    let (per_head, codes) = (shape.rank() == 3, shape.dims()[shape.rank() - 2]);
+    let wanted: Shape = if per_head { [qkv.heads, codes, qkv.dim_v].into() } else { [codes, qkv.dim_v].into() };
+    if *shape != wanted {
+        return Err(Error::tensor(NAME, CODEBOOK.name, format!("{wanted} with v as it is"), shape.to_string()));
+    }
+    Ok(Some(Codebook { codes, per_head, output }))
+}
+
 fn configure(request: &Request<'_>) -> Result<Box<dyn Operator>, Error> {
     let flags = request.flags;
     let axes = |spec: &TensorSpec| -> Result<Vec<usize>, Error> {
@@ -103,7 +135,7 @@ fn configure(request: &Request<'_>) -> Result<Box<dyn Operator>, Error> {
         }
         Ok(dims)
     };
-    let [q, k, v, gamma, _] = INPUTS;
+    let [q, k, v, gamma, ..] = INPUTS;
     let first = axes(&q)?;
     for (spec, axes) in [(k, axes(&k)?), (v, axes(&v)?), (gamma, axes(&gamma)?)] {
         let same = if spec.name == "k" { 4 } else { 3 };
@@ -124,6 +156,7 @@ fn configure(request: &Request<'_>) -> Result<Box<dyn Operator>, Error> {
         cape: cape(flags)?,
         tau: flags.number(NAME, "tau")?.unwrap_or(1.0),
         mass_eps: flags.number(NAME, "mass-eps")?,
+        codebook: codebook(request, &qkv)?,
         mode: request.mode(NAME)?,
     };
     config.validate()?;
