@@ -32,7 +32,10 @@ fn shaders() -> &'static [Shader] {
     static SHADERS: OnceLock<Vec<Shader>> = OnceLock::new();
     SHADERS.get_or_init(|| {
         let all = ops::all().flat_map(|op| op.kernels()).chain(probes::kernels());
-        let list: Vec<_> = all.chain(self_test::kernels()).chain(with_subgroups()).chain(with_matrices()).collect();
+        let mut list: Vec<_> = all.chain(self_test::kernels()).chain(with_subgroups()).chain(with_matrices()).collect();
+        // A part may have the same specialisation alone and in an operator.
+        let mut seen = HashSet::new();
+        list.retain(|(kernel, spec)| seen.insert((kernel.name, spec.clone())));
         assert!(list.len() >= ops::all().count(), "operators without kernels");
         let resolve = |(kernel, spec): (&'static Kernel, Variant)| {
             let label = spec.label(kernel);
