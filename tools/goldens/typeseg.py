@@ -149,19 +149,22 @@ def onnx(tokens, threads):
 
 
 def times(forms, command, runs):
-    """Times the forms in turns; prints the least and the median of each, and the load before and after."""
+    """Times the forms in turns: least, median, and the least CPU time, which other load on the machine changes less."""
     load = os.getloadavg()[0]
-    spent = {name: [] for name in forms} | {"ours, operators alone": []}
+    alone = "ours, operators alone"
+    spent, cpu = {name: [] for name in (*forms, alone)}, {name: [] for name in forms}
     for _ in range(runs):
         for name, form in forms.items():
-            command.seconds, start = 0.0, time.perf_counter()
+            command.seconds, start, busy = 0.0, time.perf_counter(), sum(os.times()[:4])
             form()
+            cpu[name].append(sum(os.times()[:4]) - busy)
             spent[name].append(time.perf_counter() - start)
             if command.seconds:
-                spent["ours, operators alone"].append(command.seconds)
+                spent[alone].append(command.seconds)
     print(f"{runs} runs in turns, load {load:.1f} before and {os.getloadavg()[0]:.1f} after")
     for name, seconds in spent.items():
-        print(f"  {name:32} least {min(seconds):.3f} s, median {np.median(seconds):.3f} s")
+        busy = f", CPU {min(cpu[name]):.2f} s" if name in cpu else ""
+        print(f"  {name:32} least {min(seconds):.3f} s, median {np.median(seconds):.3f} s{busy}")
 
 
 def write(weights):
