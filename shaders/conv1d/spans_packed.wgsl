@@ -9,12 +9,12 @@ struct Spans {
 fn spans(token: u32) -> Spans {
     var all: Spans;
     all.token = i32(token);
-    var sequence = sequence_of(token);
+    var sequence = packed_sequence(token);
     var own = vec2<i32>(extent(sequence));
     for (var i = 0u; i < 8u; i++) {
         let at = token + i;
         if (i32(at) >= own.y && at < params.length) {
-            sequence = sequence_of(at);
+            sequence = packed_sequence(at);
             own = vec2<i32>(extent(sequence));
         }
         all.sequences[i] = sequence;

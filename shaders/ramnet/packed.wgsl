@@ -1,4 +1,4 @@
-// Packed sequences, by their borders. No border exceeds N, so that no kernel leaves its tensors whatever the borders are.
+// Packed sequences, by their borders (lib/packed_tokens.wgsl). No border exceeds N, so that no kernel leaves its tensors whatever the borders are.
 @group(0) @binding(CU_SEQLENS_BINDING) var<storage, read> cu_seqlens: array<u32>; // S + 1
 
 override BACKWARD: u32 = 0u; // 1: tokens and sequences are numbered from the last to the first
@@ -11,17 +11,8 @@ fn border(s: u32) -> u32 {
 
 // The sequence of a token, and the first token of that sequence.
 fn sequence_of(n: u32) -> vec2<u32> {
-    var low = 0u;
-    var high = params.sequences;
-    while (high - low > 1u) {
-        let middle = (low + high) / 2u;
-        if (border(middle) <= n) {
-            low = middle;
-        } else {
-            high = middle;
-        }
-    }
-    return vec2<u32>(low, border(low));
+    let s = packed_sequence(n);
+    return vec2<u32>(s, border(s));
 }
 
 // First token of a sequence, and the one after its last.

@@ -8,6 +8,8 @@ use crate::tensor::DType;
 
 /// Finds the tokens of segments. A fragment of the kernel's own reads the borders.
 pub(crate) const PACKED: Fragment = fragment!("lib/packed.wgsl");
+/// Finds the sequence of a token. A fragment of the kernel's own reads the borders.
+pub(crate) const PACKED_TOKENS: Fragment = fragment!("lib/packed_tokens.wgsl");
 /// Copies the borders. The kernel's own fragments store them.
 pub(crate) const BORDERS: Fragment = fragment!("lib/borders.wgsl");
 

@@ -117,6 +117,12 @@ pub fn rate<T: Float>(log: T) -> T {
     T::of(0.0) - (if log > T::of(88.0) { T::of(88.0) } else { log }).exp()
 }
 
+/// The rates of a state space model: `a`, or those whose logarithms without their signs `a_log` has.
+pub fn rates<T: Float>(tensors: &TensorMap, a_log: bool) -> Vec<T> {
+    let given = |name: &str| read::<T>(tensors, name).unwrap_or_else(|| panic!("tensor {name} is missing"));
+    if a_log { given("a_log").into_iter().map(rate).collect() } else { given("a") }
+}
+
 /// `1 / (1 + e^-x)`.
 pub fn sigmoid<T: Float>(x: T) -> T {
     T::of(1.0) / (T::of(1.0) + (T::of(0.0) - x).exp())

@@ -1,22 +1,10 @@
-// The keys that a query sees: those of its own sequence, of several that are packed one after another.
+// The keys that a query sees: those of its own sequence, of several that are packed one after another. Needs
+// lib/packed_tokens.wgsl.
 @group(0) @binding(CU_SEQLENS_BINDING) var<storage, read> cu_seqlens: array<u32>; // borders, S+1
 
-// The border before token n (side 0) or after it (side 1). Borders do not decrease; empty sequences have two equal ones.
-fn border(n: u32, side: u32) -> u32 {
-    // The last border that is at most n, between these two.
-    var low = 0u;
-    var high = params.sequences;
-    while (low + 1u < high) {
-        let middle = (low + high) / 2u;
-        count_load(1u);
-        if (cu_seqlens[middle] <= n) {
-            low = middle;
-        } else {
-            high = middle;
-        }
-    }
+fn border(s: u32) -> u32 {
     count_load(1u);
-    return min(cu_seqlens[low + side], params.keys);
+    return min(cu_seqlens[s], params.keys);
 }
 
 // One past the last key that query n sees. `keys` are all keys.
@@ -24,12 +12,12 @@ fn keys_end(n: u32, keys: u32) -> u32 {
     if (CAUSAL != 0u) {
         return min(n + 1u, keys);
     }
-    return border(n, 1u);
+    return border(packed_sequence(n) + 1u);
 }
 
 // The first key that query n sees.
 fn keys_start(n: u32, keys: u32) -> u32 {
-    let start = border(n, 0u);
+    let start = border(packed_sequence(n));
     if (CAUSAL == 0u || params.window == 0u) {
         return start;
     }

@@ -5,6 +5,7 @@ use std::mem::offset_of;
 
 use super::seen::Mask;
 use super::{Params, fragment};
+use crate::cores::packed::PACKED_TOKENS;
 use crate::error::Error;
 use crate::gpu::program::Cost;
 use crate::gpu::shader::Fragment;
@@ -130,10 +131,11 @@ impl Extras {
 
     /// The fragments of a kernel that makes weights.
     pub(super) fn of_weights(&self) -> Vec<Fragment> {
-        let mut list = vec![
-            if self.lengths { KEYS_LENGTHS } else { KEYS_ALL },
-            if self.sequences.is_some() { SEEN_PACKED } else { SEEN_PLAIN },
-        ];
+        let mut list = vec![if self.lengths { KEYS_LENGTHS } else { KEYS_ALL }];
+        match self.sequences {
+            Some(_) => list.extend([PACKED_TOKENS, SEEN_PACKED]),
+            None => list.push(SEEN_PLAIN),
+        }
         if self.has_pairs() {
             let bias = if self.bias.is_some() { BIAS } else { NO_BIAS };
             let mask = if self.mask.is_some() { MASK } else { NO_MASK };

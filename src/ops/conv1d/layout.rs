@@ -7,6 +7,7 @@
 use std::mem::offset_of;
 
 use super::{Activation, ChannelLayout, Config, NAME};
+use crate::cores::packed::PACKED_TOKENS;
 use crate::error::Error;
 use crate::gpu::Caps;
 use crate::gpu::grid::Grid;
@@ -300,7 +301,7 @@ fn output(tiles: &Tiles<'_>) -> Step {
         (true, false) => &[HISTORY, HISTORY_WHOLE],
         (true, true) => &[HISTORY, HISTORY_PACKED],
     };
-    let spans: &[Fragment] = if packed { &[EXTENT_PACKED, SPANS_PACKED] } else { &[SPANS_WHOLE] };
+    let spans: &[Fragment] = if packed { &[EXTENT_PACKED, PACKED_TOKENS, SPANS_PACKED] } else { &[SPANS_WHOLE] };
     let spec = Variant::new(c.shape.dtype, consts, vec![channels_last(c), first, second])
         .with(&access)
         .with(spans)

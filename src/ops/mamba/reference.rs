@@ -13,7 +13,7 @@ pub(super) fn outputs<T: Float>(config: &Config, tensors: &TensorMap, rows: Rows
     let given = |name: &str| float::read::<T>(tensors, name);
     let read = |name: &str| given(name).unwrap_or_else(|| panic!("tensor {name} is missing"));
     let [x, dt, b, c] = ["x", "dt", "b", "c"].map(read);
-    let a = if config.a_log { read("a_log") } else { read("a") };
+    let a: Vec<T> = float::rates(tensors, config.a_log);
     let d = config.d.then(|| read("d"));
     let z = config.z.then(|| read("z"));
     let dt_bias = config.dt_bias.then(|| read("dt_bias"));
@@ -25,8 +25,7 @@ pub(super) fn outputs<T: Float>(config: &Config, tensors: &TensorMap, rows: Rows
     for (row, h) in state.chunks_exact_mut(states).enumerate() {
         let (batch, ch) = (row / channels, row % channels);
         let group = batch * config.group_count() + ch / (channels / config.group_count());
-        let a: Vec<T> =
-            a[ch * states..][..states].iter().map(|&a| if config.a_log { float::rate(a) } else { a }).collect();
+        let a = &a[ch * states..][..states];
         let mut next = wanted.iter().copied().peekable();
         for t in 0..length {
             progress::begin(row * length + t, config.shape.rows() * length);

@@ -17,6 +17,7 @@
 use std::ops::Range;
 
 use super::{Cape, Config, NAME, Rule, pieces, table};
+use crate::cores::packed::PACKED_TOKENS;
 use crate::cores::recurrence::kernels;
 use crate::cores::recurrence::runs::{Run, Runs};
 use crate::error::Error;
@@ -479,7 +480,7 @@ impl<'a> Tiling<'a> {
         if self.c.mode.sequences.is_none() {
             return variant.with(&[WHOLE]);
         }
-        let mut variant = variant.with(&[PACKED]);
+        let mut variant = variant.with(&[PACKED, PACKED_TOKENS]);
         variant.overrides.push(("BACKWARD", run.backward.into()));
         variant
     }

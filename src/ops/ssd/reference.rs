@@ -13,7 +13,7 @@ pub(super) fn outputs<T: Float>(config: &Config, tensors: &TensorMap, rows: Rows
     let given = |name: &str| float::read::<T>(tensors, name);
     let read = |name: &str| given(name).unwrap_or_else(|| panic!("tensor {name} is missing"));
     let [x, dt, b, c] = ["x", "dt", "b", "c"].map(read);
-    let a = if config.a_log { read("a_log") } else { read("a") };
+    let a: Vec<T> = float::rates(tensors, config.a_log);
     let d = config.d.then(|| read("d"));
     let z = config.z.then(|| read("z"));
     let dt_bias = config.dt_bias.then(|| read("dt_bias"));
@@ -23,7 +23,7 @@ pub(super) fn outputs<T: Float>(config: &Config, tensors: &TensorMap, rows: Rows
     let mut y = vec![0.0; batch * wanted.len() * heads * dim];
     for (unit, matrix) in state.chunks_exact_mut(dim * states).enumerate() {
         let (entry, h) = (unit / heads, unit % heads);
-        let a = if config.a_log { float::rate(a[h]) } else { a[h] };
+        let a = a[h];
         let mut next = wanted.iter().copied().enumerate().peekable();
         for t in 0..length {
             progress::begin(unit * length + t, batch * heads * length);

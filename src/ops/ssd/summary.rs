@@ -14,11 +14,7 @@ pub(super) fn log_decay(config: &Config, tensors: &TensorMap) -> HostTensor {
     let given = |name: &str| float::read::<f64>(tensors, name);
     let dt = given("dt").unwrap_or_default();
     let bias = given("dt_bias").filter(|_| config.dt_bias);
-    let a: Vec<f64> = if config.a_log {
-        given("a_log").unwrap_or_default().into_iter().map(float::rate).collect()
-    } else {
-        given("a").unwrap_or_default()
-    };
+    let a: Vec<f64> = float::rates(tensors, config.a_log);
     let mut sums = vec![0.0; batch * heads];
     for (token, steps) in dt.chunks_exact(heads).enumerate() {
         for (h, dt) in steps.iter().enumerate() {
