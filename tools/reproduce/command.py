@@ -105,7 +105,7 @@ class Binary:
 
     def file(self, name, **tensors):
         path = self.folder / f"{name}.safetensors"
-        tensorfile.save(path, {x: np.asarray(y, np.float32) for x, y in tensors.items()})
+        tensorfile.save(path, {x: np.asarray(y, None if y.dtype == np.int32 else np.float32) for x, y in tensors.items()})
         return path
 
     def command(self, op, source, *flags, where=None):
@@ -121,10 +121,14 @@ class Binary:
             raise Refused(" ".join(command[start : start + 2]), sentence(done))
         return done.stdout
 
-    def run(self, op, source, *flags):
-        """The output o, with the rank of the input."""
+    def outputs(self, op, source, *flags):
+        """Name -> output, with the rank of the input."""
         self.last = json.loads(self.call(self.command(op, source, *flags)))
-        return tensorfile.load(self.folder / "o.safetensors")[0]["o"]
+        return tensorfile.load(self.folder / "o.safetensors")[0]
+
+    def run(self, op, source, *flags):
+        """The output o."""
+        return self.outputs(op, source, *flags)["o"]
 
     def measure(self, op, source, *flags):
         """(the binary's report of the run, peak resident bytes of its process or None)."""

@@ -1,4 +1,4 @@
-"""The six panels of ramnet.svg. The same figures give the same bytes. Used by reproduce.py."""
+"""The eight panels of ramnet.svg. The same figures give the same bytes. Used by reproduce.py."""
 
 import numpy as np
 
@@ -7,17 +7,17 @@ from plots import GREY, STYLES, legend, plt, save, ticks
 READ, WRITE = np.array([0.0, 0.55, 0.15]), np.array([0.85, 0.05, 0.05])
 
 
-def curves_panel(ax, curves, title, xlabel, values, text=str, law=None):
-    """curves: name -> (style, hollow, {x: recall}). Hollow curves are dashed and drawn over or under their solid twin."""
+def curves_panel(ax, curves, title, xlabel, values, text=str, law=None, ylabel="recall", columns=3):
+    """curves: name -> (style, hollow, {x: y}). Hollow curves are dashed and drawn over or under their solid twin."""
     if law:
         ax.plot(*zip(*law[1].items()), color=GREY, linewidth=4, alpha=0.4, label=law[0])
     for name, (style, hollow, points) in curves.items():
         colour, _, marker = STYLES[style]
         ax.plot(*zip(*points.items()), color=colour, linestyle="--" if hollow else "-", marker=marker,
                 markersize=8 if hollow else 4.5, fillstyle="none" if hollow else "full", label=name)
-    ax.set(xscale="log", ylim=(-0.02, 1.04), xlabel=xlabel, ylabel="recall", title=title)
+    ax.set(xscale="log", ylim=(-0.02, 1.04), xlabel=xlabel, ylabel=ylabel, title=title)
     ticks(ax.xaxis, values, text)
-    legend(ax, columns=3, below=0.14)
+    legend(ax, columns=columns, below=0.14)
 
 
 def picture_panel(ax, events, slots, acts, title):
@@ -53,13 +53,15 @@ def time_panel(ax, curves, title, xlabel):
     legend(ax, columns=3, below=0.14)
 
 
-def draw(path, load, topk, pictures, slots, length):
-    figure, axes = plt.subplots(3, 2, figsize=(14.5, 18))
+def draw(path, load, topk, pictures, slots, length, coded):
+    figure, axes = plt.subplots(4, 2, figsize=(14.5, 24))
     curves_panel(axes[0][0], **load)
     curves_panel(axes[0][1], **topk)
     for ax, one in zip(axes[1], pictures):
         picture_panel(ax, **one)
     time_panel(axes[2][0], **slots)
     time_panel(axes[2][1], **length)
-    figure.subplots_adjust(left=0.055, right=0.985, top=0.975, bottom=0.065, wspace=0.15, hspace=0.47)
+    for ax, one in zip(axes[3], coded):
+        curves_panel(ax, **one)
+    figure.subplots_adjust(left=0.055, right=0.985, top=0.98, bottom=0.072, wspace=0.15, hspace=0.47)
     save(figure, path, "ramnet")

@@ -21,6 +21,86 @@ SHARP = 0.99  # weight of the slot that a key names
 STORY = (20, 20, 24)  # tokens that write pairs, that read them in another order, that all use one address
 LAG = 3
 
+CODES = (16, 64, 256, 1024, 4096)  # codebook sizes C
+WORDS = 256
+NOISE = 0.3  # length of the noise on a word, of length 1
+VALUES = {"words": f"{WORDS} noisy words", "directions": "a direction each"}  # values of pairs
+CODED = ("apart", "spread")  # kinds of addresses
+HOW = ("values", "slots", "both")  # what is replaced by codes
+CODED_LOAD = 0.25
+CODED_GAMMA = 0
+ROUNDS = 10  # of k-means
+MEMORIES = (1, 16, 256)  # that share a codebook
+
+# ---- values and codebooks ----
+
+
+def directions(rng, *shape):
+    """Values [..., E] of unit length and random direction."""
+    values = rng.standard_normal((*shape, WIDTH), np.float32)
+    return values / np.linalg.norm(values, axis=-1, keepdims=True)
+
+
+def words():
+    """The WORDS directions [WORDS, E] that values of the kind "words" are near."""
+    return directions(np.random.default_rng(6), WORDS)
+
+
+def values(kind, rng, *shape):
+    """Values [..., E] of unit length. words: each is one of the words plus noise."""
+    if kind == "directions":
+        return directions(rng, *shape)
+    noisy = words()[rng.integers(WORDS, size=shape)] + np.float32(NOISE) * directions(rng, *shape)
+    return noisy / np.linalg.norm(noisy, axis=-1, keepdims=True)
+
+
+def nearest(rows, codes):
+    """Index of the code [C, E] nearest to each row [rows, E]."""
+    half = (codes**2).sum(-1) / 2
+    return np.concatenate([(part @ codes.T - half).argmax(-1) for part in np.array_split(rows, -(-len(rows) // 128))])
+
+
+def seeds(rows, count, rng):
+    """count rows [count, E] by k-means++: each is drawn in proportion to its squared distance to those before it."""
+    norms = (rows**2).sum(-1)
+    chosen, far = [int(rng.integers(len(rows)))], np.inf
+    while len(chosen) < count:
+        last = chosen[-1]
+        far = np.minimum(far, np.maximum(norms - 2 * (rows @ rows[last]) + norms[last], 0))
+        sums = np.cumsum(far, dtype=np.float64)
+        chosen.append(int(np.searchsorted(sums, rng.random() * sums[-1], side="right")))
+    return rows[chosen]
+
+
+def codebook(rows, start):
+    """Codebook [C, E]: zeros, for what is empty, and C - 1 codes by k-means of the rows from start [C - 1, E].
+
+    A code without rows stays where it is.
+    """
+    codes = start
+    for _ in range(ROUNDS):
+        code = nearest(rows, codes)
+        counts = np.bincount(code, minlength=len(codes))[:, None]
+        sums = np.stack([np.bincount(code, column, len(codes)) for column in rows.T], -1)
+        codes = np.where(counts > 0, sums / np.maximum(counts, 1), codes).astype(np.float32)
+    return np.concatenate([np.zeros((1, codes.shape[1]), np.float32), codes])
+
+
+def bits(codes):
+    """Bits of an index of one of so many codes."""
+    return (codes - 1).bit_length()
+
+
+def coded_bytes(codes, slots):
+    """Bytes of a memory kept as one packed index per slot, and of the codebook in f32, which memories can share."""
+    return slots * bits(codes) / 8, 4 * codes * WIDTH
+
+
+def bound(codes):
+    """Least relative RMS of so many codes for Gaussian values: the distortion at a rate of log2(C) / E bits."""
+    return codes ** (-1 / WIDTH)
+
+
 # ---- addresses ----
 
 

@@ -4,7 +4,7 @@ import math
 from fractions import Fraction
 
 import oracle
-from oracle import GAMMAS, KINDS, LAG, LOADS, QUERIES, REFERENCE, SHARP, STORY, WIDTH
+from oracle import CODED, GAMMAS, HOW, KINDS, LAG, LOADS, MEMORIES, QUERIES, REFERENCE, SHARP, STORY, VALUES, WIDTH
 from page import MIB, table
 
 LEVEL = 0.9
@@ -163,6 +163,75 @@ def picture_finding(drawn):
             f"{off_lag:.2f} without, where all write to one slot.")
 
 
+# ---- codebooks ----
+
+WHAT = {"values": "codes for values", "slots": "codes for slots", "both": "codes for both"}
+
+
+def sizes_of(found):
+    return list(next(iter(found.values()))[1])
+
+
+def coded_table(found):
+    rows = [[VALUES[values], KINDS[where], WHAT[how], f"{recall:.2f}",
+             *("{1:.2f} ({0:.2f})".format(*row[how]) for row in by_size.values())]
+            for (values, where), (recall, by_size) in found.items() for how in HOW]
+    return table(["values", "addresses", "with", "no codes", *(f"C = {size}" for size in sizes_of(found))], rows)
+
+
+def value_table(errors):
+    sizes = list(next(iter(errors.values())))
+    rows = [[name, *("{:.2f}, {:.2f}".format(*errors[kind][size]) for size in sizes)] for kind, name in VALUES.items()]
+    rows.append(["bound for Gaussian values", *(f"{oracle.bound(size):.2f}" for size in sizes)])
+    return table(["values", *(f"C = {size}" for size in sizes)], rows)
+
+
+def ratio(size, memories):
+    """Bytes of memories in f32 over those as indices, with one codebook for all."""
+    slots = slots_of(REFERENCE[0])
+    codes, book = oracle.coded_bytes(size, slots)
+    return memories * 4 * slots * WIDTH / (memories * codes + book)
+
+
+def bytes_table(sizes):
+    rows = []
+    for size in sizes:
+        codes, book = oracle.coded_bytes(size, slots_of(REFERENCE[0]))
+        rows.append([size, oracle.bits(size), f"{32 * WIDTH / oracle.bits(size):.0f}", f"{codes / 1024:g}",
+                     f"{book / 1024:g}", *(f"{ratio(size, x):.3g}" for x in MEMORIES)])
+    return table(["C", "bits per slot", "slot in f32 over index", "KiB of indices per memory", "KiB of the codebook",
+                  *(f"ratio of {x}" for x in MEMORIES)], rows)
+
+
+def coded_findings(coded):
+    found, errors = coded
+    sizes = sizes_of(found)
+
+    def over(values, where, how, which):
+        """Of each size; which: 0 the error, 1 the recall."""
+        return listing([f"{found[values, where][1][size][how][which]:.2f}" for size in sizes])
+
+    def line(values):
+        return "; ".join(
+            f"{KINDS[where]} (no codes: {found[values, where][0]:.2f}), "
+            + ", ".join(f"{WHAT[how]} {over(values, where, how, 1)}" for how in HOW) for where in CODED)
+
+    first, last = sizes[0], sizes[-1]
+    return [
+        f"Codebooks, C = {listing([str(x) for x in sizes])}. Recall of the word, {VALUES['words']}: {line('words')}.",
+        f"Recall of the value, {VALUES['directions']}: {line('directions')}. The codebook is made from the values that are "
+        f"recalled; at C = {last} the relative RMS is {errors['directions'][last][0]:.2f} on them, "
+        f"{errors['directions'][last][1]:.2f} on fresh values. No codebook of that size can do better than "
+        f"C^(-1/{WIDTH}) = {oracle.bound(last):.2f} on Gaussian values.",
+        "Relative RMS of reads, codes for both: " + "; ".join(
+            f"{VALUES[values]}, {KINDS[where]}: {over(values, where, 'both', 0)}" for values, where in found) + ".",
+        f"Bytes in f32 over bytes as indices of {oracle.bits(first)} to {oracle.bits(last)} bits: "
+        f"{32 * WIDTH / oracle.bits(first):.0f} to {32 * WIDTH / oracle.bits(last):.0f} for a slot. With the codebook: "
+        f"{ratio(first, 1):.0f} to {ratio(last, 1):.2g} for one memory of {slots_of(REFERENCE[0])} slots, "
+        f"{ratio(first, MEMORIES[-1]):.0f} to {ratio(last, MEMORIES[-1]):.0f} for {MEMORIES[-1]} memories that share it.",
+    ]
+
+
 # ---- time ----
 
 
@@ -230,11 +299,11 @@ def time_findings(costs, args):
 # ---- the page and the panels ----
 
 
-def page(args, place, warning, checked, times, found, seconds, drawn):
+def page(args, place, warning, checked, times, found, seconds, coded, drawn):
     """The text of ramnet.md."""
     recalls, costs = Recalls(found), Costs(times, args)
     digits, topk = REFERENCE
-    findings = recall_findings(recalls) + [picture_finding(drawn)] + time_findings(costs, args)
+    findings = recall_findings(recalls) + [picture_finding(drawn)] + coded_findings(coded) + time_findings(costs, args)
     short = [f"{slots_of(u)} slots up to load {load_text(max(recalls.curve(*EACH[0], digits=u)))}"
              for u in recalls.sizes if len(recalls.curve(*EACH[0], digits=u)) < len(LOADS)]
     text = [
@@ -244,7 +313,7 @@ def page(args, place, warning, checked, times, found, seconds, drawn):
         "Nothing is trained here: addresses are set by hand, so this says what the memory holds once addresses are "
         "good. No recall figures of the paper (arXiv 2602.11958) are known to us, so none stand beside these; "
         "summaries of it say that accuracy rises with the number of slots.",
-        "![recall over load and K, slots over time, time over slots and length](ramnet.svg)",
+        "![recall over load and K, slots over time, time over slots and length, codebooks](ramnet.svg)",
         "## What was found",
         "\n".join(f"- {line}" for line in findings),
         "## The binary against the formulas",
@@ -284,11 +353,33 @@ def page(args, place, warning, checked, times, found, seconds, drawn):
         length_table(costs),
         f"{slots_of(digits)} slots, N = {args.length}, over K:",
         topk_table(costs),
+        "## d. Codebooks",
+        f"{slots_of(digits)} slots, K = {topk}, gsu, gamma {oracle.CODED_GAMMA}, load {load_text(oracle.CODED_LOAD)}, E = "
+        f"{WIDTH}; pairs, queries and addresses as in part a. {VALUES['words'].capitalize()}: each value is one of "
+        f"{oracle.WORDS} directions plus noise of {oracle.NOISE} of its length in another direction; recall asks for the "
+        f"word. {VALUES['directions'].capitalize()}: values as in part a, which have no structure; recall asks for the "
+        "value. A codebook [C,E] is zeros, for empty slots, and C - 1 codes by k-means (k-means++, "
+        f"{oracle.ROUNDS} rounds, numpy) of all values that are written; all memories share it.",
+        "Codes for values: `ramnet` with the codebook. Codes for slots: `ramnet` without, then `quantize` on the state and "
+        "reads by `topk` and `gather`, so that a slot is one index; a slot is a mean of written values, so this has an "
+        "error of its own. Codes for both: `quantize` on the state of `ramnet` with the codebook. The error is the relative "
+        "RMS of what the last load's queries read, against a run without codes.",
+        "### Recall (error)",
+        coded_table(coded[0]),
+        "### Relative RMS of the codes of values: of those that are written, of fresh ones of the same kind",
+        "The bound holds for fresh values. Values from which a codebook was made can be under it if they are few per "
+        "code.",
+        value_table(coded[1]),
+        "### Bytes",
+        "Counted, with indices packed to whole bits. The command keeps a state in f32, and writes codes as i32. A memory "
+        f"that is written to later also needs its masses, {4 * slots_of(digits) / 1024:g} KiB, in either form. Ratio of M: "
+        "M memories in f32 over their indices and one codebook.",
+        bytes_table(sizes_of(coded[0])),
     ]
     return "\n\n".join(text) + "\n"
 
 
-def panels(args, times, found, drawn):
+def panels(args, times, found, coded, drawn):
     """The arguments of figure.draw."""
     recalls, costs = Recalls(found), Costs(times, args)
     digits, topk = REFERENCE
@@ -340,4 +431,25 @@ def panels(args, times, found, drawn):
             "title": f"Time over the length, {slots} slots, H = {args.heads}, K = {topk}, E = {WIDTH}",
             "xlabel": "N",
         },
+        "coded": coded_panels(coded),
     }
+
+
+def coded_panels(coded):
+    found, _ = coded
+    sizes = sizes_of(found)
+
+    def curves(which):
+        """which: 0 the error, 1 the recall."""
+        return {f"{values}, {KINDS[where]}; {WHAT[how]}":
+                (i, how == "both", {size: row[how][which] for size, row in by_size.items()})
+                for how in ("values", "both") for i, ((values, where), (_, by_size)) in enumerate(found.items())}
+
+    common = {"xlabel": "C: codes in the codebook (bits of an index)", "values": sizes, "columns": 2,
+              "text": lambda size: f"{size} ({oracle.bits(size)})"}
+    title = f", {slots_of(REFERENCE[0])} slots, K = {REFERENCE[1]}, gsu, gamma {oracle.CODED_GAMMA}"
+    return [
+        common | {"curves": curves(0), "title": f"Error of reads at load {load_text(oracle.CODED_LOAD)} with codes{title}",
+                  "ylabel": "relative RMS"},
+        common | {"curves": curves(1), "title": f"Recall at load {load_text(oracle.CODED_LOAD)} with codes{title}"},
+    ]

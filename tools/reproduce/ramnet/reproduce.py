@@ -5,11 +5,12 @@
     python tools/reproduce/ramnet/reproduce.py         (minutes on two cores; --quick: under one; --help has the flags)
 
 The operator `ramnet` runs in the binary; oracle.py has the same formulas in numpy float64. First the script compares both
-on the sequences below at small sizes: a relative RMS over 1e-5 anywhere ends it with exit code 1. Then it runs three parts:
+on the sequences below at small sizes: a relative RMS over 1e-5 anywhere ends it with exit code 1. Then it runs four parts:
 
     time        over slots, over K and over the length, and with one address for all tokens (a hot slot)
     recall      of written pairs, queried in another order, over pairs per slot, slots, K, rule and gamma
     picture     which slots are read and written over time, with CAPE and without
+    codebooks   values, slots, or both replaced by codes of a codebook: error, recall and bytes over the codebook's size
 
 Prints the page ramnet.md and writes it to --output with ramnet.svg; progress goes to stderr.
 """
@@ -28,6 +29,7 @@ import command  # noqa: E402
 import figure  # noqa: E402
 import oracle  # noqa: E402
 import report  # noqa: E402
+import tensorfile  # noqa: E402
 from command import Binary, Parser, count, progress  # noqa: E402
 
 TOLERANCE = 1e-5
@@ -61,18 +63,18 @@ class Sequence:
     checks: list
 
 
-def sequence(kind, digits, trials, most, seed):
+def sequence(kind, digits, trials, most, seed, values=None):
     """Writes pairs up to each load, then queries some of the pairs so far in another order.
 
-    A query writes zeros to the last slot with weight 1; a write reads from there. most: maximum number of pairs.
+    A query writes zeros to the last slot with weight 1; a write reads from there. most: maximum number of pairs. values:
+    [trials, pairs, E] of unit length, directions if None.
     """
     rng = np.random.default_rng([seed, digits])
     slots = oracle.CHOICES**digits
     loads = [x for x in oracle.LOADS if x * slots <= most]
     pairs = round(loads[-1] * slots)
     keys = np.stack([addresses(kind, digits, pairs, rng) for _ in range(trials)])
-    values = rng.standard_normal((trials, pairs, oracle.WIDTH), np.float32)
-    values /= np.linalg.norm(values, axis=-1, keepdims=True)
+    values = oracle.directions(rng, trials, pairs) if values is None else values
     q, k, v, checks, done, tokens = [], [], [], [], 0, 0
     for load in loads:
         upto = round(load * slots)
@@ -87,17 +89,11 @@ def sequence(kind, digits, trials, most, seed):
     return Sequence(*(np.concatenate(x, 1) for x in (q, k, v)), values, checks)
 
 
-def over_gammas(made, rule):
-    """Tensors of the operator: one head per gamma of the rule, otherwise identical."""
-    gammas = oracle.GAMMAS[rule]
+def over_gammas(made, gammas):
+    """Tensors of the operator: one head per gamma, otherwise identical."""
     tensors = {x: np.repeat(y[:, None], len(gammas), 1) for x, y in (("q", made.q), ("k", made.k), ("v", made.v))}
     shape = (len(made.q), len(gammas), made.q.shape[1])
     return tensors | {"gamma": np.broadcast_to(np.float32(gammas)[:, None], shape)}
-
-
-def nearest(o, values):
-    """Index of the value nearest to each o [queries, E]. Values have unit length, so it has the largest dot product."""
-    return np.concatenate([(part @ values.T).argmax(-1) for part in np.array_split(o, -(-len(o) // 128))])
 
 
 def judge(made, o, topk):
@@ -112,15 +108,19 @@ def judge(made, o, topk):
             right, wrong = 0, 0.0
             for trial, some in enumerate(chosen):
                 stored = made.values[trial, : round(load * oracle.CHOICES ** (made.q.shape[-1] // oracle.CHOICES))]
-                right += int((nearest(got[trial], stored) == some).sum())
+                right += int((oracle.nearest(got[trial], stored) == some).sum())
                 wrong += float(((got[trial] / r[trial].sum(-1, keepdims=True) - stored[some]) ** 2).sum())
             rows.append((right / chosen.size, (wrong / chosen.size) ** 0.5))
         found[load] = rows
     return found, weights
 
 
+def addressing(topk):
+    return ["--choices", oracle.CHOICES, "--topk", topk]
+
+
 def flags(topk, rule):
-    return ["--choices", oracle.CHOICES, "--topk", topk, "--rule", rule]
+    return [*addressing(topk), "--rule", rule]
 
 
 def recall(binary, sizes, tops, most, written):
@@ -134,11 +134,88 @@ def recall(binary, sizes, tops, most, written):
         for kind in oracle.KINDS:
             made = sequence(kind, digits, trials, most, seed=2)
             for rule in oracle.GAMMAS:
-                source = binary.file("recall", **over_gammas(made, rule))
+                source = binary.file("recall", **over_gammas(made, oracle.GAMMAS[rule]))
                 found[kind, digits, topk, rule] = judge(made, binary.run("ramnet", source, *flags(topk, rule)), topk)
                 seconds += binary.last["seconds"]
         progress(f"  {oracle.CHOICES**digits} slots, K = {topk}: {time.perf_counter() - begun:.0f} s")
     return found, seconds
+
+
+# ---- codebooks ----
+
+
+class Coding:
+    """The memories of a sequence, one head each, and what the queries of its last load read from them."""
+
+    def __init__(self, binary, made):
+        self.binary, self.made = binary, made
+        self.source = binary.file("coded", **over_gammas(made, [oracle.CODED_GAMMA]))
+        self.state = binary.folder / "state.safetensors"
+        _, first, chosen = made.checks[-1]
+        self.queries = slice(first, first + chosen.shape[1])
+        logits = binary.file("queries", q=made.q[:, None, self.queries])
+        self.reads = binary.file("reads", **binary.outputs("topk", logits, *addressing(oracle.REFERENCE[1])))
+
+    def run(self, *more):
+        """(o [B, 1, queries, E], all outputs); the memories after the run are in the file `state`."""
+        found = self.binary.outputs("ramnet", self.source, *flags(oracle.REFERENCE[1], "gsu"), "--state-out", self.state,
+                                    *more)
+        return found["o"][:, :, self.queries], found
+
+    def slots(self):
+        """[B, 1, S, E] of the file `state`."""
+        return tensorfile.load(self.state)[0]["state"]
+
+    def read(self, table):
+        """[B, 1, queries, E], by the parts of the operator alone."""
+        return self.binary.run("gather", self.reads, "--params", self.binary.file("table", table=table))
+
+    def recall(self, reads, targets):
+        """Share of reads whose nearest target [C, E] is that of the right value. None: the values stored."""
+        right = []
+        for got, stored, some in zip(reads[:, 0], self.made.values, self.made.checks[-1][2]):
+            among = stored if targets is None else targets
+            right.append((oracle.nearest(got, among) == oracle.nearest(stored[some], among)).mean())
+        return float(np.mean(right))
+
+
+def quantised(binary, rows, book):
+    """Each row [B, H, N, E] replaced by its nearest code."""
+    return binary.run("quantize", binary.file("rows", x=rows), "--params", book)
+
+
+def code(coding, books, targets):
+    """(recall without codes, C -> {what has codes: (relative RMS of reads against those without codes, recall)}).
+
+    What has codes: values as they are written, slots after the last token (one code per slot), or both.
+    """
+    o, _ = coding.run()
+    exact, found = coding.slots(), {}
+    for size, book in books.items():
+        reads = {"slots": coding.read(quantised(coding.binary, exact, book)), "values": coding.run("--params", book)[0]}
+        reads["both"] = coding.read(quantised(coding.binary, coding.slots(), book))
+        found[size] = {how: (oracle.relative_rms(reads[how], o), coding.recall(reads[how], targets)) for how in oracle.HOW}
+    return coding.recall(o, targets), found
+
+
+def codebooks(binary, sizes, trials):
+    """((values, addresses) -> result of code, values -> C -> relative RMS of the codes of written and of fresh values)."""
+    found, errors, digits = {}, {}, oracle.REFERENCE[0]
+    pairs = round(oracle.CODED_LOAD * oracle.CHOICES**digits)
+    for kind in oracle.VALUES:
+        begun, rng = time.perf_counter(), np.random.default_rng(5)
+        values = oracle.values(kind, rng, trials, pairs)
+        fresh, rows = oracle.values(kind, rng, trials, pairs), values.reshape(-1, oracle.WIDTH)
+        starts, books, errors[kind] = oracle.seeds(rows, max(sizes) - 1, rng), {}, {}
+        for size in sizes:
+            books[size] = binary.file(f"book{size}", codebook=oracle.codebook(rows, starts[: size - 1]))
+            errors[kind][size] = [oracle.relative_rms(quantised(binary, x, books[size]), x) for x in (values, fresh)]
+        progress(f"  {oracle.VALUES[kind]}, codebooks by k-means: {time.perf_counter() - begun:.0f} s")
+        for where in oracle.CODED:
+            coding = Coding(binary, sequence(where, digits, trials, pairs, 5, values))
+            found[kind, where] = code(coding, books, oracle.words() if kind == "words" else None)
+        progress(f"  {oracle.VALUES[kind]}: {time.perf_counter() - begun:.0f} s")
+    return found, errors
 
 
 # ---- the picture ----
@@ -173,10 +250,11 @@ def picture(binary):
     o = binary.run("ramnet", binary.file("story", **tensors), *flags(topk, "gsu"), "--cape", 1)
     error = oracle.relative_rms(o, oracle.walk(**tensors, topk=topk, rule="gsu", cape=[1]))
     last = np.arange(pairs + queries + oracle.LAG, len(q))
+    written = np.flatnonzero(v.any(-1))
     right = []
     for head in o[0]:
-        back = nearest(head[pairs : pairs + queries], v[:pairs]) == order
-        right.append((back.mean(), (nearest(head[last], v) == last - oracle.LAG).mean()))
+        back = oracle.nearest(head[pairs : pairs + queries], v[:pairs]) == order
+        right.append((back.mean(), (written[oracle.nearest(head[last], v[written])] == last - oracle.LAG).mean()))
     turn = np.arange(len(q))[:, None]
     events = [{name: ((slots - on * turn) % 64, weights) for name, (slots, weights) in
                (("write", oracle.access(k, topk)), ("read", oracle.access(q, topk)))} for on in (0, 1)]
@@ -201,11 +279,23 @@ def cross_check(binary, drawn):
             if not (oracle.beam(made.k, topk) == oracle.every(made.k, topk)).all():
                 failed.append(f"{kind}, {oracle.CHOICES**digits} slots, K = {topk}: the beam is not the K largest")
             for rule in oracle.GAMMAS:
-                tensors = over_gammas(made, rule)
+                tensors = over_gammas(made, oracle.GAMMAS[rule])
                 got = binary.run("ramnet", binary.file("check", **tensors), *flags(topk, rule))
                 name = f"{oracle.KINDS[kind]}, {oracle.CHOICES**digits} slots, K = {topk}, {rule}"
                 compare(name, oracle.relative_rms(got, oracle.walk(**tensors, topk=topk, rule=rule)))
     compare("the picture: CAPE on one head of two", drawn["error"])
+    topk = oracle.REFERENCE[1]
+    made = sequence("spread", 3, 1, 64, seed=1)
+    codes = oracle.codebook(made.values[0], made.values[0][:15])
+    near = oracle.nearest(made.v[0].astype(np.float64), codes.astype(np.float64))
+    coding = Coding(binary, made)
+    o, found = coding.run("--params", binary.file("book", codebook=codes), "--codes")
+    if not (found["code"] == near).all():
+        failed.append("a code is not the nearest")
+    tensors = over_gammas(made, [oracle.CODED_GAMMA]) | {"v": codes[near][None, None]}
+    name = f"{oracle.KINDS['spread']}, 64 slots, K = {topk}, gsu, codes for values"
+    compare(name, oracle.relative_rms(found["o"], oracle.walk(**tensors, topk=topk, rule="gsu")))
+    compare(f"{name}: the memory read by topk and gather, against o", oracle.relative_rms(coding.read(coding.slots()), o))
     if failed:
         sys.exit("the binary and the formulas differ (bound 1e-5): " + "; ".join(failed))
     return rows
@@ -301,14 +391,16 @@ def main():
         times = Times(binary, args).run(sizes, tops)
         progress("recall")
         recalled, seconds = recall(binary, sizes, tops, args.max_pairs, 2048 if args.quick else 8192)
+        progress("codebooks")
+        coded = codebooks(binary, oracle.CODES[:3] if args.quick else oracle.CODES, 16 if args.quick else 64)
         place = command.place(times.said)
     warning = ""
     if busy > 0.5:
         warning = f"other work was running (load {busy:.1f} at the start): the times are not to be quoted"
-    text = report.page(args, place, warning, checked, times, recalled, seconds, drawn)
+    text = report.page(args, place, warning, checked, times, recalled, seconds, coded, drawn)
     (args.output / "ramnet.md").write_text(text, encoding="utf-8")
     files = [args.output / "ramnet.svg"] + ([args.output / "ramnet.png"] if args.png else [])
-    figure.draw(files, **report.panels(args, times, recalled, drawn))
+    figure.draw(files, **report.panels(args, times, recalled, coded, drawn))
     print(text, end="")
     progress(f"{', '.join(x.name for x in files)} and ramnet.md written, {time.perf_counter() - begun:.0f} s in all")
 
