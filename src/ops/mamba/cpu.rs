@@ -158,7 +158,12 @@ impl Job<'_> {
                         self.turn(block, values, turned);
                     }
                     self.steps(block, first, [dt, u], [&mut row[..count], space]);
-                    walk(h, a, &dt[..count * LANES], u, [b, c], [fixed_b, fixed_c], y);
+                    let dt = &dt[..count * LANES];
+                    if fixed == [0, 0] {
+                        walk(h, a, dt, u, b, c, y);
+                    } else {
+                        walk_constant(h, a, dt, u, [b, c], [fixed_b, fixed_c], y);
+                    }
                     self.finish(block, first, y, [&mut row[..count], &mut gate[..count], space]);
                 }
             }
@@ -209,41 +214,50 @@ fn spread(to: &mut [f32], step: usize, values: &[f32]) {
 
 wide! {
     /// The recurrence, token by token: `h = e^(dt a) h + u b` and `y = sum c h`. h and a are `[S, LANES]`; dt, u and y
-    /// are `[tokens, LANES]`; b and c are `[tokens, S]`, or constant `[S, LANES]`, where the others are empty.
-    fn walk(h: &mut [f32], a: &[f32], dt: &[f32], u: &[f32], along: [&[f32]; 2], fixed: [&[f32]; 2], y: &mut [f32]) {
-        match fixed.map(<[f32]>::is_empty) {
-            [true, true] => tokens::<false, false>(h, a, dt, u, along, fixed, y),
-            [true, false] => tokens::<false, true>(h, a, dt, u, along, fixed, y),
-            [false, true] => tokens::<true, false>(h, a, dt, u, along, fixed, y),
-            [false, false] => tokens::<true, true>(h, a, dt, u, along, fixed, y),
+    /// are `[tokens, LANES]`; b and c are `[tokens, S]`.
+    fn walk(h: &mut [f32], a: &[f32], dt: &[f32], u: &[f32], b: &[f32], c: &[f32], y: &mut [f32]) {
+        let states = a.len() / LANES;
+        let tokens = dt.chunks_exact(LANES).zip(u.chunks_exact(LANES)).zip(y.chunks_exact_mut(LANES));
+        for (((dt, u), y), (b, c)) in tokens.zip(b.chunks_exact(states).zip(c.chunks_exact(states))) {
+            let mut sum = [0.0; LANES];
+            for (((h, a), b), c) in h.chunks_exact_mut(LANES).zip(a.chunks_exact(LANES)).zip(b).zip(c) {
+                for i in 0..LANES {
+                    h[i] = exp_signed(dt[i] * a[i]) * h[i] + u[i] * b;
+                    sum[i] += c * h[i];
+                }
+            }
+            y.copy_from_slice(&sum);
         }
     }
 }
 
-/// The body of [`walk`], for a constant b or not, and a constant c or not.
-#[inline(always)]
-fn tokens<const FIXED_B: bool, const FIXED_C: bool>(
-    h: &mut [f32],
-    a: &[f32],
-    dt: &[f32],
-    u: &[f32],
-    [b, c]: [&[f32]; 2],
-    [fixed_b, fixed_c]: [&[f32]; 2],
-    y: &mut [f32],
-) {
-    let states = a.len() / LANES;
-    let tokens = dt.chunks_exact(LANES).zip(u.chunks_exact(LANES)).zip(y.chunks_exact_mut(LANES));
-    for (((dt, u), y), (b, c)) in tokens.zip(b.chunks_exact(states).zip(c.chunks_exact(states))) {
-        let mut sum = [0.0; LANES];
-        let rows = h.chunks_exact_mut(LANES).zip(a.chunks_exact(LANES)).zip(b).zip(c);
-        for (s, (((h, a), b), c)) in rows.enumerate() {
-            let own_b = if FIXED_B { &fixed_b[s * LANES..][..LANES] } else { &[] };
-            let own_c = if FIXED_C { &fixed_c[s * LANES..][..LANES] } else { &[] };
-            for i in 0..LANES {
-                h[i] = exp_signed(dt[i] * a[i]) * h[i] + u[i] * if FIXED_B { own_b[i] } else { *b };
-                sum[i] += if FIXED_C { own_c[i] } else { *c } * h[i];
+wide! {
+    /// Does the same where b or c is constant along the tokens, `[S, LANES]`. Where one is not, it is `[tokens, S]` in `along`,
+    /// and `fixed` is empty.
+    fn walk_constant(
+        h: &mut [f32],
+        a: &[f32],
+        dt: &[f32],
+        u: &[f32],
+        along: [&[f32]; 2],
+        fixed: [&[f32]; 2],
+        y: &mut [f32]
+    ) {
+        let states = a.len() / LANES;
+        let tokens = dt.chunks_exact(LANES).zip(u.chunks_exact(LANES)).zip(y.chunks_exact_mut(LANES));
+        for (t, ((dt, u), y)) in tokens.enumerate() {
+            let mut sum = [0.0; LANES];
+            for (s, (h, a)) in h.chunks_exact_mut(LANES).zip(a.chunks_exact(LANES)).enumerate() {
+                let [b, c] = [0, 1].map(|i| match fixed[i] {
+                    [] => [along[i][t * states + s]; LANES],
+                    fixed => std::array::from_fn(|lane| fixed[s * LANES + lane]),
+                });
+                for i in 0..LANES {
+                    h[i] = exp_signed(dt[i] * a[i]) * h[i] + u[i] * b[i];
+                    sum[i] += c[i] * h[i];
+                }
             }
+            y.copy_from_slice(&sum);
         }
-        y.copy_from_slice(&sum);
     }
 }
