@@ -33,7 +33,7 @@ fn primitives_quantize_scan(
     let part = invocation % 4u * 4u;
     let at = own * 5u + invocation % 4u;
     let from_row = (base + min(first + own, params.rows - 1u) * params.step) * params.dim_k;
-    // It compares rows y + 16 i with codes x + 16 j.
+    // An invocation (x, y) compares rows y + 16 i with codes x + 16 j.
     let x = invocation % 16u;
     let y = invocation / 16u;
     let least = vec3<u32>(NONE, NONE, 0u);

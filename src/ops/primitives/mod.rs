@@ -38,7 +38,7 @@ pub struct Tokens {
     pub layout: Layout,
 }
 
-/// That many rows of one head.
+/// A number of tokens is so many rows of one head.
 impl From<usize> for Tokens {
     fn from(len: usize) -> Self {
         Self::new(1, 1, len)
