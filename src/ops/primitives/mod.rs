@@ -2,7 +2,7 @@
 //! weighted sums of rows of a table ([`gather`]), a stable sort of numbers by bins ([`stable_sort`]), the layer around a
 //! memory ([`gated_norm`]), and the nearest code of a codebook ([`quantize`]). RAM-Net uses the same WGSL fragments. Each
 //! configuration is an [`Operator`](crate::operator::Operator), so it can be planned ([`Plan`](crate::operator::Plan)) and
-//! run on the `cpu` backend. For the command they are the rows of [`PARTS`](crate::ops::PARTS).
+//! run on the `cpu` backend. For the command they are the rows of [`PARTS`].
 
 #[cfg(feature = "cpu")]
 pub(crate) mod beam;

@@ -21,7 +21,7 @@
 //! infinity overwrites, one of minus infinity forgets nothing. Under pdma the state holds the mean S, not the sums.
 //! Sources: arXiv 2602.11958 (v2 gsu, v1 pdma) and its companion site.
 //!
-//! With a `codebook`, each v_t is replaced by its nearest code ([`quantize`](crate::ops::primitives::quantize)) before it is
+//! With a `codebook`, each v_t is replaced by its nearest code ([`quantize`]) before it is
 //! written, so that what is written is a number below C.
 //!
 //! Cost: per token and head, up to `2 U K P` additions to compute addresses, `5 K E` flops and 2 K rows of the memory,
@@ -104,7 +104,7 @@ impl Cape {
 }
 
 /// Vector quantisation of the values: each is replaced by its nearest code before it is written
-/// ([`quantize`](crate::ops::primitives::quantize)).
+/// ([`quantize`]).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Codebook {
     /// C: codes.
