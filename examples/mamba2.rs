@@ -252,7 +252,9 @@ fn on_cpu(block: &Block, projected: &HostTensor, weights: &TensorMap) -> Result<
     let b = tokens([1, n, GROUPS, STATES].into(), INNER, SHARED);
     let c = tokens([1, n, GROUPS, STATES].into(), INNER + SHARED, SHARED);
     let y = run(&block.scan, weights, [("x", x), ("b", b), ("c", c), ("z", z), ("dt", dt)])?;
-    run(&block.norm, weights, [("x", y.reshape([1, n, GROUPS, INNER / GROUPS]))])
+    // The norm's own weight, in place of the one of the convolution.
+    let scale = weights.get("scale").ok_or("no scale")?.clone();
+    run(&block.norm, weights, [("x", y.reshape([1, n, GROUPS, INNER / GROUPS])), ("weight", scale)])
 }
 
 /// An operator's output on the cpu backend.
@@ -264,7 +266,7 @@ fn run<const K: usize>(
     let weights = weights.iter().map(|(name, tensor)| (name.to_owned(), tensor.clone()));
     let inputs = inputs.into_iter().map(|(name, tensor)| (name.to_owned(), tensor));
     let mut outputs = operator.cpu(&weights.chain(inputs).collect())?;
-    outputs.remove("y").ok_or_else(|| "no output".into())
+    outputs.remove("y").or_else(|| outputs.remove("o")).ok_or_else(|| "no output".into())
 }
 
 /// Weights as models initialise them.

@@ -179,7 +179,9 @@ impl Matrix {
     /// The flags that this operator has.
     fn flags_of(&self, op: &Op) -> Flags {
         let mut flags = Flags::new();
-        for (name, value) in self.flags.iter().filter(|(name, _)| op.flag(name).is_some()) {
+        // An operator with one form is measured in it.
+        let has = |name: &str| op.flag(name).is_some() && (name != "causal" || op.causal == Causality::Both);
+        for (name, value) in self.flags.iter().filter(|(name, _)| has(name)) {
             flags.set(name, value.as_str());
         }
         flags

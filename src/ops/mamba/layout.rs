@@ -566,16 +566,16 @@ mod tests {
 
     /// The shape of the roofline: 1024 channels, 16 states, 65536 tokens.
     #[test]
-    fn a_long_sequence_takes_little_workspace_and_two_passes_move_six_tensors() {
+    fn a_long_sequence_keeps_its_steps_and_two_passes_move_seven_tensors() {
         let c = full(Channels::new(1, 1024, 65536), 16);
         let Passes::ReduceThenScan(segment) = passes(&c, &Caps::roomy()) else { panic!("one pass") };
         let program = c.program(&Caps::roomy()).unwrap();
         let tensor = c.shape.elements() * 4.0;
-        assert!(program.workspace_bytes() as f64 <= 0.02 * tensor, "{segment}: {}", program.workspace_bytes());
-        // Each of 16 tiles of channels reads b twice and c once.
-        let along = 3.0 * 16.0 * 16.0 * 65536.0 * 4.0;
+        assert!(program.workspace_bytes() as f64 <= 1.02 * tensor, "{segment}: {}", program.workspace_bytes());
+        // Each of 32 tiles of channels reads b twice and c once.
+        let along = 3.0 * 32.0 * 16.0 * 65536.0 * 4.0;
         let bytes = program.cost().bytes();
-        assert!(bytes >= 6.0 * tensor + along && bytes <= 1.05 * (6.0 * tensor + along), "{bytes}");
+        assert!(bytes >= 7.0 * tensor + along && bytes <= 1.05 * (7.0 * tensor + along), "{bytes}");
         let decode = Config { shape: c.shape.length(1), mode: c.mode.carry().decode(), ..c.clone() }
             .program(&Caps::roomy())
             .unwrap();
