@@ -3,17 +3,6 @@ const CHANNELS: u32 = 4u;
 alias Tap = vec4<f32>;
 alias Four = mat4x4<f32>;
 
-fn one_token(four: Four, token: u32) -> Tap {
-    var all = four;
-    return all[token];
-}
-
-fn with_token(four: Four, token: u32, value: Tap) -> Four {
-    var all = four;
-    all[token] = value;
-    return all;
-}
-
 fn with_channel(tap: Tap, channel: u32, value: f32) -> Tap {
     var all = tap;
     all[channel] = value;

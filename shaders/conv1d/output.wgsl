@@ -16,7 +16,7 @@ struct Strip {
     second: Four,
 }
 
-// For each tap the weights of all units, then the biases or zeros.
+// The weights of all units, tap by tap; behind them the biases, or zeros.
 var<workgroup> wg_taps: array<Tap, (WIDTH + 1u) * UNITS>;
 
 fn load_tap(channel: u32, w: u32) -> Tap {

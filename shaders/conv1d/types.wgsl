@@ -35,7 +35,7 @@ fn placed(outer: u32, channel: u32) -> Place {
     return Place(channel, channel % params.channels, channel * params.length - params.base);
 }
 
-// From a token to the next in x and y.
+// The elements from a token to the next in x and y.
 fn token_stride() -> u32 {
     return select(1u, params.channels, CHANNELS_LAST == 1u);
 }

@@ -31,8 +31,8 @@ fn sequence_of(segment: u32) -> u32 {
 
 var<workgroup> wg_sequence: vec4<u32>;
 
-// Of a stored segment: its sequence, the first token and the length of that, and its own first token. One invocation looks them
-// up for all.
+// The place of a stored segment: its sequence, first token and length of the sequence, first token of the segment. One invocation
+// looks it up for all.
 fn packed_segment(segment: u32, invocation: u32) -> vec4<u32> {
     if (invocation == 0u) {
         let s = sequence_of(segment);

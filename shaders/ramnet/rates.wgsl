@@ -42,7 +42,7 @@ fn run_start(i: u32) -> u32 {
 // Effect of the i-th event on the mass (keep, add), and its weight.
 fn effect(w: Where, i: u32) -> vec3<f32> {
     let event = wg_keys[i] % EVENTS;
-    // Of three weights per rank, two are those of the events.
+    // A token has 3 K numbers: the weights of its 2 K events, then K retentions.
     let at = w.start / 2u * 3u + event + event / (2u * TOPK) * TOPK;
     count_load(1u);
     let weight = weights[at];

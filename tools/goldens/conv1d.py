@@ -14,16 +14,13 @@ reproduce the outputs.
 Check: every case also runs as a sum over taps in numpy; the script stops if the two differ by more than 1e-12.
 """
 
-import sys
-from pathlib import Path
 
 import numpy as np
 import torch
 from transformers.models.mamba import modeling_mamba
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "tools"))
-import tensorfile  # noqa: E402
+import golden
+
 
 PREFIX = 11  # tokens that produced a carried state
 
@@ -77,21 +74,11 @@ def make(index, case):
     if carried:
         tensors |= {"state_in": x[:, :, before - w + 1 : before], "state_out": x[:, :, x.shape[2] - w + 1 :]}
     flags = f"--activation {activation}" + (" --decode" if name == "decode" else "")
-    path = ROOT / "tests" / "goldens" / f"conv1d_{name}.safetensors"
-    tensorfile.save(path, {key: t.astype(np.float32) for key, t in tensors.items()}, {
-        "operator": "conv1d",
-        "source": source,
-        "flags": flags,
-        "layout": "bhnd",
-        "script": "tools/goldens/conv1d.py",
-    })
-    print(f"{path.name}: {path.stat().st_size} bytes, the other form within {check:.1e}\n    {flags}")
-    for key, t in tensors.items():
-        print(f"    {key} {list(t.shape)}")
+    tensors = {key: t.astype(np.float32) for key, t in tensors.items()}
+    golden.save(__file__, "conv1d", name, tensors, source, flags, agree=f", the other form within {check:.1e}")
 
 
 def main():
-    (ROOT / "tests" / "goldens").mkdir(parents=True, exist_ok=True)
     for index, case in enumerate(CASES):
         make(index, case)
 

@@ -15,14 +15,10 @@ Tensors (f32): x, y [B,C,N], or [B,N,C] in layout bnhd, which is the command's b
 Check: every case also runs as a sum over taps of slices; the script stops if the two differ by more than 1e-12.
 """
 
-import sys
-from pathlib import Path
 
 import numpy as np
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "tools"))
-import tensorfile  # noqa: E402
+import golden
 
 # name, B, C, N, W, K, padding, channels last, weight of three axes, borders, from a state
 CASES = [
@@ -85,21 +81,12 @@ def make(index, case):
     if borders:
         tensors["cu_seqlens"] = np.array(borders, dtype=np.int64)
     flags = f"--dilation {step} --padding {padding}"
-    path = ROOT / "tests" / "goldens" / f"conv1d_form_{name}.safetensors"
-    tensorfile.save(path, tensors, {
-        "operator": "conv1d",
-        "source": f"numpy {np.__version__} convolve, float64",
-        "flags": flags,
-        "layout": "bnhd" if last else "bhnd",
-        "script": "tools/goldens/conv1d_forms.py",
-    })
-    print(f"{path.name}: {path.stat().st_size} bytes, the other form within {check:.1e}\n    {flags}")
-    for key, t in tensors.items():
-        print(f"    {key} {list(t.shape)}")
+    source = f"numpy {np.__version__} convolve, float64"
+    agree = f", the other form within {check:.1e}"
+    golden.save(__file__, "conv1d", f"form_{name}", tensors, source, flags, "bnhd" if last else "bhnd", agree)
 
 
 def main():
-    (ROOT / "tests" / "goldens").mkdir(parents=True, exist_ok=True)
     for index, case in enumerate(CASES):
         make(index, case)
 

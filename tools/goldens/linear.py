@@ -25,8 +25,8 @@ import numpy as np
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tools"))
+import golden  # noqa: E402
 import onnxops  # noqa: E402
-import tensorfile  # noqa: E402
 
 QUADRATIC = "numpy float64 quadratic form"
 PREFIX = 29  # tokens that produced a carried state
@@ -168,22 +168,13 @@ def make(index, case):
     flags += ["--causal" if causal else "--no-causal"]
     flags += [f"--scale {scale}"] * (scale is not None) + [f"--norm-eps {eps}"] * (eps is not None)
     flags += [f"--layout {layout}"]
-    path = ROOT / "tests" / "goldens" / f"linear_{name}.safetensors"
-    tensorfile.save(path, {key: x.astype(np.float32) for key, x in tensors.items()}, {
-        "operator": "linear",
-        "source": onnxops.SOURCE if oracle == "ort" else QUADRATIC,
-        "flags": " ".join(flags),
-        "layout": layout,
-        "script": "tools/goldens/linear.py",
-    })
+    tensors = {key: x.astype(np.float32) for key, x in tensors.items()}
+    source = onnxops.SOURCE if oracle == "ort" else QUADRATIC
     agree = "" if not causal else f", the other form within {check:.1e}"
-    print(f"{path.name}: {path.stat().st_size} bytes{agree}\n    {' '.join(flags)}")
-    for key, x in tensors.items():
-        print(f"    {key} {list(x.shape)}")
+    golden.save(__file__, "linear", name, tensors, source, " ".join(flags), layout, agree)
 
 
 def main():
-    (ROOT / "tests" / "goldens").mkdir(parents=True, exist_ok=True)
     for index, case in enumerate(CASES):
         make(index, case)
 

@@ -16,16 +16,13 @@ Check: every case also runs in the closed form, y_t = sum over j <= t of C_t exp
 running sum of steps; the script stops if the two differ by more than 1e-12 (f32's rounding for `decode`).
 """
 
-import sys
-from pathlib import Path
 
 import numpy as np
 import torch
 from transformers.models.mamba import modeling_mamba
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "tools"))
-import tensorfile  # noqa: E402
+import golden
+
 
 PREFIX = 23  # tokens that produced a carried state
 
@@ -146,21 +143,11 @@ def make(index, case):
     if carried:
         tensors |= {"state_in": state_in.numpy(), "state_out": state_out.numpy()}
     flags = ("--dt-softplus" if softplus else "--no-dt-softplus") + (" --decode" if name == "decode" else "")
-    path = ROOT / "tests" / "goldens" / f"mamba_{name}.safetensors"
-    tensorfile.save(path, {key: t.astype(np.float32) for key, t in tensors.items()}, {
-        "operator": "mamba",
-        "source": source,
-        "flags": flags,
-        "layout": "bhnd",
-        "script": "tools/goldens/mamba.py",
-    })
-    print(f"{path.name}: {path.stat().st_size} bytes, the other form within {check:.1e}\n    {flags}")
-    for key, t in tensors.items():
-        print(f"    {key} {list(t.shape)}")
+    tensors = {key: t.astype(np.float32) for key, t in tensors.items()}
+    golden.save(__file__, "mamba", name, tensors, source, flags, agree=f", the other form within {check:.1e}")
 
 
 def main():
-    (ROOT / "tests" / "goldens").mkdir(parents=True, exist_ok=True)
     for index, case in enumerate(CASES):
         make(index, case)
 

@@ -19,14 +19,11 @@ acceptance vectors).
 """
 
 import itertools
-import sys
-from pathlib import Path
 
 import numpy as np
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "tools"))
-import tensorfile  # noqa: E402
+import golden
+
 
 SOURCE = "numpy float64, token after token"
 PREFIX = 9  # tokens that produced a carried state
@@ -148,21 +145,10 @@ def make(number, case):
     flags = [f"--choices {choices}", f"--topk {topk}", f"--rule {rule}", f"--cape {cape}"]
     flags += [f"--tau {tau}"] * (tau is not None) + [f"--mass-eps {mass_eps}"] * (mass_eps is not None)
     flags += ["--decode"] * (n == 1) + [f"--layout {layout}"]
-    path = ROOT / "tests" / "goldens" / f"ramnet_{name}.safetensors"
-    tensorfile.save(path, tensors, {
-        "operator": "ramnet",
-        "source": SOURCE,
-        "flags": " ".join(flags),
-        "layout": layout,
-        "script": "tools/goldens/ramnet.py",
-    })
-    print(f"{path.name}: {path.stat().st_size} bytes{agree}\n    {' '.join(flags)}")
-    for key, x in tensors.items():
-        print(f"    {key} {list(x.shape)}")
+    golden.save(__file__, "ramnet", name, tensors, SOURCE, " ".join(flags), layout, agree)
 
 
 def main():
-    (ROOT / "tests" / "goldens").mkdir(parents=True, exist_ok=True)
     check_trace()
     for number, case in enumerate(CASES):
         make(number, case)

@@ -18,14 +18,11 @@ Check: every causal case also runs as a loop over tokens with the features multi
 also gives the states; the script stops if the two differ by more than 1e-12.
 """
 
-import sys
-from pathlib import Path
 
 import numpy as np
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "tools"))
-import tensorfile  # noqa: E402
+import golden
+
 
 SOURCE = "numpy float64 quadratic form"
 PREFIX = 29  # tokens that produced a carried state
@@ -174,21 +171,11 @@ def make(index, case):
     flags += ["--causal" if causal else "--no-causal"]
     flags += [f"--epsilon {epsilon}"] * (epsilon is not None) + [f"--norm-eps {norm_eps}"] * (norm_eps is not None)
     flags += [f"--layout {layout}"]
-    path = ROOT / "tests" / "goldens" / f"slay_{name}.safetensors"
-    tensorfile.save(path, {key: x.astype(np.float32) for key, x in tensors.items()}, {
-        "operator": "slay",
-        "source": SOURCE,
-        "flags": " ".join(flags),
-        "layout": layout,
-        "script": "tools/goldens/slay.py",
-    })
-    print(f"{path.name}: {path.stat().st_size} bytes{agree}\n    {' '.join(flags)}")
-    for key, x in tensors.items():
-        print(f"    {key} {list(x.shape)}")
+    tensors = {key: x.astype(np.float32) for key, x in tensors.items()}
+    golden.save(__file__, "slay", name, tensors, SOURCE, " ".join(flags), layout, agree)
 
 
 def main():
-    (ROOT / "tests" / "goldens").mkdir(parents=True, exist_ok=True)
     for index, case in enumerate(CASES):
         make(index, case)
 

@@ -16,16 +16,13 @@ Check: every case also runs through the recurrence, token by token in float64; t
 than f32's rounding (1e-6).
 """
 
-import sys
-from pathlib import Path
 
 import numpy as np
 import torch
 from transformers.models.mamba2 import modeling_mamba2
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "tools"))
-import tensorfile  # noqa: E402
+import golden
+
 
 PREFIX = 23  # tokens that produced a carried state
 CHUNK = 16
@@ -141,21 +138,12 @@ def make(index, case):
         tensors |= {"state_in": state_in, "state_out": state_out}
     flags = ("--dt-softplus" if softplus else "--no-dt-softplus") + (" --decode" if name == "decode" else "")
     function = "mamba2_selective_state_update" if name == "decode" else "mamba2_chunk_scan"
-    path = ROOT / "tests" / "goldens" / f"ssd_{name}.safetensors"
-    tensorfile.save(path, {key: t.astype(np.float32) for key, t in tensors.items()}, {
-        "operator": "ssd",
-        "source": f"transformers 5.23.0 {function}",
-        "flags": flags,
-        "layout": "bhnd",
-        "script": "tools/goldens/ssd.py",
-    })
-    print(f"{path.name}: {path.stat().st_size} bytes, the recurrence within {check:.1e}\n    {flags}")
-    for key, t in tensors.items():
-        print(f"    {key} {list(t.shape)}")
+    tensors = {key: t.astype(np.float32) for key, t in tensors.items()}
+    source, agree = f"transformers 5.23.0 {function}", f", the recurrence within {check:.1e}"
+    golden.save(__file__, "ssd", name, tensors, source, flags, agree=agree)
 
 
 def main():
-    (ROOT / "tests" / "goldens").mkdir(parents=True, exist_ok=True)
     for index, case in enumerate(CASES):
         make(index, case)
 

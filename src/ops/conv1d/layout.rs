@@ -36,6 +36,7 @@ params! {
 const TYPES: Fragment = fragment!("conv1d/types.wgsl");
 const EXPONENTIAL: Fragment = fragment!("lib/exponential.wgsl");
 const ACTIVATIONS: Fragment = fragment!("lib/activations.wgsl");
+const TOKENS: Fragment = fragment!("conv1d/tokens.wgsl");
 const ONE_CHANNEL: Fragment = fragment!("conv1d/one_channel.wgsl");
 const FOUR_CHANNELS: Fragment = fragment!("conv1d/four_channels.wgsl");
 const NARROW: Fragment = fragment!("conv1d/narrow.wgsl");
@@ -292,9 +293,9 @@ fn output(tiles: &Tiles<'_>) -> Step {
     consts.extend(near.then_some(("LEFT", c.left() as u32)));
     let [first, second] = ends(c);
     let access = match (tiles.wide(), tiles.each) {
-        (true, 4) => [FOUR_CHANNELS, WIDE_CHANNELS],
-        (true, _) => [ONE_CHANNEL, WIDE_TOKENS],
-        (false, _) => [ONE_CHANNEL, NARROW],
+        (true, 4) => [TOKENS, FOUR_CHANNELS, WIDE_CHANNELS],
+        (true, _) => [TOKENS, ONE_CHANNEL, WIDE_TOKENS],
+        (false, _) => [TOKENS, ONE_CHANNEL, NARROW],
     };
     let history: &[Fragment] = match (keep, packed) {
         (false, _) => &[HISTORY_NONE],

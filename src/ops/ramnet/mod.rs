@@ -21,8 +21,8 @@
 //! infinity overwrites, one of minus infinity forgets nothing. Under pdma the state holds the mean S, not the sums.
 //! Sources: arXiv 2602.11958 (v2 gsu, v1 pdma) and its companion site.
 //!
-//! With a `codebook`, each v_t is replaced by its nearest code ([`quantize`]) before it is
-//! written, so that what is written is a number below C.
+//! A `codebook` replaces each v_t by its nearest code ([`quantize`]) before the write, so that the number of the code, which is
+//! below C, stands for the value.
 //!
 //! Cost: per token and head, up to `2 U K P` additions to compute addresses, `5 K E` flops and 2 K rows of the memory,
 //! whatever S is.
@@ -262,7 +262,7 @@ impl Config {
     /// The program in this form instead of the one that suits the shape, for tests.
     ///
     /// # Errors
-    /// As for a program of the chosen form.
+    /// One sentence that names the setting or tensor, or the limit of the device that this form exceeds.
     #[doc(hidden)]
     pub fn program_as(&self, caps: &Caps, form: Form) -> Result<Program, Error> {
         layout::program(self, caps, Some(form))

@@ -1,9 +1,9 @@
 //! Tokens in order, with a table: a workgroup has some columns of one memory and takes all tokens of a block.
 //!
-//! Of the K slots that a token writes, or reads, each is an invocation's own (or several are), so that a token takes two
-//! barriers and two accesses of the table whatever K is. All that does not depend on the table, addresses and what a write
-//! leaves of a mass, is computed before, in parallel. A block needs two dispatches, and one more if it does not begin with the
-//! initial memory. Packed sequences are separate workgroups.
+//! The invocations of a column share the K slots that a token writes, or reads, so that a token takes two barriers and two
+//! accesses of the table as long as K does not exceed their number. All that does not depend on the table, addresses and what
+//! a write leaves of a mass, is computed before, in parallel. A block needs two dispatches, and one more if it does not begin
+//! with the initial memory. Packed sequences are separate workgroups.
 //!
 //! Results do not depend on blocks: every event is applied alone, in the order of the tokens.
 //!
