@@ -179,7 +179,7 @@ fn along(part: &Part) -> (usize, usize) {
     (axis, part.shape.dims()[axis + 1..].iter().product())
 }
 
-/// Adds outputs in f32. Those that are no numbers to add, but say what a token has, are the same in both runs.
+/// Adds outputs in f32. Whole numbers, such as codes of values, are the same in both runs and are not added.
 #[cfg(feature = "cpu")]
 fn sums(one: &TensorMap, other: &TensorMap) -> TensorMap {
     let sum = |(name, tensor): (&str, &HostTensor)| {

@@ -217,17 +217,6 @@ impl Mode {
         self.check_lengths(op, tensor, queries, keys)
     }
 
-    /// Refuses a non-causal form and an order of the axes of the state, for an operator that has neither.
-    ///
-    /// # Errors
-    /// [`Error::Setting`].
-    pub(crate) fn check_one_form(self, op: &'static str) -> Result<(), Error> {
-        if !self.causal {
-            return Err(Error::rule(op, "causal", " is the only form of this operator"));
-        }
-        if self.state_layout == StateLayout::De { Ok(()) } else { Err(absent(op, "state_layout")) }
-    }
-
     /// Does the same for an operator that has them all. `batch` is B.
     ///
     /// # Errors
@@ -265,6 +254,17 @@ impl Mode {
             }
         }
         self.check_lengths(op, tensor, queries, keys)
+    }
+
+    /// Refuses a non-causal form and an order of the axes of the state, for an operator that has neither.
+    ///
+    /// # Errors
+    /// [`Error::Setting`].
+    pub(crate) fn check_one_form(self, op: &'static str) -> Result<(), Error> {
+        if !self.causal {
+            return Err(Error::rule(op, "causal", " is the only form of this operator"));
+        }
+        if self.state_layout == StateLayout::De { Ok(()) } else { Err(absent(op, "state_layout")) }
     }
 
     fn check_lengths(self, op: &'static str, tensor: &str, queries: usize, keys: usize) -> Result<(), Error> {
