@@ -293,7 +293,7 @@ fn samples() -> TensorMap {
     let special = [0.0f32, -0.0, f32::NAN, f32::INFINITY, f32::MIN_POSITIVE / 8.0, -1.5];
     map([
         ("q", HostTensor::f32([2, 3], special.to_vec())),
-        ("h", HostTensor::new([3], Values::F16([1.0, -0.0, 65504.0].map(f16::from_f32).to_vec()))),
+        ("h", HostTensor::new([3], Values::F16([1.0, -0.0, 65504.0].map(f16::from_f32).to_vec().into()))),
         ("position", HostTensor::new([1], Values::I64(vec![i64::MIN + 3]))),
         ("one", HostTensor::f32([], vec![4.0])),
         ("none", HostTensor::f32([2, 0], vec![])),

@@ -109,12 +109,12 @@ impl Output {
             DType::F32 => {
                 let mut v = reserve(count);
                 let pointer = Pointer::F32(v.as_mut_ptr());
-                (Values::F32(v), pointer)
+                (Values::F32(v.into()), pointer)
             }
             DType::F16 => {
                 let mut v = reserve(count);
                 let pointer = Pointer::F16(v.as_mut_ptr());
-                (Values::F16(v), pointer)
+                (Values::F16(v.into()), pointer)
             }
             DType::I64 | DType::I32 | DType::U32 | DType::U8 => unreachable!("sequence tensors are f32 or f16"),
         };
@@ -182,8 +182,8 @@ impl Output {
         // SAFETY: the memory was reserved for this number of elements, and the same number was stored, each once.
         unsafe {
             match &mut values {
-                Values::F32(v) => v.set_len(rows * dim),
-                Values::F16(v) => v.set_len(rows * dim),
+                Values::F32(v) => v.to_mut().set_len(rows * dim),
+                Values::F16(v) => v.to_mut().set_len(rows * dim),
                 Values::I64(_) | Values::I32(_) | Values::U32(_) | Values::U8(_) => {}
             }
         }

@@ -67,8 +67,8 @@ pub fn unpack(slot: &Slot, packed: HostTensor) -> TensorMap {
     }
     let cut = |part: &Part, range: std::ops::Range<usize>| match packed.values() {
         Values::F32(v) if part.dtype == DType::I64 => Values::I64(v[range].chunks_exact(2).map(count).collect()),
-        Values::F32(v) => Values::F32(v[range].to_vec()),
-        Values::F16(v) => Values::F16(v[range].to_vec()),
+        Values::F32(v) => Values::F32(v[range].to_vec().into()),
+        Values::F16(v) => Values::F16(v[range].to_vec().into()),
         Values::I64(v) => Values::I64(v[range].to_vec()),
         Values::I32(v) => Values::I32(v[range].to_vec()),
         Values::U32(v) => Values::U32(v[range].to_vec()),

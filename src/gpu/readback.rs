@@ -163,8 +163,8 @@ pub async fn read(ctx: &Context, tensor: &Tensor) -> Result<HostTensor, Error> {
         let bytes = &bytes[..];
         // The mapped bytes may be unaligned, so they are collected element by element.
         match tensor.dtype() {
-            DType::F32 => Values::F32(bytemuck::pod_collect_to_vec(bytes)),
-            DType::F16 => Values::F16(bytemuck::pod_collect_to_vec(bytes)),
+            DType::F32 => Values::F32(bytemuck::pod_collect_to_vec(bytes).into()),
+            DType::F16 => Values::F16(bytemuck::pod_collect_to_vec(bytes).into()),
             DType::I64 => Values::I64(bytemuck::pod_collect_to_vec(bytes)),
             DType::I32 => Values::I32(bytemuck::pod_collect_to_vec(bytes)),
             DType::U32 => Values::U32(bytemuck::pod_collect_to_vec(bytes)),

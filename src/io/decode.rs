@@ -62,11 +62,11 @@ impl Data {
     /// Reads all elements.
     pub(super) fn read(self, r: &mut dyn Read) -> Told<Values> {
         Ok(match self.elem {
-            Elem::F32 => Values::F32(self.same(r)?),
-            Elem::F16 => Values::F16(self.same(r)?),
+            Elem::F32 => Values::F32(self.same(r)?.into()),
+            Elem::F16 => Values::F16(self.same(r)?.into()),
             Elem::I64 => Values::I64(self.same(r)?),
-            Elem::Bf16 => Values::F32(self.converted(r, bf16::to_f32)?),
-            Elem::F64 => Values::F32(self.converted(r, |x: f64| x as f32)?),
+            Elem::Bf16 => Values::F32(self.converted(r, bf16::to_f32)?.into()),
+            Elem::F64 => Values::F32(self.converted(r, |x: f64| x as f32)?.into()),
             Elem::I32 => Values::I64(self.converted(r, |x: i32| i64::from(x))?),
             Elem::U32 => Values::I64(self.converted(r, |x: u32| i64::from(x))?),
             Elem::U8 => Values::U8(self.same(r)?),
@@ -142,8 +142,8 @@ pub(super) fn row_major(values: Values, shape: &[usize]) -> Told<Values> {
         return Ok(values);
     }
     Ok(match values {
-        Values::F32(v) => Values::F32(transposed(&v, shape)?),
-        Values::F16(v) => Values::F16(transposed::<f16>(&v, shape)?),
+        Values::F32(v) => Values::F32(transposed(&v, shape)?.into()),
+        Values::F16(v) => Values::F16(transposed::<f16>(&v, shape)?.into()),
         Values::I64(v) => Values::I64(transposed(&v, shape)?),
         Values::I32(v) => Values::I32(transposed(&v, shape)?),
         Values::U32(v) => Values::U32(transposed(&v, shape)?),

@@ -2,15 +2,15 @@
 
 use half::f16;
 
-use super::{DType, Shape, axes};
+use super::{DType, Data, Shape, axes};
 
 /// Values of a tensor on the host.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Values {
     /// Single precision.
-    F32(Vec<f32>),
+    F32(Data<f32>),
     /// Half precision.
-    F16(Vec<f16>),
+    F16(Data<f16>),
     /// Integers (`position`).
     I64(Vec<i64>),
     /// Indices.
@@ -25,8 +25,8 @@ pub enum Values {
 macro_rules! map {
     ($values:expr, $inner:ident => $body:expr) => {
         match $values {
-            Values::F32($inner) => Values::F32($body),
-            Values::F16($inner) => Values::F16($body),
+            Values::F32($inner) => Values::F32($body.into()),
+            Values::F16($inner) => Values::F16($body.into()),
             Values::I64($inner) => Values::I64($body),
             Values::I32($inner) => Values::I32($body),
             Values::U32($inner) => Values::U32($body),
@@ -45,7 +45,7 @@ pub struct HostTensor {
 impl HostTensor {
     /// Creates a tensor of f32 values. Panics if the number of values differs from that of the shape.
     pub fn f32(shape: impl Into<Shape>, values: Vec<f32>) -> Self {
-        Self::new(shape, Values::F32(values))
+        Self::new(shape, Values::F32(values.into()))
     }
 
     /// Creates a tensor of these values. Panics if the number of values differs from that of the shape.
@@ -68,8 +68,8 @@ impl HostTensor {
         let shape = shape.into();
         let n = shape.count();
         let values = match dtype {
-            DType::F32 => Values::F32(vec![0.0; n]),
-            DType::F16 => Values::F16(vec![f16::ZERO; n]),
+            DType::F32 => Values::F32(vec![0.0; n].into()),
+            DType::F16 => Values::F16(vec![f16::ZERO; n].into()),
             DType::I64 => Values::I64(vec![0; n]),
             DType::I32 => Values::I32(vec![0; n]),
             DType::U32 => Values::U32(vec![0; n]),
@@ -100,10 +100,15 @@ impl HostTensor {
         &self.values
     }
 
+    /// The values, to be changed in place.
+    pub fn values_mut(&mut self) -> &mut Values {
+        &mut self.values
+    }
+
     /// The values as f32, converted if they have another storage type.
     pub fn to_f32(&self) -> Vec<f32> {
         match &self.values {
-            Values::F32(v) => v.clone(),
+            Values::F32(v) => v.to_vec(),
             Values::F16(v) => {
                 use half::slice::HalfFloatSliceExt;
                 let mut out = vec![0.0; v.len()];
@@ -136,13 +141,13 @@ impl HostTensor {
             return self.clone();
         }
         let values = match dtype {
-            DType::F32 => Values::F32(self.to_f32()),
+            DType::F32 => Values::F32(self.to_f32().into()),
             DType::F16 => {
                 use half::slice::HalfFloatSliceExt;
                 let wide = self.to_f32();
                 let mut out = vec![f16::ZERO; wide.len()];
                 out.convert_from_f32_slice(&wide);
-                Values::F16(out)
+                Values::F16(out.into())
             }
             DType::I64 => Values::I64(self.to_f64().iter().map(|&x| x as i64).collect()),
             DType::I32 => Values::I32(self.to_f64().iter().map(|&x| x as i32).collect()),
@@ -190,7 +195,7 @@ impl HostTensor {
                     Values::$kind(values) => Some((piece.shape.dims()[axis], &values[..])),
                     _ => None,
                 });
-                Values::$kind(axes::join(&values.collect::<Vec<_>>(), inner))
+                Values::$kind(axes::join(&values.collect::<Vec<_>>(), inner).into())
             }};
         }
         let values = match pieces[0].dtype() {

@@ -245,8 +245,8 @@ pub(crate) fn cut(tensor: &HostTensor, axis: usize, from: usize, to: usize) -> H
     let (row, from_at, to_at) = (dims[axis] * inner, from * inner, to * inner);
     dims[axis] = to - from;
     let values = match tensor.values() {
-        Values::F32(v) => Values::F32(part(v, row, from_at, to_at)),
-        Values::F16(v) => Values::F16(part(v, row, from_at, to_at)),
+        Values::F32(v) => Values::F32(part(v, row, from_at, to_at).into()),
+        Values::F16(v) => Values::F16(part(v, row, from_at, to_at).into()),
         Values::I64(v) => Values::I64(part(v, row, from_at, to_at)),
         Values::I32(v) => Values::I32(part(v, row, from_at, to_at)),
         Values::U32(v) => Values::U32(part(v, row, from_at, to_at)),

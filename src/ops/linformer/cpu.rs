@@ -30,7 +30,7 @@ pub(super) fn run(config: &Config, tensors: &TensorMap) -> TensorMap {
     let (keys, values) = match config.projection {
         Projection::Matrices { e, f } => {
             let matrix = |name: &str| match tensors.get(name).map(HostTensor::values) {
-                Some(Values::F32(values)) => values.as_slice(),
+                Some(Values::F32(values)) => &values[..],
                 _ => panic!("tensor {name} is missing"),
             };
             match f {
