@@ -1,7 +1,7 @@
 //! The values of one tensor in host memory, owned or shared.
 
 use std::fmt;
-use std::ops::Deref;
+use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 
 /// Values that a tensor owns, or shares with the memory that holds them, such as a mapped file. Cloning shared values copies
@@ -44,6 +44,13 @@ impl<T> Deref for Data<T> {
             Kept::Owned(values) => values,
             Kept::Shared(owner) => (**owner).as_ref(),
         }
+    }
+}
+
+/// Shared values are copied before they are written.
+impl<T: Clone> DerefMut for Data<T> {
+    fn deref_mut(&mut self) -> &mut [T] {
+        self.to_mut()
     }
 }
 
