@@ -17,7 +17,8 @@ Each case stops with a message unless
   - changing any tensor by a tenth of its size changes the logits by more than 1e-3 (relative RMS), and so does every setting
     under `other`, and the first token in the last row of logits;
   - logits are between 0.5 and 8 (RMS), and no greedy token wins by less than 0.01.
-Epsilons are larger than published ones (1e-2), time steps reach both limits, and rope frequencies differ, so that each matters.
+Epsilons are larger than published ones (1e-2), time steps reach both limits, and rope frequencies are high, so that each
+matters.
 """
 
 import argparse
@@ -333,7 +334,8 @@ def check(case, folder, tokens, want, greedy):
     lead = float((best.values[:, 0] - best.values[:, 1]).min())
     assert lead > 0.01, f"{case.name}: a greedy token wins by {lead:.4f}"
     least = min(effects, key=effects.get)
-    return f"least effect {effects[least]:.1e} ({least}), least lead {lead:.3f}, {len(set(greedy.tolist()))} kinds of greedy token"
+    kinds = len(set(greedy.tolist()))
+    return f"least effect {effects[least]:.1e} ({least}), least lead {lead:.3f}, {kinds} kinds of greedy token"
 
 
 def make(index, case):
