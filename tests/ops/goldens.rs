@@ -76,7 +76,9 @@ fn files() -> Option<Vec<PathBuf>> {
     if root.join("Cargo.toml.orig").exists() && !folder.exists() {
         return None;
     }
-    let mut paths: Vec<_> = std::fs::read_dir(folder).unwrap().map(|e| e.unwrap().path()).collect();
+    // `models` is a folder: whole models, which are no operator's.
+    let paths = std::fs::read_dir(folder).unwrap().map(|e| e.unwrap().path());
+    let mut paths: Vec<_> = paths.filter(|path| path.is_file()).collect();
     paths.sort();
     Some(paths)
 }

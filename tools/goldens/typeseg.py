@@ -22,8 +22,6 @@ script, y from the package's own functions in float64. Tensors (f32) as of conv1
 """
 
 import argparse
-import hashlib
-import io
 import json
 import os
 import subprocess
@@ -39,13 +37,13 @@ ROOT = Path(__file__).resolve().parents[2]
 # In the place of this script's folder, where `import typeseg` would find this file.
 sys.path[0] = str(ROOT / "tools")
 import tensorfile  # noqa: E402
+from models.typeseg import parse  # noqa: E402
 
 try:
     from typeseg import _mamba_kernel as theirs
 except ImportError:
     sys.exit('typeseg is not installed: pip install --no-deps "typeseg==0.2.7"')
 
-SHA256 = "36c1f318b149d5508fedf127e2ffc0854c6eced79c815677f03fe8c43cb22a44"
 LAYERS, RANK, STATES = 6, 16, 16
 CONV_FLAGS = "--padding same --activation silu"
 MAMBA_FLAGS = "--direction both --dt-softplus --dt-offset 1e-4"
@@ -55,11 +53,7 @@ GOLDEN_BYTES, GOLDEN_CHANNELS = 64, 32
 
 def load():
     """The weights by the names of the package, `Module/parameter`."""
-    blob = (files("typeseg") / "data" / "mamba_al.npz").read_bytes()
-    if hashlib.sha256(blob).hexdigest() != SHA256:
-        sys.exit("mamba_al.npz is not that of typeseg 0.2.7 (SHA-256 differs)")
-    archive = np.load(io.BytesIO(blob))
-    return {name.replace("__", "/"): archive[name].astype(np.float32) for name in archive.files}
+    return parse((files("typeseg") / "data" / "mamba_al.npz").read_bytes())
 
 
 def norm(weights, name, x):
