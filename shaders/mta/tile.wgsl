@@ -10,7 +10,7 @@
 // convolves, it has a strip of eight rows at two neighbouring keys instead.
 //
 // Consts of the prelude: ROW_THREADS, COL_THREADS, DIM4, PRE_QUERIES, POST_QUERIES, TAPS4, NEW_AT, KEPT_EACH, OUT4,
-// SPACE, TAPS. Needs rows of q and k, cores/attention/products.wgsl, and lanes for rows of COL_THREADS.
+// SPACE, TAPS. Needs rows of q and k, lib/products.wgsl, and lanes for rows of COL_THREADS.
 const ROWS_EACH: u32 = 4u;
 const KEYS_EACH: u32 = 4u;
 const ROWS: u32 = ROWS_EACH * ROW_THREADS;

@@ -384,6 +384,10 @@ const PART_LETTERS: &[(&str, &str)] = &[
     ("E", "dim"),
 ];
 
+/// The same for products of matrices.
+const MATRIX_LETTERS: &[(&str, &str)] =
+    &[("N", "rows of x"), ("K", "columns of x and of the weight"), ("M", "rows of the weight, columns of o")];
+
 /// The tensors and axes of an operator, as text behind its help.
 fn manual(op: &Op) -> String {
     let mut text = String::new();
@@ -407,9 +411,11 @@ fn manual(op: &Op) -> String {
     list("Writes", op.outputs);
     list("State, f32 (--state-in, --state-out)", op.state);
     text.push_str("Axes:\n");
-    let heads = op.axes.iter().any(|(known, _)| *known == "H");
+    let has = |axis: &str| op.axes.iter().any(|(known, _)| *known == axis);
+    let heads = has("H");
     let letters = match (PARTS.iter().any(|part| part.name == op.name), heads) {
-        (true, _) => PART_LETTERS,
+        (true, true) => PART_LETTERS,
+        (true, false) => MATRIX_LETTERS,
         (false, true) => LETTERS,
         (false, false) => CHANNEL_LETTERS,
     };
@@ -420,7 +426,10 @@ fn manual(op: &Op) -> String {
     }
     let name = op.name;
     let length_is_last = op.inputs.first().is_some_and(|spec| spec.axes.ends_with(" N"));
-    text.push_str(if !length_is_last {
+    text.push_str(if !has("B") {
+        "Every tensor has all its axes. --layout has no effect: the order of the axes is fixed.\n\
+         The `input` lines of a run show how each shape was read.\n"
+    } else if !length_is_last {
         "You may omit the batch axis, or the batch and head axes, as long as you omit them from every\n\
          sequence tensor; the outputs then lack them too. --layout bnhd has the length before the heads.\n\
          The `input` lines of a run show how each shape was read.\n"

@@ -1,6 +1,7 @@
 //! What the headers of the files of a run say: which tensors there are, and whether the operator takes their shapes. All of
 //! it is judged before any data is read.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use super::kv_cache;
@@ -8,6 +9,7 @@ use super::options::Options;
 use super::report::{self, Ui};
 use crate::catalog::absent_axes::AbsentAxes;
 use crate::catalog::domain::Domain;
+use crate::catalog::flags::Flags;
 use crate::catalog::request::Request;
 use crate::catalog::spec::{Op, TensorSpec};
 use crate::catalog::telling;
@@ -20,6 +22,9 @@ use crate::tensor::{Access, DType, Layout, Part, Shape, Slot};
 const MANY_HEADS: usize = 16;
 /// Dim from which on it is worth asking whether it is that of several heads.
 const WIDE_DIM: usize = 512;
+
+/// The flag that says how a weight is stored.
+const WEIGHT_DTYPE: &str = "weight-dtype";
 
 /// The files of a run, whose data was not read yet.
 pub(super) struct Files {
@@ -170,8 +175,8 @@ impl Headers {
 
     /// The operator for these shapes and this storage.
     pub(super) fn configure(&self, options: &Options, dtype: DType) -> Result<Box<dyn Operator>, Error> {
-        let layout = options.layout;
-        let request = Request { flags: &options.flags, shapes: &self.shapes, layout, dtype, carry: options.carry() };
+        let (layout, flags) = (options.layout, self.flags(options));
+        let request = Request { flags: &flags, shapes: &self.shapes, layout, dtype, carry: options.carry() };
         self.op.configure(&request).map_err(|error| match error {
             Error::Missing { op, tensor, mut expected, .. } => {
                 if let Some(spec) = self.op.inputs.iter().find(|spec| spec.name == tensor) {
@@ -187,6 +192,18 @@ impl Headers {
             }
             other => other,
         })
+    }
+
+    /// The flags of a run. A weight whose storage type a flag may say keeps that of the file otherwise.
+    fn flags<'o>(&self, options: &'o Options) -> Cow<'o, Flags> {
+        let half = self.read.iter().any(|read| read.name == "weight" && read.dtype == DType::F16);
+        let flags = &options.flags;
+        if !half || self.op.flag(WEIGHT_DTYPE).is_none() || flags.word(WEIGHT_DTYPE).is_some() {
+            return Cow::Borrowed(flags);
+        }
+        let mut flags = flags.clone();
+        flags.set(WEIGHT_DTYPE, DType::F16.name());
+        Cow::Owned(flags)
     }
 
     /// Compares every shape with what the operator needs, those of the state file too.

@@ -82,8 +82,25 @@ pub struct Algorithm<C> {
 pub struct CpuBackend<C> {
     /// Computes the outputs, and the state if one is carried. The inputs have been checked.
     pub run: fn(&C, &TensorMap) -> TensorMap,
+    /// The same in place, for an operator that has this form: see [`Operator::cpu_update`]. Runs that are composed of several
+    /// do not take it.
+    pub update: Option<fn(&C, &mut TensorMap)>,
     /// Describes the chosen algorithm for people.
     pub variant: fn(&C) -> String,
+}
+
+#[cfg(feature = "cpu")]
+impl<C> CpuBackend<C> {
+    /// A backend without a form of its own for runs in place.
+    pub const fn new(run: fn(&C, &TensorMap) -> TensorMap, variant: fn(&C) -> String) -> Self {
+        Self { run, update: None, variant }
+    }
+
+    /// Adds the form for runs in place.
+    #[must_use]
+    pub const fn in_place(self, update: fn(&C, &mut TensorMap)) -> Self {
+        Self { update: Some(update), ..self }
+    }
 }
 
 /// The settings and shape of an operator. Each operator's `Config` implements it.
@@ -231,6 +248,18 @@ pub trait Operator: Debug + Send + Sync {
     #[cfg(feature = "cpu")]
     fn cpu(&self, tensors: &TensorMap) -> Result<TensorMap, Error>;
 
+    /// Runs the `cpu` backend on tensors in a map and leaves the outputs, and the new state if one is carried, in it. An
+    /// operator that has this form overwrites outputs that are already there with their shape and storage type, and a state in
+    /// its place. So the steps of a loop allocate nothing. Others insert what [`Operator::cpu`] returns.
+    ///
+    /// # Errors
+    /// The errors of [`Operator::cpu`]. The map is then as it was, unless memory ran out during the run.
+    #[cfg(feature = "cpu")]
+    fn cpu_update(&self, tensors: &mut TensorMap) -> Result<(), Error> {
+        insert_all(tensors, self.cpu(tensors)?);
+        Ok(())
+    }
+
     /// Describes the algorithm that the `cpu` backend uses, for people.
     #[cfg(feature = "cpu")]
     fn cpu_variant(&self) -> String;
@@ -293,9 +322,34 @@ impl<C: Configured> Operator for C {
     }
 
     #[cfg(feature = "cpu")]
+    fn cpu_update(&self, tensors: &mut TensorMap) -> Result<(), Error> {
+        let name = C::ALGORITHM.name;
+        let Some(update) = C::ALGORITHM.cpu.update.filter(|_| !self.mode().is_composed()) else {
+            insert_all(tensors, self.cpu(tensors)?);
+            return Ok(());
+        };
+        self.validate()?;
+        let slots = self.slots();
+        check_inputs(name, &slots, tensors)?;
+        Operator::check_values(self, tensors)?;
+        // What is there already needs no memory.
+        let written = slots.iter().filter(|slot| slot.access != Access::Read).flat_map(|slot| &slot.parts);
+        if written.into_iter().any(|part| tensors.get(part.name).is_none()) {
+            self.check_memory(true)?;
+        }
+        memory::guarded(name, || update(self, tensors))
+    }
+
+    #[cfg(feature = "cpu")]
     fn cpu_variant(&self) -> String {
         (C::ALGORITHM.cpu.variant)(self) + &self.mode().told()
     }
+}
+
+/// Puts outputs into the map of the inputs.
+#[cfg(feature = "cpu")]
+fn insert_all(tensors: &mut TensorMap, outputs: TensorMap) {
+    outputs.into_iter().for_each(|(name, tensor)| tensors.insert(name, tensor));
 }
 
 /// Declares the struct of tensors that a plan binds. Each field has the name of its slot. `required` lists the tensors
@@ -408,17 +462,20 @@ impl Rows<'_> {
 pub fn check_inputs(op: &'static str, slots: &[Slot], tensors: &TensorMap) -> Result<(), Error> {
     for slot in slots.iter().filter(|slot| slot.access != Access::Write) {
         for part in &slot.parts {
-            let expected = format!("{} {}", part.dtype, part.shape);
+            let expected = || format!("{} {}", part.dtype, part.shape);
             match tensors.get(part.name) {
                 Some(tensor) if *tensor.shape() == part.shape && tensor.dtype() == part.dtype => {
                     check_counts(op, part.name, tensor)?;
                 }
                 Some(tensor) => {
                     let found = format!("{} {}", tensor.dtype(), tensor.shape());
-                    return Err(Error::tensor(op, part.name, expected, found));
+                    return Err(Error::tensor(op, part.name, expected(), found));
                 }
                 None if slot.access == Access::Update => {}
-                None => return Err(Error::Missing { op, tensor: part.name.into(), expected, given: tensors.names() }),
+                None => {
+                    let (tensor, expected) = (part.name.into(), expected());
+                    return Err(Error::Missing { op, tensor, expected, given: tensors.names() });
+                }
             }
         }
     }

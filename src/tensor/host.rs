@@ -105,6 +105,11 @@ impl HostTensor {
         &mut self.values
     }
 
+    /// Takes the values out.
+    pub fn into_values(self) -> Values {
+        self.values
+    }
+
     /// The values as f32, converted if they have another storage type.
     pub fn to_f32(&self) -> Vec<f32> {
         match &self.values {
@@ -262,6 +267,17 @@ impl TensorMap {
     /// Returns the tensor of that name.
     pub fn get(&self, name: &str) -> Option<&HostTensor> {
         self.0.iter().find(|(n, _)| n == name).map(|(_, t)| t)
+    }
+
+    /// Takes out the tensor that a run writes in place: that of this name if it has this shape and storage type, else a new one
+    /// of zeros. An empty tensor keeps its place until [`TensorMap::insert`] gives it back.
+    #[cfg(feature = "cpu")]
+    pub(crate) fn lend(&mut self, name: &str, shape: &Shape, dtype: DType) -> HostTensor {
+        let own = self.0.iter_mut().find(|(n, _)| n == name);
+        match own.map(|(_, tensor)| std::mem::replace(tensor, HostTensor::zeros([0], DType::F32))) {
+            Some(tensor) if tensor.shape() == shape && tensor.dtype() == dtype => tensor,
+            _ => HostTensor::zeros(shape.clone(), dtype),
+        }
     }
 
     /// Removes and returns the tensor of that name.

@@ -23,6 +23,7 @@ mod linear_maps;
 mod linformer;
 mod look_ahead;
 mod mamba;
+mod matmul;
 mod matrix;
 mod mta;
 mod pieces;
@@ -60,6 +61,7 @@ fn main() -> ExitCode {
         linear_maps::tests(),
         linformer::tests(),
         mamba::tests(),
+        matmul::tests(),
         matrix::tests(),
         mta::tests(),
         primitives::tests(),

@@ -106,7 +106,7 @@ pub(crate) const NO_SQUARES: Fragment = fragment!("cores/attention/no_squares.wg
 /// Finds the rows of a workgroup.
 const BLOCK: Fragment = fragment!("cores/attention/block.wgsl");
 /// Products of rows and keys in workgroup memory, which an invocation holds in registers.
-pub(crate) const PRODUCTS: Fragment = fragment!("cores/attention/products.wgsl");
+pub(crate) const PRODUCTS: Fragment = fragment!("lib/products.wgsl");
 /// The tiled form.
 const CORE: Fragment = fragment!("cores/attention/attention.wgsl");
 /// The split-K form: pass 1 processes one split of the keys per workgroup, pass 2 combines the splits.

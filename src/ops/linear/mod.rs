@@ -302,10 +302,10 @@ impl Configured for Config {
         program: Self::program,
         reference: [reference::outputs::<f32>, reference::outputs::<f64>],
         #[cfg(feature = "cpu")]
-        cpu: crate::operator::CpuBackend {
-            run: |c, tensors| if c.rule.is_delta() { delta_cpu::run(c, tensors) } else { cpu::run(c, tensors) },
-            variant: |c| if c.rule.is_delta() { delta_cpu::variant(c) } else { cpu::variant(c) },
-        },
+        cpu: crate::operator::CpuBackend::new(
+            |c, tensors| if c.rule.is_delta() { delta_cpu::run(c, tensors) } else { cpu::run(c, tensors) },
+            |c| if c.rule.is_delta() { delta_cpu::variant(c) } else { cpu::variant(c) },
+        ),
     };
 
     fn mode(&self) -> Mode {

@@ -216,7 +216,7 @@ impl Configured for Config {
         program: Self::program,
         reference: [Self::outputs::<f32>, Self::outputs::<f64>],
         #[cfg(feature = "cpu")]
-        cpu: crate::operator::CpuBackend { run: Self::cpu, variant: |_| "row after row".into() },
+        cpu: crate::operator::CpuBackend::new(Self::cpu, |_| "row after row".into()),
     };
 }
 

@@ -9,6 +9,7 @@ pub(crate) mod beam;
 mod exact;
 pub mod gated_norm;
 pub mod gather;
+pub mod matmul;
 pub mod quantize;
 pub(crate) mod reference;
 #[cfg(feature = "catalog")]

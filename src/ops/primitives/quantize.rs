@@ -461,10 +461,7 @@ impl Configured for Config {
         program: Self::program,
         reference: [Self::outputs::<f32>, Self::outputs::<f64>],
         #[cfg(feature = "cpu")]
-        cpu: crate::operator::CpuBackend {
-            run: Self::cpu,
-            variant: |_| format!("{BLOCK} rows and {GROUP} codes at a time"),
-        },
+        cpu: crate::operator::CpuBackend::new(Self::cpu, |_| format!("{BLOCK} rows and {GROUP} codes at a time")),
     };
 }
 

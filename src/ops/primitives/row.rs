@@ -1,6 +1,6 @@
 //! The rows of the parts in their table: tensors, flags, named shapes, and how a request becomes a configuration.
 
-use super::{Tokens, gated_norm, gather, quantize, stable_sort, topk};
+use super::{Tokens, gated_norm, gather, matmul, quantize, stable_sort, topk};
 use crate::catalog::case::Case;
 use crate::catalog::domain::Domain;
 use crate::catalog::flags::{Flag, FlagKind, Flags};
@@ -12,7 +12,7 @@ use crate::operator::{Configured, Operator};
 use crate::tensor::{DType, Layout};
 
 /// Every part of this crate that runs alone.
-pub static PARTS: &[Op] = &[TOPK, GATHER, SORT, NORM, QUANTIZE];
+pub static PARTS: &[Op] = &[TOPK, GATHER, SORT, NORM, QUANTIZE, MATMUL];
 
 /// What the rows of all parts have in common.
 const PART: Op = Op {
@@ -139,6 +139,38 @@ const QUANTIZE: Op = Op {
     ..PART
 };
 
+/// Products with weights.
+const MATMUL: Op = Op {
+    name: matmul::Config::ALGORITHM.name,
+    summary: "products with a weight, with a bias, an activation, factors and a residual",
+    inputs: &[
+        TensorSpec::stream("x", "N K"),
+        TensorSpec { optional: false, ..TensorSpec::weight("weight", "M K") },
+        TensorSpec::weight("bias", "M"),
+        TensorSpec::stream("times", "N M").optional(),
+        TensorSpec::stream("residual", "N M").optional(),
+    ],
+    outputs: &[TensorSpec::stream("o", "N M")],
+    axes: &[LEN, ("K", AxisDefault::Length(64)), ("M", AxisDefault::Length(64))],
+    flags: &[
+        Flag {
+            name: "activation",
+            kind: FlagKind::Choice(&["none", "silu", "gelu", "gelu-tanh", "relu", "relu2", "sigmoid"]),
+            help: "Function of the products with the bias; gelu is the exact form [default: none]",
+        },
+        Flag { name: "scale", kind: FlagKind::Number, help: "Factor of everything but the residual [default: 1]" },
+        Flag {
+            name: "weight-dtype",
+            kind: FlagKind::Choice(&["f32", "f16"]),
+            help: "Storage type of the weight [default: that of the file]",
+        },
+    ],
+    complexity: "N K M",
+    configure: matmul,
+    cases: matmul_cases,
+    ..PART
+};
+
 fn bins(flags: &Flags) -> Result<usize, Error> {
     Ok(flags.count(SORT.name, "bins")?.unwrap_or(DEFAULT_BINS))
 }
@@ -221,6 +253,24 @@ fn quantize(request: &Request<'_>) -> Result<Box<dyn Operator>, Error> {
     })
 }
 
+fn matmul(request: &Request<'_>) -> Result<Box<dyn Operator>, Error> {
+    let (name, flags) = (MATMUL.name, request.flags);
+    let [x, weight, bias, times, residual] = [0, 1, 2, 3, 4].map(|at| &MATMUL.inputs[at]);
+    let d = request.required(name, x)?.dims();
+    let width = request.required(name, weight)?.dims()[0];
+    let activation = flags.word("activation").unwrap_or("none");
+    checked(matmul::Config {
+        dtype: request.dtype,
+        weight: if flags.word("weight-dtype") == Some("f16") { DType::F16 } else { DType::F32 },
+        bias: request.optional(name, bias)?.is_some(),
+        activation: matmul::Activation::named(activation).unwrap_or(matmul::Activation::None),
+        times: request.optional(name, times)?.is_some(),
+        residual: request.optional(name, residual)?.is_some(),
+        scale: flags.number(name, "scale")?.unwrap_or(1.0),
+        ..matmul::Config::new(d[0], d[1], width)
+    })
+}
+
 fn topk_cases() -> Vec<Case> {
     let keys = Case::new("product_keys", &[("B", 2), ("H", 1), ("N", 9), ("U*P", 48)]).flag("choices", "24");
     let keys = keys.flag("weights", "softmax");
@@ -276,4 +326,30 @@ fn quantize_cases() -> Vec<Case> {
         // Workgroups share the codes.
         Case::new("few_rows", &[("H", 3), ("N", 1), ("C", 1000), ("E", 36)]),
     ]
+}
+
+fn matmul_cases() -> Vec<Case> {
+    let shape = |name, [n, k, m]: [usize; 3]| Case::new(name, &[("N", n), ("K", k), ("M", m)]);
+    let all = |case: Case| case.with("bias").with("times").with("residual").flag("scale", "0.5");
+    let grouped = all(shape("grouped", [70, 36, 72])).flag("activation", "silu");
+    let odd = all(shape("odd", [70, 37, 75])).flag("activation", "gelu");
+    let mut cases = vec![
+        Case { name: "grouped_f16".into(), ..grouped.clone().dtype(DType::F16) },
+        grouped.clone(),
+        Case { name: "odd_f16".into(), ..odd.clone().dtype(DType::F16) },
+        odd.clone(),
+        shape("plain", [130, 64, 64]),
+        shape("one", [1, 1, 1]),
+        shape("few_rows", [20, 40, 100]).with("bias"),
+        shape("one_row", [1, 96, 70]).with("residual"),
+        shape("three_rows", [3, 37, 130]),
+        Case { name: "half_weight".into(), ..grouped.flag("weight-dtype", "f16") },
+        Case { name: "half_weight_odd".into(), ..odd.clone().flag("weight-dtype", "f16") },
+        Case { name: "half_weight_f16".into(), ..odd.flag("weight-dtype", "f16").dtype(DType::F16) },
+        shape("half_weight_one_row", [1, 96, 70]).flag("weight-dtype", "f16"),
+        shape("many_columns", [2, 24, 5000]).slow(),
+    ];
+    let activations = matmul::Activation::NAMED.into_iter().skip(1);
+    cases.extend(activations.map(|(name, _)| shape(name, [9, 8, 12]).flag("activation", name)));
+    cases
 }

@@ -200,7 +200,7 @@ impl Configured for Config {
         program: Self::program,
         reference: [Self::reference, Self::reference],
         #[cfg(feature = "cpu")]
-        cpu: crate::operator::CpuBackend { run: Self::cpu, variant: |_| "list after list".into() },
+        cpu: crate::operator::CpuBackend::new(Self::cpu, |_| "list after list".into()),
     };
 
     fn check_values(&self, tensors: &TensorMap) -> Result<(), Error> {

@@ -162,7 +162,7 @@ impl Configured for Config {
         program: layout::program,
         reference: [reference::outputs::<f32>, reference::outputs::<f64>],
         #[cfg(feature = "cpu")]
-        cpu: crate::operator::CpuBackend { run: cpu::run, variant: |_| crate::cores::attention::cpu::variant() },
+        cpu: crate::operator::CpuBackend::new(cpu::run, |_| crate::cores::attention::cpu::variant()),
     };
 
     fn check_values(&self, tensors: &TensorMap) -> Result<(), Error> {
