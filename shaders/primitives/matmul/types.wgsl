@@ -73,6 +73,9 @@ fn activated(x: vec4<f32>) -> vec4<f32> {
         case 6u: {
             return sigmoids(x);
         }
+        case 7u: {
+            return -vec4<f32>(softplus(-x.x), softplus(-x.y), softplus(-x.z), softplus(-x.w));
+        }
         default: {
             return x;
         }

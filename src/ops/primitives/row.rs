@@ -155,7 +155,7 @@ const MATMUL: Op = Op {
     flags: &[
         Flag {
             name: "activation",
-            kind: FlagKind::Choice(&["none", "silu", "gelu", "gelu-tanh", "relu", "relu2", "sigmoid"]),
+            kind: FlagKind::Choice(&["none", "silu", "gelu", "gelu-tanh", "relu", "relu2", "sigmoid", "log-sigmoid"]),
             help: "Function of the products with the bias; gelu is the exact form [default: none]",
         },
         Flag { name: "scale", kind: FlagKind::Number, help: "Factor of everything but the residual [default: 1]" },

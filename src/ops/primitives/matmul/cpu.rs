@@ -8,7 +8,7 @@ use half::slice::HalfFloatSliceExt;
 
 use super::{Activation, Config, NAMES, Output};
 use crate::cpu::matrix::{Mat, Onto, product};
-use crate::cpu::{simd, threads};
+use crate::cpu::{channels, simd, threads};
 use crate::tensor::{HostTensor, TensorMap, Values};
 
 /// Rows and columns of a block.
@@ -197,6 +197,12 @@ fn activate(x: &mut [f32], activation: Activation) {
             x.iter_mut().for_each(|x| *x *= *x);
         }
         Activation::Sigmoid => sigmoids(x),
+        Activation::LogSigmoid => {
+            // The negative softplus of the negative.
+            x.iter_mut().for_each(|x| *x = -*x);
+            channels::softplus(x);
+            x.iter_mut().for_each(|x| *x = -*x);
+        }
     }
 }
 

@@ -72,11 +72,13 @@ pub enum Activation {
     Relu2,
     /// `1 / (1 + e^-x)`.
     Sigmoid,
+    /// `-ln(1 + e^-x)`.
+    LogSigmoid,
 }
 
 impl Activation {
     /// Every activation by the name that a flag gives it.
-    pub(crate) const NAMED: [(&'static str, Self); 7] = [
+    pub(crate) const NAMED: [(&'static str, Self); 8] = [
         ("none", Self::None),
         ("silu", Self::Silu),
         ("gelu", Self::Gelu),
@@ -84,6 +86,7 @@ impl Activation {
         ("relu", Self::Relu),
         ("relu2", Self::Relu2),
         ("sigmoid", Self::Sigmoid),
+        ("log-sigmoid", Self::LogSigmoid),
     ];
 
     /// The activation that a flag names.

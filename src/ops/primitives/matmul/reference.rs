@@ -56,6 +56,7 @@ fn activated<T: Float>(x: T, activation: Activation) -> T {
         Activation::Relu => largest(x, zero),
         Activation::Relu2 => largest(x, zero) * largest(x, zero),
         Activation::Sigmoid => float::sigmoid(x),
+        Activation::LogSigmoid => zero - float::softplus(zero - x),
     }
 }
 
