@@ -59,7 +59,7 @@ fn every_operator_has_its_five_places() {
 /// Parts are in one folder of each kind under the name `parts`, and every one is tested by name.
 #[test]
 fn every_part_has_its_kernels_and_its_tests() {
-    let tests = read("tests/ops/primitives.rs");
+    let tests = read("tests/ops/primitives.rs") + &read("tests/ops/primitives_models.rs");
     let modules = read("src/ops/primitives/mod.rs");
     let parts: Vec<_> = modules.lines().filter_map(|line| line.strip_prefix("pub mod ")?.strip_suffix(';')).collect();
     assert_eq!(parts.len(), PARTS.len(), "{parts:?}");
@@ -68,7 +68,7 @@ fn every_part_has_its_kernels_and_its_tests() {
         assert!(OPS.iter().all(|op| op.name != part), "{part} is an operator and a part");
         let own = format!("primitives_{part}");
         assert!(kernels.iter().any(|(kernel, _)| kernel.name.starts_with(&own)), "{part} has no kernel {own}");
-        assert!(tests.contains(&format!("{part}::Config")), "tests/ops/primitives.rs: none of {part}");
+        assert!(tests.contains(&format!("{part}::Config")), "tests/ops/primitives*.rs: none of {part}");
     }
     assert!(kernels.iter().all(|(kernel, _)| kernel.name.starts_with("primitives_")), "names of parts' kernels");
     let docs = read("docs/operators.md");

@@ -5,9 +5,8 @@
 
 use wgpu::naga;
 
-use super::shader::{Assembled, Bind, Kernel, Variant, assemble, bindings, first_binding};
+use super::shader::{Assembled, Bind, Kernel, Variant, assemble, bindings, first_binding, unpacks_halves};
 use crate::error::Error;
-use crate::tensor::DType;
 
 /// Resources that a kernel needs.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,7 +53,7 @@ pub fn resolve(kernel: &Kernel, spec: &Variant) -> Result<Resolved, Error> {
     })?;
     let mut allowed = capabilities();
     // lavapipe compiles unpack2x16float and its like only on devices with f16.
-    allowed.set(naga::valid::Capabilities::SHADER_FLOAT16_IN_FLOAT32, spec.elem == DType::F16);
+    allowed.set(naga::valid::Capabilities::SHADER_FLOAT16_IN_FLOAT32, unpacks_halves(spec));
     let mut validator = naga::valid::Validator::new(naga::valid::ValidationFlags::all(), allowed);
     let info = validator.validate(&module).map_err(|e| {
         let at = e.location(&source.text).map_or("?".into(), |l| source.locate(l.line_number as usize));

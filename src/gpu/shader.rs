@@ -230,12 +230,19 @@ const ELEM_F16: Fragment = fragment!("lib/elem_f16.wgsl");
 const GRID: Fragment = fragment!("lib/grid.wgsl");
 /// Products of small matrices by matrix units.
 pub(crate) const MATRIX_UNITS: Fragment = fragment!("lib/matrix_units.wgsl");
+/// The device's own conversion of pairs of f16.
+pub(crate) const HALVES_DEVICE: Fragment = fragment!("lib/halves_device.wgsl");
 /// The counters of loads and stores, switched off. A test replaces this fragment to switch them on.
 const COUNT_OFF: Fragment = fragment!("lib/count_off.wgsl");
 
 /// Whether a kernel multiplies by a GPU's matrix units, which WGSL in browsers does not have.
 pub fn uses_matrix_units(spec: &Variant) -> bool {
     spec.fragments.iter().any(|fragment| fragment.path == MATRIX_UNITS.path)
+}
+
+/// Whether a kernel calls the device's conversion of pairs of f16, which some devices have only together with f16.
+pub(crate) fn unpacks_halves(spec: &Variant) -> bool {
+    spec.elem == DType::F16 || spec.fragments.iter().any(|fragment| fragment.path == HALVES_DEVICE.path)
 }
 
 /// Joins prelude, fragments and files.

@@ -100,6 +100,11 @@ impl HostTensor {
         &self.values
     }
 
+    /// Takes the values out.
+    pub fn into_values(self) -> Values {
+        self.values
+    }
+
     /// The values as f32, converted if they have another storage type.
     pub fn to_f32(&self) -> Vec<f32> {
         match &self.values {

@@ -27,6 +27,7 @@ mod matrix;
 mod mta;
 mod pieces;
 mod primitives;
+mod primitives_models;
 mod ramnet;
 mod ramnet_forms;
 mod slay;
@@ -63,6 +64,7 @@ fn main() -> ExitCode {
         matrix::tests(),
         mta::tests(),
         primitives::tests(),
+        primitives_models::tests(),
         ramnet::tests(),
         ramnet_forms::tests(),
         slay::tests(),
