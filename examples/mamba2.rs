@@ -146,7 +146,7 @@ impl Block {
         Self {
             conv: conv1d::Config { bias: true, ..conv },
             scan: ssd::Config { groups: GROUPS, a_log: true, d: true, z: true, dt_bias: true, ..scan },
-            norm: gated_norm::Config { weight: gated_norm::Weight::PerHead, gated: false, eps: 1e-5, ..norm },
+            norm: gated_norm::Config { weight: gated_norm::Weight::PerHead, gate: None, eps: 1e-5, ..norm },
         }
     }
 }
@@ -217,7 +217,7 @@ fn on_gpu(
         state: None,
     };
     let scan = scan_plan.bind(scan)?;
-    let norm = gated_norm::Tensors { x: &rows, gate: None, weight: Some(&scale), o: &output };
+    let norm = gated_norm::Tensors { weight: Some(&scale), ..gated_norm::Tensors::new(&rows, &output) };
     let norm = norm_plan.bind(norm)?;
     print!("{conv}{scan}{norm}");
 

@@ -382,6 +382,10 @@ const PART_LETTERS: &[(&str, &str)] = &[
     ("S", "rows of a table"),
     ("C", "codes"),
     ("E", "dim"),
+    ("G", "key heads"),
+    ("D", "dim"),
+    ("V", "rows of the table"),
+    ("L", "positions"),
 ];
 
 /// The same for products of matrices.

@@ -28,6 +28,7 @@ mod matrix;
 mod mta;
 mod pieces;
 mod primitives;
+mod primitives_models;
 mod ramnet;
 mod ramnet_forms;
 mod slay;
@@ -65,6 +66,7 @@ fn main() -> ExitCode {
         matrix::tests(),
         mta::tests(),
         primitives::tests(),
+        primitives_models::tests(),
         ramnet::tests(),
         ramnet_forms::tests(),
         slay::tests(),

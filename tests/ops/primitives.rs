@@ -11,21 +11,21 @@ use subquad::tensor::{DType, HostTensor, Layout, Shape, Tensor, TensorMap, Value
 
 use crate::support::{assert_matches, backends, backends_for, context, on_gpu_with, test};
 
-fn normal(shape: impl Into<Shape>, stream: u64) -> HostTensor {
+pub(crate) fn normal(shape: impl Into<Shape>, stream: u64) -> HostTensor {
     let shape = shape.into();
     HostTensor::f32(shape.clone(), random::normal(21, stream, shape.count()))
 }
 
-fn map(tensors: Vec<(&str, HostTensor)>) -> TensorMap {
+pub(crate) fn map(tensors: Vec<(&str, HostTensor)>) -> TensorMap {
     tensors.into_iter().map(|(name, tensor)| (name.to_owned(), tensor)).collect()
 }
 
-fn whole(shape: impl Into<Shape>, values: Vec<i32>) -> HostTensor {
+pub(crate) fn whole(shape: impl Into<Shape>, values: Vec<i32>) -> HostTensor {
     HostTensor::new(shape, Values::I32(values))
 }
 
 /// Numbers below `most`, the same ones in every run.
-fn numbers(count: usize, most: u32) -> Vec<i32> {
+pub(crate) fn numbers(count: usize, most: u32) -> Vec<i32> {
     let mut x = 12345u32;
     let mut next = || {
         x = x.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
@@ -195,20 +195,20 @@ fn numbers_are_sorted_stably_into_bins() {
 
 fn rows_are_normed_scaled_and_gated() {
     for layout in [Layout::Bhnd, Layout::Bnhd] {
-        for (weight, gated) in [
-            (gated_norm::Weight::None, true),
-            (gated_norm::Weight::Shared, true),
-            (gated_norm::Weight::PerHead, true),
-            (gated_norm::Weight::None, false),
-            (gated_norm::Weight::PerHead, false),
+        for (weight, gate) in [
+            (gated_norm::Weight::None, Some(gated_norm::Gate::Sigmoid)),
+            (gated_norm::Weight::Shared, Some(gated_norm::Gate::Sigmoid)),
+            (gated_norm::Weight::PerHead, Some(gated_norm::Gate::Sigmoid)),
+            (gated_norm::Weight::None, None),
+            (gated_norm::Weight::PerHead, None),
         ] {
             for (dim, dtype) in [(1, DType::F32), (64, DType::F32), (70, DType::F32), (20, DType::F16)] {
                 let tokens = Tokens::new(2, 3, 5).layout(layout);
-                let c = gated_norm::Config { weight, gated, dtype, ..gated_norm::Config::new(tokens, dim) };
+                let c = gated_norm::Config { weight, gate, dtype, ..gated_norm::Config::new(tokens, dim) };
                 let shape = layout.shape(2, 3, 5, dim);
                 let tensor = |stream| normal(shape.clone(), stream).cast(dtype);
                 let mut inputs = map(vec![("x", tensor(0))]);
-                if gated {
+                if gate.is_some() {
                     inputs.insert("gate", tensor(1));
                 }
                 match weight {
@@ -280,7 +280,7 @@ fn record(
     let mut encoder = ctx.device().create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
     let tensors = ramnet::Tensors::new(q, k, v, gamma, o);
     memory.bind(&Bound::from(tensors), &workspace).unwrap().encode(&mut encoder);
-    let tensors = gated_norm::Tensors { x: o, gate: Some(gate), weight: Some(weight), o: y };
+    let tensors = gated_norm::Tensors { gate: Some(gate), weight: Some(weight), ..gated_norm::Tensors::new(o, y) };
     norm.bind(&Bound::from(tensors), &workspace).unwrap().encode(&mut encoder);
     encoder
 }

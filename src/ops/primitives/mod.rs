@@ -1,17 +1,21 @@
-//! Building blocks of sparsely addressed memories, each usable on its own: addresses by products of choices ([`topk`]),
-//! weighted sums of rows of a table ([`gather`]), a stable sort of numbers by bins ([`stable_sort`]), the layer around a
-//! memory ([`gated_norm`]), and the nearest code of a codebook ([`quantize`]). RAM-Net uses the same WGSL fragments. Each
+//! Building blocks, each usable on its own. Of sparsely addressed memories: addresses by products of choices ([`topk`]),
+//! weighted sums of rows of a table ([`gather`]), a stable sort of numbers by bins ([`stable_sort`]), and the nearest code of a
+//! codebook ([`quantize`]); RAM-Net uses the same WGSL fragments. Of whole models: rows of a table of embeddings
+//! ([`embedding`]), norms and gates ([`gated_norm`]), rotary positions and the key/value cache ([`rope`]). Each
 //! configuration is an [`Operator`](crate::operator::Operator), so it can be planned ([`Plan`](crate::operator::Plan)) and
 //! run on the `cpu` backend. For the command they are the rows of [`PARTS`].
 
 #[cfg(feature = "cpu")]
 pub(crate) mod beam;
+mod columns;
+pub mod embedding;
 mod exact;
 pub mod gated_norm;
 pub mod gather;
 pub mod matmul;
 pub mod quantize;
 pub(crate) mod reference;
+pub mod rope;
 #[cfg(feature = "catalog")]
 mod row;
 pub mod stable_sort;
@@ -19,6 +23,9 @@ pub mod topk;
 
 #[cfg(feature = "catalog")]
 pub use row::PARTS;
+
+#[cfg(feature = "cpu")]
+use std::borrow::Cow;
 
 use crate::error::Error;
 use crate::gpu::grid::Grid;
@@ -117,6 +124,15 @@ fn whole<'t>(tensors: &'t TensorMap, name: &str) -> &'t [i32] {
     match tensors.get(name).map(HostTensor::values) {
         Some(Values::I32(values)) => values,
         _ => panic!("tensor {name} is missing"),
+    }
+}
+
+/// The numbers of an input as f32, borrowed if they are stored so; none if there is no such tensor.
+#[cfg(feature = "cpu")]
+fn floats<'t>(tensors: &'t TensorMap, name: &str) -> Cow<'t, [f32]> {
+    match tensors.get(name).map(HostTensor::values) {
+        Some(Values::F32(values)) => Cow::Borrowed(values),
+        _ => tensors.get(name).map(HostTensor::to_f32).unwrap_or_default().into(),
     }
 }
 

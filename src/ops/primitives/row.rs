@@ -1,6 +1,6 @@
 //! The rows of the parts in their table: tensors, flags, named shapes, and how a request becomes a configuration.
 
-use super::{Tokens, gated_norm, gather, matmul, quantize, stable_sort, topk};
+use super::{Tokens, embedding, gated_norm, gather, matmul, quantize, rope, stable_sort, topk};
 use crate::catalog::case::Case;
 use crate::catalog::domain::Domain;
 use crate::catalog::flags::{Flag, FlagKind, Flags};
@@ -12,7 +12,7 @@ use crate::operator::{Configured, Operator};
 use crate::tensor::{DType, Layout};
 
 /// Every part of this crate that runs alone.
-pub static PARTS: &[Op] = &[TOPK, GATHER, SORT, NORM, QUANTIZE, MATMUL];
+pub static PARTS: &[Op] = &[TOPK, GATHER, SORT, NORM, QUANTIZE, MATMUL, EMBEDDING, ROPE];
 
 /// What the rows of all parts have in common.
 const PART: Op = Op {
@@ -41,11 +41,13 @@ const BATCH: (&str, AxisDefault) = qkv::AXES[0];
 const HEADS: (&str, AxisDefault) = qkv::AXES[1];
 const LEN: (&str, AxisDefault) = qkv::AXES[3];
 const DIM: (&str, AxisDefault) = ("E", AxisDefault::Length(64));
+const KEY_DIM: (&str, AxisDefault) = qkv::AXES[5];
 
 const DEFAULT_CHOICES: usize = 4;
 const DEFAULT_TOPK: usize = 8;
 const DEFAULT_BINS: usize = 256;
 const DEFAULT_EPS: f32 = 1e-5;
+const DEFAULT_THETA: f32 = 10000.0;
 
 /// Addresses of the largest sums.
 const TOPK: Op = Op {
@@ -105,18 +107,36 @@ const SORT: Op = Op {
     ..PART
 };
 
-/// RMS norm and gate.
+/// Norm and gate.
 const NORM: Op = Op {
     name: gated_norm::Config::ALGORITHM.name,
-    summary: "RMS norm per head, times a weight and the sigmoid of a gate",
+    summary: "RMS or layer norm per head, times a weight, plus a bias, times the activation of a gate",
     inputs: &[
         X,
         TensorSpec::weight("weight", "E").or_forms(&[("weight.H", "H E")]),
+        TensorSpec::weight("bias", "E").or_forms(&[("bias.H", "H E")]),
         TensorSpec::sequence("gate", "B H N E").optional(),
     ],
     outputs: &[O],
     axes: &[BATCH, HEADS, LEN, DIM],
-    flags: &[Flag { name: "eps", kind: FlagKind::Number, help: "Number added to the mean square [default: 1e-5]" }],
+    flags: &[
+        Flag {
+            name: "kind",
+            kind: FlagKind::Choice(&["rms", "layer", "none"]),
+            help: "What a row is divided by: the root of its mean square, that of its variance around the mean, or nothing \
+                   [default: rms]",
+        },
+        Flag {
+            name: "gate",
+            kind: FlagKind::Choice(&["sigmoid", "silu"]),
+            help: "Activation of the tensor `gate`, which must be given with it [default: sigmoid]",
+        },
+        Flag {
+            name: "eps",
+            kind: FlagKind::Number,
+            help: "Number added to the mean square or the variance [default: 1e-5]",
+        },
+    ],
     complexity: "N E",
     configure: norm,
     cases: norm_cases,
@@ -168,6 +188,50 @@ const MATMUL: Op = Op {
     complexity: "N K M",
     configure: matmul,
     cases: matmul_cases,
+    ..PART
+};
+
+/// Rows of a table of embeddings.
+const EMBEDDING: Op = Op {
+    name: embedding::Config::ALGORITHM.name,
+    summary: "rows of a table by index, times a scale, plus rows of learned positions",
+    inputs: &[
+        TensorSpec::stream("index", "N").of(Domain::Index).drawn(Draw::Below("V")),
+        TensorSpec::stream("table", "V D"),
+        TensorSpec::weight("positions", "L D"),
+    ],
+    outputs: &[TensorSpec::stream("o", "N D")],
+    axes: &[LEN, ("V", AxisDefault::Length(1000)), ("L", AxisDefault::Same("N")), KEY_DIM],
+    flags: &[Flag { name: "scale", kind: FlagKind::Number, help: "Factor of the rows of the table [default: 1]" }],
+    complexity: "N D",
+    configure: embed,
+    cases: embedding_cases,
+    ..PART
+};
+
+/// Rotary positions.
+const ROPE: Op = Op {
+    name: rope::Config::ALGORITHM.name,
+    summary: "rotary positions: pairs of columns of q and k turn with the position of their token",
+    inputs: &[TensorSpec::sequence("q", "B H N D"), TensorSpec::sequence("k", "B G N D")],
+    outputs: &[TensorSpec::sequence("q_out", "B H N D"), TensorSpec::sequence("k_out", "B G N D")],
+    axes: &[BATCH, HEADS, qkv::AXES[2], LEN, KEY_DIM],
+    flags: &[
+        Flag { name: "theta", kind: FlagKind::Number, help: "Base of the frequencies, 1 or more [default: 10000]" },
+        Flag {
+            name: "rope-dims",
+            kind: FlagKind::Count,
+            help: "Number of leading columns that turn, in pairs half of them apart [default: D]",
+        },
+        Flag {
+            name: "position",
+            kind: FlagKind::Text("COUNT"),
+            help: "Position of the first token, a whole number of 0 or more [default: 0]",
+        },
+    ],
+    complexity: "N D",
+    configure: rotate,
+    cases: rope_cases,
     ..PART
 };
 
@@ -225,20 +289,71 @@ fn sort(request: &Request<'_>) -> Result<Box<dyn Operator>, Error> {
     checked(stable_sort::Config::new(d[0], d[1], d[2], bins(request.flags)?))
 }
 
+/// Whether a weight is given, and for which heads.
+fn weight_of(request: &Request<'_>, spec: &TensorSpec) -> Result<gated_norm::Weight, Error> {
+    Ok(match request.optional(NORM.name, spec)?.map(|shape| shape.rank()) {
+        None => gated_norm::Weight::None,
+        Some(1) => gated_norm::Weight::Shared,
+        Some(_) => gated_norm::Weight::PerHead,
+    })
+}
+
 fn norm(request: &Request<'_>) -> Result<Box<dyn Operator>, Error> {
-    let name = NORM.name;
-    let [x, weight, gate] = [0, 1, 2].map(|at| &NORM.inputs[at]);
+    let (name, flags) = (NORM.name, request.flags);
+    let [x, weight, bias, gate] = [0, 1, 2, 3].map(|at| &NORM.inputs[at]);
     let (tokens, dim) = tokens(name, request, x)?;
+    let gated = match flags.word("gate") {
+        None => request.optional(name, gate)?.is_some(),
+        Some(_) => request.required(name, gate).map(|_| true)?,
+    };
+    let act = if flags.word("gate") == Some("silu") { gated_norm::Gate::Silu } else { gated_norm::Gate::Sigmoid };
     checked(gated_norm::Config {
-        weight: match request.optional(name, weight)?.map(|shape| shape.rank()) {
-            None => gated_norm::Weight::None,
-            Some(1) => gated_norm::Weight::Shared,
-            Some(_) => gated_norm::Weight::PerHead,
+        kind: match flags.word("kind") {
+            Some("none") => gated_norm::Kind::None,
+            Some("layer") => gated_norm::Kind::Layer,
+            _ => gated_norm::Kind::Rms,
         },
-        gated: request.optional(name, gate)?.is_some(),
-        eps: request.flags.number(name, "eps")?.unwrap_or(DEFAULT_EPS),
+        weight: weight_of(request, weight)?,
+        bias: weight_of(request, bias)?,
+        gate: gated.then_some(act),
+        eps: flags.number(name, "eps")?.unwrap_or(DEFAULT_EPS),
         dtype: request.dtype,
         ..gated_norm::Config::new(tokens, dim)
+    })
+}
+
+fn embed(request: &Request<'_>) -> Result<Box<dyn Operator>, Error> {
+    let name = EMBEDDING.name;
+    let [index, table, positions] = [0, 1, 2].map(|at| &EMBEDDING.inputs[at]);
+    let tokens = request.required(name, index)?.dims()[0];
+    let table = request.required(name, table)?.dims();
+    checked(embedding::Config {
+        table_dtype: request.dtype,
+        dtype: request.dtype,
+        scale: request.flags.number(name, "scale")?.unwrap_or(1.0),
+        positions: request.optional(name, positions)?.map(|shape| shape.dims()[0]),
+        ..embedding::Config::new(tokens, table[0], table[1])
+    })
+}
+
+fn rotate(request: &Request<'_>) -> Result<Box<dyn Operator>, Error> {
+    let (name, flags) = (ROPE.name, request.flags);
+    let (of_q, dim) = tokens(name, request, &ROPE.inputs[0])?;
+    let (of_k, _) = tokens(name, request, &ROPE.inputs[1])?;
+    let first = match flags.word("position") {
+        None => 0,
+        Some(word) => word.parse().map_err(|_| {
+            Error::Usage(format!("{name}: --position: expected a whole number of 0 or more, found `{word}`"))
+        })?,
+    };
+    let theta = flags.number(name, "theta")?.unwrap_or(DEFAULT_THETA);
+    checked(rope::Config {
+        batch: of_q.batch,
+        rope: Some(rope::Rope::new(theta, flags.count(name, "rope-dims")?.unwrap_or(dim))),
+        first,
+        layout: request.layout,
+        dtype: request.dtype,
+        ..rope::Config::new(of_q.len, of_q.heads, of_k.heads, dim)
     })
 }
 
@@ -307,12 +422,27 @@ fn sort_cases() -> Vec<Case> {
 
 fn norm_cases() -> Vec<Case> {
     let grouped = Case::new("grouped", &[("B", 2), ("H", 3), ("N", 5), ("E", 20)]).with("weight.H").with("gate");
+    let wide = Case::new("wide", &[("H", 1), ("N", 1), ("E", 2048)]).with("weight");
     vec![
         Case { name: "grouped_f16".into(), ..grouped.clone().dtype(DType::F16) },
         grouped,
         Case::new("plain", &[("H", 2), ("N", 3), ("E", 1)]),
         Case::new("weighted", &[("H", 2), ("N", 3), ("E", 70)]).with("weight").flag("eps", "0.5"),
         Case::new("gated", &[("H", 2), ("N", 3), ("E", 70)]).with("gate"),
+        Case::new("layer", &[("H", 1), ("N", 9), ("E", 24)]).with("weight").with("bias").flag("kind", "layer"),
+        Case::new("gate_only", &[("H", 2), ("N", 3), ("E", 24)])
+            .with("bias.H")
+            .with("gate")
+            .flag("kind", "none")
+            .flag("gate", "silu"),
+        // A hidden state of one token.
+        wide.clone(),
+        Case { name: "wide_f16".into(), ..wide.dtype(DType::F16) },
+        Case::new("wide_layer", &[("H", 1), ("N", 3), ("E", 1100)]).with("weight").with("bias").flag("kind", "layer"),
+        Case::new("wide_odd", &[("H", 1), ("N", 2), ("E", 771)]).with("weight").flag("kind", "layer"),
+        // More than the invocations of a workgroup keep.
+        Case::new("wider", &[("H", 1), ("N", 2), ("E", 4099)]).with("gate").flag("kind", "layer").slow(),
+        Case::new("widest", &[("H", 1), ("N", 1), ("E", 16388)]).with("weight").slow(),
     ]
 }
 
@@ -352,4 +482,28 @@ fn matmul_cases() -> Vec<Case> {
     let activations = matmul::Activation::NAMED.into_iter().skip(1);
     cases.extend(activations.map(|(name, _)| shape(name, [9, 8, 12]).flag("activation", name)));
     cases
+}
+
+fn embedding_cases() -> Vec<Case> {
+    let grouped = Case::new("grouped", &[("N", 9), ("V", 50), ("D", 24)]);
+    vec![
+        Case { name: "grouped_f16".into(), ..grouped.clone().dtype(DType::F16) },
+        grouped,
+        Case::new("one", &[("N", 1), ("V", 1), ("D", 1)]),
+        Case::new("odd", &[("N", 70), ("V", 33), ("D", 7)]).flag("scale", "2.5"),
+        Case::new("odd_f16", &[("N", 70), ("V", 33), ("D", 7)]).dtype(DType::F16).with("positions"),
+        Case::new("positions", &[("N", 5), ("V", 33), ("L", 11), ("D", 24)]).with("positions").flag("scale", "0.5"),
+    ]
+}
+
+fn rope_cases() -> Vec<Case> {
+    let grouped = Case::new("grouped", &[("B", 2), ("H", 6), ("G", 3), ("N", 5), ("D", 24)]);
+    vec![
+        Case { name: "grouped_f16".into(), ..grouped.clone().dtype(DType::F16) },
+        grouped,
+        Case::new("one", &[("H", 1), ("N", 1), ("D", 2)]).flag("position", "3"),
+        Case::new("partial", &[("H", 2), ("N", 9), ("D", 24)]).flag("rope-dims", "8").flag("theta", "500000"),
+        Case::new("odd", &[("H", 3), ("N", 7), ("D", 21)]).flag("rope-dims", "10"),
+        Case::new("far", &[("H", 2), ("N", 70), ("D", 64)]).flag("position", "100000"),
+    ]
 }
