@@ -69,10 +69,12 @@ mod cores;
 mod cpu;
 pub mod error;
 pub mod gpu;
-#[cfg(feature = "cli")]
+#[cfg(feature = "files")]
 pub mod io;
 #[cfg(all(feature = "cli", not(target_arch = "wasm32")))]
 pub mod measure;
+#[cfg(all(feature = "model", not(target_arch = "wasm32")))]
+pub mod model;
 pub mod operator;
 pub mod ops;
 pub mod tensor;

@@ -18,6 +18,8 @@ mod forms;
 mod harmless;
 #[path = "cli/merging.rs"]
 mod merging;
+#[path = "cli/models.rs"]
+mod models;
 #[path = "cli/packed.rs"]
 mod packed;
 #[path = "cli/parts.rs"]

@@ -8,7 +8,7 @@ use clap::builder::PossibleValuesParser;
 use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches, ColorChoice, Command, value_parser};
 
-use super::{adapters, bench, check, completions, diff, inspect, merge, names, sample, wgsl};
+use super::{adapters, bench, check, completions, diff, inspect, merge, model, names, sample, wgsl};
 use crate::catalog::attention::LSE;
 use crate::catalog::flags::FlagKind;
 use crate::catalog::packed::Packed;
@@ -41,6 +41,7 @@ pub(super) fn command() -> Command {
         .subcommand(diff::command())
         .subcommand(inspect::command())
         .subcommand(merge::command())
+        .subcommand(model::command())
         .subcommand(check::command())
         .subcommand(bench::command())
         .subcommand(adapters::command())

@@ -14,6 +14,7 @@ mod inputs;
 mod inspect;
 mod kv_cache;
 mod merge;
+mod model;
 mod names;
 mod options;
 mod pieces;
@@ -144,6 +145,7 @@ fn dispatch(matches: &clap::ArgMatches) -> Result<Outcome, Error> {
         Some(("diff", matches)) => diff::diff(matches),
         Some(("inspect", matches)) => inspect::inspect(matches),
         Some(("merge", matches)) => merge::merge(matches),
+        Some(("model", matches)) => model::model(matches),
         Some(("check", matches)) => check::check(matches),
         Some(("bench", matches)) => bench::bench(matches),
         Some(("adapters", matches)) => adapters::adapters(matches),

@@ -344,6 +344,14 @@ impl Target {
         }
     }
 
+    /// The device; `None` for the `cpu` backend.
+    pub(super) fn context(&self) -> Option<&Context> {
+        match self {
+            Self::Cpu => None,
+            Self::Gpu(opened) => Some(&opened.context),
+        }
+    }
+
     /// Runs an operator and shows how far it is.
     pub(super) fn execute_shown(
         &self,

@@ -247,6 +247,19 @@ pub async fn read_timer(ctx: &Context, timer: &Timer) -> Result<Vec<Span>, Error
     Ok(timer.spans(&stamps, ctx.queue().get_timestamp_period()))
 }
 
+/// Overwrites the start of a contiguous tensor with these bytes, before whatever is submitted next.
+pub fn overwrite(ctx: &Context, tensor: &Tensor, bytes: &[u8]) {
+    ctx.queue().write_buffer(tensor.buffer(), tensor.offset(), bytes);
+}
+
+/// Copies a contiguous tensor to the start of a longer one, before whatever is submitted next.
+pub fn copy(ctx: &Context, from: &Tensor, to: &Tensor) {
+    let label = Some("copy");
+    let mut encoder = ctx.device().create_command_encoder(&wgpu::CommandEncoderDescriptor { label });
+    encoder.copy_buffer_to_buffer(from.buffer(), from.offset(), to.buffer(), to.offset(), from.binding_bytes());
+    ctx.queue().submit([encoder.finish()]);
+}
+
 /// Fills a buffer with one byte value. Tests use it to poison outputs and workspace.
 pub fn fill(ctx: &Context, buffer: &wgpu::Buffer, byte: u8) {
     ctx.queue().write_buffer(buffer, 0, &vec![byte; buffer.size() as usize]);

@@ -13,6 +13,7 @@
 mod atomic;
 mod decode;
 mod directory;
+mod mapped;
 mod metadata;
 mod npy;
 mod npz;
@@ -31,6 +32,7 @@ use crate::error::Error;
 use crate::tensor::TensorMap;
 use text::{one_line, quoted, shown};
 
+pub use mapped::Mapped;
 pub use opened::{Opened, open};
 pub(crate) use text::hidden;
 

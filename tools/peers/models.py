@@ -117,9 +117,9 @@ class Ours:
 
     def turn(self):
         """As Torch.turn. What `model bench --json` prints is read here and nowhere else."""
-        said = json.loads(self.call("bench", "--length", self.args.length, "--tokens", self.args.tokens, "--json"))
-        rows = {row["phase"]: row["seconds"] for row in said["rows"]}
-        return rows["prefill"], rows["decode"]
+        words = ["--lengths", self.args.length, "--tokens", self.args.tokens, "--repeats", 1, "--json"]
+        [row] = json.loads(self.call("bench", *words))["rows"]
+        return row["prefill_seconds"], row["decode_seconds_per_token"]
 
 
 def write(folder):
