@@ -152,6 +152,27 @@ wide! {
 }
 
 wide! {
+    /// `x = x * decay + y * factor`. Returns the inner product of the new x with z, in a fixed order.
+    pub(crate) fn decay_add_dot(x: &mut [f32], decay: f32, y: &[f32], factor: f32, z: &[f32]) -> f32 {
+        let mut lanes = [0.0; LANES];
+        let whole = x.len() / LANES * LANES;
+        for first in (0..whole).step_by(LANES) {
+            let (x, y, z) = (&mut x[first..][..LANES], &y[first..][..LANES], &z[first..][..LANES]);
+            for i in 0..LANES {
+                x[i] = x[i] * decay + y[i] * factor;
+                lanes[i] += x[i] * z[i];
+            }
+        }
+        let mut rest = 0.0;
+        for i in whole..x.len() {
+            x[i] = x[i] * decay + y[i] * factor;
+            rest += x[i] * z[i];
+        }
+        lanes.iter().sum::<f32>() + rest
+    }
+}
+
+wide! {
     /// `z + x * y`, element by element, written to z.
     pub(crate) fn add_product(z: &mut [f32], x: &[f32], y: &[f32]) {
         for (z, (x, y)) in z.iter_mut().zip(x.iter().zip(y)) {

@@ -67,6 +67,15 @@ impl Mapped {
         })
     }
 
+    /// Lets the system take back the memory of what was read. It is read again if it is asked for.
+    pub fn release(&self) {
+        #[cfg(unix)]
+        {
+            // SAFETY: the map is of a file and only read, so that its pages come back as they were.
+            let _ = unsafe { self.map.unchecked_advise(memmap2::UncheckedAdvice::DontNeed) };
+        }
+    }
+
     /// Path of the file.
     pub fn path(&self) -> &Path {
         &self.path

@@ -1,13 +1,15 @@
 //! Runs the graph of a model on the host: on the `cpu` backend, or by the definitions of the operators.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
 use super::builder::Phase;
 use super::graph::{Graph, Home, Id, Piece, View};
 use super::{Model, grown, state_name, state_parts};
+use crate::cpu::threads;
 use crate::error::Error;
 use crate::operator::{Operator, Precision, Rows};
-use crate::tensor::{Access, DType, HostTensor, TensorMap, Values};
+use crate::tensor::{Access, DType, Data, HostTensor, TensorMap, Values};
 
 /// Values of runs of at most so many tokens are kept for the next run, which then needs no new memory.
 const KEPT: usize = 16;
@@ -55,6 +57,8 @@ impl<'m> Host<'m> {
             }
             tensors.push(map);
         }
+        // The copies are what runs read.
+        self.model.weights.release();
         let (values, last) = (graph.values.iter().map(|_| None).collect(), graph.last_reads());
         Ok(Prepared { graph, tensors, values, last })
     }
@@ -165,23 +169,14 @@ impl<'m> Host<'m> {
     }
 }
 
-/// The tensor with values that can be cloned without a copy.
+/// A weight in memory of its own, whose values can be cloned without a copy.
 fn shared(mut tensor: HostTensor) -> HostTensor {
     match tensor.values_mut() {
-        Values::F32(values) => *values = crate::tensor::Data::shared(std::sync::Arc::new(Keep(values.clone()))),
-        Values::F16(values) => *values = crate::tensor::Data::shared(std::sync::Arc::new(Keep(values.clone()))),
+        Values::F32(values) => *values = Data::shared(Arc::new(threads::resident(values))),
+        Values::F16(values) => *values = Data::shared(Arc::new(threads::resident(values))),
         Values::I64(_) | Values::I32(_) | Values::U32(_) | Values::U8(_) => {}
     }
     tensor
-}
-
-/// Owns values that tensors share.
-struct Keep<T>(crate::tensor::Data<T>);
-
-impl<T> AsRef<[T]> for Keep<T> {
-    fn as_ref(&self) -> &[T] {
-        &self.0
-    }
 }
 
 /// Whether a view is of all elements in their order.

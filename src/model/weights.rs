@@ -169,6 +169,11 @@ impl Weights {
         Err(Error::file(file.path().to_path_buf(), message))
     }
 
+    /// Lets the system take back the memory of what was read. It is read again if it is asked for.
+    pub(crate) fn release(&self) {
+        self.files.iter().for_each(Mapped::release);
+    }
+
     /// Folder of the files.
     pub(crate) fn folder(&self) -> &Path {
         &self.folder

@@ -348,7 +348,7 @@ impl<C: Configured> Operator for C {
 
 /// Puts outputs into the map of the inputs.
 #[cfg(feature = "cpu")]
-fn insert_all(tensors: &mut TensorMap, outputs: TensorMap) {
+pub(crate) fn insert_all(tensors: &mut TensorMap, outputs: TensorMap) {
     outputs.into_iter().for_each(|(name, tensor)| tensors.insert(name, tensor));
 }
 

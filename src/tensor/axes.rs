@@ -25,11 +25,13 @@ pub(crate) fn join<T: Copy>(pieces: &[(usize, &[T])], inner: usize) -> Vec<T> {
 
 /// Exchanges two neighbouring axes, the last ones: matrices of `columns` columns are transposed.
 pub(crate) fn exchange<T: Copy>(values: &[T], [rows, columns]: [usize; 2]) -> Vec<T> {
-    let matrices = values.chunks_exact((rows * columns).max(1));
-    let turned = |matrix: &'_ [T]| -> Vec<T> {
-        (0..columns).flat_map(|column| matrix.iter().skip(column).step_by(columns).copied()).collect()
-    };
-    matrices.flat_map(turned).collect()
+    let mut exchanged = Vec::with_capacity(values.len());
+    for matrix in values.chunks_exact((rows * columns).max(1)) {
+        for column in 0..columns {
+            exchanged.extend((0..rows).map(|row| matrix[row * columns + column]));
+        }
+    }
+    exchanged
 }
 
 #[cfg(test)]

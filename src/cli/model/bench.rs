@@ -24,6 +24,12 @@ pub(super) fn command() -> Command {
     ))
     .arg(args::value("lengths").value_name("N,N,..").help("Tokens of the prompts [default: 128,512,1024]"))
     .arg(
+        args::value("tokens")
+            .value_name("COUNT")
+            .allow_negative_numbers(true)
+            .help("Tokens decoded behind each prompt [default: 32]"),
+    )
+    .arg(
         args::value("repeats")
             .value_name("COUNT")
             .allow_negative_numbers(true)

@@ -16,7 +16,7 @@ use crate::cpu::scan::Scan;
 use crate::cpu::tiles::{Output, Source};
 use crate::operator::mode::Mode;
 use crate::operator::qkv::Qkv;
-use crate::tensor::{HostTensor, TensorMap, Values};
+use crate::tensor::{HostTensor, TensorMap, Values, axes};
 
 /// Tokens per segment if the configuration does not set it. It is long enough that adding the earlier state costs
 /// little, and short enough that one head keeps several threads busy.
@@ -230,9 +230,7 @@ impl<F: Features> Recurrence<F> {
                 states.chunks_exact(scan.state).flat_map(|x| &x[at.clone()]).copied().collect()
             };
             if self.transposed {
-                let matrices = part(0..m * e);
-                let turned = matrices.chunks_exact(m * e).flat_map(|matrix| turn(matrix, e)).collect();
-                outputs.insert("state", HostTensor::f32([b, g, e, m], turned));
+                outputs.insert("state", HostTensor::f32([b, g, e, m], axes::exchange(&part(0..m * e), [m, e])));
             } else {
                 outputs.insert("state", HostTensor::f32([b, g, m, e], part(0..m * e)));
             }
@@ -245,11 +243,6 @@ impl<F: Features> Recurrence<F> {
         }
         outputs
     }
-}
-
-/// Transposes a matrix with `columns` columns.
-fn turn(matrix: &[f32], columns: usize) -> Vec<f32> {
-    (0..columns).flat_map(|column| matrix.iter().skip(column).step_by(columns)).copied().collect()
 }
 
 /// One run: the recurrence, its tensors and the output buffer.
@@ -346,7 +339,8 @@ impl<F: Features> Job<'_, F> {
             {
                 for (state, given) in states.chunks_exact_mut(len).zip(given.chunks_exact(range.len())) {
                     if self.run.transposed && name == "state" {
-                        state[range.clone()].copy_from_slice(&turn(given, self.features().width()));
+                        let sizes = [self.run.qkv.dim_v, self.features().width()];
+                        state[range.clone()].copy_from_slice(&axes::exchange(given, sizes));
                     } else {
                         state[range.clone()].copy_from_slice(given);
                     }

@@ -5,7 +5,7 @@ use super::{Activation, ChannelLayout, Config};
 use crate::cpu::channels;
 use crate::cpu::tiles::Output;
 use crate::cpu::{simd, threads};
-use crate::tensor::{HostTensor, TensorMap};
+use crate::tensor::{HostTensor, TensorMap, axes};
 
 /// Tokens at a time. Together with their inputs they stay in a first-level cache, if the taps lie next to each other.
 const TOKENS: usize = 2048;
@@ -91,11 +91,8 @@ impl Inputs<'_> {
         let config = self.config;
         let (s, span, left) = (config.shape, config.span(), config.left());
         // The weights of a tap, and the inputs of a token in the state, as rows of channels.
-        let taps = turned(self.weight, s.channels, config.width);
-        let before = given.map(|state| {
-            let entry = s.channels * span;
-            (0..s.batch).flat_map(|b| turned(&state[b * entry..][..entry], s.channels, span)).collect::<Vec<_>>()
-        });
+        let taps = axes::exchange(self.weight, [s.channels, config.width]);
+        let before = given.map(|state| axes::exchange(&state, [s.channels, span]));
         let y = Output::rows(s.dtype, s.batch * s.length, s.channels);
         let blocks = s.length.div_ceil(ROWS);
         let work = (ROWS * s.channels * 2 * (config.width + 8)) as u64;
@@ -139,7 +136,7 @@ impl Inputs<'_> {
                         (None, None) => last.resize(last.len() + s.channels, 0.0),
                     }
                 }
-                states.extend(turned(&last, span, s.channels));
+                states.extend(axes::exchange(&last, [span, s.channels]));
             }
         }
         (y.finish().reshape([s.batch, s.length, s.channels]), states)
@@ -151,11 +148,6 @@ impl Inputs<'_> {
         let start = (b * s.length + token) * s.channels;
         channels::span(self.x, start..start + s.channels, space)
     }
-}
-
-/// The transpose of a matrix.
-fn turned(matrix: &[f32], rows: usize, columns: usize) -> Vec<f32> {
-    (0..columns).flat_map(|column| (0..rows).map(move |row| matrix[row * columns + column])).collect()
 }
 
 /// Describes the algorithm, for people.

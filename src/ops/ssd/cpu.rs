@@ -1,16 +1,16 @@
 //! The `cpu` backend: the recurrence of [`crate::cores::recurrence::cpu`] with keys b, values x and queries c. The keys
 //! of each token are multiplied by its step. The epilogue adds d x and multiplies by the gate of z.
 
-use crate::cpu::simd;
 use std::ops::Range;
 
 use super::Config;
 use crate::cores::recurrence::cpu as recurrence;
 use crate::cores::recurrence::cpu::{Components, Head, Recurrence, Tensors};
 use crate::cores::recurrence::cpu_decay::{Decay, Steps};
-use crate::cpu::channels;
 use crate::cpu::tiles::Source;
-use crate::tensor::{Layout, TensorMap};
+use crate::cpu::{channels, simd, threads};
+use crate::operator::insert_all;
+use crate::tensor::{HostTensor, Layout, TensorMap, Values};
 
 /// Runs the operator. [`crate::operator::Operator::cpu`] describes the tensors.
 pub(super) fn run(config: &Config, tensors: &TensorMap) -> TensorMap {
@@ -54,6 +54,57 @@ pub(super) fn run(config: &Config, tensors: &TensorMap) -> TensorMap {
     };
     let own = Tensors { q: source("c"), k: source("b"), v: source("x"), decay: Decay::Steps(steps) };
     run.run(own, tensors, "y", (config.d || config.z).then_some(&finish))
+}
+
+/// Runs in place. One token updates the rows of the state where they are; more tokens run as [`run`] does.
+pub(super) fn update(config: &Config, tensors: &mut TensorMap) {
+    if config.length > 1 || !config.mode.carry {
+        insert_all(tensors, run(config, tensors));
+        return;
+    }
+    let slot = config.state_slot();
+    let mut state = tensors.lend(slot.name, &slot.shape(), slot.dtype);
+    let mut y = vec![0.0; config.batch * config.heads * config.dim];
+    if let Values::F32(state) = state.values_mut() {
+        step(config, tensors, state.to_mut(), &mut y);
+    }
+    tensors.insert(slot.name, state);
+    let shape = [config.batch, 1, config.heads, config.dim];
+    tensors.insert("y", HostTensor::f32(shape, y).cast(config.dtype));
+}
+
+/// One token: `S = e^(a dt) S + dt x b^T`, then `y = S c`, and the epilogue.
+fn step(config: &Config, tensors: &TensorMap, state: &mut [f32], y: &mut [f32]) {
+    let read = |name: &str| tensors.get(name).map(HostTensor::to_f32);
+    let [x, b, c, mut steps] =
+        ["x", "b", "c", "dt"].map(|name| read(name).unwrap_or_else(|| panic!("tensor {name} is missing")));
+    let (heads, dim, states) = (config.heads, config.dim, config.states);
+    if let Some(bias) = read("dt_bias") {
+        steps.chunks_exact_mut(heads).for_each(|steps| simd::add(steps, &bias));
+    }
+    config.steps.apply(&mut steps);
+    let rates = read("a_log").map(|logs| logs.into_iter().map(channels::rate).collect());
+    let rates: Vec<f32> = rates.or_else(|| read("a")).unwrap_or_default();
+    let work = (8 * dim * states) as u64;
+    threads::each_pair_mut([state, y], [dim * states, dim], work, |unit, state, y| {
+        let (batch, head) = (unit / heads, unit % heads);
+        let group = batch * config.groups + head / (heads / config.groups);
+        let [b, c] = [&b, &c].map(|shared| &shared[group * states..][..states]);
+        let (step, x) = (steps[unit], &x[unit * dim..][..dim]);
+        let decay = (step * rates[head]).exp();
+        for ((row, x), y) in state.chunks_exact_mut(states).zip(x).zip(y) {
+            *y = simd::decay_add_dot(row, decay, b, step * x, c);
+        }
+    });
+    if let Some(d) = read("d") {
+        let each = if config.d_per_channel { 1 } else { dim };
+        let all = y.chunks_exact_mut(heads * dim).zip(x.chunks_exact(heads * dim));
+        all.for_each(|(y, x)| (0..heads * dim).for_each(|at| y[at] += d[at / each] * x[at]));
+    }
+    if let Some(mut gates) = read("z") {
+        channels::silu(&mut gates);
+        simd::multiply(y, &gates);
+    }
 }
 
 /// Describes the chunks and segments, for people.

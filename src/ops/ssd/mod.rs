@@ -196,7 +196,7 @@ impl Configured for Config {
         program: Self::program,
         reference: [reference::outputs::<f32>, reference::outputs::<f64>],
         #[cfg(feature = "cpu")]
-        cpu: crate::operator::CpuBackend::new(cpu::run, cpu::variant),
+        cpu: crate::operator::CpuBackend::new(cpu::run, cpu::variant).in_place(cpu::update),
     };
 
     fn log_decay(&self) -> Result<LogDecayFn<Self>, Error> {
