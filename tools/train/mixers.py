@@ -1,4 +1,4 @@
-"""The mixers of a model: softmax, linear, slay and ssd as torch modules, with the names that subquad reads.
+"""The mixers of a model: softmax, linear, slay, ssd and conv1d as torch modules, with the names that subquad reads.
 
 A mixer maps [B, N, d] to [B, N, d] causally. Parameters have the names and shapes of the model format, so that a state
 dictionary is the file. docs/operators.md has the formulas; ramnet.py has the mixer of that name.
@@ -49,6 +49,18 @@ class Convolution(Weight):
         padded = F.pad(x, (0, 0, width - 1, 0))
         length, taps = x.shape[1], self.weight[:, 0]
         return F.silu(self.bias + sum(taps[:, w] * padded[:, w : w + length] for w in range(width)))
+
+
+class Conv1d(Convolution):
+    """The convolution as a mixer of its own, with an output projection."""
+
+    def __init__(self, model, layer):
+        width = model["hidden_size"]
+        super().__init__(width, layer.get("conv", 4))
+        self.o = projection(width, width, (2 * len(model["layers"])) ** -0.5)
+
+    def forward(self, x):
+        return apply(self.o, super().forward(x))
 
 
 def rotate(x, theta):

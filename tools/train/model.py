@@ -8,10 +8,10 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn import functional as F
 
-from mixers import Linear, Slay, Softmax, Ssd, Weight, apply, projection, rms
+from mixers import Conv1d, Linear, Slay, Softmax, Ssd, Weight, apply, projection, rms
 from ramnet import Ramnet
 
-MIXERS = {"softmax": Softmax, "linear": Linear, "slay": Slay, "ssd": Ssd, "ramnet": Ramnet}
+MIXERS = {"softmax": Softmax, "linear": Linear, "slay": Slay, "ssd": Ssd, "ramnet": Ramnet, "conv1d": Conv1d}
 
 
 class Swiglu(nn.Module):
