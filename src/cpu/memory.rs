@@ -9,6 +9,25 @@ use crate::tensor::{Access, Slot};
 /// Smaller allocations are not compared with the memory left: asking for it takes longer than they do.
 const SMALL: u64 = 64 << 20;
 
+/// Keeps freed memory in this process for what it allocates next. A model allocates and frees the same tensors layer after layer,
+/// and a system that takes each back clears its pages again: a third of the time of a small model on a long text.
+#[cfg(feature = "cli")]
+pub(crate) fn keep_freed() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    {
+        const M_TRIM_THRESHOLD: std::ffi::c_int = -1;
+        const M_MMAP_MAX: std::ffi::c_int = -4;
+        unsafe extern "C" {
+            fn mallopt(param: std::ffi::c_int, value: std::ffi::c_int) -> std::ffi::c_int;
+        }
+        // SAFETY: the call sets two numbers of the allocator. Where it refuses, memory is freed as before.
+        unsafe {
+            mallopt(M_TRIM_THRESHOLD, std::ffi::c_int::MAX);
+            mallopt(M_MMAP_MAX, 0);
+        }
+    }
+}
+
 /// What a run unwinds with if memory for it cannot be had: the bytes that it asked for.
 struct Exhausted(u64);
 

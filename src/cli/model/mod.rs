@@ -15,6 +15,7 @@ use super::args;
 use super::options;
 use super::report::Ui;
 use super::target::{Target, TargetArgs};
+use crate::cpu::memory;
 use crate::error::Error;
 use crate::io::{self, is_dash};
 use crate::model::tokens::Tokenizer;
@@ -49,6 +50,7 @@ pub(super) fn command() -> Command {
 
 /// Runs the subcommand.
 pub(super) fn model(matches: &ArgMatches) -> Result<Outcome, Error> {
+    memory::keep_freed();
     match matches.subcommand() {
         Some(("run", matches)) => run::run(matches),
         Some(("score", matches)) => score::score(matches),
