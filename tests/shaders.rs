@@ -16,6 +16,7 @@ use subquad::measure::probes;
 use subquad::operator::Operator;
 use subquad::operator::mode::Mode;
 use subquad::operator::qkv::Qkv;
+use subquad::ops::primitives::matmul::{self, Output};
 use subquad::ops::{self, linear, slay, softmax, ssd, yat};
 use subquad::tensor::DType;
 
@@ -32,7 +33,8 @@ fn shaders() -> &'static [Shader] {
     static SHADERS: OnceLock<Vec<Shader>> = OnceLock::new();
     SHADERS.get_or_init(|| {
         let all = ops::all().flat_map(|op| op.kernels()).chain(probes::kernels());
-        let mut list: Vec<_> = all.chain(self_test::kernels()).chain(with_subgroups()).chain(with_matrices()).collect();
+        let all = all.chain(self_test::kernels()).chain(with_subgroups()).chain(with_matrices()).chain(of_products());
+        let mut list: Vec<_> = all.collect();
         // A part may have the same specialisation alone and in an operator.
         let mut seen = HashSet::new();
         list.retain(|(kernel, spec)| seen.insert((kernel.name, spec.clone())));
@@ -88,7 +90,52 @@ fn with_subgroups() -> Vec<(&'static Kernel, Variant)> {
         let operators: [&dyn Operator; 6] = [&plain, &performer, &gated, &delta, &spherical, &spaces];
         operators.iter().for_each(|operator| take(*operator, &caps));
     }
+    for (size, weight) in [(8, DType::F32), (32, DType::F16), (64, DType::F32)] {
+        let caps = Caps { subgroups: Some((size, size)), software: size < 32, ..caps.clone() };
+        for rows in [1, 4, 8] {
+            take(&matmul::Config { weight, bias: true, ..matmul::Config::new(rows, 64, 70) }, &caps);
+        }
+    }
+    take(&matmul::Config::new(40, 64, 70), &caps);
     assert!(list.len() >= 60, "{} kernels", list.len());
+    list
+}
+
+/// Forms of products that no case of the command has: several outputs, columns first, splits of K, and halves on devices without
+/// f16 and on those with it.
+fn of_products() -> Vec<(&'static Kernel, Variant)> {
+    let mut list: Vec<(&'static Kernel, Variant)> = Vec::new();
+    let turned = |width| Output { width, columns: true };
+    let several =
+        [vec![Output::new(24), turned(20)], vec![Output::new(3), turned(7), Output::new(1)], vec![turned(24)]];
+    for outputs in several {
+        for (rows, inner) in [(1, 24), (5, 37), (12, 64), (36, 1024), (36, 1027), (100, 40)] {
+            for (dtype, weight, f16) in [
+                (DType::F32, DType::F32, false),
+                (DType::F32, DType::F16, false),
+                (DType::F32, DType::F16, true),
+                (DType::F16, DType::F32, true),
+                (DType::F16, DType::F16, true),
+            ] {
+                for x_columns in [false, true] {
+                    let one = outputs.len() == 1;
+                    let base = matmul::Config {
+                        dtype,
+                        weight,
+                        x_columns,
+                        bias: x_columns,
+                        ..matmul::Config::new(rows, inner, 1)
+                    };
+                    let config = matmul::Config { times: one, residual: one, outputs: outputs.clone(), ..base };
+                    for step in config.program(&Caps { f16, ..Caps::portable() }).unwrap().steps() {
+                        if !list.iter().any(|(kernel, other)| kernel.name == step.kernel.name && *other == step.spec) {
+                            list.push((step.kernel, step.spec.clone()));
+                        }
+                    }
+                }
+            }
+        }
+    }
     list
 }
 
@@ -120,6 +167,22 @@ fn with_matrices() -> Vec<(&'static Kernel, Variant)> {
                     }
                 }
             }
+        }
+        let halves = |rows, inner, width| matmul::Config {
+            dtype: DType::F16,
+            weight: DType::F16,
+            bias: true,
+            ..matmul::Config::new(rows, inner, width)
+        };
+        let turned = matmul::Config {
+            x_columns: true,
+            outputs: vec![Output::new(20), Output { width: 7, columns: true }],
+            ..halves(40, 37, 1)
+        };
+        for config in [halves(128, 64, 64), halves(40, 1024, 75), turned] {
+            let step = config.program(&caps).unwrap().steps()[0].clone();
+            assert_eq!(step.kernel.name, "primitives_matmul_matrix");
+            list.push((step.kernel, step.spec));
         }
     }
     list

@@ -115,6 +115,48 @@ wide! {
     }
 }
 
+/// Inner products of each of some rows with each of others, each as [`dot`] sums it. They are computed together, so that every
+/// element is loaded once.
+#[inline(always)]
+fn dots<const W: usize, const X: usize>(w: [&[f32]; W], x: [&[f32]; X]) -> [[f32; X]; W] {
+    let mut lanes = [[[0.0f32; LANES]; X]; W];
+    let whole = x[0].len() / LANES * LANES;
+    for at in (0..whole).step_by(LANES) {
+        let x = x.map(|x| &x[at..at + LANES]);
+        for (w, lanes) in w.iter().zip(&mut lanes) {
+            let w = &w[at..at + LANES];
+            for (x, lanes) in x.iter().zip(lanes) {
+                for i in 0..LANES {
+                    lanes[i] += w[i] * x[i];
+                }
+            }
+        }
+    }
+    let mut sums = [[0.0; X]; W];
+    for i in 0..W {
+        for j in 0..X {
+            let rest: f32 = w[i][whole..].iter().zip(&x[j][whole..]).map(|(w, x)| w * x).sum();
+            sums[i][j] = lanes[i][j].iter().sum::<f32>() + rest;
+        }
+    }
+    sums
+}
+
+wide! {
+    /// Inner products of four rows with one.
+    pub(crate) fn four_dots(w: [&[f32]; 4], x: &[f32]) -> [f32; 4] {
+        dots(w, [x]).map(|[sum]| sum)
+    }
+}
+
+wide! {
+    /// Inner products of two rows with two others: of the first with both, then of the second.
+    pub(crate) fn pairs_of_dots(w: [&[f32]; 2], x: [&[f32]; 2]) -> [f32; 4] {
+        let [[a, b], [c, d]] = dots(w, x);
+        [a, b, c, d]
+    }
+}
+
 wide! {
     /// `x *= factor`.
     pub(crate) fn scale(x: &mut [f32], factor: f32) {
@@ -193,6 +235,17 @@ wide! {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn inner_products_do_not_depend_on_those_beside_them() {
+        for len in [1, 15, 16, 47, 300] {
+            let rows: Vec<Vec<f32>> =
+                (0..6).map(|row| (0..len).map(|i| ((i * 7 + row * 31) as f32).sin()).collect()).collect();
+            let [a, b, c, d, x, y] = [0, 1, 2, 3, 4, 5].map(|row| &rows[row][..]);
+            assert_eq!(four_dots([a, b, c, d], x), [dot(a, x), dot(b, x), dot(c, x), dot(d, x)], "{len}");
+            assert_eq!(pairs_of_dots([a, b], [x, y]), [dot(a, x), dot(a, y), dot(b, x), dot(b, y)], "{len}");
+        }
+    }
 
     #[test]
     fn exponentials_are_right_to_the_last_place() {

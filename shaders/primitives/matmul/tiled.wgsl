@@ -1,13 +1,15 @@
-// Products with weights, tiled: a workgroup computes ROWS rows of x by COLUMNS rows of the weight, from slices of 4 DIM4 columns
-// in workgroup memory. An invocation has groups of four neighbouring rows and one of four neighbouring columns, so that it
-// stores four elements at once whichever of them lie side by side in o.
-// Grid: row tiles, column tiles; no column tile has two outputs. Reads x, weight and what follows the sums; writes o.
+// Products with weights, tiled: a workgroup computes ROWS rows of x by COLUMNS rows of the weight, from slices of 4 DIM4
+// columns in workgroup memory. An invocation has groups of four neighbouring rows and one of four neighbouring columns, so
+// that it stores four elements at once whichever of them lie side by side in o.
+// Grid: row tiles, column tiles, splits of K; no column tile has two outputs. Reads x, weight and what follows the sums;
+// writes o, or partials.
 //
 // Rows, columns and elements past the end repeat the last ones; products past the end of a row are of zeros. The next slice
 // is loaded into registers while a slice is multiplied.
 //
 // Consts of the prelude: ROW_THREADS, ROWS_EACH, COL_THREADS, KEYS_EACH (4), DIM4, ODD_DIMS, OUTPUTS. Needs a fragment each of
-// x_*, weight_*, o_*, bias, times and residual, products.wgsl and lanes for rows of COL_THREADS.
+// x_*, lines_*, weight_* and bias, tile.wgsl, dims.wgsl, finish.wgsl or partial_*.wgsl, products.wgsl, and lanes for rows of
+// COL_THREADS.
 const ROWS: u32 = ROW_THREADS * ROWS_EACH;
 const COLUMNS: u32 = COL_THREADS * KEYS_EACH;
 const INVOCATIONS: u32 = ROW_THREADS * COL_THREADS;
@@ -29,7 +31,7 @@ fn slice_key(column: u32, c: u32) -> vec4<f32> {
     return wg_columns[column * COLUMN_STRIDE + c];
 }
 
-// The place of a row of the tile: an invocation's rows are every ROW_THREADS-th, and four neighbouring rows are one invocation's.
+// The place of a row of the tile: an invocation has every ROW_THREADS-th, and four neighbouring rows of x.
 fn row_place(row: u32) -> u32 {
     let four = row / 4u;
     return four % ROW_THREADS + ROW_THREADS * (four / ROW_THREADS * 4u + row % 4u);
@@ -37,12 +39,6 @@ fn row_place(row: u32) -> u32 {
 
 fn column_place(column: u32) -> u32 {
     return column / 4u + COL_THREADS * (column % 4u);
-}
-
-// Four columns of a slice, without those past the end of a row.
-fn whole_dims(four: vec4<f32>, k: u32) -> vec4<f32> {
-    let inside = vec4<u32>(k, k + 1u, k + 2u, k + 3u) < vec4<u32>(params.inner);
-    return select(four, select(vec4<f32>(0.0), four, inside), vec4<bool>(ODD_DIMS != 0u));
 }
 
 // Loads the slices from column `k` on.
@@ -66,14 +62,17 @@ fn load_slices(
     }
 }
 
-fn product(own: Output, first_row: u32, first_column: u32, invocation: u32) {
+fn product(tile: Tile, invocation: u32) {
+    let own = params.outputs[tile.output];
+    let first_row = tile.row;
+    let first_column = tile.column;
     let row_thread = same_in_row(invocation / COL_THREADS);
     let col_thread = invocation % COL_THREADS;
     var rows: array<vec4<f32>, ROW_TURNS>;
     var columns: array<vec4<f32>, COLUMN_TURNS>;
     clear_cells();
-    load_slices(own, first_row, first_column, 0u, invocation, &rows, &columns);
-    for (var k = 0u; k < params.inner; k += 4u * DIM4) {
+    load_slices(own, first_row, first_column, tile.start, invocation, &rows, &columns);
+    for (var k = tile.start; k < tile.end; k += 4u * DIM4) {
         workgroupBarrier();
         for (var turn = 0u; turn < ROW_TURNS; turn++) {
             let line = x_line(invocation + INVOCATIONS * turn);
@@ -87,7 +86,7 @@ fn product(own: Output, first_row: u32, first_column: u32, invocation: u32) {
         }
         workgroupBarrier();
         let next = k + 4u * DIM4;
-        if (next < params.inner) {
+        if (next < tile.end) {
             load_slices(own, first_row, first_column, next, invocation, &rows, &columns);
         }
         add_products(row_thread, col_thread);
@@ -125,8 +124,5 @@ fn primitives_matmul_tiled(
     if (index >= params.grid.end) {
         return;
     }
-    let tile = index / params.row_tiles;
-    let own = params.outputs[output_of(tile)];
-    let first_row = params.first_row + index % params.row_tiles * ROWS;
-    product(own, first_row, own.start + (tile - own.tile) * COLUMNS, invocation);
+    product(tile_of(index), invocation);
 }

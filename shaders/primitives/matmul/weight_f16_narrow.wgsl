@@ -1,4 +1,4 @@
-// Loads of a weight of f16, a word for each element (weight_f16_wide.wgsl).
+// Loads of a weight of f16 beside x of f32, a word for each element (weight_f16_wide.wgsl).
 @group(0) @binding(WEIGHT_BINDING) var<storage, read> weight: array<u32>; // M K
 
 fn load_half(at: u32) -> f32 {

@@ -1,4 +1,4 @@
-// Loads of a weight of f16, four columns at once as two words (weight_f32_wide.wgsl). Needs halves_device.wgsl or
+// Loads of a weight of f16 beside x of f32, four columns at once as two words (weight_wide.wgsl). Needs halves_device.wgsl or
 // halves_software.wgsl.
 @group(0) @binding(WEIGHT_BINDING) var<storage, read> weight: array<vec2<u32>>; // M K
 

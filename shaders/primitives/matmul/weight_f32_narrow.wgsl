@@ -1,4 +1,4 @@
-// Loads of the weight, element by element (weight_f32_wide.wgsl).
+// Loads of a weight of f32 beside x of f16, element by element (weight_wide.wgsl).
 @group(0) @binding(WEIGHT_BINDING) var<storage, read> weight: array<f32>; // M K
 
 fn load_weight(row: u32, k: u32) -> vec4<f32> {

@@ -1,13 +1,8 @@
-// Loads of x that has its columns first (x_wide.wgsl): neighbouring invocations load neighbouring rows.
+// Loads of x that has its columns first (x_wide.wgsl).
 @group(0) @binding(X_BINDING) var<storage, read> x: array<Elem>; // K N
 
 fn load_x(row: u32, k: u32) -> vec4<f32> {
     let last = params.inner - 1u;
     let at = row + min(vec4<u32>(k, k + 1u, k + 2u, k + 3u), vec4<u32>(last)) * params.rows;
     return vec4<f32>(f32(x[at.x]), f32(x[at.y]), f32(x[at.z]), f32(x[at.w]));
-}
-
-// The row and the group of columns that an invocation loads. Those behind the last are where the others have them.
-fn x_line(i: u32) -> vec2<u32> {
-    return select(vec2<u32>(i % ROWS, i / ROWS), vec2<u32>(i / DIM4, i % DIM4), i >= ROWS * DIM4);
 }

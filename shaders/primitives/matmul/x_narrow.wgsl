@@ -6,8 +6,3 @@ fn load_x(row: u32, k: u32) -> vec4<f32> {
     let at = row * params.inner - params.x_base + min(vec4<u32>(k, k + 1u, k + 2u, k + 3u), vec4<u32>(last));
     return vec4<f32>(f32(x[at.x]), f32(x[at.y]), f32(x[at.z]), f32(x[at.w]));
 }
-
-// The row and the group of columns that an invocation loads.
-fn x_line(i: u32) -> vec2<u32> {
-    return vec2<u32>(i / DIM4, i % DIM4);
-}

@@ -4,8 +4,3 @@
 fn load_x(row: u32, k: u32) -> vec4<f32> {
     return vec4<f32>(x[(row * params.inner + min(k, params.inner - 4u) - params.x_base) / 4u]);
 }
-
-// The row and the group of columns that an invocation loads.
-fn x_line(i: u32) -> vec2<u32> {
-    return vec2<u32>(i / DIM4, i % DIM4);
-}

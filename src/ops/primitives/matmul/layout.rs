@@ -1,20 +1,20 @@
-//! From a configuration to dispatches: tile sizes, what each dispatch binds, bytes and flops.
+//! From a configuration to dispatches: what each of them binds, and its fragments.
 
 use std::ops::Range;
 
+use super::forms::Form;
 use super::{Activation, Config, NAME, Output};
-use crate::cores::attention::{EXPONENTIAL, PRODUCTS};
-use crate::cores::lanes::lanes;
+use crate::cores::attention::EXPONENTIAL;
 use crate::error::Error;
 use crate::gpu::Caps;
 use crate::gpu::grid::Grid;
-use crate::gpu::program::{Cost, Named, Operand, Program, Step, aligned, check_indices};
+use crate::gpu::program::{Cost, Named, Operand, Program, Scratch, Step, aligned, check_indices, check_workspace};
 use crate::gpu::shader::{Fragment, HALVES_DEVICE, Kernel, UniformData, Variant, fragment, params};
 use crate::tensor::{DType, Slot};
 
 params! {
     /// Must match `struct Params` in `shaders/primitives/matmul/types.wgsl`.
-    struct Params {
+    pub(super) struct Params {
         grid: Grid,
         rows: u32,
         inner: u32,
@@ -24,10 +24,10 @@ params! {
         x_base: u32,
         weight_base: u32,
         o_base: u32,
+        column_tiles: u32,
+        split_len: u32,
+        total: u32,
         scale: f32,
-        _pad0: u32,
-        _pad1: u32,
-        _pad2: u32,
         outputs: [Place; super::MAX_OUTPUTS],
     }
 }
@@ -46,21 +46,38 @@ struct Place {
     _pad: u32,
 }
 
-const TYPES: Fragment = fragment!("primitives/matmul/types.wgsl");
-const FINISH: Fragment = fragment!("primitives/matmul/finish.wgsl");
-const ACTIVATIONS: Fragment = fragment!("lib/activations.wgsl");
-const NORMAL: Fragment = fragment!("lib/normal.wgsl");
-const HALVES_SOFTWARE: Fragment = fragment!("lib/halves_software.wgsl");
-const X_COLUMNS: Fragment = fragment!("primitives/matmul/x_columns.wgsl");
+pub(super) const TYPES: Fragment = fragment!("primitives/matmul/types.wgsl");
+pub(super) const DIMS: Fragment = fragment!("primitives/matmul/dims.wgsl");
+/// What follows the sums, and what stands for it where K is split.
+const FINISH: [Fragment; 4] = [
+    EXPONENTIAL,
+    fragment!("lib/activations.wgsl"),
+    fragment!("lib/normal.wgsl"),
+    fragment!("primitives/matmul/finish.wgsl"),
+];
+const PARTIAL: [Fragment; 2] =
+    [fragment!("primitives/matmul/partial_wide.wgsl"), fragment!("primitives/matmul/partial_narrow.wgsl")];
 const BIAS: [Fragment; 2] = [fragment!("primitives/matmul/bias_none.wgsl"), fragment!("primitives/matmul/bias.wgsl")];
 /// Loads and stores of four elements at once, and element by element.
 const X: [Fragment; 2] = [fragment!("primitives/matmul/x_wide.wgsl"), fragment!("primitives/matmul/x_narrow.wgsl")];
+const X_COLUMNS: Fragment = fragment!("primitives/matmul/x_columns.wgsl");
+const LINES: [Fragment; 2] =
+    [fragment!("primitives/matmul/lines_rows.wgsl"), fragment!("primitives/matmul/lines_columns.wgsl")];
+const O: [Fragment; 2] = [fragment!("primitives/matmul/o_wide.wgsl"), fragment!("primitives/matmul/o_narrow.wgsl")];
+const PARTIALS: [Fragment; 2] =
+    [fragment!("primitives/matmul/partials_wide.wgsl"), fragment!("primitives/matmul/partials_narrow.wgsl")];
+/// The same of a weight stored as x is, of f32 beside f16, and of f16 beside f32.
+const WEIGHT: [Fragment; 2] =
+    [fragment!("primitives/matmul/weight_wide.wgsl"), fragment!("primitives/matmul/weight_narrow.wgsl")];
 const WEIGHT_F32: [Fragment; 2] =
     [fragment!("primitives/matmul/weight_f32_wide.wgsl"), fragment!("primitives/matmul/weight_f32_narrow.wgsl")];
 const WEIGHT_F16: [Fragment; 2] =
     [fragment!("primitives/matmul/weight_f16_wide.wgsl"), fragment!("primitives/matmul/weight_f16_narrow.wgsl")];
-const O: [Fragment; 2] = [fragment!("primitives/matmul/o_wide.wgsl"), fragment!("primitives/matmul/o_narrow.wgsl")];
-/// The same, and what stands for a tensor that is absent.
+/// Chunks of the weight: four columns of any, and eight of f16.
+const CHUNK_FOUR: Fragment = fragment!("primitives/matmul/chunk_four.wgsl");
+const CHUNK_EIGHT: Fragment = fragment!("primitives/matmul/chunk_eight.wgsl");
+const HALVES_SOFTWARE: Fragment = fragment!("lib/halves_software.wgsl");
+/// Loads of what has the shape of o, and what stands for it where it is absent.
 const TIMES: [Fragment; 3] = [
     fragment!("primitives/matmul/times_wide.wgsl"),
     fragment!("primitives/matmul/times_narrow.wgsl"),
@@ -73,53 +90,30 @@ const RESIDUAL: [Fragment; 3] = [
 ];
 
 /// Why every index is within bounds.
-const PROOF: &str = "rows and columns are clamped to those of the dispatch in the uniform, elements to those of a row; o, bias and \
-                     what has the shape of o are read and written only before the ends of rows and columns; loops end at consts \
-                     and uniforms";
+pub(super) const PROOF: &str = "rows and columns are clamped to those of the dispatch in the uniform, elements to those of a row; o, bias, partials and \
+     what has the shape of o are read and written only before the ends of rows and columns; loops end at consts and uniforms";
 
-static TILED: Kernel = Kernel::new(
-    "primitives_matmul_tiled",
-    &[TYPES, FINISH, PRODUCTS, fragment!("primitives/matmul/tiled.wgsl")],
+static MERGE: Kernel = Kernel::new(
+    "primitives_matmul_merge",
+    &[TYPES, fragment!("primitives/matmul/merge.wgsl")],
     Params::UNIFORM,
     Some(PROOF),
 );
 
-/// Columns of an invocation, and groups of four elements of a slice.
-const COLUMNS_EACH: usize = 4;
-const DIM4: usize = 4;
+/// Elements of o that a workgroup of the merge has, in groups of four.
+const MERGE_FOURS: usize = 64;
 
-/// The sizes of a tile.
-#[derive(Debug, Clone, Copy)]
-struct Tiles {
-    row_threads: usize,
-    rows_each: usize,
-    col_threads: usize,
-}
-
-impl Tiles {
-    fn new(c: &Config, _caps: &Caps) -> Self {
-        let (row_threads, rows_each, col_threads) = match c.rows {
-            ..=16 => (4, 4, 32),
-            17..=32 => (8, 4, 16),
-            _ => (8, 8, 16),
-        };
-        Self { row_threads, rows_each, col_threads }
-    }
-
-    fn rows(&self) -> usize {
-        self.row_threads * self.rows_each
-    }
-
-    fn columns(&self) -> usize {
-        self.col_threads * COLUMNS_EACH
-    }
+/// The fragments of a variant, and its overrides.
+pub(super) struct Fragments {
+    pub(super) list: Vec<Fragment>,
+    pub(super) overrides: Vec<(&'static str, u32)>,
 }
 
 /// What one dispatch computes: some rows of x by some rows of the weight, which count over all outputs.
 #[derive(Debug, Clone, PartialEq)]
-struct Piece {
-    rows: Range<usize>,
-    columns: Range<usize>,
+pub(super) struct Piece {
+    pub(super) rows: Range<usize>,
+    pub(super) columns: Range<usize>,
     /// The only output of the piece, if it binds that alone.
     alone: Option<usize>,
 }
@@ -202,63 +196,126 @@ impl Config {
         self.outputs.iter().all(|o| if o.columns { self.rows } else { o.width }.is_multiple_of(4))
     }
 
-    /// The variant of a kernel, but for its tiles. The numbers select among the fragments for wide and narrow loads.
-    fn variant(&self, caps: &Caps) -> Variant {
-        let narrow = usize::from(!self.inner.is_multiple_of(4));
-        let x = if self.x_columns { X_COLUMNS } else { X[narrow] };
-        let outputs = usize::from(!self.wide_outputs());
-        let given = |is: bool, of: [Fragment; 3]| of[if is { outputs } else { 2 }];
-        let mut fragments = vec![EXPONENTIAL, ACTIVATIONS, NORMAL];
-        if self.weight == DType::F16 {
-            fragments.extend([if caps.f16 { HALVES_DEVICE } else { HALVES_SOFTWARE }, WEIGHT_F16[narrow]]);
-        } else {
-            fragments.push(WEIGHT_F32[narrow]);
-        }
-        fragments.extend([x, BIAS[usize::from(self.bias)], O[outputs]]);
-        fragments.extend([given(self.times, TIMES), given(self.residual, RESIDUAL)]);
-        let activation = Activation::NAMED.iter().position(|(_, one)| *one == self.activation).unwrap_or(0);
-        Variant::new(self.dtype, vec![], vec![("ACTIVATION", activation as u32)]).with(&fragments)
-    }
-
-    /// The tiled form of a piece.
-    fn tiled(&self, piece: &Piece, tiles: &Tiles, slots: &[Slot], caps: &Caps) -> Step {
-        let mut spec = self.variant(caps).with(&[lanes(tiles.col_threads, caps)]);
-        let (outputs, column_tiles) = self.columns_of(piece, tiles.columns());
-        spec.consts.extend([
-            ("ROW_THREADS", tiles.row_threads as u32),
-            ("ROWS_EACH", tiles.rows_each as u32),
-            ("COL_THREADS", tiles.col_threads as u32),
-            ("KEYS_EACH", COLUMNS_EACH as u32),
-            ("DIM4", DIM4 as u32),
-            ("ODD_DIMS", (!self.inner.is_multiple_of(4 * DIM4)).into()),
-            ("OUTPUTS", outputs.len() as u32),
-        ]);
-        let row_tiles = piece.rows.len().div_ceil(tiles.rows());
-        let (mut params, named) = self.bound(piece, &outputs, slots, caps);
-        params.row_tiles = row_tiles as u32;
-        let [rows, columns, k] = [piece.rows.len(), piece.columns.len(), self.inner].map(|length| length as f64);
-        let (size, follow) =
-            (self.dtype.size() as f64, f64::from(u8::from(self.times)) + f64::from(u8::from(self.residual)));
-        // A word is loaded for each element of a weight of f16 whose rows are no multiples of four.
-        let weight_size = if self.inner.is_multiple_of(4) { self.weight.size() as f64 } else { 4.0 };
-        let biases = if self.bias { columns * (tiles.row_threads * row_tiles) as f64 * 4.0 } else { 0.0 };
-        let groups = (row_tiles * column_tiles) as u64;
-        let products = groups as f64 * (tiles.rows() * tiles.columns()) as f64;
-        let cost = Cost {
-            // Rows, columns and elements that only pad a tile are counted, because they take time too.
-            flops: 2.0 * products * self.inner.next_multiple_of(4 * DIM4) as f64,
-            exps: rows * columns * self.activation.exps(),
-            bytes_read: rows * k * size * column_tiles as f64
-                + columns * k * weight_size * row_tiles as f64
-                + biases
-                + follow * rows * columns * size,
-            bytes_written: rows * columns * size,
+    /// Columns of a piece that lie in outputs with their columns first.
+    fn turned(&self, piece: &Piece) -> usize {
+        let own = |range: &Range<usize>| {
+            range.end.min(piece.columns.end).saturating_sub(range.start.max(piece.columns.start))
         };
-        Step::new(&TILED, spec, &params, &named, groups, cost)
+        self.places().filter(|(at, _)| self.outputs[*at].columns).map(|(_, range)| own(&range)).sum()
     }
 
-    /// Where a piece finds its outputs, in tiles of so many columns, and the number of these.
-    fn columns_of(&self, piece: &Piece, width: usize) -> (Vec<Place>, usize) {
+    /// Elements of the bias that are read for four neighbouring elements of o at a time.
+    pub(super) fn biases_by_fours(&self, piece: &Piece) -> f64 {
+        let (rows, turned) = (piece.rows.len(), self.turned(piece));
+        ((piece.columns.len() - turned) * rows + turned * rows.div_ceil(4)) as f64
+    }
+
+    /// What follows the sums, with stores of four elements at once or element by element.
+    fn finishing(&self, narrow: usize) -> Fragments {
+        let given = |is: bool, of: [Fragment; 3]| of[if is { narrow } else { 2 }];
+        let mut list = FINISH.to_vec();
+        list.extend([
+            O[narrow],
+            given(self.times, TIMES),
+            given(self.residual, RESIDUAL),
+            BIAS[usize::from(self.bias)],
+        ]);
+        let activation = Activation::NAMED.iter().position(|(_, one)| *one == self.activation).unwrap_or(0);
+        Fragments { list, overrides: vec![("ACTIVATION", activation as u32)] }
+    }
+
+    /// The fragments of a form, which finishes the products or stores the sums of a split.
+    fn fragments(&self, form: &Form, split: bool, caps: &Caps) -> Fragments {
+        let narrow = usize::from(!self.inner.is_multiple_of(4));
+        let few = matches!(form, Form::Vector { .. });
+        let outputs = usize::from(few || !self.wide_outputs());
+        let mut fragments = if split {
+            Fragments { list: vec![PARTIAL[outputs], BIAS[0]], overrides: vec![] }
+        } else {
+            self.finishing(outputs)
+        };
+        let list = &mut fragments.list;
+        list.push(if self.x_columns { X_COLUMNS } else { X[narrow] });
+        if !few {
+            list.push(LINES[usize::from(self.x_columns)]);
+        }
+        let halves = if caps.f16 { HALVES_DEVICE } else { HALVES_SOFTWARE };
+        if matches!(form, Form::Vector { chunk: 8, .. }) {
+            list.extend([halves, CHUNK_EIGHT]);
+            return fragments;
+        }
+        match (self.dtype, self.weight) {
+            (DType::F32, DType::F16) => list.extend([halves, WEIGHT_F16[narrow]]),
+            (DType::F16, DType::F32) => list.push(WEIGHT_F32[narrow]),
+            _ => list.push(WEIGHT[narrow]),
+        }
+        list.extend(few.then_some(CHUNK_FOUR));
+        fragments
+    }
+
+    /// Work of what follows the sums of a piece, without its bias.
+    fn finishing_cost(&self, piece: &Piece) -> Cost {
+        let elements = (piece.rows.len() * piece.columns.len()) as f64;
+        let follow = usize::from(self.times) + usize::from(self.residual);
+        let bytes = elements * self.dtype.size() as f64;
+        Cost {
+            exps: elements * self.activation.exps(),
+            bytes_read: bytes * follow as f64,
+            bytes_written: bytes,
+            ..Cost::default()
+        }
+    }
+
+    /// The dispatch of a piece, and where K is split the one that adds the splits up.
+    fn steps(
+        &self,
+        piece: &Piece,
+        form: &Form,
+        [splits, split_len]: [usize; 2],
+        slots: &[Slot],
+        caps: &Caps,
+    ) -> Vec<Step> {
+        let [tile_rows, tile_columns] = form.tile();
+        let (outputs, column_tiles) = self.columns_of(piece, |output| output.div_ceil(tile_columns));
+        let row_tiles = piece.rows.len().div_ceil(tile_rows);
+        let (mut params, mut named) = self.bound(piece, &outputs, slots, caps);
+        named.push(("partials", Operand::Workspace(0)));
+        params.row_tiles = row_tiles as u32;
+        params.column_tiles = column_tiles as u32;
+        params.split_len = split_len as u32;
+        params.total = total(slots) as u32;
+        let fragments = self.fragments(form, splits > 1, caps);
+        let (kernel, spec) = form.kernel(self, &fragments, outputs.len(), caps);
+        let sums = form.cost(self, piece, [row_tiles, column_tiles]);
+        let groups = (row_tiles * column_tiles * splits) as u64;
+        let finish = self.finishing_cost(piece);
+        if splits == 1 {
+            let biases = if self.bias { form.biases(self, piece, row_tiles) * 4.0 } else { 0.0 };
+            let cost = Cost { bytes_read: sums.bytes_read + finish.bytes_read + biases, ..sums + finish };
+            return vec![Step::new(kernel, spec, &params, &named, groups, cost)];
+        }
+        let partials = (piece.rows.len() * piece.columns.len() * splits) as f64;
+        let first = Step::new(kernel, spec, &params, &named, groups, Cost { bytes_written: partials * 4.0, ..sums });
+        let fours = |output: usize, turned: bool| {
+            if turned { output * self.rows.div_ceil(4) } else { self.rows * output.div_ceil(4) }
+        };
+        let mut groups = 0;
+        for (place, output) in params.outputs.iter_mut().zip(&self.outputs) {
+            place.tile = groups as u32;
+            groups += fours(output.width, output.columns).div_ceil(MERGE_FOURS);
+        }
+        let narrow = usize::from(!self.wide_outputs());
+        let mut fragments = self.finishing(narrow);
+        fragments.list.push(PARTIALS[narrow]);
+        let consts = vec![("SPLITS", splits as u32), ("OUTPUTS", outputs.len() as u32)];
+        let spec = Variant::new(self.dtype, consts, fragments.overrides).with(&fragments.list);
+        let biases = if self.bias { self.biases_by_fours(piece) * 4.0 } else { 0.0 };
+        let cost = Cost { flops: partials, bytes_read: finish.bytes_read + partials * 4.0 + biases, ..finish };
+        vec![first, Step::new(&MERGE, spec, &params, &named, groups as u64, cost)]
+    }
+
+    /// Where a piece finds its outputs, in tiles of which an output of so many columns has `tiles`, and the number of these.
+    fn columns_of(&self, piece: &Piece, tiles: impl Fn(usize) -> usize) -> (Vec<Place>, usize) {
         let mut tile = 0;
         let mut outputs = Vec::new();
         for ((at, range), part) in self.places().zip(self.parts()) {
@@ -277,7 +334,7 @@ impl Config {
                 column: column as u32,
                 _pad: 0,
             });
-            tile += own.len().div_ceil(width);
+            tile += tiles(own.len());
         }
         (outputs, tile)
     }
@@ -330,14 +387,40 @@ impl Config {
     }
 }
 
+/// Elements of o, rounded up to groups of four.
+fn total(slots: &[Slot]) -> u64 {
+    let o = slots.iter().find(|slot| slot.name == "o").and_then(Slot::checked_count);
+    o.unwrap_or(u64::MAX).next_multiple_of(4)
+}
+
 /// Builds the dispatches.
 pub(super) fn program(c: &Config, caps: &Caps) -> Result<Program, Error> {
     caps.require(NAME, c.dtype)?;
     let slots = c.slots();
     check_indices(NAME, &slots)?;
-    let tiles = Tiles::new(c, caps);
+    for (tensor, what, length) in [("x", "rows", c.rows), ("x", "columns", c.inner), ("weight", "rows", c.width())] {
+        let (needed, limit) = (length as u64, 1 << 30);
+        if needed > limit {
+            return Err(Error::Limit { op: NAME.into(), what: format!("tensor `{tensor}` ({what})"), needed, limit });
+        }
+    }
+    let form = Form::new(c, caps);
     let pieces = c.pieces(&slots, caps)?;
-    let steps: Vec<_> = pieces.iter().map(|piece| c.tiled(piece, &tiles, &slots, caps)).collect();
-    let variant = format!("tiles of {} rows by {} columns", tiles.rows(), tiles.columns());
-    Ok(Program::new(NAME, variant, slots, vec![], steps))
+    let [tile_rows, tile_columns] = form.tile();
+    let groups =
+        |piece: &Piece| piece.rows.len().div_ceil(tile_rows) * c.columns_of(piece, |n| n.div_ceil(tile_columns)).1;
+    let split = match &pieces[..] {
+        [whole] => {
+            let most = (caps.largest_binding() / 4).min(u32::MAX.into()) / total(&slots);
+            form.splits(c, groups(whole) as u64, most, caps)
+        }
+        _ => [1, c.inner],
+    };
+    let mut workspace = Vec::new();
+    if split[0] > 1 {
+        workspace.push(Scratch { name: "sums of splits", bytes: split[0] as u64 * total(&slots) * 4 });
+    }
+    check_workspace(NAME, &workspace)?;
+    let steps = pieces.iter().flat_map(|piece| c.steps(piece, &form, split, &slots, caps)).collect();
+    Ok(Program::new(NAME, form.describe(split[0]), slots, workspace, steps))
 }

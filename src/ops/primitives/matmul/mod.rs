@@ -33,6 +33,7 @@
 
 #[cfg(feature = "cpu")]
 mod cpu;
+mod forms;
 mod layout;
 mod reference;
 
