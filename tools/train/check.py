@@ -1,9 +1,10 @@
 """Compares every mixer of tools/train with the operator of subquad, on the cpu backend, in f32.
 
     cargo build --release
-    python tools/train/check.py [--binary target/release/subquad]
+    python tools/train/check.py [--binary target/release/subquad] [--models examples/models/ssd ..]
 
-A relative RMS over 1e-5 anywhere ends it with exit code 1. Lengths are no multiples of a chunk or a window.
+--models also compares the logits of whole models on the held-out excerpt. A relative RMS over 1e-5 anywhere ends it with exit
+code 1. Lengths are no multiples of a chunk or a window.
 """
 
 import argparse
@@ -35,9 +36,18 @@ class Command:
         self.binary, self.folder = binary, Path(folder)
 
     def run(self, op, tensors, *flags):
-        source, target = self.folder / "in.safetensors", self.folder / "out.safetensors"
+        source = self.folder / "in.safetensors"
         tensorfile.save(source, {name: np.asarray(x.detach(), np.float32) for name, x in tensors.items()})
-        command = [self.binary, "run", op, "--input", source, "--output", target, "--backend", "cpu", "--quiet", *flags]
+        return self.output("run", op, "--input", source, *flags)
+
+    def logits(self, folder, text):
+        source = self.folder / "text"
+        source.write_bytes(text)
+        return self.output("model", "run", folder, "--input", source, "--dtype", "f32")
+
+    def output(self, *words):
+        target = self.folder / "out.safetensors"
+        command = [self.binary, *words, "--output", target, "--backend", "cpu", "--quiet"]
         subprocess.run([str(x) for x in command], check=True, stdout=subprocess.DEVNULL)
         return next(iter(tensorfile.load(target)[0].values()))
 
@@ -90,16 +100,27 @@ def memory(command):
         yield f"ramnet, {4**digits} slots, cape {cape}", found, command.run("ramnet", given, *flags)
 
 
+def whole(command, folders):
+    """(name, found, expected) of the logits [N, V] of models."""
+    text = (HERE.parents[1] / "examples" / "models" / "persuasion.txt").read_bytes()[:777]
+    tokens = torch.from_numpy(np.frombuffer(text, np.uint8).astype(np.int64))[None]
+    for folder in folders:
+        with torch.no_grad():
+            yield str(folder), models.load(folder)(tokens)[0], command.logits(folder, text)
+
+
 def main():
     parser = argparse.ArgumentParser(description="Compares the mixers with the operators of subquad.")
     parser.add_argument("--binary", type=Path, default=HERE.parents[1] / "target" / "release" / "subquad")
+    parser.add_argument("--models", type=Path, nargs="+", default=[], metavar="FOLDER")
     args = parser.parse_args()
     torch.manual_seed(1)
     failed = False
     with tempfile.TemporaryDirectory() as folder:
         command = Command(args.binary, folder)
-        for part in (cores, blocks, memory):
-            for name, found, expected in part(command):
+        parts = (cores(command), blocks(command), memory(command), whole(command, args.models))
+        for part in parts:
+            for name, found, expected in part:
                 found, expected = found.detach().numpy().astype(np.float64), expected.astype(np.float64)
                 error = np.sqrt(((found - expected) ** 2).mean() / (expected**2).mean())
                 failed |= not error < TOLERANCE
