@@ -8,7 +8,7 @@
 // is loaded into registers while a slice is multiplied.
 //
 // Consts of the prelude: ROW_THREADS, ROWS_EACH, COL_THREADS, KEYS_EACH (4), DIM4, ODD_DIMS, OUTPUTS. Needs a fragment each of
-// x_*, lines_*, weight_* and bias, tile.wgsl, dims.wgsl, finish.wgsl or partial_*.wgsl, products.wgsl, and lanes for rows of
+// x_*, lines_*, weight_* and bias, tile.wgsl, dims.wgsl, finish.wgsl or partial_*, products.wgsl, and lanes for rows of
 // COL_THREADS.
 const ROWS: u32 = ROW_THREADS * ROWS_EACH;
 const COLUMNS: u32 = COL_THREADS * KEYS_EACH;
