@@ -1,62 +1,61 @@
-// Pieces of a tile: the chunks that start in each range of PIECE sorted events. A slot that every token writes is therefore
+// Pieces of a block: the chunks that start in each range of PIECE sorted events. A slot that every token writes is therefore
 // processed by as many workgroups as any other. A workgroup has PER pieces and COLUMNS value columns.
-//
-// An event maps the content S to keep S + add. For a run longer than a chunk, the first chunk knows the content it ends with.
-// Every other chunk stores its effect on any content, and these effects are composed for the chunks that follow.
-@group(0) @binding(EVENTS_BINDING) var<storage, read> events: array<u32>; // [units][tiles][tile events]: keys, sorted
-@group(0) @binding(RATES_BINDING) var<storage, read> rates: array<f32>; // as events, then the starts of runs and a flag
+@group(0) @binding(KEYS_BINDING) var<storage, read> keys: array<u32>; // [units][block events], sorted
+@group(0) @binding(RATES_BINDING) var<storage, read_write> rates: array<f32>; // [units][block events], in the order of keys
 @group(0) @binding(V_BINDING) var<storage, read> v: array<Elem>; // B H N E
 @group(0) @binding(MEMORY_BINDING) var<storage, read_write> memory: array<f32>; // content
 @group(0) @binding(CONTRIBUTIONS_BINDING) var<storage, read_write> contributions: array<f32>; // [units][block tokens][K][E]
-@group(0) @binding(CARRIES_BINDING) var<storage, read_write> carries: array<f32>; // [units][pieces of a tile][E + 1]
 
 const REACH: u32 = 2u * PIECE; // events that the chunks of a piece can contain
 const AHEAD: u32 = 8u;         // events whose loads are issued together
 const SPAN: u32 = REACH + 2u;  // plus a neighbour on either side
 var<workgroup> wg_keys: array<u32, PER * SPAN>;
 var<workgroup> wg_rates: array<f32, PER * REACH>;
-var<workgroup> wg_starts: array<u32, PER>; // start of the run that a piece begins with
+var<workgroup> wg_starts: array<u32, PER>; // RUN_START of a piece
+var<workgroup> wg_any_came_in: u32;        // 1 if one of them is before its piece
 
 struct Place {
     unit: u32,
     first_piece: u32, // first piece of the workgroup
-    pieces: u32,      // pieces in the tile
     local: u32,       // this invocation's piece, within the workgroup
-    piece: u32,       // this invocation's piece, within the tile
+    piece: u32,       // this invocation's piece, within the block
     e: u32,           // this invocation's column
-    start: u32,       // first event of the tile
-    rates: u32,       // first rate of the tile
-    count: u32,       // events in the tile
+    start: u32,       // first event of the unit
+    count: u32,       // events in the block
 }
 
 fn place_of(index: u32, invocation: u32) -> Place {
     var p: Place;
-    p.count = tile_events(params.tile);
-    p.pieces = (p.count + PIECE - 1u) / PIECE;
+    p.count = block_events();
     let columns = (params.dim_v + COLUMNS - 1u) / COLUMNS;
-    let piece_groups = (p.pieces + PER - 1u) / PER;
+    let piece_groups = (params.pieces + PER - 1u) / PER;
     p.unit = index / columns / piece_groups;
     p.first_piece = index / columns % piece_groups * PER;
     p.local = invocation / COLUMNS;
     p.piece = p.first_piece + p.local;
     p.e = index % columns * COLUMNS + invocation % COLUMNS;
-    p.start = tile_start(p.unit, params.tile);
-    p.rates = rates_start(p.unit, params.tile);
+    p.start = block_start(p.unit);
     return p;
 }
 
-// The caller provides the barrier.
-fn load_starts(p: Place, invocation: u32) {
-    if (invocation < PER && p.first_piece + invocation < p.pieces) {
-        count_load(1u);
-        wg_starts[invocation] = u32(rates[p.rates + params.tile_tokens * 2u * TOPK + p.first_piece + invocation]);
-    }
-}
-
-// True if the run at the beginning of a piece started in an earlier piece.
+// True if a chunk starts in the piece whose run started in an earlier piece.
 fn came_in(p: Place, local: u32) -> bool {
     let piece = p.first_piece + local;
-    return piece < p.pieces && wg_starts[local] < piece * PIECE;
+    return piece < params.pieces && wg_starts[local] < piece * PIECE;
+}
+
+// Whether a piece of the workgroup has such a chunk. Has a barrier for all that the workgroup stored before.
+fn any_came_in(p: Place, invocation: u32) -> bool {
+    if (invocation == 0u) {
+        var any = false;
+        for (var local = 0u; local < min(PER, params.pieces - p.first_piece); local++) {
+            count_load(1u);
+            wg_starts[local] = u32(carries[carry_at(p.unit, p.first_piece + local) + params.dim_v + RUN_START]);
+            any |= came_in(p, local);
+        }
+        wg_any_came_in = u32(any);
+    }
+    return workgroupUniformLoad(&wg_any_came_in) == 1u;
 }
 
 // Loads the i-th key of a piece, where 0 is its left neighbour. All ones if there is no such event.
@@ -65,7 +64,7 @@ fn load_key(p: Place, local: u32, i: u32) {
     var key = 0xffffffffu;
     if (at > 0u && at <= p.count) {
         count_load(1u);
-        key = events[p.start + at - 1u];
+        key = keys[p.start + at - 1u];
     }
     wg_keys[local * SPAN + i] = key;
 }
@@ -74,7 +73,7 @@ fn load_rate(p: Place, local: u32, i: u32) {
     let at = (p.first_piece + local) * PIECE + i;
     if (at < p.count) {
         count_load(1u);
-        wg_rates[local * REACH + i] = rates[p.rates + at];
+        wg_rates[local * REACH + i] = rates[p.start + at];
     }
 }
 
@@ -91,17 +90,13 @@ fn content_at(p: Place, slot: u32) -> u32 {
     return (unit_memory(p.unit) * SLOTS + slot) * params.dim_v + p.e;
 }
 
-fn carry_at(p: Place, piece: u32) -> u32 {
-    return (p.unit * tile_pieces() + piece) * (params.dim_v + 1u);
-}
-
 fn value_at(p: Place, event: u32) -> u32 {
-    let n = params.first_token + params.tile * params.tile_tokens + event / (2u * TOPK);
+    let n = params.first_token + event / (2u * TOPK);
     return head_start(params.v, unit_batch(p.unit), unit_head(p.unit)) + n * params.v.token + p.e;
 }
 
 fn contribution_at(p: Place, event: u32) -> u32 {
-    let t = params.tile * params.tile_tokens + event / (2u * TOPK);
+    let t = event / (2u * TOPK);
     let rank = event % (2u * TOPK) - TOPK;
     return ((p.unit * params.tokens + t) * TOPK + rank) * params.dim_v + p.e;
 }
@@ -120,13 +115,13 @@ fn walk(p: Place, from_event: u32, before: f32, runs: bool, reads: bool, carries
         if (base > from_event && !within(p, base, from_event, origin, runs)) {
             return;
         }
-        var keys: array<u32, AHEAD + 1u>;
+        var ahead: array<u32, AHEAD + 1u>;
         var rates_of: array<f32, AHEAD>;
         var loaded: array<f32, AHEAD>;
         var values: array<f32, AHEAD>;
         var kinds: array<u32, AHEAD>;    // 0: none of these chunks, 1: an event of one, 2: the first event of a run
         for (var j = 0u; j <= AHEAD; j++) {
-            keys[j] = key_of(p, base + j);
+            ahead[j] = key_of(p, base + j);
         }
         for (var j = 0u; j < AHEAD; j++) {
             let i = base + j;
@@ -135,11 +130,11 @@ fn walk(p: Place, from_event: u32, before: f32, runs: bool, reads: bool, carries
                 rates_of[j] = wg_rates[p.local * REACH + i];
                 if (kinds[j] == 2u) {
                     count_load(1u);
-                    loaded[j] = memory[content_at(p, keys[j] >> BITS)];
+                    loaded[j] = memory[content_at(p, ahead[j] >> BITS)];
                 }
-                if (writes(keys[j] % EVENTS) && rates_of[j] != 0.0) {
+                if (writes(ahead[j] % EVENTS) && rates_of[j] != 0.0) {
                     count_load(1u);
-                    values[j] = f32(v[value_at(p, keys[j] % EVENTS)]);
+                    values[j] = f32(v[value_at(p, ahead[j] % EVENTS)]);
                 }
             }
         }
@@ -153,7 +148,7 @@ fn walk(p: Place, from_event: u32, before: f32, runs: bool, reads: bool, carries
                     written = false;
                     keep = 1.0;
                 }
-                if (writes(keys[j] % EVENTS)) {
+                if (writes(ahead[j] % EVENTS)) {
                     if (rate != 0.0) {
                         content += rate * (values[j] - content);
                         keep *= 1.0 - rate;
@@ -161,20 +156,21 @@ fn walk(p: Place, from_event: u32, before: f32, runs: bool, reads: bool, carries
                     }
                 } else if (reads) {
                     count_store(1u);
-                    contributions[contribution_at(p, keys[j] % EVENTS)] = select(rate * content, 0.0, rate == 0.0);
+                    contributions[contribution_at(p, ahead[j] % EVENTS)] = select(rate * content, 0.0, rate == 0.0);
                 }
-                if (keys[j + 1u] >> BITS != keys[j] >> BITS) {
+                if (ahead[j + 1u] >> BITS != ahead[j] >> BITS) {
                     // The content of a chunk whose run started in an earlier piece is only in the registers.
                     if (written || !runs) {
                         count_store(1u);
-                        memory[content_at(p, keys[j] >> BITS)] = content;
+                        memory[content_at(p, ahead[j] >> BITS)] = content;
                     }
                 } else if (i + 1u == origin + PIECE && carries_on) {
+                    let carry = carry_at(p.unit, p.piece);
                     count_store(1u);
-                    carries[carry_at(p, p.piece) + p.e] = content;
+                    carries[carry + p.e] = content;
                     if (p.e == 0u) {
                         count_store(1u);
-                        carries[carry_at(p, p.piece) + params.dim_v] = keep;
+                        carries[carry + params.dim_v + CONTENT_KEPT] = keep;
                     }
                 }
             }
@@ -202,10 +198,35 @@ fn goes_on(p: Place, first: u32) -> bool {
 
 // The chunk, if one starts in this piece, of the run that started in an earlier piece; otherwise REACH.
 fn chunk_of_run(p: Place) -> u32 {
-    let start = wg_starts[p.local];
-    let chunk = first_chunk(start, p.piece, PIECE) - p.piece * PIECE;
-    if (came_in(p, p.local) && slot_of(p, chunk) == slot_of(p, 0u)) {
-        return chunk;
+    if (came_in(p, p.local)) {
+        return chunk_from(p.piece * PIECE, wg_starts[p.local]) - p.piece * PIECE;
     }
     return REACH;
+}
+
+// The mass or a column of the content before a chunk of a run that started in an earlier piece: `kept` and `added` say where in
+// the row of a piece the effect of a chunk is.
+fn before_chunk(p: Place, chunk: u32, kept: u32, added: u32) -> f32 {
+    let origin = wg_starts[p.local] / PIECE;
+    let chunks = (p.piece * PIECE + chunk - wg_starts[p.local]) / PIECE;
+    count_load(1u);
+    var value = carries[carry_at(p.unit, origin) + added];
+    for (var base = 1u; base < chunks; base += AHEAD) {
+        var keeps: array<f32, AHEAD>;
+        var adds: array<f32, AHEAD>;
+        for (var j = 0u; j < AHEAD; j++) {
+            if (base + j < chunks) {
+                count_load(2u);
+                let carry = carry_at(p.unit, origin + base + j);
+                keeps[j] = carries[carry + kept];
+                adds[j] = carries[carry + added];
+            }
+        }
+        for (var j = 0u; j < AHEAD; j++) {
+            if (base + j < chunks) {
+                value = keeps[j] * value + adds[j];
+            }
+        }
+    }
+    return value;
 }

@@ -1,36 +1,96 @@
-// Updates the masses of the slots that a block touches, tile by tile, and computes what each event does: the rate of a write,
-// the weight of a read. An event maps the mass m to keep m + add; these maps compose. One invocation per chunk of 8 events.
-// Grid: units. Reads events, weights; reads and writes memory; writes rates.
-@group(0) @binding(EVENTS_BINDING) var<storage, read> events: array<u32>; // [units][tiles][tile events]: keys, sorted
-@group(0) @binding(WEIGHTS_BINDING) var<storage, read> weights: array<f32>; // [units][tiles][tile tokens][3 K]
+// Applies the first chunk of every run to the mass of its slot, and computes what its events do: the rate of a write, the weight
+// of a read. For each later chunk that has more of its run after it, computes its effect on any mass.
+// Grid: sections of 512 sorted events, units. Reads keys, weights; reads and writes memory; writes rates, carries.
+@group(0) @binding(KEYS_BINDING) var<storage, read> keys: array<u32>; // [units][block events], sorted
+@group(0) @binding(WEIGHTS_BINDING) var<storage, read> weights: array<f32>; // [units][block tokens][3 K]
 @group(0) @binding(MEMORY_BINDING) var<storage, read_write> memory: array<f32>; // masses
-@group(0) @binding(RATES_BINDING) var<storage, read_write> rates: array<f32>; // as events, then the start of each piece's first
-// run, then 1 if a run is longer than a piece
+@group(0) @binding(RATES_BINDING) var<storage, read_write> rates: array<f32>; // [units][block events], in the order of keys
 
-const CHUNK: u32 = 8u;
-var<workgroup> wg_keys: array<u32, SORT + 1u>;
-var<workgroup> wg_is_long: atomic<u32>;  // 1 if a run of the tile is longer than a piece
-var<workgroup> wg_keep: array<f32, 256>; // effect of the whole chunk that starts in a place
-var<workgroup> wg_add: array<f32, 256>;  // likewise; for a run's first chunk the mass after it
+const OWN: u32 = 4u; // events per invocation; a chunk belongs to the invocation that owns its first event
+const SECTION: u32 = 128u * OWN;
+const REACH: u32 = SECTION + PIECE; // events that the chunks of a section can contain
+var<workgroup> wg_keys: array<u32, PIECE + REACH>; // from PIECE events before the section on
+var<workgroup> wg_weights: array<f32, REACH>;
+var<workgroup> wg_kept: array<f32, REACH>; // share of the mass that an event keeps; for the first event of a run the mass after it
 
-struct Where {
-    start: u32,  // first event of the tile
-    rates: u32,
-    count: u32,
-    masses: u32, // first mass of the unit
+struct Section {
+    unit: u32,
+    start: u32, // first event of the unit
+    first: u32, // first event of the section, within the block
+    count: u32, // events in the block
 }
 
-fn slot_at(i: u32) -> u32 {
-    return wg_keys[i] >> BITS;
+// Loads the i-th key from PIECE before the section on. All ones if there is no such event.
+fn load_key(s: Section, i: u32) {
+    let at = s.first + i;
+    var key = 0xffffffffu;
+    if (at >= PIECE && at - PIECE < s.count) {
+        count_load(1u);
+        key = keys[s.start + at - PIECE];
+    }
+    wg_keys[i] = key;
 }
 
-// Start of the run that the i-th event belongs to.
-fn run_start(i: u32) -> u32 {
-    var low = 0u;
-    var high = i;
+// Key of the i-th event of the section.
+fn key_of(i: u32) -> u32 {
+    return wg_keys[PIECE + i];
+}
+
+fn slot_of(i: u32) -> u32 {
+    return key_of(i) >> BITS;
+}
+
+fn is_start(i: u32) -> bool {
+    return wg_keys[PIECE + i - 1u] >> BITS != slot_of(i);
+}
+
+// What the i-th event adds to the mass.
+fn added(i: u32) -> f32 {
+    return select(0.0, wg_weights[i], writes(key_of(i) % EVENTS));
+}
+
+// Loads what the i-th event does to the mass. All these loads are issued before the events of a run are applied.
+fn load_effect(s: Section, i: u32) {
+    let event = key_of(i) % EVENTS;
+    let at = weight_at(s.unit, event);
+    count_load(1u);
+    let weight = weights[at];
+    wg_weights[i] = weight;
+    var kept = 1.0;
+    if (writes(event) && weight != 0.0) {
+        count_load(1u);
+        kept = weights[at + 2u * TOPK];
+    }
+    if (is_start(i)) {
+        count_load(1u);
+        kept = kept * memory[mass_at(s.unit, slot_of(i))] + added(i);
+    }
+    wg_kept[i] = kept;
+}
+
+// First event, within the block, of the run that the i-th event of the section belongs to.
+fn run_start(s: Section, i: u32) -> u32 {
+    let slot = slot_of(i);
+    var low = i;
+    var high = i + PIECE;
     while (low < high) {
         let mid = (low + high) / 2u;
-        if (slot_at(mid) < slot_at(i)) {
+        if (wg_keys[mid] >> BITS != slot) {
+            low = mid + 1u;
+        } else {
+            high = mid;
+        }
+    }
+    if (low > i) {
+        return s.first + low - PIECE;
+    }
+    // The run is longer than what the workgroup has of it.
+    low = 0u;
+    high = s.first + i - PIECE;
+    while (low < high) {
+        let mid = (low + high) / 2u;
+        count_load(1u);
+        if (keys[s.start + mid] >> BITS < slot) {
             low = mid + 1u;
         } else {
             high = mid;
@@ -39,128 +99,87 @@ fn run_start(i: u32) -> u32 {
     return low;
 }
 
-// Effect of the i-th event on the mass (keep, add), and its weight.
-fn effect(w: Where, i: u32) -> vec3<f32> {
-    let event = wg_keys[i] % EVENTS;
-    // A token has 3 K numbers: the weights of its 2 K events, then K retentions.
-    let at = w.start / 2u * 3u + event + event / (2u * TOPK) * TOPK;
-    count_load(1u);
-    let weight = weights[at];
-    if (!writes(event) || weight == 0.0) {
-        return vec3<f32>(1.0, 0.0, weight);
-    }
-    count_load(1u);
-    return vec3<f32>(weights[at + 2u * TOPK], weight, weight);
-}
-
-// Applies a chunk to the mass `before`: writes rates and, where the run ends, the mass. Returns the mass after the chunk.
-fn walk_chunk(w: Where, first: u32, before: f32) -> f32 {
-    let slot = slot_at(first);
-    var mass = before;
-    for (var i = first; i < first + CHUNK && slot_at(min(i, SORT)) == slot; i++) {
-        let e = effect(w, i);
-        var rate = e.z;
-        if (e.y != 0.0) {
-            mass = e.x * mass + e.y;
-            rate /= mass + params.mass_eps;
+// Applies the first chunk of the run that starts at the i-th event.
+fn walk(s: Section, i: u32) {
+    let slot = slot_of(i);
+    var mass = wg_kept[i];
+    var written = false;
+    var end = i;
+    while (end < i + PIECE && slot_of(end) == slot) {
+        let add = added(end);
+        if (end > i) {
+            mass = wg_kept[end] * mass + add;
         }
         count_store(1u);
-        rates[w.rates + i] = rate;
-        if (slot_at(i + 1u) != slot) {
-            count_store(1u);
-            memory[w.masses + slot] = mass;
-        }
+        rates[s.start + s.first + end] = select(wg_weights[end], add / (mass + params.mass_eps), add != 0.0);
+        written |= add != 0.0;
+        end++;
     }
-    return mass;
-}
-
-// Processes one tile. Starts with a barrier, because masses carry over from tile to tile.
-fn walk_tile(unit: u32, tile: u32, invocation: u32) {
-    var w: Where;
-    w.start = tile_start(unit, tile);
-    w.rates = rates_start(unit, tile);
-    w.count = tile_events(tile);
-    w.masses = params.mass_at + unit_memory(unit) * SLOTS;
-    storageBarrier();
-    workgroupBarrier();
-    for (var i = invocation; i <= SORT; i += 256u) {
-        var key = 0xffffffffu;
-        if (i < w.count) {
-            count_load(1u);
-            key = events[w.start + i];
-        }
-        wg_keys[i] = key;
-    }
-    if (invocation == 0u) {
-        atomicStore(&wg_is_long, 0u);
-    }
-    workgroupBarrier();
-
-    let first = invocation * CHUNK;
-    var start = first;
-    var next = w.count; // the chunk that starts here, of a run that started earlier
-    if (first < w.count) {
-        start = run_start(first);
-        let chunk = first_chunk(start, invocation, CHUNK);
-        if (first % PIECE == 0u) {
-            count_store(1u);
-            rates[w.rates + params.tile_tokens * 2u * TOPK + first / PIECE] = f32(start);
-        }
-        if (start < first && slot_at(min(chunk, SORT)) == slot_at(first)) {
-            next = chunk;
-        }
-        // Runs that start here.
-        for (var i = first; i < min(first + CHUNK, w.count); i++) {
-            if (slot_at(min(i + PIECE, SORT)) == slot_at(i)) {
-                atomicStore(&wg_is_long, 1u);
-            }
-            if (i == start || slot_at(i - min(i, 1u)) != slot_at(i)) {
-                count_load(1u);
-                let mass = walk_chunk(w, i, memory[w.masses + slot_at(i)]);
-                if (slot_at(min(i + CHUNK, SORT)) == slot_at(i)) {
-                    wg_add[invocation] = mass;
-                }
-            }
-        }
-        // Effect of the chunk of the earlier run, if more of the run follows.
-        if (next < w.count && slot_at(min(next + CHUNK, SORT)) == slot_at(next)) {
-            var keep = 1.0;
-            var add = 0.0;
-            for (var i = next; i < next + CHUNK; i++) {
-                let e = effect(w, i);
-                keep *= e.x;
-                add = e.x * add + e.y;
-            }
-            wg_keep[invocation] = keep;
-            wg_add[invocation] = add;
-        }
-    }
-    workgroupBarrier();
-    if (invocation == 0u) {
+    if (slot_of(end) == slot) {
         count_store(1u);
-        rates[w.rates + params.tile_tokens * 2u * TOPK + tile_pieces()] = f32(atomicLoad(&wg_is_long));
-    }
-    if (next < w.count) {
-        let origin = start / CHUNK;
-        var mass = wg_add[origin];
-        for (var i = 1u; i < (next - start) / CHUNK; i++) {
-            mass = wg_keep[origin + i] * mass + wg_add[origin + i];
-        }
-        _ = walk_chunk(w, next, mass);
+        carries[carry_at(s.unit, (s.first + i) / PIECE) + params.dim_v + MASS_ADDED] = mass;
+    } else if (written) {
+        count_store(1u);
+        memory[mass_at(s.unit, slot)] = mass;
     }
 }
 
-@compute @workgroup_size(256)
+@compute @workgroup_size(128)
 fn ramnet_rates(
     @builtin(workgroup_id) group: vec3<u32>,
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) invocation: u32,
 ) {
-    let unit = group_index(params.grid, group, groups);
-    if (unit >= params.grid.end) {
+    let index = group_index(params.grid, group, groups);
+    if (index >= params.grid.end) {
         return;
     }
-    for (var tile = 0u; tile < params.tiles; tile++) {
-        walk_tile(unit, tile, invocation);
+    var s: Section;
+    s.count = block_events();
+    let sections = (s.count + SECTION - 1u) / SECTION;
+    s.unit = index / sections;
+    s.start = block_start(s.unit);
+    s.first = index % sections * SECTION;
+    for (var i = invocation; i < PIECE + REACH; i += 128u) {
+        load_key(s, i);
+    }
+    workgroupBarrier();
+    for (var i = invocation; i < REACH; i += 128u) {
+        // Behind the section, only what belongs to its last run.
+        if (key_of(i) != 0xffffffffu && (i < SECTION || slot_of(i) == slot_of(SECTION - 1u))) {
+            load_effect(s, i);
+        }
+    }
+    workgroupBarrier();
+
+    let own = invocation * OWN;
+    if (s.first + own >= s.count) {
+        return;
+    }
+    for (var i = own; i < own + OWN; i++) {
+        if (key_of(i) != 0xffffffffu && is_start(i)) {
+            walk(s, i);
+        }
+    }
+
+    // The later chunk that starts here or next, if there is one.
+    let start = run_start(s, own);
+    let chunk = chunk_from(s.first + own, start) - s.first;
+    let exists = start < s.first + own && slot_of(chunk) == slot_of(own);
+    let carry = carry_at(s.unit, (s.first + chunk) / PIECE) + params.dim_v;
+    if ((s.first + own) % PIECE == 0u) {
+        count_store(1u);
+        carries[carry_at(s.unit, (s.first + own) / PIECE) + params.dim_v + RUN_START] = f32(select(s.first + own, start, exists));
+    }
+    if (exists && chunk < own + OWN && slot_of(chunk + PIECE) == slot_of(own)) {
+        var kept = 1.0;
+        var add = 0.0;
+        for (var i = chunk; i < chunk + PIECE; i++) {
+            kept *= wg_kept[i];
+            add = wg_kept[i] * add + added(i);
+        }
+        count_store(2u);
+        carries[carry + MASS_KEPT] = kept;
+        carries[carry + MASS_ADDED] = add;
     }
 }

@@ -7,9 +7,9 @@ struct Params {
     memory_first: u32, // unit of the first memory in the buffer
     first_token: u32,  // first token of the block
     tokens: u32,       // tokens in the block
-    tile: u32,         // tile of the block that this step processes
     tiles: u32,        // tiles in the block
     tile_tokens: u32,  // tokens per tile; the last tile of a block may have fewer
+    pieces: u32,       // pieces of a memory's sorted events in the block
     dim_v: u32,        // E
     mass_at: u32,      // first mass in the buffer of memories
     position_at: u32,  // first position in it, two words each

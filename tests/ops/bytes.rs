@@ -266,19 +266,28 @@ pub(crate) fn moved_by(ctx: &Context, program: Program, given: &TensorMap) -> (C
 /// Stated for slots that are nobody else's: there it is exact. Where tokens share all slots it is less.
 fn a_memory_moves_what_is_stated_where_no_slot_is_shared_and_less_where_all_are() {
     let Some(ctx) = context() else { return };
-    let (n, width) = (15, 20);
-    for dim in [12, 70] {
-        let c = ramnet::Config { topk: 2, cape: ramnet::Cape::Heads(vec![0]), ..ramnet::Config::new(1, 2, n, 5, dim) };
-        // Digits: which of two, the token (two digits), key or query. CAPE turns by one a token: four slots are enough.
-        let row = |digits: [usize; 3]| {
-            let mut row = vec![0.0f32; width];
-            (row[0], row[1]) = (5.0, 4.0);
-            digits.iter().enumerate().for_each(|(u, digit)| row[4 * (u + 2) + digit] = 9.0);
-            row[4] = 9.0;
-            row
-        };
+    let few = ramnet::Config { topk: 2, cape: ramnet::Cape::Heads(vec![0]), ..ramnet::Config::new(1, 2, 15, 5, 0) };
+    // Digits: which of two, the token (two digits), key or query. CAPE turns by one a token: four slots are enough.
+    let of_two = |t: usize, query: usize| {
+        let mut row = vec![0.0f32; 20];
+        (row[0], row[1], row[4]) = (5.0, 4.0, 9.0);
+        [t % 4, t / 4, query].into_iter().enumerate().for_each(|(u, digit)| row[4 * (u + 2) + digit] = 9.0);
+        row
+    };
+    // Tiles of 32 tokens, which are merged. Digits: which of 64 (six digits), the token (six), key or query.
+    let many = ramnet::Config { topk: 64, choices: 2, ..ramnet::Config::new(1, 2, 40, 1, 0) };
+    let many = ramnet::Config { qkv: many.qkv.dim_k(26), ..many };
+    let of_64 = |t: usize, query: usize| {
+        let digits = (0..6).map(|bit| t >> bit & 1).chain([query]);
+        let digit = |digit: usize| if digit == 0 { [9.0, 0.0] } else { [0.0, 9.0] };
+        std::iter::repeat_n([0.0; 2], 6).chain(digits.map(digit)).flatten().collect()
+    };
+    let dims: [(_, &dyn Fn(usize, usize) -> Vec<f32>, _); 2] = [(few, &of_two, [12, 70]), (many, &of_64, [12, 33])];
+    for (c, row, dim) in dims.into_iter().flat_map(|(c, row, dims)| dims.map(|dim| (c.clone(), row, dim))) {
+        let c = ramnet::Config { qkv: c.qkv.dim_v(dim), ..c };
+        let (n, width) = (c.qkv.queries, c.qkv.dim_k);
         let rows = |query: usize, t: fn(usize) -> usize| -> Vec<f32> {
-            (0..2 * n).flat_map(|i| row([t(i % n) % 4, t(i % n) / 4, query])).collect()
+            (0..2 * n).flat_map(|i| row(t(i % n), query)).collect()
         };
         for shared in [false, true] {
             let t: fn(usize) -> usize = if shared { |_| 3 } else { |t| t };
@@ -290,7 +299,8 @@ fn a_memory_moves_what_is_stated_where_no_slot_is_shared_and_less_where_all_are(
                 let c = if shared { ramnet::Config { cape: ramnet::Cape::None, ..c } } else { c };
                 let program = c.program_as(ctx.caps(), ramnet::Form::Pieces).unwrap();
                 let (stated, [read, written]) = moved_by(ctx, program, &given);
-                let what = format!("{dim} columns, shared: {shared}, carried: {}", c.mode.carry);
+                let what =
+                    format!("{} slots a token, {dim} columns, shared: {shared}, carried: {}", c.topk, c.mode.carry);
                 if shared {
                     assert!(read < stated.bytes_read && written < stated.bytes_written, "{what}");
                 } else {

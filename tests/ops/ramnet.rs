@@ -298,13 +298,16 @@ fn workspace_is_a_blocks_and_bytes_do_not_depend_on_the_number_of_slots() {
     let own = Config { mode: Mode::new(), ..c(1 << 17, 5) }.program(&caps).unwrap();
     assert_eq!(own.workspace_bytes() - block.workspace_bytes(), 8 * (1024 * 65 * 4 + 8));
 
-    let tiles = "tiles of 128, pieces of 32 events, since workgroup memory is too small for a table";
+    let pieces = "pieces of 32 events, since workgroup memory is too small for a table";
     let one = program(128, 6);
-    assert_eq!(one.variant(), format!("blocks of 128 tokens, {tiles}"));
-    assert_eq!(one.workspace_bytes(), 8 * (128 * (160 + 64 + 2048) + 65 * 4 + 64 * 65 * 4));
+    assert_eq!(one.variant(), format!("blocks of 128 tokens, tiles of 128, {pieces}"));
+    // Keys, rates and what is read; of every 32 events, what a chunk passes on.
+    assert_eq!(one.workspace_bytes(), 8 * (128 * (160 + 64 + 2048) + 64 * 68 * 4));
     let block = program(1 << 17, 6);
-    assert_eq!(block.variant(), format!("blocks of 2048 tokens, {tiles}"));
-    assert!(block.workspace_bytes() <= 8 * 2048 * 2560);
+    assert_eq!(block.variant(), format!("blocks of 2048 tokens, tiles of 256, {pieces}"));
+    assert_eq!(block.workspace_bytes(), 8 * 2048 * 2408);
+    // Seven dispatches a block, and six without a merge.
+    assert_eq!((one.steps().len(), block.steps().len()), (6, 7 << 6));
     for n in [4096, 1 << 20] {
         assert_eq!(program(n, 6).workspace_bytes(), block.workspace_bytes());
     }

@@ -1,15 +1,16 @@
 //! RAM-Net's forms on a GPU, tokens in order and sorted pieces, each for shapes that a plan would give the other.
 
 use libtest_mimic::Trial;
-use subquad::gpu::Caps;
+use subquad::gpu::{Caps, Program};
 use subquad::operator::Operator;
 use subquad::operator::mode::{Direction, Mode};
-use subquad::ops::ramnet::{Cape, Config, Form};
-use subquad::tensor::{HostTensor, Values};
+use subquad::ops::ramnet::{Cape, Config, Form, Rule};
+use subquad::tensor::{HostTensor, TensorMap, Values};
 
 use crate::bytes::moved_by;
+use crate::pieces::join;
 use crate::ramnet::{inputs, several};
-use crate::support::{assert_matches, context, on_gpu_with, test};
+use crate::support::{assert_matches, assert_same_bits, context, cut, on_gpu_with, test};
 
 pub(crate) fn tests() -> Vec<Trial> {
     vec![
@@ -17,6 +18,8 @@ pub(crate) fn tests() -> Vec<Trial> {
         test(tables_of_any_size_match_the_definition),
         test(a_table_moves_the_bytes_that_are_stated),
         test(blocks_carry_the_memory),
+        test(tiles_of_sorted_events_are_merged_into_blocks),
+        test(runs_over_several_tiles_depend_on_earlier_events_only),
     ]
 }
 
@@ -83,7 +86,8 @@ fn a_table_moves_the_bytes_that_are_stated() {
     }
 }
 
-/// Blocks of few tokens, because bindings are small: the memory goes from one to the next, also of packed sequences.
+/// Blocks of few tokens, because bindings are small: the memory goes from one to the next, also of packed sequences, in either
+/// form.
 fn blocks_carry_the_memory() {
     let Some(ctx) = context() else { return };
     let base = Config::new(1, 2, 300, 2, 5);
@@ -95,10 +99,80 @@ fn blocks_carry_the_memory() {
         if mode.sequences.is_some() {
             all.insert("cu_seqlens", borders(300));
         }
-        let program = c.program(&caps).unwrap();
-        let blocks = program.steps().iter().filter(|step| step.kernel.name == "ramnet_table").count();
-        assert!(blocks > 2, "{}", program.variant());
-        let got = on_gpu_with(ctx, program, &all);
-        assert_matches(&format!("{mode:?}"), &c, &all, &got);
+        for (form, kernel) in [(Form::Table, "ramnet_table"), (Form::Pieces, "ramnet_rates")] {
+            if form == Form::Pieces && mode.sequences.is_some() {
+                continue;
+            }
+            let program = c.program_as(&caps, form).unwrap();
+            assert!(dispatches(&program, kernel) > 2, "{}", program.variant());
+            let got = on_gpu_with(ctx, program, &all);
+            assert_matches(&format!("{form:?}: {mode:?}"), &c, &all, &got);
+        }
+    }
+}
+
+fn dispatches(program: &Program, kernel: &str) -> usize {
+    program.steps().iter().filter(|step| step.kernel.name == kernel).count()
+}
+
+/// 16 slots, of which each token writes and reads 12: runs of hundreds of events in tiles of 170 tokens, eight in a block.
+fn crowded(tokens: usize) -> Config {
+    let base = Config::new(1, 2, tokens, 2, 5);
+    Config { choices: 2, qkv: base.qkv.dim_k(8), topk: 12, cape: Cape::Heads(vec![1]), ..base }
+}
+
+/// Several tiles with long runs, several blocks of them, and tiles of runs that are short.
+fn tiles_of_sorted_events_are_merged_into_blocks() {
+    let Some(ctx) = context() else { return };
+    let many = Config::new(1, 2, 100, 11, 5);
+    let many = Config { choices: 2, qkv: many.qkv.dim_k(22), topk: 64, rule: Rule::Pdma, ..many };
+    for (c, blocks) in [(crowded(400), 1), (crowded(1500), 2), (many, 1)] {
+        for mode in [Mode::new().carry(), Mode::new().direction(Direction::Backward)] {
+            let c = Config { mode, ..c.clone() };
+            let all = inputs(&c);
+            let program = c.program_as(ctx.caps(), Form::Pieces).unwrap();
+            assert_eq!(dispatches(&program, "ramnet_rates"), blocks, "{c:?}");
+            // A block that is a single tile needs no merge.
+            assert_eq!(dispatches(&program, "ramnet_merge"), 1, "{c:?}");
+            assert_matches(&format!("{c:?}"), &c, &all, &on_gpu_with(ctx, program, &all));
+        }
+    }
+}
+
+/// Neither later tokens nor cuts between segments change a bit, wherever the events of a run lie among the sorted ones.
+fn runs_over_several_tiles_depend_on_earlier_events_only() {
+    let Some(ctx) = context() else { return };
+    let run = |c: &Config, all: &TensorMap| on_gpu_with(ctx, c.program_as(ctx.caps(), Form::Pieces).unwrap(), all);
+    let part = |all: &TensorMap, from, to| -> TensorMap {
+        all.iter().map(|(name, tensor)| (name.to_owned(), cut(tensor, 2, from, to))).collect()
+    };
+    let whole = Config { mode: Mode::new().carry().segment(200), ..crowded(400) };
+    let all = inputs(&whole);
+    let want = run(&whole, &all);
+    let half = Config { qkv: whole.qkv.queries(200).keys(200), ..whole.clone() };
+    let first = run(&half, &part(&all, 0, 200));
+    let mut rest = part(&all, 200, 400);
+    for name in ["state", "mass", "position"] {
+        rest.insert(name, first.get(name).unwrap().clone());
+    }
+    let second = run(&half, &rest);
+    let o = join(&[first.get("o").unwrap().clone(), second.get("o").unwrap().clone()], 2);
+    assert_same_bits("o, cut at 200", &o, want.get("o").unwrap());
+    for name in ["state", "mass", "position"] {
+        assert_same_bits(&format!("{name}, cut at 200"), second.get(name).unwrap(), want.get(name).unwrap());
+    }
+
+    let c = crowded(400);
+    let all = inputs(&c);
+    let o = run(&c, &all).remove("o").unwrap();
+    for at in [33, 250, 399] {
+        // From there on the tokens of the beginning, in reverse.
+        let changed = all.iter().map(|(name, tensor)| {
+            let later: Vec<HostTensor> = (0..400 - at).rev().map(|t| cut(tensor, 2, t, t + 1)).collect();
+            (name.to_owned(), join(&[&[cut(tensor, 2, 0, at)], later.as_slice()].concat(), 2))
+        });
+        let got = run(&c, &changed.collect()).remove("o").unwrap();
+        assert_same_bits(&format!("before token {at}"), &cut(&got, 2, 0, at), &cut(&o, 2, 0, at));
+        assert!(cut(&got, 2, at, 400).bytes() != cut(&o, 2, at, 400).bytes(), "from token {at} on");
     }
 }

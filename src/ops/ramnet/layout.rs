@@ -7,8 +7,7 @@
 //! - [`Form::Table`]: workgroups take the tokens in order, each with some columns of one memory in a table (`table.rs`). This
 //!   form has few dispatches, whatever the length, and is chosen where the table fits in workgroup memory. Packed sequences
 //!   always take it: where the table does not fit, it lies in the memory itself.
-//! - [`Form::Pieces`]: events are sorted by slot, tile by tile, and the slots of a tile are processed side by side
-//!   (`pieces.rs`).
+//! - [`Form::Pieces`]: the events of a block are sorted by slot, and its slots are processed side by side (`pieces.rs`).
 //!
 //! Workspace: per token and head of a block, 20 K bytes of slots, weights and retentions, and what the form needs. A block is
 //! limited to 32 MiB of it, so the workspace does not grow with N. Without a carried state, the workspace also holds the
@@ -42,9 +41,9 @@ params! {
         pub(super) memory_first: u32,
         first_token: u32,
         pub(super) tokens: u32,
-        pub(super) tile: u32,
         pub(super) tiles: u32,
         pub(super) tile_tokens: u32,
+        pub(super) pieces: u32,
         dim_v: u32,
         mass_at: u32,
         pub(super) position_at: u32,
@@ -79,9 +78,9 @@ const PACKED: Fragment = fragment!("ramnet/packed.wgsl");
 
 /// Why every index of the kernels is within bounds.
 pub(super) const PROOF: &str = "slots are below P^U, since the beam keeps distinct addresses made of digits, and events below \
-                                those of a block; the buffers of both are written by the steps before; tokens are below N, \
-                                which no border of sequences exceeds; loops end at consts, uniforms, such borders, or the \
-                                number of pieces";
+                                those of a block, as are the places of sorted ones and the starts of their runs; the buffers \
+                                of these are written by the steps before; tokens are below N, which no border of sequences \
+                                exceeds; loops end at consts, uniforms, such borders, or the number of pieces";
 
 /// What every kernel begins with.
 pub(super) const COMMON: [Fragment; 2] = [STRIDES_SOURCE, TYPES];
@@ -103,7 +102,7 @@ static ROUND: Kernel = kernels::round("ramnet_round");
 /// Elements per workgroup that clears or copies memory, or sums what was read.
 pub(super) const ELEMENTS: usize = 256;
 /// Maximum number of bytes of a block: of its events, or of what it reads from the memory.
-const BLOCK_BYTES: u64 = 32 << 20;
+pub(super) const BLOCK_BYTES: u64 = 32 << 20;
 
 // Slots as in `Config::slots`, and workspace buffers in order.
 const Q: usize = 0;
@@ -259,11 +258,12 @@ impl<'a> Tiling<'a> {
         }
         let lanes = Lanes::new(c.digits(), c.choices, c.topk);
         let mut tiling = Self { c, caps, lanes, applied, block_tokens: step, wave: wave as usize };
+        tiling.fit()?;
+        let mut steps = (BLOCK_BYTES.min(binding) / (step as u64 * token * tiling.wave as u64)).max(1) as usize;
         if let Applied::Pieces(pieces) = &mut tiling.applied {
             pieces.tile_tokens = step;
+            steps = steps.min(pieces.most_tiles());
         }
-        tiling.fit()?;
-        let steps = (BLOCK_BYTES.min(binding) / (step as u64 * token * tiling.wave as u64)).max(1) as usize;
         tiling.block_tokens = steps.min(longest.div_ceil(step)) * step;
         Ok(tiling)
     }

@@ -1,18 +1,27 @@
-//! Events sorted by slot. They are processed in *tiles* of up to 1024 / K tokens (2048 events), one tile after another, by as
-//! many workgroups as there are *pieces* of 32 events, even if many events belong to one slot: the events of a slot are split
-//! into chunks of 32 from its first one on, and the effects of chunks compose. A block consists of several tiles that share the
-//! steps that are parallel along the sequence: computing all addresses at the start, and summing what was read at the end. The
-//! masses need no values, so they are computed once for all tiles of a block.
+//! Events sorted by slot. Those of a block are processed at once, by as many workgroups as there are *pieces* of 32 events,
+//! even if many events belong to one slot: the events of a slot are split into chunks of 32 from its first one on, and the
+//! effects of chunks compose. A block has up to 32768 events per head (16384 / K tokens). Workgroups sort them in *tiles* of up to
+//! 4096 events, which another dispatch merges. A block takes seven dispatches, or six if it is a single tile:
 //!
-//! Workspace, besides that of every form: per token and head of a block, 4 bytes per event (its rate), four more bytes for
-//! every 32 events, and `4 K E` bytes for what is read; per head, another `K (E + 1) / 4` bytes for each token of a tile. A
-//! block has up to 32 MiB of what is read (2048 tokens at H = 8, K = 8, E = 64).
+//! 1. addresses and weights of all tokens;
+//! 2. tiles sorted by slot;
+//! 3. tiles merged;
+//! 4. masses, which need no values: the rates of events in first chunks, and the effects of later chunks on the mass;
+//! 5. contents: first chunks applied; the rates of events in later chunks, and the effects of these chunks on the content;
+//! 6. later chunks applied;
+//! 7. what was read, summed for each token.
 //!
-//! Bytes are stated for tokens whose slots no other token of the tile accesses. A slot that several tokens access is
-//! read and written less often; a slot with more events than a piece reads its values twice.
+//! Workspace, besides that of every form: per token and head of a block, 8 K bytes of sorted events or rates, `K (E + 4) / 4` bytes
+//! of what chunks pass on, and `4 K E` bytes for what is read. A block has up to 32 MiB of what is read (2048 tokens at H = 8,
+//! K = 8, E = 64).
+//!
+//! Bytes are stated for tokens whose slots no other token of the block accesses. A slot that several tokens access is
+//! read and written less often; a slot with more events than a chunk reads its values twice.
 
 use super::Config;
-use super::layout::{Block, COMMON, ELEMENTS, EVENT_KEYS, O, POSITION, PROOF, Params, SHARED, Tiling, V, WEIGHTS};
+use super::layout::{
+    BLOCK_BYTES, Block, COMMON, ELEMENTS, EVENT_KEYS, O, POSITION, PROOF, Params, SHARED, Tiling, V, WEIGHTS,
+};
 use crate::cores::rows::{OUTPUTS_F32, OUTPUTS_STORED};
 use crate::gpu::program::{Cost, Named, Operand, Scratch, Step};
 use crate::gpu::shader::{Fragment, Kernel, UniformData, Variant, fragment};
@@ -20,6 +29,7 @@ use crate::ops::primitives::stable_sort;
 use crate::tensor::DType;
 
 const EVENTS: Fragment = fragment!("ramnet/events.wgsl");
+const CARRIES: Fragment = fragment!("ramnet/carries.wgsl");
 const BLOCKS: Fragment = fragment!("ramnet/blocks.wgsl");
 
 const fn kernel(name: &'static str, sources: &'static [Fragment]) -> Kernel {
@@ -31,25 +41,33 @@ static CLEAR: Kernel = kernel("ramnet_clear", &[COMMON[0], COMMON[1], fragment!(
 static BIN: Kernel =
     kernel("ramnet_bin", &[COMMON[0], COMMON[1], EVENTS, stable_sort::TILE, fragment!("ramnet/bin.wgsl")]);
 
-static RATES: Kernel = kernel("ramnet_rates", &[COMMON[0], COMMON[1], EVENTS, fragment!("ramnet/rates.wgsl")]);
+static MERGE: Kernel = kernel("ramnet_merge", &[COMMON[0], COMMON[1], EVENTS, fragment!("ramnet/merge.wgsl")]);
 
-static APPLY: Kernel = kernel("ramnet_apply", &[COMMON[0], COMMON[1], EVENTS, BLOCKS, fragment!("ramnet/apply.wgsl")]);
+static RATES: Kernel = kernel("ramnet_rates", &[COMMON[0], COMMON[1], EVENTS, CARRIES, fragment!("ramnet/rates.wgsl")]);
+
+static APPLY: Kernel =
+    kernel("ramnet_apply", &[COMMON[0], COMMON[1], EVENTS, CARRIES, BLOCKS, fragment!("ramnet/apply.wgsl")]);
 
 static COMPOSE: Kernel =
-    kernel("ramnet_compose", &[COMMON[0], COMMON[1], EVENTS, BLOCKS, fragment!("ramnet/compose.wgsl")]);
+    kernel("ramnet_compose", &[COMMON[0], COMMON[1], EVENTS, CARRIES, BLOCKS, fragment!("ramnet/compose.wgsl")]);
 
 static REDUCE: Kernel = kernel("ramnet_reduce", &[COMMON[0], COMMON[1], POSITION, fragment!("ramnet/reduce.wgsl")]);
 
-/// Maximum number of events of a tile, which one workgroup sorts.
-const TILE_EVENTS: usize = 2048;
-/// Events per piece; `PIECE` in the shader.
+/// Maximum number of events of a block and head; `EVENTS` in the shader.
+const BLOCK_EVENTS: usize = 32768;
+/// Events of a tile, which one workgroup sorts, at most; and where so many of all heads would exceed a block.
+const TILE_EVENTS: [usize; 2] = [4096, 2048];
+/// Events per piece, and of a chunk; `PIECE` in the shader.
 const PIECE: usize = 32;
+/// Events per workgroup that computes rates; `SECTION` in the shader.
+const SECTION: usize = 512;
 /// Invocations per workgroup that processes pieces.
 const WALKERS: usize = 64;
 
-const RATE_LIST: Named = ("rates", Operand::Workspace(SHARED));
+/// A list as long as the events, of which each step leaves in one what the next reads: slots, keys sorted by tile, keys, rates.
+const LISTS: [Operand; 2] = [EVENT_KEYS.1, Operand::Workspace(SHARED)];
 const CONTRIBUTIONS: Named = ("contributions", Operand::Workspace(SHARED + 1));
-const CARRIES: Named = ("carries", Operand::Workspace(SHARED + 2));
+const CARRY_ROWS: Named = ("carries", Operand::Workspace(SHARED + 2));
 const MEMORY: usize = SHARED + 3;
 
 /// The sizes of the form with sorted events.
@@ -64,12 +82,21 @@ pub(super) struct Pieces {
 impl Pieces {
     pub(super) fn new(c: &Config) -> Self {
         let longest = c.mode.segment.unwrap_or(c.qkv.queries).min(c.qkv.queries);
-        Self {
+        let mut pieces = Self {
             topk: c.topk,
             dim_v: c.qkv.dim_v,
-            tile_tokens: (TILE_EVENTS / (2 * c.topk)).min(longest),
+            tile_tokens: 0,
             columns: c.qkv.dim_v.next_power_of_two().clamp(4, WALKERS),
-        }
+        };
+        let [large, small] = TILE_EVENTS.map(|events| events / (2 * c.topk));
+        let exceeds = large.min(longest) as u64 * pieces.bytes() * c.qkv.kv_units() as u64 > BLOCK_BYTES;
+        pieces.tile_tokens = if exceeds { small } else { large }.min(longest);
+        pieces
+    }
+
+    /// Maximum number of tiles of a block.
+    pub(super) fn most_tiles(&self) -> usize {
+        BLOCK_EVENTS / (2 * self.topk * self.tile_tokens)
     }
 
     /// Bytes per token and head: those of what it reads or those of its weights, whichever are more.
@@ -88,11 +115,9 @@ impl Pieces {
 
     pub(super) fn workspace(&self, tiling: &Tiling<'_>, list: &mut Vec<Scratch>) {
         let tokens = (tiling.wave * tiling.block_tokens) as u64;
-        let (tiles, pieces) = (tiling.block_tokens / self.tile_tokens, self.pieces(self.tile_tokens));
-        let flagged = (tiling.wave * tiles * (pieces + 1) * 4) as u64;
-        let carries = (tiling.wave * pieces * (self.dim_v + 1) * 4) as u64;
+        let carries = (tiling.wave * self.pieces(tiling.block_tokens) * (self.dim_v + 4) * 4) as u64;
         list.extend([
-            Scratch { name: "rates and runs", bytes: tokens * 2 * self.topk as u64 * 4 + flagged },
+            Scratch { name: "sorted events or rates", bytes: tokens * 2 * self.topk as u64 * 4 },
             Scratch { name: "what is read", bytes: tokens * (self.topk * self.dim_v) as u64 * 4 },
             Scratch { name: "carries between pieces", bytes: carries },
         ]);
@@ -121,43 +146,48 @@ impl Pieces {
         let params = &mut block.params;
         params.tile_tokens = self.tile_tokens as u32;
         params.tiles = tokens.div_ceil(self.tile_tokens) as u32;
+        params.pieces = self.pieces(tokens) as u32;
         params.advance = if last && c.mode.carry { c.qkv.queries as u32 } else { 0 };
         let (params, units) = (block.params, block.units.len());
         let memory = tiling.memory(MEMORY);
         let n = (units * tokens) as f64;
+        let words = |count: f64| count * 4.0;
         let events = 2.0 * n * topk;
 
         steps.push(tiling.address(block, memory));
-        let sorted = [tiling.consts(), vec![("SORT", self.sort() as u32)]].concat();
-        let bytes = events * 4.0;
-        steps.push(tiling.step(
-            &BIN,
-            &params,
-            sorted.clone(),
-            &[EVENT_KEYS],
-            units * params.tiles as usize,
-            Cost { bytes_read: bytes, bytes_written: bytes, ..Cost::default() },
-        ));
-        let in_tile = |tile: u32| self.tile_tokens.min(tokens - tile as usize * self.tile_tokens);
-        let flagged: usize = (0..params.tiles).map(|tile| self.pieces(in_tile(tile)) + 1).sum();
+        let tiles = params.tiles as usize;
+        let sorts = [tiling.consts(), vec![("SORT", self.sort() as u32)]].concat();
+        let cost = Cost { bytes_read: words(events), bytes_written: words(events), ..Cost::default() };
+        let [slots, mut keys] = LISTS;
+        let operands = [("events", slots), ("sorted", keys)];
+        steps.push(tiling.step(&BIN, &params, sorts.clone(), &operands, units * tiles, cost));
+        let mut other = slots;
+        if tiles > 1 {
+            let cost = Cost { bytes_read: words(events * tiles as f64), ..cost };
+            let operands = [("sorted", keys), ("keys", other)];
+            steps.push(tiling.step(&MERGE, &params, sorts, &operands, units * tiles, cost));
+            (keys, other) = (other, keys);
+        }
+        let [keys, rates] = [("keys", keys), ("rates", other)];
+        // Every section also looks at the events of a chunk on either side.
+        let count = 2 * self.topk * tokens;
+        let looked = |first: usize| (first + SECTION + PIECE).min(count) - first.saturating_sub(PIECE);
+        let looked = units * (0..count).step_by(SECTION).map(looked).sum::<usize>();
+        let pieces = self.pieces(tokens);
         steps.push(tiling.step(
             &RATES,
             &params,
-            sorted,
-            &[EVENT_KEYS, WEIGHTS, memory, RATE_LIST],
-            units,
+            tiling.consts(),
+            &[keys, WEIGHTS, memory, rates, CARRY_ROWS],
+            units * count.div_ceil(SECTION),
             Cost {
                 // Keys, weights and masses, and what a write leaves.
-                bytes_read: (3.0 * events + n * topk) * 4.0,
-                bytes_written: 2.0 * events * 4.0 + (units * flagged * 4) as f64,
+                bytes_read: words(looked as f64 + 2.0 * events + n * topk),
+                bytes_written: words(events + n * topk + (units * pieces) as f64),
                 ..Cost::default()
             },
         ));
-        for tile in 0..params.tiles {
-            let mut params = params;
-            params.tile = tile;
-            self.tile(tiling, block, params, in_tile(tile), steps);
-        }
+        self.contents(tiling, block, [keys, rates], steps);
 
         let moved = if params.advance > 0 { (units * 2 * 4) as f64 } else { 0.0 };
         let [written, added] = tiling.output_bytes(block.run);
@@ -177,43 +207,42 @@ impl Pieces {
         ));
     }
 
-    /// Applies the events of a tile of so many tokens.
-    fn tile(&self, tiling: &Tiling<'_>, block: &Block, params: Params, count: usize, steps: &mut Vec<Step>) {
+    /// Applies the events of a block to the contents.
+    fn contents(&self, tiling: &Tiling<'_>, block: &Block, [keys, rates]: [Named; 2], steps: &mut Vec<Step>) {
         let c = tiling.c;
         let (e, size, topk) = (self.dim_v as f64, c.qkv.dtype.size() as f64, self.topk as f64);
-        let units = block.units.len();
-        let n = (units * count) as f64;
+        let (units, tokens) = (block.units.len(), block.tokens.len());
+        let n = (units * tokens) as f64;
         let events = 2.0 * n * topk;
-        let pieces = self.pieces(count);
+        let pieces = self.pieces(tokens);
         let per = WALKERS / self.columns;
         let columns = self.dim_v.div_ceil(self.columns);
         let groups = units * columns * pieces.div_ceil(per);
         let consts = [tiling.consts(), vec![("COLUMNS", self.columns as u32), ("PER", per as u32)]].concat();
-        // Every piece also looks at the next piece and at one key on either side.
-        let end = 2 * self.topk * count;
-        let keys = |piece: usize| ((piece + 2) * PIECE + 1).min(end) - (piece * PIECE).saturating_sub(1);
-        let reached = |piece: usize| ((piece + 2) * PIECE).min(end) - piece * PIECE;
-        let looked = (0..pieces).map(|piece| keys(piece) + reached(piece) + 1).sum::<usize>();
-        let looked = (units * columns * looked) as f64;
+        // Every piece also looks at the keys of the next piece, and at one key on either side.
+        let end = 2 * self.topk * tokens;
+        let seen = |piece: usize| ((piece + 2) * PIECE + 1).min(end) - (piece * PIECE).saturating_sub(1);
+        let looked = end + (0..pieces).map(seen).sum::<usize>();
+        let [looked, starts] = [looked, pieces].map(|count| (units * columns * count) as f64);
         let values = tiling.bind(V, &block.units);
-        let operands = [EVENT_KEYS, RATE_LIST, values, tiling.memory(MEMORY), CONTRIBUTIONS, CARRIES];
+        let operands = [keys, rates, values, tiling.memory(MEMORY), CONTRIBUTIONS, CARRY_ROWS, WEIGHTS];
         steps.push(tiling.step(
             &APPLY,
-            &params,
+            &block.params,
             consts.clone(),
             &operands,
             groups,
             Cost {
                 flops: n * 5.0 * topk * e,
                 // Keys, rates and one start per piece; contents, and one value per write.
-                bytes_read: looked * 4.0 + e * (events * 4.0 + n * topk * size),
+                bytes_read: (looked + starts) * 4.0 + e * (events * 4.0 + n * topk * size),
                 bytes_written: e * events * 4.0,
                 ..Cost::default()
             },
         ));
-        // One flag per workgroup, assuming that no run is longer than a piece.
-        let cost = Cost { bytes_read: groups as f64 * 4.0, ..Cost::default() };
-        steps.push(tiling.step(&COMPOSE, &params, consts, &operands, groups, cost));
+        // One start per piece, assuming that no run is longer than a chunk.
+        let cost = Cost { bytes_read: starts * 4.0, ..Cost::default() };
+        steps.push(tiling.step(&COMPOSE, &block.params, consts, &operands[..6], groups, cost));
     }
 
     /// Number of elements that a workgroup sorts: a power of two.
