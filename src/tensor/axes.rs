@@ -2,8 +2,14 @@
 
 /// Keeps these positions of the axis, in their order.
 pub(crate) fn select<T: Copy>(values: &[T], [length, inner]: [usize; 2], positions: &[usize]) -> Vec<T> {
+    if positions.iter().copied().eq(0..length) {
+        return values.to_vec();
+    }
     let mut selected = Vec::with_capacity(values.len() / length.max(1) * positions.len());
-    if length * inner > 0 {
+    if inner == 1 && length > 0 {
+        // Single elements are copied without a call for each.
+        values.chunks_exact(length).for_each(|block| selected.extend(positions.iter().map(|at| block[*at])));
+    } else if length * inner > 0 {
         for block in values.chunks_exact(length * inner) {
             positions.iter().for_each(|at| selected.extend_from_slice(&block[at * inner..][..inner]));
         }
