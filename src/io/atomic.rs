@@ -174,6 +174,7 @@ fn lock() -> MutexGuard<'static, Temporaries> {
 
 /// Deletes every temporary file of this process, which is about to end; waits for a [`commit`] under way. A thread that begins
 /// to write from now on waits for the end.
+#[cfg(feature = "cli")]
 pub(super) fn abandon() {
     let mut temporaries = lock();
     temporaries.ending = true;

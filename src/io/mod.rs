@@ -34,6 +34,7 @@ use text::{one_line, quoted, shown};
 
 pub use mapped::Mapped;
 pub use opened::{Opened, open};
+#[cfg(feature = "cli")]
 pub(crate) use text::hidden;
 
 /// Selects the tensors to load, by name.
@@ -175,6 +176,7 @@ pub fn write_together(outputs: &[Output<'_>]) -> Result<(), Error> {
 
 /// Deletes the temporary files of this process; a thread that writes later waits forever. Call it before a signal ends the
 /// process.
+#[cfg(feature = "cli")]
 pub(crate) fn abandon() {
     atomic::abandon();
 }

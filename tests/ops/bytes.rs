@@ -282,7 +282,8 @@ fn a_memory_moves_what_is_stated_where_no_slot_is_shared_and_less_where_all_are(
         let digit = |digit: usize| if digit == 0 { [9.0, 0.0] } else { [0.0, 9.0] };
         std::iter::repeat_n([0.0; 2], 6).chain(digits.map(digit)).flatten().collect()
     };
-    let dims: [(_, &dyn Fn(usize, usize) -> Vec<f32>, _); 2] = [(few, &of_two, [12, 70]), (many, &of_64, [12, 33])];
+    type Row<'r> = &'r dyn Fn(usize, usize) -> Vec<f32>;
+    let dims: [(_, Row<'_>, _); 2] = [(few, &of_two, [12, 70]), (many, &of_64, [12, 33])];
     for (c, row, dim) in dims.into_iter().flat_map(|(c, row, dims)| dims.map(|dim| (c.clone(), row, dim))) {
         let c = ramnet::Config { qkv: c.qkv.dim_v(dim), ..c };
         let (n, width) = (c.qkv.queries, c.qkv.dim_k);

@@ -8,7 +8,7 @@
 //
 // Consts of the prelude: LANES (invocations of a subgroup), ROW_TILES and COLUMN_TILES (matrices of a subgroup), ODD_DIMS,
 // OUTPUTS. Needs lib/matrix_units.wgsl or lib/matrix_emulated.wgsl, a fragment each of x_*, lines_*, weight_* and bias,
-// tile.wgsl, dims.wgsl, and finish.wgsl or partial_*.wgsl.
+// tile.wgsl, dims.wgsl, and finish.wgsl or partial_*.
 const SUBGROUPS: u32 = 4u;
 const INVOCATIONS: u32 = SUBGROUPS * LANES;
 const ROWS: u32 = 2u * ROW_TILES * TILE;
