@@ -36,7 +36,7 @@ fn a_flag_of_another_operator_is_said_to_be_its() {
 fn a_mistyped_word_gets_the_nearest_one() {
     tip("run linear -i f --normalise", "a similar argument exists: '--normalize'");
     tip("run linear -i f --rule gatd", "a similar value exists: 'gated'");
-    tip("sampel linear -o f", "a similar subcommand exists: 'sample'");
+    tip("sampl linear -o f", "a similar subcommand exists: 'sample'");
     tip("check liner", "a similar value exists: 'linear'");
     tip("linear -i f", "linear is an operator: subquad run linear");
     let place = Place::new();
