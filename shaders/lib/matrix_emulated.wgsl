@@ -5,7 +5,7 @@ const ELEMENTS: u32 = TILE * TILE;
 const SHARE: u32 = ELEMENTS / LANES;
 
 alias MatrixA = array<f16, ELEMENTS>;
-alias MatrixB = array<f16, ELEMENTS>;
+alias MatrixB = MatrixA; // naga writes two types for equal arrays of two names
 alias MatrixC = array<f32, SHARE>;
 
 struct Lane {
