@@ -139,28 +139,39 @@ fn tiles_of_sorted_events_are_merged_into_blocks() {
     }
 }
 
+/// The sorted form in two pieces, cut behind its first segment, gives the bits of the whole.
+fn cut_at_segments(whole: Config) {
+    let Some(ctx) = context() else { return };
+    let run = |c: &Config, all: &TensorMap| on_gpu_with(ctx, c.program_as(ctx.caps(), Form::Pieces).unwrap(), all);
+    let (at, n) = (whole.mode.segment.unwrap(), whole.qkv.queries);
+    let part = |all: &TensorMap, from, to| -> TensorMap {
+        all.iter().map(|(name, tensor)| (name.to_owned(), cut(tensor, 2, from, to))).collect()
+    };
+    let of = |tokens| Config { qkv: whole.qkv.queries(tokens).keys(tokens), ..whole.clone() };
+    let all = inputs(&whole);
+    let want = run(&whole, &all);
+    let first = run(&of(at), &part(&all, 0, at));
+    let mut rest = part(&all, at, n);
+    for name in ["state", "mass", "position"] {
+        rest.insert(name, first.get(name).unwrap().clone());
+    }
+    let second = run(&of(n - at), &rest);
+    let o = join(&[first.get("o").unwrap().clone(), second.get("o").unwrap().clone()], 2);
+    assert_same_bits(&format!("o, cut at {at}"), &o, want.get("o").unwrap());
+    for name in ["state", "mass", "position"] {
+        assert_same_bits(&format!("{name}, cut at {at}"), second.get(name).unwrap(), want.get(name).unwrap());
+    }
+}
+
 /// Neither later tokens nor cuts between segments change a bit, wherever the events of a run lie among the sorted ones.
 fn runs_over_several_tiles_depend_on_earlier_events_only() {
     let Some(ctx) = context() else { return };
     let run = |c: &Config, all: &TensorMap| on_gpu_with(ctx, c.program_as(ctx.caps(), Form::Pieces).unwrap(), all);
-    let part = |all: &TensorMap, from, to| -> TensorMap {
-        all.iter().map(|(name, tensor)| (name.to_owned(), cut(tensor, 2, from, to))).collect()
-    };
-    let whole = Config { mode: Mode::new().carry().segment(200), ..crowded(400) };
-    let all = inputs(&whole);
-    let want = run(&whole, &all);
-    let half = Config { qkv: whole.qkv.queries(200).keys(200), ..whole.clone() };
-    let first = run(&half, &part(&all, 0, 200));
-    let mut rest = part(&all, 200, 400);
-    for name in ["state", "mass", "position"] {
-        rest.insert(name, first.get(name).unwrap().clone());
-    }
-    let second = run(&half, &rest);
-    let o = join(&[first.get("o").unwrap().clone(), second.get("o").unwrap().clone()], 2);
-    assert_same_bits("o, cut at 200", &o, want.get("o").unwrap());
-    for name in ["state", "mass", "position"] {
-        assert_same_bits(&format!("{name}, cut at 200"), second.get(name).unwrap(), want.get(name).unwrap());
-    }
+    cut_at_segments(Config { mode: Mode::new().carry().segment(200), ..crowded(400) });
+    // A rest of 20 tokens, so many events of which all heads could sort at once that a whole segment could not be.
+    let wide = Config::new(1, 5, 52, 11, 1024);
+    let wide = Config { choices: 2, qkv: wide.qkv.dim_k(22), topk: 64, ..wide };
+    cut_at_segments(Config { mode: Mode::new().carry().segment(32), ..wide });
 
     let c = crowded(400);
     let all = inputs(&c);

@@ -240,14 +240,15 @@ impl<'a> Tiling<'a> {
         };
         let longest = match &applied {
             Applied::Table(_) => c.qkv.queries,
-            Applied::Pieces(_) => c.mode.segment.unwrap_or(c.qkv.queries).min(c.qkv.queries),
+            Applied::Pieces(_) => c.mode.segment.unwrap_or(c.qkv.queries),
         };
         let units = c.qkv.kv_units() as u64;
         let step = step.min((binding / token) as usize);
         if step == 0 {
             return Err(limit("what a token reads (bytes)", token));
         }
-        let mut wave = units.min(binding / (step as u64 * token));
+        let most = units.min(binding / (step as u64 * token));
+        let mut wave = most;
         if !c.mode.carry {
             let copies = if let Applied::Table(table) = &applied { table.memories(&c.mode) } else { 1 };
             let memory = c.memory("memory", [copies, 1], c.qkv.dim_v).checked_bytes().unwrap_or(u64::MAX);
@@ -259,12 +260,16 @@ impl<'a> Tiling<'a> {
         let lanes = Lanes::new(c.digits(), c.choices, c.topk);
         let mut tiling = Self { c, caps, lanes, applied, block_tokens: step, wave: wave as usize };
         tiling.fit()?;
-        let mut steps = (BLOCK_BYTES.min(binding) / (step as u64 * token * tiling.wave as u64)).max(1) as usize;
+        // Blocks of sorted events end where they would in any other piece of the sequence with the same segments: neither the
+        // number of tokens nor what a wave's memories and tensors take has a say.
+        let units = if let Applied::Pieces(_) = &tiling.applied { most } else { tiling.wave as u64 };
+        let mut steps = (BLOCK_BYTES.min(binding) / (step as u64 * token * units)).max(1) as usize;
         if let Applied::Pieces(pieces) = &mut tiling.applied {
             pieces.tile_tokens = step;
             steps = steps.min(pieces.most_tiles());
+            pieces.tile_tokens = step.min(c.qkv.queries);
         }
-        tiling.block_tokens = steps.min(longest.div_ceil(step)) * step;
+        tiling.block_tokens = (steps.min(longest.div_ceil(step)) * step).min(c.qkv.queries);
         Ok(tiling)
     }
 

@@ -81,7 +81,7 @@ pub(super) struct Pieces {
 
 impl Pieces {
     pub(super) fn new(c: &Config) -> Self {
-        let longest = c.mode.segment.unwrap_or(c.qkv.queries).min(c.qkv.queries);
+        let longest = c.mode.segment.unwrap_or(c.qkv.queries);
         let mut pieces = Self {
             topk: c.topk,
             dim_v: c.qkv.dim_v,
