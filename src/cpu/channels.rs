@@ -6,7 +6,7 @@ use std::ops::Range;
 
 use half::slice::HalfFloatSliceExt;
 
-use crate::cpu::simd::{exp, exp_signed};
+use crate::cpu::simd::{exp, exp_signed, multiply_add};
 use crate::cpu::tiles::{Output, Pointer};
 use crate::tensor::{DType, HostTensor, Layout, Values};
 
@@ -61,40 +61,40 @@ impl Output {
 
 /// `ln(1 + u)` for u from 0 to 1, within 2 ulp for small u too: 2 atanh(u / (2 + u)), whose argument is at most 1/3.
 #[inline(always)]
-fn ln_1p(u: f32) -> f32 {
+fn ln_1p<const FUSED: bool>(u: f32) -> f32 {
     let s = u / (2.0 + u);
     let q = s * s;
     let mut p = 1.0 / 15.0;
     for n in [13.0, 11.0, 9.0, 7.0, 5.0, 3.0] {
-        p = p * q + 1.0 / n;
+        p = multiply_add::<FUSED>(p, q, 1.0 / n);
     }
-    2.0 * s + 2.0 * s * q * p
+    multiply_add::<FUSED>(2.0 * s * q, p, 2.0 * s)
 }
 
 wide! {
     /// `ln(1 + e^x)` of every element, without overflow; NaN stays NaN.
-    pub(crate) fn softplus(x: &mut [f32]) {
+    pub(crate) fn softplus<FUSED>(x: &mut [f32]) {
         for x in x {
             let positive = if *x < 0.0 { 0.0 } else { *x };
-            *x = positive + ln_1p(exp(-x.abs()));
+            *x = positive + ln_1p::<FUSED>(exp::<FUSED>(-x.abs()));
         }
     }
 }
 
 wide! {
     /// `x / (1 + e^-x)` of every element.
-    pub(crate) fn silu(x: &mut [f32]) {
+    pub(crate) fn silu<FUSED>(x: &mut [f32]) {
         for x in x {
-            *x /= 1.0 + exp_signed(-*x);
+            *x /= 1.0 + exp_signed::<FUSED>(-*x);
         }
     }
 }
 
 wide! {
     /// `1 / (1 + e^-x)` of every element.
-    pub(crate) fn sigmoid(x: &mut [f32]) {
+    pub(crate) fn sigmoid<FUSED>(x: &mut [f32]) {
         for x in x {
-            *x = 1.0 / (1.0 + exp_signed(-*x));
+            *x = 1.0 / (1.0 + exp_signed::<FUSED>(-*x));
         }
     }
 }

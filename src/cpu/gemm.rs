@@ -4,9 +4,6 @@
 //! `c += a b^T`. Which kernel a machine has does not change which sums are added in which order, but only some of them fuse
 //! multiplications with additions.
 
-#[cfg(target_arch = "x86_64")]
-use super::avx512;
-
 /// Columns of both matrices that are multiplied at once: panels of them stay in a cache.
 pub(crate) const DEPTH: usize = 512;
 
@@ -41,8 +38,8 @@ impl Kernel {
     pub(crate) fn new() -> Self {
         #[cfg(target_arch = "x86_64")]
         {
-            if avx512::is_supported() {
-                return Self { rows: 12, columns: 32, pack: [pack::<12>, pack::<32>], multiply: avx512::multiply };
+            if std::arch::is_x86_feature_detected!("avx512f") {
+                return Self { rows: 12, columns: 32, pack: [pack::<12>, pack::<32>], multiply: avx512 };
             }
             if std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("fma") {
                 return Self { rows: 6, columns: 16, pack: [pack::<6>, pack::<16>], multiply: avx2 };
@@ -114,6 +111,16 @@ fn tile<const R: usize, const C: usize, const FUSED: bool>(left: &[f32], right: 
     for (i, sums) in sums.iter().enumerate() {
         c[i * stride..][..C].copy_from_slice(sums);
     }
+}
+
+#[cfg(target_arch = "x86_64")]
+fn avx512(left: &[f32], right: &[f32], c: &mut [f32], stride: usize) {
+    #[target_feature(enable = "avx512f")]
+    fn fused(left: &[f32], right: &[f32], c: &mut [f32], stride: usize) {
+        tile::<12, 32, true>(left, right, c, stride);
+    }
+    // SAFETY: a kernel is only made with this function if the machine has AVX-512.
+    unsafe { fused(left, right, c, stride) }
 }
 
 #[cfg(target_arch = "x86_64")]

@@ -4,8 +4,6 @@
 //! All arithmetic is in f32. The results depend only on the shape, never on the number of threads: sums have a fixed
 //! order, and threads only decide who computes which segment.
 
-#[cfg(target_arch = "x86_64")]
-mod avx512;
 pub(crate) mod channels;
 pub(crate) mod gemm;
 pub(crate) mod matrix;

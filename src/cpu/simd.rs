@@ -1,8 +1,38 @@
 //! Loops over floats that compile to vector code.
 
-/// Compiles a loop over floats twice on x86-64, for the baseline (SSE2) and for AVX2, and runs the AVX2 version if the
-/// machine supports it. There is no fused multiply-add, so both give the same bits.
+/// Compiles a loop over floats several times on x86-64, and runs the widest version that the machine supports.
+///
+/// A plain function is compiled for the baseline (SSE2) and for AVX2, without fused multiply-add, so that both give the same bits.
+/// A function `name<FUSED>(..)` is compiled for the baseline, for AVX2 with FMA and for AVX-512. In its body FUSED says whether
+/// [`multiply_add`] is one instruction; the bits differ between machines.
 macro_rules! wide {
+    ($(#[$meta:meta])* $vis:vis fn $name:ident<$fused:ident>($($arg:ident: $type:ty),*) $(-> $ret:ty)? $body:block) => {
+        $(#[$meta])*
+        $vis fn $name($($arg: $type),*) $(-> $ret)? {
+            #[inline(always)]
+            fn body<const $fused: bool>($($arg: $type),*) $(-> $ret)? $body
+            #[cfg(target_arch = "x86_64")]
+            {
+                #[target_feature(enable = "avx512f")]
+                fn avx512($($arg: $type),*) $(-> $ret)? {
+                    body::<true>($($arg),*)
+                }
+                #[target_feature(enable = "avx2,fma")]
+                fn avx2($($arg: $type),*) $(-> $ret)? {
+                    body::<true>($($arg),*)
+                }
+                if std::arch::is_x86_feature_detected!("avx512f") {
+                    // SAFETY: the machine has AVX-512.
+                    return unsafe { avx512($($arg),*) };
+                }
+                if std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("fma") {
+                    // SAFETY: the machine has AVX2 and FMA.
+                    return unsafe { avx2($($arg),*) };
+                }
+            }
+            body::<{ cfg!(target_arch = "aarch64") }>($($arg),*)
+        }
+    };
     ($(#[$meta:meta])* $vis:vis fn $name:ident($($arg:ident: $type:ty),*) $(-> $ret:ty)? $body:block) => {
         $(#[$meta])*
         $vis fn $name($($arg: $type),*) $(-> $ret)? {
@@ -27,9 +57,9 @@ pub(crate) use wide;
 
 wide! {
     /// `elu(x) + 1` of every element.
-    pub(crate) fn elu1(x: &mut [f32]) {
+    pub(crate) fn elu1<FUSED>(x: &mut [f32]) {
         for x in x {
-            *x = if *x > 0.0 { *x + 1.0 } else { exp(*x) };
+            *x = if *x > 0.0 { *x + 1.0 } else { exp::<FUSED>(*x) };
         }
     }
 }
@@ -43,33 +73,40 @@ wide! {
     }
 }
 
+/// `x y + z`, in one rounding if FUSED.
+#[inline(always)]
+pub(crate) fn multiply_add<const FUSED: bool>(x: f32, y: f32, z: f32) -> f32 {
+    if FUSED { x.mul_add(y, z) } else { x * y + z }
+}
+
 /// `e^x` for `x <= 0`, with an error of at most 1 ulp. It has no branches, so that a loop over it is vectorised, unlike
 /// a loop over `f32::exp`. The result is 0 below the range of normal numbers, and NaN for NaN.
 #[inline(always)]
-pub(crate) fn exp(x: f32) -> f32 {
+pub(crate) fn exp<const FUSED: bool>(x: f32) -> f32 {
     // Adding 1.5 * 2^23 rounds to an integer, which is then in the low bits.
     const ROUND: f32 = 12_582_912.0;
     const LOWEST: f32 = -87.336_54;
-    let shifted = x * std::f32::consts::LOG2_E + ROUND;
+    let shifted = multiply_add::<FUSED>(x, std::f32::consts::LOG2_E, ROUND);
     let n = shifted - ROUND;
     // ln 2 is split into two parts. The first has nine bits, so that its product with n is exact.
-    let r = (x - n * (355.0 / 512.0)) + n * 2.121_944_4e-4;
+    let r = multiply_add::<FUSED>(n, 2.121_944_4e-4, multiply_add::<FUSED>(n, -355.0 / 512.0, x));
     // Coefficients of Cephes' expf.
     let mut p = 1.987_569_1e-4;
     for c in [1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 0.5] {
-        p = p * r + c;
+        p = multiply_add::<FUSED>(p, r, c);
     }
-    let power = f32::from_bits((shifted.to_bits() << 23).wrapping_add(1.0f32.to_bits()));
-    let y = (p * (r * r) + r + 1.0) * power;
+    // The exponent of y is that of a number near 1; n is added to it.
+    let y = multiply_add::<FUSED>(p, r * r, r) + 1.0;
+    let y = f32::from_bits(y.to_bits().wrapping_add(shifted.to_bits() << 23));
     if x < LOWEST { 0.0 } else { y }
 }
 
 /// `e^x` for any x, with the precision of [`exp`]. Above 88.3, slightly before f32 overflows, it is infinite.
 #[inline(always)]
-pub(crate) fn exp_signed(x: f32) -> f32 {
+pub(crate) fn exp_signed<const FUSED: bool>(x: f32) -> f32 {
     // Above this, the power of two nearest to e^x may not be representable in f32.
     const HIGHEST: f32 = 88.3;
-    let y = exp(if x > HIGHEST { HIGHEST } else { x });
+    let y = exp::<FUSED>(if x > HIGHEST { HIGHEST } else { x });
     if x > HIGHEST { f32::INFINITY } else { y }
 }
 
@@ -247,15 +284,29 @@ mod tests {
         }
     }
 
+    wide! {
+        fn exponentials<FUSED>(x: &mut [f32]) {
+            x.iter_mut().for_each(|x| *x = exp_signed::<FUSED>(*x));
+        }
+    }
+
     #[test]
     fn exponentials_are_right_to_the_last_place() {
-        for i in 0..4_000_000u32 {
-            let x = 88.3 - (i as f32) * (175.6 / 4e6);
-            let (got, want) = (f64::from(exp_signed(x)), f64::from(x).exp());
-            assert!((got / want - 1.0).abs() < 1.2e-7, "e^{x}: {got}, expected {want}");
+        let plain = |x: &mut [f32]| x.iter_mut().for_each(|x| *x = exp_signed::<false>(*x));
+        for of in [exponentials, plain as fn(&mut [f32])] {
+            let all: Vec<f32> = (0..4_000_000u32).map(|i| 88.3 - (i as f32) * (175.6 / 4e6)).collect();
+            let mut found = all.clone();
+            of(&mut found);
+            for (x, got) in all.into_iter().zip(found) {
+                let want = f64::from(x).exp();
+                assert!((f64::from(got) / want - 1.0).abs() < 1.2e-7, "e^{x}: {got}, expected {want}");
+            }
+            let mut ends = [0.0, f32::NEG_INFINITY, -3e38, -88.0, 89.0, f32::INFINITY];
+            of(&mut ends);
+            assert_eq!(ends, [1.0, 0.0, 0.0, 0.0, f32::INFINITY, f32::INFINITY]);
+            let mut nan = [f32::NAN];
+            of(&mut nan);
+            assert!(nan[0].is_nan());
         }
-        let ends = [0.0, f32::NEG_INFINITY, -3e38, -88.0, 89.0, f32::INFINITY].map(exp_signed);
-        assert_eq!(ends, [1.0, 0.0, 0.0, 0.0, f32::INFINITY, f32::INFINITY]);
-        assert!(exp_signed(f32::NAN).is_nan());
     }
 }

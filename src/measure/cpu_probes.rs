@@ -83,9 +83,9 @@ pub(crate) fn products(times: usize) -> f64 {
 }
 
 wide! {
-    fn exponentiate(x: &mut [f32]) {
+    fn exponentiate<FUSED>(x: &mut [f32]) {
         for x in x {
-            *x = exp(-*x);
+            *x = exp::<FUSED>(-*x);
         }
     }
 }

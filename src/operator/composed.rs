@@ -211,8 +211,9 @@ fn add(
 /// Runs the `cpu` backend of an operator, in as many plain runs as its mode needs. The inputs have been checked.
 #[cfg(feature = "cpu")]
 pub(super) fn cpu<C: Configured>(config: &C, tensors: &TensorMap) -> TensorMap {
-    let run = C::ALGORITHM.cpu.run;
-    if !config.mode().is_composed() {
+    let (run, mode) = (C::ALGORITHM.cpu.run, config.mode());
+    let direction = if C::ALGORITHM.cpu.directed { Direction::Forward } else { mode.direction };
+    if !mode.direction(direction).is_composed() {
         return run(config, tensors);
     }
     let whole = Composed::new(config, tensors);

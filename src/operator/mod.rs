@@ -85,6 +85,9 @@ pub struct CpuBackend<C> {
     /// The same in place, for an operator that has this form: see [`Operator::cpu_update`]. Runs that are composed of several
     /// do not take it.
     pub update: Option<fn(&C, &mut TensorMap)>,
+    /// Whether `run` takes every [`Direction`](mode::Direction) along a single sequence by itself. Otherwise backward runs are composed
+    /// of forward ones.
+    pub directed: bool,
     /// Describes the chosen algorithm for people.
     pub variant: fn(&C) -> String,
 }
@@ -93,13 +96,19 @@ pub struct CpuBackend<C> {
 impl<C> CpuBackend<C> {
     /// A backend without a form of its own for runs in place.
     pub const fn new(run: fn(&C, &TensorMap) -> TensorMap, variant: fn(&C) -> String) -> Self {
-        Self { run, update: None, variant }
+        Self { run, update: None, directed: false, variant }
     }
 
     /// Adds the form for runs in place.
     #[must_use]
     pub const fn in_place(self, update: fn(&C, &mut TensorMap)) -> Self {
         Self { update: Some(update), ..self }
+    }
+
+    /// Says that `run` takes every direction.
+    #[must_use]
+    pub const fn in_every_direction(self) -> Self {
+        Self { directed: true, ..self }
     }
 }
 

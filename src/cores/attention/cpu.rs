@@ -152,8 +152,8 @@ impl Beside<'_> {
         let sink = sinks[head] * std::f32::consts::LOG2_E;
         for ((top, sum), shrink) in top.iter_mut().zip(sum).zip(shrink) {
             let largest = top.max(sink);
-            *shrink = exp2(*top - largest);
-            *sum = *sum * *shrink + exp2(sink - largest);
+            *shrink = exp2::<false>(*top - largest);
+            *sum = *sum * *shrink + exp2::<false>(sink - largest);
             *top = largest;
         }
     }
@@ -325,7 +325,7 @@ impl Attend<'_> {
                 if self.weights == Weights::Softmax {
                     shrink.copy_from_slice(top);
                     raise(top, scores);
-                    shrink.iter_mut().zip(&*top).for_each(|(old, new)| *old = exp2(*old - new));
+                    shrink.iter_mut().zip(&*top).for_each(|(old, new)| *old = exp2::<false>(*old - new));
                     simd::multiply(sum, shrink);
                     if shrink.iter().any(|x| *x != 1.0) {
                         out.chunks_exact_mut(rows).for_each(|row| simd::multiply(row, shrink));
@@ -419,7 +419,7 @@ wide! {
 
 wide! {
     /// `scores_ji = 2^(scores_ji - top_i)`, then `sum_i += scores_ji`, for all keys j.
-    fn weigh(scores: &mut [f32], top: &[f32], sum: &mut [f32]) {
+    fn weigh<FUSED>(scores: &mut [f32], top: &[f32], sum: &mut [f32]) {
         let rows = top.len();
         for (at, (top, sum)) in top.chunks(STRIP).zip(sum.chunks_mut(STRIP)).enumerate() {
             let mut tops = [0.0; STRIP];
@@ -429,12 +429,12 @@ wide! {
                 let row = &mut row[at * STRIP..];
                 if let Some(row) = row.first_chunk_mut::<STRIP>() {
                     for i in 0..STRIP {
-                        row[i] = exp2(row[i] - tops[i]);
+                        row[i] = exp2::<FUSED>(row[i] - tops[i]);
                         sums[i] += row[i];
                     }
                 } else {
                     for (i, x) in row.iter_mut().enumerate() {
-                        *x = exp2(*x - tops[i]);
+                        *x = exp2::<FUSED>(*x - tops[i]);
                         sums[i] += *x;
                     }
                 }
@@ -446,25 +446,25 @@ wide! {
 
 wide! {
     /// Replaces every x by `cap tanh(x)`.
-    fn hold(scores: &mut [f32], cap: f32) {
+    fn hold<FUSED>(scores: &mut [f32], cap: f32) {
         for x in scores.iter_mut() {
-            *x = cap * tanh(*x);
+            *x = cap * tanh::<FUSED>(*x);
         }
     }
 }
 
 /// `tanh x` for any x, within a few units in the last place, without branches.
 #[inline(always)]
-fn tanh(x: f32) -> f32 {
+fn tanh<const FUSED: bool>(x: f32) -> f32 {
     // NaN stays what it is.
     let size = if x.abs() > 20.0 { 20.0 } else { x.abs() };
     // Near 0: a polynomial for (tanh x - x) / x^3 (Cephes, tanhf).
     let z = size * size;
     let mut p = -5.704_988_7e-3;
     for c in [2.063_909e-2, -5.373_971_6e-2, 1.333_144_2e-1, -3.333_328e-1] {
-        p = p * z + c;
+        p = simd::multiply_add::<FUSED>(p, z, c);
     }
-    let e = exp2(-2.0 * std::f32::consts::LOG2_E * size);
+    let e = exp2::<FUSED>(-2.0 * std::f32::consts::LOG2_E * size);
     let y = if size < 0.625 { size + size * z * p } else { (1.0 - e) / (1.0 + e) };
     y.copysign(x)
 }
@@ -472,7 +472,7 @@ fn tanh(x: f32) -> f32 {
 /// `2^x` for `x <= 0`, with an error of at most 1 ulp. It has no branches, so that a loop over it is vectorised. The
 /// result is 0 below the range of normal numbers and for minus infinity, and NaN for NaN.
 #[inline(always)]
-fn exp2(x: f32) -> f32 {
+fn exp2<const FUSED: bool>(x: f32) -> f32 {
     // Adding 1.5 * 2^23 rounds x to an integer, which is then in the low bits.
     const ROUND: f32 = 12_582_912.0;
     let shifted = x + ROUND;
@@ -480,10 +480,11 @@ fn exp2(x: f32) -> f32 {
     // Interpolates 2^r on [-1/2, 1/2] at Chebyshev's nodes, relative error 5e-9.
     let mut p = 1.545_316_3e-4;
     for c in [1.339_086_3e-3, 9.618_083e-3, 5.550_357e-2, 0.240_226_5, std::f32::consts::LN_2] {
-        p = p * r + c;
+        p = simd::multiply_add::<FUSED>(p, r, c);
     }
-    let power = f32::from_bits((shifted.to_bits() << 23).wrapping_add(1.0f32.to_bits()));
-    let y = (p * r + 1.0) * power;
+    // The exponent of y is that of a number near 1; what x was rounded to is added to it.
+    let y = simd::multiply_add::<FUSED>(p, r, 1.0);
+    let y = f32::from_bits(y.to_bits().wrapping_add(shifted.to_bits() << 23));
     if x < -126.0 { 0.0 } else { y }
 }
 
@@ -493,6 +494,11 @@ mod tests {
 
     #[test]
     fn hyperbolic_tangents_are_right_to_the_last_places() {
+        check_tanh(tanh::<false>);
+        check_tanh(tanh::<true>);
+    }
+
+    fn check_tanh(tanh: fn(f32) -> f32) {
         for i in -2_000_000..2_000_000i32 {
             let x = i as f32 * 1.1e-5;
             let (got, want) = (f64::from(tanh(x)), f64::from(x).tanh());
@@ -504,6 +510,11 @@ mod tests {
 
     #[test]
     fn powers_of_two_are_right_to_the_last_place() {
+        check_exp2(exp2::<false>);
+        check_exp2(exp2::<true>);
+    }
+
+    fn check_exp2(exp2: fn(f32) -> f32) {
         for i in 0..4_000_000u32 {
             let x = -(i as f32) * (126.0 / 4e6);
             let (got, want) = (f64::from(exp2(x)), f64::from(x).exp2());

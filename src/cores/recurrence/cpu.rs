@@ -314,7 +314,7 @@ impl<F: Features> Job<'_, F> {
         {
             let running_max = decay::risen(after[1], log, own);
             self.leave(state, &[(after[1] - running_max) + log]);
-            simd::add_scaled(state, sums, simd::exp_signed(own - running_max));
+            simd::add_scaled(state, sums, simd::exp_signed::<false>(own - running_max));
             after[1] = running_max;
         } else {
             self.leave(state, logs);
@@ -566,7 +566,7 @@ impl<F: Features> Job<'_, F> {
             let over = |divisor: f32| if divisor == 0.0 { 0.0 } else { scale / divisor };
             *factor = match self.run.norm_eps {
                 Some(eps) if relative => {
-                    let divisor = scale * *factor + eps * simd::exp_signed((-log(i)).min(88.0));
+                    let divisor = scale * *factor + eps * simd::exp_signed::<false>((-log(i)).min(88.0));
                     // A weight may be so small that its reciprocal would overflow.
                     let lift = if divisor < 1e-30 { 2f32.powi(100) } else { 1.0 };
                     simd::scale(&mut rows[i * dim_v..][..dim_v], lift);
@@ -575,7 +575,7 @@ impl<F: Features> Job<'_, F> {
                 Some(eps) => over(scale * *factor + eps),
                 None if relative => {
                     // Multiplied in two steps, because the whole factor may overflow.
-                    let half = simd::exp_signed((0.5 * log(i)).min(88.0));
+                    let half = simd::exp_signed::<false>((0.5 * log(i)).min(88.0));
                     simd::scale(&mut rows[i * dim_v..][..dim_v], half);
                     scale * half
                 }

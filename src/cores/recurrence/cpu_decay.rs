@@ -137,7 +137,7 @@ impl Decay<'_> {
             let log = logs.map_or(0.0, |logs| logs.row(i, 1)[0]);
             let next = risen(*running_max, log, top(i));
             kept_of(&mut factors[i..=i], &[(*running_max - next) + log]);
-            scales[i] = simd::exp_signed(top(i) - next);
+            scales[i] = simd::exp_signed::<false>(top(i) - next);
             (running_maxes[i], *running_max) = (next, next);
             all[0] += log;
         }
@@ -148,13 +148,13 @@ impl Decay<'_> {
 wide! {
     /// Converts log decays g to factors: `e^g - 1` for -1/2 < g <= 0, -1 for g < -87 (nothing remains), otherwise
     /// `e^g`.
-    fn kept_of(out: &mut [f32], logs: &[f32]) {
+    fn kept_of<FUSED>(out: &mut [f32], logs: &[f32]) {
         for (out, &g) in out.iter_mut().zip(logs) {
             let mut few = 1.0;
             for part in [1.0 / 8.0, 1.0 / 7.0, 1.0 / 6.0, 1.0 / 5.0, 1.0 / 4.0, 1.0 / 3.0, 1.0 / 2.0] {
-                few = 1.0 + g * part * few;
+                few = simd::multiply_add::<FUSED>(g * part, few, 1.0);
             }
-            let far = if g < -87.0 { -1.0 } else { simd::exp_signed(g) };
+            let far = if g < -87.0 { -1.0 } else { simd::exp_signed::<FUSED>(g) };
             *out = if g <= 0.0 && g > -0.5 { g * few } else { far };
         }
     }

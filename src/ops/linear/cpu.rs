@@ -246,14 +246,14 @@ impl Tile for Projected<'_> {
 wide! {
     /// Replaces every x by `factor e^(scale x - half - top)`, where `top` is the largest `scale x - half`, and returns
     /// `top`.
-    fn exponentials(x: &mut [f32], scale: f32, half: f32, factor: f32) -> f32 {
+    fn exponentials<FUSED>(x: &mut [f32], scale: f32, half: f32, factor: f32) -> f32 {
         let mut top = f32::NEG_INFINITY;
         for x in x.iter_mut() {
-            *x = scale * *x - half;
+            *x = simd::multiply_add::<FUSED>(scale, *x, -half);
             top = if *x > top { *x } else { top };
         }
         for x in x {
-            *x = factor * simd::exp_signed(*x - top);
+            *x = factor * simd::exp_signed::<FUSED>(*x - top);
         }
         top
     }

@@ -1,14 +1,16 @@
 //! The `cpu` backend: threads process blocks of channels, each from the first token to the last, so that results do not
 //! depend on how the work is split. The channels of a block are the lanes of vector code. Tokens are loaded in tiles
-//! and transposed, so that the channels of a token are contiguous.
+//! and transposed, so that the channels of a token are contiguous. In both directions a block keeps what the first walk made of
+//! all tokens, and the second adds it.
 
 use crate::cpu::{simd, threads};
 use std::ops::Range;
 
 use super::Config;
 use crate::cpu::channels;
-use crate::cpu::simd::{exp_signed, wide};
+use crate::cpu::simd::{exp_signed, multiply_add, wide};
 use crate::cpu::tiles::Output;
+use crate::operator::mode::Direction;
 use crate::tensor::{HostTensor, TensorMap};
 
 /// Channels per block.
@@ -53,7 +55,7 @@ pub(super) fn run(config: &Config, tensors: &TensorMap) -> TensorMap {
     for (block, h) in turned.chunks_exact_mut(LANES * states).take(blocks).enumerate() {
         job.turn(block, &state, h);
     }
-    let work = (s.length * each * LANES * states * 32) as u64;
+    let work = (s.length * job.walks().len() * each * LANES * states * 32) as u64;
     threads::each_mut(&mut turned, each * LANES * states, work, |task, h| {
         job.walk(task * each..blocks.min((task + 1) * each), h);
     });
@@ -103,6 +105,15 @@ struct Job<'a> {
 }
 
 impl Job<'_> {
+    /// The walks along the sequence: whether each goes from the last token to the first.
+    fn walks(&self) -> &'static [bool] {
+        match self.config.mode.direction {
+            Direction::Forward => &[false],
+            Direction::Backward => &[true],
+            Direction::Both => &[false, true],
+        }
+    }
+
     fn group_channels(&self) -> usize {
         self.config.shape.channels / self.config.group_count()
     }
@@ -133,18 +144,27 @@ impl Job<'_> {
         let tokens = (TILE / states).clamp(16, 512).min(length);
         let (tile, along, one) = (tokens * LANES, tokens * states, states * LANES);
         let fixed = self.constant.each_ref().map(|values| if values.is_empty() { 0 } else { one });
+        let walks = self.walks();
+        let kept = if walks.len() > 1 { length * LANES } else { 0 };
         let sizes = [blocks.len() * one, tile, tile, tile, along, along, fixed[0], fixed[1], tokens, tokens, tokens];
+        let mut kept = threads::zeros(blocks.len() * kept);
         threads::scratch(sizes, |[a, dt, u, y, b, c, fixed_b, fixed_c, row, gate, space]| {
             for (block, a) in blocks.clone().zip(a.chunks_exact_mut(one)) {
                 self.turn(block, &self.a, a);
             }
             dt.fill(0.0);
             u.fill(0.0);
-            for first in (0..length).step_by(tokens) {
+            let tiles = length.div_ceil(tokens);
+            for (walk_at, at) in (0..walks.len()).flat_map(|walk| (0..tiles).map(move |at| (walk, at))) {
+                let backward = walks[walk_at];
+                let first = if backward { tiles - 1 - at } else { at } * tokens;
                 let count = tokens.min(length - first);
+                if walk_at > 0 && at == 0 {
+                    h.fill(0.0);
+                }
                 let mut spread_of = None;
-                let walks = a.chunks_exact(one).zip(h.chunks_exact_mut(one));
-                for (block, (a, h)) in blocks.clone().zip(walks) {
+                let states_of_blocks = a.chunks_exact(one).zip(h.chunks_exact_mut(one));
+                for ((index, block), (a, h)) in blocks.clone().enumerate().zip(states_of_blocks) {
                     let Block { group, .. } = self.block(block);
                     if spread_of.replace(group) != Some(group) {
                         for (i, from, to) in [(0, self.b, &mut *b), (1, self.c, &mut *c)] {
@@ -160,9 +180,17 @@ impl Job<'_> {
                     self.steps(block, first, [dt, u], [&mut row[..count], space]);
                     let dt = &dt[..count * LANES];
                     if fixed == [0, 0] {
-                        walk(h, a, dt, u, b, c, y);
+                        walk(h, a, dt, u, b, c, y, backward);
                     } else {
-                        walk_constant(h, a, dt, u, [b, c], [fixed_b, fixed_c], y);
+                        walk_constant(h, a, dt, u, [b, c], [fixed_b, fixed_c], y, backward);
+                    }
+                    if walks.len() > 1 {
+                        let kept = &mut kept[(index * length + first) * LANES..][..count * LANES];
+                        if walk_at == 0 {
+                            kept.copy_from_slice(&y[..count * LANES]);
+                            continue;
+                        }
+                        simd::add(&mut y[..count * LANES], kept);
                     }
                     self.finish(block, first, y, [&mut row[..count], &mut gate[..count], space]);
                 }
@@ -193,7 +221,8 @@ impl Job<'_> {
             let range = at..at + row.len();
             row.iter_mut().zip(y[lane..].iter().step_by(LANES)).for_each(|(to, y)| *to = *y);
             if self.config.d {
-                let d = self.d[(first_row + lane) % self.config.shape.channels];
+                // Every walk has its own skip.
+                let d = self.walks().len() as f32 * self.d[(first_row + lane) % self.config.shape.channels];
                 simd::add_scaled(row, channels::span(self.x, range.clone(), space), d);
             }
             if let Some(z) = self.z {
@@ -214,19 +243,30 @@ fn spread(to: &mut [f32], step: usize, values: &[f32]) {
 
 wide! {
     /// The recurrence, token by token: `h = e^(dt a) h + u b` and `y = sum c h`. h and a are `[S, LANES]`; dt, u and y
-    /// are `[tokens, LANES]`; b and c are `[tokens, S]`.
-    fn walk(h: &mut [f32], a: &[f32], dt: &[f32], u: &[f32], b: &[f32], c: &[f32], y: &mut [f32]) {
-        let states = a.len() / LANES;
-        let tokens = dt.chunks_exact(LANES).zip(u.chunks_exact(LANES)).zip(y.chunks_exact_mut(LANES));
-        for (((dt, u), y), (b, c)) in tokens.zip(b.chunks_exact(states).zip(c.chunks_exact(states))) {
+    /// are `[tokens, LANES]`; b and c are `[tokens, S]`. Backward it goes from the last token to the first.
+    fn walk<FUSED>(
+        h: &mut [f32],
+        a: &[f32],
+        dt: &[f32],
+        u: &[f32],
+        b: &[f32],
+        c: &[f32],
+        y: &mut [f32],
+        backward: bool
+    ) {
+        let (states, count) = (a.len() / LANES, dt.len() / LANES);
+        for at in 0..count {
+            let t = if backward { count - 1 - at } else { at };
+            let [dt, u]: [&[f32; LANES]; 2] = [dt, u].map(|x| x[t * LANES..].first_chunk().unwrap());
+            let [b, c] = [b, c].map(|x| &x[t * states..][..states]);
             let mut sum = [0.0; LANES];
             for (((h, a), b), c) in h.chunks_exact_mut(LANES).zip(a.chunks_exact(LANES)).zip(b).zip(c) {
                 for i in 0..LANES {
-                    h[i] = exp_signed(dt[i] * a[i]) * h[i] + u[i] * b;
-                    sum[i] += c * h[i];
+                    h[i] = multiply_add::<FUSED>(exp_signed::<FUSED>(dt[i] * a[i]), h[i], u[i] * b);
+                    sum[i] = multiply_add::<FUSED>(*c, h[i], sum[i]);
                 }
             }
-            y.copy_from_slice(&sum);
+            y[t * LANES..][..LANES].copy_from_slice(&sum);
         }
     }
 }
@@ -234,18 +274,20 @@ wide! {
 wide! {
     /// Does the same where b or c is constant along the tokens, `[S, LANES]`. Where one is not, it is `[tokens, S]` in `along`,
     /// and `fixed` is empty.
-    fn walk_constant(
+    fn walk_constant<FUSED>(
         h: &mut [f32],
         a: &[f32],
         dt: &[f32],
         u: &[f32],
         along: [&[f32]; 2],
         fixed: [&[f32]; 2],
-        y: &mut [f32]
+        y: &mut [f32],
+        backward: bool
     ) {
-        let states = a.len() / LANES;
-        let tokens = dt.chunks_exact(LANES).zip(u.chunks_exact(LANES)).zip(y.chunks_exact_mut(LANES));
-        for (t, ((dt, u), y)) in tokens.enumerate() {
+        let (states, count) = (a.len() / LANES, dt.len() / LANES);
+        for at in 0..count {
+            let t = if backward { count - 1 - at } else { at };
+            let [dt, u]: [&[f32; LANES]; 2] = [dt, u].map(|x| x[t * LANES..].first_chunk().unwrap());
             let mut sum = [0.0; LANES];
             for (s, (h, a)) in h.chunks_exact_mut(LANES).zip(a.chunks_exact(LANES)).enumerate() {
                 let [b, c] = [0, 1].map(|i| match fixed[i] {
@@ -253,11 +295,11 @@ wide! {
                     fixed => std::array::from_fn(|lane| fixed[s * LANES + lane]),
                 });
                 for i in 0..LANES {
-                    h[i] = exp_signed(dt[i] * a[i]) * h[i] + u[i] * b[i];
-                    sum[i] += c[i] * h[i];
+                    h[i] = multiply_add::<FUSED>(exp_signed::<FUSED>(dt[i] * a[i]), h[i], u[i] * b[i]);
+                    sum[i] = multiply_add::<FUSED>(c[i], h[i], sum[i]);
                 }
             }
-            y.copy_from_slice(&sum);
+            y[t * LANES..][..LANES].copy_from_slice(&sum);
         }
     }
 }

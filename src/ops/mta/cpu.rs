@@ -3,7 +3,7 @@
 //! the last stage of the weights, its maxima and sums are computed together with the output, otherwise in a separate
 //! pass.
 
-use crate::cpu::simd;
+use crate::cpu::{channels, simd};
 use std::ops::Range;
 
 use super::{Config, Gates, NORM_EPS, Taps};
@@ -494,7 +494,7 @@ fn weigh(scores: &mut [f32], top: &mut f32, sum: &mut f32) -> f32 {
     let before = *top;
     *top = largest(scores, before);
     exponentials(scores, *top, 1.0);
-    let shrink = exp_signed(before - *top);
+    let shrink = exp_signed::<false>(before - *top);
     *sum = *sum * shrink + simd::sum(scores);
     shrink
 }
@@ -517,9 +517,9 @@ wide! {
 
 wide! {
     /// `x = e^(x - top) * over`.
-    fn exponentials(x: &mut [f32], top: f32, over: f32) {
+    fn exponentials<FUSED>(x: &mut [f32], top: f32, over: f32) {
         for x in x {
-            *x = exp_signed(*x - top) * over;
+            *x = exp_signed::<FUSED>(*x - top) * over;
         }
     }
 }
@@ -559,7 +559,7 @@ fn finish(c: &Config, tensors: &TensorMap, o: HostTensor) -> HostTensor {
                     if gate.bias {
                         simd::add(opened, &bias);
                     }
-                    sigmoids(opened);
+                    channels::sigmoid(opened);
                     match gate.gates {
                         Gates::Scalar => simd::scale(row, opened[0]),
                         Gates::PerChannel => simd::multiply(row, opened),
@@ -573,13 +573,4 @@ fn finish(c: &Config, tensors: &TensorMap, o: HostTensor) -> HostTensor {
     }
     piece(0, rest);
     HostTensor::f32(shape, values)
-}
-
-wide! {
-    /// `x = 1 / (1 + e^-x)`.
-    fn sigmoids(x: &mut [f32]) {
-        for x in x {
-            *x = 1.0 / (1.0 + exp_signed(-*x));
-        }
-    }
 }

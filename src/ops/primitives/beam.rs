@@ -108,14 +108,14 @@ impl Beam {
 
 wide! {
     /// `softmax(z / tau)` of every digit.
-    pub(crate) fn shares(logits: &mut [f32], choices: usize, tau: f32) {
+    pub(crate) fn shares<FUSED>(logits: &mut [f32], choices: usize, tau: f32) {
         for digit in logits.chunks_exact_mut(choices) {
             let top = digit.iter().fold(f32::NEG_INFINITY, |top, x| top.max(*x));
             digit.iter_mut().for_each(|x| *x = (*x - top) / tau);
         }
         // All digits at once, because the few choices of one digit would not fill a vector.
         for x in logits.iter_mut() {
-            *x = exp_signed(*x);
+            *x = exp_signed::<FUSED>(*x);
         }
         for digit in logits.chunks_exact_mut(choices) {
             let sum: f32 = digit.iter().sum();

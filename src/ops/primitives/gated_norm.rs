@@ -420,9 +420,9 @@ simd::wide! {
 #[cfg(feature = "cpu")]
 simd::wide! {
     /// `x *= sigmoid(gate)`.
-    fn sigmoids(x: &mut [f32], gate: &[f32]) {
+    fn sigmoids<FUSED>(x: &mut [f32], gate: &[f32]) {
         for (x, gate) in x.iter_mut().zip(gate) {
-            *x /= 1.0 + simd::exp_signed(-*gate);
+            *x /= 1.0 + simd::exp_signed::<FUSED>(-*gate);
         }
     }
 }
@@ -430,9 +430,9 @@ simd::wide! {
 #[cfg(feature = "cpu")]
 simd::wide! {
     /// `x *= silu(gate)`.
-    fn silus(x: &mut [f32], gate: &[f32]) {
+    fn silus<FUSED>(x: &mut [f32], gate: &[f32]) {
         for (x, gate) in x.iter_mut().zip(gate) {
-            *x *= gate / (1.0 + simd::exp_signed(-*gate));
+            *x *= gate / (1.0 + simd::exp_signed::<FUSED>(-*gate));
         }
     }
 }

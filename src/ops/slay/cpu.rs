@@ -252,18 +252,18 @@ wide! {
 
 wide! {
     /// `factor e^(root x - s)` of every element.
-    fn exponential(x: &mut [f32], factor: f32, root: f32, s: f32) {
+    fn exponential<FUSED>(x: &mut [f32], factor: f32, root: f32, s: f32) {
         for x in x {
-            *x = factor * simd::exp_signed(root * *x - s);
+            *x = factor * simd::exp_signed::<FUSED>(root * *x - s);
         }
     }
 }
 
 wide! {
     /// `factor x^2 e^(root x - s)` of every element.
-    fn squared_exponential(x: &mut [f32], factor: f32, root: f32, s: f32) {
+    fn squared_exponential<FUSED>(x: &mut [f32], factor: f32, root: f32, s: f32) {
         for x in x {
-            *x = factor * *x * *x * simd::exp_signed(root * *x - s);
+            *x = factor * *x * *x * simd::exp_signed::<FUSED>(root * *x - s);
         }
     }
 }

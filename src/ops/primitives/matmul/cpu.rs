@@ -327,7 +327,7 @@ fn products(x: &[f32], weight: &[f32], k: usize, mut put: impl FnMut(usize, usiz
 fn activate(x: &mut [f32], activation: Activation) {
     match activation {
         Activation::None => {}
-        Activation::Silu => silus(x),
+        Activation::Silu => channels::silu(x),
         Activation::Gelu => gelus(x),
         Activation::GeluTanh => tanh_gelus(x),
         Activation::Relu => relus(x),
@@ -335,7 +335,7 @@ fn activate(x: &mut [f32], activation: Activation) {
             relus(x);
             x.iter_mut().for_each(|x| *x *= *x);
         }
-        Activation::Sigmoid => sigmoids(x),
+        Activation::Sigmoid => channels::sigmoid(x),
         Activation::LogSigmoid => {
             // The negative softplus of the negative.
             x.iter_mut().for_each(|x| *x = -*x);
@@ -350,33 +350,17 @@ fn relus(x: &mut [f32]) {
 }
 
 simd::wide! {
-    fn silus(x: &mut [f32]) {
-        for x in x {
-            *x /= 1.0 + simd::exp_signed(-*x);
-        }
-    }
-}
-
-simd::wide! {
-    fn sigmoids(x: &mut [f32]) {
-        for x in x {
-            *x = 1.0 / (1.0 + simd::exp_signed(-*x));
-        }
-    }
-}
-
-simd::wide! {
-    fn tanh_gelus(x: &mut [f32]) {
+    fn tanh_gelus<FUSED>(x: &mut [f32]) {
         for x in x {
             // (1 + tanh y) / 2 is the sigmoid of 2 y.
             let inner = 1.595_769 * (*x + 0.044_715 * *x * *x * *x);
-            *x /= 1.0 + simd::exp_signed(-inner);
+            *x /= 1.0 + simd::exp_signed::<FUSED>(-inner);
         }
     }
 }
 
 simd::wide! {
-    fn gelus(x: &mut [f32]) {
+    fn gelus<FUSED>(x: &mut [f32]) {
         for x in x {
             // The share of a normal distribution beyond |x|: the fit of shaders/lib/normal.wgsl.
             let size = x.abs();
@@ -392,9 +376,9 @@ simd::wide! {
                 0.139_854_76,
                 0.139_621_82,
             ] {
-                p = p * t + c;
+                p = simd::multiply_add::<FUSED>(p, t, c);
             }
-            let beyond = p * t * simd::exp(-0.5 * size * size);
+            let beyond = p * t * simd::exp::<FUSED>(-0.5 * size * size);
             *x *= if *x < 0.0 { beyond } else { 1.0 - beyond };
         }
     }
