@@ -54,6 +54,20 @@ impl Tokenizer {
         }
     }
 
+    /// The bytes that tokens add to the text of those before them. Alone they may mean another text: many tokenizers drop a
+    /// leading space.
+    ///
+    /// # Errors
+    /// [`Error::Tensor`] if a tokenizer does not know a token.
+    pub fn decode_after(&self, before: &[u32], added: &[u32]) -> Result<Vec<u8>, Error> {
+        // A few tokens are enough, and keep this short.
+        let before = &before[before.len().saturating_sub(4)..];
+        let [start, mut all] = [self.decode(before)?, self.decode(&[before, added].concat())?];
+        // A character that the tokens before began but did not end is not there yet.
+        let common = start.iter().zip(&all).take_while(|(x, y)| x == y).count();
+        Ok(all.split_off(common))
+    }
+
     /// The bytes of a text of which these are the tokens. A token that is no byte is left out.
     ///
     /// # Errors

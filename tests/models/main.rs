@@ -5,6 +5,8 @@
 mod families;
 mod own;
 mod refused;
+#[cfg(feature = "tokenizers")]
+mod tokenizers;
 
 use std::collections::BTreeMap;
 use std::path::Path;

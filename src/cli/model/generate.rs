@@ -101,6 +101,7 @@ pub(super) fn generate(matches: &ArgMatches) -> Result<Outcome, Error> {
     let as_json = args::is_on(matches, "json");
     let mut writer = Writer { shown: 0, live: !as_json };
     let (mut next, mut added) = (*last, Vec::new());
+    let text_of = |added: &[u32]| tokenizer.decode_after(&tokens, added);
     while added.len() < wanted {
         let Some(logits) = session.advance(&[next], true)? else { break };
         next = sampler.next(&logits.to_f32())?;
@@ -108,11 +109,11 @@ pub(super) fn generate(matches: &ArgMatches) -> Result<Outcome, Error> {
             break;
         }
         added.push(next);
-        if !writer.show(&tokenizer.decode(&added)?, added.len() == wanted)? {
+        if !writer.show(&text_of(&added)?, added.len() == wanted)? {
             break;
         }
     }
-    let text = tokenizer.decode(&added)?;
+    let text = text_of(&added)?;
     writer.show(&text, true)?;
     let decode = start.elapsed().as_secs_f64();
     if as_json {
@@ -193,10 +194,11 @@ impl Writer {
     }
 }
 
-/// Number of bytes before a character that is not yet complete.
+/// Number of bytes before a character that is not yet complete. Tokenizers put U+FFFD in the place of such a one.
 fn whole_characters(text: &[u8]) -> usize {
     match std::str::from_utf8(text) {
         Err(error) if error.error_len().is_none() => error.valid_up_to(),
-        _ => text.len(),
+        Ok(text) => text.trim_end_matches(char::REPLACEMENT_CHARACTER).len(),
+        Err(_) => text.len(),
     }
 }
