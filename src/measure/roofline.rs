@@ -91,10 +91,9 @@ impl Roofline {
         let multiply_add = rate(host::multiply_add)?.max(rate(host::products)?);
         let exp2 = rate(host::exponentials)?;
         let submit = sample_host(&mut |times| (0..times).for_each(|_| host::wake()), effort)?.time;
-        let copy_bytes = PAST_CACHES;
-        let seconds = host_copy(copy_bytes, effort)?.time.min;
+        let (copy_bytes, copy) = largest_copy(&Place::Cpu, &none, effort)?;
         Ok(Self {
-            copy: copy_bytes as f64 / seconds,
+            copy: copy_bytes as f64 / copy.time.min,
             copy_bytes,
             multiply_add,
             exp2,
@@ -141,14 +140,7 @@ impl Roofline {
         let multiply_add = cost.flops / seconds;
         let (cost, seconds) = timed(probes::exp2(caps))?;
         let exp2 = cost.exps / seconds;
-        let mut copy_bytes = PAST_CACHES.min(probes::largest_copy(caps));
-        let copy = loop {
-            match device_copy(ctx, copy_bytes, &overhead, effort) {
-                // The device may be too small for this copy: try half the size.
-                Err(Error::Device(_)) if copy_bytes > SMALLEST_COPY && ctx.check_lost().is_ok() => copy_bytes /= 2,
-                other => break other?,
-            }
-        };
+        let (copy_bytes, copy) = largest_copy(&Place::Gpu(ctx), &overhead, effort)?;
         rejected += copy.rejected;
         Ok(Self {
             copy: copy_bytes as f64 / copy.time.min,
@@ -161,6 +153,15 @@ impl Roofline {
             rejected,
             copies: HashMap::new(),
         })
+    }
+
+    /// Bytes per second, read and written together, of a copy that no cache holds.
+    ///
+    /// # Errors
+    /// [`Error::Device`] if the device is lost.
+    pub fn copy_rate(place: &Place<'_>, effort: &Budget<'_>) -> Result<f64, Error> {
+        let (bytes, timed) = largest_copy(place, &Overhead::default(), effort)?;
+        Ok(bytes as f64 / timed.time.min)
     }
 
     /// Seconds to copy this many bytes, read and written together: measured at that size, or scaled from the largest
@@ -192,6 +193,19 @@ impl Roofline {
             (cost.exps / self.exp2, Bound::Exp2),
         ];
         each.into_iter().fold((0.0, Bound::Copy), |most, one| if one.0 > most.0 { one } else { most })
+    }
+}
+
+/// Times a copy that no cache holds, or the largest that a small device has room for. Returns its bytes, read and written together.
+fn largest_copy(place: &Place<'_>, overhead: &Overhead, effort: &Budget<'_>) -> Result<(u64, Timed), Error> {
+    let Place::Gpu(ctx) = place else { return Ok((PAST_CACHES, host_copy(PAST_CACHES, effort)?)) };
+    let mut bytes = PAST_CACHES.min(probes::largest_copy(ctx.caps()));
+    loop {
+        match device_copy(ctx, bytes, overhead, effort) {
+            // The device may be too small for this copy: try half the size.
+            Err(Error::Device(_)) if bytes > SMALLEST_COPY && ctx.check_lost().is_ok() => bytes /= 2,
+            other => return Ok((bytes, other?)),
+        }
     }
 }
 

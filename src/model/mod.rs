@@ -68,6 +68,8 @@ pub struct Part {
     pub state_bytes: u64,
     /// Dispatches of one token on a GPU.
     pub dispatches: usize,
+    /// Bytes that a token reads and writes at least: weights, states, and what operators pass on, each once.
+    pub bytes: u64,
 }
 
 impl Model {
@@ -177,7 +179,7 @@ impl Model {
             let name = layer.map_or_else(|| node.label.clone(), |layer| format!("layers.{layer}"));
             if parts.last().is_none_or(|part| part.name != name) {
                 let mixer = layer.map_or("", |layer| self.spec.layers[layer].op.name);
-                parts.push(Part { name, mixer, parameters: 0, state_bytes: 0, dispatches: 0 });
+                parts.push(Part { name, mixer, parameters: 0, state_bytes: 0, dispatches: 0, bytes: 0 });
             }
             let Some(part) = parts.last_mut() else { continue };
             for (_, view) in &node.reads {
@@ -188,6 +190,7 @@ impl Model {
                 }
             }
             part.dispatches += node.operator.program(caps)?.steps.len();
+            part.bytes += node.operator.cost().bytes() as u64;
             for slot in node.operator.slots().iter().filter(|slot| slot.access == Access::Update) {
                 part.state_bytes += slot.checked_bytes().unwrap_or(u64::MAX);
             }

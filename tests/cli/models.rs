@@ -130,6 +130,10 @@ fn parts_are_listed_with_their_bytes_and_dispatches() {
     assert_eq!(parts, ["embed", "layers.0", "norm", "head"]);
     // Two inputs of four channels, and the position.
     assert_eq!(out["state_bytes"], 2 * 4 * 4 + 4);
+    // A token reads all weights, the tied embedding as the head, and writes its logits; all else is small here.
+    let least = out["weight_bytes"].as_u64().unwrap() + 4 * 256;
+    let bytes = out["bytes_per_token"].as_u64().unwrap();
+    assert!((least..least + 1000).contains(&bytes), "{bytes}, at least {least}");
     assert!(place.done("model inspect m").starts_with("subquad: 1 layers of width 4, vocabulary 256, 1060 parameters"));
 }
 
@@ -140,6 +144,7 @@ fn lengths_are_timed() {
     let rows = out["rows"].as_array().unwrap();
     assert_eq!((rows.len(), &rows[1]["length"]), (2, &9.into()));
     assert!(rows.iter().all(|row| row["prefill_seconds"].as_f64().unwrap() > 0.0), "{out}");
+    assert!(rows.iter().all(|row| row["decode_floor_seconds"].as_f64().unwrap() > 0.0), "{out}");
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! `subquad model bench DIR`.
 
+use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use clap::{ArgMatches, Command};
@@ -9,6 +10,9 @@ use super::{Runner, count, open, running};
 use crate::cli::report::{self, Ui};
 use crate::cli::{Outcome, args};
 use crate::error::Error;
+use crate::gpu::Caps;
+use crate::measure::Budget;
+use crate::measure::roofline::Roofline;
 use crate::model::Model;
 
 /// Lengths of prompts if none is asked for.
@@ -20,7 +24,7 @@ const DECODED: usize = 32;
 pub(super) fn command() -> Command {
     running(super::subcommand(
         "bench",
-        "Prefill and decode tokens per second, beside the floor that reading the weights sets",
+        "Prefill and decode tokens per second, beside the floor that the bytes of a token set",
     ))
     .arg(args::value("lengths").value_name("N,N,..").help("Tokens of the prompts [default: 128,512,1024]"))
     .arg(
@@ -42,6 +46,8 @@ struct Row {
     length: usize,
     prefill: f64,
     decode: f64,
+    /// Least seconds of a decoded token: its bytes at the rate of a copy.
+    floor: f64,
 }
 
 pub(super) fn bench(matches: &ArgMatches) -> Result<Outcome, Error> {
@@ -55,9 +61,16 @@ pub(super) fn bench(matches: &ArgMatches) -> Result<Outcome, Error> {
         return Err(Error::rule(model.spec().family, "causal", format!(" {text}")));
     }
     let runner = Runner::open(matches, &mut ui)?;
+    let copy = Roofline::copy_rate(
+        &runner.target.place(),
+        &Budget { repeat: 5, seconds: 2.0, stop: &AtomicBool::new(false) },
+    )?;
+    let caps = runner.target.context().map_or_else(Caps::portable, |context| context.caps().clone());
     let mut rows = Vec::new();
     for length in lengths {
-        rows.push(time(&model, &runner, length, [decoded, repeats])?);
+        let bytes: u64 = model.parts(length, &caps)?.iter().map(|part| part.bytes).sum();
+        let row = time(&model, &runner, length, [decoded, repeats])?;
+        rows.push(Row { floor: bytes as f64 / copy, ..row });
     }
     let bytes = model.weight_bytes();
     if args::is_on(matches, "json") {
@@ -66,7 +79,7 @@ pub(super) fn bench(matches: &ArgMatches) -> Result<Outcome, Error> {
             .map(|row| {
                 json!({"length": row.length, "prefill_seconds": row.prefill, "prefill_tokens_per_second": row.length as f64 / row.prefill,
                        "decode_seconds_per_token": row.decode, "decode_tokens_per_second": 1.0 / row.decode,
-                       "decode_bytes_per_second": bytes as f64 / row.decode})
+                       "decode_bytes_per_second": bytes as f64 / row.decode, "decode_floor_seconds": row.floor})
             })
             .collect();
         report::json(&json!({
@@ -74,6 +87,7 @@ pub(super) fn bench(matches: &ArgMatches) -> Result<Outcome, Error> {
             "command": "model bench",
             "target": runner.target.to_string(),
             "weight_bytes": bytes,
+            "copy_bytes_per_second": copy,
             "rows": rows,
             "warnings": ui.warnings(),
         }))?;
@@ -89,11 +103,13 @@ pub(super) fn bench(matches: &ArgMatches) -> Result<Outcome, Error> {
                 format!("{:.2}", row.decode * 1e3),
                 format!("{:.1}", 1.0 / row.decode),
                 format!("{:.1}", bytes as f64 / row.decode / 1e9),
+                format!("{:.2}", row.decode / row.floor),
             ]
         })
         .collect();
-    let header = ["prompt", "prefill ms", "tokens/s", "decode ms/token", "tokens/s", "weights GB/s"];
-    report::stdout(&report::table(&header, &cells, &[0, 1, 2, 3, 4, 5]))?;
+    let header = ["prompt", "prefill ms", "tokens/s", "decode ms/token", "tokens/s", "weights GB/s", "x floor"];
+    let floor = format!("floor: the bytes of a token at the rate of a copy, {:.1} GB/s read and written\n", copy / 1e9);
+    report::stdout(&(report::table(&header, &cells, &[0, 1, 2, 3, 4, 5, 6]) + &floor))?;
     Ok(Outcome::Done)
 }
 
@@ -111,7 +127,7 @@ fn time(model: &Model, runner: &Runner, length: usize, [decoded, repeats]: [usiz
     let vocab = model.spec().vocab as u32;
     let tokens: Vec<u32> = (0..length as u32).map(|at| at.wrapping_mul(2_654_435_761) % vocab).collect();
     let mut session = runner.session(model)?;
-    let mut row = Row { length, prefill: f64::INFINITY, decode: f64::INFINITY };
+    let mut row = Row { length, prefill: f64::INFINITY, decode: f64::INFINITY, floor: 0.0 };
     for repeat in 0..=repeats {
         session.reset()?;
         let start = Instant::now();

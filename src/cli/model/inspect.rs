@@ -14,7 +14,7 @@ const LENGTH: usize = 1024;
 pub(super) fn command() -> Command {
     super::subcommand(
         "inspect",
-        "List layers, parameters, bytes, state bytes and dispatches per token; read no weights",
+        "List layers, parameters, state bytes, and what a token takes; read no weights",
     )
     .arg(
         args::value("len")
@@ -31,12 +31,13 @@ pub(super) fn inspect(matches: &ArgMatches) -> Result<Outcome, Error> {
     let parts = model.parts(length, &Caps::portable())?;
     let dispatches: usize = parts.iter().map(|part| part.dispatches).sum();
     let states: u64 = parts.iter().map(|part| part.state_bytes).sum();
+    let moved: u64 = parts.iter().map(|part| part.bytes).sum();
     if args::is_on(matches, "json") {
         let rows: Vec<_> = parts
             .iter()
             .map(|part| {
                 json!({"name": part.name, "mixer": part.mixer, "parameters": part.parameters, "state_bytes": part.state_bytes,
-                       "dispatches": part.dispatches})
+                       "dispatches": part.dispatches, "bytes_per_token": part.bytes})
             })
             .collect();
         report::json(&json!({
@@ -52,13 +53,14 @@ pub(super) fn inspect(matches: &ArgMatches) -> Result<Outcome, Error> {
             "length": length,
             "state_bytes": states,
             "dispatches": dispatches,
+            "bytes_per_token": moved,
             "parts": rows,
         }))?;
         return Ok(Outcome::Done);
     }
     let mut text = format!(
-        "{}: {} layers of width {}, vocabulary {}, {} parameters, {} of weights\nstate of a sequence of {length} tokens: {}, \
-         {} dispatches per token\n",
+        "{}: {} layers of width {}, vocabulary {}, {} parameters, {} of weights\nstate of a sequence of {length} tokens: {}\n\
+         the token after them: {} dispatches, which read and write {}\n",
         spec.family,
         spec.layers.len(),
         spec.hidden,
@@ -67,6 +69,7 @@ pub(super) fn inspect(matches: &ArgMatches) -> Result<Outcome, Error> {
         report::bytes(model.weight_bytes()),
         report::bytes(states),
         dispatches,
+        report::bytes(moved),
     );
     let rows: Vec<_> = parts
         .iter()
@@ -77,10 +80,11 @@ pub(super) fn inspect(matches: &ArgMatches) -> Result<Outcome, Error> {
                 part.parameters.to_string(),
                 part.state_bytes.to_string(),
                 part.dispatches.to_string(),
+                part.bytes.to_string(),
             ]
         })
         .collect();
-    text.push_str(&report::table(&["part", "mixer", "parameters", "state bytes", "dispatches"], &rows, &[2, 3, 4]));
+    text.push_str(&report::table(&["part", "mixer", "parameters", "state bytes", "dispatches", "bytes"], &rows, &[2, 3, 4, 5]));
     report::stdout(&text)?;
     Ok(Outcome::Done)
 }
