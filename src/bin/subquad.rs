@@ -25,5 +25,5 @@ extern "C" fn look() {
 static LOOK: extern "C" fn() = look;
 
 fn main() -> ExitCode {
-    subquad::cli::main(std::env::args_os(), CLOSED.load(Ordering::Relaxed))
+    ExitCode::from(subquad::cli::main(std::env::args_os(), CLOSED.load(Ordering::Relaxed)))
 }

@@ -300,7 +300,10 @@ impl Op {
     }
 
     /// Refuses a word that is none of those a flag takes.
-    fn check_words(&self, flags: &Flags) -> Result<(), Error> {
+    ///
+    /// # Errors
+    /// [`Error::Usage`].
+    pub fn check_words(&self, flags: &Flags) -> Result<(), Error> {
         for flag in self.flags {
             if let (FlagKind::Choice(words), Some(word)) = (flag.kind, flags.word(flag.name))
                 && !words.contains(&word)

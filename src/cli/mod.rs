@@ -31,7 +31,6 @@ mod tips;
 mod wgsl;
 
 use std::ffi::OsString;
-use std::process::ExitCode;
 
 use crate::error::Error;
 use tips::Explained;
@@ -74,7 +73,7 @@ const fn code(error: &Error) -> u8 {
 
 /// Parses the arguments (the program's name first), runs the command, and returns the exit code. `closed` says that standard
 /// output was closed before the process started, so that nothing can be written to it.
-pub fn main(arguments: impl IntoIterator<Item = OsString>, closed: bool) -> ExitCode {
+pub fn main(arguments: impl IntoIterator<Item = OsString>, closed: bool) -> u8 {
     if closed {
         report::shut();
     }
@@ -91,11 +90,11 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>, closed: bool) -> Exit
                 } else {
                     let _ = report::stdout(&text);
                 }
-                return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+                return u8::try_from(error.exit_code()).unwrap_or(2);
             }
             Explained::Sentence(error) => {
                 report::error(&error);
-                return ExitCode::from(code(&error));
+                return code(&error);
             }
         },
     };
@@ -109,11 +108,11 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>, closed: bool) -> Exit
         report::stderr(&line);
     }
     match dispatch(&matches) {
-        Ok(outcome) => ExitCode::from(outcome.code()),
-        Err(error) if reader_is_gone(&error) => ExitCode::SUCCESS,
+        Ok(outcome) => outcome.code(),
+        Err(error) if reader_is_gone(&error) => 0,
         Err(error) => {
             report::error(&error);
-            ExitCode::from(code(&error))
+            code(&error)
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Runs a model on a GPU. Everything is planned once per number of tokens, and recorded into an encoder of the caller.
 
 use std::collections::{BTreeMap, HashMap};
-use std::rc::Rc;
+use std::sync::Arc;
 
 use super::builder::Phase;
 use super::graph::{Graph, Home, Id, Node, Piece, View};
@@ -24,7 +24,7 @@ pub struct Device<'m> {
     ctx: Context,
     weights: BTreeMap<(Vec<Vec<Piece>>, DType), Tensor>,
     states: BTreeMap<String, State>,
-    plans: HashMap<Phase, Rc<Pass>>,
+    plans: HashMap<Phase, Arc<Pass>>,
 }
 
 /// A state and what its buffer holds.
@@ -106,11 +106,11 @@ impl<'m> Device<'m> {
     ///
     /// # Errors
     /// The errors of the operators and of the device.
-    pub fn plan(&mut self, tokens: usize, capacity: usize) -> Result<Rc<Pass>, Error> {
+    pub fn plan(&mut self, tokens: usize, capacity: usize) -> Result<Arc<Pass>, Error> {
         self.pass(Phase { tokens, carry: true, capacity, head: true, dtype: DType::F32, fused: true })
     }
 
-    pub(crate) fn pass(&mut self, phase: Phase) -> Result<Rc<Pass>, Error> {
+    pub(crate) fn pass(&mut self, phase: Phase) -> Result<Arc<Pass>, Error> {
         if let Some(pass) = self.plans.get(&phase) {
             return Ok(pass.clone());
         }
@@ -118,7 +118,7 @@ impl<'m> Device<'m> {
             // Caches get longer, so that earlier plans are bound to other buffers.
             self.plans.clear();
         }
-        let pass = Rc::new(self.compile(phase)?);
+        let pass = Arc::new(self.compile(phase)?);
         self.plans.insert(phase, pass.clone());
         Ok(pass)
     }

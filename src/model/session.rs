@@ -187,6 +187,38 @@ impl<'m> Session<'m> {
         Ok(())
     }
 
+    /// Scores a text in chunks of so many tokens: the bits that its tokens cost after those before them, and how many were
+    /// predicted. `last` holds the logits before the first token, if there are any, and at the end those after the last. `done`
+    /// is told the number of tokens of every chunk.
+    ///
+    /// # Errors
+    /// The errors of [`Session::advance`].
+    pub fn score(
+        &mut self,
+        tokens: &[u32],
+        chunk: usize,
+        last: &mut Option<Vec<f32>>,
+        done: &mut dyn FnMut(usize),
+    ) -> Result<(f64, usize), Error> {
+        let width = self.model.width();
+        let (mut bits, mut predicted) = (0.0, 0);
+        self.chunks(tokens, chunk, &mut |tokens, logits| {
+            let values = logits.to_f32();
+            let rows: Vec<&[f32]> = values.chunks_exact(width).collect();
+            // The row before each token: the first one's is that of the chunk before.
+            let before = last.as_deref().into_iter().chain(rows[..rows.len() - 1].iter().copied());
+            let skipped = usize::from(last.is_none());
+            for (row, token) in before.zip(&tokens[skipped..]) {
+                bits += cost(row, *token);
+                predicted += 1;
+            }
+            *last = rows.last().map(|row| row.to_vec());
+            done(tokens.len());
+            Ok(())
+        })?;
+        Ok((bits, predicted))
+    }
+
     /// The state after the tokens so far, by name: `position`, `layers.0.state`. Caches have one row per token.
     ///
     /// # Errors
@@ -282,6 +314,13 @@ impl<'m> Session<'m> {
         }
         Ok(())
     }
+}
+
+/// Bits that a token costs after these logits.
+fn cost(logits: &[f32], token: u32) -> f64 {
+    let most = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let sum: f64 = logits.iter().map(|logit| f64::from(logit - most).exp()).sum();
+    (sum.ln() - f64::from(logits[token as usize] - most)) / std::f64::consts::LN_2
 }
 
 /// Whether a state is a cache with one row per token, along axis 1.

@@ -1,9 +1,9 @@
 //! The weights of a model: safetensors files in mapped memory, found by name.
 
-use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::keys::Keys;
 use crate::error::Error;
@@ -54,7 +54,7 @@ pub(crate) struct Weights {
     /// File and entry of each tensor.
     index: BTreeMap<String, (usize, usize)>,
     /// Tensors that the model has asked for.
-    used: RefCell<BTreeSet<String>>,
+    used: Mutex<BTreeSet<String>>,
 }
 
 impl Weights {
@@ -72,7 +72,7 @@ impl Weights {
             (listed(folder)?, Vec::new())
         };
         let mut weights =
-            Self { folder: folder.to_path_buf(), files: Vec::new(), index: BTreeMap::new(), used: RefCell::default() };
+            Self { folder: folder.to_path_buf(), files: Vec::new(), index: BTreeMap::new(), used: Mutex::default() };
         for path in paths {
             let file = Mapped::open(&path)?;
             for (at, entry) in file.entries().enumerate() {
@@ -105,13 +105,18 @@ impl Weights {
         }
     }
 
+    /// The tensors that the model has asked for.
+    fn used(&self) -> MutexGuard<'_, BTreeSet<String>> {
+        self.used.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Storage type and shape of what a source describes; `None` if the files lack it. The tensor counts as used.
     ///
     /// # Errors
     /// [`Error::File`] if it is of a dtype that cannot be read, or has fewer rows.
     pub(crate) fn find(&self, source: &Source) -> Result<Option<(DType, Shape)>, Error> {
         let Some((dtype, shape)) = self.head(&source.tensor)? else { return Ok(None) };
-        self.used.borrow_mut().insert(source.tensor.clone());
+        self.used().insert(source.tensor.clone());
         let Some(rows) = &source.rows else { return Ok(Some((dtype, shape))) };
         let mut dims = shape.dims().to_vec();
         let end = rows.iter().map(|rows| rows.end).max().unwrap_or(0);
@@ -159,7 +164,7 @@ impl Weights {
     /// # Errors
     /// [`Error::File`], which names the first.
     pub(crate) fn finish(&self, family: &str, ignored: impl Fn(&str) -> bool) -> Result<(), Error> {
-        let used = self.used.borrow();
+        let used = self.used();
         let mut left = self.index.iter().filter(|(name, _)| !used.contains(*name) && !ignored(name));
         let Some((name, (file, at))) = left.next() else { return Ok(()) };
         let (file, others) = (&self.files[*file], left.count());

@@ -335,3 +335,11 @@ fn weights_and_activations_in_f16_stay_near_f32() {
         assert!((TOLERANCE..5e-3).contains(&error), "{backend}: {error:.1e}");
     });
 }
+
+#[test]
+fn models_are_shared_by_threads_and_sessions_move_between_them() {
+    fn shared<T: Send + Sync>() {}
+    fn moves<T: Send>() {}
+    shared::<Model>();
+    moves::<Session<'static>>();
+}

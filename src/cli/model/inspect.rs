@@ -12,11 +12,7 @@ use crate::gpu::Caps;
 const LENGTH: usize = 1024;
 
 pub(super) fn command() -> Command {
-    super::subcommand(
-        "inspect",
-        "List layers, parameters, state bytes, and what a token takes; read no weights",
-    )
-    .arg(
+    super::subcommand("inspect", "List layers, parameters, state bytes, and what a token takes; read no weights").arg(
         args::value("len")
             .value_name("N")
             .allow_negative_numbers(true)
@@ -84,7 +80,11 @@ pub(super) fn inspect(matches: &ArgMatches) -> Result<Outcome, Error> {
             ]
         })
         .collect();
-    text.push_str(&report::table(&["part", "mixer", "parameters", "state bytes", "dispatches", "bytes"], &rows, &[2, 3, 4, 5]));
+    text.push_str(&report::table(
+        &["part", "mixer", "parameters", "state bytes", "dispatches", "bytes"],
+        &rows,
+        &[2, 3, 4, 5],
+    ));
     report::stdout(&text)?;
     Ok(Outcome::Done)
 }

@@ -47,24 +47,11 @@ pub(super) fn score(matches: &ArgMatches) -> Result<Outcome, Error> {
     }
 
     let start = Instant::now();
-    let (mut bits, mut predicted, mut done) = (0.0, 0, 0);
+    let (count, mut done) = (given.tokens.len(), 0);
     let mut progress = ui.progress("model score");
-    let count = given.tokens.len();
-    let chunk = chunk.unwrap_or(count);
-    session.chunks(&given.tokens, chunk, &mut |tokens, logits| {
-        let values = logits.to_f32();
-        let rows: Vec<&[f32]> = values.chunks_exact(model.spec().vocab).collect();
-        // The row before each token: the first one's is that of the chunk before.
-        let before = last.as_deref().into_iter().chain(rows[..rows.len() - 1].iter().copied());
-        let skipped = usize::from(last.is_none());
-        for (row, token) in before.zip(&tokens[skipped..]) {
-            bits += cost(row, *token);
-            predicted += 1;
-        }
-        last = rows.last().map(|row| row.to_vec());
-        done += tokens.len();
+    let (bits, predicted) = session.score(&given.tokens, chunk.unwrap_or(count), &mut last, &mut |tokens| {
+        done += tokens;
         progress.set(done as f64 / count as f64);
-        Ok(())
     })?;
     drop(progress);
     let seconds = start.elapsed().as_secs_f64();
@@ -76,7 +63,7 @@ pub(super) fn score(matches: &ArgMatches) -> Result<Outcome, Error> {
         let metadata: BTreeMap<_, _> = [("model".to_owned(), model.spec().family.to_owned())].into_iter().collect();
         io::write(path, &state, &metadata)?;
     }
-    let per_token = (predicted > 0).then(|| bits / f64::from(predicted));
+    let per_token = (predicted > 0).then(|| bits / predicted as f64);
     let per_byte = given.bytes.map(|bytes| bits / bytes as f64).filter(|_| predicted > 0);
     if args::is_on(matches, "json") {
         report::json(&json!({
@@ -105,11 +92,4 @@ pub(super) fn score(matches: &ArgMatches) -> Result<Outcome, Error> {
         report::stdout(&report::table(&header, &[row], &[0, 1, 2, 3, 4, 5]))?;
     }
     Ok(Outcome::Done)
-}
-
-/// Bits that a token costs after these logits.
-fn cost(logits: &[f32], token: u32) -> f64 {
-    let most = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let sum: f64 = logits.iter().map(|logit| f64::from(logit - most).exp()).sum();
-    (sum.ln() - f64::from(logits[token as usize] - most)) / std::f64::consts::LN_2
 }
