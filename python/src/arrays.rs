@@ -1,0 +1,84 @@
+//! NumPy arrays as tensors and back. Floats are read in place and written without a copy.
+
+use std::sync::Arc;
+
+use half::f16;
+use numpy::{Element, PyArray1, PyArrayDyn, PyArrayMethods, PyUntypedArray, PyUntypedArrayMethods};
+use pyo3::exceptions::{PyTypeError, PyValueError};
+use pyo3::prelude::*;
+use subquad::HostTensor;
+use subquad::tensor::{Data, Values};
+
+/// Elements of an array that the tensor keeps alive.
+struct Borrowed<T> {
+    _array: Py<PyAny>,
+    start: *const T,
+    count: usize,
+}
+
+// SAFETY: the array outlives this and its elements are only read. As everywhere in NumPy, another thread must not write them
+// during a call.
+unsafe impl<T> Send for Borrowed<T> {}
+// SAFETY: as above.
+unsafe impl<T> Sync for Borrowed<T> {}
+
+impl<T> AsRef<[T]> for Borrowed<T> {
+    fn as_ref(&self) -> &[T] {
+        // SAFETY: `start` is aligned and has `count` elements for as long as the array lives.
+        unsafe { std::slice::from_raw_parts(self.start, self.count) }
+    }
+}
+
+fn elements<T: Element + 'static>(array: &Bound<'_, PyArrayDyn<T>>) -> Data<T> {
+    Data::shared(Arc::new(Borrowed {
+        _array: array.clone().into_any().unbind(),
+        start: array.data(),
+        count: array.len(),
+    }))
+}
+
+/// The tensor of a contiguous array. `name` is for the message.
+pub(crate) fn tensor(name: &str, given: &Bound<'_, PyAny>) -> PyResult<HostTensor> {
+    let wrong = |found: String| PyTypeError::new_err(format!("`{name}`: expected a NumPy array, found {found}"));
+    let array = given.cast::<PyUntypedArray>().map_err(|_| wrong(given.get_type().to_string()))?;
+    if !array.is_c_contiguous() {
+        return Err(PyValueError::new_err(format!("`{name}`: expected an array without strides of its own")));
+    }
+    let shape = array.shape().to_vec();
+    let values = if let Ok(array) = given.cast::<PyArrayDyn<f32>>() {
+        Values::F32(elements(array))
+    } else if let Ok(array) = given.cast::<PyArrayDyn<f16>>() {
+        Values::F16(elements(array))
+    } else if let Ok(array) = given.cast::<PyArrayDyn<i64>>() {
+        Values::I64(elements(array).to_vec())
+    } else if let Ok(array) = given.cast::<PyArrayDyn<i32>>() {
+        Values::I32(elements(array).to_vec())
+    } else if let Ok(array) = given.cast::<PyArrayDyn<u32>>() {
+        Values::U32(elements(array).to_vec())
+    } else if let Ok(array) = given.cast::<PyArrayDyn<u8>>() {
+        Values::U8(elements(array).to_vec())
+    } else if let Ok(array) = given.cast::<PyArrayDyn<bool>>() {
+        Values::U8(elements(array).iter().map(|x| u8::from(*x)).collect())
+    } else {
+        let found = array.dtype();
+        let text = format!("`{name}`: expected float32, float16, bool or whole numbers, found {found}");
+        return Err(PyValueError::new_err(text));
+    };
+    Ok(HostTensor::new(shape, values))
+}
+
+/// The array of a tensor.
+pub(crate) fn array<'py>(py: Python<'py>, tensor: HostTensor) -> PyResult<Bound<'py, PyAny>> {
+    fn of<'py, T: Element>(py: Python<'py>, values: Vec<T>, dims: &[usize]) -> PyResult<Bound<'py, PyAny>> {
+        Ok(PyArray1::from_vec(py, values).reshape(dims)?.into_any())
+    }
+    let dims = tensor.shape().dims().to_vec();
+    match tensor.into_values() {
+        Values::F32(mut values) => of(py, std::mem::take(values.to_mut()), &dims),
+        Values::F16(mut values) => of(py, std::mem::take(values.to_mut()), &dims),
+        Values::I64(values) => of(py, values, &dims),
+        Values::I32(values) => of(py, values, &dims),
+        Values::U32(values) => of(py, values, &dims),
+        Values::U8(values) => of(py, values, &dims),
+    }
+}

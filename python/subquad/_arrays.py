@@ -1,0 +1,59 @@
+"""Arrays of other libraries as NumPy arrays and back, without a copy where their memory allows it."""
+
+import sys
+
+import numpy as np
+
+_CPU = 1  # kDLCPU
+
+
+class Kind:
+    """The library, and the dtype if NumPy lacks it, of the first tensor of a call: what its results are returned as."""
+
+    def __init__(self, like):
+        name = type(like).__module__.partition(".")[0]
+        self.library = None if isinstance(like, np.ndarray) or not hasattr(like, "__dlpack__") else name
+        self.bfloat16 = self.library == "torch" and str(like.dtype) == "torch.bfloat16"
+
+    def out(self, array):
+        """The array as the first tensor of the call was."""
+        if self.library is None:
+            return array
+        if self.library == "torch":
+            torch = sys.modules["torch"]
+            tensor = torch.from_numpy(array)
+            return tensor.to(torch.bfloat16) if self.bfloat16 and tensor.dtype == torch.float32 else tensor
+        if self.library in ("jax", "jaxlib"):
+            import jax
+
+            return jax.dlpack.from_dlpack(array)
+        library = sys.modules[self.library]
+        return library.from_dlpack(array) if hasattr(library, "from_dlpack") else array
+
+
+def array(name, value):
+    """A contiguous NumPy array of what a caller gave: of its own memory where that is contiguous, of a CPU, and has a dtype that
+    NumPy has."""
+    if isinstance(value, np.ndarray):
+        return np.ascontiguousarray(value)
+    if hasattr(value, "__dlpack__"):
+        return np.ascontiguousarray(_from_dlpack(name, value))
+    if isinstance(value, (list, tuple, int, float, np.generic)):
+        raise TypeError(f"`{name}`: expected an array (NumPy, torch, or anything with __dlpack__), found {type(value).__name__}")
+    return np.ascontiguousarray(np.asarray(value))
+
+
+def _from_dlpack(name, value):
+    device = value.__dlpack_device__()
+    if int(device[0]) != _CPU:
+        where = getattr(value, "device", device)
+        raise ValueError(f"`{name}`: expected a tensor of the CPU, found one on {where}; move it with .cpu()")
+    if type(value).__module__.partition(".")[0] == "torch":
+        torch = sys.modules["torch"]
+        if value.requires_grad and torch.is_grad_enabled():
+            raise ValueError(f"`{name}`: requires a gradient, which subquad does not compute; call under torch.no_grad() or detach it")
+        value = value.detach()
+        if value.dtype == torch.bfloat16:
+            value = value.float()
+        return value.contiguous().numpy()
+    return np.from_dlpack(value)
