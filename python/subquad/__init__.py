@@ -11,7 +11,24 @@ Importing opens no device.
 from . import operators
 from ._core import adapters as adapters
 from .models import Model as Model, load_model as load_model
-from .operators import *  # noqa: F403
+from .operators import (
+    causal_conv1d as causal_conv1d,
+    causal_conv1d_update as causal_conv1d_update,
+    linear_attention as linear_attention,
+    linear_attention_step as linear_attention_step,
+    linformer_attention as linformer_attention,
+    multi_token_attention as multi_token_attention,
+    ram_net as ram_net,
+    ram_net_step as ram_net_step,
+    selective_scan as selective_scan,
+    selective_state_update as selective_state_update,
+    slay_attention as slay_attention,
+    slay_attention_step as slay_attention_step,
+    softmax_attention as softmax_attention,
+    ssd as ssd,
+    ssd_step as ssd_step,
+    yat_attention as yat_attention,
+)
 from .timing import bench as bench
 
 __version__ = "0.1.0"

@@ -1,5 +1,7 @@
 """Arrays, states, models, errors: what a caller meets."""
 
+import ast
+import inspect
 import json
 import subprocess
 import sys
@@ -10,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import subquad
-from subquad import _core
+from subquad import _core, operators
 
 ROOT = Path(__file__).resolve().parents[2]
 RNG = np.random.default_rng(7)
@@ -114,6 +116,18 @@ class Errors(unittest.TestCase):
         self.refuse("linear: layout: expected bhnd or bnhd, found `nhd`", linear(q, q, v, layout="nhd"))
         with self.assertRaises(TypeError):
             subquad.linear_attention([[1.0]], q, v)
+
+        class OnAGpu:
+            device = "cuda:0"
+
+            def __dlpack__(self):
+                raise AssertionError("not asked for")
+
+            def __dlpack_device__(self):
+                return 2, 0
+
+        sentence = "`k`: expected a tensor of the CPU, found one on cuda:0; move it with .cpu()"
+        self.refuse(sentence, linear(q, OnAGpu(), v))
         for device in ("cuda", "vulkan:x:y:0:z"):
             with self.assertRaises((ValueError, RuntimeError)):
                 subquad.linear_attention(q, q, v, device=device)
@@ -150,6 +164,9 @@ class Models(unittest.TestCase):
             model.generate("", 3)
         with self.assertRaises(OSError):
             subquad.load_model(ROOT / "nothing")
+        for tokens in ([-1], [300], np.zeros((2, 2), np.int64), np.zeros(3, np.float32)):
+            with self.assertRaises(ValueError):
+                model.run(tokens)
 
     def test_a_folder_that_does_not_fit_is_named(self):
         with tempfile.TemporaryDirectory() as folder:
@@ -164,6 +181,20 @@ def _tensors(folder):
     import tensorfile
 
     return tensorfile.load(folder / "model.safetensors")[0]
+
+
+class Stubs(unittest.TestCase):
+    def test_they_have_the_arguments_and_defaults_of_the_functions(self):
+        tree = ast.parse((ROOT / "python" / "subquad" / "operators.pyi").read_text())
+        stubs = {node.name: node.args for node in tree.body if isinstance(node, ast.FunctionDef)}
+        self.assertEqual(sorted(stubs), sorted(operators.__all__))
+        for name, args in stubs.items():
+            found = {}
+            plain = [None] * (len(args.args) - len(args.defaults)) + args.defaults
+            for arg, default in [*zip(args.args, plain), *zip(args.kwonlyargs, args.kw_defaults)]:
+                found[arg.arg] = inspect.Parameter.empty if default is None else ast.literal_eval(default)
+            signature = inspect.signature(getattr(operators, name))
+            self.assertEqual(found, {p.name: p.default for p in signature.parameters.values()}, name)
 
 
 class Bench(unittest.TestCase):
