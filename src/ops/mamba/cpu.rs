@@ -180,9 +180,9 @@ impl Job<'_> {
                     self.steps(block, first, [dt, u], [&mut row[..count], space]);
                     let dt = &dt[..count * LANES];
                     if fixed == [0, 0] {
-                        walk(h, a, dt, u, b, c, y, backward);
+                        walk(h, a, [dt, u], [b, c], y, backward);
                     } else {
-                        walk_constant(h, a, dt, u, [b, c], [fixed_b, fixed_c], y, backward);
+                        walk_constant(h, a, [dt, u], [b, c], [fixed_b, fixed_c], y, backward);
                     }
                     if walks.len() > 1 {
                         let kept = &mut kept[(index * length + first) * LANES..][..count * LANES];
@@ -242,23 +242,21 @@ fn spread(to: &mut [f32], step: usize, values: &[f32]) {
 }
 
 wide! {
-    /// The recurrence, token by token: `h = e^(dt a) h + u b` and `y = sum c h`. h and a are `[S, LANES]`; dt, u and y
-    /// are `[tokens, LANES]`; b and c are `[tokens, S]`. Backward it goes from the last token to the first.
+    /// The recurrence, token by token: `h = e^(dt a) h + u b` and `y = sum c h`. h and a are `[S, LANES]`; dt and u (`steps`) and
+    /// y are `[tokens, LANES]`; b and c (`along`) are `[tokens, S]`. Backward it goes from the last token to the first.
     fn walk<FUSED>(
         h: &mut [f32],
         a: &[f32],
-        dt: &[f32],
-        u: &[f32],
-        b: &[f32],
-        c: &[f32],
+        steps: [&[f32]; 2],
+        along: [&[f32]; 2],
         y: &mut [f32],
         backward: bool
     ) {
-        let (states, count) = (a.len() / LANES, dt.len() / LANES);
+        let (states, count) = (a.len() / LANES, steps[0].len() / LANES);
         for at in 0..count {
             let t = if backward { count - 1 - at } else { at };
-            let [dt, u]: [&[f32; LANES]; 2] = [dt, u].map(|x| x[t * LANES..].first_chunk().unwrap());
-            let [b, c] = [b, c].map(|x| &x[t * states..][..states]);
+            let [dt, u] = steps.map(|x| &x[t * LANES..][..LANES]);
+            let [b, c] = along.map(|x| &x[t * states..][..states]);
             let mut sum = [0.0; LANES];
             for (((h, a), b), c) in h.chunks_exact_mut(LANES).zip(a.chunks_exact(LANES)).zip(b).zip(c) {
                 for i in 0..LANES {
@@ -277,17 +275,16 @@ wide! {
     fn walk_constant<FUSED>(
         h: &mut [f32],
         a: &[f32],
-        dt: &[f32],
-        u: &[f32],
+        steps: [&[f32]; 2],
         along: [&[f32]; 2],
         fixed: [&[f32]; 2],
         y: &mut [f32],
         backward: bool
     ) {
-        let (states, count) = (a.len() / LANES, dt.len() / LANES);
+        let (states, count) = (a.len() / LANES, steps[0].len() / LANES);
         for at in 0..count {
             let t = if backward { count - 1 - at } else { at };
-            let [dt, u]: [&[f32; LANES]; 2] = [dt, u].map(|x| x[t * LANES..].first_chunk().unwrap());
+            let [dt, u] = steps.map(|x| &x[t * LANES..][..LANES]);
             let mut sum = [0.0; LANES];
             for (s, (h, a)) in h.chunks_exact_mut(LANES).zip(a.chunks_exact(LANES)).enumerate() {
                 let [b, c] = [0, 1].map(|i| match fixed[i] {
