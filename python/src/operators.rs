@@ -147,6 +147,9 @@ fn execute(op: &'static Op, how: &How<'_>, given: Vec<(String, HostTensor)>, dev
         inputs.insert(name, tensor);
     }
     operator.check_memory(matches!(device, Device::Cpu))?;
+    if summary {
+        operator.check_summary()?;
+    }
     let mut run = device.execute(&*operator, &inputs)?;
     if summary {
         run.outputs.insert(DECAY.name, operator.log_decay(&inputs)?);

@@ -15,14 +15,14 @@ class Kind:
         self.library = None if isinstance(like, np.ndarray) or not hasattr(like, "__dlpack__") else name
         self.bfloat16 = self.library == "torch" and str(like.dtype) == "torch.bfloat16"
 
-    def out(self, array):
-        """The array as the first tensor of the call was."""
+    def out(self, array, *, kept=False):
+        """The array as the first tensor of the call was; what is `kept` in float32 stays so."""
         if self.library is None:
             return array
         if self.library == "torch":
             torch = sys.modules["torch"]
             tensor = torch.from_numpy(array)
-            return tensor.to(torch.bfloat16) if self.bfloat16 and tensor.dtype == torch.float32 else tensor
+            return tensor.to(torch.bfloat16) if self.bfloat16 and not kept and tensor.dtype == torch.float32 else tensor
         if self.library in ("jax", "jaxlib"):
             import jax
 

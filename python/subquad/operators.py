@@ -275,7 +275,10 @@ def causal_conv1d(
     tensors = {"x": x, "weight": weight, "bias": bias, "cu_seqlens": cu_seqlens}
     outputs, state = call("conv1d", tensors, settings, layout=layout, seed=0, device=device, initial_state=initial_states,
                           keep=return_final_states)  # fmt: skip
-    return (outputs["y"], state["state"]) if return_final_states else outputs["y"]
+    if not return_final_states:
+        return outputs["y"]
+    # A single tap keeps nothing.
+    return outputs["y"], state["state"] if state else outputs["y"][..., :0] if layout == "bcn" else outputs["y"][:, :0].swapaxes(1, 2)
 
 
 def causal_conv1d_update(x, conv_state, weight, bias=None, activation=None, *, device="auto"):

@@ -260,6 +260,9 @@ fn joined<C: Configured>(whole: &Composed<'_, C>, done: &[Option<TensorMap>]) ->
 
 /// The log decay of a run ([`super::LogDecayFn`]): that of each packed sequence, with the axes in the order of the state.
 pub(super) fn log_decay<C: Configured>(config: &C, tensors: &TensorMap, of: LogDecayFn<C>) -> HostTensor {
+    if !config.mode().is_composed() {
+        return of(config, tensors);
+    }
     let whole = Composed::new(config, tensors);
     let some = |at: usize| !whole.sequences[at].is_empty();
     let one = |at: usize| of(&whole.config(at), &whole.inputs(at, false));
