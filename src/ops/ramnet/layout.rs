@@ -269,7 +269,9 @@ impl<'a> Tiling<'a> {
             steps = steps.min(pieces.most_tiles());
             pieces.tile_tokens = step.min(c.qkv.queries);
         }
-        tiling.block_tokens = (steps.min(longest.div_ceil(step)) * step).min(c.qkv.queries);
+        // There is room for whole tiles.
+        let room = c.qkv.queries.next_multiple_of(step.min(c.qkv.queries));
+        tiling.block_tokens = (steps.min(longest.div_ceil(step)) * step).min(room);
         Ok(tiling)
     }
 
