@@ -168,10 +168,10 @@ fn runs_over_several_tiles_depend_on_earlier_events_only() {
     let Some(ctx) = context() else { return };
     let run = |c: &Config, all: &TensorMap| on_gpu_with(ctx, c.program_as(ctx.caps(), Form::Pieces).unwrap(), all);
     cut_at_segments(Config { mode: Mode::new().carry().segment(200), ..crowded(400) });
-    // A rest of 20 tokens, so many events of which all heads could sort at once that a whole segment could not be.
-    let wide = Config::new(1, 5, 52, 11, 1024);
-    let wide = Config { choices: 2, qkv: wide.qkv.dim_k(22), topk: 64, ..wide };
-    cut_at_segments(Config { mode: Mode::new().carry().segment(32), ..wide });
+    // So wide that all heads sort a segment of 170 tokens in blocks of 85, and could sort the rest of 100 at once.
+    let wide = crowded(270);
+    let wide = Config { qkv: wide.qkv.heads(5).dim_v(1024), cape: Cape::None, ..wide };
+    cut_at_segments(Config { mode: Mode::new().carry().segment(170), ..wide });
 
     let c = crowded(400);
     let all = inputs(&c);
