@@ -6,8 +6,8 @@ use half::f16;
 use numpy::{Element, PyArray1, PyArrayDyn, PyArrayMethods, PyUntypedArray, PyUntypedArrayMethods};
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
-use subquad::HostTensor;
 use subquad::tensor::{Data, Values};
+use subquad::{DType, HostTensor};
 
 /// Elements of an array that the tensor keeps alive.
 struct Borrowed<T> {
@@ -26,6 +26,15 @@ impl<T> AsRef<[T]> for Borrowed<T> {
     fn as_ref(&self) -> &[T] {
         // SAFETY: `start` is aligned and has `count` elements for as long as the array lives.
         unsafe { std::slice::from_raw_parts(self.start, self.count) }
+    }
+}
+
+/// The storage type of that name.
+pub(crate) fn dtype(name: &str) -> PyResult<DType> {
+    match name {
+        "float32" => Ok(DType::F32),
+        "float16" => Ok(DType::F16),
+        _ => Err(PyValueError::new_err(format!("dtype: expected float32 or float16, found `{name}`"))),
     }
 }
 

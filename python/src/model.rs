@@ -3,12 +3,10 @@
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 
-use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 use subquad::Error;
 use subquad::model::sampling::{Sampler, Settings};
-use subquad::model::spec::Head;
 use subquad::model::tokens::Tokenizer;
 use subquad::model::{Model as Weights, Session};
 use subquad::{DType, HostTensor};
@@ -31,15 +29,6 @@ impl Model {
         let mut session = self.session.lock().unwrap_or_else(PoisonError::into_inner);
         work(&mut session, &self.weights)
     }
-
-    fn check_lm(&self, what: &str) -> Result<(), Error> {
-        let spec = self.weights.spec();
-        if spec.head == Head::Lm && spec.causal {
-            return Ok(());
-        }
-        let found = if spec.causal { "another head" } else { "a model that is not causal" };
-        Err(Error::setting(spec.family, "head", format!("lm, of a causal model, to {what} a text"), found))
-    }
 }
 
 #[pymethods]
@@ -48,11 +37,7 @@ impl Model {
     #[new]
     #[pyo3(signature = (folder, device, dtype))]
     fn new(py: Python<'_>, folder: PathBuf, device: &str, dtype: &str) -> PyResult<Self> {
-        let dtype = match dtype {
-            "float32" => DType::F32,
-            "float16" => DType::F16,
-            _ => return Err(PyValueError::new_err(format!("dtype: expected float32 or float16, found `{dtype}`"))),
-        };
+        let dtype = arrays::dtype(dtype)?;
         detached(py, || {
             let weights = Box::new(Weights::open(&folder)?);
             let device = Device::open(device)?;
@@ -114,8 +99,8 @@ impl Model {
     /// (bits, tokens predicted) of a sequence.
     fn score(&self, py: Python<'_>, tokens: Vec<u32>, chunk: usize) -> PyResult<(f64, usize)> {
         detached(py, || {
-            self.check_lm("score")?;
-            self.with(|session, _| {
+            self.with(|session, weights| {
+                weights.check_lm("score")?;
                 session.reset()?;
                 session.score(&tokens, chunk, &mut None, &mut |_| {})
             })
@@ -125,8 +110,8 @@ impl Model {
     /// Forgets what was read, then reads the prompt but for its last token.
     fn begin(&self, py: Python<'_>, prompt: Vec<u32>, chunk: usize) -> PyResult<()> {
         detached(py, || {
-            self.check_lm("generate")?;
-            self.with(|session, _| {
+            self.with(|session, weights| {
+                weights.check_lm("generate")?;
                 session.reset()?;
                 let before = prompt.len().saturating_sub(1);
                 for chunk in prompt[..before].chunks(chunk.max(1)) {

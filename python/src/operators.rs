@@ -248,11 +248,7 @@ pub(crate) fn bench<'py>(
 ) -> PyResult<Bound<'py, PyDict>> {
     let op = found(op).map_err(raised)?;
     let layout = layout_of(op, layout).map_err(raised)?;
-    let dtype = match dtype {
-        "float32" => DType::F32,
-        "float16" => DType::F16,
-        _ => return Err(PyValueError::new_err(format!("dtype: expected float32 or float16, found `{dtype}`"))),
-    };
+    let dtype = arrays::dtype(dtype)?;
     let (measured, floor, copy, bound, name) = detached(py, || {
         let device = Device::open(device)?;
         let mut lengths = Vec::new();

@@ -35,9 +35,10 @@ def call(op, tensors, settings, *, layout, seed, device, initial_state=None, kee
     carry = keep or initial_state is not None
     done, _, _ = _core.run(op, arrays, flags(settings), layout=layout, carry=carry, seed=seed, device=device,
                            summary=summary)  # fmt: skip
-    outputs = {name: kind.out(array, kept=name == "lse") for name, array in done.items() if name in _OUTPUTS}
-    state = {name: kind.out(array, kept=True) for name, array in done.items() if name not in _OUTPUTS} if keep or summary else {}
+    outputs = {name: kind.out(array, kept=name == "lse") for name, array in done.items() if name in OUTPUTS}
+    state = {name: kind.out(array, kept=True) for name, array in done.items() if name not in OUTPUTS} if keep or summary else {}
     return outputs, state
 
 
-_OUTPUTS = frozenset(["o", "y", "lse", "code", "index", "weight", "order", "offsets", "q_out", "k_out"])
+# All other tensors that a run returns are states.
+OUTPUTS = frozenset(["o", "y", "lse", "code", "index", "weight", "order", "offsets", "q_out", "k_out"])

@@ -33,12 +33,10 @@ import torch
 import torch.distributed as dist
 
 from . import _arrays, _core
-from ._call import flags, states
+from ._call import OUTPUTS, flags, states
 from .operators import _dashed, _steps
 
 __all__ = ["causal_conv1d", "linear_attention", "selective_scan", "slay_attention", "softmax_attention", "ssd"]
-
-_OUTPUTS = frozenset(["o", "y", "lse"])
 
 
 class _Team:
@@ -153,8 +151,8 @@ class _Local:
         done, _, _ = _core.run(self.op, arrays, flags(settings or self.settings), layout=self.layout, carry=carry or bool(before),
                                seed=self.seed, device=self.device, summary=summary)  # fmt: skip
         keep = carry or summary
-        outputs = {name: array for name, array in done.items() if name in _OUTPUTS}
-        return outputs, {name: array for name, array in done.items() if keep and name not in _OUTPUTS}
+        outputs = {name: array for name, array in done.items() if name in OUTPUTS}
+        return outputs, {name: array for name, array in done.items() if keep and name not in OUTPUTS}
 
     def single(self, array):
         """An array in the library of the first tensor: float32 stays float32, also where that tensor is bfloat16."""

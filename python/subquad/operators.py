@@ -82,13 +82,14 @@ def linear_attention_step(
 
 def slay_attention(
     q, k, v, *, anchors=None, omega=None, num_anchors=None, nodes=None, features=None, poly=None, epsilon=None, norm_eps=None,
-    causal=True, direction=None, initial_state=None, output_final_state=False, cu_seqlens=None, segment=None, layout="bnhd", seed=0,
-    device="auto",
+    causal=True, direction=None, initial_state=None, output_final_state=False, cu_seqlens=None, segment=None, layout="bnhd",
+    seed=0, device="auto",
 ):  # fmt: skip
     """SLAY: linear attention with random features of the spherical Yat kernel (arXiv 2602.04915).
 
     q [B, N, H, D], k [B, N, G, D], v [B, N, G, E]; anchors [P, D] and omega [R, G, F, D] are drawn from the seed if absent.
-    num_anchors P (8), nodes R (2), features F (16), poly "anchor" (default), "exact", .. State: {"state": [B, G, m, E], "norm": [B, G, m]}.
+    num_anchors P (8), nodes R (2), features F (16), poly "anchor" (default), "exact", ..
+    State: {"state": [B, G, m, E], "norm": [B, G, m]}.
     Returns o [B, N, H, E], or (o, state).
     """
     tensors = {"q": q, "k": k, "v": v, "anchors": anchors, "omega": omega, "cu_seqlens": cu_seqlens}
@@ -224,7 +225,9 @@ def selective_scan(
     return (outputs["y"], state["state"]) if return_last_state else outputs["y"]
 
 
-def selective_state_update(state, x, dt, A, B, C, D=None, z=None, dt_bias=None, dt_softplus=False, *, dt_limit=None, device="auto"):
+def selective_state_update(
+    state, x, dt, A, B, C, D=None, z=None, dt_bias=None, dt_softplus=False, *, dt_limit=None, device="auto"
+):
     """One token of Mamba's scan: x, dt, z [B, C], A [C, S], B, C [B, S] or [B, G, S], state [B, C, S].
 
     Returns (y [B, C], state). Unlike mamba_ssm it does not write into `state`.
@@ -246,7 +249,8 @@ def ssd(
     {"state": [B, H, P, S]}. Returns y [B, N, H, P], or (y, state).
     """
     tensors = {"x": x, "dt": dt, "a": A, "b": B, "c": C, "d": D, "z": z, "dt_bias": dt_bias, "cu_seqlens": cu_seqlens}
-    settings = {**_steps(dt_softplus, dt_limit, dt_offset), "direction": direction, "state_layout": state_layout, "segment": segment}
+    settings = {**_steps(dt_softplus, dt_limit, dt_offset), "direction": direction, "state_layout": state_layout,
+                "segment": segment}  # fmt: skip
     outputs, state = call("ssd", tensors, settings, layout="bhnd", seed=0, device=device, initial_state=initial_state,
                           keep=output_final_state)  # fmt: skip
     return _with_state("y", outputs, state, output_final_state)
@@ -260,6 +264,10 @@ def ssd_step(x, dt, A, B, C, state=None, *, D=None, z=None, dt_bias=None, dt_sof
     return outputs["y"], after
 
 
+def _activation(name):
+    return {None: "none", "swish": "silu"}.get(name, name)
+
+
 def causal_conv1d(
     x, weight, bias=None, activation=None, *, initial_states=None, return_final_states=False, padding=None, dilation=None,
     cu_seqlens=None, layout="bcn", device="auto",
@@ -270,21 +278,22 @@ def causal_conv1d(
     ("swish"). initial_states [B, C, W - 1], the last inputs before x, oldest first. padding "same" looks at later tokens too.
     Returns y, or (y, final states).
     """
-    named = {None: "none", "swish": "silu"}.get(activation, activation)
-    settings = {"activation": named, "padding": padding, "dilation": dilation}
+    settings = {"activation": _activation(activation), "padding": padding, "dilation": dilation}
     tensors = {"x": x, "weight": weight, "bias": bias, "cu_seqlens": cu_seqlens}
     outputs, state = call("conv1d", tensors, settings, layout=layout, seed=0, device=device, initial_state=initial_states,
                           keep=return_final_states)  # fmt: skip
     if not return_final_states:
         return outputs["y"]
+    y = outputs["y"]
+    if state:
+        return y, state["state"]
     # A single tap keeps nothing.
-    return outputs["y"], state["state"] if state else outputs["y"][..., :0] if layout == "bcn" else outputs["y"][:, :0].swapaxes(1, 2)
+    return y, y[..., :0] if layout == "bcn" else y[:, :0].swapaxes(1, 2)
 
 
 def causal_conv1d_update(x, conv_state, weight, bias=None, activation=None, *, device="auto"):
     """One token of `causal_conv1d`: x [B, C], conv_state [B, C, W - 1]. Returns (y [B, C], conv_state)."""
-    named = {None: "none", "swish": "silu"}.get(activation, activation)
     tensors = {"x": x[..., None], "weight": weight, "bias": bias}
-    outputs, state = call("conv1d", tensors, {"activation": named, "decode": True}, layout="bcn", seed=0, device=device,
-                          initial_state=conv_state, keep=True)  # fmt: skip
+    outputs, state = call("conv1d", tensors, {"activation": _activation(activation), "decode": True}, layout="bcn", seed=0,
+                          device=device, initial_state=conv_state, keep=True)  # fmt: skip
     return outputs["y"][..., 0], state["state"]

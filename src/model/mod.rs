@@ -198,6 +198,19 @@ impl Model {
         Ok(parts)
     }
 
+    /// Refuses a model that cannot score or generate a text, which `purpose` says.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] if its head is another than `lm`, or if it is not causal.
+    pub fn check_lm(&self, purpose: &str) -> Result<(), Error> {
+        let spec = &self.spec;
+        if spec.head == Head::Lm && spec.causal {
+            return Ok(());
+        }
+        let found = if spec.causal { "another head" } else { "a model that is not causal" };
+        Err(Error::setting(spec.family, "head", format!("lm, of a causal model, to {purpose} a text"), found))
+    }
+
     /// Number of logits in a row.
     fn width(&self) -> usize {
         self.spec.head.width(self.spec.vocab)

@@ -13,7 +13,6 @@ use crate::cli::{Outcome, args};
 use crate::error::Error;
 use crate::io;
 use crate::model::sampling::{Sampler, Settings};
-use crate::model::spec::Head;
 use crate::model::tokens::Tokenizer;
 
 pub(super) fn command() -> Command {
@@ -64,10 +63,7 @@ pub(super) fn generate(matches: &ArgMatches) -> Result<Outcome, Error> {
     check_files(&["prompt-file"], &[], matches)?;
     let prompt = prompt(matches)?;
     let model = open(matches)?;
-    if model.spec().head != Head::Lm || !model.spec().causal {
-        let found = if model.spec().causal { "another head" } else { "a model that is not causal" };
-        return Err(Error::setting(model.spec().family, "head", "lm, of a causal model, to generate a text", found));
-    }
+    model.check_lm("generate")?;
     let tokenizer = Tokenizer::of(&model)?;
     let tokens = tokenizer.encode(&prompt)?;
     let Some((last, before)) = tokens.split_last() else {

@@ -11,7 +11,6 @@ use crate::cli::report::{self, Ui};
 use crate::cli::{Outcome, args};
 use crate::error::Error;
 use crate::io;
-use crate::model::spec::Head;
 use crate::tensor::HostTensor;
 
 /// The logits behind the last token, with which a state file says how likely the next token was.
@@ -31,10 +30,7 @@ pub(super) fn score(matches: &ArgMatches) -> Result<Outcome, Error> {
     let mut ui = Ui::new(args::is_on(matches, "quiet"));
     check_files(&["input", "state-in"], &["state-out"], matches)?;
     let model = open(matches)?;
-    if model.spec().head != Head::Lm || !model.spec().causal {
-        let found = if model.spec().causal { "another head" } else { "a model that is not causal" };
-        return Err(Error::setting(model.spec().family, "head", "lm, of a causal model, to score a text", found));
-    }
+    model.check_lm("score")?;
     let chunk = chunk_of(matches, &model)?;
     let given = input(matches, &model)?;
     let runner = Runner::open(matches, &mut ui)?;
