@@ -288,15 +288,16 @@ def linear_attention(
 
 
 def slay_attention(
-    q, k, v, *, anchors=None, omega=None, nodes=None, features=None, poly=None, epsilon=None, norm_eps=None, initial_state=None,
-    output_final_state=False, segment=None, layout="bnhd", seed=0, device="auto", group=None, exact=False,
+    q, k, v, *, anchors=None, omega=None, num_anchors=None, nodes=None, features=None, poly=None, epsilon=None, norm_eps=None,
+    initial_state=None, output_final_state=False, segment=None, layout="bnhd", seed=0, device="auto", group=None, exact=False,
 ):  # fmt: skip
     """`subquad.slay_attention`, causal, of the shards of a sequence. Each rank sends [B, G, m, E + 1] numbers.
 
     Returns o [B, N, H, E], or (o, state).
     """
     tensors = {"q": q, "k": k, "v": v, "anchors": anchors, "omega": omega}
-    settings = {"nodes": nodes, "features": features, "poly": poly, "epsilon": epsilon, "norm_eps": norm_eps, "segment": segment}
+    settings = {"anchors": num_anchors, "nodes": nodes, "features": features, "poly": poly, "epsilon": epsilon,
+                "norm_eps": norm_eps, "segment": segment}  # fmt: skip
     along = dict.fromkeys(["q", "k", "v"], _axis(layout))
     local, outputs, state = _scan("slay", tensors, along, settings, group=group, exact=exact, initial_state=initial_state,
                                   keep=output_final_state, layout=layout, seed=seed, device=device)  # fmt: skip
