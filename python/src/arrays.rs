@@ -6,8 +6,8 @@ use half::f16;
 use numpy::{Element, PyArray1, PyArrayDyn, PyArrayMethods, PyUntypedArray, PyUntypedArrayMethods};
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
-use subquad::tensor::{Data, Values};
-use subquad::{DType, HostTensor};
+use subquad::tensor::{Data, Lender, Values};
+use subquad::{DType, Error, HostTensor};
 
 /// Elements of an array that the tensor keeps alive.
 struct Borrowed<T> {
@@ -27,6 +27,54 @@ impl<T> AsRef<[T]> for Borrowed<T> {
         // SAFETY: `start` is aligned and has `count` elements for as long as the array lives.
         unsafe { std::slice::from_raw_parts(self.start, self.count) }
     }
+}
+
+/// Elements of an array that the tensor keeps alive and writes.
+struct Lent {
+    _array: Py<PyAny>,
+    start: *mut f32,
+    count: usize,
+}
+
+// SAFETY: the array outlives this, and nothing else reads or writes its elements during a call: see `lent`.
+unsafe impl Send for Lent {}
+// SAFETY: as above.
+unsafe impl Sync for Lent {}
+
+impl Lender<f32> for Lent {
+    fn values(&self) -> &[f32] {
+        // SAFETY: `start` is aligned and has `count` elements for as long as the array lives.
+        unsafe { std::slice::from_raw_parts(self.start, self.count) }
+    }
+
+    fn values_mut(&mut self) -> &mut [f32] {
+        // SAFETY: as above.
+        unsafe { std::slice::from_raw_parts_mut(self.start, self.count) }
+    }
+}
+
+/// The tensor of a contiguous array of float32 that may be written, which is written in place. `None` if it is another array.
+pub(crate) fn lent(given: &Bound<'_, PyAny>) -> Option<HostTensor> {
+    let array = given.cast::<PyArrayDyn<f32>>().ok()?;
+    let whole = array.is_c_contiguous() && array.try_readwrite().is_ok();
+    let shape = array.shape().to_vec();
+    let elements = || Lent { _array: array.clone().into_any().unbind(), start: array.data(), count: array.len() };
+    whole.then(|| HostTensor::new(shape, Values::F32(Data::lent(Box::new(elements())))))
+}
+
+/// Refuses a tensor that is written in place and shares memory with another one.
+pub(crate) fn check_apart(tensors: &[(String, HostTensor)]) -> Result<(), Error> {
+    let is_lent = |tensor: &HostTensor| matches!(tensor.values(), Values::F32(values) if values.is_lent());
+    for (at, (name, tensor)) in tensors.iter().enumerate().filter(|(_, (_, tensor))| is_lent(tensor)) {
+        let own = tensor.bytes().as_ptr_range();
+        for (_, (other, beside)) in tensors.iter().enumerate().filter(|(beside, _)| *beside != at) {
+            let range = beside.bytes().as_ptr_range();
+            if own.start < range.end && range.start < own.end {
+                return Err(Error::Usage(format!("`{name}`: expected memory of its own, found that of `{other}`")));
+            }
+        }
+    }
+    Ok(())
 }
 
 /// The storage type of that name.

@@ -7,7 +7,8 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use subquad::gpu::context::{self, AdapterRequest, Candidate, Select};
 use subquad::operator::Operator;
-use subquad::verify::run::{self, Run};
+use subquad::tensor::Access;
+use subquad::verify::run;
 use subquad::{Context, Error, TensorMap, wgpu};
 
 /// Where an operator or a model runs.
@@ -65,10 +66,24 @@ impl Device {
         }
     }
 
-    pub(crate) fn execute(&self, operator: &dyn Operator, inputs: &TensorMap) -> Result<Run, Error> {
+    /// Runs an operator. Returns what it writes by name, and its algorithm. Tensors that were lent are written in place by the CPU.
+    pub(crate) fn execute(
+        &self,
+        operator: &dyn Operator,
+        mut inputs: TensorMap,
+    ) -> Result<(TensorMap, String), Error> {
         match self {
-            Self::Cpu => run::cpu(operator, inputs),
-            Self::Gpu(context) => run::gpu(context, operator, inputs, false, &mut |_| {}),
+            Self::Cpu => {
+                operator.cpu_update(&mut inputs)?;
+                let slots = operator.slots();
+                let parts = slots.iter().filter(|slot| slot.access != Access::Read).flat_map(|slot| &slot.parts);
+                let written = parts.filter_map(|part| Some((part.name.to_owned(), inputs.remove(part.name)?)));
+                Ok((written.collect(), operator.cpu_variant()))
+            }
+            Self::Gpu(context) => {
+                let run = run::gpu(context, operator, &inputs, false, &mut |_| {})?;
+                Ok((run.outputs, run.variant))
+            }
         }
     }
 

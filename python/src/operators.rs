@@ -15,8 +15,7 @@ use subquad::catalog::summaries::{DECAY, Settings, State, Summary};
 use subquad::measure::roofline::Roofline;
 use subquad::measure::{Budget, Place, Subject};
 use subquad::ops;
-use subquad::tensor::Access;
-use subquad::verify::run::Run;
+use subquad::tensor::{Access, Values};
 use subquad::{DType, Error, HostTensor, Layout, TensorMap};
 
 use crate::arrays;
@@ -76,9 +75,10 @@ type Returned<'py> = (Bound<'py, PyDict>, String, String);
 
 /// Runs an operator of the table. Sequence tensors have full rank in the order of `layout`; all are contiguous arrays. Parameters
 /// that are absent are drawn from the seed. Returns outputs and states by name, the algorithm, and where it ran. With `summary`,
-/// `decay` is among the states: what the run does to any state that enters it.
+/// `decay` is among the states: what the run does to any state that enters it. With `in_place`, a state that is contiguous and of
+/// float32 may be written where it is, and is not returned then.
 #[pyfunction]
-#[pyo3(signature = (op, tensors, flags, *, layout, carry, seed, device, summary))]
+#[pyo3(signature = (op, tensors, flags, *, layout, carry, seed, device, summary, in_place))]
 pub(crate) fn run<'py>(
     py: Python<'py>,
     op: &str,
@@ -89,25 +89,31 @@ pub(crate) fn run<'py>(
     seed: u64,
     device: &str,
     summary: bool,
+    in_place: bool,
 ) -> PyResult<Returned<'py>> {
     let op = found(op).map_err(raised)?;
     let layout = layout_of(op, layout).map_err(raised)?;
     let mut given = Vec::new();
     for (name, array) in tensors.iter() {
         let name: String = name.extract()?;
-        given.push((name.clone(), arrays::tensor(&name, &array)?));
+        let lent = if in_place && is_state(op, &name) { arrays::lent(&array) } else { None };
+        given.push((name.clone(), lent.map_or_else(|| arrays::tensor(&name, &array), Ok)?));
     }
+    arrays::check_apart(&given).map_err(raised)?;
     let (done, ran) = detached(py, || {
         let device = Device::open(device)?;
         let flags = flags_of(flags);
         let how = How { flags: &flags, layout, carry: carry || summary, seed, summary };
         Ok((execute(op, &how, given, &device)?, device.name()))
     })?;
+    let (written, variant) = done;
     let outputs = PyDict::new(py);
-    for (name, tensor) in done.outputs {
-        outputs.set_item(name, arrays::array(py, tensor)?)?;
+    for (name, tensor) in written {
+        if !matches!(tensor.values(), Values::F32(values) if values.is_lent()) {
+            outputs.set_item(name, arrays::array(py, tensor)?)?;
+        }
     }
-    Ok((outputs, done.variant, ran))
+    Ok((outputs, variant, ran))
 }
 
 /// The settings of a run.
@@ -119,7 +125,13 @@ struct How<'a> {
     summary: bool,
 }
 
-fn execute(op: &'static Op, how: &How<'_>, given: Vec<(String, HostTensor)>, device: &Device) -> Result<Run, Error> {
+/// Returns what the run writes, and the algorithm.
+fn execute(
+    op: &'static Op,
+    how: &How<'_>,
+    given: Vec<(String, HostTensor)>,
+    device: &Device,
+) -> Result<(TensorMap, String), Error> {
     let How { flags, layout, carry, seed, summary } = *how;
     let known = |name: &str| op.inputs.iter().any(|spec| spec.names().any(|own| own == name)) || is_state(op, name);
     if let Some((name, tensor)) = given.iter().find(|(name, _)| !known(name)) {
@@ -136,6 +148,7 @@ fn execute(op: &'static Op, how: &How<'_>, given: Vec<(String, HostTensor)>, dev
     for (name, tensor) in given {
         let read = slots.iter().filter(|slot| slot.access != Access::Write).flat_map(|slot| &slot.parts);
         match read.into_iter().find(|part| part.name == name) {
+            Some(part) if part.dtype == tensor.dtype() => inputs.insert(name, tensor),
             Some(part) => inputs.insert(name, tensor.cast(part.dtype)),
             None => {
                 let found = format!("{} {}", tensor.dtype().name(), tensor.shape());
@@ -150,18 +163,19 @@ fn execute(op: &'static Op, how: &How<'_>, given: Vec<(String, HostTensor)>, dev
     if summary {
         operator.check_summary()?;
     }
-    let mut run = device.execute(&*operator, &inputs)?;
-    if summary {
-        run.outputs.insert(DECAY.name, operator.log_decay(&inputs)?);
+    let read = summary.then(|| inputs.clone());
+    let (mut written, variant) = device.execute(&*operator, inputs)?;
+    if let Some(inputs) = read {
+        written.insert(DECAY.name, operator.log_decay(&inputs)?);
     }
     if asked != dtype {
         let cast = |(name, tensor): (String, HostTensor)| {
             let back = op.outputs.iter().any(|spec| spec.name == name) && tensor.dtype() == dtype;
             (name, if back { tensor.cast(asked) } else { tensor })
         };
-        run.outputs = run.outputs.into_iter().map(cast).collect();
+        written = written.into_iter().map(cast).collect();
     }
-    Ok(run)
+    Ok((written, variant))
 }
 
 fn is_state(op: &Op, name: &str) -> bool {

@@ -43,6 +43,25 @@ def array(name, value):
     return np.ascontiguousarray(np.asarray(value))
 
 
+def check_writable(name, value):
+    """Refuses what `write` cannot write."""
+    if isinstance(value, np.ndarray):
+        writable = value.flags.writeable
+    else:
+        writable = hasattr(value, "copy_")
+    if not writable:
+        raise ValueError(f"`{name}`: expected an array that may be written, as in_place=True asks for, found one that may not")
+
+
+def write(target, values):
+    """Writes a NumPy array into what a caller gave, unless it is there already."""
+    if isinstance(target, np.ndarray):
+        if target is not values:
+            np.copyto(target, values, casting="same_kind")
+    elif target.data_ptr() != values.__array_interface__["data"][0]:
+        target.copy_(sys.modules["torch"].from_numpy(values))
+
+
 def _from_dlpack(name, value):
     device = value.__dlpack_device__()
     if int(device[0]) != _CPU:

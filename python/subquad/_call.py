@@ -26,17 +26,26 @@ def states(initial_state):
     return dict(initial_state) if isinstance(initial_state, dict) else {"state": initial_state}
 
 
-def call(op, tensors, settings, *, layout, seed, device, initial_state=None, keep=False, summary=False):
-    """Runs `op`. Returns (outputs, state), both dicts; the state is empty unless `keep`. With `summary` it also has `decay`."""
+def call(op, tensors, settings, *, layout, seed, device, initial_state=None, keep=False, summary=False, in_place=False):
+    """Runs `op`. Returns (outputs, state), both dicts; the state is empty unless `keep`. With `summary` it also has `decay`.
+    With `in_place` the arrays of `initial_state` receive the state."""
     given = {name: value for name, value in tensors.items() if value is not None}
     kind = _arrays.Kind(next(iter(given.values())))
-    given.update(states(initial_state))
+    before = states(initial_state)
+    given.update(before)
     arrays = {name: _arrays.array(name, value) for name, value in given.items()}
     carry = keep or initial_state is not None
+    if in_place:
+        for name, value in before.items():
+            _arrays.check_writable(name, value)
     done, _, _ = _core.run(op, arrays, flags(settings), layout=layout, carry=carry, seed=seed, device=device,
-                           summary=summary)  # fmt: skip
+                           summary=summary, in_place=in_place)  # fmt: skip
     outputs = {name: kind.out(array, kept=name == "lse") for name, array in done.items() if name in OUTPUTS}
     state = {name: kind.out(array, kept=True) for name, array in done.items() if name not in OUTPUTS} if keep or summary else {}
+    if in_place:
+        for name, value in before.items():
+            _arrays.write(value, done.get(name, arrays[name]))
+            state[name] = value
     return outputs, state
 
 

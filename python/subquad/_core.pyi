@@ -19,6 +19,7 @@ def run(
     seed: int,
     device: str,
     summary: bool,
+    in_place: bool,
 ) -> tuple[dict[str, _Array], str, str]: ...
 def merge(
     op: str, settings: list[tuple[str, str]], summaries: list[dict[str, _Array]], state: dict[str, _Array] | None

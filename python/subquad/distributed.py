@@ -149,7 +149,7 @@ class _Local:
         """Returns (outputs, states) as NumPy arrays; the states are there with `carry` or `summary`."""
         arrays = {**(arrays or self.arrays), **(before or {})}
         done, _, _ = _core.run(self.op, arrays, flags(settings or self.settings), layout=self.layout, carry=carry or bool(before),
-                               seed=self.seed, device=self.device, summary=summary)  # fmt: skip
+                               seed=self.seed, device=self.device, summary=summary, in_place=False)  # fmt: skip
         keep = carry or summary
         outputs = {name: array for name, array in done.items() if name in OUTPUTS}
         return outputs, {name: array for name, array in done.items() if keep and name not in OUTPUTS}

@@ -8,7 +8,8 @@ float32 or float16 (torch's bfloat16 is converted), sums are float32. Axes: B ba
 device: "auto" (a GPU if there is one, else the CPU), "cpu", "gpu", "vulkan", "vulkan:0", "metal:0", "dx12:0". A GPU receives the
 arrays and returns the result in each call.
 
-A state is a dict of float32 arrays. `output_final_state=True` returns it after the output, `initial_state` takes it. With
+A state is a dict of float32 arrays. `output_final_state=True` returns it after the output, `initial_state` takes it. The one-token
+forms return a new state; with `in_place=True` they write it into the arrays that were given, and return these. With
 `cu_seqlens` [S + 1], the borders of S sequences that lie one after another in a single batch entry, a state has S in place of B.
 
 Errors: ValueError with one sentence that names the operator, the tensor, what was expected and what was found; RuntimeError if a
@@ -69,14 +70,15 @@ def linear_attention(
 def linear_attention_step(
     q, k, v, state=None, *, rule="linear", g=None, beta=None, feature_map=None, features=None, omega=None, a=None, a_log=None,
     dt_bias=None, scale=None, normalize=None, norm_eps=None, l2norm=None, beta_sigmoid=None, max_len=None, state_layout=None,
-    layout="bnhd", seed=0, device="auto",
+    in_place=False, layout="bnhd", seed=0, device="auto",
 ):  # fmt: skip
     """One token of `linear_attention`, whose arguments it has: N is 1. Returns (o, state)."""
     tensors = {"q": q, "k": k, "v": v, "g": g, "beta": beta, "omega": omega, "a": a, "a_log": a_log, "dt_bias": dt_bias}
     settings = {"rule": _dashed(rule), "feature_map": _dashed(feature_map), "features": features, "scale": scale,
                 "normalize": normalize, "norm_eps": norm_eps, "l2norm": l2norm, "beta_sigmoid": beta_sigmoid,
                 "max_len": max_len, "state_layout": state_layout, "decode": True}  # fmt: skip
-    outputs, state = call("linear", tensors, settings, layout=layout, seed=seed, device=device, initial_state=state, keep=True)
+    outputs, state = call("linear", tensors, settings, layout=layout, seed=seed, device=device, initial_state=state, keep=True,
+                          in_place=in_place)  # fmt: skip
     return outputs["o"], state
 
 
@@ -102,13 +104,14 @@ def slay_attention(
 
 def slay_attention_step(
     q, k, v, state=None, *, anchors=None, omega=None, num_anchors=None, nodes=None, features=None, poly=None, epsilon=None,
-    norm_eps=None, layout="bnhd", seed=0, device="auto",
+    norm_eps=None, in_place=False, layout="bnhd", seed=0, device="auto",
 ):  # fmt: skip
     """One token of `slay_attention`: N is 1. Returns (o, state)."""
     tensors = {"q": q, "k": k, "v": v, "anchors": anchors, "omega": omega}
     settings = {"anchors": num_anchors, "nodes": nodes, "features": features, "poly": poly, "epsilon": epsilon,
                 "norm_eps": norm_eps, "decode": True}  # fmt: skip
-    outputs, state = call("slay", tensors, settings, layout=layout, seed=seed, device=device, initial_state=state, keep=True)
+    outputs, state = call("slay", tensors, settings, layout=layout, seed=seed, device=device, initial_state=state, keep=True,
+                          in_place=in_place)  # fmt: skip
     return outputs["o"], state
 
 
@@ -193,12 +196,13 @@ def ram_net(
 
 def ram_net_step(
     q, k, v, gamma, state=None, *, choices=None, topk=None, rule=None, cape=None, tau=None, mass_eps=None, codebook=None,
-    layout="bnhd", device="auto",
+    in_place=False, layout="bnhd", device="auto",
 ):  # fmt: skip
     """One token of `ram_net`: N is 1. Returns (o, state)."""
     tensors = {"q": q, "k": k, "v": v, "gamma": gamma, "codebook": codebook}
     settings = {"choices": choices, "topk": topk, "rule": rule, "cape": cape, "tau": tau, "mass_eps": mass_eps, "decode": True}
-    outputs, state = call("ramnet", tensors, settings, layout=layout, seed=0, device=device, initial_state=state, keep=True)
+    outputs, state = call("ramnet", tensors, settings, layout=layout, seed=0, device=device, initial_state=state, keep=True,
+                          in_place=in_place)  # fmt: skip
     return outputs["o"], state
 
 
@@ -226,16 +230,17 @@ def selective_scan(
 
 
 def selective_state_update(
-    state, x, dt, A, B, C, D=None, z=None, dt_bias=None, dt_softplus=False, *, dt_limit=None, device="auto"
+    state, x, dt, A, B, C, D=None, z=None, dt_bias=None, dt_softplus=False, *, dt_limit=None, in_place=False, device="auto"
 ):
     """One token of Mamba's scan: x, dt, z [B, C], A [C, S], B, C [B, S] or [B, G, S], state [B, C, S].
 
-    Returns (y [B, C], state). Unlike mamba_ssm it does not write into `state`.
+    Returns (y [B, C], state). mamba_ssm's function writes into `state`, as this one does with in_place=True.
     """
     one = lambda x: None if x is None else x[..., None]  # noqa: E731
     tensors = {"x": one(x), "dt": one(dt), "a": A, "b": one(B), "c": one(C), "d": D, "z": one(z), "dt_bias": dt_bias}
     settings = {**_steps(dt_softplus, dt_limit, None), "decode": True}
-    outputs, after = call("mamba", tensors, settings, layout="bcn", seed=0, device=device, initial_state=state, keep=True)
+    outputs, after = call("mamba", tensors, settings, layout="bcn", seed=0, device=device, initial_state=state, keep=True,
+                          in_place=in_place)  # fmt: skip
     return outputs["y"][..., 0], after["state"]
 
 
@@ -256,11 +261,14 @@ def ssd(
     return _with_state("y", outputs, state, output_final_state)
 
 
-def ssd_step(x, dt, A, B, C, state=None, *, D=None, z=None, dt_bias=None, dt_softplus=False, dt_limit=None, device="auto"):
+def ssd_step(
+    x, dt, A, B, C, state=None, *, D=None, z=None, dt_bias=None, dt_softplus=False, dt_limit=None, in_place=False, device="auto"
+):
     """One token of `ssd`: N is 1. Returns (y, state)."""
     tensors = {"x": x, "dt": dt, "a": A, "b": B, "c": C, "d": D, "z": z, "dt_bias": dt_bias}
     settings = {**_steps(dt_softplus, dt_limit, None), "decode": True}
-    outputs, after = call("ssd", tensors, settings, layout="bhnd", seed=0, device=device, initial_state=state, keep=True)
+    outputs, after = call("ssd", tensors, settings, layout="bhnd", seed=0, device=device, initial_state=state, keep=True,
+                          in_place=in_place)  # fmt: skip
     return outputs["y"], after
 
 
@@ -291,9 +299,9 @@ def causal_conv1d(
     return y, y[..., :0] if layout == "bcn" else y[:, :0].swapaxes(1, 2)
 
 
-def causal_conv1d_update(x, conv_state, weight, bias=None, activation=None, *, device="auto"):
+def causal_conv1d_update(x, conv_state, weight, bias=None, activation=None, *, in_place=False, device="auto"):
     """One token of `causal_conv1d`: x [B, C], conv_state [B, C, W - 1]. Returns (y [B, C], conv_state)."""
     tensors = {"x": x[..., None], "weight": weight, "bias": bias}
     outputs, state = call("conv1d", tensors, {"activation": _activation(activation), "decode": True}, layout="bcn", seed=0,
-                          device=device, initial_state=conv_state, keep=True)  # fmt: skip
+                          device=device, initial_state=conv_state, keep=True, in_place=in_place)  # fmt: skip
     return outputs["y"][..., 0], state["state"]

@@ -44,6 +44,7 @@ def causal_conv1d_update(
     bias: _A | None = None,
     activation: str | None = None,
     *,
+    in_place: bool = False,
     device: str = "auto",
 ) -> tuple[_A, _A]: ...
 def linear_attention(
@@ -99,6 +100,7 @@ def linear_attention_step(
     beta_sigmoid: bool | None = None,
     max_len: int | None = None,
     state_layout: str | None = None,
+    in_place: bool = False,
     layout: str = "bnhd",
     seed: int = 0,
     device: str = "auto",
@@ -172,6 +174,7 @@ def ram_net_step(
     tau: float | None = None,
     mass_eps: float | None = None,
     codebook: _A | None = None,
+    in_place: bool = False,
     layout: str = "bnhd",
     device: str = "auto",
 ) -> tuple[_A, _State]: ...
@@ -208,6 +211,7 @@ def selective_state_update(
     dt_softplus: bool = False,
     *,
     dt_limit: tuple[float, float] | None = None,
+    in_place: bool = False,
     device: str = "auto",
 ) -> tuple[_A, _A]: ...
 def slay_attention(
@@ -247,6 +251,7 @@ def slay_attention_step(
     poly: str | None = None,
     epsilon: float | None = None,
     norm_eps: float | None = None,
+    in_place: bool = False,
     layout: str = "bnhd",
     seed: int = 0,
     device: str = "auto",
@@ -304,6 +309,7 @@ def ssd_step(
     dt_bias: _A | None = None,
     dt_softplus: bool = False,
     dt_limit: tuple[float, float] | None = None,
+    in_place: bool = False,
     device: str = "auto",
 ) -> tuple[_A, _State]: ...
 def yat_attention(

@@ -83,6 +83,28 @@ class Arrays(unittest.TestCase):
             y, state = subquad.causal_conv1d_update(x[..., n], state, weight, activation="silu", device="cpu")
             np.testing.assert_allclose(y, whole[..., n], atol=1e-6)
 
+    def test_states_are_written_where_they_are(self):
+        q, k, v = normal(2, 1, 4, 8), normal(2, 1, 2, 8), normal(2, 1, 2, 6)
+        settings = {"rule": "gated_delta", "g": -np.abs(normal(2, 1, 2)), "beta": np.full((2, 1, 2), 0.5, np.float32), "device": "cpu"}
+        before = normal(2, 2, 8, 6)
+        o, after = subquad.linear_attention_step(q, k, v, before, **settings)
+        self.assertIsNot(after["state"], before)
+        # Contiguous, with strides, in another order of bytes in memory: each receives the state.
+        strided, turned = np.zeros((2, 2, 8, 12), np.float32)[..., ::2], np.zeros((6, 8, 2, 2), np.float32).T
+        for own in (before.copy(), strided, turned):
+            own[...] = before
+            found, state = subquad.linear_attention_step(q, k, v, {"state": own}, in_place=True, **settings)
+            self.assertIs(state["state"], own)
+            np.testing.assert_allclose(own, after["state"], atol=1e-6)
+            np.testing.assert_allclose(found, o, atol=1e-6)
+        fixed = before.copy()
+        fixed.flags.writeable = False
+        with self.assertRaisesRegex(ValueError, "`state`: expected an array that may be written, .* found one that may not"):
+            subquad.linear_attention_step(q, k, v, fixed, in_place=True, **settings)
+        x = normal(1, 12)
+        with self.assertRaisesRegex(ValueError, "`state`: expected memory of its own, found that of `x`"):
+            subquad.causal_conv1d_update(x[:, :4], x.reshape(1, 4, 3), normal(4, 4), in_place=True, device="cpu")
+
     def test_threads_run_side_by_side(self):
         q = normal(1, 256, 4, 32)
         want, found = subquad.softmax_attention(q, q, q, device="cpu"), [None] * 4

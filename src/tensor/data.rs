@@ -1,18 +1,36 @@
-//! The values of one tensor in host memory, owned or shared.
+//! The values of one tensor in host memory: owned, shared or lent.
 
 use std::fmt;
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 
-/// Values that a tensor owns, or shares with the memory that holds them, such as a mapped file. Cloning shared values copies
-/// nothing.
-#[derive(Clone)]
+/// Values that a tensor owns, shares with the memory that holds them, such as a mapped file, or writes in memory that it was lent,
+/// such as another library's array. Cloning shared values copies nothing; a clone of lent ones owns a copy.
 pub struct Data<T>(Kept<T>);
 
-#[derive(Clone)]
 enum Kept<T> {
     Owned(Vec<T>),
     Shared(Arc<dyn AsRef<[T]> + Send + Sync>),
+    Lent(Box<dyn Lender<T>>),
+}
+
+/// Memory of others that values are read from and written to. Both functions must always return the same slice.
+pub trait Lender<T>: Send + Sync {
+    /// The values for reading.
+    fn values(&self) -> &[T];
+
+    /// The values for writing.
+    fn values_mut(&mut self) -> &mut [T];
+}
+
+impl<T: Clone> Clone for Data<T> {
+    fn clone(&self) -> Self {
+        match &self.0 {
+            Kept::Owned(values) => values.clone().into(),
+            Kept::Shared(owner) => Self(Kept::Shared(owner.clone())),
+            Kept::Lent(lender) => lender.values().to_vec().into(),
+        }
+    }
 }
 
 impl<T> Data<T> {
@@ -20,18 +38,27 @@ impl<T> Data<T> {
     pub fn shared(owner: Arc<dyn AsRef<[T]> + Send + Sync>) -> Self {
         Self(Kept::Shared(owner))
     }
+
+    /// Values in memory that is written in place, except by [`Data::to_mut`].
+    pub fn lent(lender: Box<dyn Lender<T>>) -> Self {
+        Self(Kept::Lent(lender))
+    }
+
+    /// Whether they are in memory that was lent.
+    pub fn is_lent(&self) -> bool {
+        matches!(self.0, Kept::Lent(_))
+    }
 }
 
 impl<T: Clone> Data<T> {
-    /// The values for writing. Shared values are copied first.
+    /// The values as a vector. Those that are shared or lent are copied first.
     pub fn to_mut(&mut self) -> &mut Vec<T> {
-        if let Kept::Shared(owner) = &self.0 {
-            let copy = (**owner).as_ref().to_vec();
-            self.0 = Kept::Owned(copy);
+        if !matches!(self.0, Kept::Owned(_)) {
+            self.0 = Kept::Owned(self.to_vec());
         }
         match &mut self.0 {
             Kept::Owned(values) => values,
-            Kept::Shared(_) => unreachable!("shared values were just copied"),
+            _ => unreachable!("other values were just copied"),
         }
     }
 }
@@ -43,14 +70,22 @@ impl<T> Deref for Data<T> {
         match &self.0 {
             Kept::Owned(values) => values,
             Kept::Shared(owner) => (**owner).as_ref(),
+            Kept::Lent(lender) => lender.values(),
         }
     }
 }
 
-/// Shared values are copied before they are written.
+/// Shared values are copied before they are written, lent ones are written in place.
 impl<T: Clone> DerefMut for Data<T> {
     fn deref_mut(&mut self) -> &mut [T] {
-        self.to_mut()
+        if matches!(self.0, Kept::Shared(_)) {
+            self.to_mut();
+        }
+        match &mut self.0 {
+            Kept::Owned(values) => values,
+            Kept::Lent(lender) => lender.values_mut(),
+            Kept::Shared(_) => unreachable!("shared values were just copied"),
+        }
     }
 }
 
@@ -91,5 +126,26 @@ mod tests {
         data.to_mut()[0] = 3.0;
         assert_eq!((&*data, &*other, &**owner), (&[3.0, 2.0][..], &[1.0, 2.0][..], &[1.0, 2.0][..]));
         assert_ne!(data, other);
+    }
+
+    #[test]
+    fn lent_values_are_written_in_place_until_they_are_taken_as_a_vector() {
+        struct Whole(Vec<f32>);
+        impl Lender<f32> for Whole {
+            fn values(&self) -> &[f32] {
+                &self.0
+            }
+            fn values_mut(&mut self) -> &mut [f32] {
+                &mut self.0
+            }
+        }
+        let mut data = Data::lent(Box::new(Whole(vec![1.0, 2.0])));
+        let other = data.clone();
+        data[0] = 3.0;
+        assert_eq!((&*data, &*other), (&[3.0, 2.0][..], &[1.0, 2.0][..]));
+        assert!(data.is_lent() && !other.is_lent());
+        data.to_mut()[0] = 4.0;
+        assert!(!data.is_lent());
+        assert_eq!(*data, [4.0, 2.0]);
     }
 }

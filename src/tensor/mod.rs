@@ -7,7 +7,7 @@ mod shape;
 mod slot;
 mod view;
 
-pub use data::Data;
+pub use data::{Data, Lender};
 pub use host::{HostTensor, TensorMap, Values};
 pub use shape::{DType, Layout, Shape, Strides};
 pub use slot::{Access, Part, Slot};

@@ -10,7 +10,7 @@ use subquad::catalog::spec::Op;
 use subquad::gpu::{Caps, plan};
 use subquad::operator::{Operator, Precision, Rows};
 use subquad::ops::all;
-use subquad::tensor::{HostTensor, TensorMap};
+use subquad::tensor::{Access, HostTensor, TensorMap};
 use subquad::verify::rows;
 use subquad::verify::tolerance::Reference;
 
@@ -75,6 +75,11 @@ impl Subject {
     fn on_the_cpu(&self) -> Result<Completion, Failed> {
         let Made { operator, inputs, .. } = self.made();
         self.assert_matches(&operator.cpu(inputs).unwrap());
+        if operator.slots().iter().any(|slot| slot.access == Access::Update) {
+            let mut in_place = inputs.clone();
+            operator.cpu_update(&mut in_place).unwrap();
+            self.assert_matches(&in_place);
+        }
         Ok(Completion::Completed)
     }
 

@@ -3,7 +3,6 @@
 import functools
 import threading
 
-import numpy as np
 import torch
 
 _lock = threading.Lock()
@@ -65,15 +64,6 @@ def like(y, x):
 def on(y, x):
     """`y` on the device of `x`."""
     return y.to(device=x.device)
-
-
-def write(target, values):
-    """Writes float32 `values` of the CPU into `target` in place."""
-    if target.device.type == "cpu" and target.dtype == torch.float32:
-        # NumPy copies a state of a few hundred kilobytes at once; torch would wake its threads for it in every token.
-        np.copyto(target.detach().numpy(), values.numpy())
-    else:
-        target.copy_(values)
 
 
 def borders(seq_idx):

@@ -63,29 +63,30 @@ def selective_state_update(state, x, dt, A, B, C, D=None, z=None, dt_bias=None, 
     x, dt, z [B, H, P], A [H, P, S], B, C [B, G, S], D, dt_bias [H, P]. state_batch_indices [B] are the rows of state that belong
     to x. Returns y as x.
     """
-    rows = state if state_batch_indices is None else state[state_batch_indices]
+    before = ready(state if state_batch_indices is None else state[state_batch_indices])
     heads = x.dim() == 3
     if heads and _tied(A, 2) and _tied(dt, 1) and _tied(dt_bias, 1):
         row = lambda t: None if t is None else ready(t)[:, None]  # noqa: E731
-        y, after = operators.ssd_step(
+        y, _ = operators.ssd_step(
             row(x), row(dt[..., 0]), ready(A[..., 0, 0]), row(B if B.dim() == 3 else B[:, None]),
-            row(C if C.dim() == 3 else C[:, None]), ready(rows), D=ready(D), z=row(z),
-            dt_bias=None if dt_bias is None else ready(dt_bias[..., 0]), dt_softplus=dt_softplus, device=_common.device(),
+            row(C if C.dim() == 3 else C[:, None]), before, D=ready(D), z=row(z),
+            dt_bias=None if dt_bias is None else ready(dt_bias[..., 0]), dt_softplus=dt_softplus, in_place=True,
+            device=_common.device(),
         )  # fmt: skip
-        y, after = y[:, 0], after["state"]
+        y = y[:, 0]
     else:
         # Heads are runs of channels, and those of one group follow each other.
         flat = lambda t: None if t is None else ready(t).reshape(*t.shape[:-2], -1) if heads else ready(t)  # noqa: E731
-        before, a = (ready(t).reshape(*t.shape[:-3], -1, t.shape[-1]) if heads else ready(t) for t in (rows, A))
-        y, after = operators.selective_state_update(
-            before, flat(x), flat(dt), a, ready(B), ready(C), flat(D), flat(z), flat(dt_bias), dt_softplus,
+        before, a = (ready(t).reshape(*t.shape[:-3], -1, t.shape[-1]) if heads else ready(t) for t in (before, A))
+        y, before = operators.selective_state_update(
+            before, flat(x), flat(dt), a, ready(B), ready(C), flat(D), flat(z), flat(dt_bias), dt_softplus, in_place=True,
             device=_common.device(),
         )  # fmt: skip
-        y, after = y.reshape(x.shape), after.reshape(rows.shape)
-    if state_batch_indices is None:
-        _common.write(state, after)
-    else:
-        state[state_batch_indices] = like(after, state)
+        y = y.reshape(x.shape)
+    if state_batch_indices is not None:
+        state[state_batch_indices] = like(before, state).reshape(-1, *state.shape[1:])
+    elif before.data_ptr() != state.data_ptr():
+        state.copy_(before.reshape(state.shape))
     return like(y, x)
 
 

@@ -11,7 +11,7 @@ use crate::cpu::{simd, threads};
 use std::ops::Range;
 
 use crate::cores::recurrence::cpu_decay::{self as decay, Chunk, Decay, Space};
-use crate::cpu::matrix::{Mat, Onto, product};
+use crate::cpu::matrix::{Mat, Onto, product, product_of_lower, product_to_diagonal};
 use crate::cpu::scan::Scan;
 use crate::cpu::tiles::{Output, Source};
 use crate::operator::mode::Mode;
@@ -72,7 +72,7 @@ pub(crate) trait Features: Sync {
     /// Returns the features of some tokens. `space` has room for the tile.
     fn tile<'b>(&'b self, from: &'b Source<'_>, head: Head, tokens: Range<usize>, space: &'b mut [f32]) -> Mat<'b>;
 
-    /// Computes `scores = q k^T` for `rows` queries and `rows` keys.
+    /// Computes `scores = q k^T` for `rows` queries and `rows` keys on and below the diagonal.
     fn scores(&self, rows: usize, q: Mat<'_>, k: Mat<'_>, scores: &mut [f32], space: &mut [f32]);
 
     /// Computes `out = q matrix`, `[rows, E]`, and `weights = q norm` if the state has a norm.
@@ -124,7 +124,7 @@ impl Features for Components {
     }
 
     fn scores(&self, rows: usize, q: Mat<'_>, k: Mat<'_>, scores: &mut [f32], _space: &mut [f32]) {
-        product([rows, self.width, rows], q, k.t(), Onto::Nothing, scores, rows);
+        product_to_diagonal([rows, self.width, rows], q, k.t(), scores, rows);
     }
 
     fn read(
@@ -504,7 +504,7 @@ impl<F: Features> Job<'_, F> {
                         }
                         let state = before[..self.sums_len()].split_at(self.matrix_len());
                         features.read(rows, reads, state, out, weights, space);
-                        product([rows, rows, dim_v], Mat::rows(scores, rows), v, Onto::Sum, out, dim_v);
+                        product_of_lower([rows, rows, dim_v], Mat::rows(scores, rows), v, Onto::Sum, out, dim_v);
                         if self.run.norm_eps.is_some() {
                             for (weight, row) in weights.iter_mut().zip(scores.chunks(rows)).take(rows) {
                                 *weight += simd::sum(row);

@@ -180,6 +180,56 @@ wide! {
     }
 }
 
+/// The share that a factor leaves, stored as by `kept_of`.
+pub(crate) fn left_of(kept: f32) -> f32 {
+    if kept <= 0.0 { 1.0 + kept } else { kept }
+}
+
+wide! {
+    /// One token: `row d = row d * decay d + k_d v`, then `out = q state`. `kept` has a factor for all rows, one per row, or none.
+    pub(crate) fn advance<FUSED>(state: &mut [f32], kept: &[f32], k: &[f32], v: &[f32], q: &[f32], out: &mut [f32]) {
+        let width = v.len();
+        // A row becomes `x * whole + x * kept`.
+        let factors = |d: usize| {
+            let kept = if kept.len() > 1 { kept[d] } else { kept.first().copied().unwrap_or(0.0) };
+            [if kept <= 0.0 { 1.0 } else { 0.0 }, kept, k[d], q[d]]
+        };
+        let next = |x: f32, v: f32, [whole, kept, k, _]: [f32; 4]| {
+            simd::multiply_add::<FUSED>(k, v, simd::multiply_add::<FUSED>(x, kept, x * whole))
+        };
+        out.fill(0.0);
+        // Two rows at a time, so that the sums are loaded and stored once for both.
+        let mut pairs = state.chunks_exact_mut(2 * width);
+        for (at, pair) in pairs.by_ref().enumerate() {
+            let (a, b) = pair.split_at_mut(width);
+            let of = [factors(2 * at), factors(2 * at + 1)];
+            for i in 0..width {
+                let [x, y] = [next(a[i], v[i], of[0]), next(b[i], v[i], of[1])];
+                (a[i], b[i]) = (x, y);
+                out[i] = simd::multiply_add::<FUSED>(of[1][3], y, simd::multiply_add::<FUSED>(of[0][3], x, out[i]));
+            }
+        }
+        let last = pairs.into_remainder();
+        if !last.is_empty() {
+            let of = factors(k.len() - 1);
+            for i in 0..width {
+                last[i] = next(last[i], v[i], of);
+                out[i] = simd::multiply_add::<FUSED>(of[3], last[i], out[i]);
+            }
+        }
+    }
+}
+
+/// One token: `x = x * decay + y`, element by element. `kept` has a factor for all elements, one for each, or none.
+pub(crate) fn advance_each(x: &mut [f32], kept: &[f32], y: &[f32]) {
+    match kept {
+        [] => {}
+        [one] => leave_all(x, *one),
+        each => leave_each(x, each),
+    }
+    simd::add(x, y);
+}
+
 /// DecayKind the rows of a state, each of width `dim`, by one log decay for all rows or by one per row.
 pub(crate) fn leave_rows(state: &mut [f32], dim: usize, logs: &[f32]) {
     let kept = |log: f32| {

@@ -5,7 +5,8 @@ use super::{Activation, ChannelLayout, Config};
 use crate::cpu::channels;
 use crate::cpu::tiles::Output;
 use crate::cpu::{simd, threads};
-use crate::tensor::{HostTensor, TensorMap, axes};
+use crate::operator::insert_all;
+use crate::tensor::{DType, HostTensor, Shape, TensorMap, Values, axes};
 
 /// Tokens at a time. Together with their inputs they stay in a first-level cache, if the taps lie next to each other.
 const TOKENS: usize = 2048;
@@ -31,6 +32,40 @@ pub(super) fn run(config: &Config, tensors: &TensorMap) -> TensorMap {
         outputs.insert("state", HostTensor::f32([s.batch, s.channels, config.span()], state));
     }
     outputs
+}
+
+/// Runs in place. One token of a causal convolution moves the state by one; more tokens run as [`run`] does.
+pub(super) fn update(config: &Config, tensors: &mut TensorMap) {
+    let (s, span) = (config.shape, config.span());
+    if s.length > 1 || !config.mode.carry || span == 0 || config.left() < span {
+        insert_all(tensors, run(config, tensors));
+        return;
+    }
+    let mut state = tensors.lend("state", &Shape::from([s.batch, s.channels, span]), DType::F32);
+    let read = |name: &str| tensors.get(name).map(HostTensor::to_f32).unwrap_or_default();
+    let (x, weight, mut y) = (read("x"), read("weight"), vec![0.0; s.rows()]);
+    if config.bias {
+        let bias = read("bias");
+        y.chunks_exact_mut(s.channels).for_each(|y| y.copy_from_slice(&bias));
+    }
+    if let Values::F32(state) = state.values_mut() {
+        for (row, (state, y)) in state.chunks_exact_mut(span).zip(&mut y).enumerate() {
+            let taps = &weight[row % s.channels * config.width..][..config.width];
+            let before = taps.iter().zip(state.iter().step_by(config.dilation)).map(|(tap, x)| tap * x);
+            *y += before.sum::<f32>() + taps[config.width - 1] * x[row];
+            state.copy_within(1.., 0);
+            state[span - 1] = x[row];
+        }
+    }
+    if config.activation == Activation::Silu {
+        channels::silu(&mut y);
+    }
+    tensors.insert("state", state);
+    let shape = match config.layout {
+        ChannelLayout::Bcn => s.shape(),
+        ChannelLayout::Bnc => Shape::from([s.batch, 1, s.channels]),
+    };
+    tensors.insert("y", HostTensor::f32(shape, y).cast(s.dtype));
 }
 
 struct Inputs<'a> {

@@ -197,7 +197,7 @@ impl Configured for Config {
         program: layout::program,
         reference: [reference::outputs::<f32>, reference::outputs::<f64>],
         #[cfg(feature = "cpu")]
-        cpu: crate::operator::CpuBackend::new(cpu::run, cpu::variant),
+        cpu: crate::operator::CpuBackend::new(cpu::run, cpu::variant).in_place(cpu::update),
     };
 
     fn mode(&self) -> Mode {

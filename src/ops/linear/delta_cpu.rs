@@ -14,7 +14,7 @@ use super::cpu::{decay, log_decays, source, strengths};
 use super::delta_steps as steps;
 use crate::cores::recurrence::cpu::{Head, ROW_CHUNK};
 use crate::cores::recurrence::cpu_decay::{self as decays, Decay, Space};
-use crate::cpu::matrix::{Mat, Onto, product};
+use crate::cpu::matrix::{Mat, Onto, product, product_of_lower, product_to_diagonal};
 use crate::cpu::simd::{self, wide};
 use crate::cpu::tiles::{Output, Source};
 use crate::operator::qkv::Qkv;
@@ -109,30 +109,39 @@ fn chunk(c: &Config) -> usize {
     most.min(c.mode.segment.unwrap_or(most)).min(c.qkv.keys)
 }
 
+/// Solves the triangular system of `rows` rows of length `width`. At the start, row t of `u` is `v_t - S^T k_t`; at the end, it is
+/// the row that token t writes. `overlaps[t, s]`, which is overwritten, is the product of keys t and s, with the decay between
+/// them.
+fn solve(rows: usize, width: usize, overlaps: &mut [f32], beta: &[f32], u: &mut [f32]) {
+    let each = overlaps.chunks_exact_mut(rows).zip(u.chunks_exact_mut(width));
+    for ((overlaps, u), beta) in each.zip(beta) {
+        simd::scale(overlaps, -beta);
+        simd::scale(u, *beta);
+    }
+    // What earlier blocks of rows write comes by a product.
+    for first in (0..rows).step_by(BLOCK) {
+        let block = BLOCK.min(rows - first);
+        let (before, rest) = u.split_at_mut(first * width);
+        let rest = &mut rest[..block * width];
+        let factors = &overlaps[first * rows..];
+        product([block, first, width], Mat::rows(factors, rows), Mat::rows(before, width), Onto::Sum, rest, width);
+        for t in 1..block {
+            let (before, row) = rest.split_at_mut(t * width);
+            add_rows(&mut row[..width], before, &factors[t * rows + first..][..t]);
+        }
+    }
+}
+
+/// Rows that are solved for one by one.
+const BLOCK: usize = 8;
+
 wide! {
-    /// Solves the triangular system of `rows` rows of length `width`. At the start, row t of `u` is `v_t - S^T k_t`; at
-    /// the end, it is the row that token t writes. `overlaps[t, s]` is the product of keys t and s, with the decay
-    /// between them.
-    fn solve(rows: usize, width: usize, overlaps: &[f32], beta: &[f32], u: &mut [f32]) {
-        for t in 0..rows {
-            let (before, rest) = u.split_at_mut(t * width);
-            let row = &mut rest[..width];
-            let factors = &overlaps[t * rows..][..t];
-            // Four earlier rows at a time, so that the row to solve for is loaded and stored once for all four.
-            let (fours, few) = (before.chunks_exact(4 * width), factors.chunks_exact(4));
-            let (last, last_factors) = (fours.remainder(), few.remainder());
-            for (four, factor) in fours.zip(few) {
-                let (a, four) = four.split_at(width);
-                let (b, four) = four.split_at(width);
-                let (c, d) = four.split_at(width);
-                for i in 0..width {
-                    row[i] -= (factor[0] * a[i] + factor[1] * b[i]) + (factor[2] * c[i] + factor[3] * d[i]);
-                }
+    /// `row += factors before`.
+    fn add_rows<FUSED>(row: &mut [f32], before: &[f32], factors: &[f32]) {
+        for (other, factor) in before.chunks_exact(row.len()).zip(factors) {
+            for (x, y) in row.iter_mut().zip(other) {
+                *x = simd::multiply_add::<FUSED>(*factor, *y, *x);
             }
-            for (other, factor) in last.chunks_exact(width).zip(last_factors) {
-                row.iter_mut().zip(other).for_each(|(x, y)| *x -= factor * y);
-            }
-            row.iter_mut().for_each(|x| *x *= beta[t]);
         }
     }
 }
@@ -141,7 +150,7 @@ wide! {
 /// no effect on rows of `out` before them: zero times infinity would be NaN.
 fn add_lower(rows: usize, width: usize, scores: &[f32], u: &[f32], out: &mut [f32]) {
     let add = |u: &[f32], out: &mut [f32]| {
-        product([rows, rows, width], Mat::rows(scores, rows), Mat::rows(u, width), Onto::Sum, out, width);
+        product_of_lower([rows, rows, width], Mat::rows(scores, rows), Mat::rows(u, width), Onto::Sum, out, width);
     };
     if simd::finite(u) {
         return add(u, out);
@@ -235,7 +244,7 @@ impl Job<'_> {
                         if let Decay::Row(_) = self.decay {
                             decays::scores(rows, dim_k, (x, k), chunk.factors, scores, kept);
                         } else {
-                            product([rows, dim_k, rows], x, k.t(), Onto::Nothing, scores, rows);
+                            product_to_diagonal([rows, dim_k, rows], x, k.t(), scores, rows);
                         }
                         if reader == 0 {
                             let taken = steps::taken(rows, scores, beta);
@@ -270,7 +279,7 @@ impl Job<'_> {
                         u.iter_mut().zip(v.row(i, width)).for_each(|(u, v)| *u = v - *u);
                         row[i] = beta.row(i, 1)[0];
                     }
-                    solve(rows, width, scores, row, u);
+                    solve(rows, width, &mut scores[..square], row, u);
                     let written = Mat::rows(u, width);
                     row[..rows].fill(self.c.effective_scale());
                     for (reader, out) in out.chunks_exact_mut(rows * width).enumerate() {

@@ -10,8 +10,9 @@ use super::Config;
 use crate::cpu::channels;
 use crate::cpu::simd::{exp_signed, multiply_add, wide};
 use crate::cpu::tiles::Output;
+use crate::operator::insert_all;
 use crate::operator::mode::Direction;
-use crate::tensor::{HostTensor, TensorMap};
+use crate::tensor::{DType, HostTensor, Shape, TensorMap, Values};
 
 /// Channels per block.
 const LANES: usize = 16;
@@ -71,6 +72,82 @@ pub(super) fn run(config: &Config, tensors: &TensorMap) -> TensorMap {
         outputs.insert("state", HostTensor::f32([s.batch, s.channels, states], state));
     }
     outputs
+}
+
+/// Runs in place. One token updates the rows of the state where they are; more tokens run as [`run`] does.
+pub(super) fn update(config: &Config, tensors: &mut TensorMap) {
+    let (s, states) = (config.shape, config.states);
+    if s.length > 1 || !config.mode.carry || config.mode.direction != Direction::Forward {
+        insert_all(tensors, run(config, tensors));
+        return;
+    }
+    let mut state = tensors.lend("state", &Shape::from([s.batch, s.channels, states]), DType::F32);
+    let mut y = vec![0.0; s.rows()];
+    if let Values::F32(state) = state.values_mut() {
+        step(config, tensors, state, &mut y);
+    }
+    tensors.insert("state", state);
+    tensors.insert("y", HostTensor::f32(s.shape(), y).cast(s.dtype));
+}
+
+/// One token: `h = e^(dt a) h + dt x b`, then `y = c h`, the skip and the gate.
+fn step(config: &Config, tensors: &TensorMap, state: &mut [f32], y: &mut [f32]) {
+    let read = |name: &str| tensors.get(name).map(HostTensor::to_f32).unwrap_or_default();
+    let (s, states) = (config.shape, config.states);
+    let [mut dt, x, b, c] = ["dt", "x", "b", "c"].map(read);
+    let mut a = read(if config.a_log { "a_log" } else { "a" });
+    if config.a_log {
+        a.iter_mut().for_each(|a| *a = channels::rate(*a));
+    }
+    if config.dt_bias {
+        let bias = read("dt_bias");
+        dt.chunks_exact_mut(s.channels).for_each(|dt| simd::add(dt, &bias));
+    }
+    config.steps.apply(&mut dt);
+    let each = s.channels / config.group_count();
+    threads::each_pair_mut([state, y], [each * states, each], (32 * each * states) as u64, |group, state, y| {
+        for (at, (h, y)) in state.chunks_exact_mut(states).zip(y).enumerate() {
+            let row = group * each + at;
+            let own = row % s.channels * states..(row % s.channels + 1) * states;
+            let shared = group * states..(group + 1) * states;
+            let b = &b[if config.constant_b { own.clone() } else { shared.clone() }];
+            let c = &c[if config.constant_c { own.clone() } else { shared }];
+            *y = one_row(h, &a[own], dt[row], dt[row] * x[row], b, c);
+        }
+    });
+    if config.d {
+        let d = read("d");
+        y.chunks_exact_mut(s.channels).zip(x.chunks_exact(s.channels)).for_each(|(y, x)| simd::add_product(y, x, &d));
+    }
+    if config.z {
+        let mut gates = read("z");
+        channels::silu(&mut gates);
+        simd::multiply(y, &gates);
+    }
+}
+
+wide! {
+    /// A row of the state after a token, and the output: the sum of `c h`, in a fixed order.
+    fn one_row<FUSED>(h: &mut [f32], a: &[f32], dt: f32, u: f32, b: &[f32], c: &[f32]) -> f32 {
+        let mut lanes = [0.0; LANES];
+        let mut rest = 0.0;
+        let ((a, last_a), (b, last_b), (c, last_c)) = (a.as_chunks(), b.as_chunks(), c.as_chunks::<LANES>());
+        let (h, last) = h.as_chunks_mut::<LANES>();
+        for (((h, a), b), c) in h.iter_mut().zip::<&[[f32; LANES]]>(a).zip::<&[[f32; LANES]]>(b).zip(c) {
+            // The state is copied out, so that the compiler knows that nothing else is where it is.
+            let mut now = *h;
+            for i in 0..LANES {
+                now[i] = multiply_add::<FUSED>(exp_signed::<FUSED>(dt * a[i]), now[i], u * b[i]);
+                lanes[i] = multiply_add::<FUSED>(c[i], now[i], lanes[i]);
+            }
+            *h = now;
+        }
+        for (((h, a), b), c) in last.iter_mut().zip(last_a).zip(last_b).zip(last_c) {
+            *h = multiply_add::<FUSED>(exp_signed::<FUSED>(dt * a), *h, u * b);
+            rest += c * *h;
+        }
+        lanes.iter().sum::<f32>() + rest
+    }
 }
 
 /// Describes the algorithm, for people.

@@ -177,7 +177,7 @@ impl Configured for Config {
         program: layout::program,
         reference: [reference::outputs::<f32>, reference::outputs::<f64>],
         #[cfg(feature = "cpu")]
-        cpu: crate::operator::CpuBackend::new(cpu::run, |_| cpu::variant()).in_every_direction(),
+        cpu: crate::operator::CpuBackend::new(cpu::run, |_| cpu::variant()).in_place(cpu::update).in_every_direction(),
     };
 
     fn log_decay(&self) -> Result<LogDecayFn<Self>, Error> {

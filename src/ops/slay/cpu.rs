@@ -9,7 +9,7 @@ use super::{Config, Poly, poly, quadrature};
 use crate::cores::recurrence::cpu as recurrence;
 use crate::cores::recurrence::cpu::{Features, Head, Recurrence, State, Tensors};
 use crate::cores::recurrence::cpu_decay::Decay;
-use crate::cpu::matrix::{Mat, Onto, product};
+use crate::cpu::matrix::{Mat, Onto, product, product_to_diagonal};
 use crate::cpu::simd::wide;
 use crate::cpu::tiles::Source;
 use crate::tensor::{HostTensor, TensorMap};
@@ -170,8 +170,8 @@ impl Features for Fused<'_> {
 
     fn scores(&self, rows: usize, q: Mat<'_>, k: Mat<'_>, scores: &mut [f32], space: &mut [f32]) {
         let [p, rf] = self.widths();
-        product([rows, p, rows], q, k.t(), Onto::Nothing, scores, rows);
-        product([rows, rf, rows], q.skip_cols(p), k.skip_cols(p).t(), Onto::Nothing, space, rows);
+        product_to_diagonal([rows, p, rows], q, k.t(), scores, rows);
+        product_to_diagonal([rows, rf, rows], q.skip_cols(p), k.skip_cols(p).t(), space, rows);
         simd::multiply(&mut scores[..rows * rows], &space[..rows * rows]);
     }
 

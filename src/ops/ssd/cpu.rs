@@ -66,7 +66,7 @@ pub(super) fn update(config: &Config, tensors: &mut TensorMap) {
     let mut state = tensors.lend(slot.name, &slot.shape(), slot.dtype);
     let mut y = vec![0.0; config.batch * config.heads * config.dim];
     if let Values::F32(state) = state.values_mut() {
-        step(config, tensors, state.to_mut(), &mut y);
+        step(config, tensors, state, &mut y);
     }
     tensors.insert(slot.name, state);
     let shape = [config.batch, 1, config.heads, config.dim];
