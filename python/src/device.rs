@@ -67,11 +67,7 @@ impl Device {
     }
 
     /// Runs an operator. Returns what it writes by name, and its algorithm. Tensors that were lent are written in place by the CPU.
-    pub(crate) fn execute(
-        &self,
-        operator: &dyn Operator,
-        mut inputs: TensorMap,
-    ) -> Result<(TensorMap, String), Error> {
+    pub(crate) fn execute(&self, operator: &dyn Operator, mut inputs: TensorMap) -> Result<(TensorMap, String), Error> {
         match self {
             Self::Cpu => {
                 operator.cpu_update(&mut inputs)?;

@@ -36,6 +36,9 @@ def array(name, value):
     NumPy has."""
     if isinstance(value, np.ndarray):
         return np.ascontiguousarray(value)
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(value, torch.Tensor):
+        return _from_torch(name, value, torch)
     if hasattr(value, "__dlpack__"):
         return np.ascontiguousarray(_from_dlpack(name, value))
     if isinstance(value, (list, tuple, int, float, np.generic)):
@@ -65,14 +68,22 @@ def write(target, values):
 def _from_dlpack(name, value):
     device = value.__dlpack_device__()
     if int(device[0]) != _CPU:
-        where = getattr(value, "device", device)
-        raise ValueError(f"`{name}`: expected a tensor of the CPU, found one on {where}; move it with .cpu()")
-    if type(value).__module__.partition(".")[0] == "torch":
-        torch = sys.modules["torch"]
-        if value.requires_grad and torch.is_grad_enabled():
+        raise _elsewhere(name, getattr(value, "device", device))
+    return np.from_dlpack(value)
+
+
+def _from_torch(name, value, torch):
+    # Every statement counts: a decoded token converts some ten tensors a layer.
+    if value.device.type != "cpu":
+        raise _elsewhere(name, value.device)
+    if value.requires_grad:
+        if torch.is_grad_enabled():
             raise ValueError(f"`{name}`: requires a gradient, which subquad does not compute; call under torch.no_grad() or detach it")
         value = value.detach()
-        if value.dtype == torch.bfloat16:
-            value = value.float()
-        return value.contiguous().numpy()
-    return np.from_dlpack(value)
+    if value.dtype == torch.bfloat16:
+        value = value.float()
+    return value.contiguous().numpy()
+
+
+def _elsewhere(name, where):
+    return ValueError(f"`{name}`: expected a tensor of the CPU, found one on {where}; move it with .cpu()")

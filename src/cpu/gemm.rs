@@ -146,6 +146,10 @@ fn pack<const R: usize>(rows: Rows<'_>, depth: usize, panels: &mut [f32]) {
 ///
 /// # Safety
 /// All elements that [`Operands`] names must be there, and R rows of C elements at c, which nothing else accesses.
+#[allow(
+    clippy::needless_range_loop,
+    reason = "with iterators the compiler keeps the tile in memory, which is ten times slower"
+)]
 #[inline(always)]
 unsafe fn tile<const R: usize, const C: usize, const FUSED: bool>(of: Operands, c: *mut f32, stride: usize, sum: bool) {
     let mut sums = [[0.0f32; C]; R];
@@ -246,7 +250,7 @@ mod x86 {
         // SAFETY: eight floats have the size of a vector.
         let r = rows.map(|row| unsafe { std::mem::transmute::<[f32; 8], __m256>(row) });
         let pairs = [0, 2, 4, 6].map(|i| [_mm256_unpacklo_ps(r[i], r[i + 1]), _mm256_unpackhi_ps(r[i], r[i + 1])]);
-        let fours = [0, 2].map(|i| {
+        let [upper, lower] = [0, 2].map(|i| {
             let [[a, b], [c, d]] = [pairs[i], pairs[i + 1]];
             [
                 _mm256_shuffle_ps::<0x44>(a, c),
@@ -255,12 +259,9 @@ mod x86 {
                 _mm256_shuffle_ps::<0xee>(b, d),
             ]
         });
-        for i in 0..4 {
-            let halves = [
-                _mm256_permute2f128_ps::<0x20>(fours[0][i], fours[1][i]),
-                _mm256_permute2f128_ps::<0x31>(fours[0][i], fours[1][i]),
-            ];
-            for (half, at) in halves.into_iter().zip([i, i + 4]) {
+        for (i, (a, b)) in upper.into_iter().zip(lower).enumerate() {
+            for (half, at) in [(_mm256_permute2f128_ps::<0x20>(a, b), i), (_mm256_permute2f128_ps::<0x31>(a, b), i + 4)]
+            {
                 // SAFETY: as above.
                 out[at * stride..][..8].copy_from_slice(&unsafe { std::mem::transmute::<__m256, [f32; 8]>(half) });
             }

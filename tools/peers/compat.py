@@ -1,6 +1,7 @@
 """Models of transformers with and without `subquad.compat`: errors of logits, greedy text, milliseconds of a prompt.
 
-    PYTHONPATH=python python tools/peers/compat.py [NAME ..] [--tokens 1024] [--rounds 5] [--device cpu] [--threads 2] [--table]
+    PYTHONPATH=python python tools/peers/compat.py [NAME ..] [--tokens 1024] [--rounds 5] [--hidden 512] [--device cpu]
+        [--threads 2] [--table]
 
 Weights are random. Both ways run in turns in one process; the least of all rounds and the median of the ratios are printed, and
 milliseconds of one decoded token.
@@ -73,7 +74,7 @@ def one(name, args):
     import torch
 
     without_fla(name)
-    model = built(name, MODELS[name])
+    model = built(name, {**MODELS[name], "hidden_size": args.hidden})
     prompt = torch.randint(0, 1024, (1, args.tokens))
 
     def logits(ours):
@@ -105,7 +106,7 @@ def one(name, args):
     ratio = statistics.median([b / a for a, b in rounds])
     same = torch.equal(mine, theirs)
     if args.table:
-        shape = f"{MODELS[name]['hidden_size']}, 4"
+        shape = f"{args.hidden}, 4"
         words = "equal" if same else "differs"
         print(f"| {name}ForCausalLM | {shape} | {error:.1e} | {words} | {least[1]:.0f} → {least[0]:.0f} | "
               f"{ratio:.1f} | {torch_step:.1f} → {step:.1f} |", flush=True)  # fmt: skip
@@ -119,6 +120,7 @@ def main():
     parser.add_argument("names", nargs="*", default=AIMED, help=f"of {', '.join(MODELS)} (default: the first five)")
     parser.add_argument("--tokens", type=int, default=1024)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--hidden", type=int, default=WIDE["hidden_size"], help="width of a token, which products in torch depend on")
     parser.add_argument("--threads", type=int, default=2, help="of torch")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--table", action="store_true", help="rows of a table")

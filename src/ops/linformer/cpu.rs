@@ -71,8 +71,8 @@ pub(super) fn variant() -> String {
 
 /// Projects the tokens of every head with its matrix. Returns `[B, heads, K, dim]` for each source.
 ///
-/// Both tokens and weights are transposed, because the product reads them in this order. Several heads use the same
-/// transposed weights, and so do keys and values if they share a matrix.
+/// The weights of some tokens are copied, because rows of whole sequences share sets of a cache. Several heads use the same copy,
+/// and so do keys and values if they share a matrix.
 fn project<const C: usize>(
     config: &Config,
     (matrix, sharing): (&[f32], Sharing),
@@ -83,7 +83,7 @@ fn project<const C: usize>(
     let blocks = heads.div_ceil(block);
     let dims: usize = sources.iter().map(|(_, dim)| dim).sum();
     let widest = sources.iter().map(|(_, dim)| *dim).max().unwrap_or(0);
-    // For every head of a block and every source: dim x K sums.
+    // For every head of a block and every source: K x dim sums.
     let state = block * dims * rank;
     let work = (2 * SEGMENT.min(s.keys) * state) as u64;
     let segments = s.keys.div_ceil(SEGMENT);
@@ -97,21 +97,19 @@ fn project<const C: usize>(
             Sharing::AllHeads => matrix,
         };
         out.fill(0.0);
-        threads::scratch([CHUNK * rank, CHUNK * widest], |[turned, space]| {
+        threads::scratch([CHUNK * rank, CHUNK * widest], |[some, space]| {
             for first in (start..end).step_by(CHUNK) {
                 let tokens = first..(first + CHUNK).min(end);
-                for (r, row) in weights.chunks_exact(s.keys).enumerate() {
-                    for (to, weight) in turned[r..].iter_mut().step_by(rank).zip(&row[tokens.clone()]) {
-                        *to = *weight;
-                    }
+                for (to, row) in some.chunks_exact_mut(tokens.len()).zip(weights.chunks_exact(s.keys)) {
+                    to.copy_from_slice(&row[tokens.clone()]);
                 }
-                let turned = Mat::rows(turned, rank);
+                let some = Mat::rows(some, tokens.len());
                 let mut rest = &mut *out;
                 for head in first_head..(first_head + block).min(heads) {
                     for (source, dim) in sources {
                         let (own, after) = rest.split_at_mut(dim * rank);
                         let x = source.tile(unit / blocks, head / (heads / s.kv_heads), tokens.clone(), space);
-                        product([dim, tokens.len(), rank], x.t(), turned, Onto::Sum, own, rank);
+                        product([rank, tokens.len(), dim], some, x, Onto::Sum, own, dim);
                         rest = after;
                     }
                 }
@@ -126,9 +124,7 @@ fn project<const C: usize>(
         for (at, rows) in rows.chunks_exact_mut(rank * dim).enumerate() {
             let (batch, head) = (at / heads, at % heads);
             let own = (batch * blocks + head / block) * state + (head % block) * dims * rank + before * rank;
-            for (d, column) in sums[own..own + dim * rank].chunks_exact(rank).enumerate() {
-                rows[d..].iter_mut().step_by(dim).zip(column).for_each(|(to, x)| *to = *x);
-            }
+            rows.copy_from_slice(&sums[own..own + dim * rank]);
         }
         before += dim;
         HostTensor::f32([s.batch, heads, rank, dim], rows)
