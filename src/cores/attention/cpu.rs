@@ -16,9 +16,8 @@ use crate::operator::pairs::Pairs;
 use crate::operator::qkv::Qkv;
 use crate::tensor::{DType, Layout, TensorMap, Values};
 
-/// Queries per block and keys per tile. Measured at head dim 64: half as many queries were slower, because the matrix
-/// products pack the keys more often. Twice as many of either gain at most 3%, and leave fewer blocks for short
-/// sequences.
+/// Queries per block and keys per tile. Measured at head dim 64, with products that packed the keys: half as many queries were
+/// slower, twice as many of either gained at most 3%, and left fewer blocks for short sequences.
 const QUERIES: usize = 128;
 const KEYS: usize = 256;
 
@@ -275,7 +274,7 @@ impl Attend<'_> {
                 let keys = first..(first + tile).min(seen.end);
                 let width = keys.len();
                 let k = self.k.tile(batch, kv_head, keys.clone(), space);
-                // A single query uses each key only once. A matrix product would have to pack the keys first.
+                // A single query uses each key once: a product would read the keys a number at a time.
                 if rows == 1 {
                     scores.iter_mut().take(width).enumerate().for_each(|(j, s)| *s = simd::dot(q, k.row(j, dim_k)));
                 } else {

@@ -20,8 +20,7 @@ use crate::cpu::tiles::{Output, Source};
 use crate::operator::qkv::Qkv;
 use crate::tensor::{HostTensor, TensorMap, Values};
 
-/// Tokens per chunk. Larger chunks spend more time on the system and on scores above the diagonal, smaller ones more on
-/// packing for products.
+/// Tokens per chunk. Larger chunks spend more time on the system and on scores, smaller ones on loading and storing the state.
 const CHUNK: usize = 32;
 
 /// If there are fewer heads than `TASKS`, the columns of a state are divided among tasks of at least `LEAST_COLUMNS`.
