@@ -62,15 +62,19 @@ pub(crate) fn lent(given: &Bound<'_, PyAny>) -> Option<HostTensor> {
     whole.then(|| HostTensor::new(shape, Values::F32(Data::lent(Box::new(elements())))))
 }
 
+/// Says whether a tensor is written in an array of Python.
+pub(crate) fn is_lent(tensor: &HostTensor) -> bool {
+    matches!(tensor.values(), Values::F32(values) if values.is_lent())
+}
+
 /// Refuses a tensor that is written in place and shares memory with another one.
-pub(crate) fn check_apart(tensors: &[(String, HostTensor)]) -> Result<(), Error> {
-    let is_lent = |tensor: &HostTensor| matches!(tensor.values(), Values::F32(values) if values.is_lent());
+pub(crate) fn check_apart(op: &'static str, tensors: &[(String, HostTensor)]) -> Result<(), Error> {
     for (at, (name, tensor)) in tensors.iter().enumerate().filter(|(_, (_, tensor))| is_lent(tensor)) {
         let own = tensor.bytes().as_ptr_range();
         for (_, (other, beside)) in tensors.iter().enumerate().filter(|(beside, _)| *beside != at) {
             let range = beside.bytes().as_ptr_range();
             if own.start < range.end && range.start < own.end {
-                return Err(Error::Usage(format!("`{name}`: expected memory of its own, found that of `{other}`")));
+                return Err(Error::tensor(op, name.as_str(), "memory of its own", format!("that of `{other}`")));
             }
         }
     }

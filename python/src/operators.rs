@@ -15,7 +15,7 @@ use subquad::catalog::summaries::{DECAY, Settings, State, Summary};
 use subquad::measure::roofline::Roofline;
 use subquad::measure::{Budget, Place, Subject};
 use subquad::ops;
-use subquad::tensor::{Access, Values};
+use subquad::tensor::Access;
 use subquad::{DType, Error, HostTensor, Layout, TensorMap};
 
 use crate::arrays;
@@ -99,7 +99,7 @@ pub(crate) fn run<'py>(
         let lent = if in_place && is_state(op, &name) { arrays::lent(&array) } else { None };
         given.push((name.clone(), lent.map_or_else(|| arrays::tensor(&name, &array), Ok)?));
     }
-    arrays::check_apart(&given).map_err(raised)?;
+    arrays::check_apart(op.name, &given).map_err(raised)?;
     let (done, ran) = detached(py, || {
         let device = Device::open(device)?;
         let flags = flags_of(flags);
@@ -109,7 +109,7 @@ pub(crate) fn run<'py>(
     let (written, variant) = done;
     let outputs = PyDict::new(py);
     for (name, tensor) in written {
-        if !matches!(tensor.values(), Values::F32(values) if values.is_lent()) {
+        if !arrays::is_lent(&tensor) {
             outputs.set_item(name, arrays::array(py, tensor)?)?;
         }
     }

@@ -102,7 +102,7 @@ class Arrays(unittest.TestCase):
         with self.assertRaisesRegex(ValueError, "`state`: expected an array that may be written, .* found one that may not"):
             subquad.linear_attention_step(q, k, v, fixed, in_place=True, **settings)
         x = normal(1, 12)
-        with self.assertRaisesRegex(ValueError, "`state`: expected memory of its own, found that of `x`"):
+        with self.assertRaisesRegex(ValueError, "conv1d: tensor `state`: expected memory of its own, found that of `x`"):
             subquad.causal_conv1d_update(x[:, :4], x.reshape(1, 4, 3), normal(4, 4), in_place=True, device="cpu")
 
     def test_threads_run_side_by_side(self):

@@ -55,14 +55,14 @@ impl Kernel {
         #[cfg(target_arch = "x86_64")]
         {
             if std::arch::is_x86_feature_detected!("avx512f") {
-                return Self { rows: 12, columns: 32, pack: [pack::<12>, x86::pack::<32>], tiles: x86::AVX512 };
+                return x86::AVX512;
             }
             if std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("fma") {
-                return x86::AVX2_KERNEL;
+                return x86::AVX2;
             }
         }
         if cfg!(target_arch = "aarch64") {
-            return Self { rows: 6, columns: 16, pack: [pack::<6>, pack::<16>], tiles: WIDE };
+            return FUSED;
         }
         PLAIN
     }
@@ -73,7 +73,7 @@ impl Kernel {
         unsafe { (self.pack[0])(rows, depth, panels) };
     }
 
-    /// The same of the right matrix, whose columns are `rows` here.
+    /// Packs columns of the right matrix, which are the rows here, in the same way.
     pub(crate) fn pack_right(&self, rows: Rows<'_>, depth: usize, panels: &mut [f32]) {
         // SAFETY: as above.
         unsafe { (self.pack[1])(rows, depth, panels) };
@@ -112,12 +112,20 @@ const PLAIN: Kernel = Kernel {
     tiles: &[tile::<1, 8, false>, tile::<2, 8, false>, tile::<3, 8, false>, tile::<4, 8, false>],
 };
 
-/// Tiles of a machine with 32 registers of four floats and fused multiply-add.
+/// A kernel of a machine with 32 registers of four floats and fused multiply-add.
 #[rustfmt::skip]
-const WIDE: &[Tile] = &[
-    tile::<1, 16, true>, tile::<2, 16, true>, tile::<3, 16, true>, tile::<4, 16, true>, tile::<5, 16, true>,
-    tile::<6, 16, true>,
-];
+const FUSED: Kernel = Kernel {
+    rows: 6,
+    columns: 16,
+    pack: [pack::<6>, pack::<16>],
+    tiles: &[
+        tile::<1, 16, true>, tile::<2, 16, true>, tile::<3, 16, true>, tile::<4, 16, true>, tile::<5, 16, true>,
+        tile::<6, 16, true>,
+    ],
+};
+
+/// Rows and columns of the largest tile of any kernel.
+pub(crate) const LARGEST: [usize; 2] = [12, 32];
 
 /// Packs rows into panels `[depth][R]` of R rows, one panel after another, as many as fit.
 fn pack<const R: usize>(rows: Rows<'_>, depth: usize, panels: &mut [f32]) {
@@ -182,33 +190,42 @@ unsafe fn tile<const R: usize, const C: usize, const FUSED: bool>(of: Operands, 
 mod x86 {
     use std::arch::x86_64::*;
 
-    use super::{Kernel, Operands, Rows, Tile, tile};
+    use super::{Kernel, Operands, Rows, tile};
 
-    /// 24 of the 32 registers of 16 floats hold a tile.
+    /// The kernel of AVX-512: 24 of the 32 registers of 16 floats hold a tile.
     #[rustfmt::skip]
-    pub(super) const AVX512: &[Tile] = &[
-        avx512::<1>, avx512::<2>, avx512::<3>, avx512::<4>, avx512::<5>, avx512::<6>, avx512::<7>, avx512::<8>, avx512::<9>,
-        avx512::<10>, avx512::<11>, avx512::<12>,
-    ];
+    pub(super) const AVX512: Kernel = Kernel {
+        rows: 12,
+        columns: 32,
+        pack: [super::pack::<12>, pack::<32>],
+        tiles: &[
+            avx512::<1>, avx512::<2>, avx512::<3>, avx512::<4>, avx512::<5>, avx512::<6>, avx512::<7>, avx512::<8>, avx512::<9>,
+            avx512::<10>, avx512::<11>, avx512::<12>,
+        ],
+    };
 
-    /// 12 of the 16 registers of 8 floats hold a tile.
-    pub(super) const AVX2_KERNEL: Kernel = Kernel {
+    /// The kernel of AVX2: 12 of the 16 registers of 8 floats hold a tile.
+    pub(super) const AVX2: Kernel = Kernel {
         rows: 6,
         columns: 16,
         pack: [super::pack::<6>, pack::<16>],
         tiles: &[avx2::<1>, avx2::<2>, avx2::<3>, avx2::<4>, avx2::<5>, avx2::<6>],
     };
 
+    /// A tile with AVX-512.
+    ///
     /// # Safety
-    /// As [`tile`], on a machine with AVX-512.
+    /// The machine must have AVX-512, and the caller keeps the contract of [`tile`].
     #[target_feature(enable = "avx512f")]
     unsafe fn avx512<const R: usize>(of: Operands, c: *mut f32, stride: usize, sum: bool) {
         // SAFETY: the caller keeps the contract of `tile`.
         unsafe { tile::<R, 32, true>(of, c, stride, sum) }
     }
 
+    /// A tile with AVX2 and FMA.
+    ///
     /// # Safety
-    /// As [`tile`], on a machine with AVX2 and FMA.
+    /// The machine must have both, and the caller keeps the contract of [`tile`].
     #[target_feature(enable = "avx2,fma")]
     unsafe fn avx2<const R: usize>(of: Operands, c: *mut f32, stride: usize, sum: bool) {
         // SAFETY: the caller keeps the contract of `tile`.
@@ -279,7 +296,7 @@ mod tests {
         let mut kernels = vec![Kernel::new(), PLAIN];
         #[cfg(target_arch = "x86_64")]
         if std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("fma") {
-            kernels.push(x86::AVX2_KERNEL);
+            kernels.push(x86::AVX2);
         }
         for kernel in kernels {
             for (rows, columns, depth) in [(1, 1, 1), (13, 33, 7), (24, 64, 40)] {

@@ -2,7 +2,7 @@
 
 use std::cell::Cell;
 
-use super::gemm::{Kernel, Operands, Rows};
+use super::gemm::{Kernel, LARGEST, Operands, Rows};
 
 /// A matrix inside a slice: element (i, j) is at `i * row + j * col`.
 #[derive(Clone, Copy)]
@@ -48,13 +48,14 @@ pub(crate) enum Onto {
     Sum,
 }
 
-/// Which parts of a product are computed.
+/// A part of a product that is computed, or of its left operand that is read.
 #[derive(Clone, Copy, PartialEq)]
 enum Part {
+    /// The whole of both.
     All,
-    /// Those on and below the diagonal of c, and some above.
+    /// The elements of c on and below its diagonal, and some above.
     Lower,
-    /// All, of an a that is zero above its diagonal, some of which is not read.
+    /// The elements of a on and below its diagonal, and some of the zeros above.
     OfLower,
 }
 
@@ -63,12 +64,12 @@ pub(crate) fn product(sizes: [usize; 3], a: Mat<'_>, b: Mat<'_>, onto: Onto, c: 
     multiply(sizes, a, b, onto, c, c_row, Part::All);
 }
 
-/// The elements of a product on and below its diagonal. Those above are anything.
+/// Writes the elements of a product on and below its diagonal. The elements above become anything.
 pub(crate) fn product_to_diagonal(sizes: [usize; 3], a: Mat<'_>, b: Mat<'_>, c: &mut [f32], c_row: usize) {
     multiply(sizes, a, b, Onto::Nothing, c, c_row, Part::Lower);
 }
 
-/// The product of an a that is zero above its diagonal.
+/// Writes or adds the product of a matrix that is zero above its diagonal with another one.
 pub(crate) fn product_of_lower(sizes: [usize; 3], a: Mat<'_>, b: Mat<'_>, onto: Onto, c: &mut [f32], c_row: usize) {
     multiply(sizes, a, b, onto, c, c_row, Part::OfLower);
 }
@@ -81,9 +82,6 @@ const NEAR: usize = 6144;
 
 /// Bytes of a cache line, as floats.
 const LINE: usize = 16;
-
-/// Rows and columns of the largest tile of any kernel.
-const TILE: [usize; 2] = [12, 32];
 
 thread_local! {
     /// Room for a panel of the right matrix.
@@ -98,10 +96,11 @@ fn multiply([m, k, n]: [usize; 3], a: Mat<'_>, b: Mat<'_>, onto: Onto, c: &mut [
     }
     let kernel = Kernel::new();
     let mut memory = PANEL.take();
-    memory.resize(DEPTH * TILE[1] + LINE, 0.0);
+    assert!(kernel.rows <= LARGEST[0] && kernel.columns <= LARGEST[1], "a kernel larger than the largest");
+    memory.resize(DEPTH * LARGEST[1] + LINE, 0.0);
     let aligned = memory.as_ptr().align_offset(4 * LINE).min(LINE);
-    let panel = &mut memory[aligned..][..DEPTH * TILE[1]];
-    let mut edge = [0.0; TILE[0] * TILE[1]];
+    let panel = &mut memory[aligned..][..DEPTH * LARGEST[1]];
+    let mut edge = [0.0; LARGEST[0] * LARGEST[1]];
     for start in (0..k).step_by(DEPTH) {
         let depth = DEPTH.min(k - start);
         let sum = start > 0 || onto == Onto::Sum;
@@ -169,14 +168,14 @@ mod tests {
                 let (a, b) = (numbers((m + gap) * (k + gap), 3), numbers((k + gap) * (n + gap), 11));
                 let left = if a_turned { Mat::rows(&a, m + gap).t() } else { Mat::rows(&a, k + gap) };
                 let right = if b_turned { Mat::rows(&b, k + gap).t() } else { Mat::rows(&b, n + gap) };
-                let want = |i, j, most: usize| (0..k.min(most)).map(|l| at(left, i, l) * at(right, l, j)).sum::<f32>();
+                let want = |i, j| (0..k).map(|l| at(left, i, l) * at(right, l, j)).sum::<f32>();
                 for onto in [Onto::Nothing, Onto::Sum] {
                     let before = if onto == Onto::Sum { 2.0 } else { 0.0 };
                     let mut c = vec![2.0; m * (n + gap)];
                     product([m, k, n], left, right, onto, &mut c, n + gap);
                     for (place, found) in c.iter().enumerate() {
                         let (i, j) = (place / (n + gap), place % (n + gap));
-                        let want = if j < n { before + want(i, j, k) } else { 2.0 };
+                        let want = if j < n { before + want(i, j) } else { 2.0 };
                         assert_eq!(*found, want, "[{m}, {k}, {n}] {a_turned} {b_turned} {gap}: {i} {j}");
                     }
                 }
@@ -184,7 +183,7 @@ mod tests {
                 product_to_diagonal([m, k, n], left, right, &mut c, n);
                 for place in (0..m * n).filter(|place| place % n <= place / n) {
                     let (i, j) = (place / n, place % n);
-                    assert_eq!(c[place], want(i, j, k), "[{m}, {k}, {n}]: to the diagonal, {i} {j}");
+                    assert_eq!(c[place], want(i, j), "[{m}, {k}, {n}]: to the diagonal, {i} {j}");
                 }
                 let lower: Vec<f32> = (0..m * k).map(|at| if at % k <= at / k { a[at] } else { 0.0 }).collect();
                 let mut c = vec![2.0; m * n];

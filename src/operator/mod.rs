@@ -82,9 +82,9 @@ pub struct Algorithm<C> {
 pub struct CpuBackend<C> {
     /// Computes the outputs, and the state if one is carried. The inputs have been checked.
     pub run: fn(&C, &TensorMap) -> TensorMap,
-    /// The same in place, for an operator that has this form: see [`Operator::cpu_update`]. Runs that are composed of several
-    /// do not take it.
-    pub update: Option<fn(&C, &mut TensorMap)>,
+    /// The same in place, for an operator that has this form: see [`Operator::cpu_update`]. Returns whether it took the run; if
+    /// not, it leaves the map as it was, and `run` follows. Runs that are composed of several are never given to it.
+    pub update: Option<fn(&C, &mut TensorMap) -> bool>,
     /// Whether `run` takes every [`Direction`](mode::Direction) along a single sequence by itself. Otherwise backward runs are composed
     /// of forward ones.
     pub directed: bool,
@@ -101,7 +101,7 @@ impl<C> CpuBackend<C> {
 
     /// Adds the form for runs in place.
     #[must_use]
-    pub const fn in_place(self, update: fn(&C, &mut TensorMap)) -> Self {
+    pub const fn in_place(self, update: fn(&C, &mut TensorMap) -> bool) -> Self {
         Self { update: Some(update), ..self }
     }
 
@@ -346,7 +346,11 @@ impl<C: Configured> Operator for C {
         if written.into_iter().any(|part| tensors.get(part.name).is_none()) {
             self.check_memory(true)?;
         }
-        memory::guarded(name, || update(self, tensors))
+        memory::guarded(name, || {
+            if !update(self, tensors) {
+                insert_all(tensors, (C::ALGORITHM.cpu.run)(self, tensors));
+            }
+        })
     }
 
     #[cfg(feature = "cpu")]
@@ -357,7 +361,7 @@ impl<C: Configured> Operator for C {
 
 /// Puts outputs into the map of the inputs.
 #[cfg(feature = "cpu")]
-pub(crate) fn insert_all(tensors: &mut TensorMap, outputs: TensorMap) {
+fn insert_all(tensors: &mut TensorMap, outputs: TensorMap) {
     outputs.into_iter().for_each(|(name, tensor)| tensors.insert(name, tensor));
 }
 

@@ -44,14 +44,14 @@ impl<T> Data<T> {
         Self(Kept::Lent(lender))
     }
 
-    /// Whether they are in memory that was lent.
+    /// Says whether the values are in memory that was lent.
     pub fn is_lent(&self) -> bool {
         matches!(self.0, Kept::Lent(_))
     }
 }
 
 impl<T: Clone> Data<T> {
-    /// The values as a vector. Those that are shared or lent are copied first.
+    /// The values as a vector. Shared and lent values are copied first.
     pub fn to_mut(&mut self) -> &mut Vec<T> {
         if !matches!(self.0, Kept::Owned(_)) {
             self.0 = Kept::Owned(self.to_vec());

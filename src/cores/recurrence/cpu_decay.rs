@@ -180,18 +180,29 @@ wide! {
     }
 }
 
-/// The share that a factor leaves, stored as by `kept_of`.
-pub(crate) fn left_of(kept: f32) -> f32 {
+/// The factor of a row, stored as by `kept_of`: one for all rows, one for each, or none.
+#[inline(always)]
+fn factor_of(kept: &[f32], row: usize) -> f32 {
+    match kept {
+        [] => 0.0,
+        [one] => *one,
+        each => each[row],
+    }
+}
+
+/// The share of a row of the state that remains after a token.
+pub(crate) fn left_of(kept: &[f32], row: usize) -> f32 {
+    let kept = factor_of(kept, row);
     if kept <= 0.0 { 1.0 + kept } else { kept }
 }
 
 wide! {
-    /// One token: `row d = row d * decay d + k_d v`, then `out = q state`. `kept` has a factor for all rows, one per row, or none.
+    /// One token: `row d = row d * decay d + k_d v`, then `out = q state`. `kept` is as [`factor_of`] takes it.
     pub(crate) fn advance<FUSED>(state: &mut [f32], kept: &[f32], k: &[f32], v: &[f32], q: &[f32], out: &mut [f32]) {
         let width = v.len();
         // A row becomes `x * whole + x * kept`.
         let factors = |d: usize| {
-            let kept = if kept.len() > 1 { kept[d] } else { kept.first().copied().unwrap_or(0.0) };
+            let kept = factor_of(kept, d);
             [if kept <= 0.0 { 1.0 } else { 0.0 }, kept, k[d], q[d]]
         };
         let next = |x: f32, v: f32, [whole, kept, k, _]: [f32; 4]| {

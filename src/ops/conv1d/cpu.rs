@@ -5,7 +5,6 @@ use super::{Activation, ChannelLayout, Config};
 use crate::cpu::channels;
 use crate::cpu::tiles::Output;
 use crate::cpu::{simd, threads};
-use crate::operator::insert_all;
 use crate::tensor::{DType, HostTensor, Shape, TensorMap, Values, axes};
 
 /// Tokens at a time. Together with their inputs they stay in a first-level cache, if the taps lie next to each other.
@@ -34,12 +33,11 @@ pub(super) fn run(config: &Config, tensors: &TensorMap) -> TensorMap {
     outputs
 }
 
-/// Runs in place. One token of a causal convolution moves the state by one; more tokens run as [`run`] does.
-pub(super) fn update(config: &Config, tensors: &mut TensorMap) {
+/// Runs one token of a causal convolution in place: moves the inputs in the state by one.
+pub(super) fn update(config: &Config, tensors: &mut TensorMap) -> bool {
     let (s, span) = (config.shape, config.span());
     if s.length > 1 || !config.mode.carry || span == 0 || config.left() < span {
-        insert_all(tensors, run(config, tensors));
-        return;
+        return false;
     }
     let mut state = tensors.lend("state", &Shape::from([s.batch, s.channels, span]), DType::F32);
     let read = |name: &str| tensors.get(name).map(HostTensor::to_f32).unwrap_or_default();
@@ -66,6 +64,7 @@ pub(super) fn update(config: &Config, tensors: &mut TensorMap) {
         ChannelLayout::Bnc => Shape::from([s.batch, 1, s.channels]),
     };
     tensors.insert("y", HostTensor::f32(shape, y).cast(s.dtype));
+    true
 }
 
 struct Inputs<'a> {

@@ -20,12 +20,7 @@ struct Token<'a> {
     o: Output,
 }
 
-/// Whether [`update`] computes a run.
-pub(super) fn takes(config: &Config) -> bool {
-    config.qkv.keys == 1 && config.qkv.queries == 1 && config.mode.carry && map(config.feature_map()).is_some()
-}
-
-/// The map of single elements, if the features are one.
+/// The map of single elements that makes the features. Other features are no such map.
 fn map(features: FeatureMap) -> Option<Map> {
     match features {
         FeatureMap::Elu1 => Some(Some(simd::elu1)),
@@ -35,15 +30,16 @@ fn map(features: FeatureMap) -> Option<Map> {
     }
 }
 
-/// Runs one token in place.
-pub(super) fn update(config: &Config, tensors: &mut TensorMap) {
+/// Runs one token in place, if the features are maps of single elements.
+pub(super) fn update(config: &Config, tensors: &mut TensorMap) -> bool {
     let s = &config.qkv;
+    let Some(map) = map(config.feature_map()).filter(|_| s.keys == 1 && config.mode.carry) else { return false };
     let (units, matrix) = (s.kv_units(), s.dim_k * s.dim_v);
     let lent = |tensors: &mut TensorMap, name, shape: &[usize]| tensors.lend(name, &Shape::from(shape), DType::F32);
     let mut state = lent(tensors, "state", &[s.batch, s.kv_heads, s.dim_k, s.dim_v]);
     let mut norm = config.normalize().then(|| lent(tensors, "norm", &[s.batch, s.kv_heads, s.dim_k]));
     let (g, beta) = (log_decays(config, tensors), config.rule.is_delta().then(|| strengths(config, tensors)));
-    let read = |name| source(config, tensors, name, map(config.feature_map()).flatten());
+    let read = |name| source(config, tensors, name, map);
     let token = Token {
         c: config,
         q: read("q"),
@@ -69,6 +65,7 @@ pub(super) fn update(config: &Config, tensors: &mut TensorMap) {
     if let Some(norm) = norm {
         tensors.insert("norm", norm);
     }
+    true
 }
 
 impl Token<'_> {
@@ -84,10 +81,8 @@ impl Token<'_> {
             let kept = self.decay.chunk(key_head, 0..1, Space { factors, logs, scales: &mut [] }).factors;
             written.copy_from_slice(v);
             if let Some(source) = &self.beta {
-                // What the state returns for the key after its decay.
-                for (d, seen) in seen.iter_mut().enumerate() {
-                    *seen = k[d] * kept.get(d.min(kept.len().saturating_sub(1))).map_or(1.0, |kept| left_of(*kept));
-                }
+                // The state returns for the key what it holds after its decay.
+                seen.iter_mut().enumerate().for_each(|(d, seen)| *seen = k[d] * left_of(kept, d));
                 steps::read(seen, state, s.dim_v, out);
                 simd::add_scaled(written, out, -1.0);
                 simd::scale(written, source.tile(batch, head, 0..1, beta).row(0, 1)[0]);

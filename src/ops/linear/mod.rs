@@ -65,8 +65,6 @@ mod summary;
 use crate::error::Error;
 use crate::gpu::program::{Program, check_memory};
 use crate::gpu::{Caps, pack};
-#[cfg(feature = "cpu")]
-use crate::operator::insert_all;
 use crate::operator::mode::Mode;
 use crate::operator::qkv::Qkv;
 use crate::operator::{Algorithm, Configured, LogDecayFn, StateBasis, qkv, tensors, weights};
@@ -290,20 +288,6 @@ impl Config {
         slots
     }
 
-    #[cfg(feature = "cpu")]
-    fn cpu_run(&self, tensors: &TensorMap) -> TensorMap {
-        if self.rule.is_delta() { delta_cpu::run(self, tensors) } else { cpu::run(self, tensors) }
-    }
-
-    #[cfg(feature = "cpu")]
-    fn cpu_update(&self, tensors: &mut TensorMap) {
-        if cpu_step::takes(self) {
-            cpu_step::update(self, tensors);
-        } else {
-            insert_all(tensors, self.cpu_run(tensors));
-        }
-    }
-
     fn program(&self, caps: &Caps) -> Result<Program, Error> {
         if self.rule.is_delta() { delta::program(self, caps) } else { layout::program(self, caps) }
     }
@@ -320,10 +304,11 @@ impl Configured for Config {
         program: Self::program,
         reference: [reference::outputs::<f32>, reference::outputs::<f64>],
         #[cfg(feature = "cpu")]
-        cpu: crate::operator::CpuBackend::new(Self::cpu_run, |c| {
-            if c.rule.is_delta() { delta_cpu::variant(c) } else { cpu::variant(c) }
-        })
-        .in_place(Self::cpu_update),
+        cpu: crate::operator::CpuBackend::new(
+            |c: &Self, tensors| if c.rule.is_delta() { delta_cpu::run(c, tensors) } else { cpu::run(c, tensors) },
+            |c: &Self| if c.rule.is_delta() { delta_cpu::variant(c) } else { cpu::variant(c) },
+        )
+        .in_place(cpu_step::update),
     };
 
     fn mode(&self) -> Mode {

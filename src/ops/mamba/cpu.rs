@@ -10,7 +10,6 @@ use super::Config;
 use crate::cpu::channels;
 use crate::cpu::simd::{exp_signed, multiply_add, wide};
 use crate::cpu::tiles::Output;
-use crate::operator::insert_all;
 use crate::operator::mode::Direction;
 use crate::tensor::{DType, HostTensor, Shape, TensorMap, Values};
 
@@ -74,12 +73,11 @@ pub(super) fn run(config: &Config, tensors: &TensorMap) -> TensorMap {
     outputs
 }
 
-/// Runs in place. One token updates the rows of the state where they are; more tokens run as [`run`] does.
-pub(super) fn update(config: &Config, tensors: &mut TensorMap) {
+/// Runs one token in place: updates the rows of the state where they are.
+pub(super) fn update(config: &Config, tensors: &mut TensorMap) -> bool {
     let (s, states) = (config.shape, config.states);
     if s.length > 1 || !config.mode.carry || config.mode.direction != Direction::Forward {
-        insert_all(tensors, run(config, tensors));
-        return;
+        return false;
     }
     let mut state = tensors.lend("state", &Shape::from([s.batch, s.channels, states]), DType::F32);
     let mut y = vec![0.0; s.rows()];
@@ -88,6 +86,7 @@ pub(super) fn update(config: &Config, tensors: &mut TensorMap) {
     }
     tensors.insert("state", state);
     tensors.insert("y", HostTensor::f32(s.shape(), y).cast(s.dtype));
+    true
 }
 
 /// One token: `h = e^(dt a) h + dt x b`, then `y = c h`, the skip and the gate.

@@ -403,13 +403,14 @@ impl Config {
 
     /// The same in place: a long cache is not copied for a token.
     #[cfg(feature = "cpu")]
-    fn update(&self, tensors: &mut TensorMap) {
+    fn update(&self, tensors: &mut TensorMap) -> bool {
         let turns = self.turns(tensors);
         for slot in self.slots().into_iter().filter(|slot| slot.access != Access::Read) {
             let own = tensors.lend(slot.name, &slot.shape(), slot.dtype);
             let written = self.write(tensors, slot.name, own, &turns);
             tensors.insert(slot.name, written);
         }
+        true
     }
 
     /// Cosines of a token, then its sines, token by token.

@@ -9,7 +9,6 @@ use crate::cores::recurrence::cpu::{Components, Head, Recurrence, Tensors};
 use crate::cores::recurrence::cpu_decay::{Decay, Steps};
 use crate::cpu::tiles::Source;
 use crate::cpu::{channels, simd, threads};
-use crate::operator::insert_all;
 use crate::tensor::{HostTensor, Layout, TensorMap, Values};
 
 /// Runs the operator. [`crate::operator::Operator::cpu`] describes the tensors.
@@ -56,11 +55,10 @@ pub(super) fn run(config: &Config, tensors: &TensorMap) -> TensorMap {
     run.run(own, tensors, "y", (config.d || config.z).then_some(&finish))
 }
 
-/// Runs in place. One token updates the rows of the state where they are; more tokens run as [`run`] does.
-pub(super) fn update(config: &Config, tensors: &mut TensorMap) {
+/// Runs one token in place: updates the rows of the state where they are.
+pub(super) fn update(config: &Config, tensors: &mut TensorMap) -> bool {
     if config.length > 1 || !config.mode.carry {
-        insert_all(tensors, run(config, tensors));
-        return;
+        return false;
     }
     let slot = config.state_slot();
     let mut state = tensors.lend(slot.name, &slot.shape(), slot.dtype);
@@ -71,6 +69,7 @@ pub(super) fn update(config: &Config, tensors: &mut TensorMap) {
     tensors.insert(slot.name, state);
     let shape = [config.batch, 1, config.heads, config.dim];
     tensors.insert("y", HostTensor::f32(shape, y).cast(config.dtype));
+    true
 }
 
 /// One token: `S = e^(a dt) S + dt x b^T`, then `y = S c`, and the epilogue.

@@ -37,13 +37,14 @@ pub(super) fn run(c: &Config, tensors: &TensorMap) -> TensorMap {
     named.map(|(at, values)| (NAMES[at].to_owned(), HostTensor::new(c.shape(at), values))).collect()
 }
 
-pub(super) fn update(c: &Config, tensors: &mut TensorMap) {
+pub(super) fn update(c: &Config, tensors: &mut TensorMap) -> bool {
     let lend = |at| tensors.lend(NAMES[at], &c.shape(at), c.dtype).into_values();
     let mut outputs: Vec<_> = (0..c.outputs.len()).map(lend).collect();
     compute(c, tensors, &mut outputs);
     for (at, values) in outputs.into_iter().enumerate() {
         tensors.insert(NAMES[at], HostTensor::new(c.shape(at), values));
     }
+    true
 }
 
 /// The values of a tensor as f32: copied only if they are stored otherwise.
