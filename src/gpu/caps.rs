@@ -29,8 +29,22 @@ pub struct Caps {
     /// 32-bit registers that an invocation can use without spilling: an estimate by vendor. A device that was made with no
     /// more than WebGPU's defaults counts as one with few.
     pub registers: u32,
+    /// Which algorithm a recurrence takes.
+    pub recurrence: Algorithm,
     /// Whether shaders keep all of wgpu's checks (tests, `check`).
     pub shader_checks: bool,
+}
+
+/// Algorithms of a recurrence along a sequence.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Algorithm {
+    /// The one that should be faster at a shape.
+    #[default]
+    Fastest,
+    /// Token by token, everywhere. Only tests ask for it.
+    Walk,
+    /// By products of chunks of tokens, wherever there are such. Only tests ask for it.
+    Chunks,
 }
 
 impl Caps {
@@ -59,6 +73,7 @@ impl Caps {
             dispatch_flops: DISPATCH_FLOPS_INTEGRATED,
             feature_bytes: FEATURE_BYTES,
             registers: REGISTERS,
+            recurrence: Algorithm::Fastest,
             shader_checks: false,
         }
     }
@@ -90,6 +105,7 @@ impl Caps {
             },
             feature_bytes: FEATURE_BYTES,
             registers: if more && (software || MANY_REGISTERS.contains(&info.vendor)) { 2 } else { 1 } * REGISTERS,
+            recurrence: Algorithm::Fastest,
             shader_checks,
         }
     }

@@ -31,7 +31,7 @@ pub mod shader;
 pub mod timing;
 pub mod workspace;
 
-pub use caps::{Caps, Matrix};
+pub use caps::{Algorithm, Caps, Matrix};
 #[cfg(not(target_arch = "wasm32"))]
 pub use context::candidates;
 pub use context::{AdapterRequest, Candidate, Context, Select};

@@ -25,17 +25,21 @@ fn covered(kernel: &Kernel, spec: &Variant) -> impl Iterator<Item = String> {
     values.into_iter()
 }
 
-/// The operator's cases that a filter lets through, reduced to as many as together cover what all of them cover, and then
+/// Capabilities that every adapter has, and f16.
+pub(crate) fn usual() -> Caps {
+    Caps { f16: true, ..Caps::portable() }
+}
+
+/// The operator's cases that a filter lets through, whose programs for these capabilities are reduced to as many as together cover what all of them cover, and then
 /// every other one whose kernels are compiled for these.
-pub(crate) fn covering(op: &Op, filter: impl Fn(&Case) -> bool) -> Vec<Case> {
+pub(crate) fn covering(op: &Op, caps: &Caps, filter: impl Fn(&Case) -> bool) -> Vec<Case> {
     struct Candidate {
         case: Case,
         covers: HashSet<String>,
         specs: Vec<String>,
     }
-    let caps = Caps { f16: true, ..Caps::portable() };
     let candidate = |case: Case| {
-        let program = case.configure(op).unwrap().program(&caps).unwrap();
+        let program = case.configure(op).unwrap().program(caps).unwrap();
         let steps = || program.steps().iter().map(|step| (step.kernel, &step.spec));
         let mut covers: HashSet<String> = steps().flat_map(|(kernel, spec)| covered(kernel, spec)).collect();
         // The last vector of a row may have elements that are none of the tensor's.
@@ -65,7 +69,7 @@ pub(crate) fn runs_here(op: &Op, case: &Case) -> bool {
     static NAMES: OnceLock<HashMap<&str, HashSet<String>>> = OnceLock::new();
     let all = std::env::var("SUBQUAD_ALL").is_ok_and(|v| v == "1");
     let software = context().is_some_and(|ctx| ctx.info().device_type == wgpu::DeviceType::Cpu);
-    let names = |op: &Op| covering(op, |case| case.quick).into_iter().map(|case| case.name).collect();
+    let names = |op: &Op| covering(op, &usual(), |case| case.quick).into_iter().map(|case| case.name).collect();
     let covering = || NAMES.get_or_init(|| ops::all().map(|op| (op.name, names(op))).collect());
     !case.host && (all || !software || covering()[op.name].contains(&case.name))
 }

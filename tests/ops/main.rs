@@ -9,6 +9,7 @@
 //! adapter fails the run unless SUBQUAD_ALLOW_NO_ADAPTER=1. SUBQUAD_QUICK=1 selects the quick cases; a software adapter runs
 //! fewer of them (`cover`).
 
+mod algorithms;
 mod bytes;
 mod cases;
 mod conv1d;
@@ -47,6 +48,7 @@ use libtest_mimic::Arguments;
 fn main() -> ExitCode {
     let modules = [
         cases::tests(),
+        algorithms::tests(),
         bytes::tests(),
         table::tests(),
         tiles::tests(),

@@ -27,13 +27,18 @@ fn decay_factor(g: f32, n: u32) -> f32 {
     return decay_factors(vec4<f32>(g), n).x;
 }
 
+// The factor for many tokens, whose log decays have this sum.
+fn decay_over(sum: f32) -> f32 {
+    // Avoid infinities: compilers may assume that there are none.
+    return select(exp(sum), 0.0, sum < -87.0);
+}
+
 // A factor as scans and single tokens use it, where nothing cancels: near 1 it is e^g - 1, which is not positive; otherwise e^g
 // itself, which is positive, or -1 (a factor of 0) if it underflows.
 fn decay_of(g: f32) -> f32 {
     if (are_near_one(vec4<f32>(g)).x) {
         return changes_of(vec4<f32>(g)).x;
     }
-    // Avoid infinities: compilers may assume that there are none.
     return select(exp(g), -1.0, g < -87.0);
 }
 

@@ -32,6 +32,21 @@ fn place(index: u32, tokens: u32, invocation: u32) -> Place {
     return p;
 }
 
+// The place of a workgroup, which all its invocations share.
+fn shared_place(p: Place) -> Place {
+    return Place(
+        same_in_workgroup(p.split),
+        same_in_workgroup(p.head_split),
+        same_in_workgroup(p.segment),
+        same_in_workgroup(p.kv),
+        same_in_workgroup(p.b),
+        same_in_workgroup(p.g),
+        same_in_workgroup(p.group),
+        same_in_workgroup(p.key_head),
+        p.span,
+    );
+}
+
 // The head of q that query head r of a KV head reads; of the last one if there are fewer. Heads of the state that share a head
 // of q and k have one query head each.
 fn query_head(p: Place, r: u32) -> u32 {

@@ -11,7 +11,8 @@
 // features of token t of the tile, four from row 4 i on, and key_feature_at(t, d), that of row d; state_row(i), the row of the
 // stored state that row i of the workgroup is, or a row past its end; finish_tile, which computes features of a tile that is
 // loaded; decay(t, i), the decay factors of four rows (decay.wgsl), their logarithm log_decay(t, i), value_scale(t), a
-// factor for the token's values, and what prepares these: load_decays for BATCH tokens, load_decay for a tile.
+// factor for the token's values, and what prepares these: load_decays for BATCH tokens, load_decay for a tile; and by_token.wgsl
+// or decay_batches.wgsl.
 const INVOCATIONS: u32 = ROW_THREADS * COL_THREADS;
 const ROWS4: u32 = ROWS / 4u;
 const DIM4: u32 = ROW_THREADS * ROWS4;
@@ -38,7 +39,9 @@ fn clear_state() {
 fn update_norm(t: u32, invocation: u32) {
     for (var i = 0u; i < NORM_ROWS; i++) {
         let row = min(invocation + i * INVOCATIONS, 4u * DIM4 - 1u);
-        if (DECAY == 0u) {
+        if (BY_BATCH) {
+            norm_rows[i] += left_of_token(t) * key_feature_at(t, row);
+        } else if (DECAY == 0u) {
             norm_rows[i] += key_feature_at(t, row);
         } else {
             norm_rows[i] = decay(t, row / 4u)[row % 4u] * norm_rows[i] + key_feature_at(t, row);
@@ -48,10 +51,10 @@ fn update_norm(t: u32, invocation: u32) {
 
 // S = decay S + phi(k_t) v_t^T, z = decay z + phi(k_t) for token t of the tile.
 fn rank_one_update(t: u32, row_thread: u32, col_thread: u32) {
-    let v = value_scale(t) * wg_v[t * COL_THREADS + col_thread];
+    let v = left_of_token(t) * value_scale(t) * wg_v[t * COL_THREADS + col_thread];
     for (var i = 0u; i < ROWS4; i++) {
         let k = key_features(t, row_thread * ROWS4 + i);
-        if (DECAY == 0u) {
+        if (DECAY == 0u || BY_BATCH) {
             state_rows[4u * i] += k.x * v;
             state_rows[4u * i + 1u] += k.y * v;
             state_rows[4u * i + 2u] += k.z * v;

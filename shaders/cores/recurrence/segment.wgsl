@@ -22,6 +22,7 @@ fn recurrence_segment(
     for (var batch = home.span.first; batch < end; batch += BATCH) {
         workgroupBarrier();
         load_decays(p, batch, end, invocation);
+        begin_batch();
         let stop = min(batch + BATCH, end);
         for (var n = batch; n < stop; n += TILE) {
             tile_start = n - batch;

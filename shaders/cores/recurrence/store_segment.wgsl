@@ -13,7 +13,7 @@ fn clear_passed() {
 }
 
 fn pass_token(t: u32, row_thread: u32) {
-    if (DECAY != 0u) {
+    if (DECAY != 0u && !BY_BATCH) {
         for (var i = 0u; i < PASSED; i++) {
             passed_rows[i] += log_decay(t, row_thread * ROWS4 + i);
         }

@@ -16,19 +16,10 @@ const VALUE_TURNS: u32 = (VALUE_GROUPS + INVOCATIONS - 1u) / INVOCATIONS;
 // Values, [TILE][COL_THREADS].
 var<workgroup> wg_v: array<vec4<f32>, VALUE_GROUPS>;
 
-// The place of a workgroup, which all its invocations share.
-fn shared_place(p: Place) -> Place {
-    return Place(
-        same_in_workgroup(p.split),
-        same_in_workgroup(p.head_split),
-        same_in_workgroup(p.segment),
-        same_in_workgroup(p.kv),
-        same_in_workgroup(p.b),
-        same_in_workgroup(p.g),
-        same_in_workgroup(p.group),
-        same_in_workgroup(p.key_head),
-        p.span,
-    );
+// Values of token t of the tile. No barrier follows where an epilogue reads them: with one query head, the invocation that does
+// is the one that loads the next ones.
+fn token_values(p: Place, n: u32, t: u32, i: u32) -> vec4<f32> {
+    return wg_v[t * COL_THREADS + i];
 }
 
 // Whether group i is one of so many: in the last turn of an invocation it may be past them.

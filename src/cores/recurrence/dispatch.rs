@@ -2,13 +2,15 @@
 
 use std::ops::Range;
 
+use super::chunk::{CHUNK, COL_THREADS};
 use super::kernels::{
-    GIVEN, K, KEYS_STORED, NARROW, NO_FACTORS, O, Q, STATES, STATES_READ, STORED_VECTORS, V, rows, spans,
+    BY_TOKEN, DECAY_BATCHES, DECAY_TOKENS, GIVEN, K, KEYS_STORED, NARROW, NO_FACTORS, O, Q, STATES, STATES_READ,
+    STORED_VECTORS, V, rows, spans,
 };
 use super::runs::{Run, Runs};
 use super::stored::{Block, Of};
 use super::{DecayKind, GATE_STRIDES, O_STRIDES, Params, Passes, Recurrence, STRIDES, Tiles};
-use crate::cores::lanes::reducing;
+use crate::cores::lanes::{lanes, reducing};
 use crate::cores::packed::{self, borders, lookup_bytes};
 use crate::error::Error;
 use crate::gpu::Caps;
@@ -18,9 +20,9 @@ use crate::tensor::DType;
 
 /// The dispatches of one run.
 pub(super) struct Dispatches<'a> {
-    c: &'a Recurrence<'a>,
-    runs: Runs<'a>,
-    run: Run,
+    pub(super) c: &'a Recurrence<'a>,
+    pub(super) runs: Runs<'a>,
+    pub(super) run: Run,
     tiles: Tiles,
     walk: Passes,
     /// KV heads of all batch entries, and of all carried states.
@@ -29,6 +31,7 @@ pub(super) struct Dispatches<'a> {
     params: Params,
     operands: Vec<Named>,
     lanes: Fragment,
+    pub(super) chunk_lanes: Fragment,
 }
 
 /// Invocations per workgroup of the kernel that decodes a token.
@@ -40,7 +43,7 @@ type Covering = (Range<usize>, Step);
 impl<'a> Dispatches<'a> {
     /// The casts to u32 lose nothing that is used: every tensor has at most `u32::MAX` elements, and every sequence at
     /// most 2^30 tokens.
-    pub(super) fn new(c: &'a Recurrence<'a>, tiles: Tiles, walk: Passes, lanes: Fragment) -> Self {
+    pub(super) fn new(c: &'a Recurrence<'a>, tiles: Tiles, walk: Passes, caps: &Caps) -> Self {
         let s = c.qkv;
         let [q, k, v, o] = s.strides();
         let kv = s.kv_units() as u64;
@@ -75,7 +78,9 @@ impl<'a> Dispatches<'a> {
             ..Params::default()
         };
         let runs = Runs::new(s, &c.mode);
-        Self { c, runs, run: Run::default(), tiles, walk, kv, units, params, operands: operands(c, &runs), lanes }
+        let [lanes, chunk_lanes] = [tiles.col_threads, COL_THREADS].map(|row| lanes(row, caps));
+        let (run, operands) = (Run::default(), operands(c, &runs));
+        Self { c, runs, run, tiles, walk, kv, units, params, operands, lanes, chunk_lanes }
     }
 
     pub(super) fn build(mut self, caps: &Caps) -> Result<Program, Error> {
@@ -95,6 +100,7 @@ impl<'a> Dispatches<'a> {
                 Passes::Decode => (0, vec![(0..c.key_units(), self.decode(caps))], 0),
                 Passes::Sequential => self.sequential(caps)?,
                 Passes::ReduceThenScan { keys, queries } => self.two_passes(keys, queries, caps)?,
+                Passes::Chunks { segment } => self.two_passes(segment, segment, caps)?,
             };
             (key_segments, feature_bytes) = (segments, bytes);
             for (heads, step) in steps {
@@ -105,7 +111,7 @@ impl<'a> Dispatches<'a> {
         let mut workspace = c.prepared.workspace.clone();
         self.runs.round(&c.kernels.round, 3, own.len() == STRIDES.len(), &mut pieces, &mut workspace);
         if key_segments > 0 {
-            let keep = matches!(self.walk, Passes::ReduceThenScan { .. }) || c.mode.carry;
+            let keep = self.walk != Passes::Sequential || c.mode.carry;
             let count = if keep { self.kv * key_segments as u64 } else { 0 };
             let elements = count.saturating_mul(u64::from(self.params.segment_stride));
             let elements = elements.saturating_add(c.mode.sequences.map_or(0, |sequences| sequences as u64 + 1));
@@ -136,6 +142,14 @@ impl<'a> Dispatches<'a> {
             Passes::Decode => "one token".into(),
             Passes::Sequential => format!("one pass, {tile}"),
             Passes::ReduceThenScan { keys, .. } => format!("two passes, segments of {keys}, {tile}"),
+            Passes::Chunks { segment } => {
+                format!("products of chunks of {CHUNK} tokens, segments of {segment}, {tile}")
+            }
+        };
+        let walked = matches!(self.walk, Passes::Sequential | Passes::ReduceThenScan { .. });
+        let variant = match c.chunk_segment(caps) {
+            Err(why) if walked => format!("{variant}, token by token because {why}"),
+            _ => variant,
         };
         Ok(Program::new(c.op, variant + &c.mode.told(), c.slots.clone(), workspace, pieces))
     }
@@ -195,7 +209,11 @@ impl<'a> Dispatches<'a> {
             if !at_once {
                 steps.extend(self.of_block(block, c.store_features(from, &self.operands, block, read)));
             }
-            steps.extend(self.of_block(block, self.parts(|part| self.output(part, queries, block, from, true, false))));
+            let written = match self.walk {
+                Passes::Chunks { .. } => vec![self.chunks(queries, block, from)],
+                _ => self.parts(|part| self.output(part, queries, block, from, true, false)),
+            };
+            steps.extend(self.of_block(block, written));
         }
         Ok((segments, steps, self.feature_bytes(&sums, wrote).max(self.feature_bytes(&outputs, read))))
     }
@@ -229,7 +247,7 @@ impl<'a> Dispatches<'a> {
     }
 
     /// Key heads of the state in a block. Heads of the state that share a head of k stay together.
-    fn kv(&self, block: &Block) -> u64 {
+    pub(super) fn kv(&self, block: &Block) -> u64 {
         (block.heads.len() * self.c.qkv.shared) as u64
     }
 
@@ -239,12 +257,12 @@ impl<'a> Dispatches<'a> {
     }
 
     /// Number of rows (batch, query head, token) of the output.
-    fn rows(&self) -> usize {
+    pub(super) fn rows(&self) -> usize {
         self.c.qkv.batch * self.c.qkv.heads * self.c.qkv.queries
     }
 
     /// A variant with fragments of the operator. `keep_logs` says whether the kernel stores the state of a segment.
-    fn spec(
+    pub(super) fn spec(
         &self,
         fragments: &[&[Fragment]],
         keep_logs: bool,
@@ -263,7 +281,7 @@ impl<'a> Dispatches<'a> {
         Variant::new(self.c.qkv.dtype, consts, overrides).with(&[factors]).with(&fragments.concat())
     }
 
-    fn step(
+    pub(super) fn step(
         &self,
         kernel: &'static Kernel,
         (spec, narrow): (Variant, Option<Variant>),
@@ -340,7 +358,11 @@ impl<'a> Dispatches<'a> {
         consts.extend(self.c.stored_consts());
         let (spans, overrides) = self.spans();
         let overrides = overrides.into_iter().collect();
-        let spec = self.spec(&[&[self.lanes], &f.keys, &self.c.decay.tiled, spans], true, consts, overrides);
+        // No token reads the state in between.
+        let by_batch = self.c.decay.tiled.contains(&DECAY_TOKENS);
+        let decay = |one: &Fragment| if *one == DECAY_TOKENS { DECAY_BATCHES } else { *one };
+        let decay: Vec<_> = self.c.decay.tiled.iter().map(decay).chain((!by_batch).then_some(BY_TOKEN)).collect();
+        let spec = self.spec(&[&[self.lanes], &f.keys, &decay, spans], true, consts, overrides);
         let step = self.step(&self.c.kernels.segment, self.rows_of(spec, &[V, STATES], 1), params, kv * each, cost);
         self.number(step, block, each).own(self.c.own.get(part))
     }
@@ -464,7 +486,7 @@ impl<'a> Dispatches<'a> {
             overrides.extend([("FIRST", first.into()), ("LAST", last.into())]);
         }
         overrides.extend(&c.epilogue.overrides);
-        let fragments = [&[self.lanes][..], &f.keys, &f.queries, &c.decay.tiled, &c.epilogue.tiled];
+        let fragments = [&[self.lanes, BY_TOKEN][..], &f.keys, &f.queries, &c.decay.tiled, &c.epilogue.tiled];
         let spec = self.spec(&fragments, false, consts, overrides).with(&[self.runs.outputs()]).with(spans);
         let states = if store { STATES } else { STATES_READ };
         let step = self.step(&c.kernels.output, self.rows_of(spec, &[V, O, states], 2), params, kv * each, cost);
@@ -472,7 +494,7 @@ impl<'a> Dispatches<'a> {
     }
 
     /// Chooses how a walk loads rows: these, and of keys, or of keys and queries, the vectors or what is stored of them.
-    fn rows_of(&self, spec: Variant, wanted: &[usize], vectors: usize) -> (Variant, Option<Variant>) {
+    pub(super) fn rows_of(&self, spec: Variant, wanted: &[usize], vectors: usize) -> (Variant, Option<Variant>) {
         if self.c.features.stored.is_some() {
             return rows(self.c.qkv, &spec.with(&STORED_VECTORS[..vectors]), wanted);
         }
@@ -480,7 +502,7 @@ impl<'a> Dispatches<'a> {
     }
 
     /// Numbers the workgroups of a step of which there are `each` per key head of the state.
-    fn number(&self, step: Step, block: &Block, each: u64) -> Step {
+    pub(super) fn number(&self, step: Step, block: &Block, each: u64) -> Step {
         Step { first: (block.heads.start * self.c.qkv.shared) as u64 * each, ..step }
     }
 

@@ -39,6 +39,8 @@ const STATE_READ: Fragment = fragment!("cores/recurrence/query_state.wgsl");
 const STORE_SEGMENT: Fragment = fragment!("cores/recurrence/store_segment.wgsl");
 const LOAD_STATE: Fragment = fragment!("cores/recurrence/load_state.wgsl");
 const SEGMENT: Fragment = fragment!("cores/recurrence/segment.wgsl");
+const CHUNK: Fragment = fragment!("cores/recurrence/chunk.wgsl");
+const CHUNK_OUTPUT: Fragment = fragment!("cores/recurrence/chunk_output.wgsl");
 const SCAN: Fragment = fragment!("cores/recurrence/scan.wgsl");
 const OUTPUT: Fragment = fragment!("cores/recurrence/output.wgsl");
 const OWN_BORDERS: Fragment = fragment!("cores/recurrence/borders.wgsl");
@@ -67,6 +69,14 @@ pub(crate) const NO_DECAY: [Fragment; 2] =
     [fragment!("cores/recurrence/decay_none.wgsl"), fragment!("cores/recurrence/decode_decay_none.wgsl")];
 /// One decay factor per head. The operator computes the logarithm of a token's.
 pub(crate) const DECAY_TOKENS: Fragment = fragment!("cores/recurrence/decay_tokens.wgsl");
+/// The state decays token by token; or, where no token reads it, batch by batch, in place of [`DECAY_TOKENS`].
+pub(crate) const BY_TOKEN: Fragment = fragment!("cores/recurrence/by_token.wgsl");
+pub(super) const DECAY_BATCHES: Fragment = fragment!("cores/recurrence/decay_batches.wgsl");
+/// What the chunk form takes in place of [`DECAY_TOKENS`], of [`NO_DECAY`] and of [`MAPPED_KEYS`].
+pub(super) const CHUNK_DECAY: Fragment = fragment!("cores/recurrence/chunk_decay.wgsl");
+pub(super) const CHUNK_NO_DECAY: Fragment = fragment!("cores/recurrence/chunk_no_decay.wgsl");
+pub(crate) const CHUNK_MAPPED: Fragment = fragment!("cores/recurrence/chunk_mapped.wgsl");
+pub(super) const CHUNK_VALUES: Fragment = fragment!("cores/recurrence/chunk_values.wgsl");
 /// Values, and sums that queries read, as given.
 pub(crate) const PLAIN_VALUES: Fragment = fragment!("cores/recurrence/values_plain.wgsl");
 pub(crate) const PLAIN_SUMS: Fragment = fragment!("cores/recurrence/sums_plain.wgsl");
@@ -95,6 +105,7 @@ pub(crate) struct Kernels {
     pub(crate) segment: Kernel,
     pub(crate) scan: Kernel,
     pub(crate) output: Kernel,
+    pub(crate) chunk: Kernel,
     pub(crate) decode: Kernel,
     pub(crate) round: Kernel,
     pub(crate) borders: Kernel,
@@ -102,7 +113,7 @@ pub(crate) struct Kernels {
 
 impl Kernels {
     /// The stages with these names, in the order of the fields.
-    pub(crate) const fn new([segment, scan, output, decode, round, borders]: [&'static str; 6]) -> Self {
+    pub(crate) const fn new([segment, scan, output, chunk, decode, round, borders]: [&'static str; 7]) -> Self {
         let (params, proof) = (Params::UNIFORM, Some(PROOF));
         Self {
             segment: Kernel {
@@ -130,6 +141,7 @@ impl Kernels {
                 ..Kernel::new(scan, &[STRIDES_SOURCE, TYPES, DECAYS, SEGMENTS_STORED, SCAN], params, Some(SCAN_PROOF))
             },
             output: Kernel { entry: "recurrence_output", ..Kernel::new(output, &OUTPUT_SOURCES, params, proof) },
+            chunk: Kernel { entry: "recurrence_chunk", ..Kernel::new(chunk, &CHUNK_SOURCES, params, proof) },
             decode: Kernel { entry: "recurrence_decode", ..Kernel::new(decode, &DECODE_SOURCES, params, None) },
             borders: Kernel {
                 entry: "borders",
@@ -184,6 +196,7 @@ pub(crate) const WALK: [Fragment; 12] = [
 pub(crate) const DECODE_WALK: [Fragment; 7] =
     [STRIDES_SOURCE, TYPES, DECAYS, ROWS, VECTOR_LOADS, OUTPUTS_STORED, DECODE_LANES];
 
+const CHUNK_SOURCES: [Fragment; 8] = [STRIDES_SOURCE, TYPES, PLACE, DECAYS, ROWS, VECTOR_LOADS, CHUNK, CHUNK_OUTPUT];
 const OUTPUT_SOURCES: [Fragment; 13] = followed(WALK, OUTPUT);
 const DECODE_SOURCES: [Fragment; 8] = followed(DECODE_WALK, DECODE);
 

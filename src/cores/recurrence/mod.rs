@@ -11,6 +11,7 @@
 //! again. The plan chooses segments so long that the traffic of their states stays below a tenth of that of q, k, v and
 //! o; if this would leave part of the device idle, below a half.
 
+mod chunk;
 #[cfg(feature = "cpu")]
 pub(crate) mod cpu;
 #[cfg(feature = "cpu")]
@@ -24,7 +25,6 @@ mod tiles;
 
 use std::mem::offset_of;
 
-use crate::cores::lanes::lanes;
 use crate::error::Error;
 use crate::gpu::Caps;
 use crate::gpu::grid::Grid;
@@ -177,6 +177,8 @@ pub(crate) struct Features {
     pub(crate) keys: Vec<Fragment>,
     pub(crate) queries: Vec<Fragment>,
     pub(crate) decode: Vec<Fragment>,
+    /// Fragments of the kernel that computes outputs of chunks; `None` if it cannot have the features.
+    pub(crate) chunk: Option<Vec<Fragment>>,
     /// Consts of the segment and output kernels, and of the decode kernel.
     pub(crate) consts: Vec<(&'static str, u32)>,
     pub(crate) decode_consts: Vec<(&'static str, u32)>,
@@ -196,6 +198,8 @@ pub(crate) struct Epilogue {
     pub(crate) overrides: Vec<(&'static str, u32)>,
     /// A slot with the shape of o that is read with it, and split together with it.
     pub(crate) beside_o: Option<usize>,
+    /// Whether it reads the values of its token.
+    pub(crate) reads_values: bool,
     /// Work for one row of outputs.
     pub(crate) cost: Cost,
 }
@@ -278,7 +282,6 @@ impl Recurrence<'_> {
         check_indices(self.op, std::slice::from_ref(&self.state.slot))?;
         // The end of the last segment may lie up to one segment beyond the end of the sequence, and is computed in u32.
         check_lengths(self.op, self.qkv)?;
-        let lanes = lanes(tiles.col_threads, caps);
-        dispatch::Dispatches::new(self, *tiles, self.walk(tiles, caps), lanes).build(caps)
+        dispatch::Dispatches::new(self, *tiles, self.walk(tiles, caps), caps).build(caps)
     }
 }

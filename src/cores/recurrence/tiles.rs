@@ -175,6 +175,11 @@ pub(crate) enum Passes {
         /// Tokens in a segment of queries; the same when causal.
         queries: usize,
     },
+    /// Reduce-then-scan with products of chunks as the last pass.
+    Chunks {
+        /// Tokens in a segment.
+        segment: usize,
+    },
 }
 
 impl Recurrence<'_> {
@@ -195,7 +200,7 @@ impl Recurrence<'_> {
     }
 
     /// The largest number of segments whose states one binding holds.
-    fn most_segments(&self, caps: &Caps) -> usize {
+    pub(super) fn most_segments(&self, caps: &Caps) -> usize {
         let stride = (self.state_len() + self.passed_len()).next_multiple_of(4);
         let most = caps.largest_binding() / (4 * stride as u64 * self.qkv.kv_units() as u64);
         // Packed sequences take one segment more each.
@@ -207,6 +212,9 @@ impl Recurrence<'_> {
         let s = self.qkv;
         if self.mode.decode {
             return Passes::Decode;
+        }
+        if let Ok(segment) = self.chunk_segment(caps) {
+            return Passes::Chunks { segment };
         }
         if let Some(segment) = self.mode.segment {
             return Passes::ReduceThenScan { keys: segment.min(s.keys), queries: segment.min(s.queries) };

@@ -313,6 +313,7 @@ impl<'a> Dispatches<'a> {
         let fragments = [
             &[
                 IDENTITY,
+                BY_TOKEN,
                 MAPPED_KEYS,
                 MAPPED_QUERIES,
                 GIVEN[0],

@@ -45,8 +45,15 @@ const POSITION_NONE: Fragment = fragment!("linear/position_none.wgsl");
 const POSITION_CARRIED: Fragment = fragment!("linear/position_carried.wgsl");
 
 static FEATURES: Kernel = kernels::features("linear_features");
-pub(super) static KERNELS: Kernels =
-    Kernels::new(["linear_segment", "linear_scan", "linear_output", "linear_decode", "linear_round", "linear_borders"]);
+pub(super) static KERNELS: Kernels = Kernels::new([
+    "linear_segment",
+    "linear_scan",
+    "linear_output",
+    "linear_chunk",
+    "linear_decode",
+    "linear_round",
+    "linear_borders",
+]);
 
 params! {
     /// Must match `struct Own` in `shaders/linear/own.wgsl`.
@@ -71,6 +78,7 @@ fn features(c: &Config) -> Features {
         keys: vec![map, MAPPED_KEYS, PLAIN_WALK],
         queries: vec![MAPPED_QUERIES, PLAIN_SUMS, ONE_PART],
         decode: vec![map, MAPPED_DECODE],
+        chunk: Some(vec![map, CHUNK_MAPPED]),
         consts: vec![],
         decode_consts: vec![("MAX_DIM", max_dim)],
         row_splits: None,
@@ -81,6 +89,7 @@ fn features(c: &Config) -> Features {
         keys: keys.to_vec(),
         queries: queries.to_vec(),
         decode: [&[OWN], decode].concat(),
+        chunk: None,
         consts: vec![("DIM_K4", c.qkv.dim_k.div_ceil(4) as u32)],
         decode_consts: vec![("MAX_DIM", max_dim), ("DIM_K4", c.qkv.dim_k.div_ceil(4) as u32)],
         ..mapped(IDENTITY)
@@ -283,6 +292,7 @@ fn recurrence(c: &Config, prepared: Prepared) -> Recurrence<'_> {
             decode,
             overrides: vec![],
             beside_o: None,
+            reads_values: false,
             cost: Cost::default(),
         },
         state: CarriedState {

@@ -34,8 +34,15 @@ const TENSORSKETCH: [Fragment; 2] =
 const ONE: [Fragment; 2] = [fragment!("slay/product_one.wgsl"), fragment!("slay/poly_one.wgsl")];
 
 static FEATURES_KERNEL: Kernel = kernels::features("slay_features");
-static KERNELS: Kernels =
-    Kernels::new(["slay_segment", "slay_scan", "slay_output", "slay_decode", "slay_round", "slay_borders"]);
+static KERNELS: Kernels = Kernels::new([
+    "slay_segment",
+    "slay_scan",
+    "slay_output",
+    "slay_chunk",
+    "slay_decode",
+    "slay_round",
+    "slay_borders",
+]);
 
 params! {
     /// Must match `struct Own` in `shaders/slay/own.wgsl`.
@@ -232,6 +239,7 @@ pub(super) fn program(c: &Config, caps: &Caps) -> Result<Program, Error> {
             keys: [vec![OWN, STORED], loaded].concat(),
             queries: vec![PARTIALS],
             decode: [OWN].into_iter().chain(components).chain([decoded, FEATURES, DECODE]).collect(),
+            chunk: None,
             consts: features.consts(),
             decode_consts: features.decode_consts(c),
             row_splits: Some(splits),
@@ -251,6 +259,7 @@ pub(super) fn program(c: &Config, caps: &Caps) -> Result<Program, Error> {
             decode: vec![NORMALIZE[1], NO_EPILOGUE[1]],
             overrides: vec![],
             beside_o: None,
+            reads_values: false,
             cost: Cost::default(),
         },
         state: CarriedState {

@@ -26,7 +26,7 @@ const GATE: Fragment = fragment!("ssd/gate.wgsl");
 const NO_GATE: Fragment = fragment!("ssd/no_gate.wgsl");
 
 static KERNELS: Kernels =
-    Kernels::new(["ssd_segment", "ssd_scan", "ssd_output", "ssd_decode", "ssd_round", "ssd_borders"]);
+    Kernels::new(["ssd_segment", "ssd_scan", "ssd_output", "ssd_chunk", "ssd_decode", "ssd_round", "ssd_borders"]);
 
 params! {
     /// Must match `struct Own` in `shaders/ssd/own.wgsl`.
@@ -102,6 +102,7 @@ pub(super) fn program(c: &Config, caps: &Caps) -> Result<Program, Error> {
             keys: vec![IDENTITY, MAPPED_KEYS, PLAIN_WALK],
             queries: vec![MAPPED_QUERIES, PLAIN_SUMS, ONE_PART],
             decode: vec![IDENTITY, MAPPED_DECODE],
+            chunk: Some(vec![IDENTITY, CHUNK_MAPPED]),
             consts: vec![],
             decode_consts: vec![("MAX_DIM", super::MAX_STATES as u32)],
             row_splits: None,
@@ -121,6 +122,7 @@ pub(super) fn program(c: &Config, caps: &Caps) -> Result<Program, Error> {
             decode: vec![NORMALIZE[1], gate, FINISH, DECODE],
             overrides: vec![("SKIPPED", c.d.into()), ("GATED", c.z.into())],
             beside_o: at("z"),
+            reads_values: c.d,
             cost: finish_cost,
         },
         state: CarriedState {

@@ -1,0 +1,85 @@
+// Decays of chunks of tokens by one factor per head, as exponentials of differences of sums of log decays. Tokens are numbered
+// from the first one of the segment.
+//
+// Rounded sums would make a difference of two large ones inexact. So there are two sums: one rounded, and one in units of
+// 2^-27 that wraps around, whose differences are exact up to 2^4, where a decay is below 1e-6 and the rounded sum is enough.
+//
+// Takes the place of decay_tokens.wgsl. The operator defines decay_token(p, n) and SCALED as there.
+const UNIT: f32 = 134217728.0;
+const GROUP: u32 = 16u; // tokens that one invocation sums
+
+var<workgroup> wg_sum: array<f32, TOKENS>; // of log decays up to a token, in its group and then in the segment
+var<workgroup> wg_units: array<i32, TOKENS>;
+var<workgroup> wg_scale: array<f32, select(1u, TOKENS, SCALED == 1u)>;
+
+// Loads the log decays of tokens first .. end, where a segment begins. Tokens past the end have no decay.
+fn load_logs(p: Place, first: u32, end: u32, invocation: u32) {
+    for (var t = invocation; t < TOKENS; t += INVOCATIONS) {
+        var token = vec2<f32>(0.0);
+        if (first + t < end) {
+            token = decay_token(p, first + t);
+        }
+        // Beyond 200 a factor has overflowed or vanished, and sums of infinities are no numbers.
+        wg_sum[t] = select(token.x, clamp(token.x, -200.0, 200.0), abs(token.x) > 200.0);
+        if (SCALED == 1u) {
+            wg_scale[t] = token.y;
+        }
+    }
+    workgroupBarrier();
+    if (invocation < TOKENS / GROUP) {
+        var sum = 0.0;
+        var units = 0i;
+        for (var i = 0u; i < GROUP; i++) {
+            let t = invocation * GROUP + i;
+            let log = wg_sum[t];
+            sum += log;
+            units += i32(round(clamp(log, -15.9, 15.9) * UNIT));
+            wg_sum[t] = sum;
+            wg_units[t] = units;
+        }
+    }
+    workgroupBarrier();
+    var sums: array<f32, TURNS>;
+    var units: array<i32, TURNS>;
+    for (var turn = 0u; turn < TURNS; turn++) {
+        let group = (invocation + turn * INVOCATIONS) / GROUP;
+        sums[turn] = 0.0;
+        units[turn] = 0i;
+        for (var g = 0u; g + 1u < TOKENS / GROUP; g++) {
+            let last = g * GROUP + GROUP - 1u;
+            sums[turn] += select(0.0, wg_sum[last], g < group);
+            units[turn] += select(0i, wg_units[last], g < group);
+        }
+    }
+    workgroupBarrier();
+    for (var turn = 0u; turn < TURNS; turn++) {
+        let t = invocation + turn * INVOCATIONS;
+        if (t < TOKENS) {
+            wg_sum[t] += sums[turn];
+            wg_units[t] += units[turn];
+        }
+    }
+    workgroupBarrier();
+}
+
+const TURNS: u32 = (TOKENS + INVOCATIONS - 1u) / INVOCATIONS;
+
+// What is left at token t of the state before the segment.
+fn left_since_start(t: u32) -> f32 {
+    return decay_over(wg_sum[t]);
+}
+
+// What is left at token t of what token s <= t writes.
+fn left_between(t: u32, s: u32) -> f32 {
+    let rounded = wg_sum[t] - wg_sum[s];
+    let exact = f32(wg_units[t] - wg_units[s]) / UNIT;
+    return decay_over(select(rounded, exact, abs(rounded) < 15.0));
+}
+
+// A factor of the values of token t.
+fn scale_of(t: u32) -> f32 {
+    if (SCALED == 0u) {
+        return 1.0;
+    }
+    return wg_scale[t];
+}
