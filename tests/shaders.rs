@@ -11,7 +11,7 @@ use naga::back::{hlsl, msl, spv};
 use rayon::prelude::*;
 use subquad::gpu::limits::{self, Resolved};
 use subquad::gpu::shader::{print, uses_matrix_units};
-use subquad::gpu::{Caps, Kernel, Matrix, Variant, self_test};
+use subquad::gpu::{Algorithm, Caps, Kernel, Matrix, Variant, self_test};
 use subquad::measure::probes;
 use subquad::operator::Operator;
 use subquad::operator::mode::Mode;
@@ -32,7 +32,8 @@ struct Shader {
 fn shaders() -> &'static [Shader] {
     static SHADERS: OnceLock<Vec<Shader>> = OnceLock::new();
     SHADERS.get_or_init(|| {
-        let all = ops::all().flat_map(|op| op.kernels()).chain(probes::kernels());
+        let chunks = Caps { f16: true, recurrence: Algorithm::Chunks, ..Caps::portable() };
+        let all = ops::all().flat_map(|op| [op.kernels(), op.kernels_for(&chunks)].concat()).chain(probes::kernels());
         let all = all.chain(self_test::kernels()).chain(with_subgroups()).chain(with_matrices()).chain(of_products());
         let mut list: Vec<_> = all.collect();
         // A part may have the same specialisation alone and in an operator.
@@ -208,6 +209,29 @@ fn kernels_fit_the_portable_limits_and_their_declarations() {
 }
 
 /// A kernel over a limit is refused before a pipeline is made, also where the limit hides behind a const.
+/// Mesa places workgroup arrays behind each other in the order of their declaration, and aligns vectors no better than numbers:
+/// it then loads a vector that lies across a multiple of 16 bytes in parts.
+#[test]
+fn vectors_in_workgroup_memory_start_on_multiples_of_16_bytes() {
+    let mut wrong = HashSet::new();
+    for shader in shaders() {
+        let module = &shader.resolved.module;
+        let mut before = 0;
+        for (_, global) in module.global_variables.iter().filter(|(_, one)| one.space == naga::AddressSpace::WorkGroup)
+        {
+            let inner = &module.types[global.ty].inner;
+            let element =
+                if let naga::TypeInner::Array { base, .. } = inner { &module.types[*base].inner } else { inner };
+            let four = matches!(element, naga::TypeInner::Vector { size: naga::VectorSize::Quad, .. });
+            if four && element.size(module.to_ctx()) == 16 && before % 16 != 0 {
+                wrong.insert((shader.kernel.name, global.name.clone().unwrap_or_default()));
+            }
+            before += inner.size(module.to_ctx());
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:?}");
+}
+
 #[test]
 fn a_kernel_over_a_limit_is_refused_with_both_numbers() {
     let Shader { kernel, spec, resolved, .. } = shader("linear_output");

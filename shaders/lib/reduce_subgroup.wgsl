@@ -5,7 +5,7 @@
 // The kernel defines INVOCATIONS, a multiple of SUBGROUP, and REDUCED; the prelude SUBGROUP.
 const SUBGROUPS: u32 = INVOCATIONS / SUBGROUP;
 
-var<workgroup> wg_reduce: array<f32, SUBGROUPS * REDUCED>; // [SUBGROUPS][REDUCED]
+var<workgroup> wg_reduce: array<f32, (SUBGROUPS * REDUCED + 3u) / 4u * 4u>; // [SUBGROUPS][REDUCED], and room to 16 bytes
 
 fn combined(a: f32, b: f32, largest: bool) -> f32 {
     return select(a + b, max(a, b), largest);

@@ -21,11 +21,11 @@
 // other page at the end. Prelude constants: those of cores/recurrence/output.wgsl, which also loads and stores the state.
 @group(0) @binding(BETA_BINDING) var<storage, read> beta: array<Strength>; // B G N
 
-var<workgroup> wg_beta: array<f32, TILE>;
+var<workgroup> wg_beta: array<f32, (TILE + 3u) / 4u * 4u>;
 // [TILE][TILE]: the matrix of the system below its diagonal, and on it the strengths beta |k|^2.
-var<workgroup> wg_overlap: array<f32, TILE * TILE>;
-// Tokens of the tile that the system takes: those before the first with a strength above STRONGEST or below 0.
-var<workgroup> wg_taken: u32;
+var<workgroup> wg_overlap: array<f32, (TILE * TILE + 3u) / 4u * 4u>;
+// The first: tokens of the tile that the system takes, those before the first with a strength above STRONGEST or below 0.
+var<workgroup> wg_taken: vec4<u32>;
 
 // The strongest write that the system takes. The rounding of a write counts strength / (2 - strength) times: here three times.
 const STRONGEST: f32 = 1.5;
@@ -122,9 +122,9 @@ fn correct_values(row_thread: u32, col_thread: u32, invocation: u32) -> u32 {
             }
             taken++;
         }
-        wg_taken = taken;
+        wg_taken = vec4<u32>(taken);
     }
-    let taken = workgroupUniformLoad(&wg_taken);
+    let taken = workgroupUniformLoad(&wg_taken).x;
     if (invocation < COL_THREADS) {
         for (var t = 0u; t < taken; t++) {
             var u = wg_partial[t * INVOCATIONS + invocation];

@@ -19,10 +19,10 @@ const RAW_ROWS: u32 = (RAW_HEIGHT + 1u) / 2u;
 const RAW_KEYS: u32 = (RAW_WIDTH + 1u) / 2u;
 const RAW_EACH: u32 = (RAW_ROWS * RAW_KEYS + INVOCATIONS - 1u) / INVOCATIONS;
 
-var<workgroup> wg_space: array<f32, SPACE>;
 // Uses, one after the other: a slice of dimensions of the tile's rows, then of its keys, [rows and keys][DIM_STRIDE]; the
 // kernel of a convolution, [ck][PRE_TAPS4 or POST_TAPS4]; values.
 var<workgroup> wg_dims: array<vec4<f32>, DIMS>;
+var<workgroup> wg_space: array<f32, SPACE>;
 // Factors of a head in each of those that it is mixed into.
 var<workgroup> wg_factors: array<f32, HEADS>;
 

@@ -372,12 +372,16 @@ impl Op {
     /// Every kernel in every specialisation that the cases use, in both storage types. Shader validation checks this
     /// list.
     pub fn kernels(&self) -> Vec<(&'static Kernel, Variant)> {
-        let caps = Caps { f16: true, ..Caps::portable() };
+        self.kernels_for(&Caps { f16: true, ..Caps::portable() })
+    }
+
+    /// Every kernel that a case takes on a device with these capabilities, in every specialisation.
+    pub fn kernels_for(&self, caps: &Caps) -> Vec<(&'static Kernel, Variant)> {
         let mut list: Vec<(&'static Kernel, Variant)> = Vec::new();
         for case in (self.cases)() {
             for dtype in [DType::F32, DType::F16] {
                 let Ok(operator) = case.clone().dtype(dtype).configure(self) else { continue };
-                let Ok(program) = operator.program(&caps) else { continue };
+                let Ok(program) = operator.program(caps) else { continue };
                 for step in program.steps() {
                     for spec in [Some(&step.spec), step.narrow.as_ref()].into_iter().flatten() {
                         if !list.iter().any(|(kernel, other)| kernel.name == step.kernel.name && other == spec) {

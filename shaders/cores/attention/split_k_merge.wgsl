@@ -12,9 +12,9 @@ const LANES: u32 = INVOCATIONS / COLUMNS4;
 // Splits of a lane whose sums are loaded at once.
 const BATCH: u32 = 4u;
 
+var<workgroup> wg_sums: array<vec4<f32>, INVOCATIONS>; // [LANES][COLUMNS4]
 // The factors that multiply the sums of the splits.
 var<workgroup> wg_factors: array<f32, MOST_SPLITS>;
-var<workgroup> wg_sums: array<vec4<f32>, INVOCATIONS>; // [LANES][COLUMNS4]
 
 // Merges one block of columns of one row.
 fn split_k_merge(index: u32, invocation: u32) {

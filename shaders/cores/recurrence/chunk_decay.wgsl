@@ -10,7 +10,7 @@ const GROUP: u32 = 16u; // tokens that one invocation sums
 
 var<workgroup> wg_sum: array<f32, TOKENS>; // of log decays up to a token, in its group and then in the segment
 var<workgroup> wg_units: array<i32, TOKENS>;
-var<workgroup> wg_scale: array<f32, select(1u, TOKENS, SCALED == 1u)>;
+var<workgroup> wg_scale: array<f32, select(4u, TOKENS, SCALED == 1u)>;
 
 // Loads the log decays of tokens first .. end, where a segment begins. Tokens past the end have no decay.
 fn load_logs(p: Place, first: u32, end: u32, invocation: u32) {

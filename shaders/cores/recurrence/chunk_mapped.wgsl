@@ -1,4 +1,4 @@
-// Features of keys and queries for products of chunks (chunk.wgsl), four of a token at a time, for elementwise feature maps.
+// Features of keys for products of chunks (chunk.wgsl), four of a token at a time, for elementwise feature maps.
 // Tokens from `end` on repeat the last one.
 const FEATURES4: u32 = (WIDTH + 3u) / 4u;
 
@@ -6,12 +6,6 @@ const FEATURES4: u32 = (WIDTH + 3u) / 4u;
 fn key_group(p: Place, n: u32, end: u32, i: u32) -> vec4<f32> {
     count_load(select(0u, group_loads(i), n < end));
     return select(vec4<f32>(0.0), feature(load_key(p, min(n, end - 1u), i)), in_group(i));
-}
-
-// Past the head dimension anything finite.
-fn query_group(p: Place, r: u32, n: u32, end: u32, i: u32) -> vec4<f32> {
-    count_load(select(0u, group_loads(i), n < end));
-    return feature(load_query(p, r, min(n, end - 1u), i));
 }
 
 // The row of the stored state of feature d.

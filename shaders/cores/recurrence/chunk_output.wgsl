@@ -2,9 +2,128 @@
 // own tokens, and those of the chunks of the segment before it. Grid: chunks of a segment, column splits, query heads of a KV
 // head, segments, KV heads. Reads q, k, v, segments; writes o.
 //
-// A variant brings, in addition to what chunk.wgsl needs: chunk_values(p, n, end, col_thread), four values of a token;
-// normalize(row, sum, weight) and epilogue(p, n, t, i, o) as for output.wgsl.
+// A variant brings, in addition to what chunk.wgsl needs: chunk_values(p, n, end, col_thread), four values of a token, and state_before(p), the
+// stored state that a segment starts from (chunk_values.wgsl, or the operator's own); normalize(row, sum, weight) and epilogue(p, n, t, i, o) as for output.wgsl.
 override SUMMED: u32 = 0u; // 1: outputs are added to those of an earlier run
+
+// Sums of weights: this invocation's share.
+var<private> shares: array<f32, EACH>;
+
+const STATE_TURNS: u32 = 4u * SLICE4 * COL_THREADS / INVOCATIONS;
+
+// Loads a slice: of the queries from token `first` up to `end`, of the keys from token `key` up to `key_end`, and of the state
+// that starts at `base` among the stored segments, if `own`. All loads are issued before the first store.
+fn load_slice(
+    p: Place,
+    slice: u32,
+    first: u32,
+    end: u32,
+    key: u32,
+    key_end: u32,
+    base: u32,
+    own: bool,
+    invocation: u32,
+) {
+    var queries: array<vec4<f32>, QUERY_TURNS>;
+    var keys: array<vec4<f32>, QUERY_TURNS>;
+    var states: array<vec4<f32>, STATE_TURNS>;
+    for (var turn = 0u; turn < QUERY_TURNS; turn++) {
+        let token = (invocation + turn * INVOCATIONS) / SLICE4;
+        let i = slice * SLICE4 + invocation % SLICE4;
+        queries[turn] = query_group(p, p.head_split, first + token, end, i);
+        keys[turn] = key_group(p, key + token, key_end, i);
+    }
+    if (own) {
+        let e = (p.split * COL_THREADS + invocation % COL_THREADS) * 4u;
+        for (var turn = 0u; turn < STATE_TURNS; turn++) {
+            let d = feature_row(slice * 4u * SLICE4 + (invocation + turn * INVOCATIONS) / COL_THREADS);
+            count_load(select(0u, four_of(e, params.dim_v), d < params.rows));
+            let row = stored_row(base + min(d, params.rows - 1u) * params.dim_v, e);
+            // Past the last row a state is zero.
+            states[turn] = select(vec4<f32>(0.0), row, d < params.rows);
+        }
+    }
+    for (var turn = 0u; turn < QUERY_TURNS; turn++) {
+        let i = invocation + turn * INVOCATIONS;
+        wg_rows[i] = queries[turn];
+        wg_keys[i / SLICE4 * KEY_STRIDE + i % SLICE4] = keys[turn];
+    }
+    if (own) {
+        for (var turn = 0u; turn < STATE_TURNS; turn++) {
+            wg_columns[invocation + turn * INVOCATIONS] = states[turn];
+        }
+    }
+}
+
+// Turns cells into weights: of tokens from `token` on for keys from `key` on, which are numbered from the start of the segment.
+fn weigh(token: u32, key: u32, row_thread: u32, col_thread: u32, own: bool) {
+    for (var i = 0u; i < EACH; i++) {
+        let t = row_thread + ROW_THREADS * i;
+        for (var j = 0u; j < PARTS; j++) {
+            if (!own || is_reached(i, j)) {
+                let s = col_thread + COL_THREADS * j;
+                // What a token does not see must not reach an exponential.
+                let seen = !own || s <= t;
+                let factor = left_between(token + t, key + select(t, s, seen)) * scale_of(key + s);
+                let weight = select(0.0, cells[i * PARTS + j] * factor, seen);
+                cells[i * PARTS + j] = weight;
+                if (NORMALIZE == 1u) {
+                    shares[i] += weight;
+                }
+            }
+        }
+    }
+}
+
+const VALUE_TURNS: u32 = COL_THREADS * COL_THREADS / INVOCATIONS;
+
+// Adds the values of part j of a chunk from token `first` on, times their weights.
+fn add_part(p: Place, first: u32, end: u32, j: u32, own: bool, row_thread: u32, col_thread: u32, invocation: u32) {
+    var values: array<vec4<f32>, VALUE_TURNS>;
+    for (var turn = 0u; turn < VALUE_TURNS; turn++) {
+        let s = j * COL_THREADS + (invocation + turn * INVOCATIONS) / COL_THREADS;
+        values[turn] = chunk_values(p, first + s, end, invocation % COL_THREADS);
+    }
+    workgroupBarrier();
+    for (var f = 0u; f < FOURS; f++) {
+        wg_rows[(row_thread * FOURS + f) * COL_THREADS + col_thread] = vec4<f32>(
+            cells[4u * f * PARTS + j],
+            cells[(4u * f + 1u) * PARTS + j],
+            cells[(4u * f + 2u) * PARTS + j],
+            cells[(4u * f + 3u) * PARTS + j],
+        );
+    }
+    for (var turn = 0u; turn < VALUE_TURNS; turn++) {
+        wg_columns[invocation + turn * INVOCATIONS] = values[turn];
+    }
+    workgroupBarrier();
+    for (var s = 0u; s < COL_THREADS; s++) {
+        let v = wg_columns[s * COL_THREADS + col_thread];
+        for (var f = 0u; f < FOURS; f++) {
+            if (!own || is_reached(4u * f + 3u, j)) {
+                let weights = wg_rows[(row_thread * FOURS + f) * COL_THREADS + s];
+                if (!own || is_reached(4u * f, j)) {
+                    sums[4u * f] += weights.x * v;
+                }
+                if (!own || is_reached(4u * f + 1u, j)) {
+                    sums[4u * f + 1u] += weights.y * v;
+                }
+                if (!own || is_reached(4u * f + 2u, j)) {
+                    sums[4u * f + 2u] += weights.z * v;
+                }
+                sums[4u * f + 3u] += weights.w * v;
+            }
+        }
+    }
+}
+
+// Adds the values of all keys of a chunk. The parts are written out, so that what is_reached leaves out is known.
+fn add_values(p: Place, first: u32, end: u32, own: bool, row_thread: u32, col_thread: u32, invocation: u32) {
+    add_part(p, first, end, 0u, own, row_thread, col_thread, invocation);
+    add_part(p, first, end, 1u, own, row_thread, col_thread, invocation);
+    add_part(p, first, end, 2u, own, row_thread, col_thread, invocation);
+    add_part(p, first, end, 3u, own, row_thread, col_thread, invocation);
+}
 
 // For the epilogue: values of token n.
 fn token_values(p: Place, n: u32, t: u32, i: u32) -> vec4<f32> {
@@ -83,7 +202,7 @@ fn recurrence_chunk(
         sums[i] = vec4<f32>(0.0);
         shares[i] = 0.0;
     }
-    let base = (p.kv * params.stored_segments + p.segment) * params.segment_stride;
+    let base = (p.kv * params.stored_segments + state_before(p)) * params.segment_stride;
     for (var slice = 0u; slice < SLICES; slice++) {
         workgroupBarrier();
         load_slice(p, slice, first, end, first, end, base, true, invocation);

@@ -4,3 +4,7 @@ fn chunk_values(p: Place, n: u32, end: u32, col_thread: u32) -> vec4<f32> {
     count_load(select(0u, four_of(e, params.dim_v), n < end));
     return load_v(head_start(params.v, p.b, p.g) + min(n, end - 1u) * params.v.token, e);
 }
+
+fn state_before(p: Place) -> u32 {
+    return p.segment;
+}

@@ -7,8 +7,8 @@ const BY_BATCH: bool = true;
 
 var<workgroup> wg_log: array<f32, BATCH>; // tokens past the end have no decay
 var<workgroup> wg_left: array<f32, BATCH>;
-var<workgroup> wg_scale: array<f32, select(1u, BATCH, SCALED == 1u)>;
-var<workgroup> wg_total: f32;
+var<workgroup> wg_scale: array<f32, select(4u, BATCH, SCALED == 1u)>;
+var<workgroup> wg_total: array<f32, 4>; // the first: of the batch
 
 fn load_decays(p: Place, first: u32, end: u32, invocation: u32) {
     for (var i = invocation; i < BATCH; i += INVOCATIONS) {
@@ -29,7 +29,7 @@ fn load_decays(p: Place, first: u32, end: u32, invocation: u32) {
         }
         wg_left[i] = decay_over(later);
         if (i == 0u) {
-            wg_total = wg_log[0] + later;
+            wg_total[0] = wg_log[0] + later;
         }
     }
     workgroupBarrier();
@@ -43,14 +43,14 @@ fn left_of_token(t: u32) -> f32 {
 
 // Decays the state by a whole batch before its tokens write.
 fn begin_batch() {
-    let left = vec4<f32>(decay_of(wg_total));
+    let left = vec4<f32>(decay_of(wg_total[0]));
     for (var i = 0u; i < ROWS; i++) {
         state_rows[i] = left_of(left, state_rows[i]);
     }
     for (var i = 0u; i < NORM_ROWS; i++) {
         norm_rows[i] = left_of(left, vec4<f32>(norm_rows[i])).x;
     }
-    passed_rows[0] += wg_total;
+    passed_rows[0] += wg_total[0];
 }
 
 fn decay(t: u32, i: u32) -> vec4<f32> {

@@ -4,8 +4,8 @@
 // The operator defines: decay_token(p, n), the log decay of token n, then a factor of its values; SCALED, 1 if that is not 1.
 // Prelude constant: KEEP_LOGS, 1 if the state of a segment will be stored.
 var<workgroup> wg_decay: array<f32, BATCH>; // tokens past the end get no decay
-var<workgroup> wg_log: array<f32, select(1u, BATCH, KEEP_LOGS == 1u)>;
-var<workgroup> wg_scale: array<f32, select(1u, BATCH, SCALED == 1u)>;
+var<workgroup> wg_log: array<f32, select(4u, BATCH, KEEP_LOGS == 1u)>;
+var<workgroup> wg_scale: array<f32, select(4u, BATCH, SCALED == 1u)>;
 
 fn load_decays(p: Place, first: u32, end: u32, invocation: u32) {
     for (var i = invocation; i < BATCH; i += INVOCATIONS) {

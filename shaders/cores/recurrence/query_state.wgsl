@@ -9,7 +9,7 @@
 
 // Partial sums, [READ_HEADS][TILE][ROW_THREADS][COL_THREADS], and partial weights, of each invocation's rows of z.
 var<workgroup> wg_partial: array<vec4<f32>, READ_HEADS * TILE * INVOCATIONS>;
-var<workgroup> wg_weight: array<f32, select(1u, READ_HEADS * TILE * INVOCATIONS, NORMED == 1u)>;
+var<workgroup> wg_weight: array<f32, select(4u, READ_HEADS * TILE * INVOCATIONS, NORMED == 1u)>;
 
 // Partial sums of S^T phi(q_t) and z . phi(q_t) for token t of query head r.
 fn query_state(r: u32, t: u32, row_thread: u32, col_thread: u32) {

@@ -17,3 +17,8 @@ fn segments_of(unit: u32) -> Stored {
     let tokens = max(border(s + 1u), start) - start;
     return Stored(s, unit % params.kv_heads, params.read_page + first_segment(s, start), segments_in(tokens), tokens);
 }
+
+// First token of a sequence.
+fn sequence_start(sequence: u32) -> u32 {
+    return border(sequence);
+}

@@ -15,17 +15,20 @@ use crate::gpu::shader::Fragment;
 use crate::gpu::{Algorithm, Caps};
 
 /// Tokens of a chunk.
-pub(super) const CHUNK: usize = 64;
+pub(crate) const CHUNK: usize = 64;
 
 /// Most chunks of a segment.
 const MOST_CHUNKS: usize = 4;
 
 /// Invocations along the tokens and along the columns, four columns each.
-const ROW_THREADS: usize = 8;
-pub(super) const COL_THREADS: usize = 16;
+pub(crate) const ROW_THREADS: usize = 8;
+pub(crate) const COL_THREADS: usize = 16;
+
+/// Groups of four features in workgroup memory at a time.
+pub(crate) const SLICE: usize = 4;
 
 /// Columns of a workgroup.
-const COLUMNS: usize = 4 * COL_THREADS;
+pub(crate) const COLUMNS: usize = 4 * COL_THREADS;
 
 /// Rows of a state from which on a segment has two chunks: the products within it cost less than reading and writing a state.
 const WIDE: usize = 128;
@@ -67,23 +70,75 @@ impl Recurrence<'_> {
             (least..=most).step_by(least).find(fits).ok_or("states of short segments do not fit a binding")?;
         Ok(segment.min(s.keys))
     }
+}
 
-    /// What the chunk form takes in place of what a walk does.
-    fn chunk_decay(&self) -> Vec<Fragment> {
-        let own = |fragment: &Fragment| match *fragment {
-            DECAY_TOKENS => CHUNK_DECAY,
-            fragment if fragment == NO_DECAY[0] => CHUNK_NO_DECAY,
-            other => other,
+/// What the chunk form takes in place of the decay of a walk.
+pub(crate) fn decay(tiled: &[Fragment]) -> Vec<Fragment> {
+    let own = |fragment: &Fragment| match *fragment {
+        DECAY_TOKENS => CHUNK_DECAY,
+        fragment if fragment == NO_DECAY[0] => CHUNK_NO_DECAY,
+        other => other,
+    };
+    tiled.iter().map(own).collect()
+}
+
+/// Consts of a kernel that multiplies chunks, for features of this width, so many groups of four of them in workgroup memory at
+/// a time, and so many chunks a segment; `state` says whether it also multiplies with a state.
+pub(crate) fn consts(width: usize, slice: usize, chunks: usize, state: bool) -> Vec<(&'static str, u32)> {
+    let consts = [
+        ("ROW_THREADS", ROW_THREADS),
+        ("COL_THREADS", COL_THREADS),
+        ("WIDTH", width),
+        ("SLICE4", slice),
+        ("CHUNKS", chunks),
+        ("READS_STATE", state.into()),
+    ];
+    consts.map(|(name, value)| (name, value as u32)).into()
+}
+
+/// The work of the kernel that computes outputs of chunks, beside that of features and of what follows the sums.
+pub(crate) struct Outputs {
+    /// Query heads over all batch entries.
+    pub(crate) heads: f64,
+    pub(crate) visits: Visits,
+    /// Width of the features and of the values.
+    pub(crate) width: usize,
+    pub(crate) dim_v: usize,
+    /// Bytes of the features of a vector, of the values of a token, and of a state, in all column splits.
+    pub(crate) vector: f64,
+    pub(crate) value: f64,
+    pub(crate) state: f64,
+    /// States that are read, if not one a chunk.
+    pub(crate) states: Option<usize>,
+    /// Work for the decay of a token, if there is one.
+    pub(crate) decay: Option<Cost>,
+}
+
+impl Outputs {
+    pub(crate) fn cost(&self) -> Cost {
+        let visits = &self.visits;
+        let splits = self.dim_v.div_ceil(COLUMNS) as f64;
+        let products = (visits.pairs * CHUNK * CHUNK) as f64;
+        let features = self.width.next_multiple_of(16) as f64;
+        let states = self.states.unwrap_or(visits.chunks) as f64;
+        let touched =
+            products * (features + COLUMNS as f64) + (visits.chunks * CHUNK) as f64 * features * COLUMNS as f64;
+        let vectors = (visits.keys + visits.queries) as f64;
+        let own = Cost {
+            flops: splits * 2.0 * touched,
+            exps: if self.decay.is_some() { splits * products } else { 0.0 },
+            bytes_read: splits * vectors * self.vector + visits.keys as f64 * self.value + states * self.state,
+            bytes_written: 0.0,
         };
-        self.decay.tiled.iter().map(own).collect()
+        (own + self.decay.unwrap_or_default() * (splits * visits.keys as f64)) * self.heads
     }
 }
 
 /// What the workgroups of a column split process in all segments of a head.
 #[derive(Default)]
-struct Visits {
+pub(crate) struct Visits {
     /// Chunks of queries.
-    chunks: usize,
+    pub(crate) chunks: usize,
     /// Queries, counted once for each chunk of keys that they are multiplied with.
     queries: usize,
     /// Keys, counted once for each chunk of queries that reads them.
@@ -94,7 +149,7 @@ struct Visits {
 
 impl Visits {
     /// Of so many tokens in segments of `length`.
-    fn of(tokens: usize, length: usize) -> Self {
+    pub(crate) fn of(tokens: usize, length: usize) -> Self {
         let mut all = Self::default();
         for (segments, length) in [(tokens / length, length), (1, tokens % length)] {
             for first in (0..length).step_by(CHUNK) {
@@ -119,43 +174,36 @@ impl Dispatches<'_> {
         let params = Params { col_splits: splits as u32, head_splits: s.group() as u32, ..params };
         let chunks = length.div_ceil(CHUNK);
         let each = u64::from(params.segments) * (splits * s.group() * chunks) as u64;
-        let (group, splits) = (s.group() as f64, splits as f64);
-        let all = kv * group * splits;
+        let heads = kv * s.group() as f64;
         let visits = Visits::of(block.tokens.len(), length);
-        let outputs = kv * group * block.tokens.len() as f64;
+        let vectors = heads * splits as f64 * (visits.keys + visits.queries) as f64;
+        let outputs = heads * block.tokens.len() as f64;
         let covered = outputs / self.rows() as f64;
-        let (loaded, queries) = (visits.keys as f64, visits.queries as f64);
-        // Packed sequences have more segments, and their chunks read a state each.
-        let states = match c.mode.sequences {
-            Some(_) => packed::segments(&c.mode, block.tokens.len(), length) * chunks,
-            None => visits.chunks,
-        } as f64;
-        let norm = if c.normalize.is_some() { splits } else { 0.0 };
-        let state = 4.0 * c.features.rows as f64 * (s.dim_v as f64 + norm);
         let value = (s.dtype.size() * s.dim_v) as f64;
-        let products = (visits.pairs * CHUNK * CHUNK) as f64;
-        let features = c.features.rows.next_multiple_of(16) as f64;
-        let cost = Cost {
-            flops: all
-                * 2.0
-                * (products * (features + COLUMNS as f64) + (visits.chunks * CHUNK) as f64 * features * COLUMNS as f64),
-            exps: if c.decay.kind == DecayKind::None { 0.0 } else { all * products },
-            bytes_read: all * (loaded + queries) * c.vector_bytes()
-                + kv * group * (loaded * value + states * state)
-                + if c.epilogue.reads_values { outputs * value } else { 0.0 }
-                + lookup_bytes(&c.mode, false) * kv * each as f64
-                + self.run.bytes_added(&self.runs) * covered,
+        // Every column split reads the sums of features.
+        let columns = s.dim_v + if c.normalize.is_some() { splits } else { 0 };
+        let of_outputs = Outputs {
+            heads,
+            visits,
+            width: c.features.rows,
+            dim_v: s.dim_v,
+            vector: c.vector_bytes(),
+            value,
+            state: (4 * c.features.rows * columns) as f64,
+            // Packed sequences have more segments, and their chunks read a state each.
+            states: c.mode.sequences.map(|_| packed::segments(&c.mode, block.tokens.len(), length) * chunks),
+            decay: (c.decay.kind != DecayKind::None).then_some(c.decay.cost),
+        };
+        let more = Cost {
+            bytes_read: lookup_bytes(&c.mode, false) * kv * each as f64
+                + self.run.bytes_added(&self.runs) * covered
+                + if c.epilogue.reads_values { outputs * value } else { 0.0 },
             bytes_written: self.runs.output_bytes() * covered,
-        } + c.decay.cost * (all * loaded)
-            + c.features.cost * (all * (loaded + queries))
-            + c.epilogue.cost * outputs;
+            ..Cost::default()
+        };
+        let cost = of_outputs.cost() + more + c.features.cost * vectors + c.epilogue.cost * outputs;
         let f = &c.features;
-        let mut consts = vec![
-            ("ROW_THREADS", ROW_THREADS as u32),
-            ("COL_THREADS", COL_THREADS as u32),
-            ("WIDTH", f.rows as u32),
-            ("CHUNKS", chunks.min(MOST_CHUNKS) as u32),
-        ];
+        let mut consts = consts(f.rows, SLICE, chunks, true);
         consts.extend(&f.consts);
         consts.extend(c.stored_consts());
         let (spans, whole) = spans(&c.mode, false);
@@ -163,7 +211,7 @@ impl Dispatches<'_> {
         overrides.extend(whole);
         overrides.extend(&c.epilogue.overrides);
         let chunk = f.chunk.as_deref().unwrap_or_default();
-        let decay = c.chunk_decay();
+        let decay = decay(&c.decay.tiled);
         let fragments = [&[self.chunk_lanes, CHUNK_VALUES][..], chunk, &decay, &c.epilogue.tiled];
         let spec = self.spec(&fragments, false, consts, overrides).with(&[self.runs.outputs()]).with(spans);
         let step = self.step(

@@ -75,7 +75,8 @@ pub(super) const DECAY_BATCHES: Fragment = fragment!("cores/recurrence/decay_bat
 /// What the chunk form takes in place of [`DECAY_TOKENS`], of [`NO_DECAY`] and of [`MAPPED_KEYS`].
 pub(super) const CHUNK_DECAY: Fragment = fragment!("cores/recurrence/chunk_decay.wgsl");
 pub(super) const CHUNK_NO_DECAY: Fragment = fragment!("cores/recurrence/chunk_no_decay.wgsl");
-pub(crate) const CHUNK_MAPPED: Fragment = fragment!("cores/recurrence/chunk_mapped.wgsl");
+pub(crate) const CHUNK_MAPPED: [Fragment; 2] =
+    [fragment!("cores/recurrence/chunk_mapped.wgsl"), fragment!("cores/recurrence/chunk_mapped_queries.wgsl")];
 pub(super) const CHUNK_VALUES: Fragment = fragment!("cores/recurrence/chunk_values.wgsl");
 /// Values, and sums that queries read, as given.
 pub(crate) const PLAIN_VALUES: Fragment = fragment!("cores/recurrence/values_plain.wgsl");
@@ -178,6 +179,10 @@ pub(crate) const fn features(name: &'static str) -> Kernel {
     }
 }
 
+/// What a kernel needs that multiplies chunks of tokens, and one that walks along chunks.
+pub(crate) const CHUNKS: [Fragment; 7] = followed(CHUNK_WALK, CHUNK);
+pub(crate) const CHUNK_WALK: [Fragment; 6] = [STRIDES_SOURCE, TYPES, PLACE, DECAYS, ROWS, VECTOR_LOADS];
+
 /// What a kernel needs that walks along the tokens in its own way and writes outputs, and one that decodes a token.
 pub(crate) const WALK: [Fragment; 12] = [
     STRIDES_SOURCE,
@@ -196,12 +201,15 @@ pub(crate) const WALK: [Fragment; 12] = [
 pub(crate) const DECODE_WALK: [Fragment; 7] =
     [STRIDES_SOURCE, TYPES, DECAYS, ROWS, VECTOR_LOADS, OUTPUTS_STORED, DECODE_LANES];
 
-const CHUNK_SOURCES: [Fragment; 8] = [STRIDES_SOURCE, TYPES, PLACE, DECAYS, ROWS, VECTOR_LOADS, CHUNK, CHUNK_OUTPUT];
+const CHUNK_SOURCES: [Fragment; 8] = followed(CHUNKS, CHUNK_OUTPUT);
 const OUTPUT_SOURCES: [Fragment; 13] = followed(WALK, OUTPUT);
 const DECODE_SOURCES: [Fragment; 8] = followed(DECODE_WALK, DECODE);
 
 /// These fragments and one more: `MORE` is one more than `COUNT`.
-const fn followed<const COUNT: usize, const MORE: usize>(first: [Fragment; COUNT], last: Fragment) -> [Fragment; MORE] {
+pub(crate) const fn followed<const COUNT: usize, const MORE: usize>(
+    first: [Fragment; COUNT],
+    last: Fragment,
+) -> [Fragment; MORE] {
     assert!(MORE == COUNT + 1, "one more than the fragments given");
     let mut all = [last; MORE];
     let mut i = 0;

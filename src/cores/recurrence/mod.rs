@@ -11,7 +11,7 @@
 //! again. The plan chooses segments so long that the traffic of their states stays below a tenth of that of q, k, v and
 //! o; if this would leave part of the device idle, below a half.
 
-mod chunk;
+pub(crate) mod chunk;
 #[cfg(feature = "cpu")]
 pub(crate) mod cpu;
 #[cfg(feature = "cpu")]

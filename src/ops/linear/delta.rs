@@ -22,6 +22,7 @@
 
 use std::mem::offset_of;
 
+use super::delta_chunks::{self, Chunks};
 use super::layout::{KERNELS, decay_of, decode_rows};
 use super::prepare::prepared;
 use super::{Config, NAME};
@@ -98,10 +99,18 @@ pub(super) fn program(c: &Config, caps: &Caps) -> Result<Program, Error> {
     let beta = slots.iter().position(|slot| slot.name == "beta").filter(|_| !c.beta_sigmoid && !c.beta_for_all_heads);
     strides.extend(beta.map(|slot| (slot, BETA_STRIDES)));
     let (mut pieces, mut count) = (dispatches.prepared.steps.clone(), 0);
+    let length = delta_chunks::length(c, caps);
+    if let Ok(length) = length {
+        dispatches.params.stored_segments = Chunks::new(&dispatches, length, caps).stored() as u32;
+    }
     let forward = dispatches.params;
     for run in dispatches.runs.all() {
         (dispatches.run, dispatches.params) = (run, run.params(forward));
-        let steps = if c.mode.decode { vec![dispatches.decode()] } else { dispatches.walk(caps) };
+        let steps = match length {
+            _ if c.mode.decode => vec![dispatches.decode()],
+            Ok(length) => dispatches.carried(0, Chunks::new(&dispatches, length, caps).steps()),
+            Err(_) => dispatches.walk(caps),
+        };
         count = steps.iter().filter(|step| step.kernel.name == WALK_KERNEL.name).count();
         for step in steps {
             let cut = c.qkv.cut(NAME, step, &slots, &strides, caps)?;
@@ -110,21 +119,29 @@ pub(super) fn program(c: &Config, caps: &Caps) -> Result<Program, Error> {
     }
     let mut workspace = dispatches.prepared.workspace.clone();
     dispatches.runs.round(&KERNELS.round, 3, true, &mut pieces, &mut workspace);
+    let chunks = length.ok().map(|length| Chunks::new(&dispatches, length, caps));
     if !c.mode.decode {
-        // The pages of one walk are adjacent.
-        let states = (dispatches.pages * dispatches.units * 4).saturating_mul(dispatches.state_len());
+        // The states of one head are adjacent.
+        let states = match &chunks {
+            Some(chunks) => (c.qkv.kv_units() * chunks.stored()) as u64,
+            None => dispatches.pages * dispatches.units,
+        };
+        let states = (4 * states).saturating_mul(dispatches.state_len());
         let bytes = states.saturating_add(c.mode.border_bytes() as u64);
         workspace.push(Scratch { name: "segment states", bytes: bytes.max(16) });
         if !c.mode.carry {
             workspace.push(Scratch { name: "no state", bytes: 16 });
         }
+        workspace.extend(chunks.as_ref().map(Chunks::solved));
     }
     check_workspace(NAME, &workspace)?;
     let t = dispatches.tiles;
-    let variant: String = match count {
-        0 => "one token".into(),
-        count => format!(
-            "chunk by chunk, {count} after another, tiles of {} tokens, {} x {} of the state a workgroup",
+    let variant: String = match (length, &chunks) {
+        _ if c.mode.decode => "one token".into(),
+        (_, Some(chunks)) => chunks.describe(),
+        (why, None) => format!(
+            "tile by tile because {}, {count} after another, tiles of {} tokens, {} x {} of the state a workgroup",
+            why.err().unwrap_or_default(),
             t.tile,
             c.qkv.dim_k,
             4 * t.col_threads
@@ -134,18 +151,18 @@ pub(super) fn program(c: &Config, caps: &Caps) -> Result<Program, Error> {
 }
 
 /// The dispatches of one run.
-struct Dispatches<'a> {
-    c: &'a Config,
-    runs: Runs<'a>,
-    run: Run,
-    prepared: Prepared,
+pub(super) struct Dispatches<'a> {
+    pub(super) c: &'a Config,
+    pub(super) runs: Runs<'a>,
+    pub(super) run: Run,
+    pub(super) prepared: Prepared,
     tiles: Tiles,
     /// Key heads of all sequences.
-    units: u64,
+    pub(super) units: u64,
     /// Pages of states that the workspace holds.
     pages: u64,
-    params: Params,
-    decay: Decay,
+    pub(super) params: Params,
+    pub(super) decay: Decay,
     operands: Vec<Named>,
     lanes: Fragment,
 }
@@ -192,7 +209,8 @@ impl<'a> Dispatches<'a> {
         let named = slots.iter().enumerate().map(|(i, slot)| (slot.name, Operand::Slot(i)));
         let gate = slots.iter().position(|slot| slot.name == "g").map(|slot| ("gate", Operand::Slot(slot)));
         let runs = Runs::new(s, &c.mode);
-        let operands = prepared.operands(&runs, named.chain(gate), &["segments", "state"]);
+        let workspace: &[&str] = if c.mode.carry { &["segments", "solved"] } else { &["segments", "state", "solved"] };
+        let operands = prepared.operands(&runs, named.chain(gate), workspace);
         let run = Run::default();
         let units = (s.kv_units() * sequences) as u64;
         Self {
@@ -220,7 +238,7 @@ impl<'a> Dispatches<'a> {
     }
 
     /// Specialises a kernel with fragments of this rule.
-    fn spec(
+    pub(super) fn spec(
         &self,
         fragments: &[&[Fragment]],
         mut consts: Vec<(&'static str, u32)>,
@@ -232,7 +250,14 @@ impl<'a> Dispatches<'a> {
         Variant::new(self.c.qkv.dtype, consts, overrides).with(&common).with(&fragments.concat())
     }
 
-    fn step(&self, kernel: &'static Kernel, spec: Variant, params: &Params, groups: u64, cost: Cost) -> Step {
+    pub(super) fn step(
+        &self,
+        kernel: &'static Kernel,
+        spec: Variant,
+        params: &Params,
+        groups: u64,
+        cost: Cost,
+    ) -> Step {
         Step::new(kernel, spec, params, &self.operands, groups, cost)
     }
 
@@ -255,13 +280,18 @@ impl<'a> Dispatches<'a> {
 
     /// The dispatches along the sequence, between two that copy a carried state.
     fn walk(&self, caps: &Caps) -> Vec<Step> {
-        let (c, keys) = (self.c, self.c.qkv.keys);
-        let tokens = tokens(c, caps);
-        let count = keys.div_ceil(tokens);
+        let tokens = tokens(self.c, caps);
+        let count = self.c.qkv.keys.div_ceil(tokens);
+        self.carried(self.page(count), (0..count).map(|i| self.piece(i, count, tokens)).collect())
+    }
+
+    /// Steps that start from states in stored segments from `page` on, and leave them in the first ones, between two that copy a
+    /// carried state.
+    fn carried(&self, page: u32, steps: Vec<Step>) -> Vec<Step> {
+        let c = self.c;
         let carry = |back, page| c.mode.carry.then(|| self.copy(back, page));
-        let walked = (0..count).map(|i| self.piece(i, count, tokens));
         let borders = borders(&KERNELS.borders, &c.mode, self.run.backward, &self.params, &self.operands).into_iter();
-        borders.chain(carry(false, self.page(count))).chain(walked).chain(carry(true, 0)).collect()
+        borders.chain(carry(false, page)).chain(steps).chain(carry(true, 0)).collect()
     }
 
     /// The first state of the page that the walk reads when it has so many pieces before it. A page has a state per sequence.

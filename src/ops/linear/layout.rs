@@ -78,7 +78,7 @@ fn features(c: &Config) -> Features {
         keys: vec![map, MAPPED_KEYS, PLAIN_WALK],
         queries: vec![MAPPED_QUERIES, PLAIN_SUMS, ONE_PART],
         decode: vec![map, MAPPED_DECODE],
-        chunk: Some(vec![map, CHUNK_MAPPED]),
+        chunk: Some(vec![map, CHUNK_MAPPED[0], CHUNK_MAPPED[1]]),
         consts: vec![],
         decode_consts: vec![("MAX_DIM", max_dim)],
         row_splits: None,

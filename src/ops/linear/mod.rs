@@ -49,6 +49,7 @@ mod cpu;
 mod cpu_step;
 #[doc(hidden)]
 pub mod delta;
+mod delta_chunks;
 #[cfg(feature = "cpu")]
 mod delta_cpu;
 #[cfg(feature = "cpu")]

@@ -102,7 +102,7 @@ pub(super) fn program(c: &Config, caps: &Caps) -> Result<Program, Error> {
             keys: vec![IDENTITY, MAPPED_KEYS, PLAIN_WALK],
             queries: vec![MAPPED_QUERIES, PLAIN_SUMS, ONE_PART],
             decode: vec![IDENTITY, MAPPED_DECODE],
-            chunk: Some(vec![IDENTITY, CHUNK_MAPPED]),
+            chunk: Some(vec![IDENTITY, CHUNK_MAPPED[0], CHUNK_MAPPED[1]]),
             consts: vec![],
             decode_consts: vec![("MAX_DIM", super::MAX_STATES as u32)],
             row_splits: None,

@@ -1,0 +1,175 @@
+// Delta rules in chunks, first of three dispatches: what the tokens of each chunk write, as far as it does not depend on the state
+// before the chunk. All chunks are independent here.
+//
+// Token t writes u_t = beta_t (v_t - S^T k_t), where S is the decayed state after the tokens before it. With S_0 the state before
+// the chunk and L(s, t) the decay over tokens s + 1 to t (from the start of the chunk without s), this is a triangular system
+// (the WY form; its matrix is that of the UT transform):
+//
+//   u_t + beta_t sum_{s < t} L(s, t) (k_t . k_s) u_s = beta_t v_t - beta_t L(t) S_0^T k_t
+//
+// One system for two right-hand sides: `kept` solves it for beta v, and `removed` for beta L(t) k, so that u = kept - removed S_0.
+// Columns are independent: an invocation solves one, by forward substitution, which is more accurate than multiplying by the
+// inverse if keys repeat. Where a token's strength beta |k|^2 is negative or above 1.5 the system adds up rounding errors of
+// the products of keys (delta.wgsl); such a chunk is marked, and the second dispatch takes its tokens one by one.
+//
+// Grid: columns in splits of INVOCATIONS, segments, KV heads. Segments are chunks. Reads k, v, beta; writes solved. A chunk has
+// CHUNK rows of KEPT4 + REMOVED4 vec4s in `solved`: `kept`, padded to vec4s, then `removed`. A vec4 with its mark follows.
+//
+// Prelude constants: those of chunk.wgsl, KEPT4 and REMOVED4. SLICE4 is so small that slices and matrix fit workgroup memory. A
+// variant brings solve_column(p, first, end, c, at), which calls solve_four for the fours of a chunk in order.
+@group(0) @binding(BETA_BINDING) var<storage, read> beta: array<Strength>; // B G N
+@group(0) @binding(SOLVED_BINDING) var<storage, read_write> solved: array<f32>;
+
+var<workgroup> wg_beta: array<f32, CHUNK>;
+// The matrix below its diagonal, row by row, each padded to a multiple of four.
+var<workgroup> wg_matrix: array<f32, 2112>;
+var<workgroup> wg_strong: array<atomic<u32>, 4>; // the first: whether a strength is out of bounds
+
+const STRONGEST: f32 = 1.5;
+
+// Start of row t of the matrix: before it are rows of 0, 4 (four times), 8 (four times), .. elements.
+fn row_of(t: u32) -> u32 {
+    let fours = (t + 3u) / 4u;
+    return select(4u * (2u * fours * (fours - 1u) + (t - 1u - 4u * (fours - 1u)) * fours), 0u, t == 0u);
+}
+
+// Products of the chunk's keys with each other, times decays and strengths. Marks a chunk that has a strength out of bounds.
+fn find_matrix(p: Place, first: u32, end: u32, row_thread: u32, col_thread: u32, invocation: u32) {
+    clear_cells();
+    for (var slice = 0u; slice < SLICES; slice++) {
+        workgroupBarrier();
+        load_keys_twice(p, first, end, slice, invocation);
+        workgroupBarrier();
+        add_slice(row_thread, col_thread, true);
+    }
+    for (var i = 0u; i < EACH; i++) {
+        let t = row_thread + ROW_THREADS * i;
+        for (var j = 0u; j < PARTS; j++) {
+            let s = col_thread + COL_THREADS * j;
+            if (is_reached(i, j) && s <= t) {
+                let product = wg_beta[t] * cells[i * PARTS + j];
+                if (s == t) {
+                    if (product < 0.0 || product > STRONGEST) {
+                        atomicStore(&wg_strong[0], 1u);
+                    }
+                } else {
+                    wg_matrix[row_of(t) + s] = left_between(t, s) * product;
+                }
+            }
+        }
+    }
+    workgroupBarrier();
+}
+
+// Queries are keys here.
+fn load_keys_twice(p: Place, first: u32, end: u32, slice: u32, invocation: u32) {
+    for (var turn = 0u; turn < QUERY_TURNS; turn++) {
+        let i = invocation + turn * INVOCATIONS;
+        let group = key_group(p, first + i / SLICE4, end, slice * SLICE4 + i % SLICE4);
+        wg_rows[i] = group;
+        wg_keys[i / SLICE4 * KEY_STRIDE + i % SLICE4] = group;
+    }
+}
+
+// The column of this invocation, four tokens each.
+var<private> column: array<vec4<f32>, CHUNK / 4u>;
+
+// Right-hand side of token t: of column c of `kept`, or of the column that follows these.
+fn right_side(p: Place, first: u32, end: u32, t: u32, c: u32) -> f32 {
+    let n = min(first + t, end - 1u);
+    let counted = first + t < end;
+    if (c < 4u * KEPT4) {
+        count_load(select(0u, 1u, counted && c < params.dim_v));
+        return wg_beta[t] * load_v(head_start(params.v, p.b, p.g) + n * params.v.token, c / 4u * 4u)[c % 4u];
+    }
+    let d = c - 4u * KEPT4;
+    count_load(select(0u, 1u + FACTORS, counted && d < params.dim_k));
+    return wg_beta[t] * left_since_start(t) * load_key(p, n, d / 4u)[d % 4u];
+}
+
+fn row_four(t: u32, i: u32) -> vec4<f32> {
+    let at = row_of(t) + 4u * i;
+    return vec4<f32>(wg_matrix[at], wg_matrix[at + 1u], wg_matrix[at + 2u], wg_matrix[at + 3u]);
+}
+
+// Solves tokens 4 g to 4 g + 3 of a column, from those before them, and stores them.
+fn solve_four(p: Place, first: u32, end: u32, g: u32, c: u32, at: u32) {
+    let t = 4u * g;
+    var x = vec4<f32>(
+        right_side(p, first, end, t, c),
+        right_side(p, first, end, t + 1u, c),
+        right_side(p, first, end, t + 2u, c),
+        right_side(p, first, end, t + 3u, c),
+    );
+    for (var i = 0u; i < g; i++) {
+        let known = column[i];
+        let rows = array<vec4<f32>, 4>(row_four(t, i), row_four(t + 1u, i), row_four(t + 2u, i), row_four(t + 3u, i));
+        for (var r = 0u; r < 4u; r++) {
+            x[r] -= rows[r].x * known.x;
+            x[r] -= rows[r].y * known.y;
+            x[r] -= rows[r].z * known.z;
+            x[r] -= rows[r].w * known.w;
+        }
+    }
+    let second = row_of(t + 1u) + t;
+    let third = row_of(t + 2u) + t;
+    let fourth = row_of(t + 3u) + t;
+    x.y -= wg_matrix[second] * x.x;
+    x.z -= wg_matrix[third] * x.x;
+    x.z -= wg_matrix[third + 1u] * x.y;
+    x.w -= wg_matrix[fourth] * x.x;
+    x.w -= wg_matrix[fourth + 1u] * x.y;
+    x.w -= wg_matrix[fourth + 2u] * x.z;
+    column[g] = x;
+    for (var r = 0u; r < 4u; r++) {
+        if (first + t + r < end) {
+            count_store(1u);
+            solved[at + (t + r) * 4u * SOLVED4] = x[r];
+        }
+    }
+}
+
+@compute @workgroup_size(ROW_THREADS * COL_THREADS)
+fn linear_delta_prepare(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) invocation: u32,
+) {
+    let index = group_index(params.grid, group, groups);
+    if (index >= params.grid.end) {
+        return;
+    }
+    let home = place(index, params.queries, invocation);
+    let first = home.span.first;
+    let end = home.span.end;
+    if (first >= end) {
+        return;
+    }
+    let p = shared_place(home);
+    let row_thread = same_in_row(invocation / COL_THREADS);
+    let col_thread = invocation % COL_THREADS;
+    if (invocation < CHUNK) {
+        var strength = 0.0;
+        if (first + invocation < end) {
+            count_load(1u);
+            strength = f32(beta[head_start(params.beta, p.b, p.g) + (first + invocation) * params.beta.token]);
+        }
+        wg_beta[invocation] = strength;
+    }
+    if (invocation == 0u) {
+        atomicStore(&wg_strong[0], 0u);
+    }
+    load_logs(p, first, end, invocation);
+    find_matrix(p, first, end, row_thread, col_thread, invocation);
+    let start = 4u * chunk_start(p);
+    if (p.split == 0u && invocation == 0u) {
+        count_store(1u);
+        solved[start + CHUNK * 4u * SOLVED4] = f32(atomicLoad(&wg_strong[0]));
+    }
+    let c = p.split * INVOCATIONS + invocation;
+    if (c >= 4u * SOLVED4) {
+        return;
+    }
+    let at = start + c;
+    solve_column(p, first, end, c, at);
+}
