@@ -1,7 +1,7 @@
 // Solves a column (delta_prepare.wgsl), four tokens at a time. For software adapters: they have no registers to
 // keep it in, and compile a loop in a tenth of the time.
-fn solve_column(p: Place, first: u32, end: u32, c: u32, at: u32) {
+fn solve_column(p: Place, first: u32, tokens: u32, side: Side, at: u32) {
     for (var g = 0u; g < CHUNK / 4u; g++) {
-        solve_four(p, first, end, g, c, at);
+        solve_four(p, first, tokens, side, g, at);
     }
 }

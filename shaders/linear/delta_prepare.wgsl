@@ -16,11 +16,12 @@
 // CHUNK rows of KEPT4 + REMOVED4 vec4s in `solved`: `kept`, padded to vec4s, then `removed`. A vec4 with its mark follows.
 //
 // Prelude constants: those of chunk.wgsl, KEPT4 and REMOVED4. SLICE4 is so small that slices and matrix fit workgroup memory. A
-// variant brings solve_column(p, first, end, c, at), which calls solve_four for the fours of a chunk in order.
+// variant brings solve_column(p, first, tokens, side, at), which calls solve_four for the fours of a chunk in order.
 @group(0) @binding(BETA_BINDING) var<storage, read> beta: array<Strength>; // B G N
 @group(0) @binding(SOLVED_BINDING) var<storage, read_write> solved: array<f32>;
 
-var<workgroup> wg_beta: array<f32, CHUNK>;
+// Strengths of the tokens; then strengths times what is left of the state before the chunk.
+var<workgroup> wg_factors: array<f32, 2u * CHUNK>;
 // The matrix below its diagonal, row by row, each padded to a multiple of four.
 var<workgroup> wg_matrix: array<f32, 2112>;
 var<workgroup> wg_strong: array<atomic<u32>, 4>; // the first: whether a strength is out of bounds
@@ -47,7 +48,7 @@ fn find_matrix(p: Place, first: u32, end: u32, row_thread: u32, col_thread: u32,
         for (var j = 0u; j < PARTS; j++) {
             let s = col_thread + COL_THREADS * j;
             if (is_reached(i, j) && s <= t) {
-                let product = wg_beta[t] * cells[i * PARTS + j];
+                let product = wg_factors[t] * cells[i * PARTS + j];
                 if (s == t) {
                     if (product < 0.0 || product > STRONGEST) {
                         atomicStore(&wg_strong[0], 1u);
@@ -74,17 +75,50 @@ fn load_keys_twice(p: Place, first: u32, end: u32, slice: u32, invocation: u32) 
 // The column of this invocation, four tokens each.
 var<private> column: array<vec4<f32>, CHUNK / 4u>;
 
-// Right-hand side of token t: of column c of `kept`, or of the column that follows these.
-fn right_side(p: Place, first: u32, end: u32, t: u32, c: u32) -> f32 {
-    let n = min(first + t, end - 1u);
-    let counted = first + t < end;
+// Where a column's right-hand sides are: the element of token `first` among those of v or of k, and the factors of tokens.
+struct Side {
+    keys: bool,
+    at: u32,
+    exists: bool,
+    factors: u32,
+}
+
+// The side of column c of `kept`, or of the columns of `removed` that follow these.
+fn side_of(p: Place, first: u32, c: u32) -> Side {
     if (c < 4u * KEPT4) {
-        count_load(select(0u, 1u, counted && c < params.dim_v));
-        return wg_beta[t] * load_v(head_start(params.v, p.b, p.g) + n * params.v.token, c / 4u * 4u)[c % 4u];
+        let row = head_start(params.v, p.b, p.g) + first * params.v.token;
+        return Side(false, row + min(c, params.dim_v - 1u), c < params.dim_v, 0u);
     }
     let d = c - 4u * KEPT4;
-    count_load(select(0u, 1u + FACTORS, counted && d < params.dim_k));
-    return wg_beta[t] * left_since_start(t) * load_key(p, n, d / 4u)[d % 4u];
+    let row = head_start(params.k, p.b, p.key_head) + first * params.k.token;
+    return Side(true, row + min(d, params.dim_k - 1u), d < params.dim_k, CHUNK);
+}
+
+// Right-hand sides of tokens t to t + 3. Tokens past the end repeat the last one, and have a strength of 0.
+fn right_sides(p: Place, first: u32, tokens: u32, side: Side, t: u32) -> vec4<f32> {
+    var x: vec4<f32>;
+    let rows = min(vec4<u32>(t, t + 1u, t + 2u, t + 3u), vec4<u32>(tokens - 1u));
+    if (side.keys) {
+        let at = side.at + rows * params.k.token;
+        x = vec4<f32>(f32(k[at.x]), f32(k[at.y]), f32(k[at.z]), f32(k[at.w]));
+        if (FACTORS != 0u) {
+            let n = first + rows;
+            x *= vec4<f32>(
+                key_factor(p.b, p.key_head, n.x),
+                key_factor(p.b, p.key_head, n.y),
+                key_factor(p.b, p.key_head, n.z),
+                key_factor(p.b, p.key_head, n.w),
+            );
+        }
+    } else {
+        let at = side.at + rows * params.v.token;
+        x = vec4<f32>(f32(v[at.x]), f32(v[at.y]), f32(v[at.z]), f32(v[at.w]));
+    }
+    for (var r = 0u; r < 4u; r++) {
+        count_load(select(0u, 1u + select(0u, FACTORS, side.keys), side.exists && t + r < tokens));
+        x[r] *= wg_factors[side.factors + t + r];
+    }
+    return x;
 }
 
 fn row_four(t: u32, i: u32) -> vec4<f32> {
@@ -93,14 +127,9 @@ fn row_four(t: u32, i: u32) -> vec4<f32> {
 }
 
 // Solves tokens 4 g to 4 g + 3 of a column, from those before them, and stores them.
-fn solve_four(p: Place, first: u32, end: u32, g: u32, c: u32, at: u32) {
+fn solve_four(p: Place, first: u32, tokens: u32, side: Side, g: u32, at: u32) {
     let t = 4u * g;
-    var x = vec4<f32>(
-        right_side(p, first, end, t, c),
-        right_side(p, first, end, t + 1u, c),
-        right_side(p, first, end, t + 2u, c),
-        right_side(p, first, end, t + 3u, c),
-    );
+    var x = right_sides(p, first, tokens, side, t);
     for (var i = 0u; i < g; i++) {
         let known = column[i];
         let rows = array<vec4<f32>, 4>(row_four(t, i), row_four(t + 1u, i), row_four(t + 2u, i), row_four(t + 3u, i));
@@ -122,10 +151,8 @@ fn solve_four(p: Place, first: u32, end: u32, g: u32, c: u32, at: u32) {
     x.w -= wg_matrix[fourth + 2u] * x.z;
     column[g] = x;
     for (var r = 0u; r < 4u; r++) {
-        if (first + t + r < end) {
-            count_store(1u);
-            solved[at + (t + r) * 4u * SOLVED4] = x[r];
-        }
+        count_store(1u);
+        solved[at + (t + r) * 4u * SOLVED4] = x[r];
     }
 }
 
@@ -154,12 +181,15 @@ fn linear_delta_prepare(
             count_load(1u);
             strength = f32(beta[head_start(params.beta, p.b, p.g) + (first + invocation) * params.beta.token]);
         }
-        wg_beta[invocation] = strength;
+        wg_factors[invocation] = strength;
     }
     if (invocation == 0u) {
         atomicStore(&wg_strong[0], 0u);
     }
     load_logs(p, first, end, invocation);
+    if (invocation < CHUNK) {
+        wg_factors[CHUNK + invocation] = wg_factors[invocation] * left_since_start(invocation);
+    }
     find_matrix(p, first, end, row_thread, col_thread, invocation);
     let start = 4u * chunk_start(p);
     if (p.split == 0u && invocation == 0u) {
@@ -171,5 +201,5 @@ fn linear_delta_prepare(
         return;
     }
     let at = start + c;
-    solve_column(p, first, end, c, at);
+    solve_column(p, first, end - first, side_of(p, first, c), at);
 }

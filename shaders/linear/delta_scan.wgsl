@@ -60,10 +60,15 @@ fn store_state(base: u32, e: u32, row_thread: u32) {
     }
 }
 
-// Four dimensions of the key of token n, from dimension 4 i on; zero past the head dimension and past the end.
+// Four dimensions of the key of token n, from dimension 4 i on; zero past the head dimension. Tokens past the end repeat the last
+// one, and write zero.
 fn key_four(p: Place, n: u32, end: u32, i: u32, counted: bool) -> vec4<f32> {
     count_load(select(0u, group_loads(i), n < end && counted));
-    return select(vec4<f32>(0.0), load_key(p, min(n, end - 1u), i), in_group(i) & vec4<bool>(n < end));
+    let key = load_key(p, min(n, end - 1u), i);
+    if (WIDTH == ROWS) {
+        return key;
+    }
+    return select(vec4<f32>(0.0), key, in_group(i));
 }
 
 // Subtracts the products of `removed` with the state.
@@ -73,10 +78,11 @@ fn subtract_removed(start: u32, row_thread: u32, col_thread: u32, invocation: u3
         for (var turn = 0u; turn < REMOVED_TURNS; turn++) {
             let t = (invocation + turn * INVOCATIONS) / SLICE4;
             let i = slice * SLICE4 + invocation % SLICE4;
-            let there = t < wg_home.w && i < REMOVED4;
-            count_load(select(0u, 4u, there));
-            fetched[turn] = solved[start + min(t, wg_home.w - 1u) * SOLVED4 + KEPT4 + min(i, REMOVED4 - 1u)];
-            fetched[turn] = select(vec4<f32>(0.0), fetched[turn], there);
+            count_load(select(0u, 4u, i < REMOVED4));
+            fetched[turn] = solved[start + t * SOLVED4 + KEPT4 + min(i, REMOVED4 - 1u)];
+            if (REMOVED4 % SLICE4 != 0u) {
+                fetched[turn] = select(vec4<f32>(0.0), fetched[turn], i < REMOVED4);
+            }
         }
         workgroupBarrier();
         for (var turn = 0u; turn < REMOVED_TURNS; turn++) {
@@ -88,7 +94,7 @@ fn subtract_removed(start: u32, row_thread: u32, col_thread: u32, invocation: u3
             let first = 4u * (slice * SLICE4 + c);
             var rows: array<vec4<f32>, 4>;
             for (var d = 0u; d < 4u; d++) {
-                rows[d] = wg_state[min(first + d, ROWS - 1u) * COL_THREADS + col_thread];
+                rows[d] = wg_state[(first + d) * COL_THREADS + col_thread];
             }
             for (var i = 0u; i < EACH; i++) {
                 let removed = wg_slice[(row_thread + ROW_THREADS * i) * STRIDE + c];
@@ -210,6 +216,7 @@ fn linear_delta_scan(
     p.group = params.heads / params.kv_heads;
     p.key_head = key_head(p.g);
     let e = (p.split * COL_THREADS + col_thread) * 4u;
+    let sequence = sequence_start(own.sequence);
     let states = own.kv * params.stored_segments;
     let page = (states + own.sequence) * params.segment_stride;
     if (INIT == 1u || begin > own.first) {
@@ -222,14 +229,13 @@ fn linear_delta_scan(
     publish_state(row_thread, col_thread);
     for (var segment = range.x; segment < range.y; segment++) {
         p.segment = segment;
-        let first = sequence_start(own.sequence) + (segment - own.first) * params.segment;
-        let end = sequence_start(own.sequence) + min((segment + 1u - own.first) * params.segment, own.tokens);
+        let first = sequence + (segment - own.first) * params.segment;
+        let end = sequence + min((segment + 1u - own.first) * params.segment, own.tokens);
         p.span = Span(own.sequence, 0u, own.tokens, first, end);
         let start = chunk_start(p);
         store_state((states + params.sequences + segment - params.first) * params.segment_stride, e, row_thread);
         workgroupBarrier();
         if (invocation == 0u) {
-            wg_home = vec4<u32>(0u, 0u, 0u, end - first);
             count_load(1u);
             wg_mark = vec4<u32>(u32(solved[start + CHUNK * SOLVED4].x));
         }
@@ -239,15 +245,13 @@ fn linear_delta_scan(
         } else {
             for (var i = 0u; i < EACH; i++) {
                 let t = row_thread + ROW_THREADS * i;
-                let there = first + t < end;
-                count_load(select(0u, 4u, there && e / 4u < KEPT4));
-                let kept = solved[start + min(t, end - first - 1u) * SOLVED4 + min(e / 4u, KEPT4 - 1u)];
-                written[i] = select(vec4<f32>(0.0), kept, there);
+                count_load(select(0u, 4u, e / 4u < KEPT4));
+                written[i] = solved[start + t * SOLVED4 + min(e / 4u, KEPT4 - 1u)];
             }
             subtract_removed(start, row_thread, col_thread, invocation);
             for (var i = 0u; i < EACH; i++) {
                 let t = row_thread + ROW_THREADS * i;
-                if (first + t < end && e / 4u < KEPT4) {
+                if (e / 4u < KEPT4) {
                     count_store(4u);
                     solved[start + t * SOLVED4 + e / 4u] = written[i];
                 }

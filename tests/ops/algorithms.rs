@@ -3,20 +3,26 @@
 
 use libtest_mimic::{Completion, Failed, Trial};
 use subquad::catalog::case::Case;
+use subquad::catalog::random;
 use subquad::catalog::spec::Op;
 use subquad::gpu::{Algorithm, Caps, Program};
 use subquad::operator::Operator;
 use subquad::operator::mode::Mode;
 use subquad::operator::qkv::Qkv;
 use subquad::ops::{all, linear, ssd};
-use subquad::tensor::DType;
+use subquad::tensor::{DType, HostTensor};
 
 use crate::bytes::assert_moves_what_is_stated;
 use crate::cover::{covering, lacks, usual};
-use crate::support::{assert_matches, context, on_gpu_with, prepare, test};
+use crate::support::{assert_matches, context, inputs, on_gpu_with, prepare, test};
 
 pub(crate) fn tests() -> Vec<Trial> {
-    let mut trials = vec![test(plans_choose_by_the_shape_and_say_why)];
+    let mut trials = vec![
+        test(plans_choose_by_the_shape_and_say_why),
+        test(steps_of_a_delta_rule_follow_each_other),
+        test(strengths_that_a_chunk_does_not_take_are_taken_one_by_one),
+        test(decays_of_any_size_are_exact),
+    ];
     let caps = Caps { recurrence: Algorithm::Chunks, ..usual() };
     let every = std::env::var("SUBQUAD_ALL").is_ok_and(|v| v == "1");
     let software = || context().is_some_and(|ctx| ctx.caps().software);
@@ -71,7 +77,7 @@ fn moves_what_it_states(op: &Op, case: &Case) -> Result<Completion, Failed> {
 
 fn plans_choose_by_the_shape_and_say_why() {
     let caps = Caps::portable();
-    let gated = |qkv| linear::Config { rule: linear::Rule::Gated(linear::Gate::Head), ..linear::Config::new(qkv) };
+    let gated = |qkv| linear::Config::new(qkv).rule(GATED);
     let wide = Qkv::new().heads(16).len(4096).dim(64);
     let said = |operator: &dyn Operator, caps: &Caps| {
         let program = operator.program(caps).unwrap();
@@ -94,4 +100,59 @@ fn plans_choose_by_the_shape_and_say_why() {
         assert!(said(&linear::Config { mode: Mode::new().segment(64), ..gated(wide.len(len)) }, &caps).0);
     }
     assert!(!said(&gated(wide), &Caps { recurrence: Algorithm::Walk, ..caps }).0);
+}
+
+/// A run of a delta rule whose workspace is bounded goes step after step, from the states that the step before left.
+fn steps_of_a_delta_rule_follow_each_other() {
+    let Some(ctx) = context() else { return };
+    for name in ["delta_head_long", "packed_delta_head"] {
+        let op = all().find(|op| op.name == "linear").unwrap();
+        let case = (op.cases)().into_iter().find(|case| case.name == name).unwrap();
+        let (operator, inputs) = prepare(op, &case);
+        let program = in_chunks(operator.as_ref(), &Caps { feature_bytes: 1 << 17, ..ctx.caps().clone() });
+        let walks = program.steps().iter().filter(|step| step.kernel.name == "linear_delta_scan").count();
+        assert!(walks > 2 && program.workspace_bytes() < 1 << 19, "{program}");
+        let got = on_gpu_with(ctx, program, &inputs);
+        assert_matches(name, operator.as_ref(), &inputs, &got);
+    }
+}
+
+/// Gated attention of one head with these log decays and strengths, as the definition and in chunks.
+fn one_head(rule: linear::Rule, g: impl Fn(usize) -> f32, beta: impl Fn(usize) -> f32) {
+    let Some(ctx) = context() else { return };
+    let n = 200;
+    let config =
+        linear::Config { mode: Mode::new().carry(), ..linear::Config::new(Qkv::new().len(n).dim(16)) }.rule(rule);
+    let mut inputs = inputs(&config.qkv);
+    let unit = |row: &[f32]| {
+        let length = row.iter().map(|x| x * x).sum::<f32>().sqrt();
+        row.iter().map(|x| x / length).collect::<Vec<_>>()
+    };
+    let keys = inputs.get("k").unwrap().to_f32().chunks(16).flat_map(unit).collect();
+    inputs.insert("k", HostTensor::f32([1, 1, n, 16], keys));
+    inputs.insert("g", HostTensor::f32([1, 1, n], (0..n).map(g).collect()));
+    if rule.is_delta() {
+        inputs.insert("beta", HostTensor::f32([1, 1, n], (0..n).map(beta).collect()));
+    }
+    inputs.insert("state", HostTensor::f32([1, 1, 16, 16], random::normal(3, 9, 256)));
+    let got = on_gpu_with(ctx, in_chunks(&config, ctx.caps()), &inputs);
+    assert_matches(&format!("{rule:?}"), &config, &inputs, &got);
+}
+
+const GATED: linear::Rule = linear::Rule::Gated(linear::Gate::Head);
+const GATED_DELTA: linear::Rule = linear::Rule::GatedDelta(linear::Gate::Head);
+
+fn strengths_that_a_chunk_does_not_take_are_taken_one_by_one() {
+    // Strengths near 2, now and then, and in all tokens of a chunk.
+    one_head(GATED_DELTA, |t| -0.01 * (t % 7) as f32, |t| if t % 64 == 5 || t >= 128 { 1.99 } else { 0.7 });
+    one_head(GATED_DELTA, |_| 0.0, |t| if t < 64 { -0.1 } else { 1.0 });
+}
+
+fn decays_of_any_size_are_exact() {
+    for rule in [GATED, GATED_DELTA] {
+        // Large decays before small ones: sums of them are large, their differences small.
+        one_head(rule, |t| if t % 64 < 30 { -9.7 } else { -0.003 * (t % 5) as f32 }, |_| 0.5);
+        one_head(rule, |t| if t % 50 == 3 { f32::MIN } else { -0.01 }, |_| 0.5);
+        one_head(rule, |t| if t % 3 == 0 { 0.01 } else { -1e-7 }, |_| 0.5);
+    }
 }

@@ -34,6 +34,11 @@ fn is_reached(i: u32, j: u32) -> bool {
     return ROW_THREADS * (i + 1u) > COL_THREADS * j;
 }
 
+// Whether all such tokens follow all such keys.
+fn is_behind(i: u32, j: u32) -> bool {
+    return ROW_THREADS * i >= COL_THREADS * (j + 1u);
+}
+
 fn clear_cells() {
     for (var i = 0u; i < EACH * PARTS; i++) {
         cells[i] = 0.0;

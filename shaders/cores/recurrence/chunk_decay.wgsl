@@ -1,14 +1,17 @@
-// Decays of chunks of tokens by one factor per head, as exponentials of differences of sums of log decays. Tokens are numbered
+// Decays of chunks of tokens by one factor per head, as powers of two of differences of sums of logarithms. Tokens are numbered
 // from the first one of the segment.
 //
 // Rounded sums would make a difference of two large ones inexact. So there are two sums: one rounded, and one in units of
-// 2^-27 that wraps around, whose differences are exact up to 2^4, where a decay is below 1e-6 and the rounded sum is enough.
+// 2^-26 that wraps around, whose differences are exact up to 2^5, where a decay is below 1e-9 and the rounded sum is enough.
 //
 // Takes the place of decay_tokens.wgsl. The operator defines decay_token(p, n) and SCALED as there.
-const UNIT: f32 = 134217728.0;
+const UNIT: f32 = 67108864.0;
+const EXACT: f32 = 31.0;
+const LOG2_E: f32 = 1.442695;
 const GROUP: u32 = 16u; // tokens that one invocation sums
 
-var<workgroup> wg_sum: array<f32, TOKENS>; // of log decays up to a token, in its group and then in the segment
+// Sums up to a token, of its group and then of the segment.
+var<workgroup> wg_sum: array<f32, TOKENS>;
 var<workgroup> wg_units: array<i32, TOKENS>;
 var<workgroup> wg_scale: array<f32, select(4u, TOKENS, SCALED == 1u)>;
 
@@ -19,8 +22,9 @@ fn load_logs(p: Place, first: u32, end: u32, invocation: u32) {
         if (first + t < end) {
             token = decay_token(p, first + t);
         }
-        // Beyond 200 a factor has overflowed or vanished, and sums of infinities are no numbers.
-        wg_sum[t] = select(token.x, clamp(token.x, -200.0, 200.0), abs(token.x) > 200.0);
+        // Beyond 300 a factor has overflowed or vanished, and sums of infinities are no numbers.
+        let log = token.x * LOG2_E;
+        wg_sum[t] = select(log, clamp(log, -300.0, 300.0), abs(log) > 300.0);
         if (SCALED == 1u) {
             wg_scale[t] = token.y;
         }
@@ -33,7 +37,7 @@ fn load_logs(p: Place, first: u32, end: u32, invocation: u32) {
             let t = invocation * GROUP + i;
             let log = wg_sum[t];
             sum += log;
-            units += i32(round(clamp(log, -15.9, 15.9) * UNIT));
+            units += i32(round(clamp(log, -EXACT, EXACT) * UNIT));
             wg_sum[t] = sum;
             wg_units[t] = units;
         }
@@ -66,14 +70,14 @@ const TURNS: u32 = (TOKENS + INVOCATIONS - 1u) / INVOCATIONS;
 
 // What is left at token t of the state before the segment.
 fn left_since_start(t: u32) -> f32 {
-    return decay_over(wg_sum[t]);
+    return exp2(wg_sum[t]);
 }
 
 // What is left at token t of what token s <= t writes.
 fn left_between(t: u32, s: u32) -> f32 {
     let rounded = wg_sum[t] - wg_sum[s];
     let exact = f32(wg_units[t] - wg_units[s]) / UNIT;
-    return decay_over(select(rounded, exact, abs(rounded) < 15.0));
+    return exp2(select(rounded, exact, abs(rounded) < EXACT - 1.0));
 }
 
 // A factor of the values of token t.

@@ -62,8 +62,8 @@ fn weigh(token: u32, key: u32, row_thread: u32, col_thread: u32, own: bool) {
         for (var j = 0u; j < PARTS; j++) {
             if (!own || is_reached(i, j)) {
                 let s = col_thread + COL_THREADS * j;
-                // What a token does not see must not reach an exponential.
-                let seen = !own || s <= t;
+                // What a token does not see must not reach a power of two.
+                let seen = !own || is_behind(i, j) || s <= t;
                 let factor = left_between(token + t, key + select(t, s, seen)) * scale_of(key + s);
                 let weight = select(0.0, cells[i * PARTS + j] * factor, seen);
                 cells[i * PARTS + j] = weight;

@@ -21,7 +21,7 @@ const VECTOR_LOADS: Fragment = fragment!("cores/recurrence/vector_loads.wgsl");
 const NARROW_STATE: Fragment = fragment!("cores/recurrence/rows_narrow_state.wgsl");
 /// Stored segments: to read and write, and for kernels that write none.
 const SEGMENTS_STORED: Fragment = fragment!("cores/recurrence/segments_stored.wgsl");
-const SEGMENTS_READ: Fragment = fragment!("cores/recurrence/segments_read.wgsl");
+pub(crate) const SEGMENTS_READ: Fragment = fragment!("cores/recurrence/segments_read.wgsl");
 const SEGMENTS_READ_WIDE: Fragment = fragment!("cores/recurrence/segments_read_wide.wgsl");
 const WIDE_STATE: Fragment = fragment!("cores/recurrence/rows_wide_state.wgsl");
 

@@ -176,7 +176,8 @@ impl<'a> Chunks<'a> {
         let chunks = f64::from(params.segments) * heads;
         let [_, strength] = walk.c.gate_sizes();
         let factor = walk.prepared.factor_bytes(s, 4);
-        let once = s.dim_k as f64 * (s.dtype.size() as f64 + factor / s.dim_k.div_ceil(4) as f64);
+        // A column of keys is loaded with the factor of each.
+        let once = s.dim_k as f64 * s.dtype.size() as f64 + factor * s.dim_k as f64 / s.dim_k.div_ceil(4) as f64;
         let pairs = (CHUNK * CHUNK) as f64;
         let cost = Cost {
             flops: chunks * pairs * (2 * s.dim_k * splits + 4 * (kept + removed)) as f64,
@@ -185,17 +186,21 @@ impl<'a> Chunks<'a> {
                 * tokens
                 * (splits as f64 * (self.key_bytes() + strength as f64) + (s.dim_v * s.dtype.size()) as f64 + once)
                 + lookup_bytes(&walk.c.mode, false) * groups as f64,
-            bytes_written: heads * tokens * (16 * (kept + removed)) as f64 + 4.0 * chunks,
+            // Chunks that have fewer tokens are stored whole.
+            bytes_written: chunks * (4 + 16 * CHUNK * (kept + removed)) as f64,
         } + walk.decay.cost * (heads * tokens * splits as f64);
         let mut overrides = vec![];
         let fragments = self.common(&mut overrides);
         let consts = [chunk::consts(s.dim_k, PREPARE_SLICE, 1, false), self.consts()].concat();
         let column = if self.caps.software { COLUMN_LOOP } else { COLUMN };
         let fragments = [&fragments[..], &[lanes(COL_THREADS, self.caps), CHUNK_MAPPED[0], GIVEN[0], column]];
-        // Borders of packed sequences lie behind the stored states.
-        let read: &[usize] = if walk.c.mode.sequences.is_some() { &[K, V, STATES_READ] } else { &[K, V] };
-        let (spec, narrow) = rows(s, &walk.spec(&fragments, consts, &overrides), read);
-        walk.step(&PREPARE, spec, &params, groups, cost).or_narrow(narrow)
+        // Right-hand sides are loaded element by element. Borders of packed sequences lie behind the stored states.
+        let mut spec =
+            walk.spec(&fragments, consts, &overrides).with(&[KEYS_STORED, NARROW[0], NARROW[1 + K], NARROW[1 + V]]);
+        if walk.c.mode.sequences.is_some() {
+            spec = spec.with(&[SEGMENTS_READ]);
+        }
+        walk.step(&PREPARE, spec, &params, groups, cost)
     }
 
     fn scan(&self, params: Params) -> Step {
@@ -213,14 +218,17 @@ impl<'a> Chunks<'a> {
             (params.first > 0 || walk.c.mode.carry, (params.end as usize) < self.segments || walk.c.mode.carry);
         let state = f64::from(params.state_len) * 4.0;
         let pages = walk.units as f64 * state;
+        let whole = chunks * CHUNK as f64;
         let cost = Cost {
             flops: chunks * 4.0 * (CHUNK * s.dim_k * s.dim_v) as f64,
             exps: chunks * columns * (2 * CHUNK) as f64,
-            bytes_read: heads * tokens * ((16 * kept) as f64 + columns * ((16 * removed) as f64 + self.key_bytes()))
+            bytes_read: whole * ((16 * kept) as f64 + columns * (16 * removed) as f64)
+                + heads * tokens * columns * self.key_bytes()
                 + chunks * columns * 4.0
                 + if init { pages } else { 0.0 }
-                + lookup_bytes(&walk.c.mode, true) * groups as f64 * (SCAN_ROW_THREADS * SCAN_COLUMNS / 4) as f64,
-            bytes_written: heads * tokens * (16 * kept) as f64 + chunks * state + if store { pages } else { 0.0 },
+                // Both borders of a sequence, and the first once more.
+                + 1.5 * lookup_bytes(&walk.c.mode, true) * groups as f64 * (SCAN_ROW_THREADS * SCAN_COLUMNS / 4) as f64,
+            bytes_written: whole * (16 * kept) as f64 + chunks * state + if store { pages } else { 0.0 },
         } + walk.decay.cost * (heads * tokens * columns);
         let slice = match rows_each {
             ..=2 => 4,
