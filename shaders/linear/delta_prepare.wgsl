@@ -12,8 +12,8 @@
 // inverse if keys repeat. Where a token's strength beta |k|^2 is negative or above 1.5 the system adds up rounding errors of
 // the products of keys (delta.wgsl); such a chunk is marked, and the second dispatch takes its tokens one by one.
 //
-// Grid: columns in splits of INVOCATIONS, segments, KV heads. Segments are chunks. Reads k, v, beta; writes solved. A chunk has
-// CHUNK rows of KEPT4 + REMOVED4 vec4s in `solved`: `kept`, padded to vec4s, then `removed`. A vec4 with its mark follows.
+// Grid: columns in splits of INVOCATIONS, segments, KV heads. Segments are chunks. Reads k, v, beta; writes solved.
+// (delta_solved.wgsl).
 //
 // Prelude constants: those of chunk.wgsl, KEPT4 and REMOVED4. SLICE4 is so small that slices and matrix fit workgroup memory. A
 // variant brings solve_column(p, first, tokens, side, at), which calls solve_four for the fours of a chunk in order.
@@ -192,9 +192,14 @@ fn linear_delta_prepare(
     }
     find_matrix(p, first, end, row_thread, col_thread, invocation);
     let start = 4u * chunk_start(p);
-    if (p.split == 0u && invocation == 0u) {
+    if (p.split == 0u && invocation < CHUNK) {
         count_store(1u);
-        solved[start + CHUNK * 4u * SOLVED4] = f32(atomicLoad(&wg_strong[0]));
+        solved[start + 4u * LEFT_AT + invocation] = left_between(CHUNK - 1u, invocation);
+    }
+    if (p.split == 0u && invocation == 0u) {
+        count_store(2u);
+        solved[start + 4u * MARK_AT] = left_since_start(CHUNK - 1u);
+        solved[start + 4u * MARK_AT + 1u] = f32(atomicLoad(&wg_strong[0]));
     }
     let c = p.split * INVOCATIONS + invocation;
     if (c >= 4u * SOLVED4) {

@@ -23,6 +23,7 @@ const STRIDE: u32 = SLICE4 + 1u;
 const LINES: u32 = max(CHUNK, ROWS);
 const REMOVED_TURNS: u32 = CHUNK * SLICE4 / INVOCATIONS;
 const KEY_ITEMS: u32 = ROWS / 4u * SLICE4;
+const KEY_TURNS: u32 = max(INVOCATIONS / KEY_ITEMS, 1u);
 
 var<workgroup> wg_state: array<vec4<f32>, ROWS * COL_THREADS>;
 // What tokens write, times what is left of it at the end of the chunk.
@@ -62,8 +63,8 @@ fn store_state(base: u32, e: u32, row_thread: u32) {
 
 // Four dimensions of the key of token n, from dimension 4 i on; zero past the head dimension. Tokens past the end repeat the last
 // one, and write zero.
-fn key_four(p: Place, n: u32, end: u32, i: u32, counted: bool) -> vec4<f32> {
-    count_load(select(0u, group_loads(i), n < end && counted));
+fn key_four(p: Place, n: u32, end: u32, i: u32) -> vec4<f32> {
+    count_load(select(0u, group_loads(i), n < end));
     let key = load_key(p, min(n, end - 1u), i);
     if (WIDTH == ROWS) {
         return key;
@@ -110,17 +111,18 @@ fn subtract_removed(start: u32, row_thread: u32, col_thread: u32, invocation: u3
 // Adds the products of the keys of a chunk with what its tokens write.
 fn add_written(p: Place, first: u32, end: u32, row_thread: u32, col_thread: u32, invocation: u32) {
     for (var slice = 0u; slice < CHUNK / 4u / SLICE4; slice++) {
-        // Four tokens' keys in four dimensions, exchanged.
-        let own = invocation < KEY_ITEMS;
-        let four = min(invocation, KEY_ITEMS - 1u) % (ROWS / 4u);
-        let group = min(invocation, KEY_ITEMS - 1u) / (ROWS / 4u);
-        let n = first + 4u * (slice * SLICE4 + group);
-        let keys = array<vec4<f32>, 4>(
-            key_four(p, n, end, four, own),
-            key_four(p, n + 1u, end, four, own),
-            key_four(p, n + 2u, end, four, own),
-            key_four(p, n + 3u, end, four, own),
-        );
+        // Four tokens' keys in four dimensions, exchanged. Invocations take turns.
+        let own = invocation / KEY_ITEMS == slice % KEY_TURNS;
+        let four = invocation % KEY_ITEMS % (ROWS / 4u);
+        let group = invocation % KEY_ITEMS / (ROWS / 4u);
+        var keys: array<vec4<f32>, 4>;
+        if (own) {
+            let n = first + 4u * (slice * SLICE4 + group);
+            keys[0] = key_four(p, n, end, four);
+            keys[1] = key_four(p, n + 1u, end, four);
+            keys[2] = key_four(p, n + 2u, end, four);
+            keys[3] = key_four(p, n + 3u, end, four);
+        }
         workgroupBarrier();
         if (own) {
             let home = 4u * four * STRIDE + group;
@@ -157,13 +159,13 @@ fn take_tokens(p: Place, first: u32, end: u32, start: u32, e: u32, row_thread: u
     for (var t = 0u; t < CHUNK; t++) {
         let n = min(first + t, end - 1u);
         let there = first + t < end;
-        let left = select(left_between(t, max(t, 1u) - 1u), left_since_start(t), t == 0u);
+        let left = vec4<f32>(decay_of(select(0.0, log_of_token(t), there)));
         var sum = vec4<f32>(0.0);
         var keys: array<f32, STATE_ROWS>;
         for (var r = 0u; r < STATE_ROWS; r++) {
             let d = row_thread + ROW_THREADS * r;
             keys[r] = select(0.0, load_key(p, n, min(d, params.dim_k - 1u) / 4u)[d % 4u], d < params.dim_k && there);
-            state[r] *= select(1.0, left, there);
+            state[r] = left_of(left, state[r]);
             sum += keys[r] * state[r];
         }
         wg_slice[row_thread * COL_THREADS + col_thread] = sum;
@@ -237,10 +239,10 @@ fn linear_delta_scan(
         workgroupBarrier();
         if (invocation == 0u) {
             count_load(1u);
-            wg_mark = vec4<u32>(u32(solved[start + CHUNK * SOLVED4].x));
+            wg_mark = vec4<u32>(u32(solved[start + MARK_AT].y));
         }
-        load_logs(p, first, end, invocation);
         if (workgroupUniformLoad(&wg_mark).x != 0u) {
+            load_logs(p, first, end, invocation);
             take_tokens(p, first, end, start, e, row_thread, col_thread);
         } else {
             for (var i = 0u; i < EACH; i++) {
@@ -255,9 +257,11 @@ fn linear_delta_scan(
                     count_store(4u);
                     solved[start + t * SOLVED4 + e / 4u] = written[i];
                 }
-                wg_written[t * COL_THREADS + col_thread] = left_between(CHUNK - 1u, t) * written[i];
+                count_load(1u);
+                wg_written[t * COL_THREADS + col_thread] = solved[start + LEFT_AT + t / 4u][t % 4u] * written[i];
             }
-            let left = left_since_start(CHUNK - 1u);
+            count_load(1u);
+            let left = solved[start + MARK_AT].x;
             for (var r = 0u; r < STATE_ROWS; r++) {
                 state[r] *= left;
             }

@@ -8,7 +8,7 @@
 const UNIT: f32 = 67108864.0;
 const EXACT: f32 = 31.0;
 const LOG2_E: f32 = 1.442695;
-const GROUP: u32 = 16u; // tokens that one invocation sums
+const GROUP: u32 = 8u; // tokens that one invocation sums
 
 // Sums up to a token, of its group and then of the segment.
 var<workgroup> wg_sum: array<f32, TOKENS>;
@@ -73,11 +73,20 @@ fn left_since_start(t: u32) -> f32 {
     return exp2(wg_sum[t]);
 }
 
-// What is left at token t of what token s <= t writes.
-fn left_between(t: u32, s: u32) -> f32 {
+// The same of what token s <= t writes, as a logarithm.
+fn log2_between(t: u32, s: u32) -> f32 {
     let rounded = wg_sum[t] - wg_sum[s];
     let exact = f32(wg_units[t] - wg_units[s]) / UNIT;
-    return exp2(select(rounded, exact, abs(rounded) < EXACT - 1.0));
+    return select(rounded, exact, abs(rounded) < EXACT - 1.0);
+}
+
+fn left_between(t: u32, s: u32) -> f32 {
+    return exp2(log2_between(t, s));
+}
+
+// The logarithm of the decay of token t.
+fn log_of_token(t: u32) -> f32 {
+    return select(log2_between(t, max(t, 1u) - 1u), wg_sum[0], t == 0u) / LOG2_E;
 }
 
 // A factor of the values of token t.

@@ -78,7 +78,8 @@ impl<'a> Chunks<'a> {
         let (c, s) = (walk.c, &walk.c.qkv);
         let segments = packed::segments(&c.mode, s.keys, length);
         let mut chunks = Self { walk, caps, length, segments, each: segments };
-        let most = caps.feature_bytes.min(caps.largest_binding()) / (s.kv_units() as u64 * chunks.chunk_bytes());
+        let bytes = chunks.solved_bytes().max(4 * u64::from(walk.params.state_len));
+        let most = caps.feature_bytes.min(caps.largest_binding()) / (s.kv_units() as u64 * bytes);
         // A dispatch that walks along the chunks ends before a watchdog ends it.
         let work = 4.0 * (chunks.length * s.dim_k * SCAN_COLUMNS) as f64;
         let long = (caps.dispatch_flops / (caps.full_groups as f64 * work)) as u64;
@@ -91,10 +92,10 @@ impl<'a> Chunks<'a> {
         [self.walk.c.qkv.dim_v, self.walk.c.qkv.dim_k].map(|dim| dim.div_ceil(4))
     }
 
-    /// Bytes of what is solved of a chunk, or of its state if that is larger.
-    fn chunk_bytes(&self) -> u64 {
+    /// Bytes of what is solved of a chunk: its rows, what is left of each token's write, and a vec4 more.
+    fn solved_bytes(&self) -> u64 {
         let [kept, removed] = self.widths();
-        (16 * (CHUNK * (kept + removed) + 1) as u64).max(4 * u64::from(self.walk.params.state_len))
+        16 * (CHUNK * (kept + removed) + CHUNK / 4 + 1) as u64
     }
 
     /// Stored states per key head: one of each sequence, and those of a step.
@@ -104,10 +105,8 @@ impl<'a> Chunks<'a> {
 
     /// The workspace of what is solved.
     pub(super) fn solved(&self) -> Scratch {
-        let [kept, removed] = self.widths();
-        let chunk = 16 * (CHUNK * (kept + removed) + 1) as u64;
-        let bytes = (self.walk.c.qkv.kv_units() * self.each) as u64;
-        Scratch { name: "solved chunks", bytes: bytes.saturating_mul(chunk) }
+        let chunks = (self.walk.c.qkv.kv_units() * self.each) as u64;
+        Scratch { name: "solved chunks", bytes: chunks.saturating_mul(self.solved_bytes()) }
     }
 
     /// Describes the form, for people.
@@ -187,7 +186,7 @@ impl<'a> Chunks<'a> {
                 * (splits as f64 * (self.key_bytes() + strength as f64) + (s.dim_v * s.dtype.size()) as f64 + once)
                 + lookup_bytes(&walk.c.mode, false) * groups as f64,
             // Chunks that have fewer tokens are stored whole.
-            bytes_written: chunks * (4 + 16 * CHUNK * (kept + removed)) as f64,
+            bytes_written: chunks * (8 + 4 * CHUNK + 16 * CHUNK * (kept + removed)) as f64,
         } + walk.decay.cost * (heads * tokens * splits as f64);
         let mut overrides = vec![];
         let fragments = self.common(&mut overrides);
@@ -221,15 +220,16 @@ impl<'a> Chunks<'a> {
         let whole = chunks * CHUNK as f64;
         let cost = Cost {
             flops: chunks * 4.0 * (CHUNK * s.dim_k * s.dim_v) as f64,
-            exps: chunks * columns * (2 * CHUNK) as f64,
+            exps: 0.0,
             bytes_read: whole * ((16 * kept) as f64 + columns * (16 * removed) as f64)
                 + heads * tokens * columns * self.key_bytes()
-                + chunks * columns * 4.0
+                // The mark; what is left of each token's write, for each row of columns, and of the state, for all.
+                + chunks * columns * 4.0 * (1 + CHUNK * SCAN_COLUMNS / 4 + SCAN_ROW_THREADS * SCAN_COLUMNS / 4) as f64
                 + if init { pages } else { 0.0 }
                 // Both borders of a sequence, and the first once more.
                 + 1.5 * lookup_bytes(&walk.c.mode, true) * groups as f64 * (SCAN_ROW_THREADS * SCAN_COLUMNS / 4) as f64,
             bytes_written: whole * (16 * kept) as f64 + chunks * state + if store { pages } else { 0.0 },
-        } + walk.decay.cost * (heads * tokens * columns);
+        };
         let slice = match rows_each {
             ..=2 => 4,
             3 => 2,
