@@ -101,7 +101,8 @@ fn plans_choose_by_the_shape_and_say_why() {
     for len in [64, 100, 5000] {
         assert!(said(&linear::Config { mode: Mode::new().segment(64), ..gated(wide.len(len)) }, &caps).0);
     }
-    assert!(!said(&gated(wide), &Caps { recurrence: Algorithm::Walk, ..caps }).0);
+    assert!(!said(&gated(wide), &Caps { recurrence: Algorithm::Walk, ..caps.clone() }).0);
+    assert!(!said(&gated(wide), &Caps { software: true, ..caps }).0);
 }
 
 /// A run of a delta rule whose workspace is bounded goes step after step, from the states that the step before left.

@@ -55,6 +55,7 @@ impl Recurrence<'_> {
         }
         match caps.recurrence {
             Algorithm::Walk => return Err("asked for"),
+            Algorithm::Fastest if caps.software => return Err("a software adapter walks faster"),
             Algorithm::Fastest if !decays && rows < WIDE => return Err("the state is narrow and does not decay"),
             // The rest of a tile would be wasted.
             Algorithm::Fastest if 2 * s.dim_v <= COLUMNS || 2 * rows < CHUNK => return Err("the state is small"),
