@@ -21,7 +21,7 @@ use subquad::ops::linear::{self, Config, FeatureMap};
 use subquad::ops::{all, conv1d, mamba, ramnet, slay, ssd};
 use subquad::tensor::{Access, DType, HostTensor, Slot, Tensor, TensorMap};
 
-use crate::cover::{covering, usual};
+use crate::cover::{Programs, covering, usual};
 use crate::support::{context, prepare, test};
 
 pub(crate) fn tests() -> Vec<Trial> {
@@ -34,7 +34,7 @@ pub(crate) fn tests() -> Vec<Trial> {
             Trial::ignorable_test(format!("bytes::{}::{case}", op.name), move || a_case_moves_what_it_states(op, &case))
         };
         let quick = |case: &Case| case.quick && case.dtype == DType::F32;
-        trials.extend(covering(op, &usual(), quick).into_iter().map(of));
+        trials.extend(covering(op, &Programs { caps: &usual(), entries: None }, quick).into_iter().map(of));
     }
     trials
 }

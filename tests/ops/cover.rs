@@ -30,22 +30,31 @@ pub(crate) fn usual() -> Caps {
     Caps { f16: true, ..Caps::portable() }
 }
 
-/// The operator's cases that a filter lets through, whose programs for these capabilities are reduced to as many as together cover what all of them cover, and then
-/// every other one whose kernels are compiled for these.
-pub(crate) fn covering(op: &Op, caps: &Caps, filter: impl Fn(&Case) -> bool) -> Vec<Case> {
+/// Programs whose kernels are to be covered: those for some capabilities, and of their kernels those with these entry points, or
+/// all.
+pub(crate) struct Programs<'a> {
+    pub(crate) caps: &'a Caps,
+    pub(crate) entries: Option<&'a [&'a str]>,
+}
+
+/// The operator's cases that a filter lets through, reduced to as many as together cover what the programs of all of them cover,
+/// and then every other one whose kernels are compiled for these.
+pub(crate) fn covering(op: &Op, programs: &Programs<'_>, filter: impl Fn(&Case) -> bool) -> Vec<Case> {
     struct Candidate {
         case: Case,
         covers: HashSet<String>,
         specs: Vec<String>,
     }
     let candidate = |case: Case| {
-        let program = case.configure(op).unwrap().program(caps).unwrap();
-        let steps = || program.steps().iter().map(|step| (step.kernel, &step.spec));
+        let program = case.configure(op).unwrap().program(programs.caps).unwrap();
+        let all = || program.steps().iter().map(|step| (step.kernel, &step.spec));
+        let steps =
+            || all().filter(|(kernel, _)| programs.entries.is_none_or(|entries| entries.contains(&kernel.entry)));
         let mut covers: HashSet<String> = steps().flat_map(|(kernel, spec)| covered(kernel, spec)).collect();
         // The last vector of a row may have elements that are none of the tensor's.
         let ragged = case.axes.iter().any(|(letter, length)| ["D", "E", "P", "S"].contains(letter) && length % 4 > 0);
         covers.extend(steps().filter(|_| ragged).map(|(kernel, _)| format!("{} ragged", kernel.name)));
-        Candidate { covers, specs: steps().map(|(kernel, spec)| spec.label(kernel)).collect(), case }
+        Candidate { covers, specs: all().map(|(kernel, spec)| spec.label(kernel)).collect(), case }
     };
     let mut rest: Vec<_> = (op.cases)().into_iter().filter(|case| !case.host && filter(case)).map(candidate).collect();
     let (mut seen, mut compiled, mut chosen) = (HashSet::new(), HashSet::new(), Vec::new());
@@ -69,7 +78,8 @@ pub(crate) fn runs_here(op: &Op, case: &Case) -> bool {
     static NAMES: OnceLock<HashMap<&str, HashSet<String>>> = OnceLock::new();
     let all = std::env::var("SUBQUAD_ALL").is_ok_and(|v| v == "1");
     let software = context().is_some_and(|ctx| ctx.info().device_type == wgpu::DeviceType::Cpu);
-    let names = |op: &Op| covering(op, &usual(), |case| case.quick).into_iter().map(|case| case.name).collect();
+    let programs = Programs { caps: &usual(), entries: None };
+    let names = |op: &Op| covering(op, &programs, |case| case.quick).into_iter().map(|case| case.name).collect();
     let covering = || NAMES.get_or_init(|| ops::all().map(|op| (op.name, names(op))).collect());
     !case.host && (all || !software || covering()[op.name].contains(&case.name))
 }

@@ -1,5 +1,7 @@
 // Recurrence, decode (one token): updates the state and reads it, lane by lane (decode_lanes.wgsl). Needs a reduction.
 const REDUCED: u32 = 1u;
+// Rows of a lane whose loads are issued together.
+const AT_ONCE: u32 = 8u;
 
 @compute @workgroup_size(COLUMNS * LANES)
 fn recurrence_decode(
@@ -7,10 +9,11 @@ fn recurrence_decode(
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) invocation: u32,
 ) {
-    let kv = group_index(params.grid, group, groups);
-    if (kv >= params.grid.end) {
+    let index = group_index(params.grid, group, groups);
+    if (index >= params.grid.end) {
         return;
     }
+    let kv = index / params.col_splits;
     let b = kv / params.kv_heads;
     let g = kv % params.kv_heads;
     let per_kv = params.heads / params.kv_heads;
@@ -41,7 +44,7 @@ fn recurrence_decode(
             all_weight = params.scale * weight[0];
         }
         workgroupBarrier();
-        for (var first = 0u; first < params.dim_v; first += COLUMNS) {
+        for (var first = index % params.col_splits * COLUMNS; first < params.dim_v; first += params.col_splits * COLUMNS) {
             let e = first + invocation % COLUMNS;
             var sum = 0.0;
             if (e < params.dim_v) {
@@ -49,25 +52,33 @@ fn recurrence_decode(
                 if (r == 0u) {
                     value = value_of(b, g, e);
                 }
-                for (var d = lane; d < params.rows; d += LANES) {
-                    let at = kv * size + initial_state_at(d, e);
-                    count_load(1u);
-                    var s = state[at];
-                    if (r == 0u) {
-                        s = left_of(vec4<f32>(decay_row(d)), vec4<f32>(s)).x + key_feature(d) * value;
-                        count_store(1u);
-                        state[at] = s;
+                for (var some = lane; some < params.rows; some += LANES * AT_ONCE) {
+                    var rows: array<f32, AT_ONCE>;
+                    for (var i = 0u; i < AT_ONCE; i++) {
+                        let d = some + i * LANES;
+                        count_load(select(0u, 1u, d < params.rows));
+                        rows[i] = state[kv * size + initial_state_at(min(d, params.rows - 1u), e)];
                     }
-                    sum += query_feature(d) * s;
+                    for (var i = 0u; i < AT_ONCE; i++) {
+                        let d = some + i * LANES;
+                        if (d < params.rows) {
+                            var s = rows[i];
+                            if (r == 0u) {
+                                s = left_of(vec4<f32>(decay_row(d)), vec4<f32>(s)).x + key_feature(d) * value;
+                                count_store(1u);
+                                state[kv * size + initial_state_at(d, e)] = s;
+                            }
+                            sum += query_feature(d) * s;
+                        }
+                    }
                 }
             }
             wg_sum[invocation] = sum;
             workgroupBarrier();
             if (lane == 0u && e < params.dim_v) {
-                let all = wg_sum[invocation] + wg_sum[invocation + COLUMNS]
-                    + wg_sum[invocation + 2u * COLUMNS] + wg_sum[invocation + 3u * COLUMNS];
                 count_store(1u);
-                o[head_start(params.o, b, h) + e] = Elem(epilogue_one(b, h, e, normalize_one(params.scale * all, all_weight)));
+                let all = params.scale * sum_lanes(invocation);
+                o[head_start(params.o, b, h) + e] = Elem(epilogue_one(b, h, e, normalize_one(all, all_weight)));
             }
             workgroupBarrier();
         }

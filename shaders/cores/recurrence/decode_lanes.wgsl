@@ -1,8 +1,8 @@
-// Recurrence, decode (one token): updates the state and reads it in one dispatch. One workgroup per KV head has 64 columns
-// times 4 row lanes. Each lane processes rows d = lane, lane + 4, ... of its column, so the state is read once, in address
-// order.
+// Recurrence, decode (one token): updates the state and reads it in one dispatch. A workgroup has COLUMNS columns times LANES row
+// lanes. Lane i processes rows i, i + LANES, .. of its column, so the state is read once, in address order. The columns of a KV
+// head are split over workgroups where nothing but their own values is written.
 //
-// Grid: KV heads. Reads k, v, q; reads and writes state; writes o.
+// Grid: column splits, KV heads. Reads k, v, q; reads and writes state; writes o. Prelude constant: COLUMNS.
 //
 // A variant brings: prepare_key and prepare_query, which fill workgroup memory and contain their own barriers;
 // key_feature(d) and query_feature(d), the features of row d; decay_row(d), the decay factor of row d (decay.wgsl), applied
@@ -10,8 +10,16 @@
 // normalises the scaled sums of a query; epilogue_one(b, h, e, o), the epilogue of an output.
 @group(0) @binding(STATE_BINDING) var<storage, read_write> state: array<f32>; // packed: sums of all KV heads, then their norms
 
-const COLUMNS: u32 = 64u;
-const LANES: u32 = 4u;
-const INVOCATIONS: u32 = COLUMNS * LANES;
+const INVOCATIONS: u32 = 256u;
+const LANES: u32 = INVOCATIONS / COLUMNS;
 
 var<workgroup> wg_sum: array<f32, INVOCATIONS>;
+
+// Adds what the lanes of a column published.
+fn sum_lanes(column: u32) -> f32 {
+    var sum = wg_sum[column];
+    for (var lane = 1u; lane < LANES; lane++) {
+        sum += wg_sum[column + lane * COLUMNS];
+    }
+    return sum;
+}

@@ -30,6 +30,9 @@ pub(crate) const SLICE: usize = 4;
 /// Columns of a workgroup.
 pub(crate) const COLUMNS: usize = 4 * COL_THREADS;
 
+/// Registers of an invocation from which on chunks before a chunk's own do not spill: Apple's M1 stores 75.
+const REGISTERS: u32 = 256;
+
 /// Rows of a state from which on a segment has two chunks: the products within it cost less than reading and writing a state.
 const WIDE: usize = 128;
 
@@ -56,7 +59,7 @@ impl Recurrence<'_> {
         match caps.recurrence {
             Algorithm::Walk => return Err("asked for"),
             Algorithm::Fastest if caps.software => return Err("a software adapter walks faster"),
-            Algorithm::Fastest if !decays && rows < WIDE => return Err("the state is narrow and does not decay"),
+            Algorithm::Fastest if !decays => return Err("the state does not decay"),
             // The rest of a tile would be wasted.
             Algorithm::Fastest if 2 * s.dim_v <= COLUMNS || 2 * rows < CHUNK => return Err("the state is small"),
             Algorithm::Fastest | Algorithm::Chunks => {}
@@ -64,7 +67,8 @@ impl Recurrence<'_> {
         if let Some(segment) = self.mode.segment {
             return Ok(segment.min(s.keys));
         }
-        let least = if rows < WIDE { CHUNK } else { 2 * CHUNK };
+        // Products with chunks before a chunk's own need many registers.
+        let least = if rows < WIDE || caps.registers < REGISTERS { CHUNK } else { 2 * CHUNK };
         // Longer ones where the states of all segments do not fit one binding.
         let fits = |segment: &usize| s.keys.div_ceil(*segment) <= self.most_segments(caps);
         let segment =
@@ -149,7 +153,7 @@ pub(crate) struct Visits {
 }
 
 impl Visits {
-    /// Of so many tokens in segments of `length`.
+    /// The visits of so many tokens in segments of `length`.
     pub(crate) fn of(tokens: usize, length: usize) -> Self {
         let mut all = Self::default();
         for (segments, length) in [(tokens / length, length), (1, tokens % length)] {

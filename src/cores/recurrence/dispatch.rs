@@ -4,8 +4,8 @@ use std::ops::Range;
 
 use super::chunk::{CHUNK, COL_THREADS};
 use super::kernels::{
-    BY_TOKEN, DECAY_BATCHES, DECAY_TOKENS, GIVEN, K, KEYS_STORED, NARROW, NO_FACTORS, O, Q, STATES, STATES_READ,
-    STORED_VECTORS, V, rows, spans,
+    BY_TOKEN, DECAY_BATCHES, DECAY_TOKENS, GIVEN, K, KEYS_STORED, MAPPED_DECODE, NARROW, NO_FACTORS, O, Q, STATES,
+    STATES_READ, STORED_VECTORS, V, rows, spans,
 };
 use super::runs::{Run, Runs};
 use super::stored::{Block, Of};
@@ -34,8 +34,10 @@ pub(super) struct Dispatches<'a> {
     pub(super) chunk_lanes: Fragment,
 }
 
-/// Invocations per workgroup of the kernel that decodes a token.
-const DECODE_INVOCATIONS: usize = 256;
+/// Invocations per workgroup of the kernel that decodes a token, and its columns, the fewer where workgroups share the columns.
+pub(crate) const DECODE_INVOCATIONS: usize = 256;
+const DECODE_COLUMNS: usize = 64;
+pub(crate) const DECODE_SPLIT_COLUMNS: usize = 16;
 
 /// A step, and the key heads that its workgroups cover.
 type Covering = (Range<usize>, Step);
@@ -511,19 +513,26 @@ impl<'a> Dispatches<'a> {
         let mut overrides = vec![("TRANSPOSED", c.state.transposed.into())];
         overrides.extend(&c.epilogue.overrides);
         let fragments = [&c.features.decode[..], &c.decay.decode, &c.epilogue.decode, &[KEYS_STORED], &NARROW];
-        let spec = self.spec(&fragments, false, c.features.decode_consts.clone(), overrides);
+        // Columns depend on nothing that another workgroup writes, and features are cheap to compute for each.
+        let shared = c.features.decode.contains(&MAPPED_DECODE) && c.normalize.is_none();
+        let columns = if shared { DECODE_SPLIT_COLUMNS } else { DECODE_COLUMNS };
+        let splits = if shared { c.qkv.dim_v.div_ceil(columns) } else { 1 };
+        let consts = [&c.features.decode_consts[..], &[("COLUMNS", columns as u32)]].concat();
+        let spec = self.spec(&fragments, false, consts, overrides);
         let spec = reducing(spec, DECODE_INVOCATIONS, caps);
         let mut cost = c.essential;
-        // Query heads after the first read the state again. Each value is read by four lanes instead of one.
+        cost.bytes_read += (splits - 1) as f64 * self.kv as f64 * c.token_bytes();
+        // Query heads after the first read the state again. Each value is read by all lanes instead of one.
         cost.bytes_read += (c.qkv.group() - 1) as f64 * self.state_bytes();
         let values = (self.c.qkv.dtype.size() * self.c.qkv.dim_v) as f64;
-        cost.bytes_read += 3.0 * self.kv as f64 * values;
+        cost.bytes_read += (DECODE_INVOCATIONS / columns - 1) as f64 * self.kv as f64 * values;
         // Every head of the state reads the q and k that it shares.
         cost.bytes_read += c.qkv.shared_bytes();
         let vectors = (c.qkv.batch * (c.qkv.heads + c.qkv.kv_heads)) as f64;
         cost.bytes_read += vectors * c.prepared.factor_bytes(c.qkv, 1);
         cost.bytes_read += c.decode_more;
-        self.step(&c.kernels.decode, (spec, None), self.params, self.kv, cost).own(c.own.first())
+        let params = Params { col_splits: splits as u32, ..self.params };
+        self.step(&c.kernels.decode, (spec, None), params, self.kv * splits as u64, cost).own(c.own.first())
     }
 }
 

@@ -16,7 +16,7 @@ pub(crate) mod chunk;
 pub(crate) mod cpu;
 #[cfg(feature = "cpu")]
 pub(crate) mod cpu_decay;
-mod dispatch;
+pub(crate) mod dispatch;
 pub(crate) mod kernels;
 pub(crate) mod reference;
 pub(crate) mod runs;
@@ -268,6 +268,12 @@ impl Recurrence<'_> {
     /// Bytes of the running maximum of one key head.
     pub(crate) fn running_max_bytes(&self) -> f64 {
         if self.decay.kind == DecayKind::Stabilized { 4.0 } else { 0.0 }
+    }
+
+    /// Bytes that a workgroup reads of the decay, the key and the queries of one token of a key head.
+    fn token_bytes(&self) -> f64 {
+        let vector = (self.qkv.dim_k * self.qkv.dtype.size()) as f64 + self.prepared.factor_bytes(self.qkv, 1);
+        self.decay.cost.bytes_read + (1 + self.qkv.group()) as f64 * vector
     }
 
     /// Number of dispatches that share the rows of a state.

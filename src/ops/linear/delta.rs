@@ -28,6 +28,7 @@ use super::prepare::prepared;
 use super::{Config, NAME};
 use crate::cores::lanes::lanes;
 use crate::cores::packed::{borders, lookup_bytes};
+use crate::cores::recurrence::dispatch::{DECODE_INVOCATIONS, DECODE_SPLIT_COLUMNS};
 use crate::cores::recurrence::kernels::*;
 use crate::cores::recurrence::runs::{Run, Runs};
 use crate::cores::recurrence::{Decay, GATE_STRIDES, Params, Prepared, STRIDES, Tiles};
@@ -366,9 +367,14 @@ impl<'a> Dispatches<'a> {
 
     fn decode(&self) -> Step {
         let c = self.c;
+        let splits = c.qkv.dim_v.div_ceil(DECODE_SPLIT_COLUMNS);
         let mut cost = c.cost();
-        // The state is read once for the key, and once for each query head.
-        cost.bytes_read += c.qkv.group() as f64 * self.states() + c.qkv.shared_bytes() + c.more_gate_bytes();
+        // The state is read once for each query head. Every column split reads the key, the queries, the decay and the strength.
+        cost.bytes_read += (c.qkv.group() - 1) as f64 * self.states() + c.qkv.shared_bytes() + c.more_gate_bytes();
+        let [decay, strength] = c.gate_sizes();
+        let vector = (c.qkv.dim_k * c.qkv.dtype.size()) as f64 + self.prepared.factor_bytes(&c.qkv, 1);
+        let token = (c.gates_each() * decay + strength) as f64 + (1 + c.qkv.group()) as f64 * vector;
+        cost.bytes_read += (splits - 1) as f64 * self.units as f64 * token;
         let vectors = (c.qkv.batch * (c.qkv.heads + c.qkv.kv_heads)) as f64;
         cost.bytes_read += vectors * self.prepared.factor_bytes(&c.qkv, 1);
         let fragments = [
@@ -377,7 +383,11 @@ impl<'a> Dispatches<'a> {
             &[KEYS_STORED],
             &NARROW,
         ];
-        let spec = self.spec(&fragments, vec![("MAX_DIM", decode_rows(c))], &[self.transposed()]);
-        self.step(&DECODE_KERNEL, spec, &self.params, self.units, cost)
+        let rows_each = c.qkv.dim_k.div_ceil(DECODE_INVOCATIONS / DECODE_SPLIT_COLUMNS);
+        let columns = DECODE_SPLIT_COLUMNS as u32;
+        let consts = vec![("MAX_DIM", decode_rows(c)), ("COLUMNS", columns), ("ROWS_EACH", rows_each as u32)];
+        let spec = self.spec(&fragments, consts, &[self.transposed()]);
+        let params = Params { col_splits: splits as u32, ..self.params };
+        self.step(&DECODE_KERNEL, spec, &params, self.units * splits as u64, cost)
     }
 }
