@@ -15,7 +15,7 @@ use subquad::tensor::{DType, HostTensor};
 use subquad::verify::tolerance;
 
 use crate::bytes::assert_moves_what_is_stated;
-use crate::cover::{Programs, covering, lacks, usual};
+use crate::cover::{Programs, covering, lacks, runs_everything, usual};
 use crate::support::{assert_matches, context, inputs, on_gpu_with, prepare, test};
 
 pub(crate) fn tests() -> Vec<Trial> {
@@ -28,23 +28,19 @@ pub(crate) fn tests() -> Vec<Trial> {
     let caps = Caps { recurrence: Algorithm::Chunks, ..usual() };
     // Other kernels are those of other trials.
     let programs = Programs { caps: &caps, entries: Some(&ENTRIES) };
-    let every = std::env::var("SUBQUAD_ALL").is_ok_and(|v| v == "1");
-    let software = || context().is_some_and(|ctx| ctx.caps().software);
+    let every = runs_everything();
     for op in all() {
         let chunked = |case: &Case| {
             let program = case.configure(op).and_then(|operator| operator.program(&caps));
             case.quick && !case.host && program.is_ok_and(|program| takes_chunks(&program))
         };
-        let cases = if every || !software() {
-            (op.cases)().into_iter().filter(chunked).collect()
-        } else {
-            covering(op, &programs, chunked)
-        };
+        let cases =
+            if every { (op.cases)().into_iter().filter(chunked).collect() } else { covering(op, &programs, chunked) };
         trials.extend(cases.into_iter().map(|case| {
             Trial::ignorable_test(format!("chunks::{}::{case}", op.name), move || matches_the_definition(op, &case))
         }));
         // Kernels that count are compiled for that alone, which takes minutes on a software adapter.
-        if every || !software() {
+        if every {
             let counted = |case: &Case| chunked(case) && case.dtype == DType::F32;
             trials.extend(covering(op, &programs, counted).into_iter().map(|case| {
                 let name = format!("chunks::bytes::{}::{case}", op.name);

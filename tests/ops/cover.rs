@@ -73,15 +73,19 @@ pub(crate) fn covering(op: &Op, programs: &Programs<'_>, filter: impl Fn(&Case) 
     chosen
 }
 
+/// Whether the adapter runs everything: hardware does, and a software adapter with SUBQUAD_ALL=1.
+pub(crate) fn runs_everything() -> bool {
+    let all = std::env::var("SUBQUAD_ALL").is_ok_and(|v| v == "1");
+    all || context().is_none_or(|ctx| ctx.info().device_type != wgpu::DeviceType::Cpu)
+}
+
 /// Whether the adapter runs this case, if it can. Quick cases cover each other, without the slow ones.
 pub(crate) fn runs_here(op: &Op, case: &Case) -> bool {
     static NAMES: OnceLock<HashMap<&str, HashSet<String>>> = OnceLock::new();
-    let all = std::env::var("SUBQUAD_ALL").is_ok_and(|v| v == "1");
-    let software = context().is_some_and(|ctx| ctx.info().device_type == wgpu::DeviceType::Cpu);
     let programs = Programs { caps: &usual(), entries: None };
     let names = |op: &Op| covering(op, &programs, |case| case.quick).into_iter().map(|case| case.name).collect();
     let covering = || NAMES.get_or_init(|| ops::all().map(|op| (op.name, names(op))).collect());
-    !case.host && (all || !software || covering()[op.name].contains(&case.name))
+    !case.host && (runs_everything() || covering()[op.name].contains(&case.name))
 }
 
 /// The backends that run this case.
