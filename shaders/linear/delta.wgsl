@@ -24,11 +24,8 @@
 var<workgroup> wg_beta: array<f32, (TILE + 3u) / 4u * 4u>;
 // [TILE][TILE]: the matrix of the system below its diagonal, and on it the strengths beta |k|^2.
 var<workgroup> wg_overlap: array<f32, (TILE * TILE + 3u) / 4u * 4u>;
-// The first: tokens of the tile that the system takes, those before the first with a strength above STRONGEST or below 0.
+// The first: tokens of the tile that the system takes, those before the first whose strength it does not take.
 var<workgroup> wg_taken: vec4<u32>;
-
-// The strongest write that the system takes. The rounding of a write counts strength / (2 - strength) times: here three times.
-const STRONGEST: f32 = 1.5;
 
 fn load_beta(p: Place, first: u32, end: u32, invocation: u32) {
     let head = head_start(params.beta, p.b, p.g);
@@ -117,7 +114,7 @@ fn correct_values(row_thread: u32, col_thread: u32, invocation: u32) -> u32 {
         var taken = 0u;
         while (taken < TILE) {
             let strength = wg_overlap[taken * (TILE + 1u)];
-            if (strength < 0.0 || strength > STRONGEST) {
+            if (!is_taken(strength)) {
                 break;
             }
             taken++;

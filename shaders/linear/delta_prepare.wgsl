@@ -1,5 +1,5 @@
-// Delta rules in chunks, first of three dispatches: what the tokens of each chunk write, as far as it does not depend on the state
-// before the chunk. All chunks are independent here.
+// Delta rules in chunks, first of three dispatches: what the tokens of each chunk write, as far as it does not depend on the
+// state before the chunk. All chunks are independent here.
 //
 // Token t writes u_t = beta_t (v_t - S^T k_t), where S is the decayed state after the tokens before it. With S_0 the state before
 // the chunk and L(s, t) the decay over tokens s + 1 to t (from the start of the chunk without s), this is a triangular system
@@ -7,12 +7,12 @@
 //
 //   u_t + beta_t sum_{s < t} L(s, t) (k_t . k_s) u_s = beta_t v_t - beta_t L(t) S_0^T k_t
 //
-// One system for two right-hand sides: `kept` solves it for beta v, and `removed` for beta L(t) k, so that u = kept - removed S_0.
-// Columns are independent: an invocation solves one, by forward substitution, which is more accurate than multiplying by the
-// inverse if keys repeat. Where a token's strength beta |k|^2 is negative or above 1.5 the system adds up rounding errors of
-// the products of keys (delta.wgsl); such a chunk is marked, and the second dispatch takes its tokens one by one.
+// One system has two right-hand sides: `kept` solves it for beta v, and `removed` for beta L(t) k, so that
+// u = kept - removed S_0. Columns are independent: an invocation solves one, by forward substitution, which is more accurate
+// than multiplying by the inverse if keys repeat. Where the system does not take the strength beta |k|^2 of a token
+// (delta_strength.wgsl), the chunk is marked, and the second dispatch takes its tokens one by one.
 //
-// Grid: columns in splits of INVOCATIONS, segments, KV heads. Segments are chunks. Reads k, v, beta; writes solved.
+// Grid: columns in splits of INVOCATIONS, segments, KV heads. Segments are chunks. Reads k, v, beta; writes solved
 // (delta_solved.wgsl).
 //
 // Prelude constants: those of chunk.wgsl, KEPT4 and REMOVED4. SLICE4 is so small that slices and matrix fit workgroup memory. A
@@ -25,8 +25,6 @@ var<workgroup> wg_factors: array<f32, 2u * CHUNK>;
 // The matrix below its diagonal, row by row, each padded to a multiple of four.
 var<workgroup> wg_matrix: array<f32, 2112>;
 var<workgroup> wg_strong: array<atomic<u32>, 4>; // the first: whether a strength is out of bounds
-
-const STRONGEST: f32 = 1.5;
 
 // Start of row t of the matrix: before it are rows of 0, 4 (four times), 8 (four times), .. elements.
 fn row_of(t: u32) -> u32 {
@@ -50,7 +48,7 @@ fn find_matrix(p: Place, first: u32, end: u32, row_thread: u32, col_thread: u32,
             if (is_reached(i, j) && s <= t) {
                 let product = wg_factors[t] * cells[i * PARTS + j];
                 if (s == t) {
-                    if (product < 0.0 || product > STRONGEST) {
+                    if (!is_taken(product)) {
                         atomicStore(&wg_strong[0], 1u);
                     }
                 } else {
@@ -198,7 +196,7 @@ fn linear_delta_prepare(
     }
     if (p.split == 0u && invocation == 0u) {
         count_store(2u);
-        solved[start + 4u * MARK_AT] = left_since_start(CHUNK - 1u);
+        solved[start + 4u * MARK_AT] = log_since_start(CHUNK - 1u);
         solved[start + 4u * MARK_AT + 1u] = f32(atomicLoad(&wg_strong[0]));
     }
     let c = p.split * INVOCATIONS + invocation;

@@ -28,9 +28,10 @@ const KEY_TURNS: u32 = max(INVOCATIONS / KEY_ITEMS, 1u);
 var<workgroup> wg_state: array<vec4<f32>, ROWS * COL_THREADS>;
 // What tokens write, times what is left of it at the end of the chunk.
 var<workgroup> wg_written: array<vec4<f32>, CHUNK * COL_THREADS>;
-// A slice of `removed`, [CHUNK][STRIDE]; of keys, [ROWS][STRIDE], in vectors of four tokens; sums of a token, [ROW_THREADS][COL_THREADS].
+// A slice of `removed`, [CHUNK][STRIDE]; a slice of keys, [ROWS][STRIDE], in vectors of four tokens; or sums of a token,
+// [ROW_THREADS][COL_THREADS].
 var<workgroup> wg_slice: array<vec4<f32>, max(LINES * STRIDE, INVOCATIONS)>;
-var<workgroup> wg_home: vec4<u32>;
+var<workgroup> wg_range: vec4<u32>; // the first two: the segments that are walked, without the last
 var<workgroup> wg_mark: vec4<u32>; // the first: whether the chunk is marked
 
 var<private> state: array<vec4<f32>, STATE_ROWS>;
@@ -204,9 +205,9 @@ fn linear_delta_scan(
     let stop = max(begin, min(own.first + own.count, params.end));
     if (invocation == 0u) {
         // Loops with barriers follow these.
-        wg_home = vec4<u32>(begin, stop, 0u, 0u);
+        wg_range = vec4<u32>(begin, stop, 0u, 0u);
     }
-    let range = workgroupUniformLoad(&wg_home);
+    let range = workgroupUniformLoad(&wg_range);
     if (range.x >= range.y) {
         return;
     }
@@ -261,9 +262,10 @@ fn linear_delta_scan(
                 wg_written[t * COL_THREADS + col_thread] = solved[start + LEFT_AT + t / 4u][t % 4u] * written[i];
             }
             count_load(1u);
-            let left = solved[start + MARK_AT].x;
+            // Thousands of chunks multiply a state by factors next to 1: rounded there, all would err the same way.
+            let left = vec4<f32>(decay_of(solved[start + MARK_AT].x));
             for (var r = 0u; r < STATE_ROWS; r++) {
-                state[r] *= left;
+                state[r] = left_of(left, state[r]);
             }
             add_written(p, first, end, row_thread, col_thread, invocation);
         }

@@ -29,7 +29,7 @@ pub struct Caps {
     /// 32-bit registers that an invocation can use without spilling: an estimate by vendor. A device that was made with no
     /// more than WebGPU's defaults counts as one with few.
     pub registers: u32,
-    /// Which algorithm a recurrence takes.
+    /// The algorithm of recurrences along a sequence.
     pub recurrence: Algorithm,
     /// Whether shaders keep all of wgpu's checks (tests, `check`).
     pub shader_checks: bool,

@@ -54,7 +54,8 @@ pub(crate) fn tests() -> Vec<Trial> {
 /// Entry points of the kernels that only the chunk form has.
 const ENTRIES: [&str; 3] = ["recurrence_chunk", "linear_delta_prepare", "linear_delta_scan"];
 
-fn takes_chunks(program: &Program) -> bool {
+/// Whether a program multiplies chunks of tokens.
+pub(crate) fn takes_chunks(program: &Program) -> bool {
     program.steps().iter().any(|step| step.kernel.entry == "recurrence_chunk")
 }
 
@@ -103,6 +104,11 @@ fn plans_choose_by_the_shape_and_say_why() {
         let (chunks, variant) = said(&operator, &caps);
         assert!(!chunks && variant.ends_with(&format!(", token by token because {why}")), "{variant}");
     }
+    // Heads that fill the device take one pass, which stores no states of segments.
+    let (chunks, variant) = said(&gated(wide.batch(64)), &caps);
+    assert!(!chunks && variant.contains("one pass, "), "{variant}");
+    let delta = |qkv| linear::Config::new(qkv).rule(GATED_DELTA);
+    assert!(said(&delta(wide), &caps).0 && !said(&delta(wide.batch(64)), &caps).0);
     // The choice does not depend on the length where a segment is given: parts of a sequence give the same bits.
     for len in [64, 100, 5000] {
         assert!(said(&linear::Config { mode: Mode::new().segment(64), ..gated(wide.len(len)) }, &caps).0);
@@ -114,7 +120,8 @@ fn plans_choose_by_the_shape_and_say_why() {
 /// A run of a delta rule whose workspace is bounded goes step after step, from the states that the step before left.
 fn steps_of_a_delta_rule_follow_each_other() {
     let Some(ctx) = context() else { return };
-    for name in ["delta_head_long", "packed_segments_delta_head"] {
+    // The packed ones with a carried state, and from nothing: sequences begin in every step.
+    for name in ["delta_head_long", "packed_segments_delta_head", "packed_bnhd_delta_head"] {
         let op = all().find(|op| op.name == "linear").unwrap();
         let case = (op.cases)().into_iter().find(|case| case.name == name).unwrap();
         let (operator, inputs) = prepare(op, &case);
@@ -127,9 +134,8 @@ fn steps_of_a_delta_rule_follow_each_other() {
 }
 
 /// Gated attention of one head with these log decays and strengths, as the definition and in chunks.
-fn one_head(rule: linear::Rule, g: impl Fn(usize) -> f32, beta: impl Fn(usize) -> f32) {
+fn one_head(n: usize, rule: linear::Rule, g: impl Fn(usize) -> f32, beta: impl Fn(usize) -> f32) {
     let Some(ctx) = context() else { return };
-    let n = 200;
     let config =
         linear::Config { mode: Mode::new().carry(), ..linear::Config::new(Qkv::new().len(n).dim(16)) }.rule(rule);
     let mut inputs = inputs(&config.qkv);
@@ -166,15 +172,17 @@ const GATED_DELTA: linear::Rule = linear::Rule::GatedDelta(linear::Gate::Head);
 
 fn strengths_that_a_chunk_does_not_take_are_taken_one_by_one() {
     // Strengths near 2, now and then, and in all tokens of a chunk.
-    one_head(GATED_DELTA, |t| -0.01 * (t % 7) as f32, |t| if t % 64 == 5 || t >= 128 { 1.99 } else { 0.7 });
-    one_head(GATED_DELTA, |_| 0.0, |t| if t < 64 { -0.1 } else { 1.0 });
+    one_head(200, GATED_DELTA, |t| -0.01 * (t % 7) as f32, |t| if t % 64 == 5 || t >= 128 { 1.99 } else { 0.7 });
+    one_head(200, GATED_DELTA, |_| 0.0, |t| if t < 64 { -0.1 } else { 1.0 });
 }
 
 fn decays_of_any_size_are_exact() {
     for rule in [GATED, GATED_DELTA] {
         // Large decays before small ones: sums of them are large, their differences small.
-        one_head(rule, |t| if t % 64 < 30 { -9.7 } else { -0.003 * (t % 5) as f32 }, |_| 0.5);
-        one_head(rule, |t| if t % 50 == 3 { f32::MIN } else { -0.01 }, |_| 0.5);
-        one_head(rule, |t| if t % 3 == 0 { 0.01 } else { -1e-7 }, |_| 0.5);
+        one_head(200, rule, |t| if t % 64 < 30 { -9.7 } else { -0.003 * (t % 5) as f32 }, |_| 0.5);
+        one_head(200, rule, |t| if t % 50 == 3 { f32::MIN } else { -0.01 }, |_| 0.5);
+        one_head(200, rule, |t| if t % 3 == 0 { 0.01 } else { -1e-7 }, |_| 0.5);
+        // The same small decay thousands of times, of a state that little is written to.
+        one_head(6000, rule, |_| -1e-4, |_| 1e-4);
     }
 }

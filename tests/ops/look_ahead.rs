@@ -8,12 +8,15 @@ use subquad::catalog::case::Case;
 use subquad::catalog::domain::Domain;
 use subquad::catalog::random;
 use subquad::catalog::spec::{Causality, Draw, Op, Role};
+use subquad::gpu::Context;
+use subquad::operator::Operator;
 use subquad::ops::OPS;
 use subquad::tensor::{DType, HostTensor, TensorMap};
 
+use crate::algorithms::takes_chunks;
 use crate::cover::{backends_of, lacks};
 use crate::pieces::join;
-use crate::support::{assert_same_bits, cases, cut, length_axis, prepare, test};
+use crate::support::{assert_same_bits, cases, context, cut, length_axis, prepare, test};
 
 pub(crate) fn tests() -> Vec<Trial> {
     let mut trials = vec![test(every_causal_operator_has_cases)];
@@ -104,6 +107,11 @@ fn changed(op: &Op, case: &Case, inputs: &TensorMap, others: &TensorMap, at: usi
     all
 }
 
+/// Whether the plan for this device multiplies chunks of tokens.
+fn in_chunks(ctx: &Context, operator: &dyn Operator) -> bool {
+    takes_chunks(&operator.program(ctx.caps()).unwrap())
+}
+
 fn one(op: &Op, case: &Case) -> Result<Completion, Failed> {
     let n = case.axis(op, "N").unwrap();
     let (operator, inputs) = prepare(op, case);
@@ -123,8 +131,9 @@ fn one(op: &Op, case: &Case) -> Result<Completion, Failed> {
                 let axis = length_axis(op.outputs, case, spec.name).unwrap();
                 let part = |outputs: &TensorMap, from, to| cut(outputs.get(spec.name).unwrap(), axis, from, to);
                 let what = format!("{backend}, token {at} {how}: {}", spec.name);
-                // A recurrence on a GPU takes tokens one by one. Tiles multiply by the zeros of their masks.
-                let tiles = backend == "cpu" || !op.recurrent;
+                // A recurrence on a GPU takes tokens one by one, or chunks of them. Tiles multiply by the zeros of their masks.
+                let tiles =
+                    backend == "cpu" || !op.recurrent || context().is_some_and(|ctx| in_chunks(ctx, &*operator));
                 let safe = if *how == "is not a number" && tiles { at.saturating_sub(REACH) } else { at };
                 assert_same_bits(&what, &part(&before, 0, safe), &part(&after, 0, safe));
                 let own = [&before, &after].map(|outputs| part(outputs, at, at + 1));

@@ -6,8 +6,9 @@
 // places leave out most products with later keys when the kernel is compiled: see is_reached.
 //
 // Prelude constants: ROW_THREADS, COL_THREADS; WIDTH, the number of features; SLICE4, groups of features in a slice; CHUNKS, the
-// largest number of chunks of a segment; READS_STATE, 1 if queries also read a state. A variant brings key_group, query_group, FEATURES4 and feature_row (chunk_mapped.wgsl or the operator's own), and
-// load_logs, left_since_start, left_between and scale_of (chunk_decay.wgsl or chunk_no_decay.wgsl).
+// largest number of chunks of a segment; READS_STATE, 1 if queries also read a state. A variant brings key_group, query_group,
+// FEATURES4 and feature_row (chunk_mapped.wgsl or the operator's own), and load_logs, left_since_start, left_between and
+// scale_of (chunk_decay.wgsl or chunk_no_decay.wgsl).
 const CHUNK: u32 = 64u;
 const INVOCATIONS: u32 = ROW_THREADS * COL_THREADS;
 const EACH: u32 = CHUNK / ROW_THREADS;

@@ -84,6 +84,11 @@ fn left_between(t: u32, s: u32) -> f32 {
     return exp2(log2_between(t, s));
 }
 
+// The logarithm of what is left at token t of the state before the segment.
+fn log_since_start(t: u32) -> f32 {
+    return wg_sum[t] / LOG2_E;
+}
+
 // The logarithm of the decay of token t.
 fn log_of_token(t: u32) -> f32 {
     return select(log2_between(t, max(t, 1u) - 1u), wg_sum[0], t == 0u) / LOG2_E;

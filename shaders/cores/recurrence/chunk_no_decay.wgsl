@@ -9,6 +9,10 @@ fn left_between(t: u32, s: u32) -> f32 {
     return 1.0;
 }
 
+fn log_since_start(t: u32) -> f32 {
+    return 0.0;
+}
+
 fn log_of_token(t: u32) -> f32 {
     return 0.0;
 }

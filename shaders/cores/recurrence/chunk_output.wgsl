@@ -2,11 +2,12 @@
 // own tokens, and those of the chunks of the segment before it. Grid: chunks of a segment, column splits, query heads of a KV
 // head, segments, KV heads. Reads q, k, v, segments; writes o.
 //
-// A variant brings, in addition to what chunk.wgsl needs: chunk_values(p, n, end, col_thread), four values of a token, and state_before(p), the
-// stored state that a segment starts from (chunk_values.wgsl, or the operator's own); normalize(row, sum, weight) and epilogue(p, n, t, i, o) as for output.wgsl.
+// A variant brings, in addition to what chunk.wgsl needs: chunk_values(p, n, end, col_thread), four values of a token, and
+// state_before(p), the stored state that a segment starts from (chunk_values.wgsl, or the operator's own); normalize(row, sum,
+// weight) and epilogue(p, n, t, i, o) as for output.wgsl.
 override SUMMED: u32 = 0u; // 1: outputs are added to those of an earlier run
 
-// Sums of weights: this invocation's share.
+// The share of this invocation in the sums of weights of its tokens.
 var<private> shares: array<f32, EACH>;
 
 const STATE_TURNS: u32 = 4u * SLICE4 * COL_THREADS / INVOCATIONS;

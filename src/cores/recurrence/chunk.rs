@@ -8,7 +8,7 @@
 use super::dispatch::Dispatches;
 use super::kernels::{CHUNK_DECAY, CHUNK_NO_DECAY, CHUNK_VALUES, DECAY_TOKENS, NO_DECAY, O, STATES_READ, V, spans};
 use super::stored::Block;
-use super::{DecayKind, Params, Recurrence};
+use super::{DecayKind, Params, Passes, Recurrence, Tiles};
 use crate::cores::packed::{self, lookup_bytes};
 use crate::gpu::program::{Cost, Step};
 use crate::gpu::shader::Fragment;
@@ -38,7 +38,7 @@ const WIDE: usize = 128;
 
 impl Recurrence<'_> {
     /// Tokens of a segment of the chunk form, or why a run walks along the tokens.
-    pub(super) fn chunk_segment(&self, caps: &Caps) -> Result<usize, &'static str> {
+    pub(super) fn chunk_segment(&self, tiles: &Tiles, caps: &Caps) -> Result<usize, &'static str> {
         let (s, rows) = (self.qkv, self.features.rows);
         let decays = match self.decay.kind {
             DecayKind::None => false,
@@ -62,6 +62,10 @@ impl Recurrence<'_> {
             Algorithm::Fastest if !decays => return Err("the state does not decay"),
             // The rest of a tile would be wasted.
             Algorithm::Fastest if 2 * s.dim_v <= COLUMNS || 2 * rows < CHUNK => return Err("the state is small"),
+            // It computes no states of segments, which take a third of what the chunk form issues.
+            Algorithm::Fastest if self.by_token(tiles, caps) == Passes::Sequential => {
+                return Err("one pass is enough for so many heads or so few tokens");
+            }
             Algorithm::Fastest | Algorithm::Chunks => {}
         }
         if let Some(segment) = self.mode.segment {

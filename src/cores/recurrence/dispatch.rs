@@ -149,7 +149,7 @@ impl<'a> Dispatches<'a> {
             }
         };
         let walked = matches!(self.walk, Passes::Sequential | Passes::ReduceThenScan { .. });
-        let variant = match c.chunk_segment(caps) {
+        let variant = match c.chunk_segment(&self.tiles, caps) {
             Err(why) if walked => format!("{variant}, token by token because {why}"),
             _ => variant,
         };

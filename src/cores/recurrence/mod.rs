@@ -150,6 +150,11 @@ impl Prepared {
         if self.factors.is_some() { kernels::FACTORS } else { kernels::NO_FACTORS }
     }
 
+    /// Bytes of a vector of q or k with its factors: one factor for every `elements` elements.
+    pub(crate) fn vector_bytes(&self, s: &Qkv, elements: usize) -> f64 {
+        (s.dim_k * s.dtype.size()) as f64 + self.factor_bytes(s, elements)
+    }
+
     /// Bytes that are read in addition for each vector of q and k: one factor for every `elements` elements.
     pub(crate) fn factor_bytes(&self, s: &Qkv, elements: usize) -> f64 {
         if self.factors.is_some() { 4.0 * s.dim_k.div_ceil(elements) as f64 } else { 0.0 }
@@ -272,8 +277,8 @@ impl Recurrence<'_> {
 
     /// Bytes that a workgroup reads of the decay, the key and the queries of one token of a key head.
     fn token_bytes(&self) -> f64 {
-        let vector = (self.qkv.dim_k * self.qkv.dtype.size()) as f64 + self.prepared.factor_bytes(self.qkv, 1);
-        self.decay.cost.bytes_read + (1 + self.qkv.group()) as f64 * vector
+        let vectors = (1 + self.qkv.group()) as f64;
+        self.decay.cost.bytes_read + vectors * self.prepared.vector_bytes(self.qkv, 1)
     }
 
     /// Number of dispatches that share the rows of a state.

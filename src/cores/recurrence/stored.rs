@@ -139,7 +139,7 @@ impl Recurrence<'_> {
     pub(super) fn vector_bytes(&self) -> f64 {
         match &self.features.stored {
             Some(stored) => 16.0 * stored.loaded as f64,
-            None => (self.qkv.dim_k * self.qkv.dtype.size()) as f64 + self.prepared.factor_bytes(self.qkv, 4),
+            None => self.prepared.vector_bytes(self.qkv, 4),
         }
     }
 
@@ -172,7 +172,7 @@ impl Recurrence<'_> {
         let all = (block.heads.len() * block.tokens.len() * heads) as f64;
         let turns = stored.products.div_ceil(row_threads) as f64;
         let mut cost = stored.cost * all;
-        let vector = (s.dim_k * s.dtype.size()) as f64 + self.prepared.factor_bytes(s, 4);
+        let vector = self.prepared.vector_bytes(s, 4);
         cost.bytes_read += all * turns * vector + groups as f64 * stored.weights;
         let mut consts = vec![
             ("ROW_THREADS", row_threads as u32),

@@ -209,13 +209,18 @@ impl Recurrence<'_> {
 
     /// Chooses how to process the sequence.
     pub(crate) fn walk(&self, tiles: &Tiles, caps: &Caps) -> Passes {
-        let s = self.qkv;
         if self.mode.decode {
             return Passes::Decode;
         }
-        if let Ok(segment) = self.chunk_segment(caps) {
-            return Passes::Chunks { segment };
+        match self.chunk_segment(tiles, caps) {
+            Ok(segment) => Passes::Chunks { segment },
+            Err(_) => self.by_token(tiles, caps),
         }
+    }
+
+    /// Chooses how to walk along the tokens.
+    pub(super) fn by_token(&self, tiles: &Tiles, caps: &Caps) -> Passes {
+        let s = self.qkv;
         if let Some(segment) = self.mode.segment {
             return Passes::ReduceThenScan { keys: segment.min(s.keys), queries: segment.min(s.queries) };
         }

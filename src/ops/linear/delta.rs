@@ -42,6 +42,8 @@ use crate::operator::qkv;
 use crate::tensor::{DType, Slot};
 
 const DELTA: Fragment = fragment!("linear/delta.wgsl");
+/// The strengths that a triangular system takes.
+pub(super) const STRENGTH: Fragment = fragment!("linear/delta_strength.wgsl");
 const DELTA_DECODE: Fragment = fragment!("linear/delta_decode.wgsl");
 
 static WALK_KERNEL: Kernel = Kernel::new("linear_delta", &WALK, Params::UNIFORM, Some(PROOF));
@@ -321,15 +323,15 @@ impl<'a> Dispatches<'a> {
         let key_tokens = s.kv_units() as f64 * len;
         let read = key_tokens * s.group() as f64;
         let touch = 2.0 * self.state_len() as f64;
-        let (d, e, size) = (s.dim_k as f64, s.dim_v as f64, s.dtype.size() as f64);
+        let value = (s.dim_v * s.dtype.size()) as f64;
         let [decay, strength] = c.gate_sizes();
         let small = (c.gates_each() * decay + strength) as f64;
-        let factor = self.prepared.factor_bytes(s, 4);
+        let vector = self.prepared.vector_bytes(s, 4);
         let cost = Cost {
             flops: read * touch + key_tokens * (2.0 * touch + cols * overlap_flops(c, t)) * heads,
             exps: key_tokens * c.gates_each() as f64 * cols * heads,
-            bytes_read: read * (d * size + factor) * cols
-                + key_tokens * ((d * size + small + factor) * cols + e * size) * heads
+            bytes_read: read * vector * cols
+                + key_tokens * ((vector + small) * cols + value) * heads
                 + groups as f64 * lookup_bytes(&c.mode, true)
                 + self.run.bytes_added(&self.runs) * len / s.keys as f64
                 + if init { self.states() * heads } else { 0.0 },
@@ -354,6 +356,7 @@ impl<'a> Dispatches<'a> {
                 NORMALIZE[0],
                 NO_EPILOGUE[0],
                 DELTA,
+                STRENGTH,
                 self.lanes,
                 self.runs.outputs(),
             ][..],
@@ -372,8 +375,8 @@ impl<'a> Dispatches<'a> {
         // The state is read once for each query head. Every column split reads the key, the queries, the decay and the strength.
         cost.bytes_read += (c.qkv.group() - 1) as f64 * self.states() + c.qkv.shared_bytes() + c.more_gate_bytes();
         let [decay, strength] = c.gate_sizes();
-        let vector = (c.qkv.dim_k * c.qkv.dtype.size()) as f64 + self.prepared.factor_bytes(&c.qkv, 1);
-        let token = (c.gates_each() * decay + strength) as f64 + (1 + c.qkv.group()) as f64 * vector;
+        let vectors = (1 + c.qkv.group()) as f64 * self.prepared.vector_bytes(&c.qkv, 1);
+        let token = (c.gates_each() * decay + strength) as f64 + vectors;
         cost.bytes_read += (splits - 1) as f64 * self.units as f64 * token;
         let vectors = (c.qkv.batch * (c.qkv.heads + c.qkv.kv_heads)) as f64;
         cost.bytes_read += vectors * self.prepared.factor_bytes(&c.qkv, 1);

@@ -5,7 +5,7 @@
 //! Workspace: `D + E` numbers a token and head of what is solved, and a state a chunk, for a step of the sequence at a time.
 
 use super::Config;
-use super::delta::Dispatches;
+use super::delta::{Dispatches, STRENGTH, tiles};
 use super::layout::KERNELS;
 use crate::cores::lanes::lanes;
 use crate::cores::packed::{self, lookup_bytes};
@@ -53,6 +53,7 @@ pub(super) fn length(c: &Config, caps: &Caps) -> Result<usize, &'static str> {
         Algorithm::Fastest if 2 * c.qkv.dim_v <= COLUMNS || 2 * c.qkv.dim_k < CHUNK => {
             return Err("the state is small");
         }
+        Algorithm::Fastest if fills(c, caps) => return Err("heads fill the device"),
         Algorithm::Fastest | Algorithm::Chunks => {}
     }
     // Chunks end where segments end. They do not depend on the length of the sequence.
@@ -61,6 +62,12 @@ pub(super) fn length(c: &Config, caps: &Caps) -> Result<usize, &'static str> {
     let longest = (1..=CHUNK).rev().find(divides).unwrap_or(1);
     let asked = caps.recurrence == Algorithm::Chunks;
     if longest >= LEAST || segment < LEAST || asked { Ok(longest) } else { Err("segments are not made of chunks") }
+}
+
+/// Whether workgroups that walk along the tokens fill half the device.
+fn fills(c: &Config, caps: &Caps) -> bool {
+    let t = tiles(c);
+    2 * (c.mode.states(c.qkv.batch) * c.qkv.kv_heads * t.col_splits * t.head_splits) as u64 >= caps.full_groups
 }
 
 /// The dispatches of one run in chunks.
@@ -161,8 +168,7 @@ impl<'a> Chunks<'a> {
 
     /// Bytes of the key of a token.
     fn key_bytes(&self) -> f64 {
-        let s = &self.walk.c.qkv;
-        (s.dim_k * s.dtype.size()) as f64 + self.walk.prepared.factor_bytes(s, 4)
+        self.walk.prepared.vector_bytes(&self.walk.c.qkv, 4)
     }
 
     fn prepare(&self, params: Params) -> Step {
@@ -174,9 +180,8 @@ impl<'a> Chunks<'a> {
         let (tokens, heads) = (self.tokens(params) as f64, s.kv_units() as f64);
         let chunks = f64::from(params.segments) * heads;
         let [_, strength] = walk.c.gate_sizes();
-        let factor = walk.prepared.factor_bytes(s, 4);
         // A column of keys is loaded with the factor of each.
-        let once = s.dim_k as f64 * s.dtype.size() as f64 + factor * s.dim_k as f64 / s.dim_k.div_ceil(4) as f64;
+        let once = walk.prepared.vector_bytes(s, 1);
         let pairs = (CHUNK * CHUNK) as f64;
         let cost = Cost {
             flops: chunks * pairs * (2 * s.dim_k * splits + 4 * (kept + removed)) as f64,
@@ -192,7 +197,7 @@ impl<'a> Chunks<'a> {
         let fragments = self.common(&mut overrides);
         let consts = [chunk::consts(s.dim_k, PREPARE_SLICE, 1, false), self.consts()].concat();
         let column = if self.caps.software { COLUMN_LOOP } else { COLUMN };
-        let fragments = [&fragments[..], &[lanes(COL_THREADS, self.caps), CHUNK_MAPPED[0], GIVEN[0], column]];
+        let fragments = [&fragments[..], &[lanes(COL_THREADS, self.caps), CHUNK_MAPPED[0], GIVEN[0], STRENGTH, column]];
         // Right-hand sides are loaded element by element. Borders of packed sequences lie behind the stored states.
         let mut spec =
             walk.spec(&fragments, consts, &overrides).with(&[KEYS_STORED, NARROW[0], NARROW[1 + K], NARROW[1 + V]]);
@@ -213,8 +218,9 @@ impl<'a> Chunks<'a> {
         let tokens = self.tokens(params) as f64;
         let (heads, columns) = (s.kv_units() as f64, splits as f64);
         let chunks = f64::from(params.end - params.first) * heads;
-        let (init, store) =
-            (params.first > 0 || walk.c.mode.carry, (params.end as usize) < self.segments || walk.c.mode.carry);
+        // A sequence that began in a step before starts from what that step stored, whatever `init` says of the others.
+        let init = walk.c.mode.carry;
+        let store = init || (params.end as usize) < self.segments;
         let state = f64::from(params.state_len) * 4.0;
         let pages = walk.units as f64 * state;
         let whole = chunks * CHUNK as f64;
@@ -225,7 +231,7 @@ impl<'a> Chunks<'a> {
                 + heads * tokens * columns * self.key_bytes()
                 // The mark; what is left of each token's write, for each row of columns, and of the state, for all.
                 + chunks * columns * 4.0 * (1 + CHUNK * SCAN_COLUMNS / 4 + SCAN_ROW_THREADS * SCAN_COLUMNS / 4) as f64
-                + if init { pages } else { 0.0 }
+                + if init || params.first > 0 { pages } else { 0.0 }
                 // Both borders of a sequence, and the first once more.
                 + 1.5 * lookup_bytes(&walk.c.mode, true) * groups as f64 * (SCAN_ROW_THREADS * SCAN_COLUMNS / 4) as f64,
             bytes_written: whole * (16 * kept) as f64 + chunks * state + if store { pages } else { 0.0 },
