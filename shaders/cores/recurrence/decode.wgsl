@@ -1,7 +1,6 @@
 // Recurrence, decode (one token): updates the state and reads it, lane by lane (decode_lanes.wgsl). Needs a reduction.
+// Prelude constants: AT_ONCE, rows of a lane whose loads are issued together, and TURNS, how many times all lanes have so many.
 const REDUCED: u32 = 1u;
-// Rows of a lane whose loads are issued together.
-const AT_ONCE: u32 = 8u;
 
 @compute @workgroup_size(COLUMNS * LANES)
 fn recurrence_decode(
@@ -52,7 +51,8 @@ fn recurrence_decode(
                 if (r == 0u) {
                     value = value_of(b, g, e);
                 }
-                for (var some = lane; some < params.rows; some += LANES * AT_ONCE) {
+                for (var turn = 0u; turn < TURNS; turn++) {
+                    let some = lane + turn * LANES * AT_ONCE;
                     var rows: array<f32, AT_ONCE>;
                     for (var i = 0u; i < AT_ONCE; i++) {
                         let d = some + i * LANES;

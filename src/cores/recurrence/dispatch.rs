@@ -39,6 +39,9 @@ pub(crate) const DECODE_INVOCATIONS: usize = 256;
 const DECODE_COLUMNS: usize = 64;
 pub(crate) const DECODE_SPLIT_COLUMNS: usize = 16;
 
+/// Rows of a state whose loads an invocation issues together, at most.
+const DECODE_AT_ONCE: usize = 8;
+
 /// A step, and the key heads that its workgroups cover.
 type Covering = (Range<usize>, Step);
 
@@ -517,7 +520,12 @@ impl<'a> Dispatches<'a> {
         let shared = c.features.decode.contains(&MAPPED_DECODE) && c.normalize.is_none();
         let columns = if shared { DECODE_SPLIT_COLUMNS } else { DECODE_COLUMNS };
         let splits = if shared { c.qkv.dim_v.div_ceil(columns) } else { 1 };
-        let consts = [&c.features.decode_consts[..], &[("COLUMNS", columns as u32)]].concat();
+        let lanes = DECODE_INVOCATIONS / columns;
+        let at_once = c.features.rows.div_ceil(lanes).min(DECODE_AT_ONCE);
+        let turns = c.features.rows.div_ceil(lanes * at_once);
+        let own = [("COLUMNS", columns), ("AT_ONCE", at_once), ("TURNS", turns)];
+        let mut consts = c.features.decode_consts.clone();
+        consts.extend(own.map(|(name, value)| (name, value as u32)));
         let spec = self.spec(&fragments, false, consts, overrides);
         let spec = reducing(spec, DECODE_INVOCATIONS, caps);
         let mut cost = c.essential;
@@ -525,7 +533,7 @@ impl<'a> Dispatches<'a> {
         // Query heads after the first read the state again. Each value is read by all lanes instead of one.
         cost.bytes_read += (c.qkv.group() - 1) as f64 * self.state_bytes();
         let values = (self.c.qkv.dtype.size() * self.c.qkv.dim_v) as f64;
-        cost.bytes_read += (DECODE_INVOCATIONS / columns - 1) as f64 * self.kv as f64 * values;
+        cost.bytes_read += (lanes - 1) as f64 * self.kv as f64 * values;
         // Every head of the state reads the q and k that it shares.
         cost.bytes_read += c.qkv.shared_bytes();
         let vectors = (c.qkv.batch * (c.qkv.heads + c.qkv.kv_heads)) as f64;
