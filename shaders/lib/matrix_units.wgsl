@@ -13,9 +13,18 @@ fn subgroup_of(lane: Lane) -> u32 {
     return lane.subgroup;
 }
 
-// Loads. matrix_b_transposed exchanges the rows and columns that lie in memory.
+// The end of a loop over so many matrices.
+fn turns(count: u32) -> u32 {
+    return count;
+}
+
+// Loads. Those with `transposed` exchange the rows and columns that lie in memory.
 fn matrix_a(at: u32, stride: u32) -> MatrixA {
     return coopLoadT<MatrixA>(&wg_halves[at], stride);
+}
+
+fn matrix_a_transposed(at: u32, stride: u32) -> MatrixA {
+    return coopLoad<MatrixA>(&wg_halves[at], stride);
 }
 
 fn matrix_b(at: u32, stride: u32) -> MatrixB {
@@ -40,4 +49,9 @@ fn store_c(c: MatrixC, at: u32, stride: u32) {
 
 fn multiply_add(a: MatrixA, b: MatrixB, c: MatrixC) -> MatrixC {
     return coopMultiplyAdd(a, b, c);
+}
+
+// x c + y c.
+fn scale_c(c: MatrixC, x: f32, y: f32) -> MatrixC {
+    return c * x + c * y;
 }

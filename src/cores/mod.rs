@@ -3,6 +3,7 @@
 
 pub(crate) mod attention;
 pub(crate) mod lanes;
+pub(crate) mod matrix;
 pub(crate) mod packed;
 pub(crate) mod recurrence;
 pub(crate) mod rows;

@@ -126,15 +126,17 @@ fn cases() -> Vec<Case> {
     list
 }
 
+/// Matrices that every adapter with f16 multiplies.
+pub(crate) const EMULATED: Matrix = Matrix { tile: 16, lanes: 32, emulated: true };
+
 /// The device with emulated matrices, and with those of its units if it has any.
-fn forms(ctx: &Context) -> Vec<Caps> {
-    let emulated = Matrix { tile: 8, lanes: 8, emulated: true };
+pub(crate) fn forms(ctx: &Context) -> Vec<Caps> {
     let own = ctx.caps().matrix;
-    [Some(emulated), own].into_iter().flatten().map(|one| Caps { matrix: Some(one), ..ctx.caps().clone() }).collect()
+    [Some(EMULATED), own].into_iter().flatten().map(|one| Caps { matrix: Some(one), ..ctx.caps().clone() }).collect()
 }
 
 /// The reason why the form does not run here.
-fn lacks(ctx: &Context) -> Option<String> {
+pub(crate) fn lacks(ctx: &Context) -> Option<String> {
     let caps = ctx.caps();
     if !caps.f16 {
         return Some(format!("{} has no f16", ctx.info().name));

@@ -41,16 +41,9 @@ fn left_of_token(t: u32) -> f32 {
     return wg_left[tile_start + t];
 }
 
-// Decays the state by a whole batch before its tokens write.
-fn begin_batch() {
-    let left = vec4<f32>(decay_of(wg_total[0]));
-    for (var i = 0u; i < ROWS; i++) {
-        state_rows[i] = left_of(left, state_rows[i]);
-    }
-    for (var i = 0u; i < NORM_ROWS; i++) {
-        norm_rows[i] = left_of(left, vec4<f32>(norm_rows[i])).x;
-    }
-    passed_rows[0] += wg_total[0];
+// Sum of the log decays of the batch.
+fn batch_log() -> f32 {
+    return wg_total[0];
 }
 
 fn decay(t: u32, i: u32) -> vec4<f32> {

@@ -1,5 +1,20 @@
 // Recurrence, pass 1: the state after the tokens of one segment, starting from zero. Grid: column splits, segments, KV heads.
 // Reads k, v; writes segments.
+
+// Decays the state by a whole batch before its tokens write.
+fn begin_batch() {
+    if (BY_BATCH) {
+        let left = vec4<f32>(decay_of(batch_log()));
+        for (var i = 0u; i < ROWS; i++) {
+            state_rows[i] = left_of(left, state_rows[i]);
+        }
+        for (var i = 0u; i < NORM_ROWS; i++) {
+            norm_rows[i] = left_of(left, vec4<f32>(norm_rows[i])).x;
+        }
+        passed_rows[0] += batch_log();
+    }
+}
+
 @compute @workgroup_size(ROW_THREADS * COL_THREADS)
 fn recurrence_segment(
     @builtin(workgroup_id) group: vec3<u32>,

@@ -3,9 +3,10 @@
 
 use super::{Attention, BLOCK, Mask, NO_SQUARES, PROOF, Params, Parts, SQUARES, TYPES, Tiles};
 use crate::cores::lanes::lanes;
+use crate::cores::matrix::{self, SUBGROUPS};
 use crate::cores::rows::{K, KEYS_STORED, O, OUTPUTS_STORED, Q, ROWS as LOADS, V, rows};
 use crate::gpu::program::{Cost, Step};
-use crate::gpu::shader::{Fragment, Kernel, MATRIX_UNITS, UniformData, fragment};
+use crate::gpu::shader::{Fragment, Kernel, UniformData, fragment};
 use crate::gpu::{Caps, Matrix};
 use crate::operator::qkv::{Qkv, STRIDES_SOURCE};
 use crate::tensor::DType;
@@ -17,15 +18,10 @@ const NARROW: Fragment = fragment!("cores/attention/matrix_rows_narrow.wgsl");
 /// The counterparts of the tiled form's fragments.
 const MATRIX_SQUARES: Fragment = fragment!("cores/attention/matrix_squares.wgsl");
 const MATRIX_NO_SQUARES: Fragment = fragment!("cores/attention/matrix_no_squares.wgsl");
-/// Matrices of both sizes, and products without matrix units.
-const MATRIX_8: Fragment = fragment!("lib/matrix_8.wgsl");
-const MATRIX_16: Fragment = fragment!("lib/matrix_16.wgsl");
-const MATRIX_EMULATED: Fragment = fragment!("lib/matrix_emulated.wgsl");
 
 /// Rows per workgroup, and keys per tile.
 const ROWS: usize = 64;
 const KEYS: usize = 32;
-const SUBGROUPS: usize = 4;
 
 /// The largest D and E: a subgroup holds its queries and outputs in registers.
 const LARGEST: usize = 128;
@@ -58,23 +54,17 @@ impl Matrices {
         let [dim_tiles, column_tiles] = [s.dim_k, s.dim_v].map(|dim| dim.div_ceil(tile));
         let whole = s.dim_k.is_multiple_of(tile) && s.dim_v.is_multiple_of(tile);
         let form = Self { units, dim_tiles, column_tiles, whole };
-        let limits = &caps.limits;
-        // Invocations share the 32 keys of a tile evenly, and the elements of a matrix.
-        let lanes = units.lanes as usize;
-        let divides = lanes.is_power_of_two() && lanes >= KEYS / SUBGROUPS && lanes <= tile * tile;
-        let invocations = form.invocations() as u32;
-        let fits = form.workgroup_bytes() <= limits.max_compute_workgroup_storage_size as usize
-            && invocations <= limits.max_compute_invocations_per_workgroup
-            && invocations <= limits.max_compute_workgroup_size_x;
+        // Invocations share the 32 keys of a tile evenly.
+        let fits = matrix::fits(units, KEYS / SUBGROUPS, form.workgroup_bytes(), caps);
         let suits = s.dtype == DType::F16
             && !run.extras.has_pairs()
             && s.dim_k.max(s.dim_v) <= LARGEST
             && s.queries.saturating_mul(s.group()) >= FEWEST_ROWS;
-        (suits && divides && fits).then_some(form)
+        (suits && fits).then_some(form)
     }
 
     fn invocations(&self) -> usize {
-        SUBGROUPS * self.units.lanes as usize
+        matrix::invocations(self.units)
     }
 
     /// Invocations that share a row.
@@ -95,20 +85,12 @@ impl Matrices {
 
     /// The consts and fragments of the products.
     fn products(&self) -> (Vec<(&'static str, u32)>, &'static [Fragment]) {
-        let mut consts = vec![
-            ("LANES", self.units.lanes),
+        let (mut consts, fragments) = matrix::products(self.units);
+        consts.extend([
             ("DIM_TILES", self.dim_tiles as u32),
             ("COLUMN_TILES", self.column_tiles as u32),
             ("WHOLE", self.whole.into()),
-        ];
-        let fragments: &[Fragment] = match self.units {
-            Matrix { emulated: true, tile, .. } => {
-                consts.push(("TILE", tile));
-                &[MATRIX_EMULATED]
-            }
-            Matrix { tile: 8, .. } => &[MATRIX_8, MATRIX_UNITS],
-            Matrix { .. } => &[MATRIX_16, MATRIX_UNITS],
-        };
+        ]);
         (consts, fragments)
     }
 
@@ -132,8 +114,7 @@ impl Matrices {
 
     /// Describes the form, for people.
     fn describe(&self, tiles: &Tiles) -> String {
-        let how = if self.units.emulated { "emulated matrices" } else { "matrix units" };
-        format!("{how} of {0}x{0}, {1}", self.units.tile, tiles.rows_by(KEYS))
+        format!("{}, {}", matrix::describe(self.units), tiles.rows_by(KEYS))
     }
 }
 

@@ -9,6 +9,7 @@ use super::dispatch::Dispatches;
 use super::kernels::{CHUNK_DECAY, CHUNK_NO_DECAY, CHUNK_VALUES, DECAY_TOKENS, NO_DECAY, O, STATES_READ, V, spans};
 use super::stored::Block;
 use super::{DecayKind, Params, Passes, Recurrence, Tiles};
+use crate::cores::matrix;
 use crate::cores::packed::{self, lookup_bytes};
 use crate::gpu::program::{Cost, Step};
 use crate::gpu::shader::Fragment;
@@ -53,13 +54,14 @@ impl Recurrence<'_> {
             return Err("features of a chunk are not to be had");
         }
         let most = MOST_CHUNKS * CHUNK;
+        let units = self.units(MOST_CHUNKS, caps);
         if self.mode.segment.is_some_and(|segment| segment > most) {
             return Err("the segments asked for are long");
         }
         match caps.recurrence {
             Algorithm::Walk => return Err("asked for"),
             Algorithm::Fastest if caps.software => return Err("a software adapter walks faster"),
-            Algorithm::Fastest if !decays => return Err("the state does not decay"),
+            Algorithm::Fastest if !decays && units.is_none() => return Err("the state does not decay"),
             // The rest of a tile would be wasted.
             Algorithm::Fastest if 2 * s.dim_v <= COLUMNS || 2 * rows < CHUNK => return Err("the state is small"),
             // It computes no states of segments, which take a third of what the chunk form issues.
@@ -71,8 +73,9 @@ impl Recurrence<'_> {
         if let Some(segment) = self.mode.segment {
             return Ok(segment.min(s.keys));
         }
-        // Products with chunks before a chunk's own need many registers.
-        let least = if rows < WIDE || caps.registers < REGISTERS { CHUNK } else { 2 * CHUNK };
+        // Products with chunks before a chunk's own need many registers, and those of matrix units cost little.
+        let wide = rows >= WIDE || units.is_some();
+        let least = if wide && caps.registers >= REGISTERS { 2 * CHUNK } else { CHUNK };
         // Longer ones where the states of all segments do not fit one binding.
         let fits = |segment: &usize| s.keys.div_ceil(*segment) <= self.most_segments(caps);
         let segment =
@@ -212,24 +215,25 @@ impl Dispatches<'_> {
         };
         let cost = of_outputs.cost() + more + c.features.cost * vectors + c.epilogue.cost * outputs;
         let f = &c.features;
-        let mut consts = consts(f.rows, SLICE, chunks, true);
-        consts.extend(&f.consts);
-        consts.extend(c.stored_consts());
         let (spans, whole) = spans(&c.mode, false);
         let mut overrides = vec![("SUMMED", self.run.summed.into())];
         overrides.extend(whole);
         overrides.extend(&c.epilogue.overrides);
+        let (kernel, consts, products) = if let Some(units) = self.matrix {
+            let mut consts = c.matrix_consts(units);
+            consts.push(("CHUNKS", chunks as u32));
+            (&c.kernels.chunk_matrix, consts, matrix::products(units).1)
+        } else {
+            let mut consts = consts(f.rows, SLICE, chunks, true);
+            consts.extend(&f.consts);
+            consts.extend(c.stored_consts());
+            (&c.kernels.chunk, consts, &[][..])
+        };
         let chunk = f.chunk.as_deref().unwrap_or_default();
         let decay = decay(&c.decay.tiled);
-        let fragments = [&[self.chunk_lanes, CHUNK_VALUES][..], chunk, &decay, &c.epilogue.tiled];
+        let fragments = [&[self.chunk_lanes, CHUNK_VALUES][..], products, chunk, &decay, &c.epilogue.tiled];
         let spec = self.spec(&fragments, false, consts, overrides).with(&[self.runs.outputs()]).with(spans);
-        let step = self.step(
-            &c.kernels.chunk,
-            self.rows_of(spec, &[V, O, STATES_READ], 2),
-            params,
-            self.kv(block) * each,
-            cost,
-        );
+        let step = self.step(kernel, self.rows_of(spec, &[V, O, STATES_READ], 2), params, self.kv(block) * each, cost);
         self.number(step, block, each).own(c.own.first())
     }
 }

@@ -2,20 +2,22 @@
 
 use std::ops::Range;
 
-use super::chunk::{CHUNK, COL_THREADS};
+use super::chunk::{CHUNK, COL_THREADS, COLUMNS};
 use super::kernels::{
-    BY_TOKEN, DECAY_BATCHES, DECAY_TOKENS, GIVEN, K, KEYS_STORED, MAPPED_DECODE, NARROW, NO_FACTORS, O, Q, STATES,
-    STATES_READ, STORED_VECTORS, V, rows, spans,
+    BY_TOKEN, GIVEN, K, KEYS_STORED, MAPPED_DECODE, NARROW, NO_FACTORS, O, Q, STATES, STATES_READ, STORED_VECTORS, V,
+    rows, spans,
 };
+use super::matrix::BATCH;
 use super::runs::{Run, Runs};
 use super::stored::{Block, Of};
 use super::{DecayKind, GATE_STRIDES, O_STRIDES, Params, Passes, Recurrence, STRIDES, Tiles};
 use crate::cores::lanes::{lanes, reducing};
+use crate::cores::matrix;
 use crate::cores::packed::{self, borders, lookup_bytes};
 use crate::error::Error;
-use crate::gpu::Caps;
 use crate::gpu::program::{Cost, Named, Operand, Program, Scratch, Step, check_workspace};
 use crate::gpu::shader::{Fragment, Kernel, Variant};
+use crate::gpu::{Caps, Matrix};
 use crate::tensor::DType;
 
 /// The dispatches of one run.
@@ -32,6 +34,8 @@ pub(super) struct Dispatches<'a> {
     operands: Vec<Named>,
     lanes: Fragment,
     pub(super) chunk_lanes: Fragment,
+    /// The matrix units that the chunk form takes.
+    pub(super) matrix: Option<Matrix>,
 }
 
 /// Invocations per workgroup of the kernel that decodes a token, and its columns, the fewer where workgroups share the columns.
@@ -83,9 +87,14 @@ impl<'a> Dispatches<'a> {
             ..Params::default()
         };
         let runs = Runs::new(s, &c.mode);
-        let [lanes, chunk_lanes] = [tiles.col_threads, COL_THREADS].map(|row| lanes(row, caps));
+        let matrix = match walk {
+            Passes::Chunks { segment } => c.units(segment.div_ceil(CHUNK), caps),
+            _ => None,
+        };
+        let chunk_row = matrix.map_or(COL_THREADS, |units| units.lanes as usize);
+        let [lanes, chunk_lanes] = [tiles.col_threads, chunk_row].map(|row| lanes(row, caps));
         let (run, operands) = (Run::default(), operands(c, &runs));
-        Self { c, runs, run, tiles, walk, kv, units, params, operands, lanes, chunk_lanes }
+        Self { c, runs, run, tiles, walk, kv, units, params, operands, lanes, chunk_lanes, matrix }
     }
 
     pub(super) fn build(mut self, caps: &Caps) -> Result<Program, Error> {
@@ -148,7 +157,9 @@ impl<'a> Dispatches<'a> {
             Passes::Sequential => format!("one pass, {tile}"),
             Passes::ReduceThenScan { keys, .. } => format!("two passes, segments of {keys}, {tile}"),
             Passes::Chunks { segment } => {
-                format!("products of chunks of {CHUNK} tokens, segments of {segment}, {tile}")
+                let by = self.matrix.map(|units| format!(" by {}", matrix::describe(units))).unwrap_or_default();
+                let tile = if self.matrix.is_some() { String::new() } else { format!(", {tile}") };
+                format!("products of chunks of {CHUNK} tokens{by}, segments of {segment}{tile}")
             }
         };
         let walked = matches!(self.walk, Passes::Sequential | Passes::ReduceThenScan { .. });
@@ -341,12 +352,16 @@ impl<'a> Dispatches<'a> {
     }
 
     fn segment(&self, part: usize, length: usize, block: &Block, from: Params) -> Step {
-        let params = Params { head_splits: 1, ..from };
+        let (col_splits, tile) = match self.matrix {
+            Some(_) => (self.c.qkv.dim_v.div_ceil(COLUMNS), BATCH),
+            None => (self.tiles.col_splits, self.tiles.segment_tile),
+        };
+        let params = Params { head_splits: 1, col_splits: col_splits as u32, ..from };
         let segments = params.segments as usize;
         let kv = self.kv(block);
-        let each = segments as u64 * self.tiles.col_splits as u64;
+        let each = segments as u64 * col_splits as u64;
         let (tokens, k, v) = self.key_bytes(block);
-        let splits = self.tiles.col_splits as f64;
+        let splits = col_splits as f64;
         let cost = Cost {
             flops: tokens * self.touch(),
             exps: 0.0,
@@ -355,20 +370,25 @@ impl<'a> Dispatches<'a> {
                 + (kv as usize * self.c.passed_by_segment() * 4) as f64)
                 * segments as f64,
         } + self.c.decay.cost * (tokens * splits)
-            + self.features(block, length, self.tiles.segment_tile) * splits;
+            + self.features(block, length, tile) * splits;
         let f = &self.c.features;
-        let mut consts = self.tiles.consts(self.tiles.segment_tile);
-        consts.extend([("READ_HEADS", 0), ("ADVANCED", 0)]);
-        consts.extend(&f.consts);
-        consts.extend(self.c.stored_consts());
         let (spans, overrides) = self.spans();
         let overrides = overrides.into_iter().collect();
         // No token reads the state in between.
-        let by_batch = self.c.decay.tiled.contains(&DECAY_TOKENS);
-        let decay = |one: &Fragment| if *one == DECAY_TOKENS { DECAY_BATCHES } else { *one };
-        let decay: Vec<_> = self.c.decay.tiled.iter().map(decay).chain((!by_batch).then_some(BY_TOKEN)).collect();
-        let spec = self.spec(&[&[self.lanes], &f.keys, &decay, spans], true, consts, overrides);
-        let step = self.step(&self.c.kernels.segment, self.rows_of(spec, &[V, STATES], 1), params, kv * each, cost);
+        let decay = self.c.decay_of_batches();
+        let (kernel, spec) = if let Some(units) = self.matrix {
+            let (keys, (_, products)) = (self.c.matrix_keys(), matrix::products(units));
+            let fragments = [&[self.chunk_lanes][..], products, &keys, &decay, spans];
+            (&self.c.kernels.segment_matrix, self.spec(&fragments, true, self.c.matrix_consts(units), overrides))
+        } else {
+            let mut consts = self.tiles.consts(self.tiles.segment_tile);
+            consts.extend([("READ_HEADS", 0), ("ADVANCED", 0)]);
+            consts.extend(&f.consts);
+            consts.extend(self.c.stored_consts());
+            let fragments = [&[self.lanes][..], &f.keys, &decay, spans];
+            (&self.c.kernels.segment, self.spec(&fragments, true, consts, overrides))
+        };
+        let step = self.step(kernel, self.rows_of(spec, &[V, STATES], 1), params, kv * each, cost);
         self.number(step, block, each).own(self.c.own.get(part))
     }
 

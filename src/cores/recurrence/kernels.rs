@@ -41,6 +41,10 @@ const LOAD_STATE: Fragment = fragment!("cores/recurrence/load_state.wgsl");
 const SEGMENT: Fragment = fragment!("cores/recurrence/segment.wgsl");
 const CHUNK: Fragment = fragment!("cores/recurrence/chunk.wgsl");
 const CHUNK_OUTPUT: Fragment = fragment!("cores/recurrence/chunk_output.wgsl");
+/// The chunk form by matrix units: what both kernels share, and each.
+const MATRIX: Fragment = fragment!("cores/recurrence/matrix.wgsl");
+const SEGMENT_MATRIX: Fragment = fragment!("cores/recurrence/segment_matrix.wgsl");
+const CHUNK_MATRIX: Fragment = fragment!("cores/recurrence/chunk_matrix.wgsl");
 const SCAN: Fragment = fragment!("cores/recurrence/scan.wgsl");
 const OUTPUT: Fragment = fragment!("cores/recurrence/output.wgsl");
 const OWN_BORDERS: Fragment = fragment!("cores/recurrence/borders.wgsl");
@@ -107,6 +111,8 @@ pub(crate) struct Kernels {
     pub(crate) scan: Kernel,
     pub(crate) output: Kernel,
     pub(crate) chunk: Kernel,
+    pub(crate) segment_matrix: Kernel,
+    pub(crate) chunk_matrix: Kernel,
     pub(crate) decode: Kernel,
     pub(crate) round: Kernel,
     pub(crate) borders: Kernel,
@@ -114,7 +120,8 @@ pub(crate) struct Kernels {
 
 impl Kernels {
     /// The stages with these names, in the order of the fields.
-    pub(crate) const fn new([segment, scan, output, chunk, decode, round, borders]: [&'static str; 7]) -> Self {
+    pub(crate) const fn new(names: [&'static str; 9]) -> Self {
+        let [segment, scan, output, chunk, segment_matrix, chunk_matrix, decode, round, borders] = names;
         let (params, proof) = (Params::UNIFORM, Some(PROOF));
         Self {
             segment: Kernel {
@@ -143,6 +150,14 @@ impl Kernels {
             },
             output: Kernel { entry: "recurrence_output", ..Kernel::new(output, &OUTPUT_SOURCES, params, proof) },
             chunk: Kernel { entry: "recurrence_chunk", ..Kernel::new(chunk, &CHUNK_SOURCES, params, proof) },
+            segment_matrix: Kernel {
+                entry: "recurrence_segment_matrix",
+                ..Kernel::new(segment_matrix, &SEGMENT_MATRIX_SOURCES, params, proof)
+            },
+            chunk_matrix: Kernel {
+                entry: "recurrence_chunk_matrix",
+                ..Kernel::new(chunk_matrix, &CHUNK_MATRIX_SOURCES, params, proof)
+            },
             decode: Kernel { entry: "recurrence_decode", ..Kernel::new(decode, &DECODE_SOURCES, params, None) },
             borders: Kernel {
                 entry: "borders",
@@ -202,6 +217,9 @@ pub(crate) const DECODE_WALK: [Fragment; 7] =
     [STRIDES_SOURCE, TYPES, DECAYS, ROWS, VECTOR_LOADS, OUTPUTS_STORED, DECODE_LANES];
 
 const CHUNK_SOURCES: [Fragment; 8] = followed(CHUNKS, CHUNK_OUTPUT);
+const MATRIX_WALK: [Fragment; 7] = followed(CHUNK_WALK, MATRIX);
+const SEGMENT_MATRIX_SOURCES: [Fragment; 8] = followed(MATRIX_WALK, SEGMENT_MATRIX);
+const CHUNK_MATRIX_SOURCES: [Fragment; 8] = followed(MATRIX_WALK, CHUNK_MATRIX);
 const OUTPUT_SOURCES: [Fragment; 13] = followed(WALK, OUTPUT);
 const DECODE_SOURCES: [Fragment; 8] = followed(DECODE_WALK, DECODE);
 

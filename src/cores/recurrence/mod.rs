@@ -18,6 +18,7 @@ pub(crate) mod cpu;
 pub(crate) mod cpu_decay;
 pub(crate) mod dispatch;
 pub(crate) mod kernels;
+mod matrix;
 pub(crate) mod reference;
 pub(crate) mod runs;
 mod stored;

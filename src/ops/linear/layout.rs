@@ -50,6 +50,8 @@ pub(super) static KERNELS: Kernels = Kernels::new([
     "linear_scan",
     "linear_output",
     "linear_chunk",
+    "linear_segment_matrix",
+    "linear_chunk_matrix",
     "linear_decode",
     "linear_round",
     "linear_borders",

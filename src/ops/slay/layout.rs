@@ -39,6 +39,8 @@ static KERNELS: Kernels = Kernels::new([
     "slay_scan",
     "slay_output",
     "slay_chunk",
+    "slay_segment_matrix",
+    "slay_chunk_matrix",
     "slay_decode",
     "slay_round",
     "slay_borders",

@@ -3,15 +3,13 @@
 use super::Config;
 use super::layout::{DIMS, Fragments, PROOF, Params, Piece, TYPES};
 use crate::cores::lanes::{lanes, reducing};
-use crate::gpu::Caps;
+use crate::cores::matrix::{self, SUBGROUPS};
 use crate::gpu::program::Cost;
-use crate::gpu::shader::{Fragment, Kernel, MATRIX_UNITS, UniformData, Variant, fragment};
+use crate::gpu::shader::{Fragment, Kernel, UniformData, Variant, fragment};
+use crate::gpu::{Caps, Matrix};
 use crate::tensor::DType;
 
 const TILE: Fragment = fragment!("primitives/matmul/tile.wgsl");
-const MATRIX_8: Fragment = fragment!("lib/matrix_8.wgsl");
-const MATRIX_16: Fragment = fragment!("lib/matrix_16.wgsl");
-const MATRIX_EMULATED: Fragment = fragment!("lib/matrix_emulated.wgsl");
 
 const fn kernel(name: &'static str, sources: &'static [Fragment]) -> Kernel {
     Kernel::new(name, sources, Params::UNIFORM, Some(PROOF))
@@ -36,8 +34,7 @@ const MOST_BATCH: usize = 4;
 /// Columns of an invocation of the tiled form, and groups of four elements of a slice.
 const COLUMNS_EACH: usize = 4;
 const DIM4: usize = 4;
-/// Subgroups of the form for matrix units, and groups of four elements of a slice.
-const SUBGROUPS: usize = 4;
+/// Groups of four elements of a slice of the form for matrix units.
 const MATRIX_DIM4: usize = 8;
 /// The fewest rows for matrix units: with fewer, most of a tile would be empty.
 const FEWEST_MATRIX_ROWS: usize = 32;
@@ -52,7 +49,7 @@ pub(super) enum Form {
     /// Tiles by registers.
     Tiled { row_threads: usize, rows_each: usize, col_threads: usize },
     /// Tiles by matrix units: matrices of a subgroup along rows and columns.
-    Matrix { row_tiles: usize, column_tiles: usize, tile: usize, lanes: usize, emulated: bool },
+    Matrix { units: Matrix, row_tiles: usize, column_tiles: usize },
 }
 
 impl Form {
@@ -89,19 +86,12 @@ impl Form {
 
     fn matrix(c: &Config, caps: &Caps) -> Option<Self> {
         let units = caps.matrix?;
-        let (tile, lanes) = (units.tile as usize, units.lanes as usize);
         // A compiler would take minutes for the emulation of more.
-        let per_subgroup = if units.emulated { 2 } else { 32 / tile };
-        let form =
-            Self::Matrix { row_tiles: per_subgroup, column_tiles: per_subgroup, tile, lanes, emulated: units.emulated };
-        let limits = &caps.limits;
-        let invocations = (SUBGROUPS * lanes) as u32;
-        let fits = form.workgroup_bytes() <= limits.max_compute_workgroup_storage_size as usize
-            && invocations <= limits.max_compute_invocations_per_workgroup
-            && invocations <= limits.max_compute_workgroup_size_x;
-        let divides = lanes.is_power_of_two() && (MATRIX_DIM4..=tile * tile).contains(&lanes);
+        let per_subgroup = if units.emulated { 2 } else { 32 / units.tile as usize };
+        let form = Self::Matrix { units, row_tiles: per_subgroup, column_tiles: per_subgroup };
+        let fits = matrix::fits(units, MATRIX_DIM4, form.workgroup_bytes(), caps);
         let suits = c.dtype == DType::F16 && c.weight == DType::F16 && c.rows >= FEWEST_MATRIX_ROWS;
-        (fits && divides && suits).then_some(form)
+        (fits && suits).then_some(form)
     }
 
     /// Rows of x and of the weight that a workgroup has.
@@ -111,7 +101,9 @@ impl Form {
             Self::Tiled { row_threads, rows_each, col_threads } => {
                 [row_threads * rows_each, col_threads * COLUMNS_EACH]
             }
-            Self::Matrix { row_tiles, column_tiles, tile, .. } => [2 * row_tiles * tile, 2 * column_tiles * tile],
+            Self::Matrix { units, row_tiles, column_tiles } => {
+                [row_tiles, column_tiles].map(|tiles| SUBGROUPS / 2 * tiles * units.tile as usize)
+            }
         }
     }
 
@@ -137,9 +129,9 @@ impl Form {
 
     /// Bytes of workgroup memory of the form for matrix units.
     fn workgroup_bytes(&self) -> usize {
-        let Self::Matrix { tile, .. } = self else { return 0 };
+        let Self::Matrix { units, .. } = self else { return 0 };
         let [rows, columns] = self.tile();
-        (rows + columns) * (MATRIX_DIM4 + 2) * 8 + 2 * tile * (columns / 4 + 1) * 16
+        (rows + columns) * (MATRIX_DIM4 + 2) * 8 + 2 * units.tile as usize * (columns / 4 + 1) * 16
     }
 
     /// The kernel, and its variant for so many outputs.
@@ -169,20 +161,10 @@ impl Form {
                 ]);
                 (&TILED, variant(consts).with(&[lanes(col_threads, caps)]))
             }
-            Self::Matrix { row_tiles, column_tiles, tile, lanes, emulated } => {
-                consts.extend([
-                    ("LANES", lanes as u32),
-                    ("ROW_TILES", row_tiles as u32),
-                    ("COLUMN_TILES", column_tiles as u32),
-                ]);
-                let products: &[Fragment] = match tile {
-                    _ if emulated => {
-                        consts.push(("TILE", tile as u32));
-                        &[MATRIX_EMULATED]
-                    }
-                    8 => &[MATRIX_8, MATRIX_UNITS],
-                    _ => &[MATRIX_16, MATRIX_UNITS],
-                };
+            Self::Matrix { units, row_tiles, column_tiles } => {
+                let (own, products) = matrix::products(units);
+                consts.extend(own);
+                consts.extend([("ROW_TILES", row_tiles as u32), ("COLUMN_TILES", column_tiles as u32)]);
                 (&MATRIX, variant(consts).with(products))
             }
         }
@@ -223,9 +205,8 @@ impl Form {
         match *self {
             Self::Vector { columns, .. } => format!("{columns} rows of the weight a workgroup"),
             Self::Tiled { .. } => format!("tiles of {rows} rows by {columns} columns{split}"),
-            Self::Matrix { tile, emulated, .. } => {
-                let how = if emulated { "emulated matrices" } else { "matrix units" };
-                format!("{how} of {tile}x{tile}, tiles of {rows} rows by {columns} columns{split}")
+            Self::Matrix { units, .. } => {
+                format!("{}, tiles of {rows} rows by {columns} columns{split}", matrix::describe(units))
             }
         }
     }

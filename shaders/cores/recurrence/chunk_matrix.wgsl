@@ -1,0 +1,353 @@
+// Recurrence, pass 2 of the chunk form by matrix units: the outputs of one chunk of a segment, as chunk_output.wgsl defines them.
+// Grid: chunks of a segment, column splits, query heads of a KV head, segments, KV heads. Reads q, k, v, segments; writes o.
+//
+// Features become f16. The state stays f32: it enters the products as two f16, a number and what rounding left of it, in units
+// of a power of two that grows with the largest number so far. Weights become f16 in units of a power of two for each row.
+//
+// Consts of the prelude: WIDTH, the number of features, CHUNKS, the largest number of chunks of a segment, and those of
+// matrix.wgsl. A variant brings what chunk_output.wgsl needs.
+override SUMMED: u32 = 0u; // 1: outputs are added to those of an earlier run
+
+const CHUNK: u32 = 64u;
+const TOKENS: u32 = CHUNKS * CHUNK;
+const SLICE4: u32 = 8u; // groups of features in workgroup memory at a time
+const SLICE_TILES: u32 = 4u * SLICE4 / TILE;
+const SLICES: u32 = (FEATURES4 + SLICE4 - 1u) / SLICE4;
+const SLICE_STRIDE: u32 = SLICE4 + 2u;
+const ROW_TURNS: u32 = CHUNK * SLICE4 / INVOCATIONS;
+const STATE_TURNS: u32 = 4u * SLICE4 * COL_THREADS / INVOCATIONS;
+const VALUE_TURNS: u32 = CHUNK * COL_THREADS / INVOCATIONS;
+
+// Where keys and both parts of a state start, and where values start.
+const KEYS: u32 = CHUNK * SLICE_STRIDE;
+const STATE: u32 = 2u * CHUNK * SLICE_STRIDE;
+const STATE_REST: u32 = STATE + 4u * SLICE4 * COLUMN_STRIDE;
+const VALUES: u32 = CHUNK * COLUMN_STRIDE;
+
+// A slice of queries and of keys, [CHUNK][SLICE_STRIDE] each, then of the state, [2][4 SLICE4][COLUMN_STRIDE]. Later the weights
+// of a chunk and its values, [CHUNK][COLUMN_STRIDE] each.
+var<workgroup> wg_halves: array<vec4<f16>, max(STATE_REST + 4u * SLICE4 * COLUMN_STRIDE, 2u * CHUNK * COLUMN_STRIDE)>;
+// Sums of features of the state, of a slice.
+var<workgroup> wg_norm: array<vec4<f32>, select(1u, SLICE4, NORMED == 1u)>;
+// The largest weights of rows, or their sums, [ROWS][PARTS].
+var<workgroup> wg_parts: array<f32, ROWS * PARTS>;
+// The largest number of the state so far.
+var<workgroup> wg_top: atomic<u32>;
+
+// What an invocation has of its rows.
+var<private> sums_of_rows: Share;
+var<private> weight_sums: array<f32, ROWS_EACH>;
+
+// Loads a slice: of the queries from token `first` up to `end`, of the keys from token `key` up to `key_end`, and, if `own`, of
+// the state that starts at `base` among the stored segments. Returns the exponent of the unit of the state.
+fn load_slice(
+    p: Place,
+    slice: u32,
+    tokens: vec2<u32>,
+    keys: vec2<u32>,
+    base: u32,
+    own: bool,
+    invocation: u32,
+) -> i32 {
+    var queries: array<vec4<f16>, ROW_TURNS>;
+    var features: array<vec4<f16>, ROW_TURNS>;
+    var states: array<vec4<f32>, STATE_TURNS>;
+    for (var turn = 0u; turn < ROW_TURNS; turn++) {
+        let token = (invocation + turn * INVOCATIONS) / SLICE4;
+        let i = slice * SLICE4 + invocation % SLICE4;
+        queries[turn] = vec4<f16>(query_group(p, p.head_split, tokens.x + token, tokens.y, i));
+        features[turn] = vec4<f16>(key_group(p, keys.x + token, keys.y, i));
+    }
+    var norm = vec4<f32>(0.0);
+    if (own) {
+        var largest = 0.0;
+        let e = (p.split * COL_THREADS + invocation % COL_THREADS) * 4u;
+        for (var turn = 0u; turn < STATE_TURNS; turn++) {
+            let d = feature_row(slice * 4u * SLICE4 + (invocation + turn * INVOCATIONS) / COL_THREADS);
+            count_load(select(0u, four_of(e, params.dim_v), d < params.rows));
+            let row = stored_row(base + min(d, params.rows - 1u) * params.dim_v, e);
+            // Past the last row a state is zero.
+            states[turn] = select(vec4<f32>(0.0), row, d < params.rows);
+            largest = max(largest, largest_of(states[turn]));
+        }
+        atomicMax(&wg_top, bitcast<u32>(largest));
+        if (NORMALIZE == 1u && invocation < SLICE4) {
+            for (var c = 0u; c < 4u; c++) {
+                let d = feature_row(4u * (slice * SLICE4 + invocation) + c);
+                if (d < params.rows) {
+                    count_load(1u);
+                    norm[c] = segment_at(base + params.rows * params.dim_v + d);
+                }
+            }
+        }
+    }
+    workgroupBarrier();
+    for (var turn = 0u; turn < ROW_TURNS; turn++) {
+        let i = invocation + turn * INVOCATIONS;
+        let at = i / SLICE4 * SLICE_STRIDE + i % SLICE4;
+        wg_halves[at] = queries[turn];
+        wg_halves[KEYS + at] = features[turn];
+    }
+    var unit = 0;
+    if (own) {
+        unit = exponent_of(bitcast<f32>(atomicLoad(&wg_top))) - TOP;
+        for (var turn = 0u; turn < STATE_TURNS; turn++) {
+            let i = invocation + turn * INVOCATIONS;
+            let at = i / COL_THREADS * COLUMN_STRIDE + i % COL_THREADS;
+            let scaled = states[turn] * power(-unit);
+            let rounded = vec4<f16>(scaled);
+            wg_halves[STATE + at] = rounded;
+            wg_halves[STATE_REST + at] = vec4<f16>(scaled - vec4<f32>(rounded));
+        }
+        if (NORMALIZE == 1u && invocation < SLICE4) {
+            wg_norm[invocation] = norm;
+        }
+    }
+    workgroupBarrier();
+    return unit;
+}
+
+// Adds the products of a slice of queries with keys, and, if `own`, with the state.
+fn add_slice(cells: ptr<function, Block>, sums: ptr<function, Block>, first_row: u32, own: bool) {
+    for (var d = 0u; d < turns(SLICE_TILES); d++) {
+        var queries: array<MatrixA, ROW_TILES>;
+        for (var r = 0u; r < turns(ROW_TILES); r++) {
+            queries[r] = matrix_a((first_row + r * TILE) * SLICE_STRIDE + d * TILE4, SLICE_STRIDE);
+        }
+        for (var e = 0u; e < turns(COLUMN_TILES); e++) {
+            let keys = matrix_b_transposed(KEYS + e * TILE * SLICE_STRIDE + d * TILE4, SLICE_STRIDE);
+            for (var r = 0u; r < turns(ROW_TILES); r++) {
+                let at = r * COLUMN_TILES + e;
+                (*cells)[at] = multiply_add(queries[r], keys, (*cells)[at]);
+            }
+        }
+        if (own) {
+            for (var e = 0u; e < turns(COLUMN_TILES); e++) {
+                let at_row = d * TILE * COLUMN_STRIDE + e * TILE4;
+                let state = matrix_b(STATE + at_row, COLUMN_STRIDE);
+                let rest = matrix_b(STATE_REST + at_row, COLUMN_STRIDE);
+                for (var r = 0u; r < turns(ROW_TILES); r++) {
+                    let at = r * COLUMN_TILES + e;
+                    (*sums)[at] = multiply_add(queries[r], state, (*sums)[at]);
+                    (*sums)[at] = multiply_add(queries[r], rest, (*sums)[at]);
+                }
+            }
+        }
+    }
+}
+
+// The weights of four keys from s on, of token t: both are numbered from the start of their chunk, which starts at `token` and
+// `key` of the segment.
+fn weights_of(cell: vec4<f32>, token: u32, key: u32, t: u32, s: u32, own: bool) -> vec4<f32> {
+    var own_weights = vec4<f32>(0.0);
+    for (var c = 0u; c < 4u; c++) {
+        // What a token does not see must not reach a power of two.
+        let seen = !own || s + c <= t;
+        let factor = left_between(token + t, key + select(t, s + c, seen)) * scale_of(key + s + c);
+        own_weights[c] = select(0.0, cell[c] * factor, seen);
+    }
+    return own_weights;
+}
+
+// Adds what the keys of a chunk give to the outputs: their values, times weights from products with the queries.
+fn add_chunk(
+    p: Place,
+    cells: ptr<function, Block>,
+    token: u32,
+    key: u32,
+    first: u32,
+    end: u32,
+    own: bool,
+    first_row: u32,
+    invocation: u32,
+) {
+    var share = share_of(cells, first_row, invocation);
+    for (var i = 0u; i < ROWS_EACH; i++) {
+        let t = own_row(invocation, i);
+        var largest = 0.0;
+        for (var half = 0u; half < turns(2u); half++) {
+            for (var c = 0u; c < PART4; c++) {
+                let at = share_at(i, half, c);
+                let s = 4u * own_group(invocation, half, c);
+                if (!own || s <= t) {
+                    share[at] = weights_of(share[at], token, key, t, s, own);
+                } else {
+                    share[at] = vec4<f32>(0.0);
+                }
+                largest = max(largest, largest_of(share[at]));
+            }
+        }
+        wg_parts[t * PARTS + invocation % PARTS] = largest;
+    }
+    workgroupBarrier();
+    var units: array<i32, ROWS_EACH>;
+    for (var i = 0u; i < ROWS_EACH; i++) {
+        let t = own_row(invocation, i);
+        var largest = 0.0;
+        for (var part = 0u; part < PARTS; part++) {
+            largest = max(largest, wg_parts[t * PARTS + part]);
+        }
+        units[i] = exponent_of(largest) - TOP;
+        var sum = vec4<f32>(0.0);
+        for (var half = 0u; half < turns(2u); half++) {
+            for (var c = 0u; c < PART4; c++) {
+                let rounded = vec4<f16>(share[share_at(i, half, c)] * power(-units[i]));
+                wg_halves[t * COLUMN_STRIDE + own_group(invocation, half, c)] = rounded;
+                sum += vec4<f32>(rounded);
+            }
+        }
+        if (NORMALIZE == 1u) {
+            weight_sums[i] += (sum.x + sum.y + sum.z + sum.w) * power(units[i]);
+        }
+    }
+    for (var turn = 0u; turn < VALUE_TURNS; turn++) {
+        let i = invocation + turn * INVOCATIONS;
+        let values = chunk_values(p, first + i / COL_THREADS, end, i % COL_THREADS);
+        wg_halves[VALUES + i / COL_THREADS * COLUMN_STRIDE + i % COL_THREADS] = vec4<f16>(values);
+    }
+    workgroupBarrier();
+    var products: Block;
+    clear_block(&products);
+    for (var s = 0u; s < turns(COLUMN_TILES); s++) {
+        var of_rows: array<MatrixA, ROW_TILES>;
+        for (var r = 0u; r < turns(ROW_TILES); r++) {
+            of_rows[r] = matrix_a((first_row + r * TILE) * COLUMN_STRIDE + s * TILE4, COLUMN_STRIDE);
+        }
+        for (var e = 0u; e < turns(COLUMN_TILES); e++) {
+            let values = matrix_b(VALUES + s * TILE * COLUMN_STRIDE + e * TILE4, COLUMN_STRIDE);
+            for (var r = 0u; r < turns(ROW_TILES); r++) {
+                let at = r * COLUMN_TILES + e;
+                products[at] = multiply_add(of_rows[r], values, products[at]);
+            }
+        }
+    }
+    var summed = share_of(&products, first_row, invocation);
+    for (var i = 0u; i < ROWS_EACH; i++) {
+        for (var c = 0u; c < 2u * PART4; c++) {
+            sums_of_rows[i * 2u * PART4 + c] += summed[i * 2u * PART4 + c] * power(units[i]);
+        }
+    }
+}
+
+// For the epilogue: values of token n.
+fn token_values(p: Place, n: u32, t: u32, i: u32) -> vec4<f32> {
+    return chunk_values(p, n, n + 1u, i);
+}
+
+fn store_chunk(p: Place, first: u32, end: u32, invocation: u32) {
+    if (NORMALIZE == 1u) {
+        workgroupBarrier();
+        for (var i = 0u; i < ROWS_EACH; i++) {
+            wg_parts[own_row(invocation, i) * PARTS + invocation % PARTS] = weight_sums[i];
+        }
+        workgroupBarrier();
+    }
+    let head = head_start(params.o, p.b, p.g * p.group + p.head_split);
+    for (var i = 0u; i < ROWS_EACH; i++) {
+        let t = own_row(invocation, i);
+        let n = first + t;
+        var weight = 0.0;
+        if (NORMALIZE == 1u) {
+            for (var part = 0u; part < PARTS; part++) {
+                weight += wg_parts[t * PARTS + part];
+            }
+        }
+        for (var half = 0u; half < turns(2u); half++) {
+            for (var c = 0u; c < PART4; c++) {
+                let column = own_group(invocation, half, c);
+                let e = (p.split * COL_THREADS + column) * 4u;
+                if (n < end && e < params.dim_v) {
+                    var sum = normalize(t, sums_of_rows[share_at(i, half, c)], weight);
+                    sum = epilogue(p, n, t, column, sum);
+                    let at = head + n * params.o.token;
+                    if (SUMMED == 1u) {
+                        count_load(four_of(e, params.dim_v));
+                        sum += load_o(at, e);
+                    }
+                    count_store(four_of(e, params.dim_v));
+                    store_o(at, e, sum);
+                }
+            }
+        }
+    }
+}
+
+fn chunk_of(p: Place, start: u32, own: u32, first: u32, end: u32, first_row: u32, invocation: u32) {
+    if (invocation == 0u) {
+        atomicStore(&wg_top, 0u);
+    }
+    load_logs(p, start, end, invocation);
+    workgroupBarrier();
+    for (var i = 0u; i < ROWS_EACH; i++) {
+        weight_sums[i] = 0.0;
+    }
+    var cells: Block;
+    var sums: Block;
+    clear_block(&cells);
+    clear_block(&sums);
+    let base = (p.kv * params.stored_segments + state_before(p)) * params.segment_stride;
+    var unit = 0;
+    for (var slice = 0u; slice < turns(SLICES); slice++) {
+        let next = load_slice(p, slice, vec2<u32>(first, end), vec2<u32>(first, end), base, true, invocation);
+        if (slice > 0u) {
+            // The unit only grows.
+            for (var i = 0u; i < turns(ROW_TILES * COLUMN_TILES); i++) {
+                sums[i] = scale_c(sums[i], power(unit - next), 0.0);
+            }
+        }
+        unit = next;
+        add_slice(&cells, &sums, first_row, true);
+        if (NORMALIZE == 1u) {
+            for (var i = 0u; i < ROWS_EACH; i++) {
+                for (var c = invocation % PARTS; c < SLICE4; c += PARTS) {
+                    let q = vec4<f32>(wg_halves[own_row(invocation, i) * SLICE_STRIDE + c]);
+                    weight_sums[i] += dot(q, wg_norm[c]);
+                }
+            }
+        }
+    }
+    sums_of_rows = share_of(&sums, first_row, invocation);
+    for (var i = 0u; i < ROWS_EACH; i++) {
+        let left = left_since_start(own * CHUNK + own_row(invocation, i));
+        for (var c = 0u; c < 2u * PART4; c++) {
+            sums_of_rows[i * 2u * PART4 + c] *= left * power(unit);
+        }
+        weight_sums[i] *= left;
+    }
+    add_chunk(p, &cells, own * CHUNK, own * CHUNK, first, end, true, first_row, invocation);
+    if (CHUNKS > 1u) {
+        for (var chunk = 0u; chunk < own; chunk++) {
+            let key = start + chunk * CHUNK;
+            clear_block(&cells);
+            for (var slice = 0u; slice < turns(SLICES); slice++) {
+                workgroupBarrier();
+                load_slice(p, slice, vec2<u32>(first, end), vec2<u32>(key, key + CHUNK), base, false, invocation);
+                add_slice(&cells, &sums, first_row, false);
+            }
+            add_chunk(p, &cells, own * CHUNK, chunk * CHUNK, key, key + CHUNK, false, first_row, invocation);
+        }
+    }
+    store_chunk(p, first, end, invocation);
+}
+
+@compute @workgroup_size(INVOCATIONS)
+fn recurrence_chunk_matrix(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    lane: Lane,
+) {
+    let index = group_index(params.grid, group, groups);
+    if (index >= params.grid.end) {
+        return;
+    }
+    let chunks = (params.segment + CHUNK - 1u) / CHUNK;
+    let home = place(index / chunks, params.queries, lane.invocation);
+    let own = index % chunks;
+    let first = home.span.first + own * CHUNK;
+    let end = min(first + CHUNK, home.span.end);
+    if (first >= end) {
+        return;
+    }
+    let p = shared_place(home);
+    chunk_of(p, home.span.first, own, first, end, subgroup_of(lane) % SUBGROUPS * SUBGROUP_ROWS, lane.invocation);
+}

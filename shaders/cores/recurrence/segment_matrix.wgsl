@@ -1,0 +1,162 @@
+// Recurrence, pass 1 by matrix units: the state after the tokens of one segment, starting from zero: K^T V over batches of
+// tokens. Grid: column splits, segments, KV heads. Reads k, v; writes segments. Values are multiplied by their factors, and by
+// what is left of them at the end of their batch, before they become f16.
+//
+// Consts of the prelude: WIDTH, the number of features, and those of matrix.wgsl. A variant brings key_group and feature_row
+// (chunk_mapped.wgsl); decay_none.wgsl with by_token.wgsl, or decay_batches.wgsl.
+const BATCH: u32 = 32u; // tokens
+const BATCH_TILES: u32 = BATCH / TILE;
+const BLOCKS: u32 = (WIDTH + ROWS - 1u) / ROWS; // of 64 rows of the state
+const KEY4: u32 = BLOCKS * ROWS / 4u;
+const KEY_STRIDE: u32 = KEY4 + 2u;
+const VALUES: u32 = BATCH * KEY_STRIDE; // where values start
+const KEY_TURNS: u32 = BATCH * KEY4 / INVOCATIONS;
+const VALUE_TURNS: u32 = BATCH * COL_THREADS / INVOCATIONS;
+const NORM_ROWS: u32 = (BLOCKS * ROWS + INVOCATIONS - 1u) / INVOCATIONS;
+
+// A batch of features of keys, [BATCH][KEY_STRIDE]; then of values, [BATCH][COLUMN_STRIDE].
+var<workgroup> wg_halves: array<vec4<f16>, VALUES + BATCH * COLUMN_STRIDE>;
+// The largest factor of values so far.
+var<workgroup> wg_top: atomic<u32>;
+
+const tile_start: u32 = 0u; // a batch is one tile
+
+fn factor_of(t: u32) -> f32 {
+    return left_of_token(t) * value_scale(t);
+}
+
+fn load_batch(p: Place, first: u32, end: u32, unit: i32, invocation: u32) {
+    for (var turn = 0u; turn < KEY_TURNS; turn++) {
+        let i = invocation + turn * INVOCATIONS;
+        let n = first + i / KEY4;
+        let features = key_group(p, n, end, i % KEY4);
+        // Tokens past the end write nothing.
+        wg_halves[i / KEY4 * KEY_STRIDE + i % KEY4] = vec4<f16>(select(vec4<f32>(0.0), features, n < end));
+    }
+    for (var turn = 0u; turn < VALUE_TURNS; turn++) {
+        let i = invocation + turn * INVOCATIONS;
+        let t = i / COL_THREADS;
+        let values = chunk_values(p, first + t, end, i % COL_THREADS);
+        wg_halves[VALUES + t * COLUMN_STRIDE + i % COL_THREADS] = vec4<f16>(values * (factor_of(t) * power(-unit)));
+    }
+}
+
+fn segment_of(p: Place, first_row: u32, invocation: u32) {
+    var state: array<MatrixC, BLOCKS * ROW_TILES * COLUMN_TILES>;
+    for (var i = 0u; i < turns(BLOCKS * ROW_TILES * COLUMN_TILES); i++) {
+        state[i] = zero_c();
+    }
+    var norms: array<f32, NORM_ROWS>;
+    for (var i = 0u; i < NORM_ROWS; i++) {
+        norms[i] = 0.0;
+    }
+    if (invocation == 0u) {
+        atomicStore(&wg_top, 0u);
+    }
+    var unit = 0; // exponent of the unit of the state
+    var total = 0.0; // log decay of the segment
+    for (var batch = p.span.first; batch < p.span.end; batch += BATCH) {
+        workgroupBarrier();
+        load_decays(p, batch, p.span.end, invocation);
+        var grown = 0;
+        if (DECAY == 1u) {
+            for (var t = invocation; t < BATCH; t += INVOCATIONS) {
+                atomicMax(&wg_top, bitcast<u32>(abs(factor_of(t))));
+            }
+            workgroupBarrier();
+            let own = exponent_of(bitcast<f32>(atomicLoad(&wg_top))) + 1;
+            // Nothing has been written before the first batch.
+            grown = select(own - unit, 0, batch == p.span.first);
+            unit = own;
+        }
+        load_batch(p, batch, p.span.end, unit, invocation);
+        workgroupBarrier();
+        if (DECAY == 1u) {
+            let kept = decay_of(batch_log());
+            total += batch_log();
+            let shrink = power(-grown);
+            let rest = select(0.0, shrink, kept <= 0.0);
+            for (var i = 0u; i < turns(BLOCKS * ROW_TILES * COLUMN_TILES); i++) {
+                state[i] = scale_c(state[i], kept * shrink, rest);
+            }
+            for (var i = 0u; i < NORM_ROWS; i++) {
+                norms[i] = left_of(vec4<f32>(kept), vec4<f32>(norms[i])).x;
+            }
+        }
+        for (var t = 0u; t < turns(BATCH_TILES); t++) {
+            var values: array<MatrixB, COLUMN_TILES>;
+            for (var e = 0u; e < turns(COLUMN_TILES); e++) {
+                values[e] = matrix_b(VALUES + t * TILE * COLUMN_STRIDE + e * TILE4, COLUMN_STRIDE);
+            }
+            for (var b = 0u; b < turns(BLOCKS); b++) {
+                for (var r = 0u; r < turns(ROW_TILES); r++) {
+                    let row = b * ROWS + first_row + r * TILE;
+                    let keys = matrix_a_transposed(t * TILE * KEY_STRIDE + row / 4u, KEY_STRIDE);
+                    for (var e = 0u; e < turns(COLUMN_TILES); e++) {
+                        let at = (b * ROW_TILES + r) * COLUMN_TILES + e;
+                        state[at] = multiply_add(keys, values[e], state[at]);
+                    }
+                }
+            }
+        }
+        if (NORMALIZE == 1u) {
+            for (var i = 0u; i < NORM_ROWS; i++) {
+                let row = min(invocation + i * INVOCATIONS, BLOCKS * ROWS - 1u);
+                for (var t = 0u; t < BATCH; t++) {
+                    norms[i] += left_of_token(t) * f32(wg_halves[t * KEY_STRIDE + row / 4u][row % 4u]);
+                }
+            }
+        }
+    }
+
+    let base = (p.kv * params.stored_segments + p.segment) * params.segment_stride;
+    for (var b = 0u; b < turns(BLOCKS); b++) {
+        var block: Block;
+        for (var i = 0u; i < turns(ROW_TILES * COLUMN_TILES); i++) {
+            block[i] = state[b * ROW_TILES * COLUMN_TILES + i];
+        }
+        let share = share_of(&block, first_row, invocation);
+        for (var i = 0u; i < ROWS_EACH; i++) {
+            let d = feature_row(b * ROWS + own_row(invocation, i));
+            for (var half = 0u; half < turns(2u); half++) {
+                for (var c = 0u; c < PART4; c++) {
+                    let e = (p.split * COL_THREADS + own_group(invocation, half, c)) * 4u;
+                    if (d < params.rows) {
+                        var own = share;
+                        count_store(four_of(e, params.dim_v));
+                        put_row(base + d * params.dim_v, e, own[share_at(i, half, c)] * power(unit));
+                    }
+                }
+            }
+        }
+    }
+    if (NORMALIZE == 1u && p.split == 0u) {
+        let norm = base + params.rows * params.dim_v;
+        for (var i = 0u; i < NORM_ROWS; i++) {
+            let row = invocation + i * INVOCATIONS;
+            let d = feature_row(row);
+            if (row < BLOCKS * ROWS && d < params.rows) {
+                count_store(1u);
+                write_segment(norm + d, norms[i]);
+            }
+        }
+    }
+    if (DECAY == 1u && p.split == 0u && invocation == 0u) {
+        count_store(1u);
+        write_segment(base + params.state_len, total);
+    }
+}
+
+@compute @workgroup_size(INVOCATIONS)
+fn recurrence_segment_matrix(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    lane: Lane,
+) {
+    let index = group_index(params.grid, group, groups);
+    if (index >= params.grid.end) {
+        return;
+    }
+    let home = place(index, params.keys, lane.invocation);
+    segment_of(shared_place(home), subgroup_of(lane) % SUBGROUPS * SUBGROUP_ROWS, lane.invocation);
+}

@@ -1,0 +1,72 @@
+//! The chunk form by matrix units, for f16 storage, because the units multiply f16: when a plan takes it, its kernels' variants and
+//! the workgroup memory that they need. Pure.
+
+use super::chunk::{COL_THREADS, COLUMNS};
+use super::kernels::{BY_TOKEN, CHUNK_MAPPED, CHUNK_VALUES, DECAY_BATCHES, DECAY_TOKENS};
+use super::{DecayKind, Recurrence};
+use crate::cores::matrix;
+use crate::gpu::shader::Fragment;
+use crate::gpu::{Caps, Matrix};
+use crate::tensor::DType;
+
+/// Tokens of a batch of the segment kernel: BATCH in `shaders/cores/recurrence/segment_matrix.wgsl`.
+pub(super) const BATCH: usize = 32;
+
+/// The widest features: a subgroup holds its share of a state in registers.
+const WIDEST: usize = 128;
+
+/// Rows of a block, and groups of four features in a slice.
+const ROWS: usize = 64;
+const SLICE: usize = 8;
+
+/// The fewest invocations of a subgroup: so many sum the decays of a segment.
+const FEWEST_LANES: usize = 8;
+
+impl Recurrence<'_> {
+    /// The matrix units that the chunk form takes, if the device has such and they suit the run.
+    pub(super) fn units(&self, chunks: usize, caps: &Caps) -> Option<Matrix> {
+        let units = caps.matrix?;
+        let suits = self.qkv.dtype == DType::F16 && self.features.rows <= WIDEST && self.features.stored.is_none();
+        let bytes = self.segment_bytes().max(self.chunk_bytes(units, chunks));
+        (suits && matrix::fits(units, FEWEST_LANES, bytes, caps)).then_some(units)
+    }
+
+    /// Bytes of workgroup memory of both kernels: elements of f32, of f16 in groups of four, and decays.
+    fn segment_bytes(&self) -> usize {
+        let keys = BATCH * (self.features.rows.next_multiple_of(ROWS) / 4 + 2);
+        let decays = if self.decay.kind == DecayKind::None { 0 } else { 3 * 4 * BATCH + 16 };
+        FLOATS + 8 * (keys + BATCH * (COL_THREADS + 2)) + decays + 16
+    }
+
+    fn chunk_bytes(&self, units: Matrix, chunks: usize) -> usize {
+        let slices = 2 * ROWS * (SLICE + 2) + 2 * 4 * SLICE * (COL_THREADS + 2);
+        let weights = 2 * ROWS * (COL_THREADS + 2);
+        let parts = (matrix::invocations(units) / ROWS).max(1);
+        let decays = if self.decay.kind == DecayKind::None { 0 } else { 3 * 4 * ROWS * chunks };
+        FLOATS + 8 * slices.max(weights) + 16 * SLICE + 4 * ROWS * parts + decays + 16
+    }
+
+    /// Consts of both kernels.
+    pub(super) fn matrix_consts(&self, units: Matrix) -> Vec<(&'static str, u32)> {
+        let (mut consts, _) = matrix::products(units);
+        consts.extend([("WIDTH", self.features.rows as u32), ("NORMED", self.normalize.is_some().into())]);
+        consts.extend(&self.features.consts);
+        consts
+    }
+
+    /// Fragments of features of keys and of values.
+    pub(super) fn matrix_keys(&self) -> Vec<Fragment> {
+        let chunk = self.features.chunk.iter().flatten().copied();
+        chunk.filter(|fragment| *fragment != CHUNK_MAPPED[1]).chain([CHUNK_VALUES]).collect()
+    }
+
+    /// The decay of a kernel that stores a state and reads none in between.
+    pub(super) fn decay_of_batches(&self) -> Vec<Fragment> {
+        let by_batch = self.decay.tiled.contains(&DECAY_TOKENS);
+        let own = |one: &Fragment| if *one == DECAY_TOKENS { DECAY_BATCHES } else { *one };
+        self.decay.tiled.iter().map(own).chain((!by_batch).then_some(BY_TOKEN)).collect()
+    }
+}
+
+/// Bytes of half of the columns of a block, with padding.
+const FLOATS: usize = 16 * ROWS * (COLUMNS / 8 + 1);
