@@ -169,6 +169,22 @@ fn with_matrices() -> Vec<(&'static Kernel, Variant)> {
                 }
             }
         }
+        // The emulation of these does not fit into what Tint compiles.
+        let wide = Qkv::new().heads(4).len(4096).dtype(DType::F16);
+        let identity = Some(linear::FeatureMap::Identity);
+        for (d, e) in if emulated { &[][..] } else { &[(63, 50), (64, 64), (128, 96)][..] } {
+            let plain = linear::Config::new(wide.dim(*d).dim_v(*e));
+            let gated = linear::Config { mode: Mode::new().carry(), feature_map: identity, ..plain.clone() }
+                .rule(linear::Rule::Gated(linear::Gate::Head));
+            let ssd = ssd::Config { dtype: DType::F16, ..ssd::Config::new(4096, 24, *e, *d) };
+            let operators: [&dyn Operator; 3] = [&plain, &gated, &ssd];
+            for step in operators.iter().flat_map(|operator| operator.program(&caps).unwrap().steps().to_vec()) {
+                let own = ["recurrence_segment_matrix", "recurrence_chunk_matrix"].contains(&step.kernel.entry);
+                list.extend(
+                    std::iter::once(step.spec).chain(step.narrow).filter(|_| own).map(|spec| (step.kernel, spec)),
+                );
+            }
+        }
         let halves = |rows, inner, width| matmul::Config {
             dtype: DType::F16,
             weight: DType::F16,

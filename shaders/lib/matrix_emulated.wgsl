@@ -34,20 +34,16 @@ fn matrix_a(at: u32, stride: u32) -> MatrixA {
     return a;
 }
 
-fn matrix_a_transposed(at: u32, stride: u32) -> MatrixA {
-    var a: MatrixA;
-    for (var i = 0u; i < turns(ELEMENTS); i++) {
-        a[i / 4u][i % 4u] = wg_halves[at + i % TILE * stride + i / TILE / 4u][i / TILE % 4u];
-    }
-    return a;
-}
-
 fn matrix_b(at: u32, stride: u32) -> MatrixB {
     return matrix_a(at, stride);
 }
 
 fn matrix_b_transposed(at: u32, stride: u32) -> MatrixB {
-    return matrix_a_transposed(at, stride);
+    var b: MatrixB;
+    for (var i = 0u; i < turns(ELEMENTS); i++) {
+        b[i / 4u][i % 4u] = wg_halves[at + i % TILE * stride + i / TILE / 4u][i / TILE % 4u];
+    }
+    return b;
 }
 
 fn matrix_c(at: u32, stride: u32) -> MatrixC {

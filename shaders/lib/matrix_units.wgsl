@@ -18,13 +18,9 @@ fn turns(count: u32) -> u32 {
     return count;
 }
 
-// Loads. Those with `transposed` exchange the rows and columns that lie in memory.
+// Loads. matrix_b_transposed exchanges the rows and columns that lie in memory.
 fn matrix_a(at: u32, stride: u32) -> MatrixA {
     return coopLoadT<MatrixA>(&wg_halves[at], stride);
-}
-
-fn matrix_a_transposed(at: u32, stride: u32) -> MatrixA {
-    return coopLoad<MatrixA>(&wg_halves[at], stride);
 }
 
 fn matrix_b(at: u32, stride: u32) -> MatrixB {

@@ -16,7 +16,6 @@ use subquad::verify::tolerance;
 
 use crate::bytes::assert_moves_what_is_stated;
 use crate::cover::{Programs, covering, lacks, runs_everything, usual};
-use crate::matrix::{self, EMULATED, forms};
 use crate::support::{assert_matches, context, inputs, on_gpu_with, prepare, test};
 
 pub(crate) fn tests() -> Vec<Trial> {
@@ -40,15 +39,6 @@ pub(crate) fn tests() -> Vec<Trial> {
         trials.extend(cases.into_iter().map(|case| {
             Trial::ignorable_test(format!("chunks::{}::{case}", op.name), move || matches_the_definition(op, &case))
         }));
-        let by_units = |case: &Case| {
-            let program = case.configure(op).and_then(|operator| operator.program(&with_units()));
-            case.quick && !case.host && program.is_ok_and(|program| takes_units(&program))
-        };
-        let programs = Programs { caps: &with_units(), entries: Some(&UNITS) };
-        trials.extend(covering(op, &programs, by_units).into_iter().map(|case| {
-            let name = format!("chunks::matrix::{}::{case}", op.name);
-            Trial::ignorable_test(name, move || units_match_the_definition(op, &case))
-        }));
         // Kernels that count are compiled for that alone, which takes minutes on a software adapter.
         if every {
             let counted = |case: &Case| chunked(case) && case.dtype == DType::F32;
@@ -64,41 +54,9 @@ pub(crate) fn tests() -> Vec<Trial> {
 /// Entry points of the kernels that only the chunk form has.
 const ENTRIES: [&str; 3] = ["recurrence_chunk", "linear_delta_prepare", "linear_delta_scan"];
 
-/// Entry points of the chunk form by matrix units.
-const UNITS: [&str; 2] = ["recurrence_segment_matrix", "recurrence_chunk_matrix"];
-
-fn has(program: &Program, entry: &str) -> bool {
-    program.steps().iter().any(|step| step.kernel.entry == entry)
-}
-
 /// Whether a program multiplies chunks of tokens.
 pub(crate) fn takes_chunks(program: &Program) -> bool {
-    has(program, "recurrence_chunk")
-}
-
-/// Whether it multiplies them by matrix units, or their emulation.
-fn takes_units(program: &Program) -> bool {
-    UNITS.iter().all(|entry| has(program, entry))
-}
-
-/// A device with matrix units whose recurrences multiply chunks.
-fn with_units() -> Caps {
-    let limits = wgpu::Limits { max_compute_workgroup_storage_size: 32768, ..wgpu::Limits::default() };
-    Caps { f16: true, limits, matrix: Some(EMULATED), recurrence: Algorithm::Chunks, ..Caps::portable() }
-}
-
-fn units_match_the_definition(op: &Op, case: &Case) -> Result<Completion, Failed> {
-    let Some(ctx) = context() else { return Ok(Completion::ignored_with("no adapter")) };
-    if let Some(reason) = matrix::lacks(ctx) {
-        return Ok(Completion::ignored_with(reason));
-    }
-    let (operator, inputs) = prepare(op, case);
-    for caps in forms(ctx) {
-        let program = in_chunks(operator.as_ref(), &caps);
-        assert!(takes_units(&program), "{program}");
-        assert_matches(&format!("{:?}", caps.matrix), operator.as_ref(), &inputs, &on_gpu_with(ctx, program, &inputs));
-    }
-    Ok(Completion::Completed)
+    program.steps().iter().any(|step| step.kernel.entry == "recurrence_chunk")
 }
 
 fn in_chunks(operator: &dyn Operator, caps: &Caps) -> Program {

@@ -39,6 +39,7 @@ mod summaries;
 mod support;
 mod table;
 mod tiles;
+mod units;
 mod yat;
 
 use std::process::ExitCode;
@@ -66,6 +67,7 @@ fn main() -> ExitCode {
         mamba::tests(),
         matmul::tests(),
         matrix::tests(),
+        units::tests(),
         mta::tests(),
         primitives::tests(),
         primitives_models::tests(),

@@ -127,7 +127,7 @@ fn cases() -> Vec<Case> {
 }
 
 /// Matrices that every adapter with f16 multiplies.
-pub(crate) const EMULATED: Matrix = Matrix { tile: 16, lanes: 32, emulated: true };
+pub(crate) const EMULATED: Matrix = Matrix { tile: 16, lanes: 64, emulated: true };
 
 /// The device with emulated matrices, and with those of its units if it has any.
 pub(crate) fn forms(ctx: &Context) -> Vec<Caps> {

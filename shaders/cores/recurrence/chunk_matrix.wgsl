@@ -15,18 +15,20 @@ const SLICE_TILES: u32 = 4u * SLICE4 / TILE;
 const SLICES: u32 = (FEATURES4 + SLICE4 - 1u) / SLICE4;
 const SLICE_STRIDE: u32 = SLICE4 + 2u;
 const ROW_TURNS: u32 = CHUNK * SLICE4 / INVOCATIONS;
-const STATE_TURNS: u32 = 4u * SLICE4 * COL_THREADS / INVOCATIONS;
-const VALUE_TURNS: u32 = CHUNK * COL_THREADS / INVOCATIONS;
+const STATE_SQUARES: u32 = SLICE4 * COL_THREADS;
+const STATE_TURNS: u32 = max(STATE_SQUARES / INVOCATIONS, 1u);
+const VALUE_SQUARES: u32 = CHUNK / 4u * COL_THREADS;
 
 // Where keys and both parts of a state start, and where values start.
 const KEYS: u32 = CHUNK * SLICE_STRIDE;
 const STATE: u32 = 2u * CHUNK * SLICE_STRIDE;
-const STATE_REST: u32 = STATE + 4u * SLICE4 * COLUMN_STRIDE;
+const STATE_REST: u32 = STATE + 4u * COL_THREADS * SLICE_STRIDE;
 const VALUES: u32 = CHUNK * COLUMN_STRIDE;
+const HALVES: u32 = max(STATE_REST + 4u * COL_THREADS * SLICE_STRIDE, VALUES + 4u * COL_THREADS * COLUMN_STRIDE);
 
-// A slice of queries and of keys, [CHUNK][SLICE_STRIDE] each, then of the state, [2][4 SLICE4][COLUMN_STRIDE]. Later the weights
-// of a chunk and its values, [CHUNK][COLUMN_STRIDE] each.
-var<workgroup> wg_halves: array<vec4<f16>, max(STATE_REST + 4u * SLICE4 * COLUMN_STRIDE, 2u * CHUNK * COLUMN_STRIDE)>;
+// A slice of queries and of keys, [CHUNK][SLICE_STRIDE] each, then of the state, [2][4 COL_THREADS][SLICE_STRIDE]. Later the
+// weights of a chunk, [CHUNK][COLUMN_STRIDE], and its values, [4 COL_THREADS][COLUMN_STRIDE].
+var<workgroup> wg_halves: array<vec4<f16>, HALVES>;
 // Sums of features of the state, of a slice.
 var<workgroup> wg_norm: array<vec4<f32>, select(1u, SLICE4, NORMED == 1u)>;
 // The largest weights of rows, or their sums, [ROWS][PARTS].
@@ -51,7 +53,7 @@ fn load_slice(
 ) -> i32 {
     var queries: array<vec4<f16>, ROW_TURNS>;
     var features: array<vec4<f16>, ROW_TURNS>;
-    var states: array<vec4<f32>, STATE_TURNS>;
+    var states: array<vec4<f32>, 4u * STATE_TURNS>;
     for (var turn = 0u; turn < ROW_TURNS; turn++) {
         let token = (invocation + turn * INVOCATIONS) / SLICE4;
         let i = slice * SLICE4 + invocation % SLICE4;
@@ -61,14 +63,19 @@ fn load_slice(
     var norm = vec4<f32>(0.0);
     if (own) {
         var largest = 0.0;
-        let e = (p.split * COL_THREADS + invocation % COL_THREADS) * 4u;
         for (var turn = 0u; turn < STATE_TURNS; turn++) {
-            let d = feature_row(slice * 4u * SLICE4 + (invocation + turn * INVOCATIONS) / COL_THREADS);
-            count_load(select(0u, four_of(e, params.dim_v), d < params.rows));
-            let row = stored_row(base + min(d, params.rows - 1u) * params.dim_v, e);
-            // Past the last row a state is zero.
-            states[turn] = select(vec4<f32>(0.0), row, d < params.rows);
-            largest = max(largest, largest_of(states[turn]));
+            let i = invocation + turn * INVOCATIONS;
+            if (is_square(i, STATE_SQUARES)) {
+                let e = (p.split * COL_THREADS + turned_columns(i, COL_THREADS)) * 4u;
+                for (var x = 0u; x < 4u; x++) {
+                    let d = feature_row(4u * (slice * SLICE4 + turned_rows(i, COL_THREADS)) + x);
+                    count_load(select(0u, four_of(e, params.dim_v), d < params.rows));
+                    let row = stored_row(base + min(d, params.rows - 1u) * params.dim_v, e);
+                    // Past the last row a state is zero.
+                    states[4u * turn + x] = select(vec4<f32>(0.0), row, d < params.rows);
+                    largest = max(largest, largest_of(states[4u * turn + x]));
+                }
+            }
         }
         atomicMax(&wg_top, bitcast<u32>(largest));
         if (NORMALIZE == 1u && invocation < SLICE4) {
@@ -93,11 +100,18 @@ fn load_slice(
         unit = exponent_of(bitcast<f32>(atomicLoad(&wg_top))) - TOP;
         for (var turn = 0u; turn < STATE_TURNS; turn++) {
             let i = invocation + turn * INVOCATIONS;
-            let at = i / COL_THREADS * COLUMN_STRIDE + i % COL_THREADS;
-            let scaled = states[turn] * power(-unit);
-            let rounded = vec4<f16>(scaled);
-            wg_halves[STATE + at] = rounded;
-            wg_halves[STATE_REST + at] = vec4<f16>(scaled - vec4<f32>(rounded));
+            if (is_square(i, STATE_SQUARES)) {
+                var rounded: Square;
+                var rest: Square;
+                for (var x = 0u; x < 4u; x++) {
+                    let scaled = states[4u * turn + x] * power(-unit);
+                    rounded[x] = vec4<f16>(scaled);
+                    rest[x] = vec4<f16>(scaled - vec4<f32>(rounded[x]));
+                }
+                let at = 4u * turned_columns(i, COL_THREADS) * SLICE_STRIDE + turned_rows(i, COL_THREADS);
+                store_turned(STATE + at, SLICE_STRIDE, rounded);
+                store_turned(STATE_REST + at, SLICE_STRIDE, rest);
+            }
         }
         if (NORMALIZE == 1u && invocation < SLICE4) {
             wg_norm[invocation] = norm;
@@ -123,9 +137,9 @@ fn add_slice(cells: ptr<function, Block>, sums: ptr<function, Block>, first_row:
         }
         if (own) {
             for (var e = 0u; e < turns(COLUMN_TILES); e++) {
-                let at_row = d * TILE * COLUMN_STRIDE + e * TILE4;
-                let state = matrix_b(STATE + at_row, COLUMN_STRIDE);
-                let rest = matrix_b(STATE_REST + at_row, COLUMN_STRIDE);
+                let column = e * TILE * SLICE_STRIDE + d * TILE4;
+                let state = matrix_b_transposed(STATE + column, SLICE_STRIDE);
+                let rest = matrix_b_transposed(STATE_REST + column, SLICE_STRIDE);
                 for (var r = 0u; r < turns(ROW_TILES); r++) {
                     let at = r * COLUMN_TILES + e;
                     (*sums)[at] = multiply_add(queries[r], state, (*sums)[at]);
@@ -200,10 +214,17 @@ fn add_chunk(
             weight_sums[i] += (sum.x + sum.y + sum.z + sum.w) * power(units[i]);
         }
     }
-    for (var turn = 0u; turn < VALUE_TURNS; turn++) {
+    for (var turn = 0u; turn < square_turns(VALUE_SQUARES); turn++) {
         let i = invocation + turn * INVOCATIONS;
-        let values = chunk_values(p, first + i / COL_THREADS, end, i % COL_THREADS);
-        wg_halves[VALUES + i / COL_THREADS * COLUMN_STRIDE + i % COL_THREADS] = vec4<f16>(values);
+        if (is_square(i, VALUE_SQUARES)) {
+            let rows = turned_rows(i, COL_THREADS);
+            let group = turned_columns(i, COL_THREADS);
+            var square: Square;
+            for (var x = 0u; x < 4u; x++) {
+                square[x] = vec4<f16>(chunk_values(p, first + 4u * rows + x, end, group));
+            }
+            store_turned(VALUES + 4u * group * COLUMN_STRIDE + rows, COLUMN_STRIDE, square);
+        }
     }
     workgroupBarrier();
     var products: Block;
@@ -214,7 +235,7 @@ fn add_chunk(
             of_rows[r] = matrix_a((first_row + r * TILE) * COLUMN_STRIDE + s * TILE4, COLUMN_STRIDE);
         }
         for (var e = 0u; e < turns(COLUMN_TILES); e++) {
-            let values = matrix_b(VALUES + s * TILE * COLUMN_STRIDE + e * TILE4, COLUMN_STRIDE);
+            let values = matrix_b_transposed(VALUES + e * TILE * COLUMN_STRIDE + s * TILE4, COLUMN_STRIDE);
             for (var r = 0u; r < turns(ROW_TILES); r++) {
                 let at = r * COLUMN_TILES + e;
                 products[at] = multiply_add(of_rows[r], values, products[at]);

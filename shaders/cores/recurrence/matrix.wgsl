@@ -4,6 +4,9 @@
 //
 // Factors are f16. What is not stored as f16 is multiplied by a power of two that makes its largest number less than 2^15.
 //
+// Matrices B lie in workgroup memory column by column, as NVIDIA's and AMD's units load them, so that rows are turned when they are
+// stored: an invocation has four groups of four, and neighbours have groups whose columns and rows start in different banks.
+//
 // Consts of the prelude: LANES, invocations of a subgroup. Needs lib/matrix_units.wgsl or lib/matrix_emulated.wgsl.
 const SUBGROUPS: u32 = 4u;
 const INVOCATIONS: u32 = SUBGROUPS * LANES;
@@ -49,6 +52,33 @@ fn own_group(invocation: u32, half: u32, c: u32) -> u32 {
 // The first group of an invocation in a half.
 fn own_part(invocation: u32) -> u32 {
     return invocation % PARTS * PART4;
+}
+
+// Item i of a square of four rows by four columns each: its group of columns, of so many, and its group of rows, of 8 or more.
+fn turned_columns(i: u32, groups: u32) -> u32 {
+    return i % 4u + i / 32u % (groups / 4u) * 4u;
+}
+
+fn turned_rows(i: u32, groups: u32) -> u32 {
+    return i / 4u % 8u + i / (8u * groups) * 8u;
+}
+
+// How many squares of `count` an invocation has, and whether item i is one of them.
+fn square_turns(count: u32) -> u32 {
+    return max(count / INVOCATIONS, 1u);
+}
+
+fn is_square(i: u32, count: u32) -> bool {
+    return count % INVOCATIONS == 0u || i < count;
+}
+
+alias Square = array<vec4<f16>, 4>;
+
+// Stores four rows as columns: the first column at `at`.
+fn store_turned(at: u32, stride: u32, square: Square) {
+    for (var x = 0u; x < 4u; x++) {
+        wg_halves[at + x * stride] = vec4<f16>(square[0][x], square[1][x], square[2][x], square[3][x]);
+    }
 }
 
 fn clear_block(block: ptr<function, Block>) {

@@ -8,14 +8,15 @@ const BATCH: u32 = 32u; // tokens
 const BATCH_TILES: u32 = BATCH / TILE;
 const BLOCKS: u32 = (WIDTH + ROWS - 1u) / ROWS; // of 64 rows of the state
 const KEY4: u32 = BLOCKS * ROWS / 4u;
-const KEY_STRIDE: u32 = KEY4 + 2u;
-const VALUES: u32 = BATCH * KEY_STRIDE; // where values start
-const KEY_TURNS: u32 = BATCH * KEY4 / INVOCATIONS;
-const VALUE_TURNS: u32 = BATCH * COL_THREADS / INVOCATIONS;
+const TOKEN4: u32 = BATCH / 4u;
+const TOKEN_STRIDE: u32 = TOKEN4 + 2u;
+const VALUES: u32 = 4u * KEY4 * TOKEN_STRIDE; // where values start
+const KEY_SQUARES: u32 = KEY4 * TOKEN4;
+const VALUE_SQUARES: u32 = COL_THREADS * TOKEN4;
 const NORM_ROWS: u32 = (BLOCKS * ROWS + INVOCATIONS - 1u) / INVOCATIONS;
 
-// A batch of features of keys, [BATCH][KEY_STRIDE]; then of values, [BATCH][COLUMN_STRIDE].
-var<workgroup> wg_halves: array<vec4<f16>, VALUES + BATCH * COLUMN_STRIDE>;
+// The features of the keys of a batch, [4 KEY4][TOKEN_STRIDE]; then its values, [4 COL_THREADS][TOKEN_STRIDE].
+var<workgroup> wg_halves: array<vec4<f16>, VALUES + 4u * COL_THREADS * TOKEN_STRIDE>;
 // The largest factor of values so far.
 var<workgroup> wg_top: atomic<u32>;
 
@@ -26,18 +27,32 @@ fn factor_of(t: u32) -> f32 {
 }
 
 fn load_batch(p: Place, first: u32, end: u32, unit: i32, invocation: u32) {
-    for (var turn = 0u; turn < KEY_TURNS; turn++) {
+    for (var turn = 0u; turn < square_turns(KEY_SQUARES); turn++) {
         let i = invocation + turn * INVOCATIONS;
-        let n = first + i / KEY4;
-        let features = key_group(p, n, end, i % KEY4);
-        // Tokens past the end write nothing.
-        wg_halves[i / KEY4 * KEY_STRIDE + i % KEY4] = vec4<f16>(select(vec4<f32>(0.0), features, n < end));
+        if (is_square(i, KEY_SQUARES)) {
+            let rows = turned_rows(i, KEY4);
+            let group = turned_columns(i, KEY4);
+            var square: Square;
+            for (var t = 0u; t < 4u; t++) {
+                let n = first + 4u * rows + t;
+                // Tokens past the end write nothing.
+                square[t] = vec4<f16>(select(vec4<f32>(0.0), key_group(p, n, end, group), n < end));
+            }
+            store_turned(4u * group * TOKEN_STRIDE + rows, TOKEN_STRIDE, square);
+        }
     }
-    for (var turn = 0u; turn < VALUE_TURNS; turn++) {
+    for (var turn = 0u; turn < square_turns(VALUE_SQUARES); turn++) {
         let i = invocation + turn * INVOCATIONS;
-        let t = i / COL_THREADS;
-        let values = chunk_values(p, first + t, end, i % COL_THREADS);
-        wg_halves[VALUES + t * COLUMN_STRIDE + i % COL_THREADS] = vec4<f16>(values * (factor_of(t) * power(-unit)));
+        if (is_square(i, VALUE_SQUARES)) {
+            let rows = turned_rows(i, COL_THREADS);
+            let group = turned_columns(i, COL_THREADS);
+            var square: Square;
+            for (var t = 0u; t < 4u; t++) {
+                let values = chunk_values(p, first + 4u * rows + t, end, group);
+                square[t] = vec4<f16>(values * (factor_of(4u * rows + t) * power(-unit)));
+            }
+            store_turned(VALUES + 4u * group * TOKEN_STRIDE + rows, TOKEN_STRIDE, square);
+        }
     }
 }
 
@@ -86,12 +101,12 @@ fn segment_of(p: Place, first_row: u32, invocation: u32) {
         for (var t = 0u; t < turns(BATCH_TILES); t++) {
             var values: array<MatrixB, COLUMN_TILES>;
             for (var e = 0u; e < turns(COLUMN_TILES); e++) {
-                values[e] = matrix_b(VALUES + t * TILE * COLUMN_STRIDE + e * TILE4, COLUMN_STRIDE);
+                values[e] = matrix_b_transposed(VALUES + e * TILE * TOKEN_STRIDE + t * TILE4, TOKEN_STRIDE);
             }
             for (var b = 0u; b < turns(BLOCKS); b++) {
                 for (var r = 0u; r < turns(ROW_TILES); r++) {
                     let row = b * ROWS + first_row + r * TILE;
-                    let keys = matrix_a_transposed(t * TILE * KEY_STRIDE + row / 4u, KEY_STRIDE);
+                    let keys = matrix_a(row * TOKEN_STRIDE + t * TILE4, TOKEN_STRIDE);
                     for (var e = 0u; e < turns(COLUMN_TILES); e++) {
                         let at = (b * ROW_TILES + r) * COLUMN_TILES + e;
                         state[at] = multiply_add(keys, values[e], state[at]);
@@ -102,8 +117,10 @@ fn segment_of(p: Place, first_row: u32, invocation: u32) {
         if (NORMALIZE == 1u) {
             for (var i = 0u; i < NORM_ROWS; i++) {
                 let row = min(invocation + i * INVOCATIONS, BLOCKS * ROWS - 1u);
-                for (var t = 0u; t < BATCH; t++) {
-                    norms[i] += left_of_token(t) * f32(wg_halves[t * KEY_STRIDE + row / 4u][row % 4u]);
+                for (var t = 0u; t < TOKEN4; t++) {
+                    let features = vec4<f32>(wg_halves[row * TOKEN_STRIDE + t]);
+                    norms[i] += left_of_token(4u * t) * features.x + left_of_token(4u * t + 1u) * features.y;
+                    norms[i] += left_of_token(4u * t + 2u) * features.z + left_of_token(4u * t + 3u) * features.w;
                 }
             }
         }

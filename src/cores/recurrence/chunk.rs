@@ -54,7 +54,7 @@ impl Recurrence<'_> {
             return Err("features of a chunk are not to be had");
         }
         let most = MOST_CHUNKS * CHUNK;
-        let units = self.units(MOST_CHUNKS, caps);
+        let units = self.units(2, caps);
         if self.mode.segment.is_some_and(|segment| segment > most) {
             return Err("the segments asked for are long");
         }

@@ -157,9 +157,10 @@ impl<'a> Dispatches<'a> {
             Passes::Sequential => format!("one pass, {tile}"),
             Passes::ReduceThenScan { keys, .. } => format!("two passes, segments of {keys}, {tile}"),
             Passes::Chunks { segment } => {
+                let walked = self.matrix.is_none() || c.mode.carry;
+                let states = if walked { format!(", {tile}") } else { String::new() };
                 let by = self.matrix.map(|units| format!(" by {}", matrix::describe(units))).unwrap_or_default();
-                let tile = if self.matrix.is_some() { String::new() } else { format!(", {tile}") };
-                format!("products of chunks of {CHUNK} tokens{by}, segments of {segment}{tile}")
+                format!("products of chunks of {CHUNK} tokens{by}, segments of {segment}{states}")
             }
         };
         let walked = matches!(self.walk, Passes::Sequential | Passes::ReduceThenScan { .. });
@@ -352,7 +353,9 @@ impl<'a> Dispatches<'a> {
     }
 
     fn segment(&self, part: usize, length: usize, block: &Block, from: Params) -> Step {
-        let (col_splits, tile) = match self.matrix {
+        // A carried state is an output in f32: values that decay, and features that are computed, would be rounded to f16.
+        let matrix = self.matrix.filter(|_| !self.c.mode.carry);
+        let (col_splits, tile) = match matrix {
             Some(_) => (self.c.qkv.dim_v.div_ceil(COLUMNS), BATCH),
             None => (self.tiles.col_splits, self.tiles.segment_tile),
         };
@@ -376,7 +379,7 @@ impl<'a> Dispatches<'a> {
         let overrides = overrides.into_iter().collect();
         // No token reads the state in between.
         let decay = self.c.decay_of_batches();
-        let (kernel, spec) = if let Some(units) = self.matrix {
+        let (kernel, spec) = if let Some(units) = matrix {
             let (keys, (_, products)) = (self.c.matrix_keys(), matrix::products(units));
             let fragments = [&[self.chunk_lanes][..], products, &keys, &decay, spans];
             (&self.c.kernels.segment_matrix, self.spec(&fragments, true, self.c.matrix_consts(units), overrides))

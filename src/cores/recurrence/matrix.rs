@@ -33,14 +33,13 @@ impl Recurrence<'_> {
 
     /// Bytes of workgroup memory of both kernels: elements of f32, of f16 in groups of four, and decays.
     fn segment_bytes(&self) -> usize {
-        let keys = BATCH * (self.features.rows.next_multiple_of(ROWS) / 4 + 2);
         let decays = if self.decay.kind == DecayKind::None { 0 } else { 3 * 4 * BATCH + 16 };
-        FLOATS + 8 * (keys + BATCH * (COL_THREADS + 2)) + decays + 16
+        FLOATS + 8 * (self.features.rows.next_multiple_of(ROWS) + COLUMNS) * (BATCH / 4 + 2) + decays + 16
     }
 
     fn chunk_bytes(&self, units: Matrix, chunks: usize) -> usize {
-        let slices = 2 * ROWS * (SLICE + 2) + 2 * 4 * SLICE * (COL_THREADS + 2);
-        let weights = 2 * ROWS * (COL_THREADS + 2);
+        let slices = 2 * (ROWS + COLUMNS) * (SLICE + 2);
+        let weights = ROWS * (COL_THREADS + 2) + COLUMNS * (ROWS / 4 + 2);
         let parts = (matrix::invocations(units) / ROWS).max(1);
         let decays = if self.decay.kind == DecayKind::None { 0 } else { 3 * 4 * ROWS * chunks };
         FLOATS + 8 * slices.max(weights) + 16 * SLICE + 4 * ROWS * parts + decays + 16
