@@ -82,10 +82,10 @@ fn multiply_add(a: MatrixA, b: MatrixB, c: MatrixC) -> MatrixC {
     return sum;
 }
 
-fn scale_c(c: MatrixC, x: f32, y: f32) -> MatrixC {
+fn scale_c(c: MatrixC, x: f32) -> MatrixC {
     var scaled = c;
     for (var i = 0u; i < turns(SHARE); i++) {
-        scaled[i] = scaled[i] * x + scaled[i] * y;
+        scaled[i] *= x;
     }
     return scaled;
 }

@@ -47,7 +47,6 @@ fn multiply_add(a: MatrixA, b: MatrixB, c: MatrixC) -> MatrixC {
     return coopMultiplyAdd(a, b, c);
 }
 
-// x c + y c.
-fn scale_c(c: MatrixC, x: f32, y: f32) -> MatrixC {
-    return c * x + c * y;
+fn scale_c(c: MatrixC, x: f32) -> MatrixC {
+    return c * x;
 }

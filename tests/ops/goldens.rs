@@ -7,14 +7,16 @@ use libtest_mimic::Trial;
 use subquad::catalog::flags::{FlagKind, Flags};
 use subquad::catalog::request::Request;
 use subquad::catalog::spec::Op;
-use subquad::gpu::Caps;
+use subquad::gpu::{Algorithm, Caps};
 use subquad::io::{self, TensorFile};
 use subquad::operator::Operator;
 use subquad::ops::find;
 use subquad::tensor::{DType, Layout, Shape, TensorMap};
 use subquad::verify::tolerance;
 
-use crate::support::{backends, test};
+use crate::cover::runs_everything;
+use crate::matrix;
+use crate::support::{backends, context, on_gpu_with, test};
 
 /// Flags as typed: `--no-causal --scale 0.3`. The layout is none of the operator's.
 fn flags(op: &Op, typed: &str) -> Flags {
@@ -42,7 +44,7 @@ fn flags(op: &Op, typed: &str) -> Flags {
 }
 
 /// The operator of a file, and what it reads.
-fn configure(op: &Op, file: &TensorFile) -> (Box<dyn Operator>, TensorMap) {
+fn configure(op: &Op, file: &TensorFile, dtype: DType) -> (Box<dyn Operator>, TensorMap) {
     let layout = if file.metadata["layout"] == "bnhd" { Layout::Bnhd } else { Layout::Bhnd };
     let given: TensorMap = (op.inputs.iter().map(|spec| (spec.name, spec.name.to_owned())))
         .chain(op.state.iter().map(|spec| (spec.name, format!("{}_in", spec.name))))
@@ -56,7 +58,7 @@ fn configure(op: &Op, file: &TensorFile) -> (Box<dyn Operator>, TensorMap) {
     // An output that only some runs write.
     let asked = op.outputs.iter().filter(|spec| spec.optional && file.tensors.get(spec.name).is_some());
     asked.for_each(|spec| flags.set(spec.name, "true"));
-    let request = Request { flags: &flags, shapes: &shapes, layout, dtype: DType::F32, carry };
+    let request = Request { flags: &flags, shapes: &shapes, layout, dtype, carry };
     let operator = op.configure(&request).unwrap();
     let slots = operator.slots();
     let stored = |name: &str| slots.iter().flat_map(|slot| &slot.parts).find(|part| part.name == name);
@@ -97,22 +99,58 @@ fn one(path: &Path) {
     let name = name(path);
     let op = op_of(&name);
     let file = io::read(path).unwrap();
-    let (operator, given) = configure(op, &file);
+    let (operator, given) = configure(op, &file, DType::F32);
     // Refused on a GPU for this one reason, and no other.
     let on_cpu = operator.program(&Caps::portable()).is_err_and(|e| e.to_string().contains("runs on the cpu backend"));
     for (backend, run) in backends().into_iter().filter(|(backend, _)| !on_cpu || *backend == "cpu") {
         let got = run(operator.as_ref(), &given);
-        // Below goes over what was given back: nothing that the file expects may be missing from that.
-        let written = |name: &str| op.outputs.iter().any(|spec| spec.name == name);
-        let expected = file.tensors.iter().filter(|(n, _)| written(n) || n.ends_with("_out")).count();
+        // The comparison goes over what was given back: nothing that the file expects may be missing from that.
+        let expected = file.tensors.iter().filter(|(n, _)| is_output(op, n) || n.ends_with("_out")).count();
         assert_eq!(got.len(), expected, "{backend}: outputs are {}", got.names());
-        for (ours, tensor) in got.iter() {
-            let theirs = if written(ours) { ours.to_owned() } else { format!("{ours}_out") };
-            let want = file.tensors.get(&theirs).unwrap_or_else(|| panic!("no {theirs}"));
-            let error = tolerance::relative_rms(&tensor.to_f64(), &want.to_f64());
-            let source = &file.metadata["source"];
-            assert!(error < 2e-6, "{backend}: `{ours}` differs by {error:.2e} from {source}");
+        assert_are_those(backend, op, &file, &got, 2e-6);
+    }
+}
+
+fn is_output(op: &Op, name: &str) -> bool {
+    op.outputs.iter().any(|spec| spec.name == name)
+}
+
+/// All of these outputs are within this relative error of those of the file. Returns the largest.
+fn assert_are_those(what: &str, op: &Op, file: &TensorFile, got: &TensorMap, most: f64) -> f64 {
+    let mut worst = 0.0f64;
+    for (ours, tensor) in got.iter() {
+        let theirs = if is_output(op, ours) { ours.to_owned() } else { format!("{ours}_out") };
+        let want = file.tensors.get(&theirs).unwrap_or_else(|| panic!("no {theirs}"));
+        let error = tolerance::relative_rms(&tensor.to_f64(), &want.to_f64());
+        let source = &file.metadata["source"];
+        assert!(error < most, "{what}: `{ours}` differs by {error:.2e} from {source}");
+        worst = worst.max(error);
+    }
+    worst
+}
+
+/// The same by the chunk form of the recurrences in f32 and, with inputs rounded to f16, by matrix units and their emulation.
+/// Prints the errors. Files of operators without the form, or of shapes that it does not take, pass.
+fn in_chunks(path: &Path) {
+    let Some(ctx) = context() else { return };
+    let name = name(path);
+    let (op, file) = (op_of(&name), io::read(path).unwrap());
+    let usual = Caps { matrix: None, ..ctx.caps().clone() };
+    let mut forms = vec![("chunks", DType::F32, usual, 2e-6)];
+    if matrix::lacks(ctx).is_none() {
+        // Rounding of inputs and outputs alone is off by up to 5e-4, and cancellation adds to that.
+        forms.extend(matrix::forms(ctx).into_iter().map(|caps| ("matrices", DType::F16, caps, 2e-3)));
+    }
+    for (form, dtype, caps, most) in forms {
+        let (operator, given) = configure(op, &file, dtype);
+        let caps = Caps { recurrence: Algorithm::Chunks, ..caps };
+        let Ok(program) = operator.program(&caps) else { continue };
+        if !program.variant().contains("chunks of ") || program.variant().contains("matri") != (form == "matrices") {
+            continue;
         }
+        let got = on_gpu_with(ctx, program, &given);
+        let error = assert_are_those(form, op, &file, &got, most);
+        eprintln!("{name}: {form} {:?} off by {error:.1e}", caps.matrix.map(|matrix| matrix.emulated));
     }
 }
 
@@ -150,6 +188,15 @@ pub(crate) fn tests() -> Vec<Trial> {
             Ok(())
         })
     };
-    trials.extend(files().unwrap_or_default().into_iter().map(trial));
+    let paths = files().unwrap_or_default();
+    if runs_everything() {
+        trials.extend(paths.iter().cloned().map(|path| {
+            Trial::test(format!("goldens::chunks::{}", name(&path)), move || {
+                in_chunks(&path);
+                Ok(())
+            })
+        }));
+    }
+    trials.extend(paths.into_iter().map(trial));
     trials
 }

@@ -313,7 +313,7 @@ fn chunk_of(p: Place, start: u32, own: u32, first: u32, end: u32, first_row: u32
         if (slice > 0u) {
             // The unit only grows.
             for (var i = 0u; i < turns(ROW_TILES * COLUMN_TILES); i++) {
-                sums[i] = scale_c(sums[i], power(unit - next), 0.0);
+                sums[i] = scale_c(sums[i], power(unit - next));
             }
         }
         unit = next;
