@@ -1,6 +1,8 @@
 // Features of keys for products of chunks (chunk.wgsl), four of a token at a time, for elementwise feature maps.
 // Tokens from `end` on repeat the last one.
-const FEATURES4: u32 = (WIDTH + 3u) / 4u;
+const STATE4: u32 = (WIDTH + 3u) / 4u;
+const FIRST4: u32 = 0u;
+const SECOND4: u32 = STATE4;
 
 // Zero past the head dimension.
 fn key_group(p: Place, n: u32, end: u32, i: u32) -> vec4<f32> {

@@ -12,29 +12,33 @@ var<private> shares: array<f32, EACH>;
 
 const STATE_TURNS: u32 = 4u * SLICE4 * COL_THREADS / INVOCATIONS;
 
-// Loads a slice: of the queries from token `first` up to `end`, of the keys from token `key` up to `key_end`, and of the state
-// that starts at `base` among the stored segments, if `own`. All loads are issued before the first store.
-fn load_slice(
-    p: Place,
-    slice: u32,
+// The queries of a chunk, and keys that they are multiplied with: from token `first` up to `end`, from `key` up to `key_end`. `own`
+// says that these are the same tokens.
+struct Pair {
     first: u32,
     end: u32,
     key: u32,
     key_end: u32,
-    base: u32,
     own: bool,
-    invocation: u32,
-) {
+}
+
+// Loads a slice: of queries, of keys if `scores`, and of the state that starts at `base` among the stored segments if `reads`. All
+// loads are issued before the first store.
+fn load_slice(p: Place, slice: u32, pair: Pair, base: u32, scores: bool, reads: bool, invocation: u32) {
     var queries: array<vec4<f32>, QUERY_TURNS>;
     var keys: array<vec4<f32>, QUERY_TURNS>;
     var states: array<vec4<f32>, STATE_TURNS>;
     for (var turn = 0u; turn < QUERY_TURNS; turn++) {
         let token = (invocation + turn * INVOCATIONS) / SLICE4;
         let i = slice * SLICE4 + invocation % SLICE4;
-        queries[turn] = query_group(p, p.head_split, first + token, end, i);
-        keys[turn] = key_group(p, key + token, key_end, i);
+        if (scores) {
+            queries[turn] = query_group(p, p.head_split, pair.first + token, pair.end, i);
+            keys[turn] = key_group(p, pair.key + token, pair.key_end, i);
+        } else {
+            queries[turn] = state_group(p, p.head_split, pair.first + token, pair.end, i);
+        }
     }
-    if (own) {
+    if (reads) {
         let e = (p.split * COL_THREADS + invocation % COL_THREADS) * 4u;
         for (var turn = 0u; turn < STATE_TURNS; turn++) {
             let d = feature_row(slice * 4u * SLICE4 + (invocation + turn * INVOCATIONS) / COL_THREADS);
@@ -47,12 +51,41 @@ fn load_slice(
     for (var turn = 0u; turn < QUERY_TURNS; turn++) {
         let i = invocation + turn * INVOCATIONS;
         wg_rows[i] = queries[turn];
-        wg_keys[i / SLICE4 * KEY_STRIDE + i % SLICE4] = keys[turn];
+        if (scores) {
+            wg_keys[i / SLICE4 * KEY_STRIDE + i % SLICE4] = keys[turn];
+        }
     }
-    if (own) {
+    if (reads) {
         for (var turn = 0u; turn < STATE_TURNS; turn++) {
             wg_columns[invocation + turn * INVOCATIONS] = states[turn];
         }
+    }
+}
+
+// Adds scores of slices start .. stop, of each the first groups.
+fn add_scores(p: Place, pair: Pair, start: u32, stop: u32, groups: u32, invocation: u32) {
+    let row_thread = same_in_row(invocation / COL_THREADS);
+    for (var slice = start; slice < stop; slice++) {
+        workgroupBarrier();
+        load_slice(p, slice, pair, 0u, true, false, invocation);
+        workgroupBarrier();
+        add_slice(row_thread, invocation % COL_THREADS, groups, pair.own, true, false);
+    }
+}
+
+// Makes the cells scores.
+fn score(p: Place, pair: Pair, invocation: u32) {
+    clear_cells();
+    if (FIRST4 == 0u) {
+        add_scores(p, pair, 0u, SCORE_SLICES, SLICE4, invocation);
+        return;
+    }
+    add_scores(p, pair, 0u, FIRST_SLICES, min(SLICE4, FIRST4), invocation);
+    let products = cells;
+    clear_cells();
+    add_scores(p, pair, FIRST_SLICES, SCORE_SLICES, min(SLICE4, SECOND4), invocation);
+    for (var i = 0u; i < EACH * PARTS; i++) {
+        cells[i] *= products[i];
     }
 }
 
@@ -204,9 +237,14 @@ fn recurrence_chunk(
         shares[i] = 0.0;
     }
     let base = (p.kv * params.stored_segments + state_before(p)) * params.segment_stride;
+    let pair = Pair(first, end, first, end, true);
+    // Factors are multiplied before the products with a state need registers.
+    if (FIRST4 > 0u) {
+        score(p, pair, invocation);
+    }
     for (var slice = 0u; slice < SLICES; slice++) {
         workgroupBarrier();
-        load_slice(p, slice, first, end, first, end, base, true, invocation);
+        load_slice(p, slice, pair, base, FIRST4 == 0u, true, invocation);
         var norm = 0.0;
         if (NORMALIZE == 1u) {
             let d = feature_row(slice * 4u * SLICE4 + col_thread);
@@ -214,11 +252,11 @@ fn recurrence_chunk(
             norm = select(0.0, segment_at(base + params.rows * params.dim_v + min(d, params.rows - 1u)), d < params.rows);
         }
         workgroupBarrier();
-        add_slice(row_thread, col_thread, true);
+        add_slice(row_thread, col_thread, SLICE4, true, FIRST4 == 0u, true);
         if (NORMALIZE == 1u) {
             for (var i = 0u; i < EACH; i++) {
-                let q = wg_rows[(row_thread + ROW_THREADS * i) * SLICE4 + col_thread / 4u];
-                shares[i] += q[col_thread % 4u] * norm;
+                let at = (row_thread + ROW_THREADS * i) * SLICE4 + col_thread / 4u;
+                shares[i] += wg_rows[at][col_thread % 4u] * norm;
             }
         }
     }
@@ -232,13 +270,7 @@ fn recurrence_chunk(
     if (CHUNKS > 1u) {
         for (var chunk = 0u; chunk < own; chunk++) {
             let key = start + chunk * CHUNK;
-            clear_cells();
-            for (var slice = 0u; slice < SLICES; slice++) {
-                workgroupBarrier();
-                load_slice(p, slice, first, end, key, key + CHUNK, base, false, invocation);
-                workgroupBarrier();
-                add_slice(row_thread, col_thread, false);
-            }
+            score(p, Pair(first, end, key, key + CHUNK, false), invocation);
             weigh(own * CHUNK, chunk * CHUNK, row_thread, col_thread, false);
             add_values(p, key, key + CHUNK, false, row_thread, col_thread, invocation);
         }

@@ -6,7 +6,9 @@
 //! decays. A segment has few chunks, because every chunk reads those of its segment before it.
 
 use super::dispatch::Dispatches;
-use super::kernels::{CHUNK_DECAY, CHUNK_NO_DECAY, CHUNK_VALUES, DECAY_TOKENS, NO_DECAY, O, STATES_READ, V, spans};
+use super::kernels::{
+    CHUNK_DECAY, CHUNK_NO_DECAY, CHUNK_VALUES, DECAY_TOKENS, GIVEN, NO_DECAY, O, STATES_READ, STORED_ROWS, V, spans,
+};
 use super::stored::Block;
 use super::{DecayKind, Params, Passes, Recurrence, Tiles};
 use crate::cores::packed::{self, lookup_bytes};
@@ -49,9 +51,14 @@ impl Recurrence<'_> {
         if !self.mode.causal {
             return Err("every query reads the same state");
         }
-        if self.features.chunk.is_none() || self.row_splits() > 1 {
-            return Err("features of a chunk are not to be had");
+        if self.row_splits() > 1 {
+            return Err("a workgroup does not hold all rows of a state");
         }
+        let Some(features) = &self.features.chunk else {
+            return Err("features of a chunk are not to be had");
+        };
+        // Then scores take fewer multiplications than the state, which a walk multiplies twice per token.
+        let factored = features.scored < rows;
         let most = MOST_CHUNKS * CHUNK;
         if self.mode.segment.is_some_and(|segment| segment > most) {
             return Err("the segments asked for are long");
@@ -59,11 +66,14 @@ impl Recurrence<'_> {
         match caps.recurrence {
             Algorithm::Walk => return Err("asked for"),
             Algorithm::Fastest if caps.software => return Err("a software adapter walks faster"),
-            Algorithm::Fastest if !decays => return Err("the state does not decay"),
+            Algorithm::Fastest if !decays && !factored => return Err("the state does not decay"),
             // The rest of a tile would be wasted.
             Algorithm::Fastest if 2 * s.dim_v <= COLUMNS || 2 * rows < CHUNK => return Err("the state is small"),
+            Algorithm::Fastest if !decays && rows < WIDE => return Err("the state is small"),
             // It computes no states of segments, which take a third of what the chunk form issues.
-            Algorithm::Fastest if self.by_token(tiles, caps) == Passes::Sequential => {
+            Algorithm::Fastest
+                if !(factored && rows >= 2 * WIDE) && self.by_token(tiles, caps) == Passes::Sequential =>
+            {
                 return Err("one pass is enough for so many heads or so few tokens");
             }
             Algorithm::Fastest | Algorithm::Chunks => {}
@@ -72,7 +82,12 @@ impl Recurrence<'_> {
             return Ok(segment.min(s.keys));
         }
         // Products with chunks before a chunk's own need many registers.
-        let least = if rows < WIDE || caps.registers < REGISTERS { CHUNK } else { 2 * CHUNK };
+        let least = match rows {
+            _ if caps.registers < REGISTERS => CHUNK,
+            ..WIDE => CHUNK,
+            _ if factored && rows >= 4 * WIDE => most,
+            _ => 2 * CHUNK,
+        };
         // Longer ones where the states of all segments do not fit one binding.
         let fits = |segment: &usize| s.keys.div_ceil(*segment) <= self.most_segments(caps);
         let segment =
@@ -110,8 +125,9 @@ pub(crate) struct Outputs {
     /// Query heads over all batch entries.
     pub(crate) heads: f64,
     pub(crate) visits: Visits,
-    /// Width of the features and of the values.
+    /// Width of the features, multiplications of a score, and width of the values.
     pub(crate) width: usize,
+    pub(crate) scored: usize,
     pub(crate) dim_v: usize,
     /// Bytes of the features of a vector, of the values of a token, and of a state, in all column splits.
     pub(crate) vector: f64,
@@ -128,10 +144,9 @@ impl Outputs {
         let visits = &self.visits;
         let splits = self.dim_v.div_ceil(COLUMNS) as f64;
         let products = (visits.pairs * CHUNK * CHUNK) as f64;
-        let features = self.width.next_multiple_of(16) as f64;
+        let [features, scored] = [self.width, self.scored].map(|width| width.next_multiple_of(16) as f64);
         let states = self.states.unwrap_or(visits.chunks) as f64;
-        let touched =
-            products * (features + COLUMNS as f64) + (visits.chunks * CHUNK) as f64 * features * COLUMNS as f64;
+        let touched = products * (scored + COLUMNS as f64) + (visits.chunks * CHUNK) as f64 * features * COLUMNS as f64;
         let vectors = (visits.keys + visits.queries) as f64;
         let own = Cost {
             flops: splits * 2.0 * touched,
@@ -189,12 +204,14 @@ impl Dispatches<'_> {
         let outputs = heads * block.tokens.len() as f64;
         let covered = outputs / self.rows() as f64;
         let value = (s.dtype.size() * s.dim_v) as f64;
+        let features = c.features.chunk.as_ref();
         // Every column split reads the sums of features.
         let columns = s.dim_v + if c.normalize.is_some() { splits } else { 0 };
         let of_outputs = Outputs {
             heads,
             visits,
             width: c.features.rows,
+            scored: features.map_or(c.features.rows, |features| features.scored),
             dim_v: s.dim_v,
             vector: c.vector_bytes(),
             value,
@@ -205,6 +222,7 @@ impl Dispatches<'_> {
         };
         let more = Cost {
             bytes_read: lookup_bytes(&c.mode, false) * kv * each as f64
+                + outputs * splits as f64 * features.map_or(0.0, |features| features.state_bytes)
                 + self.run.bytes_added(&self.runs) * covered
                 + if c.epilogue.reads_values { outputs * value } else { 0.0 },
             bytes_written: self.runs.output_bytes() * covered,
@@ -219,13 +237,13 @@ impl Dispatches<'_> {
         let mut overrides = vec![("SUMMED", self.run.summed.into())];
         overrides.extend(whole);
         overrides.extend(&c.epilogue.overrides);
-        let chunk = f.chunk.as_deref().unwrap_or_default();
+        let chunk = features.map_or(&[][..], |features| &features.fragments);
         let decay = decay(&c.decay.tiled);
         let fragments = [&[self.chunk_lanes, CHUNK_VALUES][..], chunk, &decay, &c.epilogue.tiled];
         let spec = self.spec(&fragments, false, consts, overrides).with(&[self.runs.outputs()]).with(spans);
         let step = self.step(
             &c.kernels.chunk,
-            self.rows_of(spec, &[V, O, STATES_READ], 2),
+            self.rows_of(spec, &[V, O, STATES_READ], [&GIVEN, &[STORED_ROWS]]),
             params,
             self.kv(block) * each,
             cost,

@@ -368,7 +368,13 @@ impl<'a> Dispatches<'a> {
         let decay = |one: &Fragment| if *one == DECAY_TOKENS { DECAY_BATCHES } else { *one };
         let decay: Vec<_> = self.c.decay.tiled.iter().map(decay).chain((!by_batch).then_some(BY_TOKEN)).collect();
         let spec = self.spec(&[&[self.lanes], &f.keys, &decay, spans], true, consts, overrides);
-        let step = self.step(&self.c.kernels.segment, self.rows_of(spec, &[V, STATES], 1), params, kv * each, cost);
+        let step = self.step(
+            &self.c.kernels.segment,
+            self.rows_of(spec, &[V, STATES], [&GIVEN[..1], &STORED_VECTORS[..2]]),
+            params,
+            kv * each,
+            cost,
+        );
         self.number(step, block, each).own(self.c.own.get(part))
     }
 
@@ -494,16 +500,28 @@ impl<'a> Dispatches<'a> {
         let fragments = [&[self.lanes, BY_TOKEN][..], &f.keys, &f.queries, &c.decay.tiled, &c.epilogue.tiled];
         let spec = self.spec(&fragments, false, consts, overrides).with(&[self.runs.outputs()]).with(spans);
         let states = if store { STATES } else { STATES_READ };
-        let step = self.step(&c.kernels.output, self.rows_of(spec, &[V, O, states], 2), params, kv * each, cost);
+        let step = self.step(
+            &c.kernels.output,
+            self.rows_of(spec, &[V, O, states], [&GIVEN, &STORED_VECTORS]),
+            params,
+            kv * each,
+            cost,
+        );
         self.number(step, block, each).own(c.own.get(part))
     }
 
-    /// Chooses how a walk loads rows: these, and of keys, or of keys and queries, the vectors or what is stored of them.
-    pub(super) fn rows_of(&self, spec: Variant, wanted: &[usize], vectors: usize) -> (Variant, Option<Variant>) {
+    /// Chooses how a kernel loads rows: these, and of keys, or of keys and queries, the vectors or what is stored of them. `vectors`
+    /// are the fragments for either.
+    pub(super) fn rows_of(
+        &self,
+        spec: Variant,
+        wanted: &[usize],
+        [given, stored]: [&[Fragment]; 2],
+    ) -> (Variant, Option<Variant>) {
         if self.c.features.stored.is_some() {
-            return rows(self.c.qkv, &spec.with(&STORED_VECTORS[..vectors]), wanted);
+            return rows(self.c.qkv, &spec.with(stored), wanted);
         }
-        rows(self.c.qkv, &spec.with(&GIVEN[..vectors]), &[wanted, &[K, Q][..vectors]].concat())
+        rows(self.c.qkv, &spec.with(given), &[wanted, &[K, Q][..given.len()]].concat())
     }
 
     /// Numbers the workgroups of a step of which there are `each` per key head of the state.

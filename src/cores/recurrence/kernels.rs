@@ -60,8 +60,10 @@ pub(crate) const PLAIN_VECTORS: Fragment = fragment!("cores/recurrence/vectors_p
 /// What a tile loads of keys and of queries: the vectors, or features that a dispatch before stored.
 pub(crate) const GIVEN: [Fragment; 2] =
     [fragment!("cores/recurrence/given_keys.wgsl"), fragment!("cores/recurrence/given_queries.wgsl")];
-pub(super) const STORED_VECTORS: [Fragment; 2] =
-    [fragment!("cores/recurrence/stored_keys.wgsl"), fragment!("cores/recurrence/stored_queries.wgsl")];
+/// Where features are stored. The others come after it.
+pub(super) const STORED_ROWS: Fragment = fragment!("cores/recurrence/stored_rows.wgsl");
+pub(super) const STORED_VECTORS: [Fragment; 3] =
+    [STORED_ROWS, fragment!("cores/recurrence/stored_keys.wgsl"), fragment!("cores/recurrence/stored_queries.wgsl")];
 /// The feature of an element is the element.
 pub(crate) const IDENTITY: Fragment = fragment!("cores/recurrence/feature_identity.wgsl");
 /// No decay: of a tile of tokens, and of one token.

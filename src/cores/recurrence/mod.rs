@@ -182,8 +182,8 @@ pub(crate) struct Features {
     pub(crate) keys: Vec<Fragment>,
     pub(crate) queries: Vec<Fragment>,
     pub(crate) decode: Vec<Fragment>,
-    /// Fragments of the kernel that computes outputs of chunks; `None` if it cannot have the features.
-    pub(crate) chunk: Option<Vec<Fragment>>,
+    /// What the kernel that computes outputs of chunks takes in place of them; `None` if it cannot have the features.
+    pub(crate) chunk: Option<ChunkFeatures>,
     /// Consts of the segment and output kernels, and of the decode kernel.
     pub(crate) consts: Vec<(&'static str, u32)>,
     pub(crate) decode_consts: Vec<(&'static str, u32)>,
@@ -193,6 +193,23 @@ pub(crate) struct Features {
     pub(crate) cost: Cost,
     /// Features that are computed in a dispatch of their own; `None` if a walk computes them from the vectors that it loads.
     pub(crate) stored: Option<Stored>,
+}
+
+/// The features of keys and queries for products of chunks.
+pub(crate) struct ChunkFeatures {
+    pub(crate) fragments: Vec<Fragment>,
+    /// Multiplications of a score, fewer than features if these are products of two factors.
+    pub(crate) scored: usize,
+    /// Bytes that are read of a query for its products with a state, if not those that are read for its scores.
+    pub(crate) state_bytes: f64,
+}
+
+impl ChunkFeatures {
+    /// So many features that `map` makes of the elements one by one.
+    pub(crate) fn mapped(map: Fragment, rows: usize) -> Self {
+        let fragments = vec![map, kernels::CHUNK_MAPPED[0], kernels::CHUNK_MAPPED[1]];
+        Self { fragments, scored: rows, state_bytes: 0.0 }
+    }
 }
 
 /// What happens to outputs after they are normalised.

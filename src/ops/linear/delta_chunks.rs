@@ -267,6 +267,7 @@ impl<'a> Chunks<'a> {
             heads: (s.kv_units() * s.group()) as f64,
             visits: Visits::of(tokens, self.length),
             width: s.dim_k,
+            scored: s.dim_k,
             dim_v: s.dim_v,
             vector: self.key_bytes(),
             value: (16 * kept) as f64,
