@@ -17,10 +17,6 @@ fn factor_group(row: u32, i: u32, counted: bool) -> vec4<f32> {
 }
 
 // Tokens from `end` on repeat the last one.
-fn key_group(p: Place, n: u32, end: u32, i: u32) -> vec4<f32> {
-    return factor_group(key_features_at(p, min(n, end - 1u)), i, n < end);
-}
-
 fn query_group(p: Place, r: u32, n: u32, end: u32, i: u32) -> vec4<f32> {
     return factor_group(query_features_at(p, r, min(n, end - 1u)), i, n < end);
 }

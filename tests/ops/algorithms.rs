@@ -22,6 +22,7 @@ pub(crate) fn tests() -> Vec<Trial> {
     let mut trials = vec![
         test(plans_choose_by_the_shape_and_say_why),
         test(steps_of_a_delta_rule_follow_each_other),
+        test(stored_scores_of_blocks_are_those_of_their_heads),
         test(stored_features_of_blocks_are_multiplied_in_chunks),
         test(strengths_that_a_chunk_does_not_take_are_taken_one_by_one),
         test(decays_of_any_size_are_exact),
@@ -92,9 +93,11 @@ fn plans_choose_by_the_shape_and_say_why() {
     };
     let (chunks, variant) = said(&gated(wide), &caps);
     assert!(chunks && variant.starts_with("products of chunks of 64 tokens, segments of 64"), "{variant}");
-    for (registers, segment) in [(128, 64), (256, 128)] {
-        let (chunks, variant) = said(&ssd::Config::new(4096, 24, 64, 128), &Caps { registers, ..caps.clone() });
-        let expected = format!("products of chunks of 64 tokens, segments of {segment}");
+    for (registers, heads, segment, scores) in
+        [(128, 3, 64, ""), (256, 24, 128, "scores stored for 24 workgroups each, ")]
+    {
+        let (chunks, variant) = said(&ssd::Config::new(4096, heads, 64, 128), &Caps { registers, ..caps.clone() });
+        let expected = format!("products of chunks of 64 tokens, segments of {segment}, {scores}tiles");
         assert!(chunks && variant.starts_with(&expected), "{variant}");
     }
     for (operator, why) in [
@@ -160,6 +163,22 @@ fn stored_features_of_blocks_are_multiplied_in_chunks() {
         let program = in_chunks(operator.as_ref(), &Caps { feature_bytes: 1 << 14, ..ctx.caps().clone() });
         let chunks = program.steps().iter().filter(|step| step.kernel.name == "slay_chunk").count();
         assert!(chunks > 1, "{program}");
+        let got = on_gpu_with(ctx, program, &inputs);
+        assert_matches(name, operator.as_ref(), &inputs, &got);
+    }
+}
+
+/// Scores that heads share are those of a block of segments.
+fn stored_scores_of_blocks_are_those_of_their_heads() {
+    let Some(ctx) = context() else { return };
+    // Blocks of segments, and of heads.
+    for (op, name) in [("ssd", "length_257"), ("slay", "value_heads")] {
+        let op = all().find(|one| one.name == op).unwrap();
+        let case = (op.cases)().into_iter().find(|case| case.name == name).unwrap();
+        let (operator, inputs) = prepare(op, &case);
+        let program = in_chunks(operator.as_ref(), &Caps { feature_bytes: 1 << 15, ..ctx.caps().clone() });
+        let scores = program.steps().iter().filter(|step| step.kernel.entry == "recurrence_scores").count();
+        assert!(scores > 1, "{program}");
         let got = on_gpu_with(ctx, program, &inputs);
         assert_matches(name, operator.as_ref(), &inputs, &got);
     }

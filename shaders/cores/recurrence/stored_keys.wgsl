@@ -3,14 +3,6 @@
 // Prelude constants: ROW4, vec4s of a vector that a workgroup loads. The operator defines stored_at(i), which of a vector's
 // vec4s is loaded as number i, and keep(vector, i, x), which takes it into workgroup memory.
 
-fn group_loads(i: u32) -> u32 {
-    return 4u;
-}
-
-fn in_group(i: u32) -> vec4<bool> {
-    return vec4<bool>(true);
-}
-
 fn load_key(p: Place, n: u32, i: u32) -> vec4<f32> {
     return features[key_features_at(p, n) + stored_at(i)];
 }

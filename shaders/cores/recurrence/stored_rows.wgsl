@@ -3,6 +3,14 @@
 // Prelude constants: FEATURES4, vec4s stored per vector.
 @group(0) @binding(FEATURES_BINDING) var<storage, read> features: array<vec4<f32>>; // [keys, then queries][FEATURES4]
 
+fn group_loads(i: u32) -> u32 {
+    return 4u;
+}
+
+fn in_group(i: u32) -> vec4<bool> {
+    return vec4<bool>(true);
+}
+
 // The key head of a KV head among those whose features are stored.
 fn stored_head(p: Place) -> u32 {
     return p.kv / params.share - params.first_unit;

@@ -7,7 +7,8 @@
 
 use super::dispatch::Dispatches;
 use super::kernels::{
-    CHUNK_DECAY, CHUNK_NO_DECAY, CHUNK_VALUES, DECAY_TOKENS, GIVEN, NO_DECAY, O, STATES_READ, STORED_ROWS, V, spans,
+    CHUNK_DECAY, CHUNK_NO_DECAY, CHUNK_VALUES, DECAY_TOKENS, K, NO_DECAY, O, Q, SCORES_COMPUTED, SCORES_PLACE,
+    SCORES_STORED, STATES_READ, STORED_VECTORS, V, spans,
 };
 use super::stored::Block;
 use super::{DecayKind, Params, Passes, Recurrence, Tiles};
@@ -125,11 +126,11 @@ pub(crate) struct Outputs {
     /// Query heads over all batch entries.
     pub(crate) heads: f64,
     pub(crate) visits: Visits,
-    /// Width of the features, multiplications of a score, and width of the values.
+    /// Width of the features, multiplications of a score (0 if it is stored), and width of the values.
     pub(crate) width: usize,
     pub(crate) scored: usize,
     pub(crate) dim_v: usize,
-    /// Bytes of the features of a vector, of the values of a token, and of a state, in all column splits.
+    /// Bytes that are read of a vector for scores, of the values of a token, and of a state, in all column splits.
     pub(crate) vector: f64,
     pub(crate) value: f64,
     pub(crate) state: f64,
@@ -164,11 +165,11 @@ pub(crate) struct Visits {
     /// Chunks of queries.
     pub(crate) chunks: usize,
     /// Queries, counted once for each chunk of keys that they are multiplied with.
-    queries: usize,
+    pub(super) queries: usize,
     /// Keys, counted once for each chunk of queries that reads them.
-    keys: usize,
+    pub(super) keys: usize,
     /// Pairs of chunks.
-    pairs: usize,
+    pub(super) pairs: usize,
 }
 
 impl Visits {
@@ -190,9 +191,12 @@ impl Visits {
 }
 
 impl Dispatches<'_> {
-    /// The dispatch that computes the outputs of a block of whole segments of `length` tokens.
-    pub(super) fn chunks(&self, length: usize, block: &Block, params: Params) -> Step {
+    /// The dispatch that computes the outputs of a block of whole segments of `length` tokens. `scored` says that their scores are
+    /// stored.
+    pub(super) fn chunks(&self, length: usize, block: &Block, params: Params, scored: bool) -> Option<Step> {
         let (c, s) = (self.c, self.c.qkv);
+        let f = &c.features;
+        let features = f.chunk.as_ref()?;
         let kv = self.kv(block) as f64;
         let splits = s.dim_v.div_ceil(COLUMNS);
         let params = Params { col_splits: splits as u32, head_splits: s.group() as u32, ..params };
@@ -204,32 +208,32 @@ impl Dispatches<'_> {
         let outputs = heads * block.tokens.len() as f64;
         let covered = outputs / self.rows() as f64;
         let value = (s.dtype.size() * s.dim_v) as f64;
-        let features = c.features.chunk.as_ref();
         // Every column split reads the sums of features.
         let columns = s.dim_v + if c.normalize.is_some() { splits } else { 0 };
         let of_outputs = Outputs {
             heads,
             visits,
             width: c.features.rows,
-            scored: features.map_or(c.features.rows, |features| features.scored),
+            scored: if scored { 0 } else { features.scored },
             dim_v: s.dim_v,
-            vector: c.vector_bytes(),
+            vector: if scored { 0.0 } else { c.vector_bytes() },
             value,
             state: (4 * c.features.rows * columns) as f64,
             // Packed sequences have more segments, and their chunks read a state each.
             states: c.mode.sequences.map(|_| packed::segments(&c.mode, block.tokens.len(), length) * chunks),
             decay: (c.decay.kind != DecayKind::None).then_some(c.decay.cost),
         };
+        let scores = if scored { heads * self.loaded_scores(block, length) } else { 0.0 };
+        let of_state = features.state_bytes.unwrap_or(if scored { c.vector_bytes() } else { 0.0 });
         let more = Cost {
             bytes_read: lookup_bytes(&c.mode, false) * kv * each as f64
-                + outputs * splits as f64 * features.map_or(0.0, |features| features.state_bytes)
+                + (scores + outputs * of_state) * splits as f64
                 + self.run.bytes_added(&self.runs) * covered
                 + if c.epilogue.reads_values { outputs * value } else { 0.0 },
             bytes_written: self.runs.output_bytes() * covered,
             ..Cost::default()
         };
         let cost = of_outputs.cost() + more + c.features.cost * vectors + c.epilogue.cost * outputs;
-        let f = &c.features;
         let mut consts = consts(f.rows, SLICE, chunks, true);
         consts.extend(&f.consts);
         consts.extend(c.stored_consts());
@@ -237,17 +241,20 @@ impl Dispatches<'_> {
         let mut overrides = vec![("SUMMED", self.run.summed.into())];
         overrides.extend(whole);
         overrides.extend(&c.epilogue.overrides);
-        let chunk = features.map_or(&[][..], |features| &features.fragments);
         let decay = decay(&c.decay.tiled);
-        let fragments = [&[self.chunk_lanes, CHUNK_VALUES][..], chunk, &decay, &c.epilogue.tiled];
+        let computed = [SCORES_COMPUTED, features.keys];
+        let own = [self.chunk_lanes, CHUNK_VALUES];
+        let scores = if scored { &[SCORES_PLACE, SCORES_STORED] } else { &computed };
+        let fragments = [&own[..], scores, &features.fragments, &decay, &c.epilogue.tiled];
+        let vectors = if scored { &[Q][..] } else { &[K, Q] };
         let spec = self.spec(&fragments, false, consts, overrides).with(&[self.runs.outputs()]).with(spans);
         let step = self.step(
             &c.kernels.chunk,
-            self.rows_of(spec, &[V, O, STATES_READ], [&GIVEN, &[STORED_ROWS]]),
+            self.rows_of(spec, &[V, O, STATES_READ], vectors, &STORED_VECTORS[..1]),
             params,
             self.kv(block) * each,
             cost,
         );
-        self.number(step, block, each).own(c.own.first())
+        Some(self.number(step, block, each).own(c.own.first()))
     }
 }

@@ -4,8 +4,8 @@ use std::ops::Range;
 
 use super::chunk::{CHUNK, COL_THREADS};
 use super::kernels::{
-    BY_TOKEN, DECAY_BATCHES, DECAY_TOKENS, GIVEN, K, KEYS_STORED, MAPPED_DECODE, NARROW, NO_FACTORS, O, Q, STATES,
-    STATES_READ, STORED_VECTORS, V, rows, spans,
+    BY_TOKEN, DECAY_BATCHES, DECAY_TOKENS, GIVEN, K, KEYS_STORED, MAPPED_DECODE, NARROW, O, Q, STATES, STATES_READ,
+    STORED_VECTORS, V, rows, spans,
 };
 use super::runs::{Run, Runs};
 use super::stored::{Block, Of};
@@ -97,17 +97,17 @@ impl<'a> Dispatches<'a> {
         let beside = c.epilogue.beside_o.filter(|_| !self.runs.in_workspace());
         strides.extend(beside.map(|slot| (slot, O_STRIDES)));
         let own = if c.epilogue.beside_o.is_some() { &STRIDES[..3] } else { &STRIDES[..] };
-        let (mut pieces, mut key_segments, mut feature_bytes) = (c.prepared.steps.clone(), 0, 0);
+        let (mut pieces, mut key_segments, mut stored) = (c.prepared.steps.clone(), 0, [0, 0]);
         let forward = self.params;
         for run in self.runs.all() {
             (self.run, self.params) = (run, run.params(forward));
             let (segments, steps, bytes) = match self.walk {
-                Passes::Decode => (0, vec![(0..c.key_units(), self.decode(caps))], 0),
+                Passes::Decode => (0, vec![(0..c.key_units(), self.decode(caps))], [0, 0]),
                 Passes::Sequential => self.sequential(caps)?,
                 Passes::ReduceThenScan { keys, queries } => self.two_passes(keys, queries, caps)?,
                 Passes::Chunks { segment } => self.two_passes(segment, segment, caps)?,
             };
-            (key_segments, feature_bytes) = (segments, bytes);
+            (key_segments, stored) = (segments, bytes);
             for (heads, step) in steps {
                 let cut = s.cut_heads(c.op, step, heads, &c.slots, &strides, caps)?;
                 pieces.extend(run.strided(s.strided(cut, own), s));
@@ -131,8 +131,12 @@ impl<'a> Dispatches<'a> {
             } else if c.mode.carry {
                 workspace.pop();
             }
+            let [features, scores] = stored;
             if c.features.stored.is_some() {
-                workspace.push(Scratch { name: "features", bytes: feature_bytes.max(16) });
+                workspace.push(Scratch { name: "features", bytes: features.max(16) });
+            }
+            if scores > 0 {
+                workspace.push(Scratch { name: "scores", bytes: scores });
             }
         }
         check_workspace(c.op, &workspace)?;
@@ -148,7 +152,11 @@ impl<'a> Dispatches<'a> {
             Passes::Sequential => format!("one pass, {tile}"),
             Passes::ReduceThenScan { keys, .. } => format!("two passes, segments of {keys}, {tile}"),
             Passes::Chunks { segment } => {
-                format!("products of chunks of {CHUNK} tokens, segments of {segment}, {tile}")
+                let shared = match c.score_bytes(self.walk, caps) {
+                    0 => String::new(),
+                    _ => format!("scores stored for {} workgroups each, ", c.score_readers()),
+                };
+                format!("products of chunks of {CHUNK} tokens, segments of {segment}, {shared}{tile}")
             }
         };
         let walked = matches!(self.walk, Passes::Sequential | Passes::ReduceThenScan { .. });
@@ -159,8 +167,8 @@ impl<'a> Dispatches<'a> {
         Ok(Program::new(c.op, variant + &c.mode.told(), c.slots.clone(), workspace, pieces))
     }
 
-    /// The steps of one pass over the sequence, how many segments they store, and bytes of features.
-    fn sequential(&self, caps: &Caps) -> Result<(usize, Vec<Covering>, u64), Error> {
+    /// The steps of one pass over the sequence, how many segments they store, and bytes of features and of scores.
+    fn sequential(&self, caps: &Caps) -> Result<(usize, Vec<Covering>, [u64; 2]), Error> {
         let (c, s) = (self.c, self.c.qkv);
         let whole = s.keys.next_multiple_of(self.tiles.tile);
         let mut steps = Vec::new();
@@ -171,7 +179,7 @@ impl<'a> Dispatches<'a> {
             steps.extend(self.of_all(self.first_running_max(1, from)));
             steps.extend(self.of_all([self.scan(1, 3, from)]));
         }
-        let blocks = c.blocks(s.keys, whole, Of::Both, caps)?;
+        let blocks = c.blocks(s.keys, whole, Of::Both, 0, caps)?;
         for block in &blocks {
             let from = self.in_block(from, block, whole, Of::Both);
             steps.extend(self.of_block(block, c.store_features(from, &self.operands, block, Of::Both)));
@@ -185,20 +193,21 @@ impl<'a> Dispatches<'a> {
         if c.mode.carry {
             steps.extend(self.of_all([self.scan(1, 2, Params { read_page: 0, ..from })]));
         }
-        Ok((stored, steps, self.feature_bytes(&blocks, Of::Both)))
+        Ok((stored, steps, [self.feature_bytes(&blocks, Of::Both), 0]))
     }
 
-    /// The steps of reduce-then-scan, how many segments they store, and bytes of features. Features of keys and queries of the
-    /// whole sequence are stored once if they fit; otherwise those of the block that a pass is at.
-    fn two_passes(&self, keys: usize, queries: usize, caps: &Caps) -> Result<(usize, Vec<Covering>, u64), Error> {
+    /// The steps of reduce-then-scan, how many segments they store, and bytes of features and of scores. Features of keys and
+    /// queries of the whole sequence are stored once if they fit; otherwise those of the block that a pass is at.
+    fn two_passes(&self, keys: usize, queries: usize, caps: &Caps) -> Result<(usize, Vec<Covering>, [u64; 2]), Error> {
         let (c, s) = (self.c, self.c.qkv);
         let segments = packed::segments(&c.mode, s.keys, keys);
         let read = if c.mode.causal { Of::Both } else { Of::Queries };
-        let outputs = c.blocks(s.queries, queries, read, caps)?;
+        let scores = c.score_bytes(self.walk, caps);
+        let outputs = c.blocks(s.queries, queries, read, scores, caps)?;
         // Queries of the non-causal form have blocks of their own.
         let at_once = c.mode.causal && outputs.len() == 1;
         let wrote = if at_once { Of::Both } else { Of::Keys };
-        let sums = c.blocks(s.keys, keys, wrote, caps)?;
+        let sums = c.blocks(s.keys, keys, wrote, 0, caps)?;
         let from = Params { stored_segments: segments as u32, segment: keys as u32, ..self.params };
         let borders = borders(&c.kernels.borders, &c.mode, self.run.backward, &from, &self.operands);
         let mut steps = self.of_all(borders);
@@ -215,12 +224,18 @@ impl<'a> Dispatches<'a> {
                 steps.extend(self.of_block(block, c.store_features(from, &self.operands, block, read)));
             }
             let written = match self.walk {
-                Passes::Chunks { .. } => vec![self.chunks(queries, block, from)],
+                Passes::Chunks { .. } if scores > 0 => {
+                    self.scored(queries, block, from).into_iter().flatten().collect()
+                }
+                Passes::Chunks { .. } => self.chunks(queries, block, from, false).into_iter().collect(),
                 _ => self.parts(|part| self.output(part, queries, block, from, true, false)),
             };
             steps.extend(self.of_block(block, written));
         }
-        Ok((segments, steps, self.feature_bytes(&sums, wrote).max(self.feature_bytes(&outputs, read))))
+        let features = self.feature_bytes(&sums, wrote).max(self.feature_bytes(&outputs, read));
+        let each = |block: &Block| packed::segments(&c.mode, block.tokens.len(), queries) * block.heads.len();
+        let most = outputs.iter().map(each).max().unwrap_or(0) as u64;
+        Ok((segments, steps, [features, scores * most]))
     }
 
     /// Bytes of the features of the largest of these blocks.
@@ -277,13 +292,7 @@ impl<'a> Dispatches<'a> {
         consts.extend([("DECAY", self.c.decay.kind.number()), ("KEEP_LOGS", keep_logs.into())]);
         overrides.push(self.normalize());
         overrides.extend(&self.c.overrides);
-        // Stored features have the factors of their vectors in them.
-        let factors = if self.c.features.stored.is_some() && !self.c.mode.decode {
-            NO_FACTORS
-        } else {
-            self.c.prepared.fragment()
-        };
-        Variant::new(self.c.qkv.dtype, consts, overrides).with(&[factors]).with(&fragments.concat())
+        Variant::new(self.c.qkv.dtype, consts, overrides).with(&[self.c.factors()]).with(&fragments.concat())
     }
 
     pub(super) fn step(
@@ -370,7 +379,7 @@ impl<'a> Dispatches<'a> {
         let spec = self.spec(&[&[self.lanes], &f.keys, &decay, spans], true, consts, overrides);
         let step = self.step(
             &self.c.kernels.segment,
-            self.rows_of(spec, &[V, STATES], [&GIVEN[..1], &STORED_VECTORS[..2]]),
+            self.rows_of(spec, &[V, STATES], &[K], &STORED_VECTORS[..2]),
             params,
             kv * each,
             cost,
@@ -502,7 +511,7 @@ impl<'a> Dispatches<'a> {
         let states = if store { STATES } else { STATES_READ };
         let step = self.step(
             &c.kernels.output,
-            self.rows_of(spec, &[V, O, states], [&GIVEN, &STORED_VECTORS]),
+            self.rows_of(spec, &[V, O, states], &[K, Q], &STORED_VECTORS),
             params,
             kv * each,
             cost,
@@ -510,18 +519,20 @@ impl<'a> Dispatches<'a> {
         self.number(step, block, each).own(c.own.get(part))
     }
 
-    /// Chooses how a kernel loads rows: these, and of keys, or of keys and queries, the vectors or what is stored of them. `vectors`
-    /// are the fragments for either.
+    /// Chooses how a kernel loads rows: these, and of `vectors`, keys or queries or both, the vectors or what is stored of them,
+    /// where fragments say so.
     pub(super) fn rows_of(
         &self,
         spec: Variant,
         wanted: &[usize],
-        [given, stored]: [&[Fragment]; 2],
+        vectors: &[usize],
+        stored: &[Fragment],
     ) -> (Variant, Option<Variant>) {
         if self.c.features.stored.is_some() {
             return rows(self.c.qkv, &spec.with(stored), wanted);
         }
-        rows(self.c.qkv, &spec.with(given), &[wanted, &[K, Q][..given.len()]].concat())
+        let given: Vec<_> = vectors.iter().map(|&slot| if slot == K { GIVEN[1] } else { GIVEN[2] }).collect();
+        rows(self.c.qkv, &spec.with(&GIVEN[..1]).with(&given), &[wanted, vectors].concat())
     }
 
     /// Numbers the workgroups of a step of which there are `each` per key head of the state.
@@ -570,10 +581,11 @@ fn operands(c: &Recurrence<'_>, runs: &Runs<'_>) -> Vec<Named> {
         let slot = c.slots.iter().position(|slot| slot.name == *of)?;
         Some((*name, Operand::Slot(slot)))
     });
-    let workspace: &[&str] = match (c.features.row_splits.is_some(), c.mode.carry) {
-        (true, _) => &["segments", "state", "partials", "features"],
-        (false, true) => &["segments", "features"],
-        (false, false) => &["segments", "state", "features"],
+    let states: &[&str] = match (c.features.row_splits.is_some(), c.mode.carry) {
+        (true, _) => &["segments", "state", "partials"],
+        (false, true) => &["segments"],
+        (false, false) => &["segments", "state"],
     };
-    c.prepared.operands(runs, aliased.chain(slots), workspace)
+    let features = if c.features.stored.is_some() { &["features"][..] } else { &[] };
+    c.prepared.operands(runs, aliased.chain(slots), &[states, features, &["scores"]].concat())
 }

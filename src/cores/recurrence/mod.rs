@@ -20,6 +20,7 @@ pub(crate) mod dispatch;
 pub(crate) mod kernels;
 pub(crate) mod reference;
 pub(crate) mod runs;
+mod scores;
 mod stored;
 mod tiles;
 
@@ -197,18 +198,20 @@ pub(crate) struct Features {
 
 /// The features of keys and queries for products of chunks.
 pub(crate) struct ChunkFeatures {
+    /// Fragments of queries and of the state, and of keys.
     pub(crate) fragments: Vec<Fragment>,
+    pub(crate) keys: Fragment,
     /// Multiplications of a score, fewer than features if these are products of two factors.
     pub(crate) scored: usize,
-    /// Bytes that are read of a query for its products with a state, if not those that are read for its scores.
-    pub(crate) state_bytes: f64,
+    /// Bytes that are read of a query for its products with a state, if these are not what its scores are made of.
+    pub(crate) state_bytes: Option<f64>,
 }
 
 impl ChunkFeatures {
     /// So many features that `map` makes of the elements one by one.
     pub(crate) fn mapped(map: Fragment, rows: usize) -> Self {
-        let fragments = vec![map, kernels::CHUNK_MAPPED[0], kernels::CHUNK_MAPPED[1]];
-        Self { fragments, scored: rows, state_bytes: 0.0 }
+        let [both, keys, queries] = kernels::CHUNK_MAPPED;
+        Self { fragments: vec![map, both, queries], keys, scored: rows, state_bytes: None }
     }
 }
 

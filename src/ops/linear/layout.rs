@@ -50,6 +50,7 @@ pub(super) static KERNELS: Kernels = Kernels::new([
     "linear_segment",
     "linear_scan",
     "linear_output",
+    "linear_scores",
     "linear_chunk",
     "linear_decode",
     "linear_round",

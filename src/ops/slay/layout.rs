@@ -26,6 +26,7 @@ const STORED: Fragment = fragment!("slay/stored.wgsl");
 const STORED_SQUARE: Fragment = fragment!("slay/stored_square.wgsl");
 const STORED_EXACT: Fragment = fragment!("slay/stored_exact.wgsl");
 const CHUNK: Fragment = fragment!("slay/chunk.wgsl");
+const CHUNK_KEYS: Fragment = fragment!("slay/chunk_keys.wgsl");
 const COMPONENTS: Fragment = fragment!("slay/components.wgsl");
 const PARTIALS: Fragment = fragment!("slay/partials.wgsl");
 const DECODE: Fragment = fragment!("slay/decode.wgsl");
@@ -42,6 +43,7 @@ static KERNELS: Kernels = Kernels::new([
     "slay_segment",
     "slay_scan",
     "slay_output",
+    "slay_scores",
     "slay_chunk",
     "slay_decode",
     "slay_round",
@@ -136,8 +138,9 @@ impl Features {
         let groups = (self.pal * self.e4) as f64;
         (c.poly != Poly::Exact).then(|| ChunkFeatures {
             fragments: vec![OWN, CHUNK],
+            keys: CHUNK_KEYS,
             scored: 4 * (self.pal4() + self.e4),
-            state_bytes: 20.0 * groups,
+            state_bytes: Some(20.0 * groups),
         })
     }
 

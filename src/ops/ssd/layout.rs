@@ -25,8 +25,16 @@ const EPILOGUE: Fragment = fragment!("ssd/epilogue.wgsl");
 const GATE: Fragment = fragment!("ssd/gate.wgsl");
 const NO_GATE: Fragment = fragment!("ssd/no_gate.wgsl");
 
-static KERNELS: Kernels =
-    Kernels::new(["ssd_segment", "ssd_scan", "ssd_output", "ssd_chunk", "ssd_decode", "ssd_round", "ssd_borders"]);
+static KERNELS: Kernels = Kernels::new([
+    "ssd_segment",
+    "ssd_scan",
+    "ssd_output",
+    "ssd_scores",
+    "ssd_chunk",
+    "ssd_decode",
+    "ssd_round",
+    "ssd_borders",
+]);
 
 params! {
     /// Must match `struct Own` in `shaders/ssd/own.wgsl`.
