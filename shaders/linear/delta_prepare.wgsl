@@ -39,7 +39,7 @@ fn find_matrix(p: Place, first: u32, end: u32, row_thread: u32, col_thread: u32,
         workgroupBarrier();
         load_keys_twice(p, first, end, slice, invocation);
         workgroupBarrier();
-        add_slice(row_thread, col_thread, true);
+        add_slice(row_thread, col_thread, SLICE4, true, true, false);
     }
     for (var i = 0u; i < EACH; i++) {
         let t = row_thread + ROW_THREADS * i;

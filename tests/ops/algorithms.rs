@@ -9,7 +9,7 @@ use subquad::gpu::{Algorithm, Caps, Program};
 use subquad::operator::mode::Mode;
 use subquad::operator::qkv::Qkv;
 use subquad::operator::{Operator, Precision, Rows};
-use subquad::ops::{all, linear, ssd};
+use subquad::ops::{all, linear, slay, ssd};
 use subquad::tensor::{DType, HostTensor};
 
 use subquad::verify::tolerance;
@@ -22,6 +22,8 @@ pub(crate) fn tests() -> Vec<Trial> {
     let mut trials = vec![
         test(plans_choose_by_the_shape_and_say_why),
         test(steps_of_a_delta_rule_follow_each_other),
+        test(stored_scores_of_blocks_are_those_of_their_heads),
+        test(stored_features_of_blocks_are_multiplied_in_chunks),
         test(strengths_that_a_chunk_does_not_take_are_taken_one_by_one),
         test(decays_of_any_size_are_exact),
     ];
@@ -91,15 +93,33 @@ fn plans_choose_by_the_shape_and_say_why() {
     };
     let (chunks, variant) = said(&gated(wide), &caps);
     assert!(chunks && variant.starts_with("products of chunks of 64 tokens, segments of 64"), "{variant}");
-    for (registers, segment) in [(128, 64), (256, 128)] {
-        let (chunks, variant) = said(&ssd::Config::new(4096, 24, 64, 128), &Caps { registers, ..caps.clone() });
-        let expected = format!("products of chunks of 64 tokens, segments of {segment}");
+    for (registers, heads, segment, scores) in
+        [(128, 3, 64, ""), (256, 24, 128, "scores stored for 24 workgroups each, ")]
+    {
+        let (chunks, variant) = said(&ssd::Config::new(4096, heads, 64, 128), &Caps { registers, ..caps.clone() });
+        let expected = format!("products of chunks of 64 tokens, segments of {segment}, {scores}tiles");
         assert!(chunks && variant.starts_with(&expected), "{variant}");
     }
     for (operator, why) in [
         (linear::Config::new(wide), "the state does not decay"),
         (gated(wide.dim_v(20)), "the state is small"),
         (linear::Config { mode: Mode::new().segment(1000), ..gated(wide) }, "the segments asked for are long"),
+    ] {
+        let (chunks, variant) = said(&operator, &caps);
+        assert!(!chunks && variant.ends_with(&format!(", token by token because {why}")), "{variant}");
+    }
+    // Scores of features that are products take fewer multiplications than features.
+    let products = |anchors, qkv| slay::Config { anchors, ..slay::Config::new(qkv) };
+    for (registers, anchors, segment) in [(128, 8, 64), (256, 4, 128), (256, 8, 128), (256, 16, 256)] {
+        let (chunks, variant) = said(&products(anchors, wide), &Caps { registers, ..caps.clone() });
+        let expected = format!("products of chunks of 64 tokens, segments of {segment},");
+        assert!(chunks && variant.starts_with(&expected), "{variant}");
+    }
+    let exact = slay::Config { poly: slay::Poly::Exact, features: 1, ..slay::Config::new(wide.dim_k(16)) };
+    for (operator, why) in [
+        (products(2, wide), "the state is small"),
+        (exact, "features of a chunk are not to be had"),
+        (products(300, wide), "a workgroup does not hold all rows of a state"),
     ] {
         let (chunks, variant) = said(&operator, &caps);
         assert!(!chunks && variant.ends_with(&format!(", token by token because {why}")), "{variant}");
@@ -128,6 +148,37 @@ fn steps_of_a_delta_rule_follow_each_other() {
         let program = in_chunks(operator.as_ref(), &Caps { feature_bytes: 1 << 16, ..ctx.caps().clone() });
         let walks = program.steps().iter().filter(|step| step.kernel.name == "linear_delta_scan").count();
         assert!(walks > 2 && program.workspace_bytes() < 1 << 19, "{program}");
+        let got = on_gpu_with(ctx, program, &inputs);
+        assert_matches(name, operator.as_ref(), &inputs, &got);
+    }
+}
+
+/// Features that a dispatch of their own stores are those of a block of segments.
+fn stored_features_of_blocks_are_multiplied_in_chunks() {
+    let Some(ctx) = context() else { return };
+    let op = all().find(|op| op.name == "slay").unwrap();
+    for name in ["length_257", "carried", "segments_bnhd"] {
+        let case = (op.cases)().into_iter().find(|case| case.name == name).unwrap();
+        let (operator, inputs) = prepare(op, &case);
+        let program = in_chunks(operator.as_ref(), &Caps { feature_bytes: 1 << 14, ..ctx.caps().clone() });
+        let chunks = program.steps().iter().filter(|step| step.kernel.name == "slay_chunk").count();
+        assert!(chunks > 1, "{program}");
+        let got = on_gpu_with(ctx, program, &inputs);
+        assert_matches(name, operator.as_ref(), &inputs, &got);
+    }
+}
+
+/// Scores that heads share are those of a block of segments.
+fn stored_scores_of_blocks_are_those_of_their_heads() {
+    let Some(ctx) = context() else { return };
+    // Blocks of segments, and of heads.
+    for (op, name) in [("ssd", "length_257"), ("slay", "value_heads")] {
+        let op = all().find(|one| one.name == op).unwrap();
+        let case = (op.cases)().into_iter().find(|case| case.name == name).unwrap();
+        let (operator, inputs) = prepare(op, &case);
+        let program = in_chunks(operator.as_ref(), &Caps { feature_bytes: 1 << 15, ..ctx.caps().clone() });
+        let scores = program.steps().iter().filter(|step| step.kernel.entry == "recurrence_scores").count();
+        assert!(scores > 1, "{program}");
         let got = on_gpu_with(ctx, program, &inputs);
         assert_matches(name, operator.as_ref(), &inputs, &got);
     }

@@ -5,16 +5,23 @@
 // from 4 col_thread on (`sums`). Features come in slices of SLICE4 groups of four, values in parts of COL_THREADS tokens. These
 // places leave out most products with later keys when the kernel is compiled: see is_reached.
 //
+// Features may be products of two factors: all entries of the first times all entries of the second. Then a score is the product
+// of the first factors times that of the second ones, and takes far fewer multiplications than the features themselves.
+//
 // Prelude constants: ROW_THREADS, COL_THREADS; WIDTH, the number of features; SLICE4, groups of features in a slice; CHUNKS, the
-// largest number of chunks of a segment; READS_STATE, 1 if queries also read a state. A variant brings key_group, query_group,
-// FEATURES4 and feature_row (chunk_mapped.wgsl or the operator's own), and load_logs, left_since_start, left_between and
-// scale_of (chunk_decay.wgsl or chunk_no_decay.wgsl).
+// largest number of chunks of a segment; READS_STATE, 1 if queries also read a state. A variant brings FIRST4 and SECOND4, the
+// groups of four of the factors (FIRST4 is 0 if features are no products), and STATE4, those of the features; key_group and
+// query_group, group i of the slices of the first factor, then of those of the second; state_group, group i of the features of
+// queries, and feature_row, the row of the stored state of a feature (chunk_mapped.wgsl or the operator's own); and load_logs,
+// left_since_start, left_between and scale_of (chunk_decay.wgsl or chunk_no_decay.wgsl).
 const CHUNK: u32 = 64u;
 const INVOCATIONS: u32 = ROW_THREADS * COL_THREADS;
 const EACH: u32 = CHUNK / ROW_THREADS;
 const FOURS: u32 = EACH / 4u;
 const PARTS: u32 = CHUNK / COL_THREADS;
-const SLICES: u32 = (FEATURES4 + SLICE4 - 1u) / SLICE4;
+const FIRST_SLICES: u32 = (FIRST4 + SLICE4 - 1u) / SLICE4;
+const SCORE_SLICES: u32 = FIRST_SLICES + (SECOND4 + SLICE4 - 1u) / SLICE4;
+const SLICES: u32 = (STATE4 + SLICE4 - 1u) / SLICE4;
 const TOKENS: u32 = CHUNKS * CHUNK;
 // One group of padding per key, so that keys start in different banks.
 const KEY_STRIDE: u32 = SLICE4 + 1u;
@@ -48,15 +55,18 @@ fn clear_cells() {
 
 const QUERY_TURNS: u32 = CHUNK * SLICE4 / INVOCATIONS;
 
-// Adds the products of a slice of queries with keys; if `own`, with those of the same chunk, and with a state if one is read.
-fn add_slice(row_thread: u32, col_thread: u32, own: bool) {
-    for (var c = 0u; c < SLICE4; c++) {
+// Adds the products of the first groups of a slice of queries: with keys if `scores`, which are those of the same chunk if `own`;
+// with a state if `reads`.
+fn add_slice(row_thread: u32, col_thread: u32, groups: u32, own: bool, scores: bool, reads: bool) {
+    for (var c = 0u; c < groups; c++) {
         var keys: array<vec4<f32>, PARTS>;
-        for (var j = 0u; j < PARTS; j++) {
-            keys[j] = wg_keys[(col_thread + COL_THREADS * j) * KEY_STRIDE + c];
+        if (scores) {
+            for (var j = 0u; j < PARTS; j++) {
+                keys[j] = wg_keys[(col_thread + COL_THREADS * j) * KEY_STRIDE + c];
+            }
         }
         var state: array<vec4<f32>, 4>;
-        if (own && READS_STATE == 1u) {
+        if (reads) {
             for (var d = 0u; d < 4u; d++) {
                 state[d] = wg_columns[(4u * c + d) * COL_THREADS + col_thread];
             }
@@ -64,7 +74,7 @@ fn add_slice(row_thread: u32, col_thread: u32, own: bool) {
         for (var i = 0u; i < EACH; i++) {
             let q = wg_rows[(row_thread + ROW_THREADS * i) * SLICE4 + c];
             for (var j = 0u; j < PARTS; j++) {
-                if (!own || is_reached(i, j)) {
+                if (scores && (!own || is_reached(i, j))) {
                     var cell = cells[i * PARTS + j];
                     cell += q.x * keys[j].x;
                     cell += q.y * keys[j].y;
@@ -73,7 +83,7 @@ fn add_slice(row_thread: u32, col_thread: u32, own: bool) {
                     cells[i * PARTS + j] = cell;
                 }
             }
-            if (own && READS_STATE == 1u) {
+            if (reads) {
                 sums[i] += q.x * state[0];
                 sums[i] += q.y * state[1];
                 sums[i] += q.z * state[2];

@@ -2,7 +2,8 @@
 // own tokens, and those of the chunks of the segment before it. Grid: chunks of a segment, column splits, query heads of a KV
 // head, segments, KV heads. Reads q, k, v, segments; writes o.
 //
-// A variant brings, in addition to what chunk.wgsl needs: chunk_values(p, n, end, col_thread), four values of a token, and
+// A variant brings, in addition to what chunk.wgsl needs: find_scores(p, pair, number, invocation), which makes the cells scores of
+// this pair of chunks of the segment, and SCORES_STORED (chunk_scores_computed.wgsl or chunk_scores_stored.wgsl); chunk_values(p, n, end, col_thread), four values of a token, and
 // state_before(p), the stored state that a segment starts from (chunk_values.wgsl, or the operator's own); normalize(row, sum,
 // weight) and epilogue(p, n, t, i, o) as for output.wgsl.
 override SUMMED: u32 = 0u; // 1: outputs are added to those of an earlier run
@@ -10,49 +11,26 @@ override SUMMED: u32 = 0u; // 1: outputs are added to those of an earlier run
 // The share of this invocation in the sums of weights of its tokens.
 var<private> shares: array<f32, EACH>;
 
+// Whether scores of a chunk's own keys are computed together with the products with the state, from the same queries.
+const BESIDE_STATE: bool = FIRST4 == 0u && !SCORES_STORED;
+
 const STATE_TURNS: u32 = 4u * SLICE4 * COL_THREADS / INVOCATIONS;
 
-// Loads a slice: of the queries from token `first` up to `end`, of the keys from token `key` up to `key_end`, and of the state
-// that starts at `base` among the stored segments, if `own`. All loads are issued before the first store.
-fn load_slice(
-    p: Place,
-    slice: u32,
-    first: u32,
-    end: u32,
-    key: u32,
-    key_end: u32,
-    base: u32,
-    own: bool,
-    invocation: u32,
-) {
-    var queries: array<vec4<f32>, QUERY_TURNS>;
-    var keys: array<vec4<f32>, QUERY_TURNS>;
+// Loads a slice of queries and of the state that starts at `base` among the stored segments, and of keys if `scores`. All loads are
+// issued before the first store.
+fn load_slice(p: Place, slice: u32, pair: Pair, base: u32, scores: bool, invocation: u32) {
     var states: array<vec4<f32>, STATE_TURNS>;
-    for (var turn = 0u; turn < QUERY_TURNS; turn++) {
-        let token = (invocation + turn * INVOCATIONS) / SLICE4;
-        let i = slice * SLICE4 + invocation % SLICE4;
-        queries[turn] = query_group(p, p.head_split, first + token, end, i);
-        keys[turn] = key_group(p, key + token, key_end, i);
+    let e = (p.split * COL_THREADS + invocation % COL_THREADS) * 4u;
+    for (var turn = 0u; turn < STATE_TURNS; turn++) {
+        let d = feature_row(slice * 4u * SLICE4 + (invocation + turn * INVOCATIONS) / COL_THREADS);
+        count_load(select(0u, four_of(e, params.dim_v), d < params.rows));
+        let row = stored_row(base + min(d, params.rows - 1u) * params.dim_v, e);
+        // Past the last row a state is zero.
+        states[turn] = select(vec4<f32>(0.0), row, d < params.rows);
     }
-    if (own) {
-        let e = (p.split * COL_THREADS + invocation % COL_THREADS) * 4u;
-        for (var turn = 0u; turn < STATE_TURNS; turn++) {
-            let d = feature_row(slice * 4u * SLICE4 + (invocation + turn * INVOCATIONS) / COL_THREADS);
-            count_load(select(0u, four_of(e, params.dim_v), d < params.rows));
-            let row = stored_row(base + min(d, params.rows - 1u) * params.dim_v, e);
-            // Past the last row a state is zero.
-            states[turn] = select(vec4<f32>(0.0), row, d < params.rows);
-        }
-    }
-    for (var turn = 0u; turn < QUERY_TURNS; turn++) {
-        let i = invocation + turn * INVOCATIONS;
-        wg_rows[i] = queries[turn];
-        wg_keys[i / SLICE4 * KEY_STRIDE + i % SLICE4] = keys[turn];
-    }
-    if (own) {
-        for (var turn = 0u; turn < STATE_TURNS; turn++) {
-            wg_columns[invocation + turn * INVOCATIONS] = states[turn];
-        }
+    load_vectors(p, slice, pair, scores, invocation);
+    for (var turn = 0u; turn < STATE_TURNS; turn++) {
+        wg_columns[invocation + turn * INVOCATIONS] = states[turn];
     }
 }
 
@@ -204,9 +182,14 @@ fn recurrence_chunk(
         shares[i] = 0.0;
     }
     let base = (p.kv * params.stored_segments + state_before(p)) * params.segment_stride;
+    let pair = Pair(first, end, first, end, true);
+    // Factors are multiplied before the products with a state need registers, and loads of scores are issued early.
+    if (!BESIDE_STATE) {
+        find_scores(p, pair, own * (own + 1u) / 2u + own, invocation);
+    }
     for (var slice = 0u; slice < SLICES; slice++) {
         workgroupBarrier();
-        load_slice(p, slice, first, end, first, end, base, true, invocation);
+        load_slice(p, slice, pair, base, BESIDE_STATE, invocation);
         var norm = 0.0;
         if (NORMALIZE == 1u) {
             let d = feature_row(slice * 4u * SLICE4 + col_thread);
@@ -214,11 +197,11 @@ fn recurrence_chunk(
             norm = select(0.0, segment_at(base + params.rows * params.dim_v + min(d, params.rows - 1u)), d < params.rows);
         }
         workgroupBarrier();
-        add_slice(row_thread, col_thread, true);
+        add_slice(row_thread, col_thread, SLICE4, true, BESIDE_STATE, true);
         if (NORMALIZE == 1u) {
             for (var i = 0u; i < EACH; i++) {
-                let q = wg_rows[(row_thread + ROW_THREADS * i) * SLICE4 + col_thread / 4u];
-                shares[i] += q[col_thread % 4u] * norm;
+                let at = (row_thread + ROW_THREADS * i) * SLICE4 + col_thread / 4u;
+                shares[i] += wg_rows[at][col_thread % 4u] * norm;
             }
         }
     }
@@ -232,13 +215,7 @@ fn recurrence_chunk(
     if (CHUNKS > 1u) {
         for (var chunk = 0u; chunk < own; chunk++) {
             let key = start + chunk * CHUNK;
-            clear_cells();
-            for (var slice = 0u; slice < SLICES; slice++) {
-                workgroupBarrier();
-                load_slice(p, slice, first, end, key, key + CHUNK, base, false, invocation);
-                workgroupBarrier();
-                add_slice(row_thread, col_thread, false);
-            }
+            find_scores(p, Pair(first, end, key, key + CHUNK, false), own * (own + 1u) / 2u + chunk, invocation);
             weigh(own * CHUNK, chunk * CHUNK, row_thread, col_thread, false);
             add_values(p, key, key + CHUNK, false, row_thread, col_thread, invocation);
         }

@@ -2,8 +2,8 @@
 // tokens. Grid: column splits, segments, KV heads. Reads k, v; writes segments. Values are multiplied by their factors, and by
 // what is left of them at the end of their batch, before they become f16.
 //
-// Consts of the prelude: WIDTH, the number of features, and those of matrix.wgsl. A variant brings key_group and feature_row
-// (chunk_mapped.wgsl); decay_none.wgsl with by_token.wgsl, or decay_batches.wgsl.
+// Consts of the prelude: WIDTH, the number of features, and those of matrix.wgsl. A variant brings key_group (chunk_mapped_keys.wgsl)
+// and feature_row (chunk_mapped.wgsl); decay_none.wgsl with by_token.wgsl, or decay_batches.wgsl.
 const BATCH: u32 = 32u; // tokens
 const BATCH_TILES: u32 = BATCH / TILE;
 const BLOCKS: u32 = (WIDTH + ROWS - 1u) / ROWS; // of 64 rows of the state

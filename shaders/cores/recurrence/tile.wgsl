@@ -3,7 +3,7 @@
 // Loads of the next tile are issued before the tile at hand is processed, and wait in registers: that hides their latency.
 // Where a tile has many groups for each invocation, it is loaded when it is needed instead.
 //
-// Prelude constants: those of rank_one_update.wgsl. What is loaded of a key or a query (given_keys.wgsl, stored_keys.wgsl)
+// Prelude constants: those of rank_one_update.wgsl. What is loaded of a key or a query (given_rows.wgsl, given_keys.wgsl, stored_keys.wgsl)
 // says: load_key(p, n, i) and load_query(p, r, n, i), its group i; group_loads(i), the loads of that group; in_group(i),
 // which of its four elements exist. The operator's features say: ROW4, groups of four that are loaded of a key or a query;
 // put_key(n, i, x, there), which stores group i of the tile, of token n, where `there` tells which of its elements exist;

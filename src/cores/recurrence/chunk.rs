@@ -6,7 +6,10 @@
 //! decays. A segment has few chunks, because every chunk reads those of its segment before it.
 
 use super::dispatch::Dispatches;
-use super::kernels::{CHUNK_DECAY, CHUNK_NO_DECAY, CHUNK_VALUES, DECAY_TOKENS, NO_DECAY, O, STATES_READ, V, spans};
+use super::kernels::{
+    CHUNK_DECAY, CHUNK_NO_DECAY, CHUNK_VALUES, DECAY_TOKENS, K, NO_DECAY, O, Q, SCORES_COMPUTED, SCORES_PLACE,
+    SCORES_STORED, STATES_READ, STORED_VECTORS, V, spans,
+};
 use super::stored::Block;
 use super::{DecayKind, Params, Passes, Recurrence, Tiles};
 use crate::cores::matrix;
@@ -50,9 +53,14 @@ impl Recurrence<'_> {
         if !self.mode.causal {
             return Err("every query reads the same state");
         }
-        if self.features.chunk.is_none() || self.row_splits() > 1 {
-            return Err("features of a chunk are not to be had");
+        if self.row_splits() > 1 {
+            return Err("a workgroup does not hold all rows of a state");
         }
+        let Some(features) = &self.features.chunk else {
+            return Err("features of a chunk are not to be had");
+        };
+        // Then scores take fewer multiplications than the state, which a walk multiplies twice per token.
+        let factored = features.scored < rows;
         let most = MOST_CHUNKS * CHUNK;
         let units = self.units(2, caps);
         if self.mode.segment.is_some_and(|segment| segment > most) {
@@ -61,11 +69,14 @@ impl Recurrence<'_> {
         match caps.recurrence {
             Algorithm::Walk => return Err("asked for"),
             Algorithm::Fastest if caps.software => return Err("a software adapter walks faster"),
-            Algorithm::Fastest if !decays && units.is_none() => return Err("the state does not decay"),
+            Algorithm::Fastest if !decays && !factored && units.is_none() => return Err("the state does not decay"),
             // The rest of a tile would be wasted.
             Algorithm::Fastest if 2 * s.dim_v <= COLUMNS || 2 * rows < CHUNK => return Err("the state is small"),
+            Algorithm::Fastest if !decays && units.is_none() && rows < WIDE => return Err("the state is small"),
             // It computes no states of segments, which take a third of what the chunk form issues.
-            Algorithm::Fastest if self.by_token(tiles, caps) == Passes::Sequential => {
+            Algorithm::Fastest
+                if !(factored && rows >= 2 * WIDE) && self.by_token(tiles, caps) == Passes::Sequential =>
+            {
                 return Err("one pass is enough for so many heads or so few tokens");
             }
             Algorithm::Fastest | Algorithm::Chunks => {}
@@ -74,8 +85,13 @@ impl Recurrence<'_> {
             return Ok(segment.min(s.keys));
         }
         // Products with chunks before a chunk's own need many registers, and those of matrix units cost little.
-        let wide = rows >= WIDE || units.is_some();
-        let least = if wide && caps.registers >= REGISTERS { 2 * CHUNK } else { CHUNK };
+        let least = match rows {
+            _ if caps.registers < REGISTERS => CHUNK,
+            _ if units.is_some() => 2 * CHUNK,
+            ..WIDE => CHUNK,
+            _ if factored && rows >= 4 * WIDE => most,
+            _ => 2 * CHUNK,
+        };
         // Longer ones where the states of all segments do not fit one binding.
         let fits = |segment: &usize| s.keys.div_ceil(*segment) <= self.most_segments(caps);
         let segment =
@@ -113,10 +129,11 @@ pub(crate) struct Outputs {
     /// Query heads over all batch entries.
     pub(crate) heads: f64,
     pub(crate) visits: Visits,
-    /// Width of the features and of the values.
+    /// Width of the features, multiplications of a score (0 if it is stored), and width of the values.
     pub(crate) width: usize,
+    pub(crate) scored: usize,
     pub(crate) dim_v: usize,
-    /// Bytes of the features of a vector, of the values of a token, and of a state, in all column splits.
+    /// Bytes that are read of a vector for scores, of the values of a token, and of a state, in all column splits.
     pub(crate) vector: f64,
     pub(crate) value: f64,
     pub(crate) state: f64,
@@ -131,10 +148,9 @@ impl Outputs {
         let visits = &self.visits;
         let splits = self.dim_v.div_ceil(COLUMNS) as f64;
         let products = (visits.pairs * CHUNK * CHUNK) as f64;
-        let features = self.width.next_multiple_of(16) as f64;
+        let [features, scored] = [self.width, self.scored].map(|width| width.next_multiple_of(16) as f64);
         let states = self.states.unwrap_or(visits.chunks) as f64;
-        let touched =
-            products * (features + COLUMNS as f64) + (visits.chunks * CHUNK) as f64 * features * COLUMNS as f64;
+        let touched = products * (scored + COLUMNS as f64) + (visits.chunks * CHUNK) as f64 * features * COLUMNS as f64;
         let vectors = (visits.keys + visits.queries) as f64;
         let own = Cost {
             flops: splits * 2.0 * touched,
@@ -152,11 +168,11 @@ pub(crate) struct Visits {
     /// Chunks of queries.
     pub(crate) chunks: usize,
     /// Queries, counted once for each chunk of keys that they are multiplied with.
-    queries: usize,
+    pub(super) queries: usize,
     /// Keys, counted once for each chunk of queries that reads them.
-    keys: usize,
+    pub(super) keys: usize,
     /// Pairs of chunks.
-    pairs: usize,
+    pub(super) pairs: usize,
 }
 
 impl Visits {
@@ -178,9 +194,12 @@ impl Visits {
 }
 
 impl Dispatches<'_> {
-    /// The dispatch that computes the outputs of a block of whole segments of `length` tokens.
-    pub(super) fn chunks(&self, length: usize, block: &Block, params: Params) -> Step {
+    /// The dispatch that computes the outputs of a block of whole segments of `length` tokens. `scored` says that their scores are
+    /// stored.
+    pub(super) fn chunks(&self, length: usize, block: &Block, params: Params, scored: bool) -> Option<Step> {
         let (c, s) = (self.c, self.c.qkv);
+        let f = &c.features;
+        let features = f.chunk.as_ref()?;
         let kv = self.kv(block) as f64;
         let splits = s.dim_v.div_ceil(COLUMNS);
         let params = Params { col_splits: splits as u32, head_splits: s.group() as u32, ..params };
@@ -198,42 +217,48 @@ impl Dispatches<'_> {
             heads,
             visits,
             width: c.features.rows,
+            scored: if scored { 0 } else { features.scored },
             dim_v: s.dim_v,
-            vector: c.vector_bytes(),
+            vector: if scored { 0.0 } else { c.vector_bytes() },
             value,
             state: (4 * c.features.rows * columns) as f64,
             // Packed sequences have more segments, and their chunks read a state each.
             states: c.mode.sequences.map(|_| packed::segments(&c.mode, block.tokens.len(), length) * chunks),
             decay: (c.decay.kind != DecayKind::None).then_some(c.decay.cost),
         };
+        let scores = if scored { heads * self.loaded_scores(block, length) } else { 0.0 };
+        let of_state = features.state_bytes.unwrap_or(if scored { c.vector_bytes() } else { 0.0 });
         let more = Cost {
             bytes_read: lookup_bytes(&c.mode, false) * kv * each as f64
+                + (scores + outputs * of_state) * splits as f64
                 + self.run.bytes_added(&self.runs) * covered
                 + if c.epilogue.reads_values { outputs * value } else { 0.0 },
             bytes_written: self.runs.output_bytes() * covered,
             ..Cost::default()
         };
         let cost = of_outputs.cost() + more + c.features.cost * vectors + c.epilogue.cost * outputs;
-        let f = &c.features;
         let (spans, whole) = spans(&c.mode, false);
         let mut overrides = vec![("SUMMED", self.run.summed.into())];
         overrides.extend(whole);
         overrides.extend(&c.epilogue.overrides);
-        let (kernel, consts, products) = if let Some(units) = self.matrix {
+        let own = [self.chunk_lanes, CHUNK_VALUES];
+        let (kernel, consts, scores) = if let Some(units) = self.matrix {
             let mut consts = c.matrix_consts(units);
             consts.push(("CHUNKS", chunks as u32));
-            (&c.kernels.chunk_matrix, consts, matrix::products(units).1)
+            (&c.kernels.chunk_matrix, consts, [matrix::products(units).1, &[features.keys]].concat())
         } else {
             let mut consts = consts(f.rows, SLICE, chunks, true);
             consts.extend(&f.consts);
             consts.extend(c.stored_consts());
-            (&c.kernels.chunk, consts, &[][..])
+            let scores = if scored { [SCORES_PLACE, SCORES_STORED] } else { [SCORES_COMPUTED, features.keys] };
+            (&c.kernels.chunk, consts, scores.into())
         };
-        let chunk = f.chunk.as_deref().unwrap_or_default();
         let decay = decay(&c.decay.tiled);
-        let fragments = [&[self.chunk_lanes, CHUNK_VALUES][..], products, chunk, &decay, &c.epilogue.tiled];
+        let fragments = [&own[..], &scores, &features.fragments, &decay, &c.epilogue.tiled];
+        let vectors = if scored { &[Q][..] } else { &[K, Q] };
         let spec = self.spec(&fragments, false, consts, overrides).with(&[self.runs.outputs()]).with(spans);
-        let step = self.step(kernel, self.rows_of(spec, &[V, O, STATES_READ], 2), params, self.kv(block) * each, cost);
-        self.number(step, block, each).own(c.own.first())
+        let specs = self.rows_of(spec, &[V, O, STATES_READ], vectors, &STORED_VECTORS[..1]);
+        let step = self.step(kernel, specs, params, self.kv(block) * each, cost);
+        Some(self.number(step, block, each).own(c.own.first()))
     }
 }

@@ -2,12 +2,10 @@
 
 use std::ops::Range;
 
-use super::chunk::{CHUNK, COL_THREADS, COLUMNS};
+use super::chunk::{CHUNK, COL_THREADS};
 use super::kernels::{
-    BY_TOKEN, GIVEN, K, KEYS_STORED, MAPPED_DECODE, NARROW, NO_FACTORS, O, Q, STATES, STATES_READ, STORED_VECTORS, V,
-    rows, spans,
+    BY_TOKEN, GIVEN, K, KEYS_STORED, MAPPED_DECODE, NARROW, O, Q, STATES, STATES_READ, STORED_VECTORS, V, rows, spans,
 };
-use super::matrix::BATCH;
 use super::runs::{Run, Runs};
 use super::stored::{Block, Of};
 use super::{DecayKind, GATE_STRIDES, O_STRIDES, Params, Passes, Recurrence, STRIDES, Tiles};
@@ -25,14 +23,14 @@ pub(super) struct Dispatches<'a> {
     pub(super) c: &'a Recurrence<'a>,
     pub(super) runs: Runs<'a>,
     pub(super) run: Run,
-    tiles: Tiles,
+    pub(super) tiles: Tiles,
     walk: Passes,
     /// KV heads of all batch entries, and of all carried states.
     kv: u64,
     units: u64,
     params: Params,
     operands: Vec<Named>,
-    lanes: Fragment,
+    pub(super) lanes: Fragment,
     pub(super) chunk_lanes: Fragment,
     /// The matrix units that the chunk form takes.
     pub(super) matrix: Option<Matrix>,
@@ -106,17 +104,17 @@ impl<'a> Dispatches<'a> {
         let beside = c.epilogue.beside_o.filter(|_| !self.runs.in_workspace());
         strides.extend(beside.map(|slot| (slot, O_STRIDES)));
         let own = if c.epilogue.beside_o.is_some() { &STRIDES[..3] } else { &STRIDES[..] };
-        let (mut pieces, mut key_segments, mut feature_bytes) = (c.prepared.steps.clone(), 0, 0);
+        let (mut pieces, mut key_segments, mut stored) = (c.prepared.steps.clone(), 0, [0, 0]);
         let forward = self.params;
         for run in self.runs.all() {
             (self.run, self.params) = (run, run.params(forward));
             let (segments, steps, bytes) = match self.walk {
-                Passes::Decode => (0, vec![(0..c.key_units(), self.decode(caps))], 0),
+                Passes::Decode => (0, vec![(0..c.key_units(), self.decode(caps))], [0, 0]),
                 Passes::Sequential => self.sequential(caps)?,
                 Passes::ReduceThenScan { keys, queries } => self.two_passes(keys, queries, caps)?,
                 Passes::Chunks { segment } => self.two_passes(segment, segment, caps)?,
             };
-            (key_segments, feature_bytes) = (segments, bytes);
+            (key_segments, stored) = (segments, bytes);
             for (heads, step) in steps {
                 let cut = s.cut_heads(c.op, step, heads, &c.slots, &strides, caps)?;
                 pieces.extend(run.strided(s.strided(cut, own), s));
@@ -140,8 +138,12 @@ impl<'a> Dispatches<'a> {
             } else if c.mode.carry {
                 workspace.pop();
             }
+            let [features, scores] = stored;
             if c.features.stored.is_some() {
-                workspace.push(Scratch { name: "features", bytes: feature_bytes.max(16) });
+                workspace.push(Scratch { name: "features", bytes: features.max(16) });
+            }
+            if scores > 0 {
+                workspace.push(Scratch { name: "scores", bytes: scores });
             }
         }
         check_workspace(c.op, &workspace)?;
@@ -160,7 +162,11 @@ impl<'a> Dispatches<'a> {
                 let walked = self.matrix.is_none() || c.mode.carry;
                 let states = if walked { format!(", {tile}") } else { String::new() };
                 let by = self.matrix.map(|units| format!(" by {}", matrix::describe(units))).unwrap_or_default();
-                format!("products of chunks of {CHUNK} tokens{by}, segments of {segment}{states}")
+                let shared = match c.score_bytes(self.walk, caps) {
+                    0 => String::new(),
+                    _ => format!(", scores stored for {} workgroups each", c.score_readers()),
+                };
+                format!("products of chunks of {CHUNK} tokens{by}, segments of {segment}{shared}{states}")
             }
         };
         let walked = matches!(self.walk, Passes::Sequential | Passes::ReduceThenScan { .. });
@@ -171,8 +177,8 @@ impl<'a> Dispatches<'a> {
         Ok(Program::new(c.op, variant + &c.mode.told(), c.slots.clone(), workspace, pieces))
     }
 
-    /// The steps of one pass over the sequence, how many segments they store, and bytes of features.
-    fn sequential(&self, caps: &Caps) -> Result<(usize, Vec<Covering>, u64), Error> {
+    /// The steps of one pass over the sequence, how many segments they store, and bytes of features and of scores.
+    fn sequential(&self, caps: &Caps) -> Result<(usize, Vec<Covering>, [u64; 2]), Error> {
         let (c, s) = (self.c, self.c.qkv);
         let whole = s.keys.next_multiple_of(self.tiles.tile);
         let mut steps = Vec::new();
@@ -183,7 +189,7 @@ impl<'a> Dispatches<'a> {
             steps.extend(self.of_all(self.first_running_max(1, from)));
             steps.extend(self.of_all([self.scan(1, 3, from)]));
         }
-        let blocks = c.blocks(s.keys, whole, Of::Both, caps)?;
+        let blocks = c.blocks(s.keys, whole, Of::Both, 0, caps)?;
         for block in &blocks {
             let from = self.in_block(from, block, whole, Of::Both);
             steps.extend(self.of_block(block, c.store_features(from, &self.operands, block, Of::Both)));
@@ -197,20 +203,21 @@ impl<'a> Dispatches<'a> {
         if c.mode.carry {
             steps.extend(self.of_all([self.scan(1, 2, Params { read_page: 0, ..from })]));
         }
-        Ok((stored, steps, self.feature_bytes(&blocks, Of::Both)))
+        Ok((stored, steps, [self.feature_bytes(&blocks, Of::Both), 0]))
     }
 
-    /// The steps of reduce-then-scan, how many segments they store, and bytes of features. Features of keys and queries of the
-    /// whole sequence are stored once if they fit; otherwise those of the block that a pass is at.
-    fn two_passes(&self, keys: usize, queries: usize, caps: &Caps) -> Result<(usize, Vec<Covering>, u64), Error> {
+    /// The steps of reduce-then-scan, how many segments they store, and bytes of features and of scores. Features of keys and
+    /// queries of the whole sequence are stored once if they fit; otherwise those of the block that a pass is at.
+    fn two_passes(&self, keys: usize, queries: usize, caps: &Caps) -> Result<(usize, Vec<Covering>, [u64; 2]), Error> {
         let (c, s) = (self.c, self.c.qkv);
         let segments = packed::segments(&c.mode, s.keys, keys);
         let read = if c.mode.causal { Of::Both } else { Of::Queries };
-        let outputs = c.blocks(s.queries, queries, read, caps)?;
+        let scores = c.score_bytes(self.walk, caps);
+        let outputs = c.blocks(s.queries, queries, read, scores, caps)?;
         // Queries of the non-causal form have blocks of their own.
         let at_once = c.mode.causal && outputs.len() == 1;
         let wrote = if at_once { Of::Both } else { Of::Keys };
-        let sums = c.blocks(s.keys, keys, wrote, caps)?;
+        let sums = c.blocks(s.keys, keys, wrote, 0, caps)?;
         let from = Params { stored_segments: segments as u32, segment: keys as u32, ..self.params };
         let borders = borders(&c.kernels.borders, &c.mode, self.run.backward, &from, &self.operands);
         let mut steps = self.of_all(borders);
@@ -227,12 +234,18 @@ impl<'a> Dispatches<'a> {
                 steps.extend(self.of_block(block, c.store_features(from, &self.operands, block, read)));
             }
             let written = match self.walk {
-                Passes::Chunks { .. } => vec![self.chunks(queries, block, from)],
+                Passes::Chunks { .. } if scores > 0 => {
+                    self.scored(queries, block, from).into_iter().flatten().collect()
+                }
+                Passes::Chunks { .. } => self.chunks(queries, block, from, false).into_iter().collect(),
                 _ => self.parts(|part| self.output(part, queries, block, from, true, false)),
             };
             steps.extend(self.of_block(block, written));
         }
-        Ok((segments, steps, self.feature_bytes(&sums, wrote).max(self.feature_bytes(&outputs, read))))
+        let features = self.feature_bytes(&sums, wrote).max(self.feature_bytes(&outputs, read));
+        let each = |block: &Block| packed::segments(&c.mode, block.tokens.len(), queries) * block.heads.len();
+        let most = outputs.iter().map(each).max().unwrap_or(0) as u64;
+        Ok((segments, steps, [features, scores * most]))
     }
 
     /// Bytes of the features of the largest of these blocks.
@@ -289,13 +302,7 @@ impl<'a> Dispatches<'a> {
         consts.extend([("DECAY", self.c.decay.kind.number()), ("KEEP_LOGS", keep_logs.into())]);
         overrides.push(self.normalize());
         overrides.extend(&self.c.overrides);
-        // Stored features have the factors of their vectors in them.
-        let factors = if self.c.features.stored.is_some() && !self.c.mode.decode {
-            NO_FACTORS
-        } else {
-            self.c.prepared.fragment()
-        };
-        Variant::new(self.c.qkv.dtype, consts, overrides).with(&[factors]).with(&fragments.concat())
+        Variant::new(self.c.qkv.dtype, consts, overrides).with(&[self.c.factors()]).with(&fragments.concat())
     }
 
     pub(super) fn step(
@@ -314,12 +321,12 @@ impl<'a> Dispatches<'a> {
     }
 
     /// Flops to update or read the state for one token of one head, for one part of the rows.
-    fn touch(&self) -> f64 {
+    pub(super) fn touch(&self) -> f64 {
         2.0 * self.c.state_len() as f64 / self.c.row_splits() as f64
     }
 
     /// The fragments that find the tokens of a workgroup.
-    fn spans(&self) -> (&'static [Fragment], Option<(&'static str, u32)>) {
+    pub(super) fn spans(&self) -> (&'static [Fragment], Option<(&'static str, u32)>) {
         spans(&self.c.mode, false)
     }
 
@@ -329,12 +336,12 @@ impl<'a> Dispatches<'a> {
     }
 
     /// Bytes of the states of some key heads.
-    fn states(&self, kv: u64) -> f64 {
+    pub(super) fn states(&self, kv: u64) -> f64 {
         kv as f64 * self.c.state_len() as f64 * 4.0
     }
 
     /// Number of tokens of all key heads of a block, bytes that a walk loads of its keys, and bytes of its values.
-    fn key_bytes(&self, block: &Block) -> (f64, f64, f64) {
+    pub(super) fn key_bytes(&self, block: &Block) -> (f64, f64, f64) {
         let tokens = self.kv(block) as f64 * block.tokens.len() as f64;
         let value = (self.c.qkv.dtype.size() * self.c.qkv.dim_v) as f64;
         (tokens, tokens * self.c.vector_bytes(), tokens * value)
@@ -342,7 +349,7 @@ impl<'a> Dispatches<'a> {
 
     /// Work to compute the features of the vectors of a block's key heads, if every segment of length `length` is padded to
     /// whole tiles of `tile`.
-    fn features(&self, block: &Block, length: usize, tile: usize) -> Cost {
+    pub(super) fn features(&self, block: &Block, length: usize, tile: usize) -> Cost {
         let tokens = block.tokens.len();
         let (whole, rest) = (tokens / length, tokens % length);
         let padded = match self.c.mode.sequences {
@@ -350,49 +357,6 @@ impl<'a> Dispatches<'a> {
             None => whole * length.next_multiple_of(tile) + rest.next_multiple_of(tile),
         };
         self.c.features.cost * (padded as f64 * self.kv(block) as f64)
-    }
-
-    fn segment(&self, part: usize, length: usize, block: &Block, from: Params) -> Step {
-        // A carried state is an output in f32: values that decay, and features that are computed, would be rounded to f16.
-        let matrix = self.matrix.filter(|_| !self.c.mode.carry);
-        let (col_splits, tile) = match matrix {
-            Some(_) => (self.c.qkv.dim_v.div_ceil(COLUMNS), BATCH),
-            None => (self.tiles.col_splits, self.tiles.segment_tile),
-        };
-        let params = Params { head_splits: 1, col_splits: col_splits as u32, ..from };
-        let segments = params.segments as usize;
-        let kv = self.kv(block);
-        let each = segments as u64 * col_splits as u64;
-        let (tokens, k, v) = self.key_bytes(block);
-        let splits = col_splits as f64;
-        let cost = Cost {
-            flops: tokens * self.touch(),
-            exps: 0.0,
-            bytes_read: k * splits + v + lookup_bytes(&self.c.mode, false) * (kv * each) as f64,
-            bytes_written: (self.states(kv) / self.c.row_splits() as f64
-                + (kv as usize * self.c.passed_by_segment() * 4) as f64)
-                * segments as f64,
-        } + self.c.decay.cost * (tokens * splits)
-            + self.features(block, length, tile) * splits;
-        let f = &self.c.features;
-        let (spans, overrides) = self.spans();
-        let overrides = overrides.into_iter().collect();
-        // No token reads the state in between.
-        let decay = self.c.decay_of_batches();
-        let (kernel, spec) = if let Some(units) = matrix {
-            let (keys, (_, products)) = (self.c.matrix_keys(), matrix::products(units));
-            let fragments = [&[self.chunk_lanes][..], products, &keys, &decay, spans];
-            (&self.c.kernels.segment_matrix, self.spec(&fragments, true, self.c.matrix_consts(units), overrides))
-        } else {
-            let mut consts = self.tiles.consts(self.tiles.segment_tile);
-            consts.extend([("READ_HEADS", 0), ("ADVANCED", 0)]);
-            consts.extend(&f.consts);
-            consts.extend(self.c.stored_consts());
-            let fragments = [&[self.lanes][..], &f.keys, &decay, spans];
-            (&self.c.kernels.segment, self.spec(&fragments, true, consts, overrides))
-        };
-        let step = self.step(kernel, self.rows_of(spec, &[V, STATES], 1), params, kv * each, cost);
-        self.number(step, block, each).own(self.c.own.get(part))
     }
 
     /// The carried running maximum goes to the first segment, before each element of the scan reads it.
@@ -517,16 +481,30 @@ impl<'a> Dispatches<'a> {
         let fragments = [&[self.lanes, BY_TOKEN][..], &f.keys, &f.queries, &c.decay.tiled, &c.epilogue.tiled];
         let spec = self.spec(&fragments, false, consts, overrides).with(&[self.runs.outputs()]).with(spans);
         let states = if store { STATES } else { STATES_READ };
-        let step = self.step(&c.kernels.output, self.rows_of(spec, &[V, O, states], 2), params, kv * each, cost);
+        let step = self.step(
+            &c.kernels.output,
+            self.rows_of(spec, &[V, O, states], &[K, Q], &STORED_VECTORS),
+            params,
+            kv * each,
+            cost,
+        );
         self.number(step, block, each).own(c.own.get(part))
     }
 
-    /// Chooses how a walk loads rows: these, and of keys, or of keys and queries, the vectors or what is stored of them.
-    pub(super) fn rows_of(&self, spec: Variant, wanted: &[usize], vectors: usize) -> (Variant, Option<Variant>) {
+    /// Chooses how a kernel loads rows: these, and of `vectors`, keys or queries or both, the vectors or what is stored of them,
+    /// where fragments say so.
+    pub(super) fn rows_of(
+        &self,
+        spec: Variant,
+        wanted: &[usize],
+        vectors: &[usize],
+        stored: &[Fragment],
+    ) -> (Variant, Option<Variant>) {
         if self.c.features.stored.is_some() {
-            return rows(self.c.qkv, &spec.with(&STORED_VECTORS[..vectors]), wanted);
+            return rows(self.c.qkv, &spec.with(stored), wanted);
         }
-        rows(self.c.qkv, &spec.with(&GIVEN[..vectors]), &[wanted, &[K, Q][..vectors]].concat())
+        let given: Vec<_> = vectors.iter().map(|&slot| if slot == K { GIVEN[1] } else { GIVEN[2] }).collect();
+        rows(self.c.qkv, &spec.with(&GIVEN[..1]).with(&given), &[wanted, vectors].concat())
     }
 
     /// Numbers the workgroups of a step of which there are `each` per key head of the state.
@@ -575,10 +553,11 @@ fn operands(c: &Recurrence<'_>, runs: &Runs<'_>) -> Vec<Named> {
         let slot = c.slots.iter().position(|slot| slot.name == *of)?;
         Some((*name, Operand::Slot(slot)))
     });
-    let workspace: &[&str] = match (c.features.row_splits.is_some(), c.mode.carry) {
-        (true, _) => &["segments", "state", "partials", "features"],
-        (false, true) => &["segments", "features"],
-        (false, false) => &["segments", "state", "features"],
+    let states: &[&str] = match (c.features.row_splits.is_some(), c.mode.carry) {
+        (true, _) => &["segments", "state", "partials"],
+        (false, true) => &["segments"],
+        (false, false) => &["segments", "state"],
     };
-    c.prepared.operands(runs, aliased.chain(slots), workspace)
+    let features = if c.features.stored.is_some() { &["features"][..] } else { &[] };
+    c.prepared.operands(runs, aliased.chain(slots), &[states, features, &["scores"]].concat())
 }

@@ -40,6 +40,8 @@ const STORE_SEGMENT: Fragment = fragment!("cores/recurrence/store_segment.wgsl")
 const LOAD_STATE: Fragment = fragment!("cores/recurrence/load_state.wgsl");
 const SEGMENT: Fragment = fragment!("cores/recurrence/segment.wgsl");
 const CHUNK: Fragment = fragment!("cores/recurrence/chunk.wgsl");
+const CHUNK_SCORES: Fragment = fragment!("cores/recurrence/chunk_scores.wgsl");
+const SCORES: Fragment = fragment!("cores/recurrence/scores.wgsl");
 const CHUNK_OUTPUT: Fragment = fragment!("cores/recurrence/chunk_output.wgsl");
 /// The chunk form by matrix units: what both kernels share, and each.
 const MATRIX: Fragment = fragment!("cores/recurrence/matrix.wgsl");
@@ -61,11 +63,17 @@ pub(crate) const MAPPED_QUERIES: Fragment = fragment!("cores/recurrence/load_q_m
 pub(crate) const MAPPED_DECODE: Fragment = fragment!("cores/recurrence/decode_mapped.wgsl");
 /// Rows of stored features are complete when their products are kept.
 pub(crate) const PLAIN_VECTORS: Fragment = fragment!("cores/recurrence/vectors_plain.wgsl");
-/// What a tile loads of keys and of queries: the vectors, or features that a dispatch before stored.
-pub(crate) const GIVEN: [Fragment; 2] =
-    [fragment!("cores/recurrence/given_keys.wgsl"), fragment!("cores/recurrence/given_queries.wgsl")];
-pub(super) const STORED_VECTORS: [Fragment; 2] =
-    [fragment!("cores/recurrence/stored_keys.wgsl"), fragment!("cores/recurrence/stored_queries.wgsl")];
+/// What kernels load: the vectors, or features that a dispatch before stored. Of both, of keys, and of queries.
+pub(crate) const GIVEN: [Fragment; 3] = [
+    fragment!("cores/recurrence/given_rows.wgsl"),
+    fragment!("cores/recurrence/given_keys.wgsl"),
+    fragment!("cores/recurrence/given_queries.wgsl"),
+];
+pub(super) const STORED_VECTORS: [Fragment; 3] = [
+    fragment!("cores/recurrence/stored_rows.wgsl"),
+    fragment!("cores/recurrence/stored_keys.wgsl"),
+    fragment!("cores/recurrence/stored_queries.wgsl"),
+];
 /// The feature of an element is the element.
 pub(crate) const IDENTITY: Fragment = fragment!("cores/recurrence/feature_identity.wgsl");
 /// No decay: of a tile of tokens, and of one token.
@@ -76,11 +84,18 @@ pub(crate) const DECAY_TOKENS: Fragment = fragment!("cores/recurrence/decay_toke
 /// The state decays token by token; or, where no token reads it, batch by batch, in place of [`DECAY_TOKENS`].
 pub(crate) const BY_TOKEN: Fragment = fragment!("cores/recurrence/by_token.wgsl");
 pub(super) const DECAY_BATCHES: Fragment = fragment!("cores/recurrence/decay_batches.wgsl");
-/// What the chunk form takes in place of [`DECAY_TOKENS`], of [`NO_DECAY`] and of [`MAPPED_KEYS`].
+/// What the chunk form takes in place of [`DECAY_TOKENS`], of [`NO_DECAY`] and of [`MAPPED_KEYS`]: of both, of keys, and of queries.
 pub(super) const CHUNK_DECAY: Fragment = fragment!("cores/recurrence/chunk_decay.wgsl");
 pub(super) const CHUNK_NO_DECAY: Fragment = fragment!("cores/recurrence/chunk_no_decay.wgsl");
-pub(crate) const CHUNK_MAPPED: [Fragment; 2] =
-    [fragment!("cores/recurrence/chunk_mapped.wgsl"), fragment!("cores/recurrence/chunk_mapped_queries.wgsl")];
+pub(crate) const CHUNK_MAPPED: [Fragment; 3] = [
+    fragment!("cores/recurrence/chunk_mapped.wgsl"),
+    fragment!("cores/recurrence/chunk_mapped_keys.wgsl"),
+    fragment!("cores/recurrence/chunk_mapped_queries.wgsl"),
+];
+/// Scores of chunks: computed where they are weighed, or loaded from where [`SCORES_PLACE`] says.
+pub(crate) const SCORES_COMPUTED: Fragment = fragment!("cores/recurrence/chunk_scores_computed.wgsl");
+pub(super) const SCORES_STORED: Fragment = fragment!("cores/recurrence/chunk_scores_stored.wgsl");
+pub(super) const SCORES_PLACE: Fragment = fragment!("cores/recurrence/chunk_scores_place.wgsl");
 pub(super) const CHUNK_VALUES: Fragment = fragment!("cores/recurrence/chunk_values.wgsl");
 /// Values, and sums that queries read, as given.
 pub(crate) const PLAIN_VALUES: Fragment = fragment!("cores/recurrence/values_plain.wgsl");
@@ -110,6 +125,7 @@ pub(crate) struct Kernels {
     pub(crate) segment: Kernel,
     pub(crate) scan: Kernel,
     pub(crate) output: Kernel,
+    pub(crate) scores: Kernel,
     pub(crate) chunk: Kernel,
     pub(crate) segment_matrix: Kernel,
     pub(crate) chunk_matrix: Kernel,
@@ -120,8 +136,8 @@ pub(crate) struct Kernels {
 
 impl Kernels {
     /// The stages with these names, in the order of the fields.
-    pub(crate) const fn new(names: [&'static str; 9]) -> Self {
-        let [segment, scan, output, chunk, segment_matrix, chunk_matrix, decode, round, borders] = names;
+    pub(crate) const fn new(names: [&'static str; 10]) -> Self {
+        let [segment, scan, output, scores, chunk, segment_matrix, chunk_matrix, decode, round, borders] = names;
         let (params, proof) = (Params::UNIFORM, Some(PROOF));
         Self {
             segment: Kernel {
@@ -149,6 +165,7 @@ impl Kernels {
                 ..Kernel::new(scan, &[STRIDES_SOURCE, TYPES, DECAYS, SEGMENTS_STORED, SCAN], params, Some(SCAN_PROOF))
             },
             output: Kernel { entry: "recurrence_output", ..Kernel::new(output, &OUTPUT_SOURCES, params, proof) },
+            scores: Kernel { entry: "recurrence_scores", ..Kernel::new(scores, &SCORE_SOURCES, params, proof) },
             chunk: Kernel { entry: "recurrence_chunk", ..Kernel::new(chunk, &CHUNK_SOURCES, params, proof) },
             segment_matrix: Kernel {
                 entry: "recurrence_segment_matrix",
@@ -216,7 +233,9 @@ pub(crate) const WALK: [Fragment; 12] = [
 pub(crate) const DECODE_WALK: [Fragment; 7] =
     [STRIDES_SOURCE, TYPES, DECAYS, ROWS, VECTOR_LOADS, OUTPUTS_STORED, DECODE_LANES];
 
-const CHUNK_SOURCES: [Fragment; 8] = followed(CHUNKS, CHUNK_OUTPUT);
+const SCORED: [Fragment; 8] = followed(CHUNKS, CHUNK_SCORES);
+const SCORE_SOURCES: [Fragment; 9] = followed(SCORED, SCORES);
+const CHUNK_SOURCES: [Fragment; 9] = followed(SCORED, CHUNK_OUTPUT);
 const MATRIX_WALK: [Fragment; 7] = followed(CHUNK_WALK, MATRIX);
 const SEGMENT_MATRIX_SOURCES: [Fragment; 8] = followed(MATRIX_WALK, SEGMENT_MATRIX);
 const CHUNK_MATRIX_SOURCES: [Fragment; 8] = followed(MATRIX_WALK, CHUNK_MATRIX);

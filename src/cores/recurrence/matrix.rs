@@ -3,7 +3,7 @@
 
 use super::chunk::{COL_THREADS, COLUMNS};
 use super::kernels::{BY_TOKEN, CHUNK_MAPPED, CHUNK_VALUES, DECAY_BATCHES, DECAY_TOKENS};
-use super::{DecayKind, Recurrence};
+use super::{ChunkFeatures, DecayKind, Recurrence};
 use crate::cores::matrix;
 use crate::gpu::shader::Fragment;
 use crate::gpu::{Caps, Matrix};
@@ -26,7 +26,10 @@ impl Recurrence<'_> {
     /// The matrix units that the chunk form takes, if the device has such and they suit the run.
     pub(super) fn units(&self, chunks: usize, caps: &Caps) -> Option<Matrix> {
         let units = caps.matrix?;
-        let suits = self.qkv.dtype == DType::F16 && self.features.rows <= WIDEST && self.features.stored.is_none();
+        let features = self.features.chunk.as_ref()?;
+        // Features that are products of two factors have kernels of their own.
+        let single = features.scored == self.features.rows && self.features.stored.is_none();
+        let suits = self.qkv.dtype == DType::F16 && self.features.rows <= WIDEST && single;
         let bytes = self.segment_bytes().max(self.chunk_bytes(units, chunks));
         (suits && matrix::fits(units, FEWEST_LANES, bytes, caps)).then_some(units)
     }
@@ -55,8 +58,11 @@ impl Recurrence<'_> {
 
     /// Fragments of features of keys and of values.
     pub(super) fn matrix_keys(&self) -> Vec<Fragment> {
-        let chunk = self.features.chunk.iter().flatten().copied();
-        chunk.filter(|fragment| *fragment != CHUNK_MAPPED[1]).chain([CHUNK_VALUES]).collect()
+        let of_keys = |features: &ChunkFeatures| {
+            let both = features.fragments.iter().copied().filter(|fragment| *fragment != CHUNK_MAPPED[2]);
+            both.chain([features.keys, CHUNK_VALUES]).collect()
+        };
+        self.features.chunk.as_ref().map(of_keys).unwrap_or_default()
     }
 
     /// The decay of a kernel that stores a state and reads none in between.

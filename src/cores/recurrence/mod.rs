@@ -21,6 +21,8 @@ pub(crate) mod kernels;
 mod matrix;
 pub(crate) mod reference;
 pub(crate) mod runs;
+mod scores;
+mod segment;
 mod stored;
 mod tiles;
 
@@ -183,8 +185,8 @@ pub(crate) struct Features {
     pub(crate) keys: Vec<Fragment>,
     pub(crate) queries: Vec<Fragment>,
     pub(crate) decode: Vec<Fragment>,
-    /// Fragments of the kernel that computes outputs of chunks; `None` if it cannot have the features.
-    pub(crate) chunk: Option<Vec<Fragment>>,
+    /// What the kernel that computes outputs of chunks takes in place of them; `None` if it cannot have the features.
+    pub(crate) chunk: Option<ChunkFeatures>,
     /// Consts of the segment and output kernels, and of the decode kernel.
     pub(crate) consts: Vec<(&'static str, u32)>,
     pub(crate) decode_consts: Vec<(&'static str, u32)>,
@@ -194,6 +196,25 @@ pub(crate) struct Features {
     pub(crate) cost: Cost,
     /// Features that are computed in a dispatch of their own; `None` if a walk computes them from the vectors that it loads.
     pub(crate) stored: Option<Stored>,
+}
+
+/// The features of keys and queries for products of chunks.
+pub(crate) struct ChunkFeatures {
+    /// Fragments of queries and of the state, and of keys.
+    pub(crate) fragments: Vec<Fragment>,
+    pub(crate) keys: Fragment,
+    /// Multiplications of a score, fewer than features if these are products of two factors.
+    pub(crate) scored: usize,
+    /// Bytes that are read of a query for its products with a state, if these are not what its scores are made of.
+    pub(crate) state_bytes: Option<f64>,
+}
+
+impl ChunkFeatures {
+    /// So many features that `map` makes of the elements one by one.
+    pub(crate) fn mapped(map: Fragment, rows: usize) -> Self {
+        let [both, keys, queries] = kernels::CHUNK_MAPPED;
+        Self { fragments: vec![map, both, queries], keys, scored: rows, state_bytes: None }
+    }
 }
 
 /// What happens to outputs after they are normalised.

@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 
-use super::kernels::{K, Q, rows};
+use super::kernels::{K, NO_FACTORS, Q, rows};
 use super::{Params, Recurrence, WORKGROUP_BYTES};
 use crate::error::Error;
 use crate::gpu::Caps;
@@ -107,9 +107,17 @@ impl Recurrence<'_> {
 
     /// Splits `tokens` tokens of all heads into blocks of whole segments whose features the workspace holds: all heads of some
     /// segments, or one segment of some heads.
-    pub(super) fn blocks(&self, tokens: usize, segment: usize, of: Of, caps: &Caps) -> Result<Vec<Block>, Error> {
+    /// `scores` are bytes that a segment of a key head stores in addition.
+    pub(super) fn blocks(
+        &self,
+        tokens: usize,
+        segment: usize,
+        of: Of,
+        scores: u64,
+        caps: &Caps,
+    ) -> Result<Vec<Block>, Error> {
         // Where packed sequences begin is not known: their tokens are one block.
-        let segment = if self.mode.sequences.is_some() { tokens } else { segment };
+        let (segment, scores) = if self.mode.sequences.is_some() { (tokens, 0) } else { (segment, scores) };
         let (units, segments) = (self.key_units(), tokens.div_ceil(segment));
         let one = self.feature_bytes(of).saturating_mul(segment.min(tokens) as u64);
         let limit = caps.largest_binding();
@@ -118,7 +126,8 @@ impl Recurrence<'_> {
             return Err(Error::Limit { op: self.op.into(), what, needed: one, limit });
         }
         // A segment that was asked for and exceeds the bound is a block of its own.
-        let fit = most_bytes(caps).checked_div(one).map_or(usize::MAX, |fit| fit.max(1) as usize);
+        let fit =
+            most_bytes(caps).checked_div(one.saturating_add(scores)).map_or(usize::MAX, |fit| fit.max(1) as usize);
         let heads = units.div_ceil(units.div_ceil(fit));
         let each = (fit / units).clamp(1, segments);
         let each = segments.div_ceil(segments.div_ceil(each)) * segment;
@@ -141,6 +150,11 @@ impl Recurrence<'_> {
             Some(stored) => 16.0 * stored.loaded as f64,
             None => self.prepared.vector_bytes(self.qkv, 4),
         }
+    }
+
+    /// The fragment that multiplies queries and keys by their factors: stored features have them in them.
+    pub(super) fn factors(&self) -> Fragment {
+        if self.features.stored.is_some() && !self.mode.decode { NO_FACTORS } else { self.prepared.fragment() }
     }
 
     /// Consts of a walk that loads stored features.
@@ -192,7 +206,7 @@ impl Recurrence<'_> {
     }
 }
 
-/// Maximum number of bytes of features in the workspace of this device.
-fn most_bytes(caps: &Caps) -> u64 {
+/// Maximum number of bytes of features, or of scores, in the workspace of this device.
+pub(super) fn most_bytes(caps: &Caps) -> u64 {
     caps.feature_bytes.min(caps.largest_binding())
 }

@@ -351,6 +351,7 @@ impl<'a> Dispatches<'a> {
                 MAPPED_QUERIES,
                 GIVEN[0],
                 GIVEN[1],
+                GIVEN[2],
                 PLAIN_SUMS,
                 ONE_PART,
                 NORMALIZE[0],

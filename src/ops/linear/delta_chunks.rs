@@ -197,7 +197,8 @@ impl<'a> Chunks<'a> {
         let fragments = self.common(&mut overrides);
         let consts = [chunk::consts(s.dim_k, PREPARE_SLICE, 1, false), self.consts()].concat();
         let column = if self.caps.software { COLUMN_LOOP } else { COLUMN };
-        let fragments = [&fragments[..], &[lanes(COL_THREADS, self.caps), CHUNK_MAPPED[0], GIVEN[0], STRENGTH, column]];
+        let fragments =
+            [&fragments[..], &CHUNK_MAPPED[..2], &GIVEN[..2], &[lanes(COL_THREADS, self.caps), STRENGTH, column]];
         // Right-hand sides are loaded element by element. Borders of packed sequences lie behind the stored states.
         let mut spec =
             walk.spec(&fragments, consts, &overrides).with(&[KEYS_STORED, NARROW[0], NARROW[1 + K], NARROW[1 + V]]);
@@ -251,7 +252,7 @@ impl<'a> Chunks<'a> {
         let consts = [consts.map(|(name, value)| (name, value as u32)).to_vec(), self.consts()].concat();
         let mut overrides = vec![("INIT", init.into()), ("STORE", store.into())];
         let fragments = self.common(&mut overrides);
-        let fragments = [&fragments[..], &[lanes(SCAN_COLUMNS / 4, self.caps), GIVEN[0]]];
+        let fragments = [&fragments[..], &GIVEN[..2], &[lanes(SCAN_COLUMNS / 4, self.caps)]];
         let (spec, narrow) = rows(s, &walk.spec(&fragments, consts, &overrides), &[K, V, STATES]);
         walk.step(&SCAN, spec, &params, groups, cost).or_narrow(narrow)
     }
@@ -267,6 +268,7 @@ impl<'a> Chunks<'a> {
             heads: (s.kv_units() * s.group()) as f64,
             visits: Visits::of(tokens, self.length),
             width: s.dim_k,
+            scored: s.dim_k,
             dim_v: s.dim_v,
             vector: self.key_bytes(),
             value: (16 * kept) as f64,
@@ -283,17 +285,12 @@ impl<'a> Chunks<'a> {
         let mut overrides = vec![("SUMMED", walk.run.summed.into())];
         let fragments = self.common(&mut overrides);
         let consts = [chunk::consts(s.dim_k, SLICE, 1, true), self.consts()].concat();
-        let own = [
-            lanes(COL_THREADS, self.caps),
-            CHUNK_MAPPED[0],
-            CHUNK_MAPPED[1],
-            GIVEN[0],
-            GIVEN[1],
-            VALUES,
-            NORMALIZE[0],
-            walk.runs.outputs(),
-        ];
-        let (spec, narrow) = rows(s, &walk.spec(&[&fragments[..], &own], consts, &overrides), &[Q, K, O, STATES_READ]);
+        let own = [lanes(COL_THREADS, self.caps), SCORES_COMPUTED, VALUES, NORMALIZE[0], walk.runs.outputs()];
+        let (spec, narrow) = rows(
+            s,
+            &walk.spec(&[&fragments[..], &CHUNK_MAPPED, &GIVEN, &own], consts, &overrides),
+            &[Q, K, O, STATES_READ],
+        );
         walk.step(&KERNELS.chunk, spec, &params, groups, of_outputs.cost() + more).or_narrow(narrow)
     }
 }

@@ -8,7 +8,8 @@ use super::prepare::prepared;
 use super::{Config, Decays, FeatureMap, Gate, NAME};
 use crate::cores::recurrence::kernels::{self, *};
 use crate::cores::recurrence::{
-    CarriedState, Decay, DecayKind, Epilogue, Features, Prepared, Recurrence, Stored, Tiles, WORKGROUP_BYTES,
+    CarriedState, ChunkFeatures, Decay, DecayKind, Epilogue, Features, Prepared, Recurrence, Stored, Tiles,
+    WORKGROUP_BYTES,
 };
 use crate::error::Error;
 use crate::gpu::Caps;
@@ -49,6 +50,7 @@ pub(super) static KERNELS: Kernels = Kernels::new([
     "linear_segment",
     "linear_scan",
     "linear_output",
+    "linear_scores",
     "linear_chunk",
     "linear_segment_matrix",
     "linear_chunk_matrix",
@@ -80,7 +82,7 @@ fn features(c: &Config) -> Features {
         keys: vec![map, MAPPED_KEYS, PLAIN_WALK],
         queries: vec![MAPPED_QUERIES, PLAIN_SUMS, ONE_PART],
         decode: vec![map, MAPPED_DECODE],
-        chunk: Some(vec![map, CHUNK_MAPPED[0], CHUNK_MAPPED[1]]),
+        chunk: Some(ChunkFeatures::mapped(map, c.width())),
         consts: vec![],
         decode_consts: vec![("MAX_DIM", max_dim)],
         row_splits: None,

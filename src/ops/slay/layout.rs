@@ -5,11 +5,14 @@
 //! rows of the state belong to some entries of A, times all of E. Up to 4096 rows, one workgroup holds all of them,
 //! and the columns are split over workgroups: the number of column splits `s` is `E / 64` rounded up to m = 256 and
 //! `E m / 16384` beyond. A wider state is processed in parts of its rows, one dispatch each, with partial outputs in
-//! the workspace between them.
+//! the workspace between them. Where one workgroup holds all rows, outputs may be computed by products of chunks of tokens, in which
+//! a score is the product of A times A and of E times E.
 
 use super::{Config, NAME, Poly, quadrature};
 use crate::cores::recurrence::kernels::{self, *};
-use crate::cores::recurrence::{self, CarriedState, Decay, DecayKind, Epilogue, MOST_ROWS, Recurrence, Stored, Tiles};
+use crate::cores::recurrence::{
+    self, CarriedState, ChunkFeatures, Decay, DecayKind, Epilogue, MOST_ROWS, Recurrence, Stored, Tiles,
+};
 use crate::error::Error;
 use crate::gpu::Caps;
 use crate::gpu::program::{Cost, Own, Program};
@@ -22,6 +25,8 @@ const PRODUCT: Fragment = fragment!("slay/product.wgsl");
 const STORED: Fragment = fragment!("slay/stored.wgsl");
 const STORED_SQUARE: Fragment = fragment!("slay/stored_square.wgsl");
 const STORED_EXACT: Fragment = fragment!("slay/stored_exact.wgsl");
+const CHUNK: Fragment = fragment!("slay/chunk.wgsl");
+const CHUNK_KEYS: Fragment = fragment!("slay/chunk_keys.wgsl");
 const COMPONENTS: Fragment = fragment!("slay/components.wgsl");
 const PARTIALS: Fragment = fragment!("slay/partials.wgsl");
 const DECODE: Fragment = fragment!("slay/decode.wgsl");
@@ -38,6 +43,7 @@ static KERNELS: Kernels = Kernels::new([
     "slay_segment",
     "slay_scan",
     "slay_output",
+    "slay_scores",
     "slay_chunk",
     "slay_segment_matrix",
     "slay_chunk_matrix",
@@ -111,8 +117,14 @@ impl Features {
     }
 
     /// Consts of the kernel that stores features and of those that load them.
-    fn consts(&self) -> Vec<(&'static str, u32)> {
-        let sizes = [("PAL", self.pal), ("PAL4", self.pal4()), ("SQUARES4", self.squares), ("E4", self.e4)];
+    fn consts(&self, c: &Config) -> Vec<(&'static str, u32)> {
+        let sizes = [
+            ("PAL", self.pal),
+            ("PAL4", self.pal4()),
+            ("SQUARES4", self.squares),
+            ("E4", self.e4),
+            ("RANDOM", c.features),
+        ];
         sizes.map(|(name, size)| (name, size as u32)).into()
     }
 
@@ -123,6 +135,17 @@ impl Features {
         sizes.into_iter().chain([squared]).map(|(name, size)| (name, size as u32)).collect()
     }
 
+    /// The features for products of chunks: those of `exact` are products of three numbers.
+    fn chunk(&self, c: &Config) -> Option<ChunkFeatures> {
+        let groups = (self.pal * self.e4) as f64;
+        (c.poly != Poly::Exact).then(|| ChunkFeatures {
+            fragments: vec![OWN, CHUNK],
+            keys: CHUNK_KEYS,
+            scored: 4 * (self.pal4() + self.e4),
+            state_bytes: Some(20.0 * groups),
+        })
+    }
+
     fn stored(&self, c: &Config, fragments: Vec<Fragment>) -> Stored {
         let projected = taken(c);
         let row = self.squares + self.e4 + self.beside;
@@ -130,10 +153,10 @@ impl Features {
         // Every entry of a convolution reads all projections.
         let read = if c.poly == Poly::TensorSketch { c.anchors * 2 * c.anchors } else { 0 };
         let cost = Cost { bytes_read: 4.0 * read as f64, bytes_written: 16.0 * row as f64, ..feature(c, projected) };
-        let mut consts = self.consts();
+        let mut consts = self.consts(c);
         let squared = u32::from(c.poly == Poly::Hadamard);
         let products = self.products as u32;
-        consts.extend([("RANDOM", c.features as u32), ("SQUARED", squared), ("SQUARE_PRODUCTS4", products)]);
+        consts.extend([("SQUARED", squared), ("SQUARE_PRODUCTS4", products)]);
         Stored {
             kernel: &FEATURES_KERNEL,
             fragments,
@@ -241,8 +264,8 @@ pub(super) fn program(c: &Config, caps: &Caps) -> Result<Program, Error> {
             keys: [vec![OWN, STORED], loaded].concat(),
             queries: vec![PARTIALS],
             decode: [OWN].into_iter().chain(components).chain([decoded, FEATURES, DECODE]).collect(),
-            chunk: None,
-            consts: features.consts(),
+            chunk: features.chunk(c),
+            consts: features.consts(c),
             decode_consts: features.decode_consts(c),
             row_splits: Some(splits),
             cost: Cost::default(),

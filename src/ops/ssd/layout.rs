@@ -5,7 +5,7 @@
 
 use super::{Config, NAME};
 use crate::cores::recurrence::kernels::*;
-use crate::cores::recurrence::{CarriedState, Decay, DecayKind, Epilogue, Features, Recurrence, Tiles};
+use crate::cores::recurrence::{CarriedState, ChunkFeatures, Decay, DecayKind, Epilogue, Features, Recurrence, Tiles};
 use crate::error::Error;
 use crate::gpu::Caps;
 use crate::gpu::program::{Cost, Own, Program};
@@ -29,6 +29,7 @@ static KERNELS: Kernels = Kernels::new([
     "ssd_segment",
     "ssd_scan",
     "ssd_output",
+    "ssd_scores",
     "ssd_chunk",
     "ssd_segment_matrix",
     "ssd_chunk_matrix",
@@ -111,7 +112,7 @@ pub(super) fn program(c: &Config, caps: &Caps) -> Result<Program, Error> {
             keys: vec![IDENTITY, MAPPED_KEYS, PLAIN_WALK],
             queries: vec![MAPPED_QUERIES, PLAIN_SUMS, ONE_PART],
             decode: vec![IDENTITY, MAPPED_DECODE],
-            chunk: Some(vec![IDENTITY, CHUNK_MAPPED[0], CHUNK_MAPPED[1]]),
+            chunk: Some(ChunkFeatures::mapped(IDENTITY, c.states)),
             consts: vec![],
             decode_consts: vec![("MAX_DIM", super::MAX_STATES as u32)],
             row_splits: None,
