@@ -47,8 +47,8 @@ class Ggml:
         folder = Path(folder)
         self.lib = ctypes.CDLL(str(folder / "libggml-base.so"), mode=ctypes.RTLD_GLOBAL)
         vulkan = ctypes.CDLL(str(folder / "libggml-vulkan.so"), mode=ctypes.RTLD_GLOBAL)
-        made = "ggml_init ggml_new_tensor_4d ggml_gated_linear_attn ggml_ssm_scan ggml_flash_attn_ext ggml_new_graph"
-        for name in [*made.split(), "ggml_backend_alloc_ctx_tensors"]:
+        made = "ggml_init ggml_new_tensor_4d ggml_new_graph ggml_gated_linear_attn ggml_gated_delta_net ggml_ssm_scan"
+        for name in [*made.split(), "ggml_flash_attn_ext", "ggml_backend_alloc_ctx_tensors"]:
             getattr(self.lib, name).restype = ctypes.c_void_p
         vulkan.ggml_backend_vk_init.restype = ctypes.c_void_p
         self.lib.ggml_nbytes.restype = ctypes.c_size_t
@@ -117,6 +117,24 @@ def ssm_scan(rng, n, h, p, s):
     return "SSM_SCAN", "ssd", [state, x, dt, a, b, c, ids], build, ours, [], bench, lambda o: o["y"]
 
 
+def gated_delta(rng, n, h, d):
+    """GATED_DELTA_NET with keys of length 1: ggml scales queries by 1 / sqrt(d), as ours does."""
+    q, k, v = (rng.standard_normal((1, n, h, d), np.float32) for _ in range(3))
+    k /= np.linalg.norm(k, axis=-1, keepdims=True)
+    g = -np.exp(rng.standard_normal((1, n, h, 1), np.float32) - np.float32(3))
+    beta = (1 / (1 + np.exp(-rng.standard_normal((1, n, h, 1), np.float32)))).astype(np.float32)
+    state = np.zeros((1, h, d, d), np.float32)
+
+    def build(lib, context, t):
+        # The last argument: only the final state is kept.
+        return lib.ggml_gated_delta_net(context, *t, ctypes.c_int64(1))
+
+    ours = {"q": q, "k": k, "v": v, "g": g[..., 0], "beta": beta[..., 0]}
+    flags = ["--rule", "gated-delta", "--layout", "bnhd"]
+    bench = ["linear", "--length", n, "--heads", h, "--dim", d, "--flag", "rule=gated-delta", "--layout", "bnhd"]
+    return "GATED_DELTA_NET", "linear", [q, k, v, g, beta, state], build, ours, flags, bench, lambda o: o["o"]
+
+
 def flash_attention(rng, n, h, d):
     """FLASH_ATTN_EXT without a mask, that is not causal; its output is in layout bnhd."""
     q, k, v = (rng.standard_normal((1, h, n, d), np.float32) for _ in range(3))
@@ -166,7 +184,8 @@ def main():
     given = parser.parse_args()
     ggml, rng, failed = Ggml(given.folder), np.random.default_rng(1), False
     n = given.length
-    for form in (gated_linear(rng, n, 8, 64), ssm_scan(rng, n, 8, 64, 128), flash_attention(rng, n, 8, 64)):
+    gated = (gated_linear(rng, n, 8, 64), gated_delta(rng, n, 8, 64))
+    for form in (*gated, ssm_scan(rng, n, 8, 64, 128), flash_attention(rng, n, 8, 64)):
         name, operator, inputs, build, tensors, flags, bench, theirs_of = form
         ours = theirs_of(our_output(given.binary, operator, tensors, flags)).ravel().astype(np.float64)
         theirs, _ = ggml.run(build, inputs, 0)
