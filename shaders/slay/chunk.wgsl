@@ -1,5 +1,5 @@
-// Features for products of chunks (cores/recurrence/chunk.wgsl): products of the entries of A, the first factor, and of E, as a
-// dispatch before stored them. Feature d is A[d / (4 E4)] times E[d % (4 E4)].
+// Features for products of chunks (cores/recurrence/chunk.wgsl): products of the entries of A, the first factor, and of E, as
+// a dispatch before stored them. Feature d is A[d / (4 E4)] times E[d % (4 E4)].
 //
 // Prelude constants: PAL, entries of A, and PAL4, vec4s stored for them; E4, groups of four of R F; RANDOM, F.
 const FIRST4: u32 = PAL4;

@@ -171,12 +171,17 @@ fn stored_features_of_blocks_are_multiplied_in_chunks() {
 /// Scores that heads share are those of a block of segments.
 fn stored_scores_of_blocks_are_those_of_their_heads() {
     let Some(ctx) = context() else { return };
-    // Blocks of segments, and of heads.
-    for (op, name) in [("ssd", "length_257"), ("slay", "value_heads")] {
+    // Blocks of segments, one of which has three chunks; of segments of one chunk; and of heads.
+    let sizes = [
+        ("ssd", "length_257", "192", 1 << 17),
+        ("ssd", "length_257", "64", 1 << 15),
+        ("slay", "value_heads", "64", 1 << 15),
+    ];
+    for (op, name, segment, feature_bytes) in sizes {
         let op = all().find(|one| one.name == op).unwrap();
-        let case = (op.cases)().into_iter().find(|case| case.name == name).unwrap();
+        let case = (op.cases)().into_iter().find(|case| case.name == name).unwrap().flag("segment", segment);
         let (operator, inputs) = prepare(op, &case);
-        let program = in_chunks(operator.as_ref(), &Caps { feature_bytes: 1 << 15, ..ctx.caps().clone() });
+        let program = in_chunks(operator.as_ref(), &Caps { feature_bytes, ..ctx.caps().clone() });
         let scores = program.steps().iter().filter(|step| step.kernel.entry == "recurrence_scores").count();
         assert!(scores > 1, "{program}");
         let got = on_gpu_with(ctx, program, &inputs);

@@ -5,15 +5,15 @@
 // from 4 col_thread on (`sums`). Features come in slices of SLICE4 groups of four, values in parts of COL_THREADS tokens. These
 // places leave out most products with later keys when the kernel is compiled: see is_reached.
 //
-// Features may be products of two factors: all entries of the first times all entries of the second. Then a score is the product
-// of the first factors times that of the second ones, and takes far fewer multiplications than the features themselves.
+// Features may be products of two factors: all entries of the first times all entries of the second. Then a score is the
+// product of the first factors times that of the second ones, and takes far fewer multiplications than the features.
 //
-// Prelude constants: ROW_THREADS, COL_THREADS; WIDTH, the number of features; SLICE4, groups of features in a slice; CHUNKS, the
-// largest number of chunks of a segment; READS_STATE, 1 if queries also read a state. A variant brings FIRST4 and SECOND4, the
-// groups of four of the factors (FIRST4 is 0 if features are no products), and STATE4, those of the features; key_group and
-// query_group, group i of the slices of the first factor, then of those of the second; state_group, group i of the features of
-// queries, and feature_row, the row of the stored state of a feature (chunk_mapped.wgsl or the operator's own); and load_logs,
-// left_since_start, left_between and scale_of (chunk_decay.wgsl or chunk_no_decay.wgsl).
+// Prelude constants: ROW_THREADS, COL_THREADS; WIDTH, the number of features; SLICE4, groups of features in a slice; CHUNKS,
+// the largest number of chunks of a segment; READS_STATE, 1 if queries also read a state. A variant brings FIRST4 and
+// SECOND4, the groups of four of the factors (FIRST4 is 0 if features are no products), and STATE4, those of the features;
+// key_group and query_group, group i of the slices of the first factor, then of those of the second; state_group, group i of
+// the features of queries, and feature_row, the row of the stored state of a feature (chunk_mapped.wgsl or the operator's
+// own); and load_logs, left_since_start, left_between and scale_of (chunk_decay.wgsl or chunk_no_decay.wgsl).
 const CHUNK: u32 = 64u;
 const INVOCATIONS: u32 = ROW_THREADS * COL_THREADS;
 const EACH: u32 = CHUNK / ROW_THREADS;
@@ -55,8 +55,8 @@ fn clear_cells() {
 
 const QUERY_TURNS: u32 = CHUNK * SLICE4 / INVOCATIONS;
 
-// Adds the products of the first groups of a slice of queries: with keys if `scores`, which are those of the same chunk if `own`;
-// with a state if `reads`.
+// Adds the products of the first groups of a slice of queries: with keys if `scores`, which are those of the same chunk if
+// `own`; with a state if `reads`.
 fn add_slice(row_thread: u32, col_thread: u32, groups: u32, own: bool, scores: bool, reads: bool) {
     for (var c = 0u; c < groups; c++) {
         var keys: array<vec4<f32>, PARTS>;

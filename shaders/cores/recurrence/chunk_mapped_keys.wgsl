@@ -1,4 +1,5 @@
-// Features of keys for products of chunks (chunk_mapped.wgsl), four of a token at a time. Tokens from `end` on repeat the last one.
+// Features of keys for products of chunks (chunk_mapped.wgsl), four of a token at a time. Tokens from `end` on repeat the last
+// one.
 
 // Zero past the head dimension.
 fn key_group(p: Place, n: u32, end: u32, i: u32) -> vec4<f32> {

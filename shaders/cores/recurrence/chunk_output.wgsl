@@ -2,10 +2,10 @@
 // own tokens, and those of the chunks of the segment before it. Grid: chunks of a segment, column splits, query heads of a KV
 // head, segments, KV heads. Reads q, k, v, segments; writes o.
 //
-// A variant brings, in addition to what chunk.wgsl needs: find_scores(p, pair, number, invocation), which makes the cells scores of
-// this pair of chunks of the segment, and SCORES_STORED (chunk_scores_computed.wgsl or chunk_scores_stored.wgsl); chunk_values(p, n, end, col_thread), four values of a token, and
-// state_before(p), the stored state that a segment starts from (chunk_values.wgsl, or the operator's own); normalize(row, sum,
-// weight) and epilogue(p, n, t, i, o) as for output.wgsl.
+// A variant brings, in addition to what chunk.wgsl needs: find_scores(p, pair, number, invocation), which makes the cells
+// scores of this pair of chunks of the segment, and SCORES_STORED (chunk_scores_computed.wgsl or chunk_scores_stored.wgsl);
+// chunk_values(p, n, end, col_thread), four values of a token, and state_before(p), the stored state that a segment starts from
+// (chunk_values.wgsl, or the operator's own); normalize(row, sum, weight) and epilogue(p, n, t, i, o) as for output.wgsl.
 override SUMMED: u32 = 0u; // 1: outputs are added to those of an earlier run
 
 // The share of this invocation in the sums of weights of its tokens.
@@ -16,8 +16,8 @@ const BESIDE_STATE: bool = FIRST4 == 0u && !SCORES_STORED;
 
 const STATE_TURNS: u32 = 4u * SLICE4 * COL_THREADS / INVOCATIONS;
 
-// Loads a slice of queries and of the state that starts at `base` among the stored segments, and of keys if `scores`. All loads are
-// issued before the first store.
+// Loads a slice of queries and of the state that starts at `base` among the stored segments, and of keys if `scores`. All
+// loads are issued before the first store.
 fn load_slice(p: Place, slice: u32, pair: Pair, base: u32, scores: bool, invocation: u32) {
     var states: array<vec4<f32>, STATE_TURNS>;
     let e = (p.split * COL_THREADS + invocation % COL_THREADS) * 4u;

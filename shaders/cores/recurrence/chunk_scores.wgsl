@@ -1,7 +1,7 @@
 // Scores of a pair of chunks: products of features of queries and keys, in the cells of chunk.wgsl.
 
-// The queries of a chunk, and keys that they are multiplied with: from token `first` up to `end`, from `key` up to `key_end`. `own`
-// says that these are the same tokens.
+// The queries of a chunk, and keys that they are multiplied with: from token `first` up to `end`, from `key` up to `key_end`.
+// `own` says that these are the same tokens.
 struct Pair {
     first: u32,
     end: u32,
@@ -10,8 +10,8 @@ struct Pair {
     own: bool,
 }
 
-// Loads a slice of queries: what keys are multiplied with, and of these keys, if `scores`; otherwise what a state is multiplied with.
-// All loads are issued before the first store.
+// Loads a slice of queries: what keys are multiplied with, and these keys, if `scores`; otherwise what a state is multiplied
+// with. All loads are issued before the first store.
 fn load_vectors(p: Place, slice: u32, pair: Pair, scores: bool, invocation: u32) {
     var queries: array<vec4<f32>, QUERY_TURNS>;
     var keys: array<vec4<f32>, QUERY_TURNS>;
@@ -34,7 +34,7 @@ fn load_vectors(p: Place, slice: u32, pair: Pair, scores: bool, invocation: u32)
     }
 }
 
-// Adds scores of slices start .. stop, of each the first groups.
+// Adds the products of slices start .. stop to the cells, of each slice those of the first groups.
 fn add_scores(p: Place, pair: Pair, start: u32, stop: u32, groups: u32, invocation: u32) {
     let row_thread = same_in_row(invocation / COL_THREADS);
     for (var slice = start; slice < stop; slice++) {

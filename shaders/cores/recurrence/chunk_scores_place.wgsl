@@ -1,5 +1,5 @@
-// Where scores are stored that several workgroups read: heads of the state that share queries and keys, and column splits. Those of
-// an invocation are four columns of cells of each of its tokens, so that all loads and stores are wide.
+// Where scores are stored that several workgroups read: those of heads of the state that share queries and keys, and of
+// column splits. An invocation has four of each of its tokens next to each other, so that all loads and stores are wide.
 //
 // Scores: [key heads][query heads of each][segments][pairs of chunks][EACH][INVOCATIONS].
 

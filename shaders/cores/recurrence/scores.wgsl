@@ -1,5 +1,5 @@
-// Scores of all pairs of chunks of a segment, once for all workgroups that weigh them. Grid: pairs of chunks, query heads of a key
-// head, segments, key heads. Reads q, k; writes scores. Decays are left to the readers.
+// Scores of all pairs of chunks of a segment, once for all workgroups that weigh them. Grid: pairs of chunks, query heads of a
+// key head, segments, key heads. Reads q, k; writes scores. Decays are left to the readers.
 @group(0) @binding(SCORES_BINDING) var<storage, read_write> scores: array<vec4<f32>>; // see chunk_scores_place.wgsl
 
 @compute @workgroup_size(ROW_THREADS * COL_THREADS)
@@ -14,10 +14,10 @@ fn recurrence_scores(
     }
     let chunks = (params.segment + CHUNK - 1u) / CHUNK;
     let pairs = chunks * (chunks + 1u) / 2u;
-    // Of the heads that share a key head the first.
-    let key_head = index / pairs;
+    // Segments and query heads of all key heads are numbered. The place is that of the first head that shares a key head.
+    let rest = index / pairs;
     let each = params.segments * params.head_splits;
-    let home = place(key_head + key_head / each * each * (params.share - 1u), params.queries, invocation);
+    let home = place(rest + rest / each * each * (params.share - 1u), params.queries, invocation);
     let number = index % pairs;
     var own = 0u;
     for (var chunk = 1u; chunk < CHUNKS; chunk++) {

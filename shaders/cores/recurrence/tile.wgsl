@@ -3,11 +3,11 @@
 // Loads of the next tile are issued before the tile at hand is processed, and wait in registers: that hides their latency.
 // Where a tile has many groups for each invocation, it is loaded when it is needed instead.
 //
-// Prelude constants: those of rank_one_update.wgsl. What is loaded of a key or a query (given_rows.wgsl, given_keys.wgsl, stored_keys.wgsl)
-// says: load_key(p, n, i) and load_query(p, r, n, i), its group i; group_loads(i), the loads of that group; in_group(i),
-// which of its four elements exist. The operator's features say: ROW4, groups of four that are loaded of a key or a query;
-// put_key(n, i, x, there), which stores group i of the tile, of token n, where `there` tells which of its elements exist;
-// and put_query(n, i, x, there), if there are queries.
+// Prelude constants: those of rank_one_update.wgsl. What is loaded of a key or a query (given_keys.wgsl, stored_keys.wgsl, and
+// given_rows.wgsl, stored_rows.wgsl) says: load_key(p, n, i) and load_query(p, r, n, i), its group i; group_loads(i), the loads
+// of that group; in_group(i), which of its four elements exist. The operator's features say: ROW4, groups of four that are
+// loaded of a key or a query; put_key(n, i, x, there), which stores group i of the tile, of token n, where `there` tells which
+// of its elements exist; and put_query(n, i, x, there), if there are queries.
 const KEY_GROUPS: u32 = TILE * ROW4;
 const VALUE_GROUPS: u32 = TILE * COL_THREADS;
 const KEY_TURNS: u32 = (KEY_GROUPS + INVOCATIONS - 1u) / INVOCATIONS;

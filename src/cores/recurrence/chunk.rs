@@ -3,7 +3,8 @@
 //! A walk along the tokens multiplies the state by a decay at every token, and has as many workgroups as there are heads and
 //! segments. The chunk form computes the outputs of [`CHUNK`] tokens by products of matrices: of queries with the state before
 //! their segment, and of queries, keys and values with each other. Decays act on the products, as differences of sums of log
-//! decays. A segment has few chunks, because every chunk reads those of its segment before it.
+//! decays. A segment has few chunks, because every chunk reads those of its segment before it. Features that are products of two
+//! factors are had for the products with the state alone: a score is the product of those of the factors.
 
 use super::dispatch::Dispatches;
 use super::kernels::{
@@ -194,8 +195,8 @@ impl Visits {
 }
 
 impl Dispatches<'_> {
-    /// The dispatch that computes the outputs of a block of whole segments of `length` tokens. `scored` says that their scores are
-    /// stored.
+    /// The dispatch that computes the outputs of a block of whole segments of `length` tokens. `scored` says that their
+    /// scores are stored.
     pub(super) fn chunks(&self, length: usize, block: &Block, params: Params, scored: bool) -> Option<Step> {
         let (c, s) = (self.c, self.c.qkv);
         let f = &c.features;

@@ -206,8 +206,8 @@ impl<'a> Dispatches<'a> {
         Ok((stored, steps, [self.feature_bytes(&blocks, Of::Both), 0]))
     }
 
-    /// The steps of reduce-then-scan, how many segments they store, and bytes of features and of scores. Features of keys and
-    /// queries of the whole sequence are stored once if they fit; otherwise those of the block that a pass is at.
+    /// The steps of reduce-then-scan, how many segments they store, and bytes of features and of scores. Features of keys
+    /// and queries of the whole sequence are stored once if they fit; otherwise those of the block that a pass is at.
     fn two_passes(&self, keys: usize, queries: usize, caps: &Caps) -> Result<(usize, Vec<Covering>, [u64; 2]), Error> {
         let (c, s) = (self.c, self.c.qkv);
         let segments = packed::segments(&c.mode, s.keys, keys);
@@ -491,8 +491,8 @@ impl<'a> Dispatches<'a> {
         self.number(step, block, each).own(c.own.get(part))
     }
 
-    /// Chooses how a kernel loads rows: these, and of `vectors`, keys or queries or both, the vectors or what is stored of them,
-    /// where fragments say so.
+    /// Chooses how a kernel loads rows: these, and of keys and queries, as far as `vectors` has them, the vectors, or what is
+    /// stored of them by the fragments `stored`.
     pub(super) fn rows_of(
         &self,
         spec: Variant,

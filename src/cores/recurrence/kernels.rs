@@ -84,7 +84,8 @@ pub(crate) const DECAY_TOKENS: Fragment = fragment!("cores/recurrence/decay_toke
 /// The state decays token by token; or, where no token reads it, batch by batch, in place of [`DECAY_TOKENS`].
 pub(crate) const BY_TOKEN: Fragment = fragment!("cores/recurrence/by_token.wgsl");
 pub(super) const DECAY_BATCHES: Fragment = fragment!("cores/recurrence/decay_batches.wgsl");
-/// What the chunk form takes in place of [`DECAY_TOKENS`], of [`NO_DECAY`] and of [`MAPPED_KEYS`]: of both, of keys, and of queries.
+/// What the chunk form takes in place of [`DECAY_TOKENS`], of [`NO_DECAY`], and of [`MAPPED_KEYS`] and [`MAPPED_QUERIES`]:
+/// what both need, and those of keys and of queries.
 pub(super) const CHUNK_DECAY: Fragment = fragment!("cores/recurrence/chunk_decay.wgsl");
 pub(super) const CHUNK_NO_DECAY: Fragment = fragment!("cores/recurrence/chunk_no_decay.wgsl");
 pub(crate) const CHUNK_MAPPED: [Fragment; 3] = [

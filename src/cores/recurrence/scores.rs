@@ -1,5 +1,5 @@
-//! Scores of pairs of chunks that several workgroups read, stored by a dispatch before: heads of the state that share queries and
-//! keys multiply them once, and so do column splits. Pure.
+//! Scores of pairs of chunks that several workgroups read, stored by a dispatch before: heads of the state that share
+//! queries and keys multiply them once, and so do column splits. Pure.
 
 use super::chunk::{self, CHUNK, COLUMNS, SLICE, Visits};
 use super::dispatch::Dispatches;
@@ -60,7 +60,7 @@ impl Dispatches<'_> {
         (pairs * PAIR_BYTES) as f64
     }
 
-    /// The dispatches that store the scores of a block of whole segments of `segment` tokens, and compute its outputs with them.
+    /// The dispatches that store the scores of a block of whole segments of `segment` tokens, and compute its outputs.
     pub(super) fn scored(&self, segment: usize, block: &Block, params: Params) -> [Option<Step>; 2] {
         [self.scores(segment, block, params), self.chunks(segment, block, params, true)]
     }

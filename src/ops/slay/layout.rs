@@ -5,8 +5,8 @@
 //! rows of the state belong to some entries of A, times all of E. Up to 4096 rows, one workgroup holds all of them,
 //! and the columns are split over workgroups: the number of column splits `s` is `E / 64` rounded up to m = 256 and
 //! `E m / 16384` beyond. A wider state is processed in parts of its rows, one dispatch each, with partial outputs in
-//! the workspace between them. Where one workgroup holds all rows, outputs may be computed by products of chunks of tokens, in which
-//! a score is the product of A times A and of E times E.
+//! the workspace between them. Where one workgroup holds all rows, outputs may be computed by products of chunks of
+//! tokens, in which a score is the product of A times A and of E times E.
 
 use super::{Config, NAME, Poly, quadrature};
 use crate::cores::recurrence::kernels::{self, *};
