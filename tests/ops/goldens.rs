@@ -17,6 +17,7 @@ use subquad::verify::tolerance;
 use crate::cover::runs_everything;
 use crate::matrix;
 use crate::support::{backends, context, on_gpu_with, test};
+use crate::units;
 
 /// Flags as typed: `--no-causal --scale 0.3`. The layout is none of the operator's.
 fn flags(op: &Op, typed: &str) -> Flags {
@@ -139,7 +140,9 @@ fn in_chunks(path: &Path) {
     let mut forms = vec![("chunks", DType::F32, usual, 2e-6)];
     if matrix::lacks(ctx).is_none() {
         // Rounding of inputs and outputs alone is off by up to 5e-4, and cancellation adds to that.
-        forms.extend(matrix::forms(ctx).into_iter().map(|caps| ("matrices", DType::F16, caps, 2e-3)));
+        forms.extend(
+            matrix::forms_with(ctx, units::EMULATED).into_iter().map(|caps| ("matrices", DType::F16, caps, 2e-3)),
+        );
     }
     for (form, dtype, caps, most) in forms {
         let (operator, given) = configure(op, &file, dtype);

@@ -126,13 +126,17 @@ fn cases() -> Vec<Case> {
     list
 }
 
-/// Matrices that every adapter with f16 multiplies.
-pub(crate) const EMULATED: Matrix = Matrix { tile: 16, lanes: 64, emulated: true };
+const EMULATED: Matrix = Matrix { tile: 8, lanes: 8, emulated: true };
 
 /// The device with emulated matrices, and with those of its units if it has any.
-pub(crate) fn forms(ctx: &Context) -> Vec<Caps> {
+fn forms(ctx: &Context) -> Vec<Caps> {
+    forms_with(ctx, EMULATED)
+}
+
+/// The same with other emulated matrices.
+pub(crate) fn forms_with(ctx: &Context, emulated: Matrix) -> Vec<Caps> {
     let own = ctx.caps().matrix;
-    [Some(EMULATED), own].into_iter().flatten().map(|one| Caps { matrix: Some(one), ..ctx.caps().clone() }).collect()
+    [Some(emulated), own].into_iter().flatten().map(|one| Caps { matrix: Some(one), ..ctx.caps().clone() }).collect()
 }
 
 /// The reason why the form does not run here.

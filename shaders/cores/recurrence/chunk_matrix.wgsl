@@ -5,8 +5,7 @@
 // of a power of two that grows with the largest number so far. Weights become f16 in units of a power of two for each row.
 //
 // Consts of the prelude: WIDTH, the number of features, CHUNKS, the largest number of chunks of a segment, and those of
-// matrix.wgsl. A variant brings what chunk_output.wgsl needs.
-override SUMMED: u32 = 0u; // 1: outputs are added to those of an earlier run
+// matrix.wgsl. A variant brings key_group (chunk_mapped_keys.wgsl) and what chunk_output.wgsl needs but for scores.
 
 const CHUNK: u32 = 64u;
 const TOKENS: u32 = CHUNKS * CHUNK;
@@ -33,15 +32,15 @@ var<workgroup> wg_halves: array<vec4<f16>, HALVES>;
 var<workgroup> wg_norm: array<vec4<f32>, select(1u, SLICE4, NORMED == 1u)>;
 // The largest weights of rows, or their sums, [ROWS][PARTS].
 var<workgroup> wg_parts: array<f32, ROWS * PARTS>;
-// The largest number of the state so far.
-var<workgroup> wg_top: atomic<u32>;
+// The largest numbers so far: of queries, of keys, and of the state.
+var<workgroup> wg_tops: array<atomic<u32>, 3>;
 
 // What an invocation has of its rows.
 var<private> sums_of_rows: Share;
 var<private> weight_sums: array<f32, ROWS_EACH>;
 
 // Loads a slice: of the queries from token `first` up to `end`, of the keys from token `key` up to `key_end`, and, if `own`, of
-// the state that starts at `base` among the stored segments. Returns the exponent of the unit of the state.
+// the state that starts at `base` among the stored segments. Returns the exponents of the units of queries, keys and the state.
 fn load_slice(
     p: Place,
     slice: u32,
@@ -50,15 +49,23 @@ fn load_slice(
     base: u32,
     own: bool,
     invocation: u32,
-) -> i32 {
-    var queries: array<vec4<f16>, ROW_TURNS>;
-    var features: array<vec4<f16>, ROW_TURNS>;
+) -> vec3<i32> {
+    var queries: array<vec4<f32>, ROW_TURNS>;
+    var features: array<vec4<f32>, ROW_TURNS>;
     var states: array<vec4<f32>, 4u * STATE_TURNS>;
     for (var turn = 0u; turn < ROW_TURNS; turn++) {
         let token = (invocation + turn * INVOCATIONS) / SLICE4;
         let i = slice * SLICE4 + invocation % SLICE4;
-        queries[turn] = vec4<f16>(query_group(p, p.head_split, tokens.x + token, tokens.y, i));
-        features[turn] = vec4<f16>(key_group(p, keys.x + token, keys.y, i));
+        queries[turn] = query_group(p, p.head_split, tokens.x + token, tokens.y, i);
+        features[turn] = key_group(p, keys.x + token, keys.y, i);
+    }
+    if (FEATURE_UNITS == 1u) {
+        var largest = vec2<f32>(0.0);
+        for (var turn = 0u; turn < ROW_TURNS; turn++) {
+            largest = max(largest, vec2<f32>(largest_of(queries[turn]), largest_of(features[turn])));
+        }
+        atomicMax(&wg_tops[0], bitcast<u32>(largest.x));
+        atomicMax(&wg_tops[1], bitcast<u32>(largest.y));
     }
     var norm = vec4<f32>(0.0);
     if (own) {
@@ -77,7 +84,7 @@ fn load_slice(
                 }
             }
         }
-        atomicMax(&wg_top, bitcast<u32>(largest));
+        atomicMax(&wg_tops[2], bitcast<u32>(largest));
         if (NORMALIZE == 1u && invocation < SLICE4) {
             for (var c = 0u; c < 4u; c++) {
                 let d = feature_row(4u * (slice * SLICE4 + invocation) + c);
@@ -89,22 +96,26 @@ fn load_slice(
         }
     }
     workgroupBarrier();
+    var units = vec3<i32>(0);
+    if (FEATURE_UNITS == 1u) {
+        units.x = unit_of(0u);
+        units.y = unit_of(1u);
+    }
     for (var turn = 0u; turn < ROW_TURNS; turn++) {
         let i = invocation + turn * INVOCATIONS;
         let at = i / SLICE4 * SLICE_STRIDE + i % SLICE4;
-        wg_halves[at] = queries[turn];
-        wg_halves[KEYS + at] = features[turn];
+        wg_halves[at] = vec4<f16>(queries[turn] * power(-units.x));
+        wg_halves[KEYS + at] = vec4<f16>(features[turn] * power(-units.y));
     }
-    var unit = 0;
     if (own) {
-        unit = exponent_of(bitcast<f32>(atomicLoad(&wg_top))) - TOP;
+        units.z = unit_of(2u);
         for (var turn = 0u; turn < STATE_TURNS; turn++) {
             let i = invocation + turn * INVOCATIONS;
             if (is_square(i, STATE_SQUARES)) {
                 var rounded: Square;
                 var rest: Square;
                 for (var x = 0u; x < 4u; x++) {
-                    let scaled = states[4u * turn + x] * power(-unit);
+                    let scaled = states[4u * turn + x] * power(-units.z);
                     rounded[x] = vec4<f16>(scaled);
                     rest[x] = vec4<f16>(scaled - vec4<f32>(rounded[x]));
                 }
@@ -118,7 +129,15 @@ fn load_slice(
         }
     }
     workgroupBarrier();
-    return unit;
+    return units;
+}
+
+fn scales_of(units: vec3<i32>) -> vec2<f32> {
+    return vec2<f32>(power(units.x), power(units.y));
+}
+
+fn unit_of(top: u32) -> i32 {
+    return exponent_of(bitcast<f32>(atomicLoad(&wg_tops[top]))) - TOP;
 }
 
 // Adds the products of a slice of queries with keys, and, if `own`, with the state.
@@ -150,6 +169,13 @@ fn add_slice(cells: ptr<function, Block>, sums: ptr<function, Block>, first_row:
     }
 }
 
+// Scales sums in units of one slice to those of the next: units only grow.
+fn rescale(block: ptr<function, Block>, growth: i32) {
+    for (var i = 0u; i < turns(ROW_TILES * COLUMN_TILES); i++) {
+        (*block)[i] = scale_c((*block)[i], power(-growth));
+    }
+}
+
 // The weights of four keys from s on, of token t: both are numbered from the start of their chunk, which starts at `token` and
 // `key` of the segment.
 fn weights_of(cell: vec4<f32>, token: u32, key: u32, t: u32, s: u32, own: bool) -> vec4<f32> {
@@ -163,10 +189,12 @@ fn weights_of(cell: vec4<f32>, token: u32, key: u32, t: u32, s: u32, own: bool) 
     return own_weights;
 }
 
-// Adds what the keys of a chunk give to the outputs: their values, times weights from products with the queries.
+// Adds what the keys of a chunk give to the outputs: their values, times weights from products with the queries, whose units
+// are `scales`.
 fn add_chunk(
     p: Place,
     cells: ptr<function, Block>,
+    scales: vec2<f32>,
     token: u32,
     key: u32,
     first: u32,
@@ -184,7 +212,7 @@ fn add_chunk(
                 let at = share_at(i, half, c);
                 let s = 4u * own_group(invocation, half, c);
                 if (!own || s <= t) {
-                    share[at] = weights_of(share[at], token, key, t, s, own);
+                    share[at] = weights_of(share[at] * scales.x * scales.y, token, key, t, s, own);
                 } else {
                     share[at] = vec4<f32>(0.0);
                 }
@@ -250,11 +278,6 @@ fn add_chunk(
     }
 }
 
-// For the epilogue: values of token n.
-fn token_values(p: Place, n: u32, t: u32, i: u32) -> vec4<f32> {
-    return chunk_values(p, n, n + 1u, i);
-}
-
 fn store_chunk(p: Place, first: u32, end: u32, invocation: u32) {
     if (NORMALIZE == 1u) {
         workgroupBarrier();
@@ -263,10 +286,8 @@ fn store_chunk(p: Place, first: u32, end: u32, invocation: u32) {
         }
         workgroupBarrier();
     }
-    let head = head_start(params.o, p.b, p.g * p.group + p.head_split);
     for (var i = 0u; i < ROWS_EACH; i++) {
         let t = own_row(invocation, i);
-        let n = first + t;
         var weight = 0.0;
         if (NORMALIZE == 1u) {
             for (var part = 0u; part < PARTS; part++) {
@@ -275,27 +296,16 @@ fn store_chunk(p: Place, first: u32, end: u32, invocation: u32) {
         }
         for (var half = 0u; half < turns(2u); half++) {
             for (var c = 0u; c < PART4; c++) {
-                let column = own_group(invocation, half, c);
-                let e = (p.split * COL_THREADS + column) * 4u;
-                if (n < end && e < params.dim_v) {
-                    var sum = normalize(t, sums_of_rows[share_at(i, half, c)], weight);
-                    sum = epilogue(p, n, t, column, sum);
-                    let at = head + n * params.o.token;
-                    if (SUMMED == 1u) {
-                        count_load(four_of(e, params.dim_v));
-                        sum += load_o(at, e);
-                    }
-                    count_store(four_of(e, params.dim_v));
-                    store_o(at, e, sum);
-                }
+                let sums = sums_of_rows[share_at(i, half, c)];
+                store_output(p, first, end, t, own_group(invocation, half, c), sums, weight);
             }
         }
     }
 }
 
 fn chunk_of(p: Place, start: u32, own: u32, first: u32, end: u32, first_row: u32, invocation: u32) {
-    if (invocation == 0u) {
-        atomicStore(&wg_top, 0u);
+    if (invocation < 3u) {
+        atomicStore(&wg_tops[invocation], 0u);
     }
     load_logs(p, start, end, invocation);
     workgroupBarrier();
@@ -307,22 +317,23 @@ fn chunk_of(p: Place, start: u32, own: u32, first: u32, end: u32, first_row: u32
     clear_block(&cells);
     clear_block(&sums);
     let base = (p.kv * params.stored_segments + state_before(p)) * params.segment_stride;
-    var unit = 0;
+    var units = vec3<i32>(0);
     for (var slice = 0u; slice < turns(SLICES); slice++) {
         let next = load_slice(p, slice, vec2<u32>(first, end), vec2<u32>(first, end), base, true, invocation);
         if (slice > 0u) {
-            // The unit only grows.
-            for (var i = 0u; i < turns(ROW_TILES * COLUMN_TILES); i++) {
-                sums[i] = scale_c(sums[i], power(unit - next));
+            let growth = next - units;
+            rescale(&sums, growth.x + growth.z);
+            if (FEATURE_UNITS == 1u) {
+                rescale(&cells, growth.x + growth.y);
             }
         }
-        unit = next;
+        units = next;
         add_slice(&cells, &sums, first_row, true);
         if (NORMALIZE == 1u) {
             for (var i = 0u; i < ROWS_EACH; i++) {
                 for (var c = invocation % PARTS; c < SLICE4; c += PARTS) {
                     let q = vec4<f32>(wg_halves[own_row(invocation, i) * SLICE_STRIDE + c]);
-                    weight_sums[i] += dot(q, wg_norm[c]);
+                    weight_sums[i] += dot(q, wg_norm[c]) * power(units.x);
                 }
             }
         }
@@ -331,21 +342,27 @@ fn chunk_of(p: Place, start: u32, own: u32, first: u32, end: u32, first_row: u32
     for (var i = 0u; i < ROWS_EACH; i++) {
         let left = left_since_start(own * CHUNK + own_row(invocation, i));
         for (var c = 0u; c < 2u * PART4; c++) {
-            sums_of_rows[i * 2u * PART4 + c] *= left * power(unit);
+            let sum = sums_of_rows[i * 2u * PART4 + c] * power(units.x) * power(units.z);
+            sums_of_rows[i * 2u * PART4 + c] = sum * left;
         }
         weight_sums[i] *= left;
     }
-    add_chunk(p, &cells, own * CHUNK, own * CHUNK, first, end, true, first_row, invocation);
+    add_chunk(p, &cells, scales_of(units), own * CHUNK, own * CHUNK, first, end, true, first_row, invocation);
     if (CHUNKS > 1u) {
         for (var chunk = 0u; chunk < own; chunk++) {
             let key = start + chunk * CHUNK;
             clear_block(&cells);
             for (var slice = 0u; slice < turns(SLICES); slice++) {
-                workgroupBarrier();
-                load_slice(p, slice, vec2<u32>(first, end), vec2<u32>(key, key + CHUNK), base, false, invocation);
+                let keys = vec2<u32>(key, key + CHUNK);
+                let next = load_slice(p, slice, vec2<u32>(first, end), keys, base, false, invocation);
+                if (FEATURE_UNITS == 1u && slice > 0u) {
+                    let growth = next - units;
+                    rescale(&cells, growth.x + growth.y);
+                }
+                units = next;
                 add_slice(&cells, &sums, first_row, false);
             }
-            add_chunk(p, &cells, own * CHUNK, chunk * CHUNK, key, key + CHUNK, false, first_row, invocation);
+            add_chunk(p, &cells, scales_of(units), own * CHUNK, chunk * CHUNK, key, key + CHUNK, false, first_row, invocation);
         }
     }
     store_chunk(p, first, end, invocation);

@@ -6,7 +6,6 @@
 // scores of this pair of chunks of the segment, and SCORES_STORED (chunk_scores_computed.wgsl or chunk_scores_stored.wgsl);
 // chunk_values(p, n, end, col_thread), four values of a token, and state_before(p), the stored state that a segment starts from
 // (chunk_values.wgsl, or the operator's own); normalize(row, sum, weight) and epilogue(p, n, t, i, o) as for output.wgsl.
-override SUMMED: u32 = 0u; // 1: outputs are added to those of an earlier run
 
 // The share of this invocation in the sums of weights of its tokens.
 var<private> shares: array<f32, EACH>;
@@ -104,11 +103,6 @@ fn add_values(p: Place, first: u32, end: u32, own: bool, row_thread: u32, col_th
     add_part(p, first, end, 3u, own, row_thread, col_thread, invocation);
 }
 
-// For the epilogue: values of token n.
-fn token_values(p: Place, n: u32, t: u32, i: u32) -> vec4<f32> {
-    return chunk_values(p, n, n + 1u, i);
-}
-
 // Adds the shares that the column threads of a row thread have of sums of weights, and returns the sums of four rows.
 fn row_weights(row_thread: u32, f: u32) -> vec4<f32> {
     let home = (row_thread * FOURS + f) * COL_THREADS;
@@ -128,8 +122,6 @@ fn store_chunk(p: Place, first: u32, end: u32, row_thread: u32, col_thread: u32)
         }
         workgroupBarrier();
     }
-    let e = (p.split * COL_THREADS + col_thread) * 4u;
-    let head = head_start(params.o, p.b, p.g * p.group + p.head_split);
     for (var f = 0u; f < FOURS; f++) {
         var weights = vec4<f32>(0.0);
         if (NORMALIZE == 1u) {
@@ -137,18 +129,7 @@ fn store_chunk(p: Place, first: u32, end: u32, row_thread: u32, col_thread: u32)
         }
         for (var i = 0u; i < 4u; i++) {
             let t = row_thread + ROW_THREADS * (4u * f + i);
-            let n = first + t;
-            if (n < end && e < params.dim_v) {
-                var sum = normalize(t, sums[4u * f + i], weights[i]);
-                sum = epilogue(p, n, t, col_thread, sum);
-                let at = head + n * params.o.token;
-                if (SUMMED == 1u) {
-                    count_load(four_of(e, params.dim_v));
-                    sum += load_o(at, e);
-                }
-                count_store(four_of(e, params.dim_v));
-                store_o(at, e, sum);
-            }
+            store_output(p, first, end, t, col_thread, sums[4u * f + i], weights[i]);
         }
     }
 }

@@ -2,7 +2,8 @@
 // each, and how their elements are read. Single elements of a matrix cannot be: they pass through workgroup memory, half of the
 // columns at a time. There, a row belongs to PARTS neighbouring invocations, or an invocation has ROWS_EACH rows.
 //
-// Factors are f16. What is not stored as f16 is multiplied by a power of two that makes its largest number less than 2^15.
+// Factors are f16. What is not stored as f16 is multiplied by a power of two that makes its largest number less than 2^15. Features
+// are, where they are computed: FEATURE_UNITS is 1.
 //
 // Matrices B lie in workgroup memory column by column, as NVIDIA's and AMD's units load them, so that rows are turned when they are
 // stored: an invocation has four groups of four, and neighbours have groups whose columns and rows start in different banks.
@@ -115,7 +116,7 @@ fn share_of(block: ptr<function, Block>, first_row: u32, invocation: u32) -> Sha
 
 // The exponent of a positive number, as far as scaling by its power stays within f32.
 fn exponent_of(x: f32) -> i32 {
-    return clamp(i32(bitcast<u32>(x) >> 23u) - 127, -100, 100);
+    return max(i32(bitcast<u32>(x) >> 23u) - 127, -100);
 }
 
 // 2^e.
@@ -125,7 +126,9 @@ fn power(e: i32) -> f32 {
 
 const TOP: i32 = 14; // exponent of the largest of scaled numbers
 
+// The largest size of four numbers. Those that are no finite numbers have no part in a unit.
 fn largest_of(x: vec4<f32>) -> f32 {
-    let size = abs(x);
-    return max(max(size.x, size.y), max(size.z, size.w));
+    let bits = bitcast<vec4<u32>>(abs(x));
+    let size = select(vec4<u32>(0u), bits, bits < vec4<u32>(0x7f800000u));
+    return bitcast<f32>(max(max(size.x, size.y), max(size.z, size.w)));
 }

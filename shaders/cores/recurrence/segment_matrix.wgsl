@@ -12,13 +12,15 @@ const TOKEN4: u32 = BATCH / 4u;
 const TOKEN_STRIDE: u32 = TOKEN4 + 2u;
 const VALUES: u32 = 4u * KEY4 * TOKEN_STRIDE; // where values start
 const KEY_SQUARES: u32 = KEY4 * TOKEN4;
+const KEY_TURNS: u32 = max(KEY_SQUARES / INVOCATIONS, 1u);
 const VALUE_SQUARES: u32 = COL_THREADS * TOKEN4;
 const NORM_ROWS: u32 = (BLOCKS * ROWS + INVOCATIONS - 1u) / INVOCATIONS;
 
 // The features of the keys of a batch, [4 KEY4][TOKEN_STRIDE]; then its values, [4 COL_THREADS][TOKEN_STRIDE].
 var<workgroup> wg_halves: array<vec4<f16>, VALUES + 4u * COL_THREADS * TOKEN_STRIDE>;
-// The largest factor of values so far.
-var<workgroup> wg_top: atomic<u32>;
+// The largest factor of values of a batch, and the largest feature so far.
+var<workgroup> wg_factor: atomic<u32>;
+var<workgroup> wg_feature: atomic<u32>;
 
 const tile_start: u32 = 0u; // a batch is one tile
 
@@ -26,19 +28,35 @@ fn factor_of(t: u32) -> f32 {
     return left_of_token(t) * value_scale(t);
 }
 
-fn load_batch(p: Place, first: u32, end: u32, unit: i32, invocation: u32) {
-    for (var turn = 0u; turn < square_turns(KEY_SQUARES); turn++) {
+// Loads features of keys, and values in units of 2^unit. Returns the exponent of the unit of the features.
+fn load_batch(p: Place, first: u32, end: u32, unit: i32, invocation: u32) -> i32 {
+    var features: array<vec4<f32>, 4u * KEY_TURNS>;
+    var largest = 0.0;
+    for (var turn = 0u; turn < KEY_TURNS; turn++) {
         let i = invocation + turn * INVOCATIONS;
         if (is_square(i, KEY_SQUARES)) {
-            let rows = turned_rows(i, KEY4);
-            let group = turned_columns(i, KEY4);
+            for (var t = 0u; t < 4u; t++) {
+                let n = first + 4u * turned_rows(i, KEY4) + t;
+                // Tokens past the end write nothing.
+                features[4u * turn + t] = select(vec4<f32>(0.0), key_group(p, n, end, turned_columns(i, KEY4)), n < end);
+                largest = max(largest, largest_of(features[4u * turn + t]));
+            }
+        }
+    }
+    var feature_unit = 0;
+    if (FEATURE_UNITS == 1u) {
+        atomicMax(&wg_feature, bitcast<u32>(largest));
+        workgroupBarrier();
+        feature_unit = exponent_of(bitcast<f32>(atomicLoad(&wg_feature))) - TOP;
+    }
+    for (var turn = 0u; turn < KEY_TURNS; turn++) {
+        let i = invocation + turn * INVOCATIONS;
+        if (is_square(i, KEY_SQUARES)) {
             var square: Square;
             for (var t = 0u; t < 4u; t++) {
-                let n = first + 4u * rows + t;
-                // Tokens past the end write nothing.
-                square[t] = vec4<f16>(select(vec4<f32>(0.0), key_group(p, n, end, group), n < end));
+                square[t] = vec4<f16>(features[4u * turn + t] * power(-feature_unit));
             }
-            store_turned(4u * group * TOKEN_STRIDE + rows, TOKEN_STRIDE, square);
+            store_turned(4u * turned_columns(i, KEY4) * TOKEN_STRIDE + turned_rows(i, KEY4), TOKEN_STRIDE, square);
         }
     }
     for (var turn = 0u; turn < square_turns(VALUE_SQUARES); turn++) {
@@ -54,6 +72,7 @@ fn load_batch(p: Place, first: u32, end: u32, unit: i32, invocation: u32) {
             store_turned(VALUES + 4u * group * TOKEN_STRIDE + rows, TOKEN_STRIDE, square);
         }
     }
+    return feature_unit;
 }
 
 fn segment_of(p: Place, first_row: u32, invocation: u32) {
@@ -66,31 +85,43 @@ fn segment_of(p: Place, first_row: u32, invocation: u32) {
         norms[i] = 0.0;
     }
     if (invocation == 0u) {
-        atomicStore(&wg_top, 0u);
+        atomicStore(&wg_factor, 0u);
+        atomicStore(&wg_feature, 0u);
     }
-    var unit = 0; // exponent of the unit of the state
+    // Exponents of the units of the state, of values, and of features.
+    var unit = 0;
+    var value_unit = 0;
+    var feature_unit = 0;
     var total = 0.0; // log decay of the segment
     for (var batch = p.span.first; batch < p.span.end; batch += BATCH) {
+        let begins = batch == p.span.first;
         workgroupBarrier();
         load_decays(p, batch, p.span.end, invocation);
-        var grown = 0;
+        var left = 1.0;
+        var own_unit = 0;
         if (DECAY == 1u) {
             for (var t = invocation; t < BATCH; t += INVOCATIONS) {
-                atomicMax(&wg_top, bitcast<u32>(abs(factor_of(t))));
+                atomicMax(&wg_factor, bitcast<u32>(largest_of(vec4<f32>(factor_of(t)))));
             }
             workgroupBarrier();
-            let own = exponent_of(bitcast<f32>(atomicLoad(&wg_top))) + 1;
-            // Nothing has been written before the first batch.
-            grown = select(own - unit, 0, batch == p.span.first);
-            unit = own;
-        }
-        load_batch(p, batch, p.span.end, unit, invocation);
-        workgroupBarrier();
-        if (DECAY == 1u) {
-            // Few batches make a segment: rounding their factors next to 1 is much less than rounding to f16.
-            let left = decay_over(batch_log());
+            // Few batches make a segment: rounding their decay next to 1 is much less than rounding to f16.
+            left = decay_over(batch_log());
             total += batch_log();
-            let scale = left * power(-grown);
+            // What is left of earlier values may be less than the batch's own.
+            own_unit = exponent_of(bitcast<f32>(atomicLoad(&wg_factor))) + 1;
+            own_unit = select(max(own_unit, value_unit + exponent_of(left)), own_unit, begins);
+        }
+        let own_features = load_batch(p, batch, p.span.end, own_unit, invocation);
+        workgroupBarrier();
+        if (invocation == 0u) {
+            atomicStore(&wg_factor, 0u);
+        }
+        if (DECAY == 1u || FEATURE_UNITS == 1u) {
+            let next = own_unit + own_features;
+            // Nothing has been written before the first batch.
+            let scale = select(left * power(unit - next), 0.0, begins);
+            unit = next;
+            value_unit = own_unit;
             for (var i = 0u; i < turns(BLOCKS * ROW_TILES * COLUMN_TILES); i++) {
                 state[i] = scale_c(state[i], scale);
             }
@@ -98,6 +129,7 @@ fn segment_of(p: Place, first_row: u32, invocation: u32) {
                 norms[i] *= left;
             }
         }
+        feature_unit = own_features;
         for (var t = 0u; t < turns(BATCH_TILES); t++) {
             var values: array<MatrixB, COLUMN_TILES>;
             for (var e = 0u; e < turns(COLUMN_TILES); e++) {
@@ -118,7 +150,7 @@ fn segment_of(p: Place, first_row: u32, invocation: u32) {
             for (var i = 0u; i < NORM_ROWS; i++) {
                 let row = min(invocation + i * INVOCATIONS, BLOCKS * ROWS - 1u);
                 for (var t = 0u; t < TOKEN4; t++) {
-                    let features = vec4<f32>(wg_halves[row * TOKEN_STRIDE + t]);
+                    let features = vec4<f32>(wg_halves[row * TOKEN_STRIDE + t]) * power(feature_unit);
                     norms[i] += left_of_token(4u * t) * features.x + left_of_token(4u * t + 1u) * features.y;
                     norms[i] += left_of_token(4u * t + 2u) * features.z + left_of_token(4u * t + 3u) * features.w;
                 }
@@ -141,7 +173,7 @@ fn segment_of(p: Place, first_row: u32, invocation: u32) {
                     if (d < params.rows) {
                         var own = share;
                         count_store(four_of(e, params.dim_v));
-                        put_row(base + d * params.dim_v, e, own[share_at(i, half, c)] * power(unit));
+                        put_row(base + d * params.dim_v, e, own[share_at(i, half, c)] * power(value_unit) * power(feature_unit));
                     }
                 }
             }

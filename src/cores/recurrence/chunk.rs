@@ -11,6 +11,7 @@ use super::kernels::{
     CHUNK_DECAY, CHUNK_NO_DECAY, CHUNK_VALUES, DECAY_TOKENS, K, NO_DECAY, O, Q, SCORES_COMPUTED, SCORES_PLACE,
     SCORES_STORED, STATES_READ, STORED_VECTORS, V, spans,
 };
+use super::matrix::SEGMENT;
 use super::stored::Block;
 use super::{DecayKind, Params, Passes, Recurrence, Tiles};
 use crate::cores::matrix;
@@ -63,7 +64,7 @@ impl Recurrence<'_> {
         // Then scores take fewer multiplications than the state, which a walk multiplies twice per token.
         let factored = features.scored < rows;
         let most = MOST_CHUNKS * CHUNK;
-        let units = self.units(2, caps);
+        let units = self.units(caps);
         if self.mode.segment.is_some_and(|segment| segment > most) {
             return Err("the segments asked for are long");
         }
@@ -76,7 +77,8 @@ impl Recurrence<'_> {
             Algorithm::Fastest if !decays && units.is_none() && rows < WIDE => return Err("the state is small"),
             // It computes no states of segments, which take a third of what the chunk form issues.
             Algorithm::Fastest
-                if !(factored && rows >= 2 * WIDE) && self.by_token(tiles, caps) == Passes::Sequential =>
+                if !(factored && rows >= 2 * WIDE && s.keys >= CHUNK)
+                    && self.by_token(tiles, caps) == Passes::Sequential =>
             {
                 return Err("one pass is enough for so many heads or so few tokens");
             }
@@ -85,14 +87,15 @@ impl Recurrence<'_> {
         if let Some(segment) = self.mode.segment {
             return Ok(segment.min(s.keys));
         }
-        // Products with chunks before a chunk's own need many registers, and those of matrix units cost little.
+        // Products with chunks before a chunk's own need many registers.
         let least = match rows {
+            _ if units.is_some() => SEGMENT,
             _ if caps.registers < REGISTERS => CHUNK,
-            _ if units.is_some() => 2 * CHUNK,
             ..WIDE => CHUNK,
             _ if factored && rows >= 4 * WIDE => most,
             _ => 2 * CHUNK,
         };
+        let most = if units.is_some() { SEGMENT } else { most };
         // Longer ones where the states of all segments do not fit one binding.
         let fits = |segment: &usize| s.keys.div_ceil(*segment) <= self.most_segments(caps);
         let segment =

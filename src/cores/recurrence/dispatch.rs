@@ -86,7 +86,7 @@ impl<'a> Dispatches<'a> {
         };
         let runs = Runs::new(s, &c.mode);
         let matrix = match walk {
-            Passes::Chunks { segment } => c.units(segment.div_ceil(CHUNK), caps),
+            Passes::Chunks { .. } => c.units(caps),
             _ => None,
         };
         let chunk_row = matrix.map_or(COL_THREADS, |units| units.lanes as usize);

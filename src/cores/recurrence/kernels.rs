@@ -43,6 +43,8 @@ const CHUNK: Fragment = fragment!("cores/recurrence/chunk.wgsl");
 const CHUNK_SCORES: Fragment = fragment!("cores/recurrence/chunk_scores.wgsl");
 const SCORES: Fragment = fragment!("cores/recurrence/scores.wgsl");
 const CHUNK_OUTPUT: Fragment = fragment!("cores/recurrence/chunk_output.wgsl");
+/// How outputs of chunks are stored.
+const CHUNK_STORE: Fragment = fragment!("cores/recurrence/chunk_store.wgsl");
 /// The chunk form by matrix units: what both kernels share, and each.
 const MATRIX: Fragment = fragment!("cores/recurrence/matrix.wgsl");
 const SEGMENT_MATRIX: Fragment = fragment!("cores/recurrence/segment_matrix.wgsl");
@@ -236,10 +238,12 @@ pub(crate) const DECODE_WALK: [Fragment; 7] =
 
 const SCORED: [Fragment; 8] = followed(CHUNKS, CHUNK_SCORES);
 const SCORE_SOURCES: [Fragment; 9] = followed(SCORED, SCORES);
-const CHUNK_SOURCES: [Fragment; 9] = followed(SCORED, CHUNK_OUTPUT);
+const CHUNK_SOURCES: [Fragment; 10] = followed(STORED_CHUNKS, CHUNK_OUTPUT);
+const STORED_CHUNKS: [Fragment; 9] = followed(SCORED, CHUNK_STORE);
 const MATRIX_WALK: [Fragment; 7] = followed(CHUNK_WALK, MATRIX);
 const SEGMENT_MATRIX_SOURCES: [Fragment; 8] = followed(MATRIX_WALK, SEGMENT_MATRIX);
-const CHUNK_MATRIX_SOURCES: [Fragment; 8] = followed(MATRIX_WALK, CHUNK_MATRIX);
+const STORED_MATRICES: [Fragment; 8] = followed(MATRIX_WALK, CHUNK_STORE);
+const CHUNK_MATRIX_SOURCES: [Fragment; 9] = followed(STORED_MATRICES, CHUNK_MATRIX);
 const OUTPUT_SOURCES: [Fragment; 13] = followed(WALK, OUTPUT);
 const DECODE_SOURCES: [Fragment; 8] = followed(DECODE_WALK, DECODE);
 

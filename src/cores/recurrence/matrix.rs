@@ -1,7 +1,7 @@
 //! The chunk form by matrix units, for f16 storage, because the units multiply f16: when a plan takes it, its kernels' variants and
 //! the workgroup memory that they need. Pure.
 
-use super::chunk::{COL_THREADS, COLUMNS};
+use super::chunk::{CHUNK, COL_THREADS, COLUMNS};
 use super::kernels::{BY_TOKEN, CHUNK_MAPPED, CHUNK_VALUES, DECAY_BATCHES, DECAY_TOKENS};
 use super::{ChunkFeatures, DecayKind, Recurrence};
 use crate::cores::matrix;
@@ -11,6 +11,9 @@ use crate::tensor::DType;
 
 /// Tokens of a batch of the segment kernel: BATCH in `shaders/cores/recurrence/segment_matrix.wgsl`.
 pub(super) const BATCH: usize = 32;
+
+/// Tokens of a segment, unless one is given: products with chunks before a chunk's own cost little.
+pub(super) const SEGMENT: usize = 2 * CHUNK;
 
 /// The widest features: a subgroup holds its share of a state in registers.
 const WIDEST: usize = 128;
@@ -23,15 +26,19 @@ const SLICE: usize = 8;
 const FEWEST_LANES: usize = 8;
 
 impl Recurrence<'_> {
-    /// The matrix units that the chunk form takes, if the device has such and they suit the run.
-    pub(super) fn units(&self, chunks: usize, caps: &Caps) -> Option<Matrix> {
+    /// The matrix units that the chunk form takes, if the device has such and they suit the run. The choice does not depend on the
+    /// length where a segment is given.
+    pub(super) fn units(&self, caps: &Caps) -> Option<Matrix> {
         let units = caps.matrix?;
+        let chunks = self.mode.segment.unwrap_or(SEGMENT).div_ceil(CHUNK);
         let features = self.features.chunk.as_ref()?;
         // Features that are products of two factors have kernels of their own.
         let single = features.scored == self.features.rows && self.features.stored.is_none();
         let suits = self.qkv.dtype == DType::F16 && self.features.rows <= WIDEST && single;
         let bytes = self.segment_bytes().max(self.chunk_bytes(units, chunks));
-        (suits && matrix::fits(units, FEWEST_LANES, bytes, caps)).then_some(units)
+        // With more, some would have no elements of a block.
+        let few = matrix::invocations(units) <= 8 * ROWS;
+        (suits && few && matrix::fits(units, FEWEST_LANES, bytes, caps)).then_some(units)
     }
 
     /// Bytes of workgroup memory of both kernels: elements of f32, of f16 in groups of four, and decays.
@@ -51,6 +58,8 @@ impl Recurrence<'_> {
     /// Consts of both kernels.
     pub(super) fn matrix_consts(&self, units: Matrix) -> Vec<(&'static str, u32)> {
         let (mut consts, _) = matrix::products(units);
+        let exact = self.features.chunk.as_ref().is_none_or(|features| features.exact);
+        consts.push(("FEATURE_UNITS", (!exact).into()));
         consts.extend([("WIDTH", self.features.rows as u32), ("NORMED", self.normalize.is_some().into())]);
         consts.extend(&self.features.consts);
         consts

@@ -203,6 +203,8 @@ pub(crate) struct ChunkFeatures {
     /// Fragments of queries and of the state, and of keys.
     pub(crate) fragments: Vec<Fragment>,
     pub(crate) keys: Fragment,
+    /// Whether they are f16 where the elements are.
+    pub(crate) exact: bool,
     /// Multiplications of a score, fewer than features if these are products of two factors.
     pub(crate) scored: usize,
     /// Bytes that are read of a query for its products with a state, if these are not what its scores are made of.
@@ -213,7 +215,8 @@ impl ChunkFeatures {
     /// So many features that `map` makes of the elements one by one.
     pub(crate) fn mapped(map: Fragment, rows: usize) -> Self {
         let [both, keys, queries] = kernels::CHUNK_MAPPED;
-        Self { fragments: vec![map, both, queries], keys, scored: rows, state_bytes: None }
+        let exact = map == kernels::IDENTITY;
+        Self { fragments: vec![map, both, queries], keys, exact, scored: rows, state_bytes: None }
     }
 }
 

@@ -33,7 +33,7 @@ impl Recurrence<'_> {
     /// units multiply faster than scores are loaded.
     pub(super) fn score_bytes(&self, passes: Passes, caps: &Caps) -> u64 {
         let Passes::Chunks { segment } = passes else { return 0 };
-        if self.units(segment.div_ceil(CHUNK), caps).is_some() {
+        if self.units(caps).is_some() {
             return 0;
         }
         let bytes = (pairs(segment) * PAIR_BYTES * self.qkv.group()) as u64;

@@ -141,6 +141,7 @@ impl Features {
         (c.poly != Poly::Exact).then(|| ChunkFeatures {
             fragments: vec![OWN, CHUNK],
             keys: CHUNK_KEYS,
+            exact: false,
             scored: 4 * (self.pal4() + self.e4),
             state_bytes: Some(20.0 * groups),
         })
