@@ -32,6 +32,9 @@ fn linear_delta_decode(
     for (var r = 0u; r < per_kv; r++) {
         let h = g * per_kv + r;
         prepare_query(b, g, h, invocation);
+        if (r + 1u == per_kv) {
+            vectors_are_loaded(b, g, invocation);
+        }
         // The first query head writes; the same invocation reads back its own writes for the other heads.
         let e = index % params.col_splits * COLUMNS + column;
         let start = kv * params.rows * params.dim_v;
@@ -43,6 +46,7 @@ fn linear_delta_decode(
             rows[i] = state[start + initial_state_at(min(d, params.rows - 1u), own)];
         }
         if (r == 0u) {
+            prepare_values(b, g, index % params.col_splits * COLUMNS, invocation);
             var answer = 0.0;
             for (var i = 0u; i < ROWS_EACH; i++) {
                 let d = min(lane + i * LANES, params.rows - 1u);
@@ -76,4 +80,5 @@ fn linear_delta_decode(
         }
         workgroupBarrier();
     }
+    keep_vectors(b, g, invocation);
 }

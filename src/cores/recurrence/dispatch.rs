@@ -4,12 +4,12 @@ use std::ops::Range;
 
 use super::chunk::{CHUNK, COL_THREADS};
 use super::kernels::{
-    BY_TOKEN, DECAY_BATCHES, DECAY_TOKENS, GIVEN, K, KEYS_STORED, MAPPED_DECODE, NARROW, NO_FACTORS, O, Q, STATES,
-    STATES_READ, STORED_VECTORS, V, rows, spans,
+    BY_TOKEN, DECAY_BATCHES, DECAY_TOKENS, DECODE_GIVEN, GIVEN, K, KEYS_STORED, MAPPED_DECODE, NARROW, NO_FACTORS, O,
+    Q, STATES, STATES_READ, STORED_VECTORS, V, rows, spans,
 };
 use super::runs::{Run, Runs};
 use super::stored::{Block, Of};
-use super::{DecayKind, GATE_STRIDES, O_STRIDES, Params, Passes, Recurrence, STRIDES, Tiles};
+use super::{Convolved, DecayKind, GATE_STRIDES, O_STRIDES, Params, Passes, Recurrence, Tiles};
 use crate::cores::lanes::{lanes, reducing};
 use crate::cores::packed::{self, borders, lookup_bytes};
 use crate::error::Error;
@@ -51,6 +51,7 @@ impl<'a> Dispatches<'a> {
     pub(super) fn new(c: &'a Recurrence<'a>, tiles: Tiles, walk: Passes, caps: &Caps) -> Self {
         let s = c.qkv;
         let [q, k, v, o] = s.strides();
+        let [q, k, v] = c.convolved.as_ref().map_or([q, k, v], |convolved| convolved.strides(s));
         let kv = s.kv_units() as u64;
         let units = (c.mode.states(s.batch) * s.kv_heads) as u64;
         let state = units as usize * c.features.rows * s.dim_v;
@@ -90,13 +91,15 @@ impl<'a> Dispatches<'a> {
 
     pub(super) fn build(mut self, caps: &Caps) -> Result<Program, Error> {
         let (c, s) = (self.c, self.c.qkv);
-        let mut strides = STRIDES.to_vec();
+        let tensors = c.strided_slots();
+        let mut strides = tensors.clone();
         strides.extend(c.decay.slot.map(|gate| (gate, GATE_STRIDES)));
         // Where o has a companion of its shape, the uniform has one set of strides for both: neither is cut where the
         // other is not.
         let beside = c.epilogue.beside_o.filter(|_| !self.runs.in_workspace());
         strides.extend(beside.map(|slot| (slot, O_STRIDES)));
-        let own = if c.epilogue.beside_o.is_some() { &STRIDES[..3] } else { &STRIDES[..] };
+        let apart = |(_, at): &(usize, usize)| c.epilogue.beside_o.is_none() || *at != O_STRIDES;
+        let own: Vec<_> = tensors.iter().copied().filter(apart).collect();
         let (mut pieces, mut key_segments, mut feature_bytes) = (c.prepared.steps.clone(), 0, 0);
         let forward = self.params;
         for run in self.runs.all() {
@@ -110,11 +113,11 @@ impl<'a> Dispatches<'a> {
             (key_segments, feature_bytes) = (segments, bytes);
             for (heads, step) in steps {
                 let cut = s.cut_heads(c.op, step, heads, &c.slots, &strides, caps)?;
-                pieces.extend(run.strided(s.strided(cut, own), s));
+                pieces.extend(run.strided(s.strided(cut, &own), s));
             }
         }
         let mut workspace = c.prepared.workspace.clone();
-        self.runs.round(&c.kernels.round, 3, own.len() == STRIDES.len(), &mut pieces, &mut workspace);
+        self.runs.round(&c.kernels.round, 3, own.len() == tensors.len(), &mut pieces, &mut workspace);
         if key_segments > 0 {
             let keep = self.walk != Passes::Sequential || c.mode.carry;
             let count = if keep { self.kv * key_segments as u64 } else { 0 };
@@ -144,6 +147,7 @@ impl<'a> Dispatches<'a> {
         };
         let tile = format!("tiles of {} tokens, {rows} x {} of the state a workgroup", t.tile, 4 * t.col_threads);
         let variant: String = match self.walk {
+            Passes::Decode if c.convolved.is_some() => "one token with its convolution".into(),
             Passes::Decode => "one token".into(),
             Passes::Sequential => format!("one pass, {tile}"),
             Passes::ReduceThenScan { keys, .. } => format!("two passes, segments of {keys}, {tile}"),
@@ -156,7 +160,8 @@ impl<'a> Dispatches<'a> {
             Err(why) if walked => format!("{variant}, token by token because {why}"),
             _ => variant,
         };
-        Ok(Program::new(c.op, variant + &c.mode.told(), c.slots.clone(), workspace, pieces))
+        let counters = c.convolved.as_ref().map_or(0, |convolved| convolved.counters(s));
+        Ok(Program::new(c.op, variant + &c.mode.told(), c.slots.clone(), workspace, pieces).counting(counters))
     }
 
     /// The steps of one pass over the sequence, how many segments they store, and bytes of features.
@@ -515,7 +520,11 @@ impl<'a> Dispatches<'a> {
         let c = self.c;
         let mut overrides = vec![("TRANSPOSED", c.state.transposed.into())];
         overrides.extend(&c.epilogue.overrides);
-        let fragments = [&c.features.decode[..], &c.decay.decode, &c.epilogue.decode, &[KEYS_STORED], &NARROW];
+        let vectors = match &c.convolved {
+            Some(convolved) => convolved.fragments(),
+            None => [&NARROW[..], &[DECODE_GIVEN]].concat(),
+        };
+        let fragments = [&c.features.decode[..], &c.decay.decode, &c.epilogue.decode, &[KEYS_STORED], &vectors];
         // Columns depend on nothing that another workgroup writes, and features are cheap to compute for each.
         let shared = c.features.decode.contains(&MAPPED_DECODE) && c.normalize.is_none();
         let columns = if shared { DECODE_SPLIT_COLUMNS } else { DECODE_COLUMNS };
@@ -526,25 +535,36 @@ impl<'a> Dispatches<'a> {
         let own = [("COLUMNS", columns), ("AT_ONCE", at_once), ("TURNS", turns)];
         let mut consts = c.features.decode_consts.clone();
         consts.extend(own.map(|(name, value)| (name, value as u32)));
+        consts.extend(c.convolved.iter().flat_map(Convolved::consts));
+        overrides.extend(c.convolved.iter().flat_map(Convolved::overrides));
         let spec = self.spec(&fragments, false, consts, overrides);
         let spec = reducing(spec, DECODE_INVOCATIONS, caps);
         let mut cost = c.essential;
-        cost.bytes_read += (splits - 1) as f64 * self.kv as f64 * c.token_bytes();
-        // Query heads after the first read the state again. Each value is read by all lanes instead of one.
+        // Query heads after the first read the state again. Column splits read the decay again.
         cost.bytes_read += (c.qkv.group() - 1) as f64 * self.state_bytes();
-        let values = (self.c.qkv.dtype.size() * self.c.qkv.dim_v) as f64;
-        cost.bytes_read += (lanes - 1) as f64 * self.kv as f64 * values;
-        // Every head of the state reads the q and k that it shares.
-        cost.bytes_read += c.qkv.shared_bytes();
-        let vectors = (c.qkv.batch * (c.qkv.heads + c.qkv.kv_heads)) as f64;
-        cost.bytes_read += vectors * c.prepared.factor_bytes(c.qkv, 1);
+        cost.bytes_read += (splits - 1) as f64 * self.kv as f64 * c.decay.cost.bytes_read;
+        cost.bytes_read += match &c.convolved {
+            Some(convolved) => convolved.bytes_again(c.qkv, splits),
+            None => self.vectors_again(splits, lanes),
+        };
         cost.bytes_read += c.decode_more;
         let params = Params { col_splits: splits as u32, ..self.params };
         self.step(&c.kernels.decode, (spec, None), params, self.kv * splits as u64, cost).own(c.own.first())
     }
+
+    /// Bytes of the vectors of a token that are read in addition to reading each once, if so many workgroups share the columns of a
+    /// head and so many lanes each column.
+    fn vectors_again(&self, splits: usize, lanes: usize) -> f64 {
+        let (c, s) = (self.c, self.c.qkv);
+        let vectors = (splits - 1) as f64 * self.kv as f64 * (1 + s.group()) as f64 * c.prepared.vector_bytes(s, 1);
+        // Each value is read by all lanes instead of one, and every head of the state reads the q and k that it shares.
+        let values = (lanes - 1) as f64 * self.kv as f64 * (s.dtype.size() * s.dim_v) as f64;
+        let factors = (s.batch * (s.heads + s.kv_heads)) as f64 * c.prepared.factor_bytes(s, 1);
+        vectors + values + s.shared_bytes() + factors
+    }
 }
 
-/// What the buffers of the kernels are bound to: slots and workspace by name.
+/// What the buffers of the kernels are bound to: slots, workspace and counters by name.
 fn operands(c: &Recurrence<'_>, runs: &Runs<'_>) -> Vec<Named> {
     let slots = c.slots.iter().enumerate().map(|(i, slot)| (slot.name, Operand::Slot(i)));
     // An alias comes first, since another slot may have its name.
@@ -557,5 +577,6 @@ fn operands(c: &Recurrence<'_>, runs: &Runs<'_>) -> Vec<Named> {
         (false, true) => &["segments", "features"],
         (false, false) => &["segments", "state", "features"],
     };
-    c.prepared.operands(runs, aliased.chain(slots), workspace)
+    let counters = c.convolved.as_ref().map(|_| ("arrivals", Operand::Counters));
+    c.prepared.operands(runs, aliased.chain(slots).chain(counters), workspace)
 }

@@ -55,6 +55,12 @@ pub(crate) const PLAIN_WALK: Fragment = fragment!("cores/recurrence/walk_plain.w
 pub(crate) const MAPPED_KEYS: Fragment = fragment!("cores/recurrence/load_k_mapped.wgsl");
 pub(crate) const MAPPED_QUERIES: Fragment = fragment!("cores/recurrence/load_q_mapped.wgsl");
 pub(crate) const MAPPED_DECODE: Fragment = fragment!("cores/recurrence/decode_mapped.wgsl");
+/// What gives a token that is decoded the elements of its vectors: the tensors, or a convolution over the last tokens, with or
+/// without inputs before the token.
+pub(crate) const DECODE_GIVEN: Fragment = fragment!("cores/recurrence/decode_given.wgsl");
+pub(super) const DECODE_CONVOLVED: Fragment = fragment!("cores/recurrence/decode_convolved.wgsl");
+pub(super) const DECODE_HISTORY: Fragment = fragment!("cores/recurrence/decode_history.wgsl");
+pub(super) const DECODE_HISTORY_NONE: Fragment = fragment!("cores/recurrence/decode_history_none.wgsl");
 /// Rows of stored features are complete when their products are kept.
 pub(crate) const PLAIN_VECTORS: Fragment = fragment!("cores/recurrence/vectors_plain.wgsl");
 /// What a tile loads of keys and of queries: the vectors, or features that a dispatch before stored.

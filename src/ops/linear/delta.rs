@@ -381,7 +381,7 @@ impl<'a> Dispatches<'a> {
         let vectors = (c.qkv.batch * (c.qkv.heads + c.qkv.kv_heads)) as f64;
         cost.bytes_read += vectors * self.prepared.factor_bytes(&c.qkv, 1);
         let fragments = [
-            &[IDENTITY, MAPPED_DECODE, NORMALIZE[1], NO_EPILOGUE[1], DELTA_DECODE][..],
+            &[IDENTITY, MAPPED_DECODE, NORMALIZE[1], NO_EPILOGUE[1], DECODE_GIVEN, DELTA_DECODE][..],
             &self.decay.decode,
             &[KEYS_STORED],
             &NARROW,

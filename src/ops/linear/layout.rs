@@ -308,6 +308,7 @@ fn recurrence(c: &Config, prepared: Prepared) -> Recurrence<'_> {
         own: own(c).into_iter().collect(),
         essential: essential(c),
         decode_more: met * vectors - all + c.more_gate_bytes(),
+        convolved: None,
         slots,
     }
 }

@@ -230,6 +230,7 @@ pub(super) fn program(c: &Config, caps: &Caps) -> Result<Program, Error> {
     let recurrence = Recurrence {
         op: NAME,
         qkv: &c.qkv,
+        convolved: None,
         slots: c.slots(),
         aliases: &[],
         kernels: &KERNELS,
