@@ -1,6 +1,6 @@
-//! A whole model inside a wgpu program: planned once, recorded into one compute pass of the program's own encoder for each token.
-//! That encoder also copies the logits to where the host can read them, so a token is one submission. The program prints
-//! the dispatches of a token by operator, and the text.
+//! A whole model inside a wgpu program: planned once, recorded into one compute pass of the program's own encoder for each
+//! token. That encoder also copies the logits to where the host can read them, so a token is one submission. The program
+//! prints the dispatches of a token by operator, and the text.
 //!
 //! ```text
 //! cargo run --release --example model -- DIR [PROMPT]

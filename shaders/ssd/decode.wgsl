@@ -4,7 +4,7 @@ var<workgroup> wg_decay: f32;
 
 fn prepare_decay(b: u32, g: u32, invocation: u32) {
     if (invocation == 0u) {
-        let step = step_at(b, g, 0u);
+        let step = step_at(b, g, token);
         wg_step = step;
         wg_decay = decay_of(log_of(g, step));
     }
@@ -23,5 +23,5 @@ fn epilogue_one(b: u32, h: u32, e: u32, value: f32) -> f32 {
     if (SKIPPED == 1u) {
         x = value_element(b, h, e);
     }
-    return gated(head_start(params.o, b, h) + e, skipped(h, e, x, value));
+    return gated(head_start(params.o, b, h) + token * params.o.token + e, skipped(h, e, x, value));
 }

@@ -15,8 +15,8 @@ pub(crate) fn rate(log: f32) -> f32 {
     -(if log > 88.0 { 88.0 } else { log }).exp()
 }
 
-/// One output of a causal convolution of a channel, without its bias: the taps meet every `dilation`th input before the token, which
-/// `before` holds oldest first, and the token's own. The inputs move on by one.
+/// One output of a causal convolution of a channel, without its bias: the taps meet every `dilation`th input before the
+/// token, which `before` holds oldest first, and the token's own. The inputs move on by one.
 pub(crate) fn convolve(taps: &[f32], dilation: usize, before: &mut [f32], input: f32) -> f32 {
     let Some((last, taps)) = taps.split_last() else { return 0.0 };
     let sum = taps.iter().zip(before.iter().step_by(dilation)).map(|(tap, x)| tap * x).sum::<f32>();

@@ -29,7 +29,8 @@ pub fn placed(name: &'static str, access: Access, dtype: DType, mut parts: Vec<P
     Slot { name, access, dtype, parts }
 }
 
-/// A slot that holds these tensors side by side: row i of the slot has what all of them have at index i of their first axis.
+/// A slot that holds these tensors side by side: row i of the slot has what all of them have at index i of their first
+/// axis.
 pub fn columns(name: &'static str, access: Access, dtype: DType, parts: Vec<Part>) -> Slot {
     let widths: Vec<usize> = parts.iter().map(|part| part.shape.dims().iter().skip(1).product()).collect();
     let pitch = widths.iter().sum();

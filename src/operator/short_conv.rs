@@ -1,5 +1,5 @@
-//! The short convolution in front of a recurrence: what decoding one token needs of it, where it runs in the dispatch of the
-//! recurrence's step.
+//! The short convolution in front of a recurrence: what decoding one token needs of it, where it runs in the dispatch of
+//! the recurrence's step.
 
 use crate::error::Error;
 use crate::tensor::{Access, DType, Shape, Slot};
@@ -7,8 +7,8 @@ use crate::tensor::{Access, DType, Shape, Slot};
 /// The largest width.
 pub const MAX_WIDTH: usize = 32;
 
-/// A causal depthwise convolution, `y[c] = act(bias[c] + sum_w weight[c,w] x[c, n - W + 1 + w])` (Gu and Dao, "Mamba", arXiv
-/// 2312.00752, figure 3).
+/// A causal depthwise convolution, `y[c] = act(bias[c] + sum_w weight[c,w] x[c, n - W + 1 + w])` (Gu and Dao, "Mamba",
+/// arXiv 2312.00752, figure 3).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ShortConv {
     /// W: taps per channel, at most [`MAX_WIDTH`].

@@ -48,8 +48,8 @@ pub struct Part {
     pub copies: usize,
     /// The axis along the sequence; `None` for a tensor that belongs to the sequence as a whole.
     pub tokens: Option<usize>,
-    /// Elements within the slot from one index of the first axis to the next; `None` if the tensor is contiguous there. Tensors
-    /// with a pitch lie side by side, as columns of the rows of a wider matrix.
+    /// Elements within the slot from one index of the first axis to the next; `None` if the tensor is contiguous there.
+    /// Tensors with a pitch lie side by side, as columns of the rows of a wider matrix.
     pub pitch: Option<usize>,
 }
 
@@ -59,8 +59,8 @@ impl Part {
         Self { name, shape: shape.into(), offset: 0, dtype, initial: 0.0, copies: 1, tokens: None, pitch: None }
     }
 
-    /// Number of elements that it occupies in a slot of this storage type, including all copies, and with a pitch those between
-    /// its rows; `None` if it exceeds u64.
+    /// Number of elements that it occupies in a slot of this storage type, including all copies, and with a pitch those
+    /// between its rows; `None` if it exceeds u64.
     pub fn elements(&self, slot: DType) -> Option<u64> {
         if self.dtype == DType::U8 {
             return self.in_words().checked_count();
@@ -81,8 +81,8 @@ impl Part {
         self.shape.dims().iter().skip(1).fold(1, |count, axis| count.saturating_mul(*axis as u64))
     }
 
-    /// Where its elements lie in the slot, if it is stored once: the first element of each contiguous piece, in order, and how many
-    /// each has.
+    /// Where its elements lie in the slot, if it is stored once: the first element of each contiguous piece, in order, and
+    /// how many each has.
     pub(crate) fn pieces(&self) -> (Vec<usize>, usize) {
         match self.pitch {
             None => (vec![self.offset], self.shape.count()),

@@ -1,5 +1,5 @@
-// Decode: elements of keys, queries and values after a short convolution. They are columns of the rows of one tensor, whose strides
-// params.q, params.k and params.v are; a bias and SiLU may follow the sum. Needs lib/activations.wgsl.
+// Decode: elements of keys, queries and values after a short convolution. They are columns of the rows of one tensor, whose
+// strides params.q, params.k and params.v are; a bias and SiLU may follow the sum. Needs lib/activations.wgsl.
 //
 // Prelude constant: WIDTH, taps per column. The operator defines tap(channel, w) and tap_bias(channel), and one of
 // decode_history.wgsl and decode_history_none.wgsl gives the inputs before the token.

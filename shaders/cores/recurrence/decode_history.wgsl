@@ -1,9 +1,9 @@
 // Decode: the inputs of a convolution before the token, and who keeps the token's (decode_convolved.wgsl).
 //
-// Several workgroups convolve the same keys and queries, and one of them must keep their inputs after all have loaded them. Each
-// counts itself when it has loaded its own; the last one keeps them. A workgroup counts itself behind a barrier that no
-// invocation passes before its vectors are in workgroup memory, so none of its loads is left when the count goes up. Nothing waits
-// for another workgroup. The last one sets the count back to 0 for the next run.
+// Several workgroups convolve the same keys and queries, and one of them must keep their inputs after all have loaded them.
+// Each counts itself when it has loaded its own; the last one keeps them. A workgroup counts itself behind a barrier that no
+// invocation passes before its vectors are in workgroup memory, so none of its loads is left when the count goes up. Nothing
+// waits for another workgroup. The last one sets the count back to 0 for the next run.
 @group(0) @binding(HISTORY_BINDING) var<storage, read_write> history: array<f32>; // B C WIDTH - 1, oldest first
 @group(0) @binding(ARRIVALS_BINDING) var<storage, read_write> arrivals: array<atomic<u32>>; // B, heads of k: workgroups so far
 

@@ -15,6 +15,10 @@
 const INVOCATIONS: u32 = 256u;
 const LANES: u32 = INVOCATIONS / COLUMNS;
 
+// The token at hand; 0 where there is one. Loops over tokens have a variable of their own: browsers take one of a module for
+// different in each invocation.
+var<private> token: u32 = 0u;
+
 var<workgroup> wg_sum: array<f32, INVOCATIONS>;
 
 // Adds what the lanes of a column published.

@@ -1,8 +1,8 @@
 //! One token whose keys, queries and values go through a short convolution in the dispatch of the step: what the kernel
 //! needs for it, and the bytes that it moves.
 //!
-//! The three are columns of one tensor. Every workgroup convolves what it reads, so keys and queries are convolved once per workgroup
-//! that reads them. `decode_history.wgsl` says who keeps their inputs.
+//! The three are columns of one tensor. Every workgroup convolves what it reads, so keys and queries are convolved once per
+//! workgroup that reads them. `decode_history.wgsl` says who keeps their inputs.
 
 use super::kernels::{DECODE_CONVOLVED, DECODE_HISTORY, DECODE_HISTORY_NONE, NARROW};
 use crate::gpu::shader::Fragment;

@@ -105,7 +105,7 @@ impl<'a> Dispatches<'a> {
         for run in self.runs.all() {
             (self.run, self.params) = (run, run.params(forward));
             let (segments, steps, bytes) = match self.walk {
-                Passes::Decode => (0, vec![(0..c.key_units(), self.decode(caps))], 0),
+                Passes::Decode | Passes::Few => (0, vec![(0..c.key_units(), self.decode(caps))], 0),
                 Passes::Sequential => self.sequential(caps)?,
                 Passes::ReduceThenScan { keys, queries } => self.two_passes(keys, queries, caps)?,
                 Passes::Chunks { segment } => self.two_passes(segment, segment, caps)?,
@@ -149,6 +149,7 @@ impl<'a> Dispatches<'a> {
         let variant: String = match self.walk {
             Passes::Decode if c.convolved.is_some() => "one token with its convolution".into(),
             Passes::Decode => "one token".into(),
+            Passes::Few => format!("{} tokens from a state in one dispatch", s.keys),
             Passes::Sequential => format!("one pass, {tile}"),
             Passes::ReduceThenScan { keys, .. } => format!("two passes, segments of {keys}, {tile}"),
             Passes::Chunks { segment } => {
@@ -530,37 +531,49 @@ impl<'a> Dispatches<'a> {
         let columns = if shared { DECODE_SPLIT_COLUMNS } else { DECODE_COLUMNS };
         let splits = if shared { c.qkv.dim_v.div_ceil(columns) } else { 1 };
         let lanes = DECODE_INVOCATIONS / columns;
-        let at_once = c.features.rows.div_ceil(lanes).min(DECODE_AT_ONCE);
-        let turns = c.features.rows.div_ceil(lanes * at_once);
-        let own = [("COLUMNS", columns), ("AT_ONCE", at_once), ("TURNS", turns)];
+        let rows = c.features.rows.div_ceil(lanes);
+        let at_once = rows.min(DECODE_AT_ONCE);
+        let few = self.walk == Passes::Few;
+        let (kernel, own) = if few {
+            (&c.kernels.tokens, vec![("ROWS_EACH", rows)])
+        } else {
+            (&c.kernels.decode, vec![("AT_ONCE", at_once), ("TURNS", rows.div_ceil(at_once))])
+        };
         let mut consts = c.features.decode_consts.clone();
-        consts.extend(own.map(|(name, value)| (name, value as u32)));
+        consts.extend(own.into_iter().chain([("COLUMNS", columns)]).map(|(name, value)| (name, value as u32)));
         consts.extend(c.convolved.iter().flat_map(Convolved::consts));
         overrides.extend(c.convolved.iter().flat_map(Convolved::overrides));
         let spec = self.spec(&fragments, false, consts, overrides);
-        let spec = reducing(spec, DECODE_INVOCATIONS, caps);
+        let spec = if few { spec } else { reducing(spec, DECODE_INVOCATIONS, caps) };
         let mut cost = c.essential;
-        // Query heads after the first read the state again. Column splits read the decay again.
-        cost.bytes_read += (c.qkv.group() - 1) as f64 * self.state_bytes();
-        cost.bytes_read += (splits - 1) as f64 * self.kv as f64 * c.decay.cost.bytes_read;
+        // Query heads after the first read the state again, unless it stays in registers. Column splits read the decay
+        // again.
+        let again = if few { 0 } else { c.qkv.group() - 1 };
+        cost.bytes_read += again as f64 * self.state_bytes();
+        cost.bytes_read += (splits - 1) as f64 * self.key_tokens() * c.decay.cost.bytes_read;
         cost.bytes_read += match &c.convolved {
             Some(convolved) => convolved.bytes_again(c.qkv, splits),
             None => self.vectors_again(splits, lanes),
         };
         cost.bytes_read += c.decode_more;
         let params = Params { col_splits: splits as u32, ..self.params };
-        self.step(&c.kernels.decode, (spec, None), params, self.kv * splits as u64, cost).own(c.own.first())
+        self.step(kernel, (spec, None), params, self.kv * splits as u64, cost).own(c.own.first())
     }
 
-    /// Bytes of the vectors of a token that are read in addition to reading each once, if so many workgroups share the columns of a
-    /// head and so many lanes each column.
+    /// Tokens of all key heads.
+    fn key_tokens(&self) -> f64 {
+        self.kv as f64 * self.c.qkv.keys as f64
+    }
+
+    /// Bytes of the vectors of tokens that are read in addition to reading each once, if so many workgroups share the
+    /// columns of a head and so many lanes each column.
     fn vectors_again(&self, splits: usize, lanes: usize) -> f64 {
         let (c, s) = (self.c, self.c.qkv);
-        let vectors = (splits - 1) as f64 * self.kv as f64 * (1 + s.group()) as f64 * c.prepared.vector_bytes(s, 1);
+        let vectors = (splits - 1) as f64 * self.key_tokens() * (1 + s.group()) as f64 * c.prepared.vector_bytes(s, 1);
         // Each value is read by all lanes instead of one, and every head of the state reads the q and k that it shares.
-        let values = (lanes - 1) as f64 * self.kv as f64 * (s.dtype.size() * s.dim_v) as f64;
-        let factors = (s.batch * (s.heads + s.kv_heads)) as f64 * c.prepared.factor_bytes(s, 1);
-        vectors + values + s.shared_bytes() + factors
+        let values = (lanes - 1) as f64 * self.key_tokens() * (s.dtype.size() * s.dim_v) as f64;
+        let factors = (s.batch * s.keys * (s.heads + s.kv_heads)) as f64 * c.prepared.factor_bytes(s, 1);
+        vectors + values + s.keys as f64 * s.shared_bytes() + factors
     }
 }
 

@@ -47,6 +47,7 @@ const OWN_BORDERS: Fragment = fragment!("cores/recurrence/borders.wgsl");
 const ROUND: Fragment = fragment!("cores/recurrence/round.wgsl");
 const DECODE_LANES: Fragment = fragment!("cores/recurrence/decode_lanes.wgsl");
 const DECODE: Fragment = fragment!("cores/recurrence/decode.wgsl");
+const TOKENS: Fragment = fragment!("cores/recurrence/tokens.wgsl");
 const FEATURES: Fragment = fragment!("cores/recurrence/features.wgsl");
 
 /// A walk that prepares nothing.
@@ -55,8 +56,8 @@ pub(crate) const PLAIN_WALK: Fragment = fragment!("cores/recurrence/walk_plain.w
 pub(crate) const MAPPED_KEYS: Fragment = fragment!("cores/recurrence/load_k_mapped.wgsl");
 pub(crate) const MAPPED_QUERIES: Fragment = fragment!("cores/recurrence/load_q_mapped.wgsl");
 pub(crate) const MAPPED_DECODE: Fragment = fragment!("cores/recurrence/decode_mapped.wgsl");
-/// What gives a token that is decoded the elements of its vectors: the tensors, or a convolution over the last tokens, with or
-/// without inputs before the token.
+/// What gives a token that is decoded the elements of its vectors: the tensors, or a convolution over the last tokens, with
+/// or without inputs before the token.
 pub(crate) const DECODE_GIVEN: Fragment = fragment!("cores/recurrence/decode_given.wgsl");
 pub(super) const DECODE_CONVOLVED: Fragment = fragment!("cores/recurrence/decode_convolved.wgsl");
 pub(super) const DECODE_HISTORY: Fragment = fragment!("cores/recurrence/decode_history.wgsl");
@@ -114,13 +115,14 @@ pub(crate) struct Kernels {
     pub(crate) output: Kernel,
     pub(crate) chunk: Kernel,
     pub(crate) decode: Kernel,
+    pub(crate) tokens: Kernel,
     pub(crate) round: Kernel,
     pub(crate) borders: Kernel,
 }
 
 impl Kernels {
     /// The stages with these names, in the order of the fields.
-    pub(crate) const fn new([segment, scan, output, chunk, decode, round, borders]: [&'static str; 7]) -> Self {
+    pub(crate) const fn new([segment, scan, output, chunk, decode, tokens, round, borders]: [&'static str; 8]) -> Self {
         let (params, proof) = (Params::UNIFORM, Some(PROOF));
         Self {
             segment: Kernel {
@@ -150,6 +152,7 @@ impl Kernels {
             output: Kernel { entry: "recurrence_output", ..Kernel::new(output, &OUTPUT_SOURCES, params, proof) },
             chunk: Kernel { entry: "recurrence_chunk", ..Kernel::new(chunk, &CHUNK_SOURCES, params, proof) },
             decode: Kernel { entry: "recurrence_decode", ..Kernel::new(decode, &DECODE_SOURCES, params, None) },
+            tokens: Kernel { entry: "recurrence_tokens", ..Kernel::new(tokens, &TOKENS_SOURCES, params, None) },
             borders: Kernel {
                 entry: "borders",
                 ..Kernel::new(
@@ -210,6 +213,7 @@ pub(crate) const DECODE_WALK: [Fragment; 7] =
 const CHUNK_SOURCES: [Fragment; 8] = followed(CHUNKS, CHUNK_OUTPUT);
 const OUTPUT_SOURCES: [Fragment; 13] = followed(WALK, OUTPUT);
 const DECODE_SOURCES: [Fragment; 8] = followed(DECODE_WALK, DECODE);
+const TOKENS_SOURCES: [Fragment; 8] = followed(DECODE_WALK, TOKENS);
 
 /// These fragments and one more: `MORE` is one more than `COUNT`.
 pub(crate) const fn followed<const COUNT: usize, const MORE: usize>(

@@ -41,7 +41,7 @@ use runs::Runs;
 pub(crate) use convolved::Convolved;
 pub(crate) use stored::Stored;
 pub(crate) use tiles::{MOST_ROWS, WORKGROUP_BYTES};
-pub(crate) use tiles::{Passes, Tiles};
+pub(crate) use tiles::{Passes, Tiles, few};
 
 params! {
     /// Must match `struct Params` in `shaders/cores/recurrence/types.wgsl`.
@@ -279,7 +279,8 @@ impl Recurrence<'_> {
         if self.decay.kind == DecayKind::Stabilized { 4.0 } else { 0.0 }
     }
 
-    /// Slots of q, k, v and o with the byte offsets of their strides in [`Params`], those of them that are tensors of their own.
+    /// Slots of q, k, v and o with the byte offsets of their strides in [`Params`], those of them that are tensors of their
+    /// own.
     fn strided_slots(&self) -> Vec<(usize, usize)> {
         self.convolved.as_ref().map_or_else(|| STRIDES.to_vec(), |convolved| vec![(convolved.output, O_STRIDES)])
     }

@@ -46,8 +46,9 @@ fn settings(b: &Builder<'_>, layer: &Layer, weight: &str) -> Result<(&'static Op
     Ok((op, flags, width))
 }
 
-/// What an operator reads that convolves its inputs `[1, 1, C]` in the dispatch of its step, under the operator's names; sets its
-/// flags. `None` if the run is not one token from a state, or if the convolution has a dilation, which such operators have not.
+/// What an operator reads that convolves its inputs `[1, 1, C]` in the dispatch of its step, under the operator's names;
+/// sets its flags. `None` if the run is not one token from a state, or if the convolution has a dilation, which such
+/// operators have not.
 pub(super) fn within(
     b: &mut Builder<'_>,
     layer: &Layer,

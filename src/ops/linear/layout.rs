@@ -51,6 +51,7 @@ pub(super) static KERNELS: Kernels = Kernels::new([
     "linear_output",
     "linear_chunk",
     "linear_decode",
+    "linear_tokens",
     "linear_round",
     "linear_borders",
 ]);

@@ -40,6 +40,7 @@ static KERNELS: Kernels = Kernels::new([
     "slay_output",
     "slay_chunk",
     "slay_decode",
+    "slay_tokens",
     "slay_round",
     "slay_borders",
 ]);

@@ -36,6 +36,11 @@ pub(super) fn cases() -> Vec<Case> {
     list.push(decode("decode"));
     list.push(decode("decode_all").with("d").with("z").with("dt_bias"));
     list.push(decode("decode_f16").with("d").with("z").dtype(DType::F16));
+    let few = [("B", 2), ("H", 6), ("G", 2), ("N", 7), ("P", 12), ("S", 20)];
+    let few = |name: &str| Case::new(name, &few).with("a_log").with("d").with("z").with("dt_bias").carry();
+    list.push(few("few"));
+    list.push(few("few_f16").dtype(DType::F16));
+    list.push(few("few_exchanged").flag("state-layout", "ed"));
     list.extend(forms());
     list.extend(convolved());
     list

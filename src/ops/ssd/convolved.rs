@@ -1,16 +1,16 @@
-//! One token of [`ssd`](super) with the convolution in front of it, in one dispatch: x, b and c go through a short causal convolution
-//! and SiLU, then the state takes its step.
+//! One token of [`ssd`](super) with the convolution in front of it, in one dispatch: x, b and c go through a short causal
+//! convolution and SiLU, then the state takes its step.
 //!
 //! ```text
 //! [x, b, c]_n = act(bias + sum_w weight[.,w] xbc[., n - W + 1 + w])            columns of xbc: x, then b, then c
 //! ```
 //!
-//! The rest is as without it. `conv_state` is the state of [`conv1d`](crate::ops::conv1d) over the columns of xbc, so that a prompt
-//! runs as conv1d and ssd, and the tokens after it as this, over the same two states. Convolved values are not rounded to f16 in
-//! between. xbc is contiguous.
+//! The rest is as without it. `conv_state` is the state of [`conv1d`](crate::ops::conv1d) over the columns of xbc, so that
+//! a prompt runs as conv1d and ssd, and the tokens after it as this, over the same two states. Convolved values are not
+//! rounded to f16 in between. xbc is contiguous.
 //!
-//! Every workgroup convolves the b and c that it reads, which are those of its group. The last workgroup of a group to load their
-//! inputs keeps them.
+//! Every workgroup convolves the b and c that it reads, which are those of its group. The last workgroup of a group to load
+//! their inputs keeps them.
 
 use super::{Config as Plain, NAME, layout, reference};
 use crate::error::Error;
@@ -63,8 +63,8 @@ impl Config {
         check_memory(NAME, &self.slots())
     }
 
-    /// The packed weights: those of [`Config::step`](super::Config::weights_slot), then `conv_weight [C, W]` and, if there is a bias,
-    /// `conv_bias [C]`.
+    /// The packed weights: those of [`Config::step`](super::Config::weights_slot), then `conv_weight [C, W]` and, if there
+    /// is a bias, `conv_bias [C]`.
     pub fn weights_slot(&self) -> Slot {
         let mut parts = self.step.weights();
         parts.extend(self.conv.weights(self.channels()));
@@ -138,7 +138,8 @@ tensors! {
     optional {
         /// `[B, 1, H, P]`; required if the step has a gate, otherwise refused.
         z,
-        /// `[B, C, W - 1]`, f32, updated in place; required if [`Config::conv_state_slot`] is not `None`, otherwise refused.
+        /// `[B, C, W - 1]`, f32, updated in place; required if [`Config::conv_state_slot`] is not `None`, otherwise
+        /// refused.
         conv_state,
     }
 }

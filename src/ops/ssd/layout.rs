@@ -27,8 +27,16 @@ const TAPS: Fragment = fragment!("ssd/taps.wgsl");
 const GATE: Fragment = fragment!("ssd/gate.wgsl");
 const NO_GATE: Fragment = fragment!("ssd/no_gate.wgsl");
 
-static KERNELS: Kernels =
-    Kernels::new(["ssd_segment", "ssd_scan", "ssd_output", "ssd_chunk", "ssd_decode", "ssd_round", "ssd_borders"]);
+static KERNELS: Kernels = Kernels::new([
+    "ssd_segment",
+    "ssd_scan",
+    "ssd_output",
+    "ssd_chunk",
+    "ssd_decode",
+    "ssd_tokens",
+    "ssd_round",
+    "ssd_borders",
+]);
 
 params! {
     /// Must match `struct Own` in `shaders/ssd/own.wgsl`.
@@ -132,8 +140,9 @@ fn recurrence<'a>(
     let [skip, gated] = [c.d, c.z].map(|there| f64::from(u8::from(there)));
     let finish_cost =
         Cost { exps: c.dim as f64 * gated, bytes_read: c.dim as f64 * (4.0 * skip + size * gated), ..Cost::default() };
-    // When decoding, each head reads its own weights. It reads d once per column, and x a second time if that is not convolved.
-    let heads = (c.batch * c.heads) as f64;
+    // When decoding, each head reads its own weights. It reads d once per column, and x a second time if that is not
+    // convolved.
+    let heads = (c.batch * c.length * c.heads) as f64;
     let again = if convolved.is_some() { 0.0 } else { size };
     let own_bytes = heads * (4.0 * (1.0 + bias) + skip * c.dim as f64 * (4.0 + again));
     let read: usize = c.weights().iter().map(|(_, shape)| shape.count() * 4).sum();
