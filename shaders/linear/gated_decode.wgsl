@@ -6,7 +6,7 @@ var<workgroup> wg_decay: array<f32, MAX_DIM>;
 fn prepare_decay(b: u32, g: u32, invocation: u32) {
     for (var d = invocation; d < select(1u, params.rows, DECAY == 2u); d += COLUMNS * LANES) {
         count_load(1u);
-        wg_decay[d] = decay_of(f32(gate[head_start(params.g, b, g) + d]));
+        wg_decay[d] = decay_of(f32(gate[head_start(params.g, b, g) + token * params.g.token + d]));
     }
 }
 

@@ -4,7 +4,7 @@ var<workgroup> wg_decay: f32;
 
 fn prepare_decay(b: u32, g: u32, invocation: u32) {
     if (invocation == 0u) {
-        let step = step_at(b, g, 0u);
+        let step = step_at(b, g, token);
         wg_step = step;
         wg_decay = decay_of(log_of(g, step));
     }
@@ -14,19 +14,14 @@ fn decay_row(d: u32) -> f32 {
     return wg_decay;
 }
 
-fn x_at(b: u32, h: u32, e: u32) -> f32 {
-    count_load(1u);
-    return f32(v[head_start(params.v, b, h) + e]);
-}
-
 fn value_of(b: u32, g: u32, e: u32) -> f32 {
-    return wg_step * x_at(b, g, e);
+    return wg_step * value_element(b, g, e);
 }
 
 fn epilogue_one(b: u32, h: u32, e: u32, value: f32) -> f32 {
     var x = 0.0;
     if (SKIPPED == 1u) {
-        x = x_at(b, h, e);
+        x = value_element(b, h, e);
     }
-    return gated(head_start(params.o, b, h) + e, skipped(h, e, x, value));
+    return gated(head_start(params.o, b, h) + token * params.o.token + e, skipped(h, e, x, value));
 }

@@ -15,6 +15,18 @@ pub(crate) fn rate(log: f32) -> f32 {
     -(if log > 88.0 { 88.0 } else { log }).exp()
 }
 
+/// One output of a causal convolution of a channel, without its bias: the taps meet every `dilation`th input before the
+/// token, which `before` holds oldest first, and the token's own. The inputs move on by one.
+pub(crate) fn convolve(taps: &[f32], dilation: usize, before: &mut [f32], input: f32) -> f32 {
+    let Some((last, taps)) = taps.split_last() else { return 0.0 };
+    let sum = taps.iter().zip(before.iter().step_by(dilation)).map(|(tap, x)| tap * x).sum::<f32>();
+    if let Some(newest) = before.len().checked_sub(1) {
+        before.copy_within(1.., 0);
+        before[newest] = input;
+    }
+    sum + last * input
+}
+
 /// Elements of a tensor as f32: in place, or converted into `space`.
 pub(crate) fn span<'a>(tensor: &'a HostTensor, range: Range<usize>, space: &'a mut [f32]) -> &'a [f32] {
     match tensor.values() {

@@ -29,6 +29,21 @@ pub fn placed(name: &'static str, access: Access, dtype: DType, mut parts: Vec<P
     Slot { name, access, dtype, parts }
 }
 
+/// A slot that holds these tensors side by side: row i of the slot has what all of them have at index i of their first
+/// axis.
+pub fn columns(name: &'static str, access: Access, dtype: DType, parts: Vec<Part>) -> Slot {
+    let widths: Vec<usize> = parts.iter().map(|part| part.shape.dims().iter().skip(1).product()).collect();
+    let pitch = widths.iter().sum();
+    let mut offset = 0;
+    let place = |(part, width): (Part, usize)| {
+        let part = Part { offset, pitch: Some(pitch), ..part };
+        offset += width;
+        part
+    };
+    let parts = parts.into_iter().zip(widths).map(place).collect();
+    Slot { name, access, dtype, parts }
+}
+
 /// Packs the parts found in `tensors` into one tensor of the slot's length. Parts that are missing get their initial
 /// value. A slot of one part is not copied.
 pub fn pack<'t>(slot: &Slot, tensors: &'t TensorMap) -> Cow<'t, HostTensor> {
@@ -53,6 +68,14 @@ pub fn pack<'t>(slot: &Slot, tensors: &'t TensorMap) -> Cow<'t, HostTensor> {
             Values::I64(counts) => counts.iter().flat_map(|&count| words(count)).collect(),
             _ => tensor.to_f32(),
         };
+        if part.pitch.is_some() {
+            let (starts, count) = part.pieces();
+            starts
+                .iter()
+                .zip(own.chunks_exact(count))
+                .for_each(|(at, row)| values[*at..][..count].copy_from_slice(row));
+            continue;
+        }
         for copy in 0..part.copies {
             values[part.offset + copy * own.len()..][..own.len()].copy_from_slice(&own);
         }

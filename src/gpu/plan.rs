@@ -62,7 +62,7 @@ impl Plan {
                     Operand::Part { slot, count, .. } => {
                         (&program.slots[slot], count.saturating_mul(program.slots[slot].dtype.size() as u64))
                     }
-                    Operand::Workspace(_) => continue,
+                    Operand::Workspace(_) | Operand::Counters => continue,
                 };
                 if needed > caps.limits.max_storage_buffer_binding_size {
                     let what = format!("tensor `{}` (bytes in one binding)", slot.name);
@@ -139,6 +139,11 @@ impl Plan {
         let device = self.ctx.device();
         let scope = device.push_error_scope(wgpu::ErrorFilter::Validation);
         let uniforms = self.uniforms(&bound)?;
+        // A new buffer is all zeros.
+        let counters = match 4 * self.program.counters as u64 {
+            0 => None,
+            bytes => Some(buffer::make(&self.ctx, "counters", bytes, wgpu::BufferUsages::STORAGE)?),
+        };
         let mut recorded = Vec::new();
         // Bytes of the uniforms of the dispatches before this one.
         let mut at = 0;
@@ -177,6 +182,10 @@ impl Plan {
                             let size = self.program.workspace[slot].bytes.max(16).next_multiple_of(4);
                             (&workspace.buffers()[slot], 0, size)
                         }
+                        Operand::Counters => match &counters {
+                            Some(counters) => (counters, 0, counters.size()),
+                            None => continue,
+                        },
                     };
                     entries.push(wgpu::BindGroupEntry {
                         binding: entries.len() as u32,
@@ -345,7 +354,7 @@ impl Plan {
             for (i, operand) in step.operands.iter().enumerate() {
                 match *operand {
                     Operand::Slot(s) | Operand::Part { slot: s, .. } if s != slot => continue,
-                    Operand::Workspace(_) => continue,
+                    Operand::Workspace(_) | Operand::Counters => continue,
                     Operand::Part { first, count, .. }
                         if first > 0 || Some(count) != self.program.slots[slot].checked_count() =>
                     {
@@ -415,6 +424,7 @@ pub fn operands_fit(program: &Program) -> bool {
                     program.slots.get(*i).is_some_and(|s| bind == Bind::Read || s.access != Access::Read)
                 }
                 Operand::Workspace(i) => i < &program.workspace.len(),
+                Operand::Counters => program.counters > 0,
             })
     })
 }

@@ -75,6 +75,8 @@ pub enum Operand {
     },
     /// The workspace buffer of that index in [`Program::workspace`].
     Workspace(usize),
+    /// The counters: [`Program::counters`].
+    Counters,
 }
 
 /// The contents of an operator's own uniform, at binding 1 of its kernels.
@@ -348,6 +350,7 @@ pub struct Program {
     pub(crate) slots: Vec<Slot>,
     pub(crate) workspace: Vec<Scratch>,
     pub(crate) steps: Vec<Step>,
+    pub(crate) counters: usize,
     trusted: bool,
 }
 
@@ -360,7 +363,12 @@ impl Program {
         workspace: Vec<Scratch>,
         steps: Vec<Step>,
     ) -> Self {
-        Self { op, variant, slots, workspace, steps, trusted: true }
+        Self { op, variant, slots, workspace, steps, counters: 0, trusted: true }
+    }
+
+    /// Adds so many counters.
+    pub(crate) fn counting(self, counters: usize) -> Self {
+        Self { counters, ..self }
     }
 
     /// Changes the program, for tests and experiments. Its kernels then run with every check that wgpu inserts.
@@ -388,6 +396,11 @@ impl Program {
     /// Scratch buffers.
     pub fn workspace(&self) -> &[Scratch] {
         &self.workspace
+    }
+
+    /// Number of counters: u32 of every recording's own, which are 0 before each run and after it.
+    pub fn counters(&self) -> usize {
+        self.counters
     }
 
     /// Dispatches, in order. Each sees what those before it wrote.

@@ -46,6 +46,18 @@ impl Schedule {
         self.recordings.iter().map(Recording::cost).sum()
     }
 
+    /// Number of dispatches of each operator, in the order in which the operators first appear.
+    pub fn dispatches(&self) -> Vec<(&'static str, usize)> {
+        let mut counts: Vec<(&'static str, usize)> = Vec::new();
+        for recording in &self.recordings {
+            match counts.iter_mut().find(|(op, _)| *op == recording.op()) {
+                Some((_, count)) => *count += recording.len(),
+                None => counts.push((recording.op(), recording.len())),
+            }
+        }
+        counts
+    }
+
     /// Records everything into the caller's encoder.
     pub fn encode(&self, encoder: &mut wgpu::CommandEncoder) {
         for recording in &self.recordings {

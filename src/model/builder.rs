@@ -26,7 +26,8 @@ pub(crate) struct Phase {
     pub head: bool,
     /// Storage type of activations, and of the weights of products where it is f16.
     pub dtype: DType,
-    /// Whether products with one input are one product, whose weights then lie in one buffer.
+    /// Whether products with one input are one product, whose weights then lie in one buffer, and whether decoding a token
+    /// takes a convolution in the dispatch of the step behind it.
     pub fused: bool,
 }
 

@@ -58,6 +58,11 @@ impl View {
         Self { shape, ..self.clone() }
     }
 
+    /// Some of the elements of a contiguous view, from element `first` on.
+    pub(crate) fn part(&self, first: usize, shape: impl Into<Shape>) -> Self {
+        Self { offset: self.offset + first, shape: shape.into(), ..self.clone() }
+    }
+
     /// Some of the columns of a contiguous matrix `[N, C]`, from column `first` on, as rows of this shape: `[1, N, H, D]`, or
     /// without the last axis.
     pub(crate) fn columns(&self, first: usize, shape: impl Into<Shape>) -> Self {

@@ -243,8 +243,10 @@ impl Model {
     }
 }
 
-/// The name of a state in files and between runs.
+/// The name of a state in files and between runs. The state of a convolution is the same whether it runs by itself or in
+/// the dispatch of the step behind it.
 fn state_name(prefix: &str, part: &str) -> String {
+    let part = if part == "conv_state" { "conv.state" } else { part };
     format!("{prefix}{part}")
 }
 

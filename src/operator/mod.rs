@@ -12,6 +12,7 @@ mod plan;
 #[doc(hidden)]
 pub mod progress;
 pub mod qkv;
+pub mod short_conv;
 pub mod steps;
 
 use std::fmt::Debug;

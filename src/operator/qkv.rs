@@ -325,7 +325,7 @@ impl Qkv {
             let operand = |wanted| {
                 let slot = |operand: &Operand| match operand {
                     Operand::Slot(slot) | Operand::Part { slot, .. } => *slot == wanted,
-                    Operand::Workspace(_) => false,
+                    Operand::Workspace(_) | Operand::Counters => false,
                 };
                 step.operands.iter().position(slot)
             };

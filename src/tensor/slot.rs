@@ -48,19 +48,27 @@ pub struct Part {
     pub copies: usize,
     /// The axis along the sequence; `None` for a tensor that belongs to the sequence as a whole.
     pub tokens: Option<usize>,
+    /// Elements within the slot from one index of the first axis to the next; `None` if the tensor is contiguous there.
+    /// Tensors with a pitch lie side by side, as columns of the rows of a wider matrix.
+    pub pitch: Option<usize>,
 }
 
 impl Part {
     /// A part with the storage type of the slot, zero initial values and one copy.
     pub fn new(name: &'static str, shape: impl Into<Shape>, dtype: DType) -> Self {
-        Self { name, shape: shape.into(), offset: 0, dtype, initial: 0.0, copies: 1, tokens: None }
+        Self { name, shape: shape.into(), offset: 0, dtype, initial: 0.0, copies: 1, tokens: None, pitch: None }
     }
 
-    /// Number of elements that it occupies in a slot of this storage type, including all copies; `None` if it exceeds
-    /// u64.
+    /// Number of elements that it occupies in a slot of this storage type, including all copies, and with a pitch those
+    /// between its rows; `None` if it exceeds u64.
     pub fn elements(&self, slot: DType) -> Option<u64> {
         if self.dtype == DType::U8 {
             return self.in_words().checked_count();
+        }
+        if let Some(pitch) = self.pitch {
+            let rows = self.shape.dims().first().copied().unwrap_or(1);
+            let before = rows.saturating_sub(1).checked_mul(pitch)?;
+            return self.row().checked_add(before as u64);
         }
         let each = if self.dtype == slot { 1 } else { self.dtype.size().div_ceil(slot.size()) };
         self.shape.checked_count()?.checked_mul((each * self.copies) as u64)
@@ -68,6 +76,23 @@ impl Part {
 }
 
 impl Part {
+    /// Elements of one index of the first axis; saturates.
+    fn row(&self) -> u64 {
+        self.shape.dims().iter().skip(1).fold(1, |count, axis| count.saturating_mul(*axis as u64))
+    }
+
+    /// Where its elements lie in the slot, if it is stored once: the first element of each contiguous piece, in order, and
+    /// how many each has.
+    pub(crate) fn pieces(&self) -> (Vec<usize>, usize) {
+        match self.pitch {
+            None => (vec![self.offset], self.shape.count()),
+            Some(pitch) => {
+                let rows = self.shape.dims().first().copied().unwrap_or(1);
+                ((0..rows).map(|row| self.offset + row * pitch).collect(), self.row() as usize)
+            }
+        }
+    }
+
     /// The shape of a mask in words of 32 elements.
     fn in_words(&self) -> Shape {
         let mut dims = self.shape.dims().to_vec();

@@ -16,7 +16,7 @@ use subquad::verify::tolerance;
 
 use crate::bytes::assert_moves_what_is_stated;
 use crate::cover::{Programs, covering, lacks, runs_everything, usual};
-use crate::support::{assert_matches, context, inputs, on_gpu_with, prepare, test};
+use crate::support::{assert_matches, context, inputs, on_gpu_with, prepare, roomy, test};
 
 pub(crate) fn tests() -> Vec<Trial> {
     let mut trials = vec![
@@ -26,6 +26,7 @@ pub(crate) fn tests() -> Vec<Trial> {
         test(stored_features_of_blocks_are_multiplied_in_chunks),
         test(strengths_that_a_chunk_does_not_take_are_taken_one_by_one),
         test(decays_of_any_size_are_exact),
+        test(two_to_eight_tokens_from_a_state_are_one_dispatch),
     ];
     let caps = Caps { recurrence: Algorithm::Chunks, ..usual() };
     // Other kernels are those of other trials.
@@ -51,6 +52,29 @@ pub(crate) fn tests() -> Vec<Trial> {
         }
     }
     trials
+}
+
+/// More are several, and so are those of segments of their own, whose bits do not depend on where pieces end.
+fn two_to_eight_tokens_from_a_state_are_one_dispatch() {
+    let head = linear::Rule::Gated(linear::Gate::Head);
+    let rules = [head, linear::Rule::Delta, linear::Rule::GatedDelta(linear::Gate::Head)];
+    let steps = |n: usize, mode: Mode| -> Vec<usize> {
+        let rule = |rule| {
+            Box::new(linear::Config { mode, ..linear::Config::new(Qkv::new().heads(16).len(n).dim(64)).rule(rule) })
+        };
+        let ssd = Box::new(ssd::Config { mode, ..ssd::Config::new(n, 24, 64, 128) });
+        let mut all: Vec<Box<dyn Operator>> = rules.iter().map(|own| rule(*own) as Box<dyn Operator>).collect();
+        all.push(ssd);
+        [Caps::portable(), roomy()]
+            .iter()
+            .flat_map(|caps| all.iter().map(|one| one.program(caps).unwrap().steps().len()))
+            .collect()
+    };
+    for n in 1..=8 {
+        assert!(steps(n, Mode::new().carry()).iter().all(|count| *count == 1), "{n} tokens");
+        assert!(steps(n, Mode::new().carry().segment(4)).iter().all(|count| *count > 1), "{n} tokens, segments");
+    }
+    assert!(steps(9, Mode::new().carry()).iter().all(|count| *count > 1));
 }
 
 /// Entry points of the kernels that only the chunk form has.

@@ -7,16 +7,17 @@ use subquad::catalog::flags::Flags;
 use subquad::catalog::random;
 use subquad::catalog::request::Request;
 use subquad::catalog::spec::Op;
-use subquad::gpu::Caps;
+use subquad::gpu::{Caps, readback};
+use subquad::operator::channels::Channels;
 use subquad::operator::mode::Mode;
 use subquad::operator::steps::Steps;
 use subquad::operator::{Operator, Precision, Rows};
-use subquad::ops::linear;
-use subquad::ops::ssd::{Config, OP};
+use subquad::ops::ssd::{Config, OP, convolved};
+use subquad::ops::{conv1d, linear};
 use subquad::tensor::{DType, HostTensor, Layout, Shape, TensorMap};
 use subquad::verify::tolerance;
 
-use crate::support::{assert_matches, backends, test};
+use crate::support::{Runner, assert_matches, backends, backends_for, context, test};
 
 fn op() -> &'static Op {
     &OP
@@ -168,6 +169,175 @@ fn two_tokens_by_hand() {
     }
 }
 
+/// The tensors x, b and c side by side, `[B, N, C]`.
+fn joined(c: &Config, tokens: &TensorMap) -> HostTensor {
+    let each = ["x", "b", "c"].map(|name| tokens.get(name).unwrap().to_f32());
+    let rows = c.batch * c.length;
+    let row = |row: usize| each.iter().flat_map(move |all| all.chunks_exact(all.len() / rows).nth(row).unwrap());
+    let values: Vec<f32> = (0..rows).flat_map(row).copied().collect();
+    HostTensor::f32([c.batch, c.length, values.len() / rows], values).cast(c.dtype)
+}
+
+/// The tensors that lie side by side.
+fn apart(c: &Config, joined: &HostTensor) -> TensorMap {
+    let (inner, shared, values) = (c.heads * c.dim, c.groups * c.states, joined.to_f32());
+    let shapes =
+        [("x", 0, [c.heads, c.dim]), ("b", inner, [c.groups, c.states]), ("c", inner + shared, [c.groups, c.states])];
+    let part = |(name, first, [heads, dim]): (&str, usize, [usize; 2])| {
+        let rows = values.chunks_exact(inner + 2 * shared);
+        let own = rows.flat_map(|row| &row[first..][..heads * dim]).copied().collect();
+        (name.to_owned(), HostTensor::f32([c.batch, c.length, heads, dim], own).cast(c.dtype))
+    };
+    shapes.map(part).into_iter().collect()
+}
+
+/// The convolution in front of a configuration, as an operator of its own.
+fn conv1d_of(c: &convolved::Config) -> conv1d::Config {
+    let shape = Channels::new(c.step.batch, c.channels(), c.step.length).dtype(c.step.dtype);
+    conv1d::Config {
+        bias: c.conv.bias,
+        activation: if c.conv.silu { conv1d::Activation::Silu } else { conv1d::Activation::None },
+        layout: conv1d::ChannelLayout::Bnc,
+        mode: c.step.mode,
+        ..conv1d::Config::new(shape, c.conv.width)
+    }
+}
+
+/// The weights of the convolution, drawn.
+fn taps(c: &convolved::Config) -> [HostTensor; 2] {
+    let draw = |stream, shape: Shape| HostTensor::f32(shape.clone(), random::normal(9, stream, shape.count()));
+    [draw(0, [c.channels(), c.conv.width].into()), draw(1, [c.channels()].into())]
+}
+
+/// Runs the convolution of a configuration, then its step, both on tensors and states in `all`.
+fn one_after_another(run: &Runner, c: &convolved::Config, all: &TensorMap) -> TensorMap {
+    let mut inputs = TensorMap::new();
+    inputs.insert("x", joined(&c.step, all));
+    let [weight, bias] = taps(c);
+    inputs.insert("weight", weight);
+    if c.conv.bias {
+        inputs.insert("bias", bias);
+    }
+    all.get("conv_state").into_iter().for_each(|state| inputs.insert("state", state.clone()));
+    let mut convolved = run(&conv1d_of(c), &inputs);
+    let mut all = all.clone();
+    apart(&c.step, convolved.get("y").unwrap()).into_iter().for_each(|(name, tensor)| all.insert(name, tensor));
+    let mut outputs = run(&c.step, &all);
+    convolved.remove("state").into_iter().for_each(|state| outputs.insert("conv_state", state));
+    outputs
+}
+
+/// A prompt runs as conv1d and ssd; from their states tokens run in one dispatch and in two, with the same results.
+fn a_token_with_its_convolution_is_conv1d_and_then_a_step() {
+    let plain = |b, h, p, g, s| Config { batch: b, groups: g, a_log: true, ..Config::new(1, h, p, s) };
+    let every = |c: Config| Config { d: true, z: true, dt_bias: true, ..c };
+    let half = |c: Config| Config { dtype: DType::F16, ..c };
+    for (step, width, bias, silu) in [
+        (every(plain(2, 6, 12, 2, 20)), 4, true, true),
+        (plain(1, 4, 33, 1, 65), 3, false, true),
+        (every(plain(3, 3, 5, 3, 7)), 2, true, false),
+        (plain(1, 2, 16, 2, 16), 1, true, true),
+        (half(every(plain(2, 6, 12, 2, 20))), 4, true, true),
+    ] {
+        let mut fused = convolved::Config::new(step, width);
+        (fused.conv.bias, fused.conv.silu) = (bias, silu);
+        let dtype = fused.step.dtype;
+        for (backend, run) in backends_for(dtype) {
+            let what = format!("{backend}, {width} taps, {dtype}");
+            let prompt = Config { length: 5, mode: Mode::new().carry(), ..fused.step.clone() };
+            let mut states =
+                one_after_another(&run, &convolved::Config { step: prompt.clone(), ..fused }, &inputs(&prompt));
+            for token in 0..3 {
+                let mut all = inputs(&Config { a_log: true, ..fused.step.clone() });
+                let moved = random::normal(20 + token, 3, fused.step.batch * fused.step.heads * fused.step.dim);
+                all.insert("x", HostTensor::f32(all.get("x").unwrap().shape().clone(), moved).cast(dtype));
+                for name in ["state", "conv_state"] {
+                    states.get(name).into_iter().for_each(|state| all.insert(name, state.clone()));
+                }
+                let two = one_after_another(&run, &fused, &all);
+                let [weight, bias] = taps(&fused);
+                all.insert("conv_weight", weight);
+                if fused.conv.bias {
+                    all.insert("conv_bias", bias);
+                }
+                let one = run(&fused, &all);
+                for (name, tensor) in two.iter() {
+                    let error = tolerance::relative_rms(&one.get(name).unwrap().to_f64(), &tensor.to_f64());
+                    // conv1d rounds its outputs to f16.
+                    let most = if name == "conv_state" {
+                        0.0
+                    } else if dtype == DType::F16 {
+                        2e-3
+                    } else {
+                        1e-6
+                    };
+                    assert!(error <= most, "{what}, token {token}, {name}: {error:.2e}");
+                }
+                assert_matches(&what, &fused, &all, &one);
+                states = one;
+            }
+        }
+    }
+}
+
+/// Rows of a projection bind as they are, and a recording runs again and again over the states in place.
+fn rows_of_a_projection_are_bound_and_states_updated_in_place() {
+    let Some(ctx) = context() else { return };
+    let step = Config { batch: 3, groups: 2, d: true, ..Config::new(1, 4, 20, 24) };
+    let fused = convolved::Config::new(step.clone(), 4);
+    let plan = fused.plan(ctx).unwrap();
+    assert_eq!(plan.program().steps().len(), 1, "dispatches");
+    let all = inputs(&Config { mode: Mode::new(), ..step });
+    let [conv_weight, _] = taps(&fused);
+    let values = |name: &str| all.get(name).unwrap().to_f32();
+    let (a, d) = (values("a"), values("d"));
+    let (taps, given) = (conv_weight.to_f32(), joined(&fused.step, &all));
+    let weights = convolved::Weights { a: Some(&a), d: Some(&d), conv_weight: Some(&taps), ..Default::default() };
+    let weights = plan.upload_weights(weights).unwrap();
+    let upload = |name: &str, tensor: &HostTensor| readback::upload(ctx, name, tensor).unwrap();
+    let count = given.shape().count();
+    let (xbc, dt) = (upload("xbc", &given.reshape([count])), upload("dt", all.get("dt").unwrap()));
+    let y = readback::empty(ctx, "y", [3, 1, 4, 20], DType::F32).unwrap();
+    let state = plan.new_state().unwrap();
+    let conv_state = conv1d_of(&fused).plan(ctx).unwrap().new_state().unwrap();
+    let tensors = convolved::Tensors::new(&xbc, &dt, &weights, &y, &state);
+    let recording = plan.bind(convolved::Tensors { conv_state: Some(&conv_state), ..tensors }).unwrap();
+    let mut encoder = ctx.device().create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+    {
+        let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
+        (0..5).for_each(|_| recording.encode_in(&mut pass));
+    }
+    readback::submit(ctx, encoder).unwrap();
+    let mut all = all;
+    all.insert("conv_weight", conv_weight);
+    let mut wanted = TensorMap::new();
+    for _ in 0..5 {
+        wanted = fused.cpu(&all).unwrap();
+        ["state", "conv_state"].into_iter().for_each(|name| all.insert(name, wanted.get(name).unwrap().clone()));
+    }
+    for (name, tensor) in [("y", &y), ("state", &state), ("conv_state", &conv_state)] {
+        let found = readback::read_blocking(ctx, tensor).unwrap();
+        let error = tolerance::relative_rms(&found.to_f64(), &wanted.get(name).unwrap().to_f64());
+        assert!(error < 1e-6, "{name}: {error:.2e}");
+    }
+}
+
+fn convolutions_that_no_step_takes_are_refused() {
+    let step = Config::new(1, 4, 6, 5);
+    let fused = convolved::Config::new(step.clone(), 4);
+    let mut wide = fused.clone();
+    wide.conv.width = 33;
+    for (config, sentence) in [
+        (wide, "ssd: tensor `conv_weight`: expected a width W of 1 to 32, found 33"),
+        (
+            convolved::Config { step: Config { length: 8, ..step }, ..fused },
+            "ssd: `conv_weight` needs --decode: in front of more than one token, run conv1d",
+        ),
+    ] {
+        assert_eq!(config.program(&Caps::portable()).unwrap_err().to_string(), sentence);
+    }
+}
+
 pub(crate) fn tests() -> Vec<Trial> {
     vec![
         test(it_is_gated_linear_attention_with_steps_in_values_and_decays),
@@ -176,5 +346,8 @@ pub(crate) fn tests() -> Vec<Trial> {
         test(refused_before_anything_runs),
         test(tensors_that_do_not_fit_are_refused_by_name),
         test(two_tokens_by_hand),
+        test(a_token_with_its_convolution_is_conv1d_and_then_a_step),
+        test(rows_of_a_projection_are_bound_and_states_updated_in_place),
+        test(convolutions_that_no_step_takes_are_refused),
     ]
 }

@@ -24,6 +24,9 @@ fn recurrence_decode(
     for (var r = 0u; r < per_kv; r++) {
         let h = g * per_kv + r;
         prepare_query(b, g, h, invocation);
+        if (r + 1u == per_kv) {
+            vectors_are_loaded(b, g, invocation);
+        }
         var all_weight = 0.0;
         if (NORMALIZE == 1u) {
             var weight: array<f32, REDUCED>;
@@ -44,6 +47,9 @@ fn recurrence_decode(
         }
         workgroupBarrier();
         for (var first = index % params.col_splits * COLUMNS; first < params.dim_v; first += params.col_splits * COLUMNS) {
+            if (r == 0u) {
+                prepare_values(b, g, first, invocation);
+            }
             let e = first + invocation % COLUMNS;
             var sum = 0.0;
             if (e < params.dim_v) {
@@ -83,4 +89,5 @@ fn recurrence_decode(
             workgroupBarrier();
         }
     }
+    keep_vectors(b, g, invocation);
 }

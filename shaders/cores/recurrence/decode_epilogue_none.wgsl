@@ -1,7 +1,6 @@
 // Decode with values and outputs as given.
 fn value_of(b: u32, g: u32, e: u32) -> f32 {
-    count_load(1u);
-    return f32(v[head_start(params.v, b, g) + e]);
+    return value_element(b, g, e);
 }
 
 fn epilogue_one(b: u32, h: u32, e: u32, value: f32) -> f32 {

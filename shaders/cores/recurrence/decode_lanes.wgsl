@@ -6,12 +6,18 @@
 //
 // A variant brings: prepare_key and prepare_query, which fill workgroup memory and contain their own barriers;
 // key_feature(d) and query_feature(d), the features of row d; decay_row(d), the decay factor of row d (decay.wgsl), applied
-// before the write, and prepare_decay for it; value_of(b, g, e), the value to write; normalize_one(sum, weight), which
+// before the write, and prepare_decay for it; value_of(b, g, e), the value to write; what gives the elements of vectors
+// (decode_given.wgsl, decode_convolved.wgsl): prepare_values, before values of columns from `first` on are used, and
+// vectors_are_loaded and keep_vectors, after all keys and queries are in workgroup memory; normalize_one(sum, weight), which
 // normalises the scaled sums of a query; epilogue_one(b, h, e, o), the epilogue of an output.
 @group(0) @binding(STATE_BINDING) var<storage, read_write> state: array<f32>; // packed: sums of all KV heads, then their norms
 
 const INVOCATIONS: u32 = 256u;
 const LANES: u32 = INVOCATIONS / COLUMNS;
+
+// The token at hand; 0 where there is one. Loops over tokens have a variable of their own: browsers take one of a module for
+// different in each invocation.
+var<private> token: u32 = 0u;
 
 var<workgroup> wg_sum: array<f32, INVOCATIONS>;
 

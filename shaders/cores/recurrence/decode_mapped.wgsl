@@ -12,15 +12,13 @@ fn query_feature(d: u32) -> f32 {
 
 fn prepare_key(b: u32, g: u32, invocation: u32) {
     for (var d = invocation; d < params.dim_k; d += COLUMNS * LANES) {
-        count_load(1u + FACTORS);
-        wg_key[d] = feature(vec4<f32>(key_factor(b, key_head(g), 0u) * f32(k[head_start(params.k, b, key_head(g)) + d]))).x;
+        wg_key[d] = feature(vec4<f32>(key_element(b, key_head(g), d))).x;
     }
 }
 
 fn prepare_query(b: u32, g: u32, h: u32, invocation: u32) {
     for (var d = invocation; d < params.dim_k; d += COLUMNS * LANES) {
-        count_load(1u + FACTORS);
-        wg_query[d] = feature(vec4<f32>(query_factor(b, key_head(h), 0u) * f32(q[head_start(params.q, b, key_head(h)) + d]))).x;
+        wg_query[d] = feature(vec4<f32>(query_element(b, key_head(h), d))).x;
     }
     workgroupBarrier();
 }

@@ -3,13 +3,11 @@
 use std::ops::Range;
 
 use super::chunk::{CHUNK, COL_THREADS};
-use super::kernels::{
-    BY_TOKEN, GIVEN, K, KEYS_STORED, MAPPED_DECODE, NARROW, O, Q, STATES, STATES_READ, STORED_VECTORS, V, rows, spans,
-};
+use super::kernels::{BY_TOKEN, GIVEN, K, O, Q, STATES, STATES_READ, STORED_VECTORS, V, rows, spans};
 use super::runs::{Run, Runs};
 use super::stored::{Block, Of};
-use super::{DecayKind, GATE_STRIDES, O_STRIDES, Params, Passes, Recurrence, STRIDES, Tiles};
-use crate::cores::lanes::{lanes, reducing};
+use super::{DecayKind, GATE_STRIDES, O_STRIDES, Params, Passes, Recurrence, Tiles};
+use crate::cores::lanes::lanes;
 use crate::cores::matrix;
 use crate::cores::packed::{self, borders, lookup_bytes};
 use crate::error::Error;
@@ -24,25 +22,17 @@ pub(super) struct Dispatches<'a> {
     pub(super) runs: Runs<'a>,
     pub(super) run: Run,
     pub(super) tiles: Tiles,
-    walk: Passes,
+    pub(super) walk: Passes,
     /// KV heads of all batch entries, and of all carried states.
-    kv: u64,
+    pub(super) kv: u64,
     units: u64,
-    params: Params,
+    pub(super) params: Params,
     operands: Vec<Named>,
     pub(super) lanes: Fragment,
     pub(super) chunk_lanes: Fragment,
     /// The matrix units that the chunk form takes.
     pub(super) matrix: Option<Matrix>,
 }
-
-/// Invocations per workgroup of the kernel that decodes a token, and its columns, the fewer where workgroups share the columns.
-pub(crate) const DECODE_INVOCATIONS: usize = 256;
-const DECODE_COLUMNS: usize = 64;
-pub(crate) const DECODE_SPLIT_COLUMNS: usize = 16;
-
-/// Rows of a state whose loads an invocation issues together, at most.
-const DECODE_AT_ONCE: usize = 8;
 
 /// A step, and the key heads that its workgroups cover.
 type Covering = (Range<usize>, Step);
@@ -53,6 +43,7 @@ impl<'a> Dispatches<'a> {
     pub(super) fn new(c: &'a Recurrence<'a>, tiles: Tiles, walk: Passes, caps: &Caps) -> Self {
         let s = c.qkv;
         let [q, k, v, o] = s.strides();
+        let [q, k, v] = c.convolved.as_ref().map_or([q, k, v], |convolved| convolved.strides(s));
         let kv = s.kv_units() as u64;
         let units = (c.mode.states(s.batch) * s.kv_heads) as u64;
         let state = units as usize * c.features.rows * s.dim_v;
@@ -97,19 +88,21 @@ impl<'a> Dispatches<'a> {
 
     pub(super) fn build(mut self, caps: &Caps) -> Result<Program, Error> {
         let (c, s) = (self.c, self.c.qkv);
-        let mut strides = STRIDES.to_vec();
+        let tensors = c.strided_slots();
+        let mut strides = tensors.clone();
         strides.extend(c.decay.slot.map(|gate| (gate, GATE_STRIDES)));
         // Where o has a companion of its shape, the uniform has one set of strides for both: neither is cut where the
         // other is not.
         let beside = c.epilogue.beside_o.filter(|_| !self.runs.in_workspace());
         strides.extend(beside.map(|slot| (slot, O_STRIDES)));
-        let own = if c.epilogue.beside_o.is_some() { &STRIDES[..3] } else { &STRIDES[..] };
+        let apart = |(_, at): &(usize, usize)| c.epilogue.beside_o.is_none() || *at != O_STRIDES;
+        let own: Vec<_> = tensors.iter().copied().filter(apart).collect();
         let (mut pieces, mut key_segments, mut stored) = (c.prepared.steps.clone(), 0, [0, 0]);
         let forward = self.params;
         for run in self.runs.all() {
             (self.run, self.params) = (run, run.params(forward));
             let (segments, steps, bytes) = match self.walk {
-                Passes::Decode => (0, vec![(0..c.key_units(), self.decode(caps))], [0, 0]),
+                Passes::Decode | Passes::Few => (0, vec![(0..c.key_units(), self.decode(caps))], [0, 0]),
                 Passes::Sequential => self.sequential(caps)?,
                 Passes::ReduceThenScan { keys, queries } => self.two_passes(keys, queries, caps)?,
                 Passes::Chunks { segment } => self.two_passes(segment, segment, caps)?,
@@ -117,11 +110,11 @@ impl<'a> Dispatches<'a> {
             (key_segments, stored) = (segments, bytes);
             for (heads, step) in steps {
                 let cut = s.cut_heads(c.op, step, heads, &c.slots, &strides, caps)?;
-                pieces.extend(run.strided(s.strided(cut, own), s));
+                pieces.extend(run.strided(s.strided(cut, &own), s));
             }
         }
         let mut workspace = c.prepared.workspace.clone();
-        self.runs.round(&c.kernels.round, 3, own.len() == STRIDES.len(), &mut pieces, &mut workspace);
+        self.runs.round(&c.kernels.round, 3, own.len() == tensors.len(), &mut pieces, &mut workspace);
         if key_segments > 0 {
             let keep = self.walk != Passes::Sequential || c.mode.carry;
             let count = if keep { self.kv * key_segments as u64 } else { 0 };
@@ -155,7 +148,9 @@ impl<'a> Dispatches<'a> {
         };
         let tile = format!("tiles of {} tokens, {rows} x {} of the state a workgroup", t.tile, 4 * t.col_threads);
         let variant: String = match self.walk {
+            Passes::Decode if c.convolved.is_some() => "one token with its convolution".into(),
             Passes::Decode => "one token".into(),
+            Passes::Few => format!("{} tokens from a state in one dispatch", s.keys),
             Passes::Sequential => format!("one pass, {tile}"),
             Passes::ReduceThenScan { keys, .. } => format!("two passes, segments of {keys}, {tile}"),
             Passes::Chunks { segment } => {
@@ -174,7 +169,8 @@ impl<'a> Dispatches<'a> {
             Err(why) if walked => format!("{variant}, token by token because {why}"),
             _ => variant,
         };
-        Ok(Program::new(c.op, variant + &c.mode.told(), c.slots.clone(), workspace, pieces))
+        let counters = c.convolved.as_ref().map_or(0, |convolved| convolved.counters(s));
+        Ok(Program::new(c.op, variant + &c.mode.told(), c.slots.clone(), workspace, pieces).counting(counters))
     }
 
     /// The steps of one pass over the sequence, how many segments they store, and bytes of features and of scores.
@@ -331,7 +327,7 @@ impl<'a> Dispatches<'a> {
     }
 
     /// Bytes of the states of all key heads.
-    fn state_bytes(&self) -> f64 {
+    pub(super) fn state_bytes(&self) -> f64 {
         self.states(self.kv)
     }
 
@@ -511,41 +507,9 @@ impl<'a> Dispatches<'a> {
     pub(super) fn number(&self, step: Step, block: &Block, each: u64) -> Step {
         Step { first: (block.heads.start * self.c.qkv.shared) as u64 * each, ..step }
     }
-
-    fn decode(&self, caps: &Caps) -> Step {
-        let c = self.c;
-        let mut overrides = vec![("TRANSPOSED", c.state.transposed.into())];
-        overrides.extend(&c.epilogue.overrides);
-        let fragments = [&c.features.decode[..], &c.decay.decode, &c.epilogue.decode, &[KEYS_STORED], &NARROW];
-        // Columns depend on nothing that another workgroup writes, and features are cheap to compute for each.
-        let shared = c.features.decode.contains(&MAPPED_DECODE) && c.normalize.is_none();
-        let columns = if shared { DECODE_SPLIT_COLUMNS } else { DECODE_COLUMNS };
-        let splits = if shared { c.qkv.dim_v.div_ceil(columns) } else { 1 };
-        let lanes = DECODE_INVOCATIONS / columns;
-        let at_once = c.features.rows.div_ceil(lanes).min(DECODE_AT_ONCE);
-        let turns = c.features.rows.div_ceil(lanes * at_once);
-        let own = [("COLUMNS", columns), ("AT_ONCE", at_once), ("TURNS", turns)];
-        let mut consts = c.features.decode_consts.clone();
-        consts.extend(own.map(|(name, value)| (name, value as u32)));
-        let spec = self.spec(&fragments, false, consts, overrides);
-        let spec = reducing(spec, DECODE_INVOCATIONS, caps);
-        let mut cost = c.essential;
-        cost.bytes_read += (splits - 1) as f64 * self.kv as f64 * c.token_bytes();
-        // Query heads after the first read the state again. Each value is read by all lanes instead of one.
-        cost.bytes_read += (c.qkv.group() - 1) as f64 * self.state_bytes();
-        let values = (self.c.qkv.dtype.size() * self.c.qkv.dim_v) as f64;
-        cost.bytes_read += (lanes - 1) as f64 * self.kv as f64 * values;
-        // Every head of the state reads the q and k that it shares.
-        cost.bytes_read += c.qkv.shared_bytes();
-        let vectors = (c.qkv.batch * (c.qkv.heads + c.qkv.kv_heads)) as f64;
-        cost.bytes_read += vectors * c.prepared.factor_bytes(c.qkv, 1);
-        cost.bytes_read += c.decode_more;
-        let params = Params { col_splits: splits as u32, ..self.params };
-        self.step(&c.kernels.decode, (spec, None), params, self.kv * splits as u64, cost).own(c.own.first())
-    }
 }
 
-/// What the buffers of the kernels are bound to: slots and workspace by name.
+/// What the buffers of the kernels are bound to: slots, workspace and counters by name.
 fn operands(c: &Recurrence<'_>, runs: &Runs<'_>) -> Vec<Named> {
     let slots = c.slots.iter().enumerate().map(|(i, slot)| (slot.name, Operand::Slot(i)));
     // An alias comes first, since another slot may have its name.
@@ -559,5 +523,6 @@ fn operands(c: &Recurrence<'_>, runs: &Runs<'_>) -> Vec<Named> {
         (false, false) => &["segments", "state"],
     };
     let features = if c.features.stored.is_some() { &["features"][..] } else { &[] };
-    c.prepared.operands(runs, aliased.chain(slots), &[states, features, &["scores"]].concat())
+    let counters = c.convolved.as_ref().map(|_| ("arrivals", Operand::Counters));
+    c.prepared.operands(runs, aliased.chain(slots).chain(counters), &[states, features, &["scores"]].concat())
 }

@@ -55,6 +55,7 @@ const OWN_BORDERS: Fragment = fragment!("cores/recurrence/borders.wgsl");
 const ROUND: Fragment = fragment!("cores/recurrence/round.wgsl");
 const DECODE_LANES: Fragment = fragment!("cores/recurrence/decode_lanes.wgsl");
 const DECODE: Fragment = fragment!("cores/recurrence/decode.wgsl");
+const TOKENS: Fragment = fragment!("cores/recurrence/tokens.wgsl");
 const FEATURES: Fragment = fragment!("cores/recurrence/features.wgsl");
 
 /// A walk that prepares nothing.
@@ -63,6 +64,12 @@ pub(crate) const PLAIN_WALK: Fragment = fragment!("cores/recurrence/walk_plain.w
 pub(crate) const MAPPED_KEYS: Fragment = fragment!("cores/recurrence/load_k_mapped.wgsl");
 pub(crate) const MAPPED_QUERIES: Fragment = fragment!("cores/recurrence/load_q_mapped.wgsl");
 pub(crate) const MAPPED_DECODE: Fragment = fragment!("cores/recurrence/decode_mapped.wgsl");
+/// What gives a token that is decoded the elements of its vectors: the tensors, or a convolution over the last tokens, with
+/// or without inputs before the token.
+pub(crate) const DECODE_GIVEN: Fragment = fragment!("cores/recurrence/decode_given.wgsl");
+pub(super) const DECODE_CONVOLVED: Fragment = fragment!("cores/recurrence/decode_convolved.wgsl");
+pub(super) const DECODE_HISTORY: Fragment = fragment!("cores/recurrence/decode_history.wgsl");
+pub(super) const DECODE_HISTORY_NONE: Fragment = fragment!("cores/recurrence/decode_history_none.wgsl");
 /// Rows of stored features are complete when their products are kept.
 pub(crate) const PLAIN_VECTORS: Fragment = fragment!("cores/recurrence/vectors_plain.wgsl");
 /// What kernels load: the vectors, or features that a dispatch before stored. Of both, of keys, and of queries.
@@ -133,14 +140,16 @@ pub(crate) struct Kernels {
     pub(crate) segment_matrix: Kernel,
     pub(crate) chunk_matrix: Kernel,
     pub(crate) decode: Kernel,
+    pub(crate) tokens: Kernel,
     pub(crate) round: Kernel,
     pub(crate) borders: Kernel,
 }
 
 impl Kernels {
     /// The stages with these names, in the order of the fields.
-    pub(crate) const fn new(names: [&'static str; 10]) -> Self {
-        let [segment, scan, output, scores, chunk, segment_matrix, chunk_matrix, decode, round, borders] = names;
+    pub(crate) const fn new(names: [&'static str; 11]) -> Self {
+        let [segment, scan, output, scores, chunk, segment_matrix, chunk_matrix, decode, tokens, round, borders] =
+            names;
         let (params, proof) = (Params::UNIFORM, Some(PROOF));
         Self {
             segment: Kernel {
@@ -179,6 +188,7 @@ impl Kernels {
                 ..Kernel::new(chunk_matrix, &CHUNK_MATRIX_SOURCES, params, proof)
             },
             decode: Kernel { entry: "recurrence_decode", ..Kernel::new(decode, &DECODE_SOURCES, params, None) },
+            tokens: Kernel { entry: "recurrence_tokens", ..Kernel::new(tokens, &TOKENS_SOURCES, params, None) },
             borders: Kernel {
                 entry: "borders",
                 ..Kernel::new(
@@ -246,6 +256,7 @@ const STORED_MATRICES: [Fragment; 8] = followed(MATRIX_WALK, CHUNK_STORE);
 const CHUNK_MATRIX_SOURCES: [Fragment; 9] = followed(STORED_MATRICES, CHUNK_MATRIX);
 const OUTPUT_SOURCES: [Fragment; 13] = followed(WALK, OUTPUT);
 const DECODE_SOURCES: [Fragment; 8] = followed(DECODE_WALK, DECODE);
+const TOKENS_SOURCES: [Fragment; 8] = followed(DECODE_WALK, TOKENS);
 
 /// These fragments and one more: `MORE` is one more than `COUNT`.
 pub(crate) const fn followed<const COUNT: usize, const MORE: usize>(

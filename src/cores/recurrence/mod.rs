@@ -12,10 +12,12 @@
 //! o; if this would leave part of the device idle, below a half.
 
 pub(crate) mod chunk;
+mod convolved;
 #[cfg(feature = "cpu")]
 pub(crate) mod cpu;
 #[cfg(feature = "cpu")]
 pub(crate) mod cpu_decay;
+pub(crate) mod decode;
 pub(crate) mod dispatch;
 pub(crate) mod kernels;
 mod matrix;
@@ -40,9 +42,10 @@ use crate::tensor::Slot;
 use kernels::Kernels;
 use runs::Runs;
 
+pub(crate) use convolved::Convolved;
 pub(crate) use stored::Stored;
 pub(crate) use tiles::{MOST_ROWS, WORKGROUP_BYTES};
-pub(crate) use tiles::{Passes, Tiles};
+pub(crate) use tiles::{Passes, Tiles, few};
 
 params! {
     /// Must match `struct Params` in `shaders/cores/recurrence/types.wgsl`.
@@ -249,8 +252,10 @@ pub(crate) struct CarriedState {
 pub(crate) struct Recurrence<'a> {
     pub(crate) op: &'static str,
     pub(crate) qkv: &'a Qkv,
-    /// Slots q, k, v, o, then the operator's own, then the state if it is carried.
+    /// Slots q, k, v, o, then the operator's own, then the state if it is carried. Another order if vectors are convolved.
     pub(crate) slots: Vec<Slot>,
+    /// The convolution that decoding a token begins with.
+    pub(crate) convolved: Option<Convolved>,
     /// Buffers of the kernels that have another name than their slot, with the name of the slot.
     pub(crate) aliases: &'static [(&'static str, &'static str)],
     pub(crate) kernels: &'static Kernels,
@@ -300,10 +305,10 @@ impl Recurrence<'_> {
         if self.decay.kind == DecayKind::Stabilized { 4.0 } else { 0.0 }
     }
 
-    /// Bytes that a workgroup reads of the decay, the key and the queries of one token of a key head.
-    fn token_bytes(&self) -> f64 {
-        let vectors = (1 + self.qkv.group()) as f64;
-        self.decay.cost.bytes_read + vectors * self.prepared.vector_bytes(self.qkv, 1)
+    /// Slots of q, k, v and o with the byte offsets of their strides in [`Params`], those of them that are tensors of their
+    /// own.
+    fn strided_slots(&self) -> Vec<(usize, usize)> {
+        self.convolved.as_ref().map_or_else(|| STRIDES.to_vec(), |convolved| vec![(convolved.output, O_STRIDES)])
     }
 
     /// Number of dispatches that share the rows of a state.

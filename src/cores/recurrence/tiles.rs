@@ -1,8 +1,11 @@
 //! Chooses how a workgroup stores its part of a state, and how the sequence is split into segments.
 
 use super::Recurrence;
+use super::kernels::MAPPED_DECODE;
 use crate::cores::segments;
 use crate::gpu::Caps;
+use crate::gpu::caps::Algorithm;
+use crate::operator::mode::Mode;
 
 /// Bytes of workgroup memory on a portable device.
 pub(crate) const WORKGROUP_BYTES: usize = 16384;
@@ -10,6 +13,17 @@ pub(crate) const WORKGROUP_BYTES: usize = 16384;
 /// Bytes of workgroup memory per invocation that leave room for four waves of 64: half of the 64 KiB of a compute
 /// unit of AMD's, over 4 times 64 invocations.
 const BYTES_PER_INVOCATION: usize = 128;
+
+/// The most tokens that one dispatch takes from a carried state, and rows of a state that it can have.
+const FEW: usize = 8;
+const FEW_ROWS: usize = 256;
+
+/// Whether a run of so many tokens from a carried state is one dispatch that takes them one after another. Lengths of
+/// segments promise the same bits for any pieces, so there the tokens are taken by segments.
+pub(crate) fn few(mode: &Mode, tokens: usize, caps: &Caps) -> bool {
+    let plain = mode.carry && mode.causal && mode.segment.is_none() && mode.sequences.is_none();
+    plain && tokens <= FEW && caps.recurrence == Algorithm::Fastest
+}
 
 /// How one workgroup stores its part of a state, and how many tokens it processes at a time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -165,6 +179,8 @@ impl Tiles {
 pub(crate) enum Passes {
     /// One token in one dispatch.
     Decode,
+    /// A few tokens from a carried state in one dispatch.
+    Few,
     /// A workgroup processes all tokens of a head in order.
     Sequential,
     /// Reduce-then-scan: computes the state of each segment, scans these states, then processes each segment from the
@@ -211,6 +227,10 @@ impl Recurrence<'_> {
     pub(crate) fn walk(&self, tiles: &Tiles, caps: &Caps) -> Passes {
         if self.mode.decode {
             return Passes::Decode;
+        }
+        let elementwise = self.features.decode.contains(&MAPPED_DECODE) && self.normalize.is_none();
+        if elementwise && self.features.rows <= FEW_ROWS && few(&self.mode, self.qkv.keys, caps) {
+            return Passes::Few;
         }
         match self.chunk_segment(tiles, caps) {
             Ok(segment) => Passes::Chunks { segment },

@@ -34,20 +34,28 @@ fn build(b: &mut Builder<'_>, layer: &Layer, h: &View) -> Result<Mixed, Error> {
     let blocks = [(inner, false), (mixed, false), (heads, false)];
     let wanted = [("mixer.in_proj", inner + mixed + heads, false)];
     let projected = b.matmul("mixer.in_proj", (h, b.spec.hidden, false), &wanted, &blocks, End::default())?;
+    let mut flags = super::own_flags(layer);
     let names = ("mixer.conv", "mixer.conv.weight", "mixer.conv.bias");
-    let convolved = projected[1].shaped([1, n, mixed]);
-    let convolved = super::conv1d::convolved(b, layer, names, convolved, Layout::Bnhd, "conv.")?.shaped([n, mixed]);
-    let reads = vec![
-        ("x", convolved.columns(0, [1, n, heads, dim])),
+    let vectors = [(0, [1, n, heads, dim]), (inner, [1, n, groups, states]), (inner + shared, [1, n, groups, states])];
+    let within = super::conv1d::within(b, layer, (names.1, names.2), mixed, &mut flags)?;
+    let [x, own_b, own_c] = if within.is_some() {
+        vectors.map(|(first, shape)| projected[1].part(first, shape))
+    } else {
+        let convolved = projected[1].shaped([1, n, mixed]);
+        let convolved = super::conv1d::convolved(b, layer, names, convolved, Layout::Bnhd, "conv.")?.shaped([n, mixed]);
+        vectors.map(|(first, shape)| convolved.columns(first, shape))
+    };
+    let mut reads = vec![
+        ("x", x),
         ("dt", projected[2].shaped([1, n, heads])),
         ("a_log", b.weight("mixer.a_log", [heads])?),
-        ("b", convolved.columns(inner, [1, n, groups, states])),
-        ("c", convolved.columns(inner + shared, [1, n, groups, states])),
+        ("b", own_b),
+        ("c", own_c),
         ("d", b.weight("mixer.d", [heads])?),
         ("z", projected[0].shaped([1, n, heads, dim])),
         ("dt_bias", b.weight("mixer.dt_bias", [heads])?),
     ];
-    let flags = super::own_flags(layer);
+    reads.extend(within.into_iter().flatten());
     let y = b.apply("mixer.scan", layer.op, &flags, Layout::Bnhd, reads, "")?.get("y");
     let y = b.norm_of_heads("mixer.norm", y.shaped([1, n, groups, inner / groups]), (true, None))?;
     Ok(Mixed { x: y.shaped([n, inner]), columns: false, name: "mixer.out_proj" })

@@ -49,10 +49,7 @@ pub(super) fn update(config: &Config, tensors: &mut TensorMap) -> bool {
     if let Values::F32(state) = state.values_mut() {
         for (row, (state, y)) in state.chunks_exact_mut(span).zip(&mut y).enumerate() {
             let taps = &weight[row % s.channels * config.width..][..config.width];
-            let before = taps.iter().zip(state.iter().step_by(config.dilation)).map(|(tap, x)| tap * x);
-            *y += before.sum::<f32>() + taps[config.width - 1] * x[row];
-            state.copy_within(1.., 0);
-            state[span - 1] = x[row];
+            *y += channels::convolve(taps, config.dilation, state, x[row]);
         }
     }
     if config.activation == Activation::Silu {

@@ -31,6 +31,7 @@ use crate::gpu::pack;
 use crate::gpu::program::check_memory;
 use crate::operator::channels::Channels;
 use crate::operator::mode::Mode;
+use crate::operator::short_conv;
 use crate::operator::{Algorithm, Configured, tensors, weights};
 use crate::tensor::{Access, DType, Slot};
 
@@ -40,7 +41,7 @@ pub use row::OP;
 const NAME: &str = "conv1d";
 
 /// The largest width.
-pub const MAX_WIDTH: usize = 32;
+pub const MAX_WIDTH: usize = short_conv::MAX_WIDTH;
 
 /// The most tokens from the first tap to the last.
 const MAX_SPAN: usize = 1 << 30;

@@ -110,7 +110,26 @@ pub(super) fn cases() -> Vec<Case> {
     }
     list.extend(delta_cases());
     list.extend(form_cases());
+    list.extend(few());
     list
+}
+
+/// A few tokens from a carried state.
+fn few() -> Vec<Case> {
+    let axes = [("B", 2), ("H", 4), ("G", 2), ("N", 7), ("D", 24), ("E", 20)];
+    let case = |name: &str, rule: &str, with: &[&'static str]| {
+        let case = Case::new(format!("few_{name}"), &axes).flag("rule", rule).carry();
+        with.iter().copied().fold(case, Case::with)
+    };
+    vec![
+        case("plain", "linear", &[]).flag("normalize", "false"),
+        case("gated", "gated", &["g"]),
+        case("gated_bnhd_f16", "gated", &["g"]).layout(Layout::Bnhd).dtype(DType::F16),
+        case("gated_by_channel", "gated", &["g.D"]),
+        case("delta", "delta", &["beta"]),
+        case("gated_delta", "gated-delta", &["g", "beta"]).flag("l2norm", "true"),
+        case("delta_bnhd_f16", "delta", &["beta"]).layout(Layout::Bnhd).dtype(DType::F16),
+    ]
 }
 
 /// Cases of what more models ask.

@@ -28,10 +28,10 @@ use super::prepare::prepared;
 use super::{Config, NAME};
 use crate::cores::lanes::lanes;
 use crate::cores::packed::{borders, lookup_bytes};
-use crate::cores::recurrence::dispatch::{DECODE_INVOCATIONS, DECODE_SPLIT_COLUMNS};
+use crate::cores::recurrence::decode::{DECODE_INVOCATIONS, DECODE_SPLIT_COLUMNS};
 use crate::cores::recurrence::kernels::*;
 use crate::cores::recurrence::runs::{Run, Runs};
-use crate::cores::recurrence::{Decay, GATE_STRIDES, Params, Prepared, STRIDES, Tiles};
+use crate::cores::recurrence::{Decay, GATE_STRIDES, Params, Prepared, STRIDES, Tiles, few};
 use crate::error::Error;
 use crate::gpu::Caps;
 use crate::gpu::program::{Cost, Named, Operand, Program, Scratch, Step, check_indices, check_workspace};
@@ -102,6 +102,7 @@ pub(super) fn program(c: &Config, caps: &Caps) -> Result<Program, Error> {
     let beta = slots.iter().position(|slot| slot.name == "beta").filter(|_| !c.beta_sigmoid && !c.beta_for_all_heads);
     strides.extend(beta.map(|slot| (slot, BETA_STRIDES)));
     let (mut pieces, mut count) = (dispatches.prepared.steps.clone(), 0);
+    let few = c.mode.decode || few(&c.mode, c.qkv.keys, caps);
     let length = delta_chunks::length(c, caps);
     if let Ok(length) = length {
         dispatches.params.stored_segments = Chunks::new(&dispatches, length, caps).stored() as u32;
@@ -110,7 +111,7 @@ pub(super) fn program(c: &Config, caps: &Caps) -> Result<Program, Error> {
     for run in dispatches.runs.all() {
         (dispatches.run, dispatches.params) = (run, run.params(forward));
         let steps = match length {
-            _ if c.mode.decode => vec![dispatches.decode()],
+            _ if few => vec![dispatches.decode()],
             Ok(length) => dispatches.carried(0, Chunks::new(&dispatches, length, caps).steps()),
             Err(_) => dispatches.walk(caps),
         };
@@ -123,7 +124,7 @@ pub(super) fn program(c: &Config, caps: &Caps) -> Result<Program, Error> {
     let mut workspace = dispatches.prepared.workspace.clone();
     dispatches.runs.round(&KERNELS.round, 3, true, &mut pieces, &mut workspace);
     let chunks = length.ok().map(|length| Chunks::new(&dispatches, length, caps));
-    if !c.mode.decode {
+    if !few {
         // The states of one head are adjacent.
         let states = match &chunks {
             Some(chunks) => (c.qkv.kv_units() * chunks.stored()) as u64,
@@ -141,6 +142,7 @@ pub(super) fn program(c: &Config, caps: &Caps) -> Result<Program, Error> {
     let t = dispatches.tiles;
     let variant: String = match (length, &chunks) {
         _ if c.mode.decode => "one token".into(),
+        _ if few => format!("{} tokens from a state in one dispatch", c.qkv.keys),
         (_, Some(chunks)) => chunks.describe(),
         (why, None) => format!(
             "tile by tile because {}, {count} after another, tiles of {} tokens, {} x {} of the state a workgroup",
@@ -373,16 +375,17 @@ impl<'a> Dispatches<'a> {
         let c = self.c;
         let splits = c.qkv.dim_v.div_ceil(DECODE_SPLIT_COLUMNS);
         let mut cost = c.cost();
-        // The state is read once for each query head. Every column split reads the key, the queries, the decay and the strength.
-        cost.bytes_read += (c.qkv.group() - 1) as f64 * self.states() + c.qkv.shared_bytes() + c.more_gate_bytes();
+        // Every column split reads the key, the queries, the decay and the strength.
+        let tokens = c.qkv.keys as f64;
+        cost.bytes_read += tokens * c.qkv.shared_bytes() + c.more_gate_bytes();
         let [decay, strength] = c.gate_sizes();
         let vectors = (1 + c.qkv.group()) as f64 * self.prepared.vector_bytes(&c.qkv, 1);
         let token = (c.gates_each() * decay + strength) as f64 + vectors;
-        cost.bytes_read += (splits - 1) as f64 * self.units as f64 * token;
+        cost.bytes_read += (splits - 1) as f64 * self.units as f64 * tokens * token;
         let vectors = (c.qkv.batch * (c.qkv.heads + c.qkv.kv_heads)) as f64;
-        cost.bytes_read += vectors * self.prepared.factor_bytes(&c.qkv, 1);
+        cost.bytes_read += tokens * vectors * self.prepared.factor_bytes(&c.qkv, 1);
         let fragments = [
-            &[IDENTITY, MAPPED_DECODE, NORMALIZE[1], NO_EPILOGUE[1], DELTA_DECODE][..],
+            &[IDENTITY, MAPPED_DECODE, NORMALIZE[1], NO_EPILOGUE[1], DECODE_GIVEN, DELTA_DECODE][..],
             &self.decay.decode,
             &[KEYS_STORED],
             &NARROW,

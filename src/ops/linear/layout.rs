@@ -55,6 +55,7 @@ pub(super) static KERNELS: Kernels = Kernels::new([
     "linear_segment_matrix",
     "linear_chunk_matrix",
     "linear_decode",
+    "linear_tokens",
     "linear_round",
     "linear_borders",
 ]);
@@ -312,6 +313,7 @@ fn recurrence(c: &Config, prepared: Prepared) -> Recurrence<'_> {
         own: own(c).into_iter().collect(),
         essential: essential(c),
         decode_more: met * vectors - all + c.more_gate_bytes(),
+        convolved: None,
         slots,
     }
 }

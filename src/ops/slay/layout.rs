@@ -48,6 +48,7 @@ static KERNELS: Kernels = Kernels::new([
     "slay_segment_matrix",
     "slay_chunk_matrix",
     "slay_decode",
+    "slay_tokens",
     "slay_round",
     "slay_borders",
 ]);
@@ -256,6 +257,7 @@ pub(super) fn program(c: &Config, caps: &Caps) -> Result<Program, Error> {
     let recurrence = Recurrence {
         op: NAME,
         qkv: &c.qkv,
+        convolved: None,
         slots: c.slots(),
         aliases: &[],
         kernels: &KERNELS,

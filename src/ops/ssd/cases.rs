@@ -36,8 +36,33 @@ pub(super) fn cases() -> Vec<Case> {
     list.push(decode("decode"));
     list.push(decode("decode_all").with("d").with("z").with("dt_bias"));
     list.push(decode("decode_f16").with("d").with("z").dtype(DType::F16));
+    let few = [("B", 2), ("H", 6), ("G", 2), ("N", 7), ("P", 12), ("S", 20)];
+    let few = |name: &str| Case::new(name, &few).with("a_log").with("d").with("z").with("dt_bias").carry();
+    list.push(few("few"));
+    list.push(few("few_f16").dtype(DType::F16));
+    list.push(few("few_exchanged").flag("state-layout", "ed"));
     list.extend(forms());
+    list.extend(convolved());
     list
+}
+
+/// Cases of one token with its convolution.
+fn convolved() -> Vec<Case> {
+    let one = |name: &str, width, [b, h, p, g, s]: [usize; 5]| {
+        let axes = [("B", b), ("H", h), ("N", 1), ("P", p), ("G", g), ("S", s), ("W", width), ("C", h * p + 2 * g * s)];
+        Case::new(name, &axes).with("conv_weight").carry().flag("decode", "true")
+    };
+    let few = [2, 6, 12, 2, 20];
+    let all = |case: Case| case.with("a_log").with("d").with("z").with("dt_bias").with("conv_bias");
+    vec![
+        one("conv", 4, few).with("a"),
+        all(one("conv_all", 4, few)),
+        all(one("conv_f16", 4, few).dtype(DType::F16)),
+        all(one("conv_exchanged", 3, few).flag("state-layout", "ed")),
+        one("conv_2", 2, [3, 5, 7, 1, 9]).with("a").with("d.P").flag("conv-activation", "none"),
+        all(one("conv_1", 1, few)),
+        one("conv_many", 4, [1, 24, 64, 1, 128]).with("a").with("conv_bias").slow(),
+    ]
 }
 
 /// Cases of what more models ask.

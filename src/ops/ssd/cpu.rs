@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 
-use super::Config;
+use super::{Config, convolved};
 use crate::cores::recurrence::cpu as recurrence;
 use crate::cores::recurrence::cpu::{Components, Head, Recurrence, Tensors};
 use crate::cores::recurrence::cpu_decay::{Decay, Steps};
@@ -63,8 +63,9 @@ pub(super) fn update(config: &Config, tensors: &mut TensorMap) -> bool {
     let slot = config.state_slot();
     let mut state = tensors.lend(slot.name, &slot.shape(), slot.dtype);
     let mut y = vec![0.0; config.batch * config.heads * config.dim];
+    let vectors = ["x", "b", "c"].map(|name| tensors.get(name).map(HostTensor::to_f32).unwrap_or_default());
     if let Values::F32(state) = state.values_mut() {
-        step(config, tensors, state, &mut y);
+        step(config, tensors, vectors, state, &mut y);
     }
     tensors.insert(slot.name, state);
     let shape = [config.batch, 1, config.heads, config.dim];
@@ -72,11 +73,57 @@ pub(super) fn update(config: &Config, tensors: &mut TensorMap) -> bool {
     true
 }
 
+/// Runs one token with its convolution.
+pub(super) fn run_convolved(config: &convolved::Config, tensors: &TensorMap) -> TensorMap {
+    let mut all = tensors.clone();
+    update_convolved(config, &mut all);
+    let written = ["y", "state", "conv_state"];
+    all.into_iter().filter(|(name, _)| written.contains(&name.as_str())).collect()
+}
+
+/// Runs one token with its convolution in place.
+pub(super) fn update_convolved(config: &convolved::Config, tensors: &mut TensorMap) -> bool {
+    let (plain, conv) = (&config.step, config.conv);
+    let kept = config.conv_state_slot();
+    let mut before = kept.as_ref().map(|slot| tensors.lend(slot.name, &slot.shape(), slot.dtype));
+    let read = |name: &str| tensors.get(name).map(HostTensor::to_f32).unwrap_or_default();
+    let mut vectors = ["x", "b", "c"].map(read);
+    let (weight, bias) = (read("conv_weight"), read("conv_bias"));
+    let before_values: &mut [f32] = match before.as_mut().map(HostTensor::values_mut) {
+        Some(Values::F32(values)) => values,
+        _ => &mut [],
+    };
+    let mut channel = 0;
+    for vectors in &mut vectors {
+        let width = vectors.len() / plain.batch;
+        for (row, value) in vectors.iter_mut().enumerate() {
+            let (batch, own) = (row / width, channel + row % width);
+            let before = &mut before_values[(batch * config.channels() + own) * conv.span()..][..conv.span()];
+            let sum = channels::convolve(&weight[own * conv.width..][..conv.width], 1, before, *value);
+            *value = sum + if conv.bias { bias[own] } else { 0.0 };
+        }
+        if conv.silu {
+            channels::silu(vectors);
+        }
+        channel += width;
+    }
+    before.into_iter().zip(&kept).for_each(|(before, slot)| tensors.insert(slot.name, before));
+    let slot = plain.state_slot();
+    let mut state = tensors.lend(slot.name, &slot.shape(), slot.dtype);
+    let mut y = vec![0.0; plain.batch * plain.heads * plain.dim];
+    if let Values::F32(state) = state.values_mut() {
+        step(plain, tensors, vectors, state, &mut y);
+    }
+    tensors.insert(slot.name, state);
+    let shape = [plain.batch, 1, plain.heads, plain.dim];
+    tensors.insert("y", HostTensor::f32(shape, y).cast(plain.dtype));
+    true
+}
+
 /// One token: `S = e^(a dt) S + dt x b^T`, then `y = S c`, and the epilogue.
-fn step(config: &Config, tensors: &TensorMap, state: &mut [f32], y: &mut [f32]) {
+fn step(config: &Config, tensors: &TensorMap, [x, b, c]: [Vec<f32>; 3], state: &mut [f32], y: &mut [f32]) {
     let read = |name: &str| tensors.get(name).map(HostTensor::to_f32);
-    let [x, b, c, mut steps] =
-        ["x", "b", "c", "dt"].map(|name| read(name).unwrap_or_else(|| panic!("tensor {name} is missing")));
+    let mut steps = read("dt").unwrap_or_else(|| panic!("tensor dt is missing"));
     let (heads, dim, states) = (config.heads, config.dim, config.states);
     if let Some(bias) = read("dt_bias") {
         steps.chunks_exact_mut(heads).for_each(|steps| simd::add(steps, &bias));
@@ -104,6 +151,11 @@ fn step(config: &Config, tensors: &TensorMap, state: &mut [f32], y: &mut [f32]) 
         channels::silu(&mut gates);
         simd::multiply(y, &gates);
     }
+}
+
+/// Describes the algorithm of one token with its convolution, for people.
+pub(super) fn variant_convolved(_: &convolved::Config) -> String {
+    "one token with its convolution".into()
 }
 
 /// Describes the chunks and segments, for people.

@@ -18,10 +18,13 @@
 //! The state decays only if a is below 0 and dt is above 0; with an a of 0 it sums. `subquad run` refuses an a above 0; this
 //! library accepts it.
 //!
+//! [`convolved`] decodes a token with the convolution in front of it in one dispatch.
+//!
 //! x, b and c may be strided tensors ([`Tensor::strided`](crate::tensor::Tensor::strided)), and so may y where there is no z.
 
 #[cfg(feature = "catalog")]
 mod cases;
+pub mod convolved;
 #[cfg(feature = "cpu")]
 mod cpu;
 mod layout;
@@ -144,11 +147,15 @@ impl Config {
 
     /// The packed weights: `a [H]` or `a_log [H]`, then `d [H]` or `[H, P]` and `dt_bias [H]` if the configuration has them.
     pub fn weights_slot(&self) -> Slot {
+        pack::slot("weights", Access::Read, DType::F32, &self.weights())
+    }
+
+    fn weights(&self) -> Vec<(&'static str, Shape)> {
         let mut parts = vec![(if self.a_log { "a_log" } else { "a" }, [self.heads].into())];
         let skip = || if self.d_per_channel { [self.heads, self.dim].into() } else { [self.heads].into() };
         parts.extend(self.d.then(|| ("d", skip())));
         parts.extend(self.dt_bias.then(|| ("dt_bias", [self.heads].into())));
-        pack::slot("weights", Access::Read, DType::F32, &parts)
+        parts
     }
 
     /// The state, `[B, H, P, S]`, or `[B, H, S, P]` in the state layout `ed`. B is the number of packed sequences if there

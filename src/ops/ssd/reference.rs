@@ -1,7 +1,7 @@
 //! The definition of the recurrence as plain loops, token by token. It shares no code with the kernels and the `cpu`
 //! backend, which are compared with it.
 
-use super::Config;
+use super::{Config, convolved};
 use crate::operator::progress;
 use crate::operator::{ReferenceOutputs, Rows};
 use crate::tensor::TensorMap;
@@ -9,10 +9,55 @@ use crate::verify::float::{self, Float};
 
 /// The requested tokens of `y` and, if carried, `state` after the last token.
 pub(super) fn outputs<T: Float>(config: &Config, tensors: &TensorMap, rows: Rows<'_>) -> ReferenceOutputs {
+    let read = |name: &str| float::read::<T>(tensors, name).unwrap_or_else(|| panic!("tensor {name} is missing"));
+    recurrence(config, tensors, ["x", "b", "c"].map(read), rows)
+}
+
+/// The same of one token whose x, b and c are convolved first, and the inputs that its convolution keeps.
+pub(super) fn convolved<T: Float>(config: &convolved::Config, tensors: &TensorMap, rows: Rows<'_>) -> ReferenceOutputs {
+    let (conv, channels) = (config.conv, config.channels());
+    let read = |name: &str| float::read::<T>(tensors, name);
+    let weight = read("conv_weight").unwrap_or_else(|| panic!("tensor conv_weight is missing"));
+    let (bias, before) = (read("conv_bias").filter(|_| conv.bias), read("conv_state"));
+    let mut kept = Vec::new();
+    let mut vectors = ["x", "b", "c"].map(|name| read(name).unwrap_or_else(|| panic!("tensor {name} is missing")));
+    for entry in 0..config.step.batch {
+        let mut channel = 0;
+        for vectors in &mut vectors {
+            let width = vectors.len() / config.step.batch;
+            for value in &mut vectors[entry * width..][..width] {
+                // The inputs that the taps meet.
+                let span = conv.width - 1;
+                let at = (entry * channels + channel) * span;
+                let mut inputs =
+                    before.as_ref().map_or_else(|| vec![T::of(0.0); span], |all| all[at..][..span].to_vec());
+                inputs.push(*value);
+                let first = bias.as_ref().map_or(T::of(0.0), |bias| bias[channel]);
+                let taps = weight[channel * conv.width..][..conv.width].iter().zip(&inputs);
+                let sum = taps.fold(first, |sum, (tap, input)| sum + *tap * *input);
+                *value = if conv.silu { float::silu(sum) } else { sum };
+                kept.extend(inputs[1..].iter().map(|input| input.wide()));
+                channel += 1;
+            }
+        }
+    }
+    let mut outputs = recurrence(&config.step, tensors, vectors, rows);
+    if conv.width > 1 {
+        outputs.push(("conv_state", kept));
+    }
+    outputs
+}
+
+fn recurrence<T: Float>(
+    config: &Config,
+    tensors: &TensorMap,
+    [x, b, c]: [Vec<T>; 3],
+    rows: Rows<'_>,
+) -> ReferenceOutputs {
     let Config { batch, heads, groups, length, dim, states, .. } = *config;
     let given = |name: &str| float::read::<T>(tensors, name);
     let read = |name: &str| given(name).unwrap_or_else(|| panic!("tensor {name} is missing"));
-    let [x, dt, b, c] = ["x", "dt", "b", "c"].map(read);
+    let dt = read("dt");
     let a: Vec<T> = float::rates(tensors, config.a_log);
     let d = config.d.then(|| read("d"));
     let z = config.z.then(|| read("z"));
