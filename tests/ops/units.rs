@@ -175,7 +175,7 @@ fn wide_heads_match_the_definition() {
     let op = find("ssd").unwrap();
     let case = (op.cases)().into_iter().find(|case| case.name == "all_f16").unwrap();
     let longer = [("N", 200), ("H", 2), ("P", 70), ("S", 128), ("G", 1)];
-    let case = Case { axes: longer.map(|(axis, length)| (axis.into(), length)).into(), ..case };
+    let case = Case { axes: longer.into(), ..case };
     let (operator, mut inputs) = prepare(op, &case);
     // Steps that grow and shrink by orders of magnitude.
     changed(&mut inputs, "dt", |i, x| x + [0.0, -6.0, 2.0, -9.0][i / 64 % 4]);
