@@ -30,14 +30,16 @@ pub fn placed(name: &'static str, access: Access, dtype: DType, mut parts: Vec<P
 }
 
 /// A slot that holds these tensors side by side: row i of the slot has what all of them have at index i of their first
-/// axis.
+/// axis. Only [`pack`] takes such a slot.
 pub fn columns(name: &'static str, access: Access, dtype: DType, parts: Vec<Part>) -> Slot {
-    let widths: Vec<usize> = parts.iter().map(|part| part.shape.dims().iter().skip(1).product()).collect();
-    let pitch = widths.iter().sum();
-    let mut offset = 0;
+    // Saturates, as `Part::row` does: what is too large for any memory is refused by its size later.
+    let width = |part: &Part| part.shape.dims().iter().skip(1).fold(1usize, |all, dim| all.saturating_mul(*dim));
+    let widths: Vec<usize> = parts.iter().map(width).collect();
+    let pitch = widths.iter().fold(0usize, |all, width| all.saturating_add(*width));
+    let mut offset = 0usize;
     let place = |(part, width): (Part, usize)| {
         let part = Part { offset, pitch: Some(pitch), ..part };
-        offset += width;
+        offset = offset.saturating_add(width);
         part
     };
     let parts = parts.into_iter().zip(widths).map(place).collect();

@@ -398,7 +398,8 @@ impl Program {
         &self.workspace
     }
 
-    /// Number of counters: u32 of every recording's own, which are 0 before each run and after it.
+    /// Number of counters: u32 of every recording's own, which are 0 before each run and after it. A run that has begun must be
+    /// finished: one of which only some dispatches are submitted leaves them at other numbers.
     pub fn counters(&self) -> usize {
         self.counters
     }

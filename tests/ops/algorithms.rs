@@ -75,6 +75,19 @@ fn two_to_eight_tokens_from_a_state_are_one_dispatch() {
         assert!(steps(n, Mode::new().carry().segment(4)).iter().all(|count| *count > 1), "{n} tokens, segments");
     }
     assert!(steps(9, Mode::new().carry()).iter().all(|count| *count > 1));
+    // Weights that are summed, states with many rows, nothing carried, and packed sequences have forms of their own.
+    let few = |config: linear::Config| {
+        let program = config.program(&roomy()).unwrap();
+        program.variant().ends_with(" from a state in one dispatch")
+    };
+    let of = |dim| linear::Config { mode: Mode::new().carry(), ..linear::Config::new(Qkv::new().len(4).dim(dim)) };
+    for rule in rules {
+        assert!(few(of(256).rule(rule)) && !few(of(257).rule(rule)), "{rule:?}");
+        let packed = Mode { sequences: Some(2), ..Mode::new().carry() };
+        assert!(!few(linear::Config { mode: packed, ..of(64) }.rule(rule)), "{rule:?}");
+        assert!(!few(linear::Config { mode: Mode::new(), ..of(64) }.rule(rule)), "{rule:?}");
+    }
+    assert!(!few(of(64)));
 }
 
 /// Entry points of the kernels that only the chunk form has.

@@ -6,7 +6,7 @@ use super::chunk::{CHUNK, COL_THREADS};
 use super::kernels::{BY_TOKEN, GIVEN, K, O, Q, STATES, STATES_READ, STORED_VECTORS, V, rows, spans};
 use super::runs::{Run, Runs};
 use super::stored::{Block, Of};
-use super::{DecayKind, GATE_STRIDES, O_STRIDES, Params, Passes, Recurrence, Tiles};
+use super::{DecayKind, GATE_STRIDES, O_STRIDES, Params, Passes, Recurrence, Tiles, few_told};
 use crate::cores::lanes::lanes;
 use crate::cores::matrix;
 use crate::cores::packed::{self, borders, lookup_bytes};
@@ -150,7 +150,7 @@ impl<'a> Dispatches<'a> {
         let variant: String = match self.walk {
             Passes::Decode if c.convolved.is_some() => "one token with its convolution".into(),
             Passes::Decode => "one token".into(),
-            Passes::Few => format!("{} tokens from a state in one dispatch", s.keys),
+            Passes::Few => few_told(s.keys),
             Passes::Sequential => format!("one pass, {tile}"),
             Passes::ReduceThenScan { keys, .. } => format!("two passes, segments of {keys}, {tile}"),
             Passes::Chunks { segment } => {

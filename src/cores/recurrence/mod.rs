@@ -45,7 +45,7 @@ use runs::Runs;
 pub(crate) use convolved::Convolved;
 pub(crate) use stored::Stored;
 pub(crate) use tiles::{MOST_ROWS, WORKGROUP_BYTES};
-pub(crate) use tiles::{Passes, Tiles, few};
+pub(crate) use tiles::{Passes, Tiles, few, few_told};
 
 params! {
     /// Must match `struct Params` in `shaders/cores/recurrence/types.wgsl`.

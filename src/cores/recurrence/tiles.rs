@@ -18,11 +18,16 @@ const BYTES_PER_INVOCATION: usize = 128;
 const FEW: usize = 8;
 const FEW_ROWS: usize = 256;
 
-/// Whether a run of so many tokens from a carried state is one dispatch that takes them one after another. Lengths of
+/// Whether a run of so many tokens from a carried state with so many rows is one dispatch that takes them one after another. Lengths of
 /// segments promise the same bits for any pieces, so there the tokens are taken by segments.
-pub(crate) fn few(mode: &Mode, tokens: usize, caps: &Caps) -> bool {
+pub(crate) fn few(mode: &Mode, tokens: usize, rows: usize, caps: &Caps) -> bool {
     let plain = mode.carry && mode.causal && mode.segment.is_none() && mode.sequences.is_none();
-    plain && tokens <= FEW && caps.recurrence == Algorithm::Fastest
+    plain && tokens <= FEW && rows <= FEW_ROWS && caps.recurrence == Algorithm::Fastest
+}
+
+/// Names that dispatch, for people.
+pub(crate) fn few_told(tokens: usize) -> String {
+    format!("{tokens} token{} from a state in one dispatch", if tokens == 1 { "" } else { "s" })
 }
 
 /// How one workgroup stores its part of a state, and how many tokens it processes at a time.
@@ -229,7 +234,7 @@ impl Recurrence<'_> {
             return Passes::Decode;
         }
         let elementwise = self.features.decode.contains(&MAPPED_DECODE) && self.normalize.is_none();
-        if elementwise && self.features.rows <= FEW_ROWS && few(&self.mode, self.qkv.keys, caps) {
+        if elementwise && few(&self.mode, self.qkv.keys, self.features.rows, caps) {
             return Passes::Few;
         }
         match self.chunk_segment(tiles, caps) {

@@ -111,7 +111,9 @@ fn layer(keys: &Keys) -> Result<Layer, Error> {
     // The convolution in front of mamba has a padding of its own.
     let padding =
         OPS.iter().filter(|op| op.name == "conv1d").flat_map(|op| op.flags).find(|flag| flag.name == "padding");
-    let flags = op.flags.iter().chain(padding.filter(|_| op.name == "mamba"));
+    // That in front of ssd is followed by SiLU, for a prompt as for a token.
+    let own = op.flags.iter().filter(|flag| flag.name != "conv-activation");
+    let flags = own.chain(padding.filter(|_| op.name == "mamba"));
     for flag in flags {
         let key = flag.name.replace('-', "_");
         let text = match flag.kind {

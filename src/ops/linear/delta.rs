@@ -31,7 +31,7 @@ use crate::cores::packed::{borders, lookup_bytes};
 use crate::cores::recurrence::decode::{DECODE_INVOCATIONS, DECODE_SPLIT_COLUMNS};
 use crate::cores::recurrence::kernels::*;
 use crate::cores::recurrence::runs::{Run, Runs};
-use crate::cores::recurrence::{Decay, GATE_STRIDES, Params, Prepared, STRIDES, Tiles, few};
+use crate::cores::recurrence::{Decay, GATE_STRIDES, Params, Prepared, STRIDES, Tiles, few, few_told};
 use crate::error::Error;
 use crate::gpu::Caps;
 use crate::gpu::program::{Cost, Named, Operand, Program, Scratch, Step, check_indices, check_workspace};
@@ -102,7 +102,7 @@ pub(super) fn program(c: &Config, caps: &Caps) -> Result<Program, Error> {
     let beta = slots.iter().position(|slot| slot.name == "beta").filter(|_| !c.beta_sigmoid && !c.beta_for_all_heads);
     strides.extend(beta.map(|slot| (slot, BETA_STRIDES)));
     let (mut pieces, mut count) = (dispatches.prepared.steps.clone(), 0);
-    let few = c.mode.decode || few(&c.mode, c.qkv.keys, caps);
+    let few = c.mode.decode || few(&c.mode, c.qkv.keys, c.qkv.dim_k, caps);
     let length = delta_chunks::length(c, caps);
     if let Ok(length) = length {
         dispatches.params.stored_segments = Chunks::new(&dispatches, length, caps).stored() as u32;
@@ -142,7 +142,7 @@ pub(super) fn program(c: &Config, caps: &Caps) -> Result<Program, Error> {
     let t = dispatches.tiles;
     let variant: String = match (length, &chunks) {
         _ if c.mode.decode => "one token".into(),
-        _ if few => format!("{} tokens from a state in one dispatch", c.qkv.keys),
+        _ if few => few_told(c.qkv.keys),
         (_, Some(chunks)) => chunks.describe(),
         (why, None) => format!(
             "tile by tile because {}, {count} after another, tiles of {} tokens, {} x {} of the state a workgroup",
