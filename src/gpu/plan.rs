@@ -179,7 +179,8 @@ impl Plan {
                             (bound[slot].tensor.buffer(), bound[slot].tensor.offset() + first * size, bytes)
                         }
                         Operand::Workspace(slot) => {
-                            let size = self.program.workspace[slot].bytes.max(16).next_multiple_of(4);
+                            // The buffer has so many bytes, and kernels that load four numbers at once reach no fewer.
+                            let size = self.program.workspace[slot].bytes.max(16).next_multiple_of(16);
                             (&workspace.buffers()[slot], 0, size)
                         }
                         Operand::Counters => match &counters {

@@ -291,9 +291,9 @@ fn workspace_is_a_blocks_and_bytes_do_not_depend_on_the_number_of_slots() {
     assert_eq!(table.workspace_bytes(), 8 * (128 * 160 + 1024 * 4));
     let block = program(1 << 17, 5);
     assert_eq!(block.workspace_bytes(), 8 * (43690 * 160 + 1024 * 4));
-    // 4096 tokens without a carried state are one block, of addresses and the table; two buffers are not used.
+    // 4096 tokens without a carried state are one block, of addresses and the table.
     let own = Config { mode: Mode::new(), ..c(4096, 5) }.program(&caps).unwrap();
-    assert_eq!((own.steps().len(), own.workspace_bytes()), (2, 8 * 4096 * 160 + 32));
+    assert_eq!((own.steps().len(), own.workspace_bytes()), (2, 8 * 4096 * 160 + 8));
     // Longer runs take the memory from one block to the next.
     let own = Config { mode: Mode::new(), ..c(1 << 17, 5) }.program(&caps).unwrap();
     assert_eq!(own.workspace_bytes() - block.workspace_bytes(), 8 * (1024 * 65 * 4 + 8));

@@ -118,7 +118,7 @@ fn segment_of(p: Place, first_row: u32, invocation: u32) {
         }
         if (DECAY == 1u || FEATURE_UNITS == 1u) {
             let next = own_unit + own_features;
-            // Nothing has been written before the first batch.
+            // The state is empty before the first batch: it takes any unit.
             let scale = select(left * power(unit - next), 0.0, begins);
             unit = next;
             value_unit = own_unit;

@@ -120,10 +120,7 @@ impl<'a> Dispatches<'a> {
             let count = if keep { self.kv * key_segments as u64 } else { 0 };
             let elements = count.saturating_mul(u64::from(self.params.segment_stride));
             let elements = elements.saturating_add(c.mode.sequences.map_or(0, |sequences| sequences as u64 + 1));
-            workspace.push(Scratch {
-                name: "segment states",
-                bytes: elements.max(1).saturating_mul(4).next_multiple_of(16),
-            });
+            workspace.push(Scratch { name: "segment states", bytes: elements.max(1).saturating_mul(4) });
             workspace.push(Scratch { name: "no state", bytes: 16 });
             if let Some(splits) = c.features.row_splits {
                 let sums = if splits > 1 { self.rows() as u64 * (s.dim_v as u64 + 1) * 4 } else { 0 };

@@ -36,7 +36,7 @@ impl Recurrence<'_> {
         let single = features.scored == self.features.rows && self.features.stored.is_none();
         let suits = self.qkv.dtype == DType::F16 && self.features.rows <= WIDEST && single;
         let bytes = self.segment_bytes().max(self.chunk_bytes(units, chunks));
-        // With more, some would have no elements of a block.
+        // A workgroup of more invocations leaves some without elements of a block.
         let few = matrix::invocations(units) <= 8 * ROWS;
         (suits && few && matrix::fits(units, FEWEST_LANES, bytes, caps)).then_some(units)
     }
